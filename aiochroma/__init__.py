@@ -1,0 +1,118 @@
+"""An asyncio-native memory layer over embedded ChromaDB: one database, one thread, any number of coroutines.
+
+Importing this package imports neither chromadb nor numpy; the names that need them are looked up when first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from aiochroma._deadline import deadline
+from aiochroma._errors import (
+    AccessDeniedError,
+    AiochromaError,
+    BackupError,
+    ClosedError,
+    DatabaseCorruptError,
+    DatabaseFormatError,
+    DatabaseInUseError,
+    DatabaseLockedError,
+    DatabaseMovedError,
+    DatabasePathError,
+    DeadlineExceededError,
+    EmbedderError,
+    EmbedderMismatchError,
+    EmbeddingFailedError,
+    ForkedProcessError,
+    InvalidInputError,
+    MigrationError,
+    MissingExtraError,
+    OutcomeUnknownError,
+    PartialWriteError,
+    QueueFullError,
+    SettingsConflictError,
+    StoreUnavailableError,
+)
+from aiochroma._opening import AsyncEphemeralClient, AsyncHttpClient, AsyncPersistentClient, connect
+from aiochroma.engine._stats import Stats, Times
+from aiochroma.memory._changes import Change
+from aiochroma.memory._memory import Memory
+from aiochroma.memory._recall import Hit, Recall, Search
+
+if TYPE_CHECKING:
+    from aiochroma._client import AsyncClient
+    from aiochroma._collection import Collection
+    from aiochroma.embedding._protocol import Embedder, WindowedEmbedder
+    from aiochroma.ops import DoctorReport, MigrationReport, doctor, migrate, restore
+    from aiochroma.storage import BackupReport
+
+__all__ = [
+    "AccessDeniedError",
+    "AiochromaError",
+    "AsyncClient",
+    "AsyncEphemeralClient",
+    "AsyncHttpClient",
+    "AsyncPersistentClient",
+    "BackupError",
+    "BackupReport",
+    "Change",
+    "ClosedError",
+    "Collection",
+    "DatabaseCorruptError",
+    "DatabaseFormatError",
+    "DatabaseInUseError",
+    "DatabaseLockedError",
+    "DatabaseMovedError",
+    "DatabasePathError",
+    "DeadlineExceededError",
+    "DoctorReport",
+    "Embedder",
+    "EmbedderError",
+    "EmbedderMismatchError",
+    "EmbeddingFailedError",
+    "ForkedProcessError",
+    "Hit",
+    "InvalidInputError",
+    "Memory",
+    "MigrationError",
+    "MigrationReport",
+    "MissingExtraError",
+    "OutcomeUnknownError",
+    "PartialWriteError",
+    "QueueFullError",
+    "Recall",
+    "Search",
+    "SettingsConflictError",
+    "Stats",
+    "StoreUnavailableError",
+    "Times",
+    "WindowedEmbedder",
+    "connect",
+    "deadline",
+    "doctor",
+    "migrate",
+    "restore",
+]
+
+__version__ = version("aiochroma")
+
+_LATE = {
+    "BackupReport": "aiochroma.storage",
+    "DoctorReport": "aiochroma.ops",
+    "MigrationReport": "aiochroma.ops",
+    "doctor": "aiochroma.ops",
+    "migrate": "aiochroma.ops",
+    "restore": "aiochroma.ops",
+    "AsyncClient": "aiochroma._client",
+    "Collection": "aiochroma._collection",
+    "Embedder": "aiochroma.embedding._protocol",
+    "WindowedEmbedder": "aiochroma.embedding._protocol",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_LATE[name]), name)

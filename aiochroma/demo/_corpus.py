@@ -1,0 +1,49 @@
+"""The sentences and questions that ship with the package."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from importlib.resources import files
+from typing import Any
+
+__all__ = ["NAMESPACES", "Question", "Sentence", "read_corpus", "read_questions"]
+
+NAMESPACES = {"personal": 5, "academic": 2, "projects": 2, "style": 1}
+"""How many hits a question takes from each namespace."""
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """One thing the assistant remembers."""
+
+    text: str
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question, and the one sentence that answers it."""
+
+    text: str
+    namespace: str
+    answer: str
+
+
+def read_corpus() -> dict[str, list[Sentence]]:
+    """Return the sentences of each namespace."""
+    return {
+        namespace: [Sentence(entry["text"], entry.get("metadata") or {}) for entry in entries]
+        for namespace, entries in _read("corpus.json").items()
+    }
+
+
+def read_questions() -> list[Question]:
+    """Return the questions with their answers."""
+    return [
+        Question(entry["question"], entry["namespace"], entry["answer"]) for entry in _read("questions.json")
+    ]
+
+
+def _read(name: str) -> Any:
+    return json.loads(files("aiochroma.demo").joinpath(name).read_text("utf-8"))

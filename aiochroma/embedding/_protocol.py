@@ -1,0 +1,124 @@
+"""What the memory needs of an embedder, and what it checks of the vectors it gets.
+
+An embedder turns texts into vectors of a fixed length. It is called off the event loop and off the DB thread,
+possibly from several threads at once, so an implementation must be safe to call concurrently.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+__all__ = [
+    "Embedder",
+    "QueryEmbedder",
+    "WindowedEmbedder",
+    "embed_queries",
+    "normalise_rows",
+    "unusable_rows",
+]
+
+
+@runtime_checkable
+class Embedder(Protocol):
+    """Turns texts into vectors that are near each other (in cosine distance) when the texts are related."""
+
+    @property
+    def identity(self) -> str:
+        """A name that is stored with the data: equal names mean that the vectors may be compared."""
+
+    @property
+    def dimensions(self) -> int:
+        """The length of every vector."""
+
+    @property
+    def threshold(self) -> float:
+        """The cosine distance (0 to 2) up to which this embedder itself calls two texts related."""
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Embed texts.
+
+        Args:
+            texts: Any texts, of any length.
+
+        Returns:
+            One row of length 1 per text, shape ``(len(texts), dimensions)``; a row of zeros stands for a text
+            in which the embedder finds nothing (see ``unusable_rows``).
+        """
+
+
+@runtime_checkable
+class QueryEmbedder(Embedder, Protocol):
+    """An embedder that treats a question differently from what is remembered."""
+
+    def embed_query(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Embed questions; the result has the shape and the meaning of ``embed``'s."""
+
+
+@runtime_checkable
+class WindowedEmbedder(Embedder, Protocol):
+    """An embedder that reads the beginning of a text only; a memory gives it longer texts in parts.
+
+    Any other embedding function may say so in the same way. One that does not is taken to read every text to its end.
+    """
+
+    @property
+    def window(self) -> int:
+        """How many tokens of a text it reads, those that it adds itself included."""
+
+    def count_tokens(self, text: str) -> int:
+        """Return how many tokens a text has, those that the embedder adds included; without this, characters count."""
+
+
+def embed_queries(embedder: Embedder, texts: Sequence[str]) -> NDArray[np.float32]:
+    """Embed questions with the embedder's own method for them, if it has one.
+
+    Args:
+        embedder: Any embedder.
+        texts: The questions.
+
+    Returns:
+        One row per question, as ``Embedder.embed`` returns them.
+    """
+    if isinstance(embedder, QueryEmbedder):
+        return embedder.embed_query(texts)
+    return embedder.embed(texts)
+
+
+def normalise_rows(matrix: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scale every row to length 1; a row without a direction (zeros, NaN, infinity) becomes a row of zeros.
+
+    Args:
+        matrix: Shape ``(n, dimensions)``; not changed.
+
+    Returns:
+        A new matrix of the same shape.
+    """
+    with np.errstate(invalid="ignore", over="ignore"):
+        lengths = np.sqrt(np.einsum("ij,ij->i", matrix, matrix, dtype=np.float64))
+    usable = np.isfinite(lengths) & (lengths > 0.0)
+    rows = np.zeros_like(matrix)
+    np.divide(matrix, lengths[:, None], out=rows, where=usable[:, None], casting="unsafe")
+    return rows
+
+
+def unusable_rows(matrix: NDArray[np.float32]) -> list[int]:
+    """Find the rows that cannot be compared with anything.
+
+    Args:
+        matrix: Shape ``(n, dimensions)``.
+
+    Returns:
+        The indices of the rows that are all zeros or hold NaN or an infinity, in ascending order. A memory
+        with such a vector could never be found by meaning, so the caller rejects the text it belongs to.
+    """
+    if matrix.shape[0] == 0:
+        return []
+    usable = np.isfinite(matrix).all(axis=1) & matrix.any(axis=1)
+    return [int(index) for index in np.flatnonzero(~usable)]

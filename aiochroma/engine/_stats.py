@@ -1,0 +1,111 @@
+"""Counters and times of one database: always kept, cheap, read with ``stats()``."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from aiochroma._errors import StoreUnavailableError
+
+__all__ = ["Stats", "StatsRecorder", "Times"]
+
+_INTERNAL = 500
+"""Chroma's errors carry the code of an HTTP response; from here on it is not the caller's fault."""
+
+_SAMPLES = 2048
+"""Times are those of so many most recent requests: enough for a p99, constant memory."""
+
+
+@dataclass(frozen=True)
+class Times:
+    """Milliseconds over the most recent requests (at most 2048); 0.0 where there were none."""
+
+    p50: float = 0.0
+    p99: float = 0.0
+    max: float = 0.0
+
+
+@dataclass(frozen=True)
+class Stats:
+    """What a database's thread has done since it was opened.
+
+    ``submitted == done + failed + cancelled + expired + abandoned + pending``, except that a request which was abandoned and
+    is still running counts as abandoned.
+
+    Attributes:
+        name: The database.
+        submitted: Requests accepted into the queue.
+        done: Requests that returned a result to their caller.
+        failed: Requests that raised an error in their caller.
+        cancelled: Requests whose caller left while they were queued; they never ran.
+        expired: Requests whose deadline passed while they were queued; they never ran.
+        abandoned: Requests whose caller left, or whose deadline passed, while they ran; their outcome was dropped.
+        refused: Requests that did not want to wait for a full queue.
+        pending: Requests that are queued or running now.
+        calls: Calls made into the database; fewer than requests where requests were merged, more where they were cut.
+        batches: Rounds, in each of which the thread took all that waited.
+        wait_ms: Time from submission to the start of the call, in milliseconds.
+        run_ms: Time inside the call, in milliseconds.
+        details: Further facts, such as the embedder's name.
+    """
+
+    name: str
+    submitted: int = 0
+    done: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    expired: int = 0
+    abandoned: int = 0
+    refused: int = 0
+    pending: int = 0
+    calls: int = 0
+    batches: int = 0
+    wait_ms: Times = Times()
+    run_ms: Times = Times()
+    details: dict[str, Any] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain data, for logs and JSON."""
+        return asdict(self)
+
+
+class StatsRecorder:
+    """Written by the serving thread only, read by anybody."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.batches = 0
+        self.last_error: str | None = None
+        self._wait: deque[float] = deque(maxlen=_SAMPLES)
+        self._run: deque[float] = deque(maxlen=_SAMPLES)
+
+    def record(self, wait_seconds: float, run_seconds: float) -> None:
+        """Note the times of one request."""
+        self._wait.append(wait_seconds)
+        self._run.append(run_seconds)
+
+    def record_error(self, operation: str, error: BaseException) -> None:
+        """Note the last error that concerns the store, and not a caller's arguments."""
+        code = getattr(error, "code", None)
+        if isinstance(error, (StoreUnavailableError, OSError)) or (callable(code) and code() >= _INTERNAL):
+            self.last_error = f"{operation.lstrip('_')}: {type(error).__name__}: {error}"
+
+    def times(self) -> tuple[Times, Times]:
+        """Return the times waited and run."""
+        return _times(self._wait), _times(self._run)
+
+
+def _times(seconds: deque[float]) -> Times:
+    for _ in range(8):
+        try:
+            values = sorted(seconds)
+        except RuntimeError:  # The serving thread appended in the middle of the copy.
+            continue
+        break
+    else:
+        return Times()
+    if not values:
+        return Times()
+    last = len(values) - 1
+    return Times(*(round(values[int(last * share)] * 1000, 3) for share in (0.5, 0.99, 1.0)))

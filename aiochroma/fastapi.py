@@ -1,0 +1,362 @@
+"""FastAPI: a lifespan that opens and closes the store, dependencies, a health route, errors as responses.
+
+Needs the extra ``fastapi``. Importing this module does not import chromadb; the store's own thread does that.
+
+A store that cannot be opened does not keep the application from starting: its server may be a moment late, or the process
+that it replaces may still be closing. Until it is there, requests that need it and ``/health/chromadb`` are answered with 503,
+``Retry-After`` and (health) the reason, the reason is logged, and opening is tried again with growing pauses. A wrong
+configuration stops the application at once, and so does any reason with ``lifespan(..., required=True)``.
+
+Example:
+    >>> from fastapi import FastAPI
+    >>> import aiochroma
+    >>> from aiochroma.fastapi import MemoryDependency, install, lifespan
+    >>> app = FastAPI(lifespan=lifespan(lambda: aiochroma.Memory("./memory")))
+    >>> install(app)
+    >>> @app.get("/recall")
+    ... async def recall(question: str, memory: MemoryDependency) -> list[str]:
+    ...     return [hit.text for hit in await memory.recall(question)]
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import anyio
+import tenacity
+
+from aiochroma._errors import (
+    AiochromaError,
+    ClosedError,
+    DeadlineExceededError,
+    InvalidInputError,
+    MissingExtraError,
+    OutcomeUnknownError,
+    QueueFullError,
+    StoreUnavailableError,
+)
+from aiochroma._logging import get_logger
+from aiochroma.memory._memory import Memory
+
+try:
+    from fastapi import APIRouter, Depends, FastAPI, Request, Response
+    from fastapi.responses import JSONResponse
+    from fastapi.routing import APIRoute
+    from starlette.requests import HTTPConnection  # noqa: TC002 - FastAPI reads the annotation
+except ImportError as error:
+    raise MissingExtraError(
+        f"aiochroma.fastapi needs the package {error.name}: pip install 'aiochroma[fastapi]'", name=error.name
+    ) from error
+
+if TYPE_CHECKING:
+    from aiochroma._client import AsyncClient
+
+__all__ = [
+    "CancellingRoute",
+    "ClientDependency",
+    "MemoryDependency",
+    "get_client",
+    "get_memory",
+    "install",
+    "lifespan",
+    "router",
+    "store_of",
+]
+
+log = get_logger("aiochroma.fastapi")
+
+T = TypeVar("T")
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[Any]]
+
+_STATE = "aiochroma_store"
+_PAUSES = tenacity.wait_exponential(multiplier=0.5, max=15) + tenacity.wait_random(0, 0.5)
+_RETRY_AFTER_SECONDS = 1
+_CLIENT_CLOSED_REQUEST = 499
+_SERVICE_UNAVAILABLE = 503
+
+
+class _Opened:
+    """The store of an application: open, or with the reason why not and an attempt to come.
+
+    Args:
+        opening: Makes what is to be opened.
+    """
+
+    def __init__(self, opening: Callable[[], Any]) -> None:
+        self.error: Exception | None = None
+        self.retry_at = 0.0
+        self._opening = opening
+        self._store: Any = None
+        self._stack = contextlib.AsyncExitStack()
+
+    @property
+    def store(self) -> Any:
+        """The open store.
+
+        Raises:
+            StoreUnavailableError: Why it could not be opened.
+        """
+        if self.error is not None:
+            # One of its own for each caller: they are raised at the same time, and each gets a traceback.
+            raise StoreUnavailableError(str(self.error)) from self.error
+        return self._store
+
+    async def open(self) -> None:
+        """Open it; whatever that raises is kept as the reason, too."""
+        try:
+            self._store = await self._stack.enter_async_context(self._opening())
+        except Exception as error:
+            self.error = error
+            raise
+        self.error = None
+
+    async def keep_trying(self) -> None:
+        """Return when it is open."""
+
+        def announce(state: tenacity.RetryCallState) -> None:
+            pause = state.next_action.sleep if state.next_action is not None else 0.0
+            self.retry_at = time.monotonic() + pause
+            log.error("store.unavailable", reason=repr(self.error), next_attempt_seconds=round(pause, 1))
+
+        attempts = tenacity.AsyncRetrying(
+            wait=_PAUSES,
+            # Of any kind: nobody awaits this task, and the health route tells the reason.
+            retry=tenacity.retry_if_exception_type(Exception),
+            before_sleep=announce,
+            sleep=asyncio.sleep,
+        )
+        await attempts(self.open)
+        log.info("store.available")
+
+    async def aclose(self) -> None:
+        """Close it."""
+        await self._stack.aclose()
+
+
+def lifespan(
+    opening: Callable[[], Any], inner: Lifespan | None = None, *, required: bool = False
+) -> Lifespan:
+    """Return a lifespan that opens a store when the application starts and closes it when it ends.
+
+    At the end the server has let the requests under way finish; what they have written is completed before the store closes.
+
+    Args:
+        opening: Makes what is to be opened: a :class:`aiochroma.Memory`, or what
+            :func:`aiochroma.AsyncPersistentClient`, ``AsyncHttpClient`` or :func:`aiochroma.connect` return.
+        inner: The application's own lifespan; runs inside, so it may use the store (see :func:`store_of`). What it yields is
+            kept.
+        required: Let the start of the application fail when the store cannot be opened, instead of answering with 503 until
+            it can. Servers with several workers may start a worker that failed again and again.
+
+    Example:
+        >>> app = FastAPI(lifespan=lifespan(lambda: Memory("./memory")))  # doctest: +SKIP
+    """
+
+    @asynccontextmanager
+    async def running(app: FastAPI) -> AsyncIterator[Any]:
+        opened = _Opened(opening)
+        retrying: asyncio.Task[None] | None = None
+        setattr(app.state, _STATE, opened)
+        try:
+            try:
+                await opened.open()
+            except (StoreUnavailableError, DeadlineExceededError):
+                if required:
+                    raise
+                retrying = asyncio.ensure_future(opened.keep_trying())
+            async with contextlib.AsyncExitStack() as stack:
+                yield None if inner is None else await stack.enter_async_context(inner(app))
+        finally:
+            if retrying is not None:
+                retrying.cancel()
+                await asyncio.wait([retrying])
+            delattr(app.state, _STATE)
+            await opened.aclose()
+
+    return running
+
+
+def store_of(app: FastAPI) -> Any:
+    """Return what :func:`lifespan` opened: for the application's own lifespan, background tasks and tests.
+
+    Raises:
+        ClosedError: The application has no such lifespan, or is not running.
+        StoreUnavailableError: The store could not be opened so far.
+    """
+    opened: _Opened | None = getattr(app.state, _STATE, None)
+    if opened is None:
+        raise ClosedError(
+            "No store is open: give the application `lifespan=aiochroma.fastapi.lifespan(...)`, and let the lifespan run "
+            "(in tests: `with TestClient(app)`)."
+        )
+    return opened.store
+
+
+def get_memory(connection: HTTPConnection) -> Memory:
+    """Return the application's memory, for a request or a WebSocket; overridable in tests as any dependency.
+
+    Raises:
+        ClosedError: None is open, or the store is a client and not a memory.
+        StoreUnavailableError: The store could not be opened so far.
+    """
+    store = store_of(connection.app)
+    if not isinstance(store, Memory):
+        raise ClosedError("The application's store is a client, not a memory; depend on `ClientDependency`.")
+    return store
+
+
+async def get_client(connection: HTTPConnection) -> Any:
+    """Return the application's client, or that of its memory, for a request or a WebSocket.
+
+    Raises:
+        ClosedError: None is open.
+        StoreUnavailableError: The store could not be opened so far.
+    """
+    store = store_of(connection.app)
+    if not isinstance(store, Memory):
+        return store
+    with contextlib.suppress(ClosedError):
+        client = store.client
+        if not client.closed:
+            return client
+    # A memory that degrades starts without a client when its store is not available; any call opens it.
+    error = getattr(await store.namespaces(), "error", None)
+    if error is not None:
+        raise error
+    return store.client
+
+
+MemoryDependency = Annotated[Memory, Depends(get_memory)]
+"""A parameter of this type receives the application's memory."""
+
+if TYPE_CHECKING:
+    ClientDependency = Annotated[AsyncClient, Depends(get_client)]
+else:
+    # FastAPI never looks at the type, and its module imports chromadb.
+    ClientDependency = Annotated[Any, Depends(get_client)]
+    """A parameter of this type receives the application's client."""
+
+
+router = APIRouter(tags=["health"])
+"""Has the route ``/health/chromadb``. It tells the reason of a failure with paths and process ids: not for the public."""
+
+
+@router.get("/health/chromadb")
+async def health(request: Request) -> Response:
+    """Tell how the store is: 200 with the number of documents, 503 with the reason."""
+    now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+    try:
+        state = await (await get_client(request)).health()
+    except AiochromaError as error:
+        return _unavailable(request, {"status": "unavailable", "error": _described(error), "timestamp": now})
+    body = {
+        "status": state.status,
+        "mode": state.mode,
+        "documents": state.documents,
+        "queue_depth": state.pending,
+        "latency_ms": state.latency_ms,
+        "embedder": state.embedder,
+        "chroma_version": state.chroma_version,
+        "timestamp": now,
+    }
+    if state.status == "ok":
+        return JSONResponse(body)
+    return _unavailable(request, {**body, "error": state.error})
+
+
+_ANSWERS: dict[type[AiochromaError], tuple[int, str | None]] = {
+    QueueFullError: (_SERVICE_UNAVAILABLE, "Too many requests are waiting for the store."),
+    StoreUnavailableError: (_SERVICE_UNAVAILABLE, "The store is not available."),
+    ClosedError: (_SERVICE_UNAVAILABLE, "The store is not open."),
+    DeadlineExceededError: (504, "The store did not answer in time."),
+    OutcomeUnknownError: (504, "The store gave no answer; what was to be written may or may not have been."),
+    InvalidInputError: (422, None),
+}
+"""Status and text by error; None for the error's own text. The others' names paths, hosts and processes: they are logged."""
+
+
+def install(app: FastAPI) -> None:
+    """Add the health route, and turn the store's errors into responses.
+
+    ``QueueFullError`` and an unavailable store become 503 with ``Retry-After``; a deadline that passed and a write without an
+    answer 504; wrong input 422.
+    """
+    app.include_router(router)
+    for kind in _ANSWERS:
+        app.add_exception_handler(kind, _answer)
+
+
+async def _answer(request: Request, error: Exception) -> Response:
+    status, detail = next(answer for kind, answer in _ANSWERS.items() if isinstance(error, kind))
+    body: dict[str, Any] = {"error": _described(error).partition(":")[0], "detail": detail or str(error)}
+    if isinstance(error, DeadlineExceededError):
+        body["started"] = error.started
+    if detail is not None:
+        log.warning("request.failed", path=request.url.path, error=_described(error))
+    return (
+        _unavailable(request, body)
+        if status == _SERVICE_UNAVAILABLE
+        else JSONResponse(body, status_code=status)
+    )
+
+
+def _described(error: Exception) -> str:
+    # What `_Opened.store` raises says less than its cause.
+    cause = error.__cause__ if type(error) is StoreUnavailableError and error.__cause__ is not None else error
+    return f"{type(cause).__name__}: {error}"
+
+
+def _unavailable(request: Request, body: dict[str, Any]) -> Response:
+    opened: _Opened | None = getattr(request.app.state, _STATE, None)
+    pause = opened.retry_at - time.monotonic() if opened is not None and opened.error is not None else 0.0
+    seconds = max(_RETRY_AFTER_SECONDS, math.ceil(pause))
+    return JSONResponse(body, status_code=_SERVICE_UNAVAILABLE, headers={"Retry-After": str(seconds)})
+
+
+class CancellingRoute(APIRoute):
+    """Cancels a request's handler when its client disconnects, so that what is still queued for it never runs.
+
+    Use it with ``APIRouter(route_class=CancellingRoute)``, for asynchronous handlers. Not for those that read the body as a
+    stream themselves. A write that has begun completes.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Wrap the handler."""
+        handler = super().get_route_handler()
+
+        async def cancelling(request: Request) -> Response:
+            # The body is read first: afterwards the only message that can come is the disconnect.
+            await request.body()
+            response = await _while_connected(request, handler(request))
+            return Response(status_code=_CLIENT_CLOSED_REQUEST) if response is None else response
+
+        return cancelling
+
+
+async def _while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
+    """Await something in this task, and cancel it when the client disconnects; None then."""
+    result: T | None = None
+    failure: Exception | None = None
+
+    async def watch() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        tasks.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(watch)
+        try:
+            result = await work
+        except Exception as error:  # noqa: BLE001 - raised again outside of the group, which would wrap it
+            failure = error
+        tasks.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+    return result

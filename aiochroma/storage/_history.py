@@ -1,0 +1,132 @@
+"""The trail of what changed in a memory: an SQLite file of its own beside Chroma's, written on the DB thread.
+
+Unlike the full-text index it cannot be made again, so a damaged file is reported, not replaced. An entry is written before
+the change and withdrawn should the change fail: a process that dies in between leaves an entry for a change that did not
+happen, never a change without an entry.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from aiochroma._errors import StoreUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+__all__ = ["HISTORY_FILE", "ChangeLog", "Entry"]
+
+HISTORY_FILE = "aiochroma-history.sqlite3"
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS changes (
+    number INTEGER PRIMARY KEY, at REAL NOT NULL, action TEXT NOT NULL, namespace TEXT NOT NULL, id TEXT NOT NULL,
+    text TEXT, metadata TEXT);
+CREATE INDEX IF NOT EXISTS changes_by_id ON changes (namespace, id);
+"""
+
+
+class Entry(NamedTuple):
+    """One change.
+
+    Attributes:
+        at: When, in seconds since 1970.
+        action: What was done.
+        namespace: Where.
+        id: To which memory.
+        text: Its text before, or None where there was none.
+        metadata: Its metadata before, or None where there was none.
+    """
+
+    at: float
+    action: str
+    namespace: str
+    id: str
+    text: str | None
+    metadata: dict[str, Any] | None
+
+
+class ChangeLog:
+    """The trail of one database; to be made, used and closed on one thread.
+
+    Args:
+        path: The file, or ":memory:".
+
+    Raises:
+        StoreUnavailableError: The file cannot be opened or is damaged; every method may raise it.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self._path = str(path)
+        with self._explained():
+            self._connection = sqlite3.connect(self._path, isolation_level=None, timeout=1.0)
+            try:
+                self._connection.execute("PRAGMA journal_mode = WAL")
+                self._connection.execute("PRAGMA synchronous = NORMAL")
+                self._connection.executescript(_SCHEMA)
+            except BaseException:
+                self._connection.close()
+                raise
+
+    def note(self, entries: Iterable[Entry]) -> tuple[int, int]:
+        """Write entries in one transaction, and return the range of their numbers: first, and behind the last."""
+        rows = [
+            (*entry[:5], None if entry.metadata is None else json.dumps(entry.metadata)) for entry in entries
+        ]
+        with self._explained():
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                first = self._connection.execute(
+                    "SELECT COALESCE(MAX(number), 0) + 1 FROM changes"
+                ).fetchone()[0]
+                self._connection.executemany(
+                    "INSERT INTO changes (number, at, action, namespace, id, text, metadata) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    [(first + place, *row) for place, row in enumerate(rows)],
+                )
+            except BaseException:
+                self._connection.execute("ROLLBACK")
+                raise
+            self._connection.execute("COMMIT")
+        return first, first + len(rows)
+
+    def withdraw(self, numbers: tuple[int, int]) -> None:
+        """Delete entries whose change did not happen."""
+        with self._explained():
+            self._connection.execute("DELETE FROM changes WHERE number >= ? AND number < ?", numbers)
+
+    def read(self, namespace: str | None, id: str | None, limit: int) -> list[Entry]:
+        """Return entries, newest first.
+
+        Args:
+            namespace: Only of this one, or None.
+            id: Only of this memory, or None.
+            limit: The most to return.
+        """
+        with self._explained():
+            found = self._connection.execute(
+                "SELECT at, action, namespace, id, text, metadata FROM changes"
+                " WHERE (?1 IS NULL OR namespace = ?1) AND (?2 IS NULL OR id = ?2) ORDER BY number DESC LIMIT ?3",
+                (namespace, id, limit),
+            ).fetchall()
+        return [
+            Entry(at, action, where, which, text, None if metadata is None else json.loads(metadata))
+            for at, action, where, which, text, metadata in found
+        ]
+
+    def close(self) -> None:
+        """Close the file. May be called again."""
+        self._connection.close()
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise StoreUnavailableError(
+                f"The history {self._path!r} cannot be used: {error}. Move the file away to begin a new one, or open the memory "
+                "without `history`."
+            ) from error

@@ -1,0 +1,110 @@
+"""Names and places of what Chroma and this library keep in a database directory."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+__all__ = [
+    "HEADER_FILE",
+    "ID_MAP_FILE",
+    "INDEX_FILES",
+    "LENGTH_FILE",
+    "LEVEL0_FILE",
+    "LINK_LISTS_FILE",
+    "LOCK_FILE",
+    "OWNER_FILE",
+    "QUARANTINE_PREFIX",
+    "SQLITE_FILE",
+    "connect_read_only",
+    "connect_read_write",
+    "index_directories",
+    "log_topic",
+]
+
+SQLITE_FILE = "chroma.sqlite3"
+HEADER_FILE = "header.bin"
+LEVEL0_FILE = "data_level0.bin"
+LENGTH_FILE = "length.bin"
+LINK_LISTS_FILE = "link_lists.bin"
+ID_MAP_FILE = "index_metadata.pickle"
+INDEX_FILES = (HEADER_FILE, LEVEL0_FILE, LENGTH_FILE, LINK_LISTS_FILE, ID_MAP_FILE)
+
+LOCK_FILE = ".aiochroma.lock"
+OWNER_FILE = ".aiochroma.owner.json"
+# Chroma looks only into directories named after a segment, so it never sees this one.
+QUARANTINE_PREFIX = "quarantine-"
+
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_SQLITE_BUSY_SECONDS = 5.0
+
+
+def index_directories(directory: Path) -> dict[str, Path]:
+    """Return the directories named like a vector segment, by segment id."""
+    return {
+        entry.name: entry
+        for entry in sorted(directory.iterdir())
+        if _UUID.fullmatch(entry.name) and entry.is_dir()
+    }
+
+
+def log_topic(collection_id: str) -> str:
+    """Return the name under which Chroma logs the writes of a collection.
+
+    The two parts before the id are Chroma's settings ``tenant_id`` and ``topic_namespace``, which embedded
+    Chroma leaves at "default" whatever tenant the collection belongs to.
+    """
+    return f"persistent://default/default/{collection_id}"
+
+
+@contextmanager
+def connect_read_only(directory: Path) -> Iterator[sqlite3.Connection]:
+    """Open the SQLite file without changing a byte of it where SQLite allows that.
+
+    A process that was killed in the middle of a transaction leaves a hot journal, which SQLite can only roll
+    back with a connection that may write; Chroma would do exactly the same when it opens. Then, and only
+    then, such a connection is used, limited to queries.
+
+    Raises:
+        sqlite3.DatabaseError: The file is damaged, or not a database.
+    """
+    connection = _connect(directory, "ro")
+    try:
+        try:
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        except sqlite3.OperationalError:
+            connection.close()
+            connection = _connect(directory, "rw")
+            connection.execute("PRAGMA query_only=1")
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        yield connection
+    finally:
+        connection.close()
+
+
+@contextmanager
+def connect_read_write(directory: Path) -> Iterator[sqlite3.Connection]:
+    """Open the existing SQLite file for writing, in autocommit mode; transactions are the caller's.
+
+    Only for a directory that this process owns and that Chroma does not have open: two SQLite libraries in
+    one process do not see each other's locks.
+
+    Raises:
+        sqlite3.DatabaseError: The file is damaged, missing, not writable, or locked by another process.
+    """
+    connection = _connect(directory, "rw")
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+def _connect(directory: Path, mode: str) -> sqlite3.Connection:
+    uri = f"{(directory / SQLITE_FILE).absolute().as_uri()}?mode={mode}"
+    return sqlite3.connect(uri, uri=True, timeout=_SQLITE_BUSY_SECONDS, isolation_level=None)

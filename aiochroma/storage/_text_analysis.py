@@ -1,0 +1,144 @@
+"""From text to what the full-text index stores, and from a question to what it is asked. Pure functions.
+
+SQLite's ``unicode61`` tokenizer knows the letters of Unicode 6.1 and takes a run of letters for a word. So
+text is prepared here: scripts that put no spaces between words (Chinese, Japanese, Thai and others) become
+overlapping pairs of characters, as in Lucene's ``CJKBigramFilter``, and these pairs, symbols such as emoji,
+and every letter that an old SQLite may not know are written as hexadecimal codes, which any tokenizer takes
+for words.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+__all__ = ["indexed_form", "match_expression", "query_terms", "words_of_meaning"]
+
+# Scripts with spaces between words, whole in Unicode 6.1 and known to ``unicode61``: Latin, Greek, Cyrillic,
+# Armenian, Hebrew, Arabic, Syriac, Thaana, NKo; the scripts of India; Georgian; Ethiopic; and the extensions
+# of Latin and Greek.
+_CODED_RUN = re.compile(r"[^\x00-\u07ff\u0900-\u0dff\u10a0-\u10ff\u1200-\u139f\u1e00-\u206f]+")
+_VOWEL_POINTS = re.compile(
+    r"[\u0591-\u05bd\u05bf-\u05c7\u0610-\u061a\u064b-\u065f\u0670\u06d6-\u06dc\u06df-\u06e8]"
+)
+# White space and ASCII punctuation separate; a symbol such as an emoji is a word of its own.
+_WORD = re.compile(r"[^\W_]+|[^\x00-\x7f\s]")
+_SINGLE_CODE = re.compile(r"u[0-9a-f]{3,6}")
+_ASCII_WORD = re.compile(r"[a-z0-9]+")
+_SEPARATOR_CATEGORIES = frozenset("PSZC")
+# Beyond this many different terms a question is a document; the first ones say what it is about.
+_MOST_TERMS = 32
+_STOP_WORDS = frozenset(
+    re.findall(
+        r"\w+",
+        "a about am an and any are as at be been being but by can could did do does doing for from had has "
+        "have having he her hers him his how i if in into is it its me my of on or our ours she so some "
+        "such than that the their theirs them then there these they this those to us was we were what when "
+        "where which while who whom whose why will with would you your yours s t d ll m re ve don didn "
+        "doesn isn wasn aren ",
+    )
+)
+
+
+def indexed_form(text: str) -> str:
+    """Prepare a text for the index.
+
+    Args:
+        text: Any text, lone surrogates and null characters included.
+
+    Returns:
+        A text that SQLite can store and ``unicode61`` splits into the right terms.
+    """
+    if text.isascii():
+        return text.replace("\0", " ")
+    return _CODED_RUN.sub(lambda run: f" {' '.join(_coded(run.group(), last_alone=True))} ", _folded(text))
+
+
+def query_terms(question: str) -> list[str]:
+    """Find the terms that a question asks for.
+
+    Function words of English are left out, unless nothing else remains: they match nearly everything, which
+    costs time and says nothing. In other languages ``bm25()`` gives such words their small weight.
+
+    Args:
+        question: Any text.
+
+    Returns:
+        Different terms in their order, at most 32; none holds a quotation mark.
+    """
+    terms = list(dict.fromkeys(_split(question)))
+    telling = [term for term in terms if term not in _STOP_WORDS]
+    return (telling or terms)[:_MOST_TERMS]
+
+
+def words_of_meaning(text: str) -> list[str]:
+    """Reduce a text to what it is about, for an embedder that takes the mean of its words.
+
+    Args:
+        text: Any text.
+
+    Returns:
+        Its words in lower case, repeated ones included, without the function words of English; all its words
+        when nothing else remains, and its punctuation when it has no words. Empty for a blank text only.
+    """
+    words = _WORD.findall(text.casefold())
+    return [word for word in words if word not in _STOP_WORDS] or words or text.split()
+
+
+def match_expression(terms: list[str]) -> str:
+    """Write terms as an FTS5 expression that matches what holds any of them.
+
+    Args:
+        terms: As ``query_terms`` returns them.
+
+    Returns:
+        Quoted strings joined by OR: no character in them can act as an operator. Empty for no terms.
+    """
+    return " OR ".join(f'"{term}"*' if _SINGLE_CODE.fullmatch(term) else f'"{term}"' for term in terms)
+
+
+def _split(text: str) -> list[str]:
+    if text.isascii():
+        return _ASCII_WORD.findall(text.lower())
+    # A single character of a script without spaces asks for every pair that begins with it or, since the last
+    # character of a run stands alone as well, for the end of a run (see ``match_expression``).
+    spaced = _CODED_RUN.sub(lambda run: f" {' '.join(_coded(run.group(), last_alone=False))} ", _folded(text))
+    return "".join(
+        " " if unicodedata.category(character)[0] in _SEPARATOR_CATEGORIES else character
+        for character in spaced
+    ).split()
+
+
+def _folded(text: str) -> str:
+    """Unify what means the same: widths, ligatures, case, with and without Hebrew and Arabic vowel points."""
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    return _VOWEL_POINTS.sub("", folded).replace("\0", " ")
+
+
+def _coded(run: str, *, last_alone: bool) -> list[str]:
+    """Write a run of characters as coded pairs, and its symbols one by one."""
+    codes: list[str] = []
+    word = ""
+    for character in [*run, " "]:
+        kind = unicodedata.category(character)[0]
+        if kind in "LNM":
+            word += character
+            continue
+        codes += _pairs(word, last_alone=last_alone)
+        word = ""
+        if kind == "S":
+            codes.append(_code(character))
+    return codes
+
+
+def _pairs(word: str, *, last_alone: bool) -> list[str]:
+    if not word:
+        return []
+    pairs = [_code(word[start : start + 2]) for start in range(len(word) - 1)]
+    if last_alone or not pairs:
+        pairs.append(_code(word[-1]))
+    return pairs
+
+
+def _code(characters: str) -> str:
+    return "u" + "u".join(f"{ord(character):x}" for character in characters)

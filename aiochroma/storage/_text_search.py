@@ -1,0 +1,196 @@
+"""The search of the full-text index: from terms to scored memories, over an open connection."""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple
+
+from aiochroma.storage._text_analysis import match_expression
+from aiochroma.storage._text_coverage import (
+    DECAY,
+    Surroundings,
+    best_rows,
+    length_factor,
+    term_weights,
+    windowed_coverage,
+)
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Collection, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["Postings", "TextHit", "neighbour_columns", "search_namespace"]
+
+
+_MOST_ROWS_KEPT = 1_000_000
+"""Eight bytes each."""
+
+
+class TextHit(NamedTuple):
+    """A memory that covers something of the question, by itself or by what stands near it.
+
+    Attributes:
+        id: The memory's id.
+        score: How much of the question the memory and its surroundings cover, 0 to 1; comparable between
+            namespaces.
+        own: How much of the question's weight is in the memory itself, 0 to 1; 0 when only its neighbours
+            match.
+    """
+
+    id: str
+    score: float
+    own: float
+
+
+class Postings:
+    """Which rows hold a term; those looked up last are kept, until their namespace is written to.
+
+    Questions that are asked together share most of their terms, and reading the rows of a common one is the larger part of a
+    search (1 ms for one that 10,000 texts hold).
+
+    Args:
+        connection: The index's own.
+    """
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._kept: OrderedDict[tuple[int, str], NDArray[np.int64]] = OrderedDict()
+        self._rows = 0
+
+    def rows(self, namespace: int, term: str) -> NDArray[np.int64]:
+        """Return the rows that hold a term, ascending; not to be changed."""
+        key = (namespace, term)
+        found = self._kept.get(key)
+        if found is not None:
+            self._kept.move_to_end(key)
+            return found
+        found = self._kept[key] = _rows_with(self._connection, namespace, term)
+        self._rows += len(found)
+        while self._rows > _MOST_ROWS_KEPT and len(self._kept) > 1:
+            self._rows -= len(self._kept.popitem(last=False)[1])
+        return found
+
+    def forget(self, namespace: int) -> None:
+        """Forget a namespace that is written to."""
+        for key in [key for key in self._kept if key[0] == namespace]:
+            self._rows -= len(self._kept.pop(key))
+
+
+def search_namespace(
+    connection: sqlite3.Connection,
+    postings: Postings,
+    namespace: int,
+    terms: Sequence[str],
+    limit: int,
+    *,
+    also: Sequence[str],
+    ids_allowed: Collection[str] | None,
+    window: int,
+) -> list[TextHit]:
+    """Do what ``TextIndex.search`` promises, for a namespace that exists and at least one term."""
+    import numpy as np
+
+    rows = [postings.rows(namespace, term) for term in terms]
+    memories, words = connection.execute(
+        "SELECT memories, words FROM namespaces WHERE number = ?", (namespace,)
+    ).fetchone()
+    weights = term_weights(memories, [len(found) for found in rows])
+    allowed = None if ids_allowed is None else _numbers_of(connection, namespace, ids_allowed)
+    wanted = _numbers_of(connection, namespace, also)
+    if allowed is not None:
+        wanted = np.intersect1d(wanted, allowed)
+    centres = np.union1d(best_rows(rows, weights, limit, allowed), wanted)
+    surroundings = _surroundings(connection, namespace, centres, window)
+    candidates = np.union1d(centres, surroundings.neighbours[surroundings.neighbours >= 0])
+    own, coverage = windowed_coverage(candidates, rows, weights, surroundings, DECAY)
+    covering = coverage > 0 if allowed is None else (coverage > 0) & np.isin(candidates, allowed)
+    # The division by length changes little, so the texts' lengths are looked up for twice the limit only.
+    best = np.flatnonzero(covering)
+    best = best[np.argsort(-coverage[best], kind="stable")[: 2 * limit]]
+    best = np.union1d(best, np.searchsorted(candidates, wanted))
+    described = _described(connection, candidates[best])
+    hits = [
+        (coverage[place] / length_factor(described[row][1], words / memories), row, own[place])
+        for place, row in zip(best.tolist(), candidates[best].tolist(), strict=True)
+    ]
+    hits.sort(reverse=True)
+    asked_for = set(wanted.tolist())
+    kept = hits[:limit] + [hit for hit in hits[limit:] if hit[1] in asked_for]
+    return [TextHit(described[row][0], float(score), float(own)) for score, row, own in kept]
+
+
+def _rows_with(connection: sqlite3.Connection, namespace: int, term: str) -> NDArray[np.int64]:
+    """Return the rows that hold a term, ascending."""
+    import numpy as np
+
+    # One string instead of thousands of tuples: a quarter of the time. FTS5 yields rows in ascending order.
+    joined = connection.execute(
+        f"SELECT group_concat(rowid) FROM terms_{namespace} WHERE terms_{namespace} MATCH ?",  # noqa: S608
+        (match_expression([term]),),
+    ).fetchone()[0]
+    return np.fromstring(joined, dtype=np.int64, sep=",") if joined else np.empty(0, dtype=np.int64)
+
+
+def _numbers_of(connection: sqlite3.Connection, namespace: int, ids: Collection[str]) -> NDArray[np.int64]:
+    """Return the rows of ids, ascending; ids that are not there have none."""
+    import numpy as np
+
+    found = connection.execute(
+        "SELECT DISTINCT m.number FROM json_each(?) AS wanted"
+        " CROSS JOIN memories AS m ON m.namespace = ? AND m.id = wanted.value",
+        (json.dumps(list(ids)), namespace),
+    )
+    return np.sort(np.fromiter((row[0] for row in found), dtype=np.int64))
+
+
+def _has_threads(connection: sqlite3.Connection, namespace: int) -> bool:
+    found = connection.execute(
+        "SELECT 1 FROM memories WHERE namespace = ? AND thread IS NOT NULL LIMIT 1", (namespace,)
+    )
+    return found.fetchone() is not None
+
+
+def _surroundings(
+    connection: sqlite3.Connection, namespace: int, centres: NDArray[np.int64], window: int
+) -> Surroundings:
+    import numpy as np
+
+    offsets = (*range(-window, 0), *range(1, window + 1))
+    if window == 0 or len(centres) == 0 or not _has_threads(connection, namespace):
+        return Surroundings(centres, np.full((len(centres), len(offsets)), -1, dtype=np.int64), offsets)
+    found = connection.execute(
+        f"SELECT {neighbour_columns('number', window)} FROM json_each(?) AS wanted"  # noqa: S608
+        " CROSS JOIN memories AS m ON m.number = wanted.value ORDER BY m.number",
+        (json.dumps(centres.tolist()),),
+    ).fetchall()
+    return Surroundings(centres, np.array(found, dtype=np.int64), offsets)
+
+
+def _described(connection: sqlite3.Connection, rows: NDArray[np.int64]) -> dict[int, tuple[str, int]]:
+    """Return id and number of words of rows."""
+    found = connection.execute(
+        "SELECT m.number, m.id, m.words FROM json_each(?) AS wanted"
+        " CROSS JOIN memories AS m ON m.number = wanted.value",
+        (json.dumps(rows.tolist()),),
+    )
+    return {row[0]: (row[1], row[2]) for row in found}
+
+
+@lru_cache(maxsize=32)
+def neighbour_columns(column: str, window: int) -> str:
+    """Write the queries for what stands up to ``window`` places before and behind the row ``m``."""
+    missing = "-1" if column == "number" else "NULL"
+    subqueries = []
+    for offset in (*range(-window, 0), *range(1, window + 1)):
+        comparison, order = (">", "ASC") if offset > 0 else ("<", "DESC")
+        subqueries.append(
+            f"COALESCE((SELECT n.{column} FROM memories AS n WHERE n.namespace = m.namespace"  # noqa: S608
+            f" AND n.thread = m.thread AND (n.position, n.number) {comparison} (m.position, m.number)"
+            f" ORDER BY n.position {order}, n.number {order} LIMIT 1 OFFSET {abs(offset) - 1}), {missing})"
+        )
+    return ", ".join(subqueries)

@@ -1,0 +1,203 @@
+"""Streamlit: a memory that all reruns and sessions share, its status, and messages instead of tracebacks.
+
+Needs the extra ``streamlit``. A script runs from top to bottom at every click, each time on another thread; the memory stays.
+
+Example:
+    >>> import streamlit as st
+    >>> from aiochroma.streamlit import cached_memory, guarded, store_status
+    >>> memory = guarded(lambda: cached_memory("./memory"), again_every=3)  # doctest: +SKIP
+    >>> if memory is None:  # doctest: +SKIP
+    ...     st.stop()
+    >>> store_status(memory)  # doctest: +SKIP
+    >>> for hit in guarded(lambda: memory.recall(st.text_input("Question") or "everything")) or ():  # doctest: +SKIP
+    ...     st.write(hit.text)
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import tenacity
+
+from aiochroma._errors import (
+    AccessDeniedError,
+    AiochromaError,
+    ClosedError,
+    DatabaseCorruptError,
+    DatabaseFormatError,
+    DatabasePathError,
+    DeadlineExceededError,
+    InvalidInputError,
+    MissingExtraError,
+    QueueFullError,
+    SettingsConflictError,
+    StoreUnavailableError,
+)
+from aiochroma._logging import get_logger
+from aiochroma.engine._config import canonical_path
+from aiochroma.memory._blocking import Memory
+
+try:
+    import streamlit as st
+except ImportError as error:
+    raise MissingExtraError(
+        f"aiochroma.streamlit needs the package {error.name}: pip install 'aiochroma[streamlit]'",
+        name=error.name,
+    ) from error
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable
+
+__all__ = ["cached_memory", "guarded", "store_status"]
+
+log = get_logger("aiochroma.streamlit")
+
+T = TypeVar("T")
+
+_PAUSES = tenacity.wait_exponential(multiplier=0.2, max=2) + tenacity.wait_random(0, 0.1)
+_LASTING = (
+    AccessDeniedError,
+    DatabaseCorruptError,
+    DatabaseFormatError,
+    DatabasePathError,
+    SettingsConflictError,
+)
+"""Kinds of an unavailable store that no waiting mends."""
+
+
+def cached_memory(
+    path: str | os.PathLike[str] = "./memory",
+    *,
+    embedder: Any = None,
+    timeout: float | None = None,
+    durable: bool = True,
+) -> Memory:
+    """Return the memory of a directory, opened once for all reruns, sessions and users of this Streamlit server.
+
+    However the path is spelled, it is the same memory. It stays open when a script fails, is edited, or has ended; one that a
+    script has closed is opened again. Streamlit's "Clear cache" lets go of it: those who are using it may finish, then it closes.
+
+    Args:
+        path: The directory.
+        embedder: As for :class:`aiochroma.Memory`; two of the same ``identity`` (or function) are the same.
+        timeout: Limit for each call, in seconds; None for none.
+        durable: Keep every vector in Chroma's log as well.
+
+    Raises:
+        StoreUnavailableError: It cannot be opened; the next run of the script tries again.
+        InvalidInputError: An argument is wrong.
+    """
+    key = (canonical_path(path), _name_of(embedder), timeout, durable)
+    try:
+        return _opened(*key, _embedder=embedder).open()
+    except ClosedError:
+        _opened.clear(*key, _embedder=embedder)
+        return _opened(*key, _embedder=embedder)
+
+
+@st.cache_resource(show_spinner="Opening the memory …")
+def _opened(
+    path: str,
+    embedder_name: str | None,  # noqa: ARG001 - a part of the key
+    timeout: float | None,
+    durable: bool,
+    _embedder: Any,
+) -> Memory:
+    # What this raises is not cached. Streamlit leaves arguments with an underscore out of the key.
+    return Memory(path, embedder=_embedder, timeout=timeout, durable=durable).open()
+
+
+def _name_of(embedder: Any) -> str | None:
+    if embedder is None:
+        return None
+    named = embedder if hasattr(embedder, "__qualname__") else type(embedder)
+    return str(getattr(embedder, "identity", None) or f"{named.__module__}.{named.__qualname__}")
+
+
+def guarded(
+    work: Callable[[], T], *, otherwise: T | None = None, attempts: int = 5, again_every: float | None = None
+) -> T | None:
+    """Do something with a memory; on failure show a message where the script is, and no traceback.
+
+    What may pass (the store is in use, the queue is full) is tried again with growing pauses, about 3 seconds in all by default.
+    What is wrong with the input is shown as a warning. Errors that are not aiochroma's pass.
+
+    Args:
+        work: What to do. It may be repeated only if it has not happened.
+        otherwise: What to return when it failed.
+        attempts: How often to try, at least 1.
+        again_every: Let the page run again after so many seconds when the store is unavailable, until it is not. For the
+            opening of the memory: a page that waits like this recovers by itself.
+    """
+    tries = tenacity.Retrying(
+        wait=_PAUSES,
+        stop=tenacity.stop_after_attempt(attempts),
+        retry=tenacity.retry_if_exception(_may_pass),
+        reraise=True,
+    )
+    try:
+        return tries(work)
+    except InvalidInputError as error:
+        st.warning(str(error))
+    except AiochromaError as error:
+        log.warning("page.failed", error=repr(error))
+        st.error(_message(error))
+        if again_every is not None and isinstance(error, StoreUnavailableError):
+            _run_again_in(again_every)
+    return otherwise
+
+
+def store_status(memory: Memory, *, every: float | None = None) -> None:
+    """Show how the store is: available or why not, how much it holds, how fast it answers.
+
+    Args:
+        memory: Whose store.
+        every: Look again after so many seconds, without running the rest of the script; None: whenever the script runs.
+    """
+
+    @st.fragment(run_every=every)
+    def status() -> None:
+        try:
+            state = memory.open().client.health()
+        except AiochromaError as error:
+            st.error(_message(error))
+            return
+        if state.status == "ok":
+            st.success(f"Memory available: {state.documents} memories")
+            st.caption(
+                f"{state.mode} · {state.latency_ms:.1f} ms · {state.pending} waiting · {state.embedder} · "
+                f"Chroma {state.chroma_version}"
+            )
+        else:
+            st.error(f"**The memory is not available.** {state.error}")
+
+    status()
+
+
+def _may_pass(error: BaseException) -> bool:
+    if isinstance(error, StoreUnavailableError):
+        return not isinstance(error, _LASTING)
+    return isinstance(error, QueueFullError) or (
+        isinstance(error, DeadlineExceededError) and not error.started
+    )
+
+
+def _message(error: AiochromaError) -> str:
+    headline = (
+        "**The memory is not available.** " if isinstance(error, (StoreUnavailableError, ClosedError)) else ""
+    )
+    return f"{headline}{error}"
+
+
+def _run_again_in(seconds: float) -> None:
+    # A fragment runs with the script, and then by itself at its interval. Only the latter is to run the page again.
+    due = time.monotonic() + 0.9 * seconds
+
+    @st.fragment(run_every=seconds)
+    def again() -> None:
+        if time.monotonic() >= due:
+            st.rerun()
+
+    again()

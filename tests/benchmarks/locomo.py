@@ -1,0 +1,235 @@
+"""Measure recall on LoCoMo conversations: ``python tests/benchmarks/locomo.py FOLDER``.
+
+LoCoMo (Maharana et al., "Evaluating Very Long-Term Conversational Memory of LLM Agents", ACL 2024; CC BY-NC
+4.0) is not part of this project. FOLDER holds its conversations, one JSON file each.
+
+Every turn is indexed as ``"{speaker}: {text} [{blip_caption}]"``, each session is a thread, each conversation
+a namespace. Every question that has evidence is asked, with default settings. Recall@k by turn is the mean
+over questions of (evidence turns among the first k) / (evidence turns); by session the same with the sessions
+of the evidence, ranked by their best turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import re
+import statistics
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aiochroma import Memory
+from aiochroma.embedding._hashed import HashedEmbedder
+from aiochroma.embedding._wordllama import WordLlamaEmbedder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from aiochroma.memory._recall import Mode
+
+CATEGORIES = {1: "multi-hop", 2: "temporal", 3: "open-domain", 4: "single-hop", 5: "adversarial"}
+MODES: tuple[Mode, ...] = ("text", "vector", "hybrid")
+CANDIDATES = 100
+"""So many turns are asked for to see ten sessions."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One turn of a conversation."""
+
+    id: str
+    session: int
+    position: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question and the turns that answer it."""
+
+    text: str
+    category: int
+    evidence: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """One conversation with the questions about it."""
+
+    name: str
+    turns: tuple[Turn, ...]
+    questions: tuple[Question, ...]
+
+
+@dataclass
+class Measured:
+    """Recall of one question by turn at 5 and 10, by session at 10, and the time it took."""
+
+    conversation: str
+    category: int
+    turns_5: float
+    turns_10: float
+    sessions_10: float
+    milliseconds: float
+
+
+class SentenceModel:
+    """A model of sentence-transformers from a folder; never needed by the library."""
+
+    threshold = 0.7
+
+    def __init__(self, folder: Path) -> None:
+        from sentence_transformers import SentenceTransformer
+
+        self._model = SentenceTransformer(str(folder))
+        self.identity = f"sentence-transformers:{folder.name}"
+        self.dimensions = int(self._model.get_sentence_embedding_dimension())
+        self.window = int(self._model.max_seq_length)
+
+    def count_tokens(self, text: str) -> int:
+        """Return how many tokens a text has, those that the model adds included."""
+        return len(self._model.tokenizer.encode(text, truncation=False))
+
+    def embed(self, texts: Sequence[str]) -> Any:
+        """Embed texts."""
+        return self._model.encode(list(texts), normalize_embeddings=True)
+
+
+EMBEDDERS: dict[str, Callable[[], Any]] = {"wordllama": WordLlamaEmbedder, "hashed": HashedEmbedder}
+
+
+def load(folder: Path) -> list[Conversation]:
+    """Read the conversations of a folder."""
+    return [
+        _conversation(path.stem, json.loads(path.read_text("utf-8")))
+        for path in sorted(folder.glob("*.json"))
+    ]
+
+
+def _conversation(name: str, content: dict[str, Any]) -> Conversation:
+    numbers = sorted(int(match[1]) for key in content if (match := re.fullmatch(r"session_(\d+)", key)))
+    turns = []
+    for number in numbers:
+        for position, turn in enumerate(content[f"session_{number}"]):
+            caption = f" [{turn['blip_caption']}]" if turn.get("blip_caption") else ""
+            turns.append(
+                Turn(turn["dia_id"], number, position, f"{turn['speaker']}: {turn['text']}{caption}")
+            )
+    questions = [
+        Question(entry["question"], entry["category"], tuple(dict.fromkeys(entry["evidence"])))
+        for entry in content["qa"]
+        if entry["evidence"]
+    ]
+    return Conversation(name, tuple(turns), tuple(questions))
+
+
+async def measure(
+    conversations: Iterable[Conversation], embedder: Any, modes: Sequence[Mode]
+) -> dict[Mode, list[Measured]]:
+    """Remember each conversation in a namespace of its own, and ask all questions in each mode."""
+    measured: dict[Mode, list[Measured]] = {mode: [] for mode in modes}
+    with tempfile.TemporaryDirectory() as folder:
+        async with Memory(folder, embedder=embedder) as memory:
+            for conversation in conversations:
+                items = [
+                    {
+                        "text": turn.text,
+                        "id": turn.id,
+                        "thread": f"session {turn.session}",
+                        "position": turn.position,
+                    }
+                    for turn in conversation.turns
+                ]
+                await memory.remember_many(items, namespace=conversation.name)
+                for mode in modes:
+                    measured[mode] += await ask(memory, conversation, mode)
+    return measured
+
+
+async def ask(memory: Memory, conversation: Conversation, mode: Mode) -> list[Measured]:
+    """Ask all questions about a conversation, one after the other, with default settings."""
+    session_of = {turn.id: turn.session for turn in conversation.turns}
+    measured = []
+    for question in conversation.questions:
+        start = time.perf_counter()
+        turns = await memory.recall(question.text, namespaces=conversation.name, k=10, mode=mode)
+        milliseconds = (time.perf_counter() - start) * 1000
+        more = await memory.recall(question.text, namespaces=conversation.name, k=CANDIDATES, mode=mode)
+        found = [hit.id for hit in turns]
+        sessions = list(dict.fromkeys(session_of[hit.id] for hit in more))[:10]
+        # Evidence that names no turn of the conversation can never be found, and counts as missed by turn.
+        wanted_sessions = {session_of[turn] for turn in question.evidence if turn in session_of}
+        measured.append(
+            Measured(
+                conversation.name,
+                question.category,
+                _share(question.evidence, found[:5]),
+                _share(question.evidence, found[:10]),
+                _share(wanted_sessions, sessions),
+                milliseconds,
+            )
+        )
+    return measured
+
+
+def _share(wanted: Iterable[object], found: Sequence[object]) -> float:
+    wanted = list(wanted)
+    return sum(one in found for one in wanted) / len(wanted) if wanted else 0.0
+
+
+def _row(name: str, measured: Sequence[Measured]) -> str:
+    means = [
+        100 * statistics.fmean(values)
+        for values in zip(*((one.turns_5, one.turns_10, one.sessions_10) for one in measured), strict=True)
+    ]
+    return f"  {name:<22}{len(measured):>6}{means[0]:>9.1f}{means[1]:>9.1f}{means[2]:>12.1f}"
+
+
+def report(measured: Sequence[Measured], title: str) -> None:
+    """Print the table of one embedder and mode."""
+    times = sorted(one.milliseconds for one in measured)
+    late = times[int(0.99 * (len(times) - 1))]
+    print(f"\n{title}: {statistics.median(times):.2f} ms per recall (p99 {late:.2f})")
+    print(f"  {'':<22}{'asked':>6}{'turn@5':>9}{'turn@10':>9}{'session@10':>12}")
+    print(_row("all with evidence", measured))
+    print(_row("categories 1 to 4", [one for one in measured if one.category != 5]))
+    groups: dict[str, list[Measured]] = defaultdict(list)
+    for one in measured:
+        groups[f"{one.category} {CATEGORIES[one.category]}"].append(one)
+    for one in measured:
+        groups[f"conversation {one.conversation}"].append(one)
+    for name in sorted(groups):
+        print(_row(name, groups[name]))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the benchmark; return the exit status."""
+    parser = argparse.ArgumentParser(description="Recall on LoCoMo conversations.")
+    parser.add_argument("folder", type=Path, help="the folder with the conversations, one JSON file each")
+    parser.add_argument("--embedder", choices=list(EMBEDDERS), nargs="+", default=list(EMBEDDERS))
+    parser.add_argument(
+        "--model", type=Path, help="a folder with a model of sentence-transformers, measured as well"
+    )
+    parser.add_argument("--mode", choices=MODES, nargs="+", default=list(MODES))
+    options = parser.parse_args(arguments)
+    conversations = load(options.folder) if options.folder.is_dir() else []
+    if not conversations:
+        print(f"No conversations in {options.folder}: the data are not part of this project (see --help).")
+        return 2
+    embedders = {name: EMBEDDERS[name]() for name in options.embedder}
+    if options.model is not None:
+        embedders[options.model.name] = SentenceModel(options.model)
+    for name, embedder in embedders.items():
+        for mode, measured in asyncio.run(measure(conversations, embedder, options.mode)).items():
+            report(measured, f"{name}, {mode}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

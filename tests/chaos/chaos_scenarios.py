@@ -1,0 +1,632 @@
+"""The faults, each injected so many times, and what became of the data; every function returns a row of the table."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from chaos_nursery import Ledger, Nursery
+
+import aiochroma.ops
+
+_FRESH_AFTER = 25
+"""A database is thrown away after so many kills, so that checking it does not take ever longer."""
+
+
+@dataclass
+class Row:
+    """One line of the table.
+
+    Attributes:
+        fault: What was done.
+        injected: How often.
+        survived: How often the database opened again and everything was as it has to be.
+        lost: Acknowledged records that were not there, or not with their own vector, plus records that were half there or
+            that nobody wrote.
+        notes: What else is worth knowing.
+        failures: What went wrong.
+    """
+
+    fault: str
+    injected: int = 0
+    survived: int = 0
+    lost: int = 0
+    notes: str = ""
+    failures: list[str] = field(default_factory=list)
+    records: int = 0
+    unreachable: int = 0
+
+    def judge(self, found, *, context=""):
+        """Count one injection by what a check found; None stands for a child that failed."""
+        self.injected += 1
+        if found is None:
+            self.failures.append(context)
+            return
+        wrong = found["lost"] + found["half"] + found["ghosts"]
+        self.lost += len(wrong)
+        self.records += found["records"]
+        self.unreachable += found["unreachable"]
+        if wrong:
+            self.failures.append(f"{context} {wrong[:5]}")
+        else:
+            self.survived += 1
+
+    def expect(self, condition, context):
+        """Count one injection whose outcome is a matter of behaviour and not of data."""
+        self.injected += 1
+        if condition:
+            self.survived += 1
+        else:
+            self.failures.append(context)
+
+    @property
+    def is_good(self):
+        return self.injected > 0 and self.survived == self.injected and self.lost == 0 and not self.failures
+
+
+class Stage:
+    """Where the scenarios play: a folder, a nursery, and a source of chance."""
+
+    def __init__(self, folder, seed):
+        self.folder = Path(folder)
+        self.nursery = Nursery(self.folder / "diaries")
+        self.generator = random.Random(seed)
+        self._number = 0
+
+    def place(self):
+        """Return the path of a database that does not exist yet, and its ledger."""
+        self._number += 1
+        return self.folder / f"db{self._number}", Ledger(self.folder / f"ledger{self._number}.json")
+
+    def close(self):
+        self.nursery.close()
+
+
+def _checked(stage, row, directory, ledger, context, **arguments):
+    """Let a child open a database and check it; returns the child's entry."""
+    child = stage.nursery.start("check", directory=str(directory), state=str(ledger.file), **arguments)
+    found = child.wait_for("checked")
+    child.wait_patiently()
+    row.judge(found, context=f"{context}: {child.what_went_wrong() if found is None else ''}")
+    return found
+
+
+# -- kill -9 -----------------------------------------------------------------------------------------------------------
+
+
+def kills(stage, count, *, aim, durable=True):
+    """Kill a child in the middle of a mixed load; the next one checks everything, and is killed in its turn."""
+    what = "kill -9 at a random moment" if aim == "anywhere" else "kill -9 while an index is rewritten"
+    row = Row(what if durable else f"{what}, log not kept")
+    rebuilt = embedded = reported = 0
+    child = None
+    for number in range(count):
+        if child is None:
+            directory, ledger = stage.place()
+            child, _ = _next_load(stage, number, directory, ledger, durable)
+        _wait_for_moment(stage, directory, aim, number)
+        child.kill()
+        ledger.read(child.entries)
+        # The next child checks what this one left. It is a load itself, unless it is the last of its database.
+        last = number == count - 1 or number % _FRESH_AFTER == _FRESH_AFTER - 1
+        work = "check" if last else "load"
+        child, found = _next_load(stage, number, directory, ledger, durable, work)
+        row.judge(
+            found, context=f"kill {number} in {directory}: {child.what_went_wrong() if found is None else ''}"
+        )
+        reported += child.find("reported") is not None
+        if found is not None:
+            rebuilt += found["rebuilt"]
+            embedded += found["embedded"]
+            ledger.settle(found)
+        if last or found is None:
+            child.wait_patiently()
+            child = None
+        if last and found is not None:
+            shutil.rmtree(directory)
+    row.notes = f"{rebuilt} broken indexes rebuilt"
+    if not durable:
+        row.notes += f"; {reported} times lost vectors were named, and {embedded} documents embedded again"
+    return row
+
+
+def _next_load(stage, number, directory, ledger, durable, work="load"):
+    ledger.save()
+    child = stage.nursery.start(
+        work, directory=str(directory), state=str(ledger.file), seed=number, durable=durable
+    )
+    return child, child.wait_for("checked")
+
+
+def _wait_for_moment(stage, directory, aim, number):
+    if aim == "anywhere":
+        time.sleep(stage.generator.uniform(0.0, 0.25))
+        return
+    # Let there be an index first; then watch its files, the only way to hit the few milliseconds of a rewrite.
+    until = time.monotonic() + 20
+    while not (headers := list(directory.glob("*-*-*-*-*/header.bin"))) and time.monotonic() < until:
+        time.sleep(0.002)
+    time.sleep(stage.generator.uniform(0.0, 0.1))
+    if number % 2 == 0:
+        before = _newest(headers)
+        while _newest(headers) == before and time.monotonic() < until:
+            pass
+        end = time.perf_counter() + stage.generator.uniform(0, 0.0015)
+        while time.perf_counter() < end:
+            pass
+        return
+    maps = [header.with_name("index_metadata.pickle") for header in headers]
+    sizes = dict.fromkeys(maps, 0)
+    while time.monotonic() < until:
+        for file in maps:
+            size = _size(file)
+            if size < sizes[file]:
+                return
+            sizes[file] = size
+
+
+def _newest(files):
+    return max((file.stat().st_mtime_ns for file in files if file.exists()), default=0)
+
+
+def _size(file):
+    try:
+        return file.stat().st_size
+    except OSError:
+        return 0
+
+
+# -- other processes ---------------------------------------------------------------------------------------------------
+
+
+def second_writers(stage, count):
+    """Open a database again and again that another process is writing to."""
+    row = Row("second process opens the same directory")
+    directory, ledger = stage.place()
+    owner = stage.nursery.start("load", directory=str(directory), state=str(ledger.file), seed=1)
+    owner.wait_for("checked")
+    slowest = 0.0
+    link = stage.folder / "another-name"
+    link.symlink_to(directory)
+    for number in range(count):
+        path = link if number % 2 else directory
+        other = stage.nursery.start("attempt", directory=str(path))
+        refused = other.wait_for("refused")
+        other.wait_patiently()
+        row.expect(refused is not None and refused["pid"] == owner.pid, f"attempt {number}: {other.entries}")
+        slowest = max(slowest, refused["seconds"] if refused else 0.0)
+    owner.kill()
+    ledger.read(owner.entries)
+    _checked(stage, row, directory, ledger, "the owner's records")
+    link.unlink()
+    row.notes = f"refused with the owner's pid, at most {slowest * 1000:.0f} ms"
+    return row
+
+
+def restarts(stage, count):
+    """Start, write, end and start again without a pause: closed, not closed, or killed."""
+    row = Row("rapid restart")
+    directory, ledger = stage.place()
+    begun = time.monotonic()
+    for number in range(count):
+        ending = ("close", "exit", "kill")[number % 3]
+        child = stage.nursery.start(
+            "restart", directory=str(directory), state=str(ledger.file), number=number, ending=ending
+        )
+        if ending == "kill":
+            child.wait_patiently()
+        else:
+            code = child.wait_patiently()
+            if code != 0:
+                row.failures.append(
+                    f"restart {number} ({ending}) ended with {code}: {child.what_went_wrong()}"
+                )
+        ledger.read(child.entries)
+        row.expect(child.find("done") is not None, f"restart {number}: {child.what_went_wrong()}")
+    seconds = time.monotonic() - begun
+    _checked(stage, row, directory, ledger, "all records")
+    row.notes = f"{seconds / count * 1000:.0f} ms each; closed, left open, killed in turn"
+    return row
+
+
+def foreign_locks(stage, count, *, seconds):
+    """Hold SQLite's lock in another process while a child writes; the child measures its event loop."""
+    row = Row(f"SQLite locked by another process for {seconds:g} s")
+    stalls = {True: [], False: []}
+    ordinary = []
+    for number in range(count):
+        directory, ledger = stage.place()
+        patient = number % 2 == 0
+        deadline = seconds + 20 if patient else seconds / 4
+        writer = stage.nursery.start("locked", directory=str(directory), deadline=deadline)
+        writer.wait_for("ready")
+        statement = ("BEGIN IMMEDIATE", "BEGIN EXCLUSIVE")[number // 2 % 2]
+        holder = stage.nursery.start("hold", directory=str(directory), seconds=seconds, statement=statement)
+        holder.wait_for("holding")
+        Path(f"{directory}.held").touch()
+        measured = writer.wait_for("measured")
+        writer.wait_patiently()
+        holder.wait_patiently()
+        ledger.read(writer.entries)
+        refused = writer.find("refused")
+        if measured is None:
+            row.judge(None, context=writer.what_went_wrong())
+            continue
+        stalls[patient].append(measured["stall_ms"])
+        ordinary.append(measured["ordinary_ms"])
+        behaved = (
+            (refused is None)
+            if patient
+            else (refused is not None and "DatabaseLockedError" in refused["error"])
+        )
+        if not behaved:
+            row.failures.append(f"{number}: {writer.entries}")
+        # A write that was refused must not turn up later; all others must be there.
+        _checked(stage, row, directory, ledger, f"lock {number}")
+    row.notes = (
+        f"waited, or DatabaseLockedError at the deadline; longest loop stall {max(stalls[False], default=0):.0f} ms while "
+        f"waiting, {max(stalls[True], default=0):.0f} ms with the write after (other writes: {max(ordinary, default=0):.0f} ms)"
+    )
+    return row
+
+
+# -- the disk ----------------------------------------------------------------------------------------------------------
+
+
+def can_mount():
+    """Whether this user may mount file systems."""
+    return sys.platform.startswith("linux") and os.geteuid() == 0
+
+
+@contextlib.contextmanager
+def _small_disk(stage, megabytes):
+    point = stage.folder / "disk"
+    point.mkdir(exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", point], check=True)
+    try:
+        yield point
+    finally:
+        subprocess.run(["umount", "-l", point], check=True)
+
+
+def full_disks(stage, count):
+    """Fill the disk in the middle of a load, to the last byte, and free it again; the program goes on."""
+    row = Row("disk full in the middle of writing")
+    refused = 0
+    with _small_disk(stage, 96) as disk:
+        for number in range(count):
+            directory = disk / f"db{number}"
+            ledger = stage.place()[1]
+            child = stage.nursery.start("load", directory=str(directory), state=str(ledger.file), seed=number)
+            found = child.wait_for("checked")
+            if found is None:
+                row.judge(None, context=child.what_went_wrong())
+                continue
+            time.sleep(stage.generator.uniform(0.1, 0.4))
+            _fill(disk / "ballast")
+            _wait_for_errors(child, 3)
+            (disk / "ballast").unlink()
+            before = _answers(child, "done")
+            until = time.monotonic() + 60
+            while _answers(child, "done") < before + 5 and time.monotonic() < until:
+                time.sleep(0.01)
+            if _answers(child, "done") < before + 5:
+                row.failures.append(
+                    f"disk {number}: writing did not go on: {child.entries[-3:]} {child.what_went_wrong()}"
+                )
+            refused += _answers(child, "refused") + _answers(child, "unknown")
+            child.kill()
+            ledger.read(child.entries)
+            _checked(stage, row, directory, ledger, f"disk {number}")
+            shutil.rmtree(directory)
+    row.notes = f"{refused} writes got a clear error; writing went on when there was room, without a restart"
+    return row
+
+
+def _fill(file):
+    """Take all that is free."""
+    with file.open("wb", buffering=0) as ballast, contextlib.suppress(OSError):
+        while True:
+            ballast.write(bytes(1 << 16))
+    with file.open("ab", buffering=0) as ballast, contextlib.suppress(OSError):
+        while True:
+            ballast.write(bytes(512))
+
+
+def _answers(child, kind):
+    return sum(entry["kind"] == kind for entry in child.entries)
+
+
+def _wait_for_errors(child, count):
+    until = time.monotonic() + 60
+    while _answers(child, "refused") + _answers(child, "unknown") < count and time.monotonic() < until:
+        time.sleep(0.01)
+
+
+@contextlib.contextmanager
+def _journalled_disk(stage):
+    """An ext4 file system in a file: it can become read-only while files on it are open, as a failing disk does."""
+    image, point = stage.folder / "disk.img", stage.folder / "journalled"
+    point.mkdir(exist_ok=True)
+    with image.open("wb") as file:
+        file.truncate(96 << 20)
+    subprocess.run(["mkfs.ext4", "-q", image], check=True)
+    subprocess.run(["mount", "-o", "loop", image, point], check=True)
+    try:
+        yield point
+    finally:
+        subprocess.run(["umount", "-l", point], check=True)
+        image.unlink()
+
+
+def read_only_disks(stage, count):
+    """Let the file system become read-only in the middle of a load, then repair and mount it again."""
+    row = Row("disk read-only in the middle of writing")
+    refused = 0
+    for number in range(count):
+        ledger = stage.place()[1]
+        image = stage.folder / "disk.img"
+        with _journalled_disk(stage) as disk:
+            directory = disk / "db"
+            child = stage.nursery.start("load", directory=str(directory), state=str(ledger.file), seed=number)
+            if child.wait_for("checked") is None:
+                row.judge(None, context=child.what_went_wrong())
+                continue
+            time.sleep(stage.generator.uniform(0.1, 0.4))
+            subprocess.run(["mount", "-o", "remount,abort", disk], check=False, capture_output=True)
+            _wait_for_errors(child, 3)
+            refused += _answers(child, "refused") + _answers(child, "unknown")
+            if not _answers(child, "refused"):
+                row.failures.append(f"disk {number}: {child.entries[-3:]}")
+            child.kill()
+            ledger.read(child.entries)
+            subprocess.run(["umount", disk], check=True)
+            subprocess.run(["e2fsck", "-p", "-f", image], check=False, capture_output=True)
+            subprocess.run(["mount", "-o", "loop", image, disk], check=True)
+            _checked(stage, row, directory, ledger, f"disk {number}")
+    row.notes = f"{refused} writes got a clear error; complete when it could be written again"
+    return row
+
+
+# -- damage ------------------------------------------------------------------------------------------------------------
+
+
+def _truncate(file, fraction):
+    os.truncate(file, int(file.stat().st_size * fraction))
+
+
+def _flip(file, offset, length=64):
+    with file.open("r+b") as handle:
+        handle.seek(offset)
+        content = handle.read(length)
+        handle.seek(offset)
+        handle.write(bytes(byte ^ 0xA5 for byte in content))
+
+
+INDEX_DAMAGES = {
+    "index directory deleted": shutil.rmtree,
+    "id map deleted": lambda index: (index / "index_metadata.pickle").unlink(),
+    "id map cut": lambda index: _truncate(index / "index_metadata.pickle", 0.5),
+    "id map empty": lambda index: _truncate(index / "index_metadata.pickle", 0),
+    "header cut": lambda index: _truncate(index / "header.bin", 0.5),
+    "header deleted": lambda index: (index / "header.bin").unlink(),
+    "links cut": lambda index: _truncate(index / "link_lists.bin", 0.5),
+    "links flipped": lambda index: _flip(index / "link_lists.bin", 0),
+    "vectors cut": lambda index: _truncate(index / "data_level0.bin", 0.5),
+    "vectors empty": lambda index: _truncate(index / "data_level0.bin", 0),
+    "vectors flipped": lambda index: _flip(index / "data_level0.bin", 20 * 268),
+    "norms cut": lambda index: _truncate(index / "length.bin", 0.5),
+}
+SQLITE_DAMAGES = {
+    "SQLite header flipped": lambda file: _flip(file, 0, 16),
+    "SQLite schema flipped": lambda file: _flip(file, 100),
+    "SQLite cut": lambda file: _truncate(file, 0.5),
+    "SQLite page flipped": lambda file: _flip(file, file.stat().st_size // 2 // 4096 * 4096, 256),
+    "SQLite empty": lambda file: os.truncate(file, 0),
+    "SQLite deleted": lambda file: file.unlink(),
+}
+
+
+def _seed(stage, durable):
+    """Make a database with an index on disk, closed, and a backup of it."""
+    directory, ledger = stage.place()
+    backups = stage.folder / f"backups-{directory.name}"
+    child = stage.nursery.start(
+        "load",
+        directory=str(directory),
+        state=str(ledger.file),
+        seed=7,
+        seconds=0.4,
+        durable=durable,
+    )
+    if child.wait_for("closed") is None:
+        raise RuntimeError(child.what_went_wrong())
+    ledger.read(child.entries)
+    saver = stage.nursery.start("save", directory=str(directory), target=str(backups / "0"))
+    if saver.wait_patiently() != 0:
+        raise RuntimeError(saver.what_went_wrong())
+    return directory, ledger, backups / "0"
+
+
+def damaged_indexes(stage, names, *, durable):
+    """Damage the files of an index that nobody has open, and open it as any program would."""
+    row = Row(f"index files damaged, log {'kept' if durable else 'not kept'}")
+    directory, ledger, _ = _seed(stage, durable)
+    # The log of the pattern is whole: the backup, of which it could be shortened, is not known to the copies.
+    (directory / ".aiochroma.backup.json").unlink()
+    rebuilt = embedded = 0
+    for name in names:
+        copy = directory.with_name(f"{directory.name}-copy")
+        shutil.copytree(directory, copy)
+        index = max(copy.glob("*-*-*-*-*"), key=lambda entry: (entry / "data_level0.bin").stat().st_size)
+        INDEX_DAMAGES[name](index)
+        found = _checked(stage, row, copy, ledger, name, durable=durable)
+        if found is not None:
+            rebuilt += found["rebuilt"]
+            embedded += found["embedded"]
+        shutil.rmtree(copy)
+    row.notes = f"{rebuilt} rebuilt at open"
+    if not durable:
+        row.notes += f"; {embedded} vectors were named as lost and their documents embedded again"
+    return row
+
+
+def damaged_indexes_after_a_backup(stage, names):
+    """The same after a backup, for which the log was cut: what it lacks comes from the backup."""
+    row = Row("index files damaged, log cut after a backup")
+    directory, ledger, _ = _seed(stage, True)
+    # The next opening cuts the log.
+    child = stage.nursery.start("check", directory=str(directory), state=str(ledger.file))
+    child.wait_patiently()
+    for name in names:
+        copy = directory.with_name(f"{directory.name}-copy")
+        shutil.copytree(directory, copy)
+        index = max(copy.glob("*-*-*-*-*"), key=lambda entry: (entry / "data_level0.bin").stat().st_size)
+        INDEX_DAMAGES[name](index)
+        _checked(stage, row, copy, ledger, name)
+        shutil.rmtree(copy)
+    row.notes = "rebuilt at open from the log, the broken files and the backup"
+    return row
+
+
+def damaged_sqlite(stage, names):
+    """Damage the SQLite file: nothing can be repaired, so it is refused and left alone, and the backup is restored."""
+    row = Row("SQLite file damaged")
+    directory, ledger, backup = _seed(stage, True)
+    for name in names:
+        copy = directory.with_name(f"{directory.name}-copy")
+        shutil.copytree(directory, copy)
+        file = copy / "chroma.sqlite3"
+        SQLITE_DAMAGES[name](file)
+        before = file.read_bytes() if file.exists() else None
+        child = stage.nursery.start("check", directory=str(copy), state=str(ledger.file))
+        child.wait_patiently()
+        failed = child.find("failed")
+        refused = failed is not None and failed["error"].startswith("DatabaseCorruptError")
+        untouched = (file.read_bytes() if file.exists() else None) == before
+        if not refused or not untouched:
+            row.failures.append(f"{name}: refused {refused}, untouched {untouched}: {child.entries[-1:]}")
+        # A directory without its SQLite file is no database any more, so it is not moved aside without being asked.
+        if before is None:
+            shutil.rmtree(copy)
+        aiochroma.ops.restore(backup, copy)
+        _checked(stage, row, copy, ledger, name)
+        shutil.rmtree(copy)
+        for kept in directory.parent.glob(f"{copy.name}.before-restore-*"):
+            shutil.rmtree(kept)
+    row.notes = (
+        "cannot be survived in place: DatabaseCorruptError, file untouched; the restored backup is complete"
+    )
+    return row
+
+
+# -- backups -----------------------------------------------------------------------------------------------------------
+
+
+def backups(stage, count):
+    """Back up in the middle of a load, restore each, and check it for all that was acknowledged before it began."""
+    row = Row("backup under load, restored")
+    directory, ledger = stage.place()
+    folder = stage.folder / f"backups-{directory.name}"
+    child = stage.nursery.start(
+        "load",
+        directory=str(directory),
+        state=str(ledger.file),
+        seed=3,
+        backups={"folder": str(folder), "count": count},
+    )
+    child.wait_for("closed")
+    child.wait_patiently()
+    entries = child.entries
+    pauses = [entry["paused"] for entry in entries if entry["kind"] == "backed up"]
+    for number in range(count):
+        begin, end = (_position(entries, kind, number) for kind in ("backing up", "backed up"))
+        if end is None:
+            row.judge(None, context=f"backup {number}: {child.what_went_wrong()}")
+            continue
+        # What was answered before the backup began has to be in it; what came until its end may be.
+        then = Ledger(stage.folder / f"ledger-backup-{number}.json")
+        then.read(entries[:begin])
+        for entry in entries[:end]:
+            if entry["kind"] == "intended":
+                for record, version in entry["versions"].items():
+                    then.allowed.setdefault(entry["collection"], {}).setdefault(record, []).append(version)
+        _only_later(then, entries[:begin], entries[begin:end])
+        then.save()
+        target = stage.folder / "restored"
+        aiochroma.ops.restore(entries[end]["path"], target)
+        _checked(stage, row, target, then, f"backup {number}")
+        shutil.rmtree(target)
+    ledger.read(entries)
+    _checked(stage, row, directory, ledger, "the database itself")
+    row.notes = f"requests waited {_median(pauses):.0f} ms (median), {max(pauses, default=0):.0f} ms at most"
+    return row
+
+
+def _only_later(ledger, before, during):
+    """Allow only versions that were under way when the backup began, or came after."""
+    answered = {entry["number"] for entry in before if entry["kind"] in {"done", "refused"}}
+    open_then = [entry for entry in before if entry["kind"] == "intended" and entry["number"] not in answered]
+    ledger.allowed = {}
+    for entry in [*open_then, *(entry for entry in during if entry["kind"] == "intended")]:
+        for record, version in entry["versions"].items():
+            ledger.allowed.setdefault(entry["collection"], {}).setdefault(record, []).append(version)
+
+
+def _position(entries, kind, number):
+    return next(
+        (
+            place
+            for place, entry in enumerate(entries)
+            if entry["kind"] == kind and entry.get("number") == number
+        ),
+        None,
+    )
+
+
+def _median(values):
+    return sorted(values)[len(values) // 2] if values else 0.0
+
+
+# -- ending ------------------------------------------------------------------------------------------------------------
+
+
+def terminations(stage, count):
+    """Send SIGTERM in the middle of a load: with a handler that cancels the tasks, and with none."""
+    row = Row("SIGTERM in the middle of writing")
+    directory, ledger = stage.place()
+    slowest = 0.0
+    for number in range(count):
+        handled = number % 2 == 0
+        ledger.save()
+        child = stage.nursery.start(
+            "load",
+            directory=str(directory),
+            state=str(ledger.file),
+            seed=number,
+            sigterm=True if handled else None,
+        )
+        found = child.wait_for("checked")
+        if found is None:
+            row.judge(None, context=child.what_went_wrong())
+            continue
+        ledger.settle(found)
+        time.sleep(stage.generator.uniform(0.05, 0.3))
+        begun = time.monotonic()
+        child.send(signal.SIGTERM)
+        code = child.wait_patiently()
+        slowest = max(slowest, time.monotonic() - begun)
+        if code != (0 if handled else -signal.SIGTERM) or (handled and child.find("closed") is None):
+            row.failures.append(f"{number}: ended with {code}: {child.what_went_wrong()}")
+        ledger.read(child.entries)
+        _checked(stage, row, directory, ledger, f"SIGTERM {number}")
+    row.notes = f"ended after {slowest * 1000:.0f} ms at most"
+    return row

@@ -1,0 +1,122 @@
+"""Bad input: a clear error before anything is written, in short writes and in long ones."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from chromadb.errors import DuplicateIDError
+
+LONG = 300
+"""More records than one piece of writing has: the last may be wrong when the first are long written, unless found first."""
+
+
+def records(count, **changes):
+    rows = np.random.default_rng(1).random((count, 4)).tolist()
+    arguments = {
+        "ids": [f"id{number}" for number in range(count)],
+        "embeddings": rows,
+        "metadatas": [{"n": number} for number in range(count)],
+        "documents": [f"text {number}" for number in range(count)],
+    }
+    for name, change in changes.items():
+        change(arguments[name])
+    return arguments
+
+
+def last(value):
+    def change(values):
+        values[-1] = value
+
+    return change
+
+
+CASES = {
+    "duplicate ids": ({"ids": last("id0")}, "id0"),
+    "an id that is no string": ({"ids": last(7)}, "(?i)id"),
+    "too few vectors": ({"embeddings": list.pop}, "(?i)embedding|length|unequal"),
+    "too few documents": ({"documents": list.pop}, "(?i)document|length|unequal"),
+    "too few metadatas": ({"metadatas": list.pop}, "(?i)metadata|length|unequal"),
+    "other dimensions": ({"embeddings": last([1.0, 2.0])}, "(?i)dimension"),
+    "NaN": ({"embeddings": last([1.0, 2.0, 3.0, float("nan")])}, "NaN"),
+    "infinity": ({"embeddings": last([1.0, float("-inf"), 3.0, 4.0])}, "(?i)infinit"),
+    "text in a vector": ({"embeddings": last([1.0, "x", 3.0, 4.0])}, "(?i)embedding|numeric|float"),
+    "nested metadata": ({"metadatas": last({"a": {"b": 1}})}, "(?i)metadata"),
+    "an object in metadata": ({"metadatas": last({"a": object()})}, "(?i)metadata"),
+    "a document that is no string": ({"documents": last(b"bytes")}, "(?i)document"),
+}
+
+
+@pytest.mark.parametrize("count", [3, LONG])
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("method", ["add", "upsert", "update"])
+async def test_nothing_is_written(collection, method, case, count):
+    """Whatever is wrong with the last record, none of the records is written."""
+    changes, message = CASES[case]
+    if method == "update":
+        await collection.add(**records(1))
+    with pytest.raises((ValueError, TypeError, Exception), match=message):
+        await getattr(collection, method)(**records(count, **changes))
+    found = await collection.get()
+    if method == "update":
+        assert found["documents"] == ["text 0"]
+        assert found["metadatas"] == [{"n": 0}]
+    else:
+        assert found["ids"] == []
+
+
+@pytest.mark.parametrize("count", [3, LONG])
+async def test_dimensions_are_those_of_the_collection(collection, count):
+    """Vectors of another length than the collection's are refused as a whole, and so are questions."""
+    await collection.add(ids=["first"], embeddings=[[1.0, 2.0]])
+    with pytest.raises(Exception, match=r"(?i)dimension"):
+        await collection.add(**records(count))
+    assert await collection.count() == 1
+    with pytest.raises(Exception, match=r"(?i)dimension"):
+        await collection.query(query_embeddings=[[1.0, 2.0, 3.0]])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ({"limit": "10"}, TypeError),
+        ({"limit": -1}, (ValueError, OverflowError)),
+        ({"limit": 1000, "offset": "x"}, TypeError),
+        ({"ids": []}, ValueError),
+        ({"ids": ["a", "a"]}, DuplicateIDError),
+        ({"include": ["nonsense"]}, ValueError),
+        ({"where": {"a": {"$nonsense": 1}}}, ValueError),
+        ({"where_document": {"$nonsense": "x"}}, ValueError),
+    ],
+)
+async def test_senseless_reads_hurt_nobody_else(client, collection, arguments, error):
+    """A read that makes no sense is an error of its caller; the database serves the next."""
+    await collection.add(**records(3))
+    with pytest.raises(error):
+        await collection.get(**arguments)
+    assert await collection.count() == 3
+    assert client._lease.engine.serving.thread.is_alive()
+
+
+@pytest.mark.parametrize("count", [0, -1, 1.5, "3"])
+async def test_senseless_n_results(collection, count):
+    """Asking for fewer than one neighbour is an error."""
+    await collection.add(**records(3))
+    with pytest.raises((ValueError, TypeError)):
+        await collection.query(query_embeddings=[[1.0, 2.0, 3.0, 4.0]], n_results=count)
+    assert await collection.count() == 3
+
+
+async def test_the_offending_vector_is_named(collection):
+    """The message says which vector is wrong."""
+    with pytest.raises(Exception, match=r"embeddings\[299\]"):
+        await collection.add(**records(LONG, embeddings=last([1.0, 2.0, 3.0, float("nan")])))
+
+
+async def test_a_limited_delete_deletes_no_more(collection):
+    """A delete with a limit deletes so many, also when it names more ids than fit one piece of writing."""
+    await collection.add(
+        ids=[f"id{n}" for n in range(200)], embeddings=np.ones((200, 2)), metadatas=[{"k": 1}] * 200
+    )
+    result = await collection.delete(ids=[f"id{n}" for n in range(150)], where={"k": 1}, limit=5)
+    assert result["deleted"] == 5
+    assert await collection.count() == 195

@@ -1,0 +1,171 @@
+"""Closing a client: at once, once, shared, awaited or not."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+
+import pytest
+
+import aiochroma
+
+PATIENCE = 60.0
+
+
+def engine_threads():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("aiochroma-db")]
+
+
+async def test_thread_is_gone_when_aclose_returns(tmp_path):
+    """The thread has ended, and the files are closed, when the await returns."""
+    client = await aiochroma.AsyncPersistentClient(tmp_path)
+    (thread,) = engine_threads()
+    await client.aclose()
+    assert not thread.is_alive()
+    assert client.closed
+
+
+async def test_close_without_await(tmp_path, vectors):
+    """A plain `close()` begins at once and need not be awaited; awaited it ends with the thread."""
+    client = await aiochroma.AsyncPersistentClient(tmp_path)
+    collection = await client.create_collection("things", embedding_function=None)
+    pending = asyncio.ensure_future(collection.add(ids=["a"], embeddings=vectors(1)))
+    await asyncio.sleep(0)
+    closing = client.close()
+    assert client.closed
+    with pytest.raises(aiochroma.ClosedError):
+        await collection.count()
+    await pending
+    await closing
+    assert engine_threads() == []
+
+
+async def test_close_twice(tmp_path):
+    """Closing again, in any way, changes nothing."""
+    client = await aiochroma.AsyncPersistentClient(tmp_path)
+    await asyncio.gather(*(client.aclose() for _ in range(10)))
+    client.close()
+    await client.close()
+    await client.aclose()
+
+
+async def test_closing_one_client_leaves_the_others(tmp_path):
+    """Clients are counted: the database stays open for those who have not closed."""
+    one = await aiochroma.AsyncPersistentClient(tmp_path)
+    two = await aiochroma.AsyncPersistentClient(tmp_path)
+    await one.aclose()
+    await one.aclose()
+    assert await two.list_collections() == []
+    with pytest.raises(aiochroma.ClosedError, match="client"):
+        await one.list_collections()
+    await two.aclose()
+    assert engine_threads() == []
+
+
+async def test_use_after_close(tmp_path, vectors):
+    """Everything of a closed client says that it is closed; embedding is not even begun."""
+    embedded = []
+
+    def embed(texts):
+        embedded.append(texts)
+        return vectors(len(texts))
+
+    client = await aiochroma.AsyncPersistentClient(tmp_path)
+    collection = await client.create_collection("things", embedding_function=embed)
+    await client.aclose()
+    for attempt in (
+        client.list_collections,
+        client.heartbeat,
+        collection.count,
+        lambda: collection.add(ids=["a"], documents=["x"]),
+        lambda: client.admin.create_tenant("x"),
+    ):
+        with pytest.raises(aiochroma.ClosedError, match="closed"):
+            await attempt()
+    assert embedded == []
+
+
+async def test_reopen_refused(tmp_path):
+    """A closed client cannot be entered again; a new one can be opened."""
+    client = await aiochroma.AsyncPersistentClient(tmp_path)
+    await client.aclose()
+    with pytest.raises(aiochroma.ClosedError, match="closed"):
+        async with client:
+            pass
+    opening = aiochroma.AsyncPersistentClient(tmp_path)
+    for _ in range(2):
+        async with opening as again:
+            assert await again.list_collections() == []
+    async with opening as outer, opening as inner:
+        assert outer is not inner
+    assert outer.closed
+    assert inner.closed
+
+
+async def test_rapid_restarts(tmp_path, vectors):
+    """Closed and opened again at once, many times, nothing is lost and never two have it open."""
+    for number in range(10):
+        client = await aiochroma.AsyncPersistentClient(tmp_path)
+        collection = await client.get_or_create_collection("things", embedding_function=None)
+        await collection.add(ids=[f"id{number}"], embeddings=vectors(1))
+        client.close()
+    async with aiochroma.AsyncPersistentClient(tmp_path) as client:
+        collection = await client.get_collection("things", embedding_function=None)
+        assert await collection.count() == 10
+        assert len(engine_threads()) == 1
+
+
+async def test_collected_without_close_warns_and_stops(tmp_path):
+    """A forgotten client warns and its thread ends; as long as one of its collections is used it stays open."""
+    client = await aiochroma.AsyncPersistentClient(tmp_path)
+    collection = await client.create_collection("things", embedding_function=None)
+    (thread,) = engine_threads()
+    del client
+    gc.collect()
+    assert await collection.count() == 0
+    held = [collection]
+    del collection
+    with pytest.warns(ResourceWarning, match="not closed"):
+        held.clear()
+    await asyncio.to_thread(thread.join, PATIENCE)
+    assert not thread.is_alive()
+
+
+async def test_close_from_a_plain_thread(tmp_path):
+    """`close().wait()` blocks until the end, where no event loop runs; where one runs it is refused."""
+    client = await aiochroma.AsyncPersistentClient(tmp_path)
+    with pytest.raises(RuntimeError, match="aclose"):
+        client.close().wait()
+    assert await asyncio.to_thread(client.close().wait, PATIENCE) is True
+    assert engine_threads() == []
+
+
+async def test_clear_system_cache_closes_everything(tmp_path):
+    """As in Chroma's tests: afterwards the next client opens anew."""
+    client = await aiochroma.AsyncPersistentClient(tmp_path)
+    aiochroma.AsyncClient.clear_system_cache()
+    async with aiochroma.AsyncPersistentClient(tmp_path) as again:
+        assert await again.list_collections() == []
+    await client.aclose()
+
+
+async def test_an_error_in_the_block_is_not_hidden(tmp_path):
+    """Leaving the block with an error closes, and passes the error on."""
+    with pytest.raises(KeyError, match="mine"):
+        async with aiochroma.AsyncPersistentClient(tmp_path):
+            raise KeyError("mine")
+    assert engine_threads() == []
+
+
+async def test_deadlines_and_cancellation_reach_chroma(tmp_path, collection, client):
+    """The client's time-out and a `deadline` block hold for calls into Chroma."""
+    with aiochroma.deadline(0), pytest.raises(aiochroma.DeadlineExceededError) as caught:
+        await collection.count()
+    assert caught.value.started in {False, True}
+    task = asyncio.ensure_future(collection.count())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await collection.count() == 0

@@ -1,0 +1,221 @@
+"""Opening: one engine for everybody, and clear errors for what cannot be opened."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+
+import aiochroma
+
+PATIENCE = 60.0
+
+
+def engine_threads():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("aiochroma-db")]
+
+
+async def test_many_tasks_and_threads_open_one_engine(bindings, tmp_path):
+    """Opened from 32 tasks and threads at the same time a directory is opened once."""
+    path = tmp_path / "store"
+    seen = set()
+    together = threading.Barrier(16)
+
+    async def use():
+        async with aiochroma.AsyncPersistentClient(path) as client:
+            seen.add(id(client._lease.engine))
+            collection = await client.get_or_create_collection("things", embedding_function=None)
+            return await collection.count()
+
+    def in_a_thread():
+        together.wait(PATIENCE)
+        return asyncio.run(use())
+
+    async with aiochroma.AsyncPersistentClient(path):
+        bindings.calls.clear()
+        threads = [asyncio.to_thread(in_a_thread) for _ in range(16)]
+        loop = asyncio.get_running_loop()
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(16) as pool:
+            loop.set_default_executor(pool)
+            counts = await asyncio.gather(*threads, *(use() for _ in range(16)))
+        assert counts == [0] * 32
+        assert len(engine_threads()) == 1
+    assert len(seen) == 1
+    assert "open" not in bindings.names
+
+
+async def test_first_opening_from_many_tasks(bindings, tmp_path):
+    """Nobody has it open yet, and 32 tasks ask at once: they all get the same engine."""
+    clients = await asyncio.gather(*(aiochroma.AsyncPersistentClient(tmp_path) for _ in range(32)))
+    assert len({id(client._lease.engine) for client in clients}) == 1
+    assert len(engine_threads()) == 1
+    await asyncio.gather(*(client.aclose() for client in clients))
+    assert len(bindings.threads) == 1
+
+
+async def test_spellings_share(tmp_path, monkeypatch):
+    """However the path is spelled, links included, it is one database."""
+    (tmp_path / "store").mkdir()
+    (tmp_path / "link").symlink_to("store")
+    monkeypatch.chdir(tmp_path)
+    spellings = ["store", "./store/", tmp_path / "store", "link", str(tmp_path / "link" / ".." / "store")]
+    clients = [await aiochroma.AsyncPersistentClient(spelling) for spelling in spellings]
+    await clients[0].create_collection("seen", embedding_function=None)
+    for client in clients:
+        assert [collection.name for collection in await client.list_collections()] == ["seen"]
+    assert len(engine_threads()) == 1
+    for client in clients:
+        await client.aclose()
+
+
+async def test_other_settings_conflict(tmp_path):
+    """A second client with other settings is refused, as in Chroma; without any it shares."""
+    from chromadb.config import Settings
+
+    async with aiochroma.AsyncPersistentClient(tmp_path, Settings(allow_reset=True)):
+        with pytest.raises(aiochroma.SettingsConflictError, match="settings") as caught:
+            await aiochroma.AsyncPersistentClient(tmp_path, Settings(allow_reset=False))
+        assert isinstance(caught.value, ValueError)
+        async with aiochroma.AsyncPersistentClient(tmp_path, Settings(allow_reset=True)) as same:
+            assert same.get_settings().allow_reset is True
+        async with aiochroma.AsyncPersistentClient(tmp_path) as shared:
+            assert shared.get_settings().allow_reset is True
+
+
+async def test_the_callers_settings_are_not_changed(tmp_path):
+    """One Settings object may be used for several databases."""
+    from chromadb.config import Settings
+
+    settings = Settings()
+    before = settings.model_dump()
+    async with (
+        aiochroma.AsyncPersistentClient(tmp_path / "one", settings) as one,
+        aiochroma.AsyncPersistentClient(tmp_path / "two", settings) as two,
+    ):
+        assert one.get_settings().persist_directory != two.get_settings().persist_directory
+        assert one.get_settings().anonymized_telemetry is False
+    assert settings.model_dump() == before
+
+
+async def test_ephemeral_clients_share(vectors):
+    """All ephemeral clients of the process see one database, which the last one forgets."""
+    async with aiochroma.AsyncEphemeralClient() as one, aiochroma.AsyncEphemeralClient() as two:
+        collection = await one.create_collection("things", embedding_function=None)
+        await collection.add(ids=["a"], embeddings=vectors(1))
+        same = await two.get_collection("things", embedding_function=None)
+        assert await same.count() == 1
+        assert len(engine_threads()) == 1
+    async with aiochroma.AsyncEphemeralClient() as later:
+        assert await later.list_collections() == []
+
+
+async def test_chromas_create(tmp_path):
+    """`AsyncClient.create` opens what the settings describe."""
+    from chromadb.config import Settings
+
+    settings = Settings(is_persistent=True, persist_directory=str(tmp_path))
+    client = await aiochroma.AsyncClient.create(settings=settings)
+    try:
+        assert client.get_settings().persist_directory == str(tmp_path.resolve())
+    finally:
+        await client.aclose()
+
+
+async def test_plain_chromadb_in_this_process_is_refused(tmp_path, vectors):
+    """A plain chromadb client that has the directory open is found, however it spelled the path, and named."""
+    import chromadb
+
+    plain = chromadb.PersistentClient(str(tmp_path / "store" / ".." / "store"))
+    try:
+        with pytest.raises(aiochroma.DatabaseInUseError, match="plain chromadb"):
+            await aiochroma.AsyncPersistentClient(tmp_path / "store")
+    finally:
+        plain.close()
+    async with aiochroma.AsyncPersistentClient(tmp_path / "store") as client:
+        assert await client.list_collections() == []
+
+
+async def test_a_file_is_not_a_database(tmp_path):
+    """A path that is a file is refused, naming it, and the next opening elsewhere works."""
+    path = tmp_path / "file"
+    path.write_text("not a directory")
+    with pytest.raises(aiochroma.DatabasePathError, match="file"):
+        await aiochroma.AsyncPersistentClient(path)
+    assert path.read_text() == "not a directory"
+    with pytest.raises(aiochroma.DatabasePathError):
+        await aiochroma.AsyncPersistentClient(path / "below")
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("nan")])
+def test_a_senseless_time_out_is_refused(timeout):
+    """At once, not at the first call."""
+    with pytest.raises(aiochroma.InvalidInputError, match="timeout"):
+        aiochroma.AsyncPersistentClient("x", timeout=timeout)
+
+
+async def test_unknown_tenant_leaves_nothing_behind(tmp_path):
+    """An opening that fails gives everything back."""
+    with pytest.raises(Exception, match=r"tenant|[Nn]ot found"):
+        await aiochroma.AsyncPersistentClient(tmp_path, tenant="strangers")
+    async with aiochroma.AsyncPersistentClient(tmp_path) as client:
+        assert client._lease.engine.leases == 1
+
+
+async def test_cancel_during_open_closes_the_resource(bindings, tmp_path):
+    """Whoever gives up while a database opens leaves no handle and no thread."""
+    opening = asyncio.ensure_future(aiochroma.AsyncPersistentClient(tmp_path)._open())
+    while not engine_threads():
+        await asyncio.sleep(0)
+    (thread,) = engine_threads()
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    await asyncio.to_thread(thread.join, PATIENCE)
+    assert not thread.is_alive()
+    names = [name for name, _ in bindings.calls]
+    assert names.count("open") == names.count("close")
+    async with aiochroma.AsyncPersistentClient(tmp_path) as client:
+        assert await client.list_collections() == []
+
+
+async def test_use_before_open(tmp_path):
+    """What has not been awaited says so, instead of what it lacks."""
+    with pytest.raises(AttributeError, match="not open yet"):
+        aiochroma.AsyncPersistentClient(tmp_path).get_or_create_collection("things")
+
+
+async def test_store_of_plain_chromadb(tmp_path, vectors):
+    """A store written by plain chromadb opens and works unchanged, and plain chromadb reads what we write."""
+    import chromadb
+
+    data = vectors(30)
+    ids = [f"id{number}" for number in range(30)]
+    plain = chromadb.PersistentClient(str(tmp_path))
+    theirs = plain.create_collection("things", metadata={"by": "chroma"}, embedding_function=None)
+    theirs.add(
+        ids=ids[:20], embeddings=data[:20], documents=ids[:20], metadatas=[{"n": n} for n in range(20)]
+    )
+    expected = theirs.query(query_embeddings=data[:3], n_results=5)
+    plain.close()
+
+    async with aiochroma.AsyncPersistentClient(tmp_path) as client:
+        ours = await client.get_collection("things", embedding_function=None)
+        assert ours.metadata == {"by": "chroma"}
+        assert await ours.query(query_embeddings=data[:3], n_results=5) == expected
+        await ours.add(ids=ids[20:], embeddings=data[20:])
+        await ours.update(ids=["id0"], documents=["changed"], embeddings=data[:1])
+        await ours.delete(ids=["id1"])
+
+    plain = chromadb.PersistentClient(str(tmp_path))
+    try:
+        theirs = plain.get_collection("things", embedding_function=None)
+        assert theirs.count() == 29
+        assert theirs.get(ids=["id0"])["documents"] == ["changed"]
+        assert theirs.get(ids=["id1"])["ids"] == []
+        nearest = theirs.query(query_embeddings=data[20:], n_results=1)["ids"]
+        assert nearest == [[id] for id in ids[20:]]
+    finally:
+        plain.close()

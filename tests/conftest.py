@@ -1,0 +1,35 @@
+"""What every test shares: nothing may be left behind."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from aiochroma._off_loop import THREAD_NAME
+
+_LEAVE_SECONDS = 20.0
+"""How long a thread that was told to end may take; only to tell slow from never."""
+
+
+def _new_threads(before):
+    """Return what came since, but for the two workers that the whole process shares."""
+    return {
+        thread for thread in set(threading.enumerate()) - before if not thread.name.startswith(THREAD_NAME)
+    }
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left():
+    """Fail a test that leaves a thread behind.
+
+    Threads are awaited, not just looked at: anyio's workers, for one, end shortly after their event loop.
+    """
+    before = set(threading.enumerate())
+    yield
+    until = time.monotonic() + _LEAVE_SECONDS
+    for thread in _new_threads(before):
+        thread.join(max(0.0, until - time.monotonic()))
+    left = [thread.name for thread in _new_threads(before)]
+    assert left == [], "the test left threads behind"

@@ -1,0 +1,53 @@
+"""The static word vectors: offline, meaningful, and without side effects."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+
+import pytest
+
+from aiochroma import _errors
+from aiochroma.embedding import _wordllama
+from aiochroma.embedding._protocol import embed_queries
+from aiochroma.embedding._wordllama import WordLlamaEmbedder
+
+
+def test_meaning_is_nearer_than_something_else():
+    """A question is nearer to what answers it in other words than to an unrelated sentence."""
+    embedder = WordLlamaEmbedder()
+    memories = embedder.embed(["She adopted a puppy from the shelter.", "The train to Oslo was late."])
+    question = embed_queries(embedder, ["What dog does she have?"])[0]
+    near, far = memories @ question
+    assert near > far
+
+
+def test_loading_changes_nothing_global():
+    """Loading and using the vectors leaves the root logger, the environment and the warning filters alone."""
+    program = (
+        "import logging, os, warnings, numpy, safetensors.numpy, tokenizers\n"
+        "from aiochroma.embedding._wordllama import WordLlamaEmbedder\n"
+        "def state(): return (list(logging.root.handlers), logging.root.level, dict(os.environ), "
+        "list(warnings.filters))\n"
+        "before = state()\n"
+        "WordLlamaEmbedder().embed(['a fact'])\n"
+        "assert state() == before\n"
+        "import sys; assert 'wordllama' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+def test_a_missing_package_names_the_extra(monkeypatch):
+    """Without wordllama the error says which extra brings it, and is an ImportError."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(_errors.MissingExtraError, match=r"aiochroma\[local\]") as caught:
+        WordLlamaEmbedder()
+    assert isinstance(caught.value, ImportError)
+
+
+def test_missing_weights_are_named(monkeypatch, tmp_path):
+    """A wordllama without the files that are read gives an error that names the file."""
+    monkeypatch.setattr(_wordllama, "_package_folder", lambda: tmp_path)
+    with pytest.raises(_errors.EmbedderError, match="l2_supercat"):
+        WordLlamaEmbedder()

@@ -1,0 +1,38 @@
+"""The examples, run as a reader would run them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from programs import PATIENCE
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@pytest.fixture
+def examples():
+    """The folder of the examples."""
+    return EXAMPLES
+
+
+@pytest.fixture
+def run():
+    """Run an example to its end, and return what it printed; it must not fail."""
+
+    def run(name, *arguments, typed=""):
+        done = subprocess.run(
+            [sys.executable, EXAMPLES / name, *map(str, arguments)],
+            input=typed,
+            capture_output=True,
+            text=True,
+            timeout=2 * PATIENCE,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "Traceback" not in done.stderr
+        return done.stdout
+
+    return run

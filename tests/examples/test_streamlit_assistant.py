@@ -1,0 +1,234 @@
+"""Streamlit for real: `streamlit run` in a child process, and a headless Chromium that uses the page."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+from programs import PATIENCE, Program, free_port
+
+import aiochroma
+
+pytest.importorskip("streamlit", reason="streamlit is not installed (dependency group `frameworks`)")
+pytest.importorskip("selenium", reason="selenium is not installed (dependency group `frameworks`)")
+
+from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import WebDriverWait
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None or DRIVER is None,
+    reason="no Chromium (Debian: apt-get install --no-install-recommends chromium chromium-driver)",
+)
+
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-proxy-server",
+    "--window-size=900,1350",
+)
+PAGE = Path(__file__).with_name("streamlit_page.py")
+
+
+class Browser:
+    """A browser and the words it needs here."""
+
+    def __init__(self, driver):
+        self.driver = driver
+
+    def open(self, url):
+        self.driver.get(url)
+
+    def open_tab(self, url):
+        self.driver.switch_to.new_window("tab")
+        self.driver.get(url)
+        return self.driver.current_window_handle
+
+    def text(self):
+        return self.driver.find_element(By.TAG_NAME, "body").text
+
+    def wait_for(self, pattern):
+        """Return the match of a pattern in what the page shows, when it shows it."""
+        return WebDriverWait(self.driver, PATIENCE, 0.05, (StaleElementReferenceException,)).until(
+            lambda _: re.search(pattern, self.text()), f"{pattern!r} never appeared"
+        )
+
+    def type(self, label, text):
+        field = WebDriverWait(self.driver, PATIENCE, 0.05).until(
+            lambda driver: driver.find_element(By.CSS_SELECTOR, f"input[aria-label={label!r}]")
+        )
+        field.send_keys(Keys.CONTROL, "a")
+        field.send_keys(text, Keys.ENTER)
+
+    def click(self, button):
+        """Click a button; the page may be drawing it anew at that moment."""
+        WebDriverWait(self.driver, PATIENCE, 0.05, (Exception,)).until(
+            lambda driver: driver.find_element(By.XPATH, f"//button[.//*[text()={button!r}]]").click() is None
+        )
+
+
+@pytest.fixture
+def browser(tmp_path):
+    """A fresh Chromium without a window."""
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path / 'chromium'}"):
+        options.add_argument(flag)
+    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
+    yield Browser(driver)
+    driver.quit()
+
+
+@pytest.fixture
+def streamlit(tmp_path):
+    """Start a script as its user would; the store is in the test's directory."""
+
+    def make(script):
+        port = free_port()
+        options = {
+            "server.port": port,
+            "server.address": "127.0.0.1",
+            "server.headless": "true",
+            "server.runOnSave": "true",
+            "browser.gatherUsageStats": "false",
+        }
+        flags = [part for name, value in options.items() for part in (f"--{name}", value)]
+        program = Program(
+            [sys.executable, "-m", "streamlit", "run", script, *flags],
+            tmp_path / "streamlit.log",
+            directory=tmp_path,
+            CHROMA_DB_PATH=tmp_path / "store",
+            HOME=tmp_path,
+        )
+        program.url = f"http://127.0.0.1:{port}"
+        return program
+
+    return make
+
+
+@pytest.fixture
+def page(tmp_path):
+    """A copy of the page that may be edited."""
+    return Path(shutil.copy(PAGE, tmp_path / "page.py"))
+
+
+def shown(browser):
+    """Return run, memory and number of memories that the page shows."""
+    return tuple(map(int, browser.wait_for(r"run (\d+), memory (\d+), holds (\d+)").groups()))
+
+
+def test_the_assistant(browser, streamlit, examples, tmp_path):
+    """Save, ask with a threshold, look up by id, format for a prompt, with wrong input, in two tabs."""
+    with streamlit(examples / "streamlit_assistant" / "app.py") as server:
+        server.when_up(f"{server.url}/_stcore/health")
+        browser.open(server.url)
+        browser.wait_for("Memory available: 0 memories")
+        id = "nothing"
+        for text in ("My cat is called Kestrel.", "I was born in Ghent.", "I play the cello on Thursdays."):
+            browser.type("Something to remember", text)
+            id = browser.wait_for(rf"Saved as (?!{id})(\w{{32}})")[1]
+        browser.type("Question", "what is my cat called?")
+        browser.wait_for(r"(?s)Context for the language model.*\[\d{4}-\d\d-\d\d\] My cat is called Kestrel")
+        browser.type("Memory by its id", id)
+        browser.wait_for(r'"I play the cello on Thursdays\."')
+        browser.wait_for("Memory available: 3 memories")
+        picture = tmp_path / "screenshot.png"
+        assert browser.driver.save_screenshot(str(picture))
+        if target := os.environ.get("AIOCHROMA_SCREENSHOT"):
+            shutil.copy(picture, target)
+
+        browser.open_tab(server.url)
+        browser.type("Memory by its id", id)
+        browser.wait_for(r'"I play the cello on Thursdays\."')
+        browser.type("Something to remember", "   ")
+        browser.wait_for("is blank")
+        browser.type("Memory by its id", "nothing")
+        browser.wait_for("There is no memory of that id")
+        assert "Traceback" not in browser.text()
+        server.stop()
+        assert "Traceback" not in server.output()
+
+
+def test_a_hundred_reruns_in_several_tabs(browser, streamlit, page):
+    """A hundred runs from four tabs, and a script that fails in between, keep the one memory; each run has written."""
+    with streamlit(page) as server:
+        server.when_up(f"{server.url}/_stcore/health")
+        tabs, memories = [], set()
+        for _ in range(4):
+            tabs.append(browser.open_tab(server.url))
+            shown(browser)
+        for number in range(100):
+            browser.driver.switch_to.window(tabs[number % len(tabs)])
+            if number == 50:
+                browser.click("fail")
+                browser.wait_for("LookupError")
+            before = browser.wait_for(r"run (\d+)")[1] if number != 50 else "0"
+            browser.click("again")
+            browser.wait_for(rf"run (?!{before}\b)\d+,")
+            run, memory, holds = shown(browser)
+            memories.add(memory)
+            assert holds == run
+        assert len(memories) == 1
+        assert run >= 104
+        server.stop()
+        assert server.output().count("Traceback") <= 1  # That of the button which fails.
+
+
+def test_hot_reload(browser, streamlit, page):
+    """A script that is edited while it is shown runs anew by itself, with the same memory."""
+    with streamlit(page) as server:
+        server.when_up(f"{server.url}/_stcore/health")
+        browser.open(server.url)
+        browser.wait_for("VERSION ONE")
+        _, memory, _ = shown(browser)
+        page.write_text(page.read_text().replace("VERSION ONE", "VERSION TWO"))
+        browser.wait_for("VERSION TWO")
+        assert shown(browser)[1] == memory
+        server.stop()
+        assert "Traceback" not in server.output()
+
+
+async def test_a_locked_store(browser, streamlit, page, tmp_path):
+    """While another process owns the directory the page says so, and works by itself when the other has let go."""
+    async with aiochroma.Memory(tmp_path / "store") as memory:
+        with streamlit(page) as server:
+            await asyncio.to_thread(server.when_up, f"{server.url}/_stcore/health")
+            browser.open(server.url)
+            await asyncio.to_thread(
+                browser.wait_for, f"The memory is not available.*in use by process {os.getpid()}"
+            )
+            assert "Traceback" not in browser.text()
+            await memory.aclose()
+            await asyncio.to_thread(browser.wait_for, r"run 1, memory \d+, holds 1")
+
+
+def test_a_restart_of_the_server(browser, streamlit, page):
+    """A server that is stopped has closed its store: the next one has it at once, with what was written."""
+    for started in (1, 2):
+        with streamlit(page) as server:
+            server.when_up(f"{server.url}/_stcore/health")
+            browser.open(server.url)
+            assert shown(browser)[0] == 1
+            begun = time.monotonic()
+            server.stop()
+            assert time.monotonic() - begun < PATIENCE
+            with pytest.raises(httpx.TransportError):
+                httpx.get(server.url, trust_env=False)
+            assert server.output().count("Traceback") == 0, started

@@ -1,0 +1,392 @@
+"""FastAPI in this process: the lifespan, the dependencies, the health route, errors as responses."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import subprocess
+import sys
+import threading
+from contextlib import asynccontextmanager
+
+import pytest
+from programs import until
+
+import aiochroma
+
+pytest.importorskip("fastapi", reason="fastapi is not installed (extra `fastapi`)")
+
+from fastapi import APIRouter, FastAPI, HTTPException, Request, WebSocket
+from fastapi.testclient import TestClient
+
+from aiochroma.fastapi import (
+    CancellingRoute,
+    ClientDependency,
+    MemoryDependency,
+    get_memory,
+    install,
+    lifespan,
+    store_of,
+)
+
+
+def application(opening, inner=None, **options):
+    app = FastAPI(lifespan=lifespan(opening, inner, **options))
+    install(app)
+
+    @app.post("/memories")
+    async def remember(text: str, memory: MemoryDependency):
+        return await memory.remember(text)
+
+    @app.get("/count")
+    async def count(client: ClientDependency):
+        return await client.count_collections()
+
+    return app
+
+
+@pytest.fixture
+def serving():
+    """Run an application; errors of its handlers become responses, as they would in production."""
+    return lambda app: TestClient(app, raise_server_exceptions=False)
+
+
+def database_threads():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("aiochroma-db")]
+
+
+def test_importing_it_does_not_import_chroma():
+    """Importing the module stops no event loop for the time that importing chromadb takes."""
+    code = "import sys, aiochroma.fastapi; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert "fastapi" in loaded
+    assert not {"chromadb", "numpy"}.intersection(loaded)
+
+
+def test_the_extra_is_named_where_fastapi_is_absent():
+    """Without the package the error names it, and the extra that brings it."""
+    code = (
+        "import sys; sys.modules['fastapi'] = None\n"
+        "try: import aiochroma.fastapi\n"
+        "except ImportError as error: print(error)"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "fastapi" in shown
+    assert "aiochroma[fastapi]" in shown
+
+
+def test_the_store_lives_as_long_as_the_application(tmp_path, serving):
+    """The store opens with the application and is closed, its thread ended, with it; and again the next time."""
+    app = application(lambda: aiochroma.Memory(tmp_path))
+    for documents in (0, 1):
+        with serving(app) as client:
+            assert client.get("/health/chromadb").json()["documents"] == documents
+            assert client.post("/memories", params={"text": "the key is under the mat"}).status_code == 200
+            assert len(database_threads()) == 1
+        assert database_threads() == []
+
+
+def test_it_composes_with_the_applications_own_lifespan(tmp_path, serving):
+    """The application's own lifespan runs inside: it may use the store at both ends, and what it yields is kept."""
+    events = []
+
+    @asynccontextmanager
+    async def inner(app):
+        await store_of(app).remember("the key is under the mat")
+        yield {"greeting": "hello"}
+        events.append(await store_of(app).count())
+
+    app = application(lambda: aiochroma.Memory(tmp_path), inner)
+
+    @app.get("/greeting")
+    async def greeting(request: Request):
+        return request.state.greeting
+
+    with serving(app) as client:
+        assert client.get("/greeting").json() == "hello"
+        assert client.get("/health/chromadb").json()["documents"] == 1
+    assert events == [1]
+
+
+def test_a_failing_lifespan_closes_the_store(tmp_path):
+    """Where the application's own lifespan fails, the store is closed nevertheless."""
+
+    @asynccontextmanager
+    async def inner(app):
+        raise LookupError("its own")
+        yield
+
+    with (
+        pytest.raises(LookupError, match="its own"),
+        TestClient(application(lambda: aiochroma.Memory(tmp_path), inner)),
+    ):
+        pass
+    assert database_threads() == []
+
+
+@pytest.mark.parametrize(
+    "opening",
+    [
+        lambda path: aiochroma.Memory(path),
+        lambda path: aiochroma.Memory(path, on_failure="degrade"),
+        lambda path: aiochroma.AsyncPersistentClient(path),
+        lambda path: aiochroma.AsyncEphemeralClient(),
+        lambda path: aiochroma.connect(mode="persistent", path=path),
+    ],
+)
+def test_whatever_opens_can_be_the_store(tmp_path, serving, opening):
+    """A memory, a client and what the environment names: each can be the store, and each has a client."""
+    with serving(application(lambda: opening(tmp_path))) as client:
+        assert client.get("/count").json() == 0
+        assert client.get("/health/chromadb").status_code == 200
+
+
+def test_a_client_is_no_memory(serving):
+    """A memory is refused where the store is a client, with a response, and the reason in the error."""
+    app = application(aiochroma.AsyncEphemeralClient)
+    with serving(app) as client:
+        answer = client.post("/memories", params={"text": "x"})
+        assert (answer.status_code, answer.json()["error"]) == (503, "ClosedError")
+        with pytest.raises(aiochroma.ClosedError, match="ClientDependency"):
+            get_memory(Request({"type": "http", "app": app}))
+
+
+def test_websockets_have_it_too(tmp_path, serving):
+    """The dependencies work in WebSocket handlers."""
+    app = application(lambda: aiochroma.Memory(tmp_path))
+
+    @app.websocket("/chat")
+    async def chat(socket: WebSocket, memory: MemoryDependency, client: ClientDependency):
+        await socket.accept()
+        await memory.remember(await socket.receive_text())
+        await socket.send_json([hit.text for hit in await memory.recall("where is the key?")])
+        await socket.close()
+
+    with serving(app) as client, client.websocket_connect("/chat") as socket:
+        socket.send_text("the key is under the mat")
+        assert socket.receive_json() == ["the key is under the mat"]
+
+
+def test_the_dependency_can_be_replaced(tmp_path, serving):
+    """A test of an application may put a memory of its own in the place of the real one, and run no lifespan."""
+    app = application(lambda: aiochroma.Memory(tmp_path / "real"))
+    other = aiochroma.Memory(None)
+    app.dependency_overrides[get_memory] = lambda: other
+    assert serving(app).post("/memories", params={"text": "x"}).json()["error"] == "ClosedError"
+    assert not (tmp_path / "real").exists()
+
+
+def test_health_says_what_there_is_to_know(tmp_path, serving):
+    """A healthy store answers 200, with its mode, documents, queue, embedder, Chroma's version, and the time in UTC."""
+    with serving(application(lambda: aiochroma.Memory(tmp_path))) as client:
+        client.post("/memories", params={"text": "the key is under the mat"})
+        answer = client.get("/health/chromadb")
+        state = answer.json()
+        assert answer.status_code == 200
+        assert (state["status"], state["mode"], state["documents"], state["queue_depth"]) == (
+            "ok",
+            "persistent",
+            1,
+            0,
+        )
+        assert state["embedder"]
+        assert state["chroma_version"]
+        assert dt.datetime.fromisoformat(state["timestamp"]).utcoffset() == dt.timedelta(0)
+
+
+@pytest.mark.parametrize("on_failure", ["raise", "degrade"])
+def test_a_store_that_is_unavailable_at_the_start(tmp_path, serving, on_failure):
+    """The application starts without its store, answers 503 with the reason, and has it as soon as it can be opened."""
+    path = tmp_path / "store"
+    path.write_text("a file where the directory should be")
+    with serving(application(lambda: aiochroma.Memory(path, on_failure=on_failure))) as client:
+        health = client.get("/health/chromadb")
+        assert health.status_code == 503
+        assert health.json()["status"] == "unavailable"
+        assert str(path) in health.json()["error"]
+        assert "DatabasePathError" in health.json()["error"]
+        assert int(health.headers["Retry-After"]) >= 1
+        answer = client.get("/count")
+        assert (answer.status_code, answer.json()["error"]) == (503, "DatabasePathError")
+        assert str(path) not in answer.text
+        assert int(answer.headers["Retry-After"]) >= 1
+        path.unlink()
+        until(lambda: client.get("/health/chromadb").status_code == 200, "a healthy store")
+        assert client.post("/memories", params={"text": "the key is under the mat"}).status_code == 200
+
+
+def test_ending_while_the_store_is_awaited(tmp_path, serving):
+    """An application whose store never came ends without waiting for it."""
+    path = tmp_path / "store"
+    path.write_text("a file where the directory should be")
+    with serving(application(lambda: aiochroma.Memory(path))):
+        pass
+    assert path.is_file()
+
+
+def test_a_store_that_is_required(tmp_path):
+    """With `required` the application does not start without its store, and the reason is raised."""
+    path = tmp_path / "store"
+    path.write_text("a file where the directory should be")
+    with (
+        pytest.raises(aiochroma.DatabasePathError),
+        TestClient(application(lambda: aiochroma.Memory(path), required=True)),
+    ):
+        pass
+
+
+def test_a_wrong_configuration_is_never_waited_for():
+    """What is wrong with the configuration is raised at the start."""
+    with (
+        pytest.raises(aiochroma.InvalidInputError, match="CHROMA_HOST"),
+        TestClient(application(lambda: aiochroma.connect(mode="http"))),
+    ):
+        pass
+
+
+def test_without_the_lifespan(serving):
+    """An application without the lifespan, or one that is not running, is told what is missing."""
+    app = FastAPI()
+    install(app)
+    with serving(app) as client:
+        health = client.get("/health/chromadb")
+        assert health.status_code == 503
+        assert "lifespan" in health.json()["error"]
+
+
+def test_a_full_queue_is_503_with_retry_after(serving):
+    """More requests than may wait are answered with 503 and when to come back."""
+    app = application(lambda: aiochroma.AsyncEphemeralClient(max_pending=1, wait=False))
+
+    @app.get("/many")
+    async def many(client: ClientDependency):
+        return await asyncio.gather(*(client.count_collections() for _ in range(50)))
+
+    with serving(app) as client:
+        answer = client.get("/many")
+        assert (answer.status_code, answer.json()["error"]) == (503, "QueueFullError")
+        assert answer.headers["Retry-After"] == "1"
+
+
+def test_a_deadline_is_504(serving):
+    """A deadline that passed is answered with 504, and whether the call had begun."""
+    app = application(aiochroma.AsyncEphemeralClient)
+
+    @app.get("/late")
+    async def late(client: ClientDependency):
+        with aiochroma.deadline(0):
+            return await client.count_collections()
+
+    with serving(app) as client:
+        answer = client.get("/late")
+        assert (answer.status_code, answer.json()["error"]) == (504, "DeadlineExceededError")
+        assert answer.json()["started"] is False
+
+
+def test_wrong_input_is_422_and_unknown_outcome_504(serving):
+    """Wrong input is the caller's fault and says why; a write without an answer is not to be repeated blindly."""
+    app = application(lambda: aiochroma.Memory(None))
+
+    @app.get("/unknown")
+    async def unknown():
+        raise aiochroma.OutcomeUnknownError("the connection to 10.0.0.7 was lost")
+
+    with serving(app) as client:
+        answer = client.post("/memories", params={"text": " "})
+        assert answer.status_code == 422
+        assert "blank" in answer.json()["detail"]
+        answer = client.get("/unknown")
+        assert answer.status_code == 504
+        assert "Retry-After" not in answer.headers
+        assert "10.0.0.7" not in answer.text
+
+
+async def asked(app, *, path="/task", body=b"", hangs_up_when=lambda: False):
+    """Send one request to an application, whose client hangs up when a condition is true; return status and body."""
+    messages = [{"type": "http.request", "body": body, "more_body": False}]
+    sent = []
+
+    async def receive():
+        if messages:
+            return messages.pop(0)
+        while not hangs_up_when():
+            await asyncio.sleep(0.001)
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "POST",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "headers": [(b"content-type", b"application/json")],
+        "root_path": "",
+        "scheme": "http",
+        "server": ("test", 80),
+        "client": ("test", 1),
+    }
+    await app(scope, receive, send)
+    return sent[0]["status"], b"".join(message.get("body", b"") for message in sent)
+
+
+def with_route(handler):
+    app = FastAPI()
+    install(app)
+    router = APIRouter(route_class=CancellingRoute)
+    router.post("/task")(handler)
+    app.include_router(router)
+    return app
+
+
+async def test_what_waits_for_a_client_that_is_gone_never_runs(tmp_path):
+    """A request that was still queued when its client hung up never reaches the database."""
+    async with aiochroma.AsyncPersistentClient(tmp_path) as client:
+        collection = await client.create_collection("things", embedding_function=None)
+        before = client.stats()
+
+        async def handler():
+            await collection.add(ids=["a"], embeddings=[[1.0, 0.0]])
+
+        app = with_route(handler)
+        big = asyncio.ensure_future(
+            collection.upsert(ids=[str(number) for number in range(2000)], embeddings=[[0.0, 1.0]] * 2000)
+        )
+        await asyncio.sleep(0)
+        status, _ = await asked(app, hangs_up_when=lambda: client.stats().submitted == before.submitted + 2)
+        await big
+        assert status == 499
+        assert client.stats().cancelled == before.cancelled + 1
+        assert (await collection.get(ids=["a"]))["ids"] == []
+
+
+async def test_handlers_of_clients_that_stay_are_left_alone():
+    """A handler sees its body, its answer is sent, and it runs in the task of the request."""
+    tasks = []
+
+    async def handler(what: dict):
+        tasks.append(asyncio.current_task())
+        await asyncio.sleep(0.01)
+        return what
+
+    assert await asked(with_route(handler), body=b'{"a": 1}') == (200, b'{"a":1}')
+    assert tasks == [asyncio.current_task()]
+
+
+async def test_errors_of_handlers_pass_unchanged():
+    """What a handler raises is answered as it would be without the route class."""
+
+    async def absent():
+        raise HTTPException(404, "no such thing")
+
+    async def wrong():
+        raise aiochroma.InvalidInputError("no")
+
+    assert (await asked(with_route(absent)))[0] == 404
+    assert (await asked(with_route(wrong)))[0] == 422

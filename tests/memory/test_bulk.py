@@ -1,0 +1,230 @@
+"""Many memories: in batches, ahead of the writer, after a crash, to a file and back."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import weakref
+
+import pytest
+
+import aiochroma
+from aiochroma import InvalidInputError
+from aiochroma.embedding._hashed import HashedEmbedder
+
+
+def lines(file):
+    """Return what a file of JSON lines holds, ordered by namespace and id."""
+    entries = [json.loads(line) for line in file.read_text("utf-8").split("\n")[:-1]]
+    return sorted(entries, key=lambda entry: (entry["namespace"], entry["id"]))
+
+
+async def test_batches_are_written_in_order_and_reported(memory):
+    """The ids come in order, progress counts what is in the database, an id that occurs twice counts last."""
+    seen = []
+
+    async def items():
+        for number in range(600):
+            yield f"fact {number}"
+        yield {"text": "the last word", "id": "twice"}
+        yield {"text": "the very last word", "id": "twice"}
+
+    ids = await memory.remember_many(items(), progress=seen.append, thread="talk")
+    assert seen == [256, 512, 602]
+    assert len(ids) == 602
+    assert await memory.count() == 601
+    assert (await memory.get("twice")).text == "the very last word"
+    hit = (await memory.recall("fact 300", k=1, window=1))[0]
+    assert [one.text for one in (*hit.before, *hit.after)] == ["fact 299", "fact 301"]
+
+
+async def test_the_next_batch_is_embedded_while_one_is_written(memory, monkeypatch):
+    """Embedding of the second batch begins before the first one is acknowledged."""
+    happened = []
+    embed, write = memory._store.embed, memory._store.write
+
+    async def noted_embed(texts, **arguments):
+        happened.append("embed")
+        return await embed(texts, **arguments)
+
+    async def noted_write(*values, **arguments):
+        await write(*values, **arguments)
+        happened.append("written")
+
+    monkeypatch.setattr(memory._store, "embed", noted_embed)
+    monkeypatch.setattr(memory._store, "write", noted_write)
+    await memory.remember_many(f"fact {n}" for n in range(600))
+    assert happened[:2] == ["embed", "embed"]
+    assert happened.count("written") == 3
+
+
+async def test_no_more_than_three_batches_are_alive(path, letters):
+    """However many items there are, only those of the batches under way are held."""
+
+    class Text(str):
+        __slots__ = ("__weakref__",)
+
+    alive = weakref.WeakSet()
+    most = 0
+
+    def items():
+        nonlocal most
+        for number in range(3000):
+            text = Text(f"fact {number}")
+            alive.add(text)
+            most = max(most, len(alive))
+            yield text
+
+    async with aiochroma.Memory(path, embedder=letters()) as memory:
+        # The cache of vectors is bounded in bytes, not empty; it is not what is measured here.
+        memory._store.port.embed = _uncached(letters())
+        await memory.remember_many(items())
+    assert most <= 3 * 256 + 1
+
+
+def _uncached(embedder):
+    async def embed(client, function, texts, *, is_query):
+        return list(embedder.embed(texts))
+
+    return embed
+
+
+async def test_a_wrong_item_stops_after_the_batches_before_it(memory):
+    """What came before the batch of a wrong item is written and reported; nothing after it."""
+    seen = []
+    items = [*(f"fact {n}" for n in range(300)), 7, *("x" * n for n in range(1, 300))]
+    with pytest.raises(InvalidInputError, match=r"items\[300\]"):
+        await memory.remember_many(items, progress=seen.append)
+    assert seen == [256]
+    assert await memory.count() == 256
+
+
+async def test_a_cancelled_bulk_stops(memory):
+    """Cancelling leaves whole batches, and the memory works on."""
+    reached = asyncio.Event()
+
+    async def items():
+        number = 0
+        while True:
+            number += 1
+            yield f"fact {number}"
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(memory.remember_many(items(), progress=lambda _: reached.set()))
+    await reached.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await memory.remember("afterwards")
+    assert await memory.count() >= 257
+
+
+async def test_a_killed_bulk_is_run_again_without_duplicates(path, child):
+    """After kill -9 in the middle the same call completes, and every memory is there once."""
+    process = child("in_bulk", 1000)
+    assert int(process.stdout.readline()) == 256
+    process.kill()
+    process.wait()
+    again = child("in_bulk", 1000)
+    assert [int(line) for line in again.stdout][-1] == 1000
+    assert again.wait() == 0
+    async with aiochroma.Memory(path, embedder=HashedEmbedder()) as memory:
+        assert await memory.count() == 1000
+        assert (await memory.recall("locker 777", k=1, mode="text"))[0].text.startswith("locker 777 ")
+
+
+async def test_every_acknowledged_memory_is_found_by_its_words_after_a_kill(path, child):
+    """After kill -9 in the middle of remembering, text search finds all that was acknowledged: the index is rebuilt."""
+    process = child("one_by_one")
+    for _ in range(40):
+        last = int(process.stdout.readline())
+    process.kill()
+    last = max([last, *(int(line) for line in process.stdout.read().split("\n")[:-1])])
+    process.wait()
+    async with aiochroma.Memory(path, embedder=HashedEmbedder()) as memory:
+        for number in range(last + 1):
+            (hit, *_) = await memory.recall(f"code{number * 7919}", mode="text", k=1)
+            assert hit.text == f"locker {number} opens with code{number * 7919}"
+
+
+async def test_export_and_import_are_the_identity(path, tmp_path, embedder):
+    """All namespaces, ids, texts, types of metadata, times, threads and pins come back, and a second export is equal."""
+    first, second = tmp_path / "first.jsonl", tmp_path / "second.jsonl"
+    async with aiochroma.Memory(path, embedder=embedder) as memory:
+        await memory.remember_many(
+            [f"turn {n}" for n in range(600)], thread="talk", namespace="Gespräche / 会話"
+        )
+        metadata = {
+            "text": "a\u2028b",
+            "int": -5,
+            "big": 2**62,
+            "float": 1.0,
+            "tiny": 1e-9,
+            "yes": True,
+            "ключ": "",
+        }
+        await memory.remember(
+            "with everything\r\n\tand\0more\x85", metadata=metadata, ttl=3600, pinned=True, id="an id\n"
+        )
+        assert await memory.export(first) == 601
+        assert await memory.export(tmp_path / "part.jsonl", namespaces="default") == 1
+        original = await memory.get("an id\n")
+    seen = []
+    async with aiochroma.Memory(tmp_path / "copy", embedder=embedder) as memory:
+        await memory.remember("in the way", id="an id\n", metadata={"gone": 1}, thread="t")
+        assert await memory.import_(first, progress=seen.append) == 601
+        assert await memory.export(second) == 601
+        assert await memory.get("an id\n") == original
+        hit = (await memory.recall("turn 300", k=1, window=1))[0]
+        assert [one.text for one in (*hit.before, *hit.after)] == ["turn 299", "turn 301"]
+    assert seen[-1] == 601
+    assert lines(first) == lines(second)
+
+
+async def test_csv_and_folders_are_remembered(memory, tmp_path):
+    """Columns that mean nothing to a memory become metadata; a file's path is its id."""
+    table = tmp_path / "table.csv"
+    table.write_text(
+        'text,id,namespace,pinned,position,kind\n"Hello, ""world""\nagain",a,,yes,,greeting\nBye,b,other,,2.5,\n'
+    )
+    assert await memory.import_(table, namespace="csv") == 2
+    hit = await memory.get("a", namespace="csv")
+    assert (hit.text, hit.pinned, hit.metadata) == ('Hello, "world"\nagain', True, {"kind": "greeting"})
+    assert (await memory.get("b", namespace="other")).position == 2.5
+    folder = tmp_path / "notes"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "one.txt").write_text("first note")
+    (folder / "sub" / "two.md").write_text("# second note")
+    (folder / "blank.txt").write_text(" \n")
+    (folder / "other.bin").write_bytes(b"\xff")
+    assert await memory.import_(folder) == await memory.import_(folder) == 2
+    assert (await memory.get("sub/two.md")).metadata == {"source": "sub/two.md"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", b'{"text": "fine"}\n{"text": \n', "line 2 is not JSON"),
+        ("a.jsonl", b'{"text": "fine"}\n{"test": "x"}\n', "line 2 must have `text`"),
+        ("a.jsonl", b'{"text": "a", "namespace": 5}\n', "line 1.*`namespace`"),
+        ("a.jsonl", b"[1]\n", "line 1 must be an object"),
+        ("a.jsonl", b'{"text": "\xff"}\n', "not UTF-8"),
+        ("a.jsonl", b'{"text": "\\ud800"}\n', "line 1.*surrogate"),
+        ("a.csv", b"words\nx\n", "no column `text`"),
+        ("a.csv", b"text,a\nx\n", "line 2 has not as many"),
+        ("a.csv", b"text,position\nx,soon\n", "`position` of a.csv line 2"),
+        ("a.txt", b"text", "must be a folder"),
+    ],
+)
+async def test_a_bad_file_is_named_with_its_line(memory, tmp_path, name, content, message):
+    """What cannot be imported is said with file and line."""
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InvalidInputError, match=message):
+        await memory.import_(tmp_path / name)
+
+
+async def test_an_export_that_fails_leaves_the_old_file(memory, tmp_path):
+    """A file appears when it is complete; a place that cannot be written to is named."""
+    await memory.remember("fact")
+    with pytest.raises(InvalidInputError, match="cannot be written"):
+        await memory.export(tmp_path / "no" / "such" / "folder.jsonl")

@@ -1,0 +1,208 @@
+"""Time and change: memories expire, are refreshed, updated, pinned, swept, forgotten, and leave a trail."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import datetime, timedelta, timezone
+
+import pytest
+
+import aiochroma
+from aiochroma.memory._items import CREATED_AT
+
+
+def past(seconds=60):
+    """Return a moment that has passed."""
+    return datetime.now(timezone.utc) - timedelta(seconds=seconds)
+
+
+async def everything(memory, question):
+    """Return what any way of asking finds."""
+    found = set()
+    for mode in ("hybrid", "vector", "text"):
+        found |= {hit.text for hit in await memory.recall(question, mode=mode, k=100)}
+    return found
+
+
+async def test_an_expired_memory_is_never_returned_and_takes_no_place(memory):
+    """What has expired is found by nothing, and k others are found in its stead."""
+    for number in range(70):
+        await memory.remember(f"apple number {number}", expires_at=past())
+    for number in range(5):
+        await memory.remember(f"apple and pear number {number}")
+    expired = await memory.remember("apple number 0", expires_at=past())
+    for mode in ("hybrid", "vector", "text"):
+        hits = await memory.recall("apple number", k=5, mode=mode)
+        assert len(hits) == 5
+        assert all("pear" in hit.text for hit in hits)
+    assert await memory.get(expired) is None
+    assert await memory.update(expired, metadata={"a": 1}) is None
+    assert await memory.pin(expired) is False
+    assert not await memory.similar(expired)
+    assert await memory.sweep() == 70
+    assert await memory.count() == 5
+
+
+async def test_an_expired_memory_may_be_remembered_anew(memory):
+    """Remembering what has expired makes a new memory: nothing of the old one is left in it."""
+    id = await memory.remember("the code is 77", expires_at=past(), metadata={"old": True}, thread="t")
+    assert await memory.remember("the code is 77") == id
+    hit = await memory.get(id)
+    assert (hit.metadata, hit.expires_at, hit.thread) == ({}, None, None)
+    assert await everything(memory, "code 77") == {"the code is 77"}
+    await memory.remember("the code is 77", ttl=3600)
+    assert (await memory.get(id)).expires_at is not None
+    await memory.remember("the code is 77")
+    assert (await memory.get(id)).expires_at is None
+
+
+async def test_a_pinned_memory_neither_expires_nor_is_swept(memory):
+    """Pinned it stays; unpinned it goes."""
+    id = await memory.remember("keep me", expires_at=past(), pinned=True)
+    assert await memory.sweep() == 0
+    assert await everything(memory, "keep") == {"keep me"}
+    assert await memory.pin(id, pinned=False)
+    assert await everything(memory, "keep") == set()
+    assert await memory.sweep(namespace="default") == 1
+
+
+async def test_a_write_sweeps_in_passing(path, embedder):
+    """With ``sweep_every`` a write deletes what has expired, in all namespaces, but not at every write."""
+    async with aiochroma.Memory(path, embedder=embedder, sweep_every=3600) as memory:
+        await memory.remember("one", expires_at=past(), namespace="a")
+        assert await memory.count() == 0
+        await memory.remember("two", expires_at=past(), namespace="a")
+        assert await memory.count() == 1
+
+
+async def test_an_update_changes_what_is_given_and_nothing_else(memory):
+    """Text, metadata and expiry change one by one; the id and the birth stay; what was overwritten is not found."""
+    id = await memory.remember("The office is in Vienna", metadata={"a": 1, "b": 2}, thread="t", position=5)
+    born = (await memory.get(id)).created_at
+    hit = await memory.update(id, metadata={"b": 3})
+    assert (hit.text, hit.metadata) == ("The office is in Vienna", {"a": 1, "b": 3})
+    hit = await memory.update(id, text="The office is in Graz", ttl=timedelta(days=1))
+    assert hit == await memory.get(id)
+    assert (hit.text, hit.created_at, hit.thread, hit.position) == ("The office is in Graz", born, "t", 5)
+    assert hit.expires_at > datetime.now(timezone.utc)
+    assert await everything(memory, "Vienna office") == {"The office is in Graz"}
+    assert not await memory.recall("Vienna", mode="text")
+
+
+async def test_forgetting_by_id_by_filter_and_altogether(memory):
+    """Each way of forgetting says how many there were, and they are gone for every way of asking."""
+    ids = await memory.remember_many(
+        [{"text": f"note {n}", "metadata": {"even": n % 2 == 0}} for n in range(150)]
+    )
+    assert await memory.forget(ids[0]) == 1
+    assert await memory.forget(ids[0]) == 0
+    assert await memory.forget(where={"even": True}) == 74
+    assert await memory.count() == 75
+    assert "note 2" not in await everything(memory, "note 2")
+    await memory.remember("elsewhere", namespace="other")
+    assert await memory.forget_namespace("default") == 75
+    assert await memory.namespaces() == ["other"]
+    assert await everything(memory, "note") == {"elsewhere"}
+
+
+async def test_forgetting_while_updating_leaves_nothing(memory):
+    """An update that comes after forgetting does not bring a memory back."""
+    for number in range(20):
+        id = await memory.remember(f"secret {number}")
+        await asyncio.gather(
+            memory.forget(id), memory.update(id, text=f"secret {number} again"), memory.pin(id)
+        )
+        assert await memory.get(id) is None
+    assert await memory.count() == 0
+
+
+async def test_since_and_until_look_at_when_a_memory_was_made(memory):
+    """A period leaves in what was first remembered within it."""
+    await memory.remember_many(
+        [{"text": f"day {n}", "created_at": datetime(2024, 5, n, tzinfo=timezone.utc)} for n in range(1, 29)]
+    )
+    first, last = (datetime(2024, 5, n, tzinfo=timezone.utc) for n in (10, 13))
+    hits = await memory.recall("day", since=first, until=last, k=20)
+    assert sorted(hit.text for hit in hits) == ["day 10", "day 11", "day 12"]
+    assert len(await memory.recall("day", since=last.timestamp(), k=50)) == 16
+
+
+async def test_a_half_life_prefers_the_recent(memory):
+    """Of two memories that match alike the one refreshed lately comes first, if that is asked for."""
+    old = time.time() - 100 * 86400
+    await memory.remember_many(
+        [{"text": "meeting room b", "created_at": old, "updated_at": old}, "meeting room c"]
+    )
+    plain = await memory.recall("meeting room b", k=2)
+    recent = await memory.recall("meeting room", k=2, half_life=timedelta(days=1))
+    assert plain[0].text == "meeting room b"
+    assert recent[0].text == "meeting room c"
+    assert recent[1].explain["recency"] < 0.6
+
+
+@pytest.fixture
+async def noted(path, embedder):
+    """A memory that notes its changes."""
+    async with aiochroma.Memory(path, embedder=embedder, history=True) as memory:
+        yield memory
+
+
+async def test_the_history_tells_what_was_there_before(noted, path, embedder):
+    """Every kind of change is noted with what it replaced, newest first, and survives reopening."""
+    id = await noted.remember("first text", metadata={"a": 1}, namespace="n")
+    await noted.remember("first text", metadata={"a": 2}, namespace="n")
+    await noted.update(id, text="second text", namespace="n")
+    await noted.pin(id, namespace="n")
+    await noted.pin(id, pinned=False, namespace="n")
+    await noted.update(id, expires_at=past(), namespace="n")
+    await noted.sweep()
+    other = await noted.remember("other text", namespace="n")
+    await noted.forget_namespace("n")
+    await noted.aclose()
+    async with aiochroma.Memory(path, embedder=embedder) as memory:
+        changes = await memory.history(id, namespace="n")
+        assert [(change.action, change.text, change.metadata) for change in reversed(changes)] == [
+            ("remember", None, None),
+            ("refresh", "first text", {"a": 1}),
+            ("update", "first text", {"a": 2}),
+            ("pin", "second text", {"a": 2}),
+            ("unpin", "second text", {"a": 2}),
+            ("update", "second text", {"a": 2}),
+            ("sweep", "second text", {"a": 2}),
+        ]
+        assert [change.at for change in changes] == sorted((change.at for change in changes), reverse=True)
+        newest = await memory.history(limit=2)
+        assert [(change.id, change.action) for change in newest] == [(other, "forget"), (other, "remember")]
+        assert await memory.history(namespace="elsewhere") == []
+
+
+async def test_a_change_that_fails_leaves_no_entry(noted):
+    """What Chroma refuses is withdrawn from the history."""
+    await noted.remember("a text")
+    place = (await noted._store.find(["default"]))["default"]
+    with pytest.raises(Exception, match="dimension"):
+        await noted._store.submit(
+            "remember",
+            **place.place,
+            ids=["x"],
+            embeddings=[[1.0]],
+            documents=["d"],
+            metadatas=[{CREATED_AT: 1.0}],
+            uris=None,
+            parts=place.parts,
+            exact=False,
+            audit="default",
+        )
+    assert [change.action for change in await noted.history()] == ["remember"]
+
+
+async def test_a_damaged_history_stops_the_change(path, embedder):
+    """There is no change without an entry: over a damaged file writing is refused, reading goes on."""
+    async with aiochroma.Memory(path, embedder=embedder) as memory:
+        await memory.remember("known")
+    (path / "aiochroma-history.sqlite3").write_bytes(b"this is not a database" * 100)
+    async with aiochroma.Memory(path, embedder=embedder, history=True) as memory:
+        with pytest.raises(aiochroma.StoreUnavailableError, match="history"):
+            await memory.remember("unknown")
+        assert await everything(memory, "known") == {"known"}

@@ -1,0 +1,342 @@
+"""Remember, recall, get, forget: what a bot relies on, and what it is told when it asks for nonsense."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import math
+
+import pytest
+
+import aiochroma
+from aiochroma import InvalidInputError, Search, sync
+from aiochroma.embedding._hashed import HashedEmbedder
+
+
+async def test_a_fact_is_found_in_its_namespace(memory):
+    """What was remembered is recalled with its namespace, id, metadata, times, score and timings."""
+    id = await memory.remember(
+        "Facebook: https://www.facebook.com/ada", namespace="personal", metadata={"kind": "link"}
+    )
+    await memory.remember("The thesis is due in May", namespace="academic")
+    recall = await memory.recall(
+        "give me your facebook id", namespaces={"personal": 5, "academic": 2, "style": 1}
+    )
+    first = recall[0]
+    assert (first.id, first.namespace, first.metadata) == (id, "personal", {"kind": "link"})
+    assert first.created_at == first.updated_at
+    assert not recall.errors
+    assert {"embedding", "queue", "total", "search:personal", "search:academic"} <= set(recall.timings)
+    assert set(first.explain) == {"text", "own_text", "vector", "recency", "weight"}
+    assert "facebook.com/ada" in recall.as_context(max_chars=200)
+
+
+async def test_the_same_text_is_remembered_once(memory):
+    """Remembering a text again refreshes it: same id, same birth, new metadata added to the old."""
+    first = await memory.remember("The pin is 1234", metadata={"a": 1})
+    before = await memory.get(first)
+    second = await memory.remember("The pin is 1234", metadata={"b": 2})
+    after = await memory.get(second)
+    assert (first, await memory.count()) == (second, 1)
+    assert after.created_at == before.created_at
+    assert after.updated_at > before.updated_at
+    assert after.metadata == {"a": 1, "b": 2}
+
+
+async def test_opposite_facts_are_both_kept(memory):
+    """Near-duplicates stay, and ``similar`` lists them without the memory itself."""
+    one = await memory.remember("The cellar door is locked")
+    other = await memory.remember("The cellar door is not locked")
+    assert [hit.id for hit in await memory.similar(one)] == [other]
+    assert not await memory.similar("nobody")
+
+
+async def test_the_first_memories_of_a_namespace_may_come_at_once(memory):
+    """Two tasks that make one namespace make one, and so do two memories and a plain collection on it."""
+    async with aiochroma.Memory(memory._path, embedder=HashedEmbedder()) as other:
+        await asyncio.gather(
+            *(
+                each.remember(f"fact {number}", namespace="new one")
+                for number in range(8)
+                for each in (memory, other)
+            )
+        )
+        assert await memory.count("new one") == await other.count("new one") == 8
+        name = next(entry.name for entry in await memory.client.list_collections())
+        plain = await memory.client.get_collection(name, embedding_function=None)
+        vector = HashedEmbedder().embed(["zebra crossing"])[0]
+        await plain.add(ids=["foreign"], documents=["zebra crossing"], embeddings=[vector])
+        assert (await other.recall("zebra", namespaces="new one", k=1))[0].id == "foreign"
+        await plain.delete(ids=["foreign"])
+        assert "foreign" not in [hit.id for hit in await memory.recall("zebra", mode="text")]
+
+
+async def test_a_namespace_deleted_by_somebody_else_is_empty(memory):
+    """A namespace that vanished is empty, may be made anew, and works although it was known before."""
+    await memory.remember("old fact", namespace="shared")
+    assert len(await memory.recall("fact", namespaces="shared")) == 1
+    await memory.client.delete_collection("shared")
+    assert await memory.get("x", namespace="shared") is None
+    await memory.remember("one", namespace="shared")
+    await memory.client.delete_collection("shared")
+    recall = await memory.recall("fact", namespaces="shared")
+    assert (list(recall), recall.errors) == ([], {})
+    await memory.remember("new fact", namespace="shared")
+    await memory.client.delete_collection("shared")
+    await memory.remember("newer fact", namespace="shared")
+    async with aiochroma.Memory(memory._path, embedder=HashedEmbedder()) as other:
+        await other.forget_namespace("shared")
+        await other.remember("newest fact", namespace="shared")
+    assert [hit.text for hit in await memory.recall("fact", namespaces="shared")] == ["newest fact"]
+    assert await memory.count() == 1
+
+
+async def test_what_does_not_exist_is_empty(memory):
+    """A namespace that nobody has written to is no error in any call."""
+    assert not await memory.recall("anything", namespaces=["nowhere", "not here"])
+    assert not await memory.recall("anything")
+    assert await memory.get("x", namespace="nowhere") is None
+    assert await memory.update("x", text="new", namespace="nowhere") is None
+    assert await memory.pin("x", namespace="nowhere") is False
+    assert await memory.forget("x", namespace="nowhere") == 0
+    assert await memory.forget_namespace("nowhere") == 0
+    assert await memory.sweep() == await memory.count() == await memory.count("nowhere") == 0
+    assert await memory.namespaces() == await memory.history() == []
+
+
+async def test_one_failing_namespace_loses_nothing_of_the_others(memory, path, letters):
+    """A namespace that cannot be searched is among the errors, and the others' hits are there."""
+    await memory.remember("alpha fact", namespace="good")
+    async with aiochroma.Memory(path, embedder=letters()) as other:
+        await other.remember("beta fact", namespace="strange")
+    recall = await memory.recall("fact", namespaces={"good": 3, "strange": 3})
+    assert [hit.text for hit in recall] == ["alpha fact"]
+    assert isinstance(recall.errors["strange"], aiochroma.EmbedderMismatchError)
+
+
+async def test_another_embedder_is_refused_by_name(memory, path, letters):
+    """Vectors of two embedders never meet; the message names both."""
+    await memory.remember("a fact")
+    async with aiochroma.Memory(path, embedder=letters()) as other:
+        for call in (other.recall("fact", namespaces="default"), other.remember("more"), other.get("x")):
+            with pytest.raises(aiochroma.EmbedderMismatchError, match=r"hashed-ngrams.*letters"):
+                await call
+
+
+async def test_k_counts_for_each_namespace(memory):
+    """Every namespace gives as many hits as it was asked for, and no more."""
+    for name in ("one", "two"):
+        await memory.remember_many((f"{name} fact number {n}" for n in range(80)), namespace=name)
+    for k in (1, 7, 60, 80):
+        recall = await memory.recall("number", namespaces={"one": k, "two": Search(k=2)})
+        assert [hit.namespace for hit in recall].count("one") == k
+        assert [hit.namespace for hit in recall].count("two") == 2
+
+
+_BAD = [
+    ("remember", [""], {}, "blank"),
+    ("remember", [" \n"], {}, "blank"),
+    ("remember", [7], {}, "`text` must be a string, got int"),
+    ("remember", ["half \ud800 pair"], {}, "surrogate"),
+    ("remember", ["a"], {"id": 3}, "`id`.*got 3"),
+    ("remember", ["a"], {"id": ""}, "`id`"),
+    ("remember", ["a"], {"namespace": " "}, "`namespace`"),
+    ("remember", ["a"], {"namespace": "\udfff"}, "`namespace`.*surrogate"),
+    ("remember", ["a"], {"metadata": {"k": {"deep": 1}}}, "'k'.*dict"),
+    ("remember", ["a"], {"metadata": {"k": None}}, "'k'"),
+    ("remember", ["a"], {"metadata": {"k": math.nan}}, "'k'.*finite"),
+    ("remember", ["a"], {"metadata": {"k": 2**63}}, "64 bits"),
+    ("remember", ["a"], {"metadata": {"aiochroma:x": 1}}, "aiochroma:x"),
+    ("remember", ["a"], {"metadata": [1]}, "`metadata`"),
+    ("remember", ["a"], {"ttl": 0}, "`ttl`"),
+    ("remember", ["a"], {"ttl": 1, "expires_at": 2}, "both"),
+    ("remember", ["a"], {"expires_at": 1e300}, "no date"),
+    ("remember", ["a"], {"position": math.inf}, "`position`"),
+    ("remember", ["a"], {"thread": 5}, "`thread`"),
+    ("remember_many", ["one text"], {}, "several texts"),
+    ("remember_many", [["fine", {"tekst": "a"}]], {}, r"items\[1\]"),
+    ("remember_many", [["fine", ""]], {}, r"items\[1\].*blank"),
+    ("update", ["x"], {"text": " "}, "blank"),
+    ("recall", [""], {}, "`query`"),
+    ("recall", ["a"], {"k": 0}, "`k`.*0"),
+    ("recall", ["a"], {"k": True}, "`k`"),
+    ("recall", ["a"], {"namespaces": {"n": 0}}, r"namespaces\['n'\]"),
+    ("recall", ["a"], {"namespaces": 5}, "`namespaces`"),
+    ("recall", ["a"], {"threshold": -1}, "`threshold`"),
+    ("recall", ["a"], {"mode": "magic"}, "`mode`"),
+    ("recall", ["a"], {"where": {"a": 1, "b": 2}}, "`where`"),
+    ("recall", ["a"], {"where": {"a": {"$like": 1}}}, "`where`"),
+    ("recall", ["a"], {"diversity": 2}, "`diversity`"),
+    ("recall", ["a"], {"vector_weight": math.nan}, "`vector_weight`"),
+    ("recall", ["a"], {"window": -1}, "`window`"),
+    ("recall", ["a"], {"half_life": 0}, "`half_life`"),
+    ("recall", ["a"], {"since": "yesterday"}, "`since`"),
+    ("forget", [], {}, "`forget` needs"),
+    ("forget", ["x"], {"where": {"a": 1}}, "`forget` needs"),
+    ("get", [None], {}, "`id`"),
+    ("similar", ["x"], {"k": 0}, "`k`"),
+    ("history", [], {"limit": 0}, "`limit`"),
+    ("import_", ["no-such.jsonl"], {}, "no-such"),
+    ("import_", ["no-such.docx"], {}, "docx"),
+]
+
+
+@pytest.mark.parametrize(("method", "values", "arguments", "message"), _BAD)
+async def test_bad_input_is_named_before_anything_is_written(memory, method, values, arguments, message):
+    """Each wrong argument is named with the offending element, also where the memory degrades; nothing is written."""
+    with pytest.raises(InvalidInputError, match=message):
+        await getattr(memory, method)(*values, **arguments)
+    assert await memory.namespaces() == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"on_failure": "ignore"}, {"timeout": 0}, {"embedder": 5}, {"sweep_every": -1}, {"sweep_every": True}],
+)
+def test_bad_options_are_refused(arguments):
+    """A memory says at once which of its options is wrong."""
+    with pytest.raises(InvalidInputError, match=f"`{next(iter(arguments))}`"):
+        aiochroma.Memory(**arguments)
+
+
+async def test_a_text_that_embeds_to_nothing_is_refused(path):
+    """A zero, infinite or wrongly sized vector is an error before anything is written."""
+    vectors = {"zero": [0.0, 0.0], "nan": [float("nan"), 1.0], "long": [1.0, 2.0, 3.0], "fine": [1.0, 0.0]}
+
+    def embed(texts):
+        return [vectors.get(text, [1.0, 1.0]) for text in texts]
+
+    async with aiochroma.Memory(path, embedder=embed) as memory:
+        await memory.remember("fine")
+        for text, kind in (
+            ("zero", InvalidInputError),
+            ("nan", InvalidInputError),
+            ("long", aiochroma.EmbeddingFailedError),
+        ):
+            with pytest.raises(kind, match=text):
+                await memory.remember_many(["fine too", text])
+        assert await memory.count() == 1
+        # A question without a direction is still asked by its words.
+        assert [hit.text for hit in await memory.recall("zero fine")] == ["fine"]
+
+
+async def test_asynchronous_embedders_work(path):
+    """An asynchronous callable is awaited on its caller's loop."""
+
+    async def embed(texts):
+        await asyncio.sleep(0)
+        return [[float(len(text)), 1.0] for text in texts]
+
+    async with aiochroma.Memory(path, embedder=embed) as memory:
+        await memory.remember_many(["one", "twenty-two"])
+        assert (await memory.recall("six", k=1, mode="vector"))[0].text == "one"
+
+
+async def test_degraded_results_are_empty_and_say_why(tmp_path):
+    """Over a path that is a file every call gives something empty with the reason, and wrong arguments are still raised."""
+    file = tmp_path / "file"
+    file.write_text("not a directory")
+    async with aiochroma.Memory(file, embedder=HashedEmbedder(), on_failure="degrade") as memory:
+        recall = await memory.recall("anything")
+        assert not recall
+        assert isinstance(recall.errors[""], aiochroma.StoreUnavailableError)
+        assert (await memory.similar("x")).errors
+        for result in (
+            await memory.remember("fact"),
+            await memory.remember_many(["fact"]),
+            await memory.forget("x"),
+            await memory.forget_namespace("x"),
+            await memory.sweep(),
+            await memory.namespaces(),
+            await memory.count(),
+            await memory.history(),
+            await memory.export(tmp_path / "out.jsonl"),
+            await memory.import_(tmp_path),
+        ):
+            assert not result
+            assert isinstance(result.error, aiochroma.StoreUnavailableError)
+        assert await memory.get("x") is None
+        assert await memory.update("x", text="y") is None
+        assert await memory.pin("x") is False
+        with pytest.raises(InvalidInputError):
+            await memory.remember("")
+
+
+async def test_a_closed_memory_says_so(path, embedder):
+    """Not open yet and closed are different messages."""
+    memory = aiochroma.Memory(path, embedder=embedder)
+    with pytest.raises(aiochroma.ClosedError, match="not open yet"):
+        await memory.remember("fact")
+    await memory.aclose()
+    with pytest.raises(aiochroma.ClosedError, match="is closed"):
+        await memory.remember("fact")
+
+
+def test_the_blocking_twin_has_the_same_methods_and_parameters():
+    """Whatever the asynchronous memory offers, the blocking one offers with the same parameters."""
+
+    def offered(kind):
+        return {name: member for name, member in inspect.getmembers(kind) if not name.startswith("_")}
+
+    one, other = offered(aiochroma.Memory), offered(sync.Memory)
+    assert set(one) - {"aclose"} == set(other) - {"close"}
+    for name in set(one) & set(other) - {"client"}:
+        mine, theirs = (inspect.signature(entry[name]).parameters for entry in (one, other))
+        assert list(mine.values()) == list(theirs.values()), name
+    mine, theirs = (inspect.signature(kind.__init__).parameters for kind in (aiochroma.Memory, sync.Memory))
+    assert [(p.name, p.kind, p.default) for p in mine.values()] == [
+        (p.name, p.kind, p.default) for p in theirs.values()
+    ]
+
+
+def test_the_blocking_twin_does_what_the_other_does(path, embedder, tmp_path):
+    """Every call works without an event loop, with the same results."""
+    with sync.Memory(path, embedder=embedder, history=True) as memory:
+        id = memory.remember("The pin is 1234", thread="t")
+        progress = []
+        memory.remember_many((f"fact {n}" for n in range(300)), thread="t", progress=progress.append)
+        assert progress == [256, 300]
+        assert memory.recall("pin 1234", k=1, window=2)[0].id == id
+        assert memory.update(id, text="The pin is 4321").text == "The pin is 4321"
+        assert memory.pin(id)
+        assert memory.similar(id, k=2)
+        assert memory.export(tmp_path / "out.jsonl") == memory.count() == 301
+        assert memory.forget(id) == 1
+        assert memory.import_(tmp_path / "out.jsonl") == 301
+        assert memory.get(id).pinned
+        assert [change.action for change in memory.history(id)] == [
+            "remember",
+            "forget",
+            "pin",
+            "update",
+            "remember",
+        ]
+        with pytest.raises(InvalidInputError, match=r"items\[1\]"):
+            memory.remember_many(["fine", ""])
+        assert memory.forget_namespace("default") == 301
+
+
+async def test_the_blocking_twin_refuses_a_loop(path, embedder):
+    """On a thread whose loop would stand still the blocking memory refuses."""
+    memory = sync.Memory(path, embedder=embedder)
+    with pytest.raises(aiochroma.ClosedError, match="event loop"):
+        memory.count()
+    memory.close()
+
+
+async def test_the_environment_says_where(path, embedder, monkeypatch):
+    """``from_env`` opens what CHROMA_MODE and CHROMA_DB_PATH say, for both kinds of memory."""
+    monkeypatch.setenv("CHROMA_MODE", "persistent")
+    monkeypatch.setenv("CHROMA_DB_PATH", str(path))
+    async with aiochroma.Memory.from_env(embedder=embedder) as memory:
+        await memory.remember("fact")
+    assert (path / "chroma.sqlite3").is_file()
+
+    def blocking():
+        with sync.Memory.from_env(embedder=embedder) as other:
+            return other.count()
+
+    assert await asyncio.to_thread(blocking) == 1
+    monkeypatch.setenv("CHROMA_MODE", "oracle")
+    with pytest.raises(InvalidInputError, match="CHROMA_MODE"):
+        await aiochroma.Memory.from_env(embedder=embedder).open()

@@ -1,0 +1,139 @@
+"""The fusion of scores: what any ranking must keep, whatever the numbers."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aiochroma.memory._ranking import Candidate, diversify, merge, nearness, passes, rank, recency
+
+if TYPE_CHECKING:
+    import random
+
+_SHARES = st.floats(0.0, 1.0)
+_CANDIDATES = st.lists(
+    st.builds(
+        Candidate,
+        id=st.uuids().map(str),
+        text=_SHARES,
+        own_text=_SHARES,
+        distance=st.none() | st.floats(0.0, 2.0),
+        age=st.floats(-10.0, 1e9),
+    ),
+    max_size=12,
+    unique_by=lambda candidate: candidate.id,
+)
+_MODES = st.sampled_from(["hybrid", "vector", "text"])
+
+
+@given(_CANDIDATES, _MODES, st.randoms(use_true_random=False), st.none() | st.floats(1.0, 1e7))
+def test_the_order_of_candidates_does_not_matter(candidates, mode, shuffler: random.Random, half_life):
+    """The same candidates in another order give the same ranking, of finite scores that never rise."""
+    ranked = rank(candidates, embedder_threshold=0.85, mode=mode, half_life=half_life)
+    shuffled = shuffler.sample(candidates, len(candidates))
+    assert rank(shuffled, embedder_threshold=0.85, mode=mode, half_life=half_life) == ranked
+    scores = [parts.score for _, parts in ranked]
+    assert all(math.isfinite(score) and 0.0 <= score <= 1.0 for score in scores)
+    assert scores == sorted(scores, reverse=True)
+
+
+@given(_CANDIDATES, _SHARES, st.floats(0.0, 2.0), st.floats(0.001, 0.5))
+def test_more_text_or_less_distance_never_lowers_a_score(candidates, text, distance, step):
+    """A candidate that covers more or lies nearer scores at least as much as before."""
+
+    def score(text: float, distance: float) -> float:
+        extended = [*candidates, Candidate("probe", text=text, distance=distance)]
+        ranked = rank(extended, embedder_threshold=0.85)
+        return next(parts.score for candidate, parts in ranked if candidate.id == "probe")
+
+    before = score(text, distance)
+    assert score(min(1.0, text + step), distance) >= before
+    assert score(text, max(0.0, distance - step)) >= before
+
+
+@given(_CANDIDATES)
+def test_modes_look_at_one_side_only(candidates):
+    """Mode "vector" ranks by distance alone, mode "text" by coverage alone, and neither keeps what has none."""
+    by_vector = rank(candidates, embedder_threshold=0.85, mode="vector")
+    distances = [candidate.distance for candidate, _ in by_vector]
+    assert None not in distances
+    assert distances == sorted(distances)
+    by_text = rank(candidates, embedder_threshold=0.85, mode="text")
+    texts = [candidate.text for candidate, _ in by_text]
+    assert texts == sorted(texts, reverse=True)
+    assert 0.0 not in texts
+
+
+def test_an_unknown_distance_counts_as_the_farthest_known():
+    """What is not among the nearest gets the vector score of the last of them, not none."""
+    ranked = rank(
+        [Candidate("a", distance=0.4), Candidate("b", distance=0.9), Candidate("c", text=0.1, own_text=0.1)],
+        embedder_threshold=0.85,
+    )
+    parts = {candidate.id: part for candidate, part in ranked}
+    assert parts["c"].vector == parts["b"].vector < parts["a"].vector
+
+
+def test_a_threshold_spares_what_matches_by_text():
+    """A far memory stays when it holds a term itself, and goes when only its neighbours do."""
+    assert passes(Candidate("near", distance=0.5), 0.8)
+    assert not passes(Candidate("far", distance=0.9), 0.8)
+    assert passes(Candidate("named", own_text=0.2, text=0.2, distance=1.2), 0.8)
+    assert not passes(Candidate("beside", text=0.5), 0.8)
+    assert passes(Candidate("beside", text=0.5), None)
+
+
+@given(st.floats(0.0, 2.0), st.floats(0.0, 2.0), st.floats(0.05, 2.0))
+def test_nearness_falls_with_distance(one, other, threshold):
+    """Nearness is 1 at 0, one half at the threshold, and never rises with the distance."""
+    assert nearness(0.0, threshold) == 1.0
+    assert math.isclose(nearness(threshold, threshold), 0.5)
+    near, far = sorted((one, other))
+    assert nearness(near, threshold) >= nearness(far, threshold) > 0.0
+
+
+def test_recency_halves_what_age_may_take():
+    """After one half-life half of the share is gone, after very long all of it; without one nothing."""
+    assert recency(0.0, 60.0, 0.4) == 1.0
+    assert math.isclose(recency(60.0, 60.0, 0.4), 0.8)
+    assert math.isclose(recency(1e9, 60.0, 0.4), 0.6)
+    assert recency(1e9, None, 0.4) == 1.0
+
+
+def test_a_weight_orders_namespaces():
+    """Of equal hits that of the weightier namespace is first; merging keeps each namespace's order."""
+    hits = [Candidate("a", text=0.9, own_text=0.9), Candidate("b", text=0.8, own_text=0.8)]
+    merged = merge(
+        {
+            "plain": rank(hits, embedder_threshold=0.85),
+            "heavy": rank(hits, embedder_threshold=0.85, weight=1.5),
+        }
+    )
+    assert [(namespace, candidate.id) for namespace, candidate, _ in merged] == [
+        ("heavy", "a"),
+        ("heavy", "b"),
+        ("plain", "a"),
+        ("plain", "b"),
+    ]
+
+
+@given(st.lists(_SHARES, min_size=1, max_size=8), st.integers(1, 10), _SHARES, st.integers(0, 2**16))
+def test_diversity_chooses_k_different_hits(scores, k, diversity, seed):
+    """At most k hits come out, none twice, and without diversity in the order of the scores."""
+    vectors = np.random.default_rng(seed).normal(size=(len(scores), 4)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    chosen = diversify(scores, vectors, k, diversity)
+    assert len(chosen) == len(set(chosen)) == min(k, len(scores))
+    plain = [scores[index] for index in diversify(scores, vectors, k, 0.0)]
+    assert plain == sorted(scores, reverse=True)[:k]
+
+
+def test_diversity_prefers_something_else_over_a_copy():
+    """A copy of what was chosen yields to a hit that scores less but says something else."""
+    vectors = np.array([[1, 0], [1, 0], [0, 1]], np.float32)
+    assert diversify([1.0, 0.9, 0.7], vectors, 2, 0.5) == [0, 2]
+    assert diversify([], np.empty((0, 2), np.float32), 3, 0.5) == []

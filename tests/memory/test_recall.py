@@ -1,0 +1,100 @@
+"""How a question is answered: by meaning and by words, with thresholds, weights, neighbours and variety."""
+
+from __future__ import annotations
+
+import pytest
+
+from aiochroma import Search
+
+
+async def test_names_codes_and_numbers_are_found_by_their_words(memory):
+    """The exact word wins over what is merely alike, and the score says so."""
+    await memory.remember_many(f"The pin of room {number} is {number * 7919}" for number in range(300))
+    for mode in ("hybrid", "text"):
+        hit = (await memory.recall("which room has pin 1005713", k=1, mode=mode))[0]
+        assert hit.text == "The pin of room 127 is 1005713"
+        assert hit.explain["own_text"] > 0.5
+
+
+async def test_a_threshold_spares_what_matches_by_text(memory):
+    """A threshold is a distance: it cuts what is far, unless it holds a word of the question; without one k come back."""
+    await memory.remember_many(["the harbour crane", "a bowl of soup", "crane", "violins at dusk"])
+    assert len(await memory.recall("crane", k=4)) == 4
+    near = await memory.recall("crane", k=4, threshold=0.0001)
+    assert {hit.text for hit in near} == {"the harbour crane", "crane"}
+    assert [hit.text for hit in await memory.recall("crane", k=4, threshold=0.0001, mode="vector")] == [
+        "crane"
+    ]
+    assert len(await memory.recall("crane", k=4, threshold="auto")) < 4
+
+
+async def test_weights_and_filters_belong_to_a_namespace(memory):
+    """Each namespace has its own k, filter, threshold and weight."""
+    for name in ("one", "two"):
+        await memory.remember_many(
+            [{"text": f"apple {n} of {name}", "metadata": {"n": n}} for n in range(5)], namespace=name
+        )
+    recall = await memory.recall(
+        "apple", namespaces={"one": Search(k=2, where={"n": {"$gte": 3}}), "two": Search(k=3, weight=5.0)}
+    )
+    assert [hit.namespace for hit in recall] == ["two"] * 3 + ["one"] * 2
+    assert {hit.metadata["n"] for hit in recall if hit.namespace == "one"} == {3, 4}
+    assert {hit.explain["weight"] for hit in recall if hit.namespace == "two"} == {5.0}
+
+
+async def test_neighbours_lend_relevance_and_come_along(memory):
+    """The answer beside the words of the question is found, and ``window`` brings the turns around a hit, in order."""
+    turns = [
+        "Where was the photograph taken?",
+        "At the lake, early in the morning.",
+        "Lovely colours!",
+        "And now to dinner.",
+    ]
+    await memory.remember_many(turns, thread="talk")
+    await memory.remember_many((f"unrelated remark {n}" for n in range(60)), thread="other talk")
+    recall = await memory.recall("where was the photograph taken", k=2, window=2)
+    hits = {hit.text: hit for hit in recall}
+    assert set(hits) == set(turns[:2])
+    assert [one.text for one in hits[turns[1]].before] == turns[:1]
+    assert [one.text for one in hits[turns[1]].after] == turns[2:]
+
+
+async def test_a_turn_that_is_remembered_again_keeps_its_place(memory):
+    """Running a conversation in again does not reorder it; another thread takes a memory along."""
+    turns = ["first turn", "second turn", "third turn"]
+    ids = await memory.remember_many(turns, thread="talk")
+    await memory.remember(turns[0], thread="talk")
+    await memory.remember(turns[1])
+    hit = (await memory.recall("second", k=1, window=1))[0]
+    assert [one.text for one in (*hit.before, *hit.after)] == ["first turn", "third turn"]
+    await memory.remember(turns[0], thread="elsewhere")
+    assert (await memory.get(ids[0])).thread == "elsewhere"
+    assert not (await memory.recall("second", k=1, window=1))[0].before
+
+
+async def test_diversity_prefers_what_adds_something(memory):
+    """Of many that say the same, one is enough when variety is asked for."""
+    await memory.remember_many([f"the train leaves at nine {'!' * n}" for n in range(1, 8)])
+    await memory.remember("the train has a restaurant car")
+    plain = await memory.recall("train at nine", k=2)
+    varied = await memory.recall("train at nine", k=2, diversity=0.7)
+    assert all("nine" in hit.text for hit in plain)
+    assert any("restaurant" in hit.text for hit in varied)
+
+
+@pytest.mark.parametrize("order", ["score", "newest", "oldest"])
+async def test_a_context_is_never_cut_in_half(memory, order):
+    """Within the limits every memory is there as a whole or not at all, the best ones first to be taken."""
+    await memory.remember_many((f"apple story {n}: " + "word " * (n * 3) for n in range(12)), namespace="a")
+    await memory.remember("apple pie", namespace="b")
+    recall = await memory.recall("apple pie", k=12)
+    texts = {hit.text for hit in recall}
+    for limit in (1, 30, 120, 500, 10_000):
+        for context in (
+            recall.as_context(max_chars=limit, order=order, template="{text}|"),
+            recall.as_context(max_tokens=limit, order=order, template="{text}|", count_tokens=len),
+        ):
+            assert len(context) <= limit
+            told = [line[:-1] for line in context.split("\n") if line.endswith("|")]
+            assert set(told) <= texts
+    assert recall.as_context(heading=None).count("\n") == len(recall) - 1

@@ -1,0 +1,322 @@
+"""The full-text index: finds any script, takes any question, follows every change, and can be thrown away."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+import threading
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aiochroma.storage._text_file import full_text_available
+from aiochroma.storage._text_index import IndexedText, Neighbour, TextIndex
+
+_TEXTS = {
+    "de": "Ich bin nach Köln gezogen, in die Große Straße.",
+    "ja": "東京タワーに行きました。",
+    "zh": "我喜欢喝绿茶",
+    "hi": "हिन्दी भाषा सुंदर है",
+    "ar": "القِطَّةُ نائمة",
+    "he": "הספר על השולחן",
+    "th": "ฉันรักประเทศไทย",
+    "ko": "서울에서 만나요",
+    "ru": "Москва зимой прекрасна",
+    "ff": "𞤀𞤣𞤤𞤢𞤥 𞤯𞤮𞤼𞥆𞤮",
+    "emoji": "party 🎉 tonight",
+    "code": "locker code XK-4711_b",
+    "wide": "\uff34\uff4f\uff4b\uff59\uff4f in full width",
+}
+
+
+def _index(texts=_TEXTS) -> TextIndex:
+    index = TextIndex(":memory:")
+    index.upsert("n", [IndexedText(name, text) for name, text in texts.items()])
+    return index
+
+
+def _state(index: TextIndex, questions) -> list:
+    return [index.search("n", question, 50) for question in questions] + [index.ids("n"), index.count("n")]
+
+
+@pytest.mark.parametrize(
+    ("question", "expected"),
+    [
+        ("KOLN", "de"),
+        ("grosse strasse", "de"),
+        ("東京", "ja"),
+        ("タワー", "ja"),
+        ("京", "ja"),
+        ("绿茶", "zh"),
+        ("茶", "zh"),
+        ("हिन्दी", "hi"),
+        ("القطة", "ar"),
+        ("הַסֵּפֶר", "he"),
+        ("ประเทศ", "th"),
+        ("서울", "ko"),
+        ("москва", "ru"),
+        ("𞤣𞤤𞤢", "ff"),
+        ("🎉", "emoji"),
+        ("parties", "emoji"),
+        ("xk 4711", "code"),
+        ("Tokyo", "wide"),
+    ],
+)
+def test_text_in_any_script_is_found(question, expected):
+    """A word, a part of an unspaced run, a character or a symbol finds first the text that holds it."""
+    hits = _index().search("n", question, 5)
+    assert hits
+    assert hits[0].id == expected
+    assert 0.0 < hits[0].score <= 1.0
+    assert hits[0].own > 0.0
+
+
+_SHARED = _index()
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(alphabet=st.characters(), max_size=60) | st.text('"*()^:-+{}ANDORNEAT \0', max_size=30))
+def test_any_question_is_only_text(question):
+    """Nothing in a question is an operator, an error, or finds what shares no word with it."""
+    hits = _SHARED.search("n", question, 5)
+    assert len(hits) <= 5
+    assert all(0.0 < hit.score <= 1.0 for hit in hits)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text(alphabet=st.characters(categories=["L", "N", "M", "Zs", "So"]), min_size=1, max_size=30))
+def test_any_text_can_be_written_and_taken_back(text):
+    """Any text is indexed, replaced and removed without leaving a trace in the answers."""
+    index = _index({"other": "a quiet day"})
+    index.upsert("n", [IndexedText("x", text)])
+    index.upsert("n", [IndexedText("x", "something else")])
+    assert all(hit.id != "x" or "else" in text for hit in index.search("n", text, 5) if hit.own == 1.0)
+    assert index.delete("n", ["x", "never there"]) == 1
+    assert [hit.id for hit in index.search("n", "something else", 5)] == []
+    assert index.count("n") == 1
+    index.close()
+
+
+_WORDS = st.sampled_from(["lake", "June", "Anna", "boat", "snow", "東京"])
+_CHANGES = st.lists(
+    st.tuples(
+        st.sampled_from(["write", "write", "write", "delete"]),
+        st.integers(0, 7),
+        st.lists(_WORDS, max_size=4).map(" ".join),
+        st.none() | st.sampled_from(["t1", "t2"]),
+        st.integers(0, 4),
+    ),
+    max_size=25,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(_CHANGES)
+def test_an_index_rebuilt_equals_the_index_written(changes):
+    """However the memories came to be what they are, an index made of them at once answers the same."""
+    written, expected = TextIndex(":memory:"), {}
+    for kind, number, text, thread, position in changes:
+        row = IndexedText(str(number), text, thread, 10 * position + number)
+        if kind == "write":
+            written.upsert("n", [row])
+            expected[row.id] = row
+        else:
+            assert written.delete("n", [row.id]) == (expected.pop(row.id, None) is not None)
+    rebuilt = TextIndex(":memory:")
+    rebuilt.upsert("n", expected.values())
+
+    def scores(index: TextIndex, question: str) -> dict[str, float]:
+        return {hit.id: pytest.approx(hit.score) for hit in index.search("n", question, 50)}
+
+    for question in ["lake June", "anna 東", "boat snow lake Anna"]:
+        assert scores(written, question) == scores(rebuilt, question)
+    assert written.ids("n") == rebuilt.ids("n") == set(expected)
+    assert written.count("n") == rebuilt.count("n") == len(expected)
+    neighbours = [set(index.neighbours("n", sorted(expected), 2)) for index in (written, rebuilt)]
+    assert neighbours[0] == neighbours[1]
+    written.close()
+    rebuilt.close()
+
+
+def test_neighbours_lend_each_other_their_terms():
+    """The turn between two that share the question's words is found, after those and before anything else."""
+    index = TextIndex(":memory:")
+    thread = ["Where was the photo taken?", "At the lake.", "Nice boat too.", "Bye.", "Dinner is at eight."]
+    index.upsert("n", [IndexedText(str(place), text, "t", place) for place, text in enumerate(thread)])
+    index.upsert("n", [IndexedText("alone", "At the lake.")])
+    hits = {hit.id: hit for hit in index.search("n", "photo boat", 10)}
+    assert list(hits)[:3] == ["0", "2", "1"] or list(hits)[:3] == ["2", "0", "1"]
+    assert hits["1"].own == 0.0
+    assert hits["1"].score > hits["3"].score > hits["4"].score
+    assert "alone" not in hits
+    assert {hit.id for hit in index.search("n", "photo boat", 10, window=0)} == {"0", "2"}
+
+
+def test_neighbours_are_counted_in_places():
+    """Neighbours are the next places in order of position, however far apart the positions are."""
+    index = TextIndex(":memory:")
+    index.upsert(
+        "n", [IndexedText(name, "x", "t", position) for name, position in [("c", 900), ("a", 1), ("b", 7)]]
+    )
+    index.upsert("n", [IndexedText("d", "x", "u", 2), IndexedText("e", "x")])
+    assert set(index.neighbours("n", ["a", "d", "e", "missing"], 2)) == {
+        Neighbour("a", "b", 1),
+        Neighbour("a", "c", 2),
+    }
+    assert index.neighbours("n", ["b"], 1) == [Neighbour("b", "a", -1), Neighbour("b", "c", 1)]
+
+
+def test_the_limit_the_filter_and_the_extra_ids_are_honoured():
+    """At most ``limit`` hits come, only allowed ones, and the ids asked for in any case."""
+    index = TextIndex(":memory:")
+    index.upsert("n", [IndexedText(f"{number}", f"lake {number}") for number in range(100)])
+    index.upsert("n", [IndexedText("other", "snow")])
+    assert len(index.search("n", "lake", 10)) == 10
+    allowed = {"3", "7", "other"}
+    assert {hit.id for hit in index.search("n", "lake", 10, ids_allowed=allowed)} == {"3", "7"}
+    also = index.search("n", "lake", 10, also=["other", "5", "missing"])
+    assert {"other", "5"} <= {hit.id for hit in also}
+    assert len(also) <= 12
+    assert next(hit for hit in also if hit.id == "other").score == 0.0
+    assert {hit.id for hit in index.search("n", "lake", 5, also=["1", "2"], ids_allowed=["2"])} == {"2"}
+
+
+def test_rare_terms_and_more_terms_weigh_more():
+    """Of two memories the one with the rarer term, or with more of the question's terms, comes first."""
+    index = TextIndex(":memory:")
+    index.upsert("n", [IndexedText(f"common {number}", "Anna called") for number in range(20)])
+    index.upsert("n", [IndexedText("rare", "a kayak"), IndexedText("both", "Anna and the kayak")])
+    assert [hit.id for hit in index.search("n", "Did Anna buy a kayak?", 3)][:2] == ["both", "rare"]
+
+
+def test_namespaces_are_apart():
+    """What is written, counted, marked or removed in one namespace does not show in another."""
+    index = TextIndex(":memory:")
+    index.upsert("a", [IndexedText("1", "lake")], watermark="7")
+    index.upsert("b", [IndexedText("1", "snow"), IndexedText("2", "lake")])
+    assert [hit.id for hit in index.search("a", "lake", 5)] == ["1"]
+    assert index.search("never written", "lake", 5) == []
+    assert (index.watermark("a"), index.watermark("b"), index.watermark("c")) == ("7", None, None)
+    index.delete_namespace("a")
+    assert index.namespaces() == ["b"]
+    assert (index.count("a"), index.count("b"), index.watermark("a")) == (0, 2, None)
+    index.upsert("a", [IndexedText("9", "lake")])
+    assert [hit.id for hit in index.search("a", "lake", 5)] == ["9"]
+    index.clear()
+    assert index.namespaces() == []
+
+
+def test_a_failed_write_leaves_nothing_behind():
+    """When a row of a write is wrong, none of its rows and not even its namespace is there."""
+    index = TextIndex(":memory:")
+
+    def rows():
+        yield IndexedText("1", "lake")
+        raise RuntimeError("the source failed")
+
+    with pytest.raises(RuntimeError, match="the source failed"):
+        index.upsert("n", rows(), watermark="1")
+    assert index.namespaces() == []
+    index.upsert("n", [IndexedText("1", "lake")])
+    assert index.count("n") == 1
+
+
+def test_what_was_written_is_there_after_reopening(tmp_path):
+    """Rows, threads and watermarks survive closing; closing twice is harmless."""
+    index = TextIndex.open_or_recreate(tmp_path / "text.sqlite3")
+    index.upsert("n", [IndexedText("1", "lake", "t", 1), IndexedText("2", "snow", "t", 2)])
+    index.set_watermark("n", "42")
+    index.close()
+    index.close()
+    index = TextIndex.open_or_recreate(tmp_path / "text.sqlite3")
+    assert index.watermark("n") == "42"
+    assert [hit.id for hit in index.search("n", "lake", 5)] == ["1", "2"]
+    index.close()
+
+
+@pytest.mark.parametrize("damage", ["garbage", "truncated", "format"])
+def test_a_damaged_file_is_replaced_by_an_empty_index(tmp_path, damage):
+    """A file that is no index, torn, or of another format gives way to an empty one, which shows in the count."""
+    path = tmp_path / "text.sqlite3"
+    index = TextIndex(path)
+    index.upsert("n", [IndexedText(str(number), f"lake {number}") for number in range(500)])
+    index.close()
+    content = path.read_bytes()
+    if damage == "garbage":
+        path.write_bytes(b"not a database" * 100)
+    elif damage == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+        (tmp_path / "text.sqlite3-wal").write_bytes(b"")
+    else:
+        connection = sqlite3.connect(path)
+        connection.execute("PRAGMA user_version = 999")
+        connection.close()
+    index = TextIndex.open_or_recreate(path)
+    assert index.count("n") == 0
+    index.upsert("n", [IndexedText("1", "snow")])
+    assert [hit.id for hit in index.search("n", "snow", 5)] == ["1"]
+    index.close()
+
+
+def test_recreate_begins_anew(tmp_path):
+    """After ``recreate`` the index is empty and works."""
+    index = TextIndex(tmp_path / "text.sqlite3")
+    index.upsert("n", [IndexedText("1", "lake")], watermark="1")
+    index.recreate()
+    assert (index.count("n"), index.watermark("n")) == (0, None)
+    index.upsert("n", [IndexedText("2", "lake")])
+    assert [hit.id for hit in index.search("n", "lake", 5)] == ["2"]
+    index.close()
+
+
+def test_a_locked_file_is_not_deleted(tmp_path):
+    """While one connection owns the file another is refused, and what is in it stays."""
+    index = TextIndex(tmp_path / "text.sqlite3")
+    index.upsert("n", [IndexedText("1", "lake")])
+    with pytest.raises(sqlite3.OperationalError, match="locked"):
+        TextIndex.open_or_recreate(tmp_path / "text.sqlite3")
+    assert index.count("n") == 1
+    index.close()
+
+
+def test_a_killed_process_leaves_a_usable_index(tmp_path):
+    """What was committed before a kill without warning is there at the next open."""
+    path = tmp_path / "text.sqlite3"
+    program = (
+        "import os, signal, sys\n"
+        "from aiochroma.storage._text_index import IndexedText, TextIndex\n"
+        "index = TextIndex(sys.argv[1])\n"
+        "for number in range(50):\n"
+        "    index.upsert('n', [IndexedText(str(number), f'lake {number}')], watermark=str(number))\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", program, str(path)], timeout=60)
+    assert result.returncode != 0
+    index = TextIndex.open_or_recreate(path)
+    assert (index.count("n"), index.watermark("n")) == (50, "49")
+    assert len(index.search("n", "lake", 100)) == 50
+    index.close()
+
+
+def test_another_thread_is_refused():
+    """The index belongs to the thread that made it."""
+    index = TextIndex(":memory:")
+    errors = []
+
+    def use() -> None:
+        try:
+            index.count("n")
+        except sqlite3.ProgrammingError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=use)
+    thread.start()
+    thread.join()
+    assert len(errors) == 1
+
+
+def test_full_text_search_is_part_of_this_python():
+    """The probe says what making a table shows."""
+    assert full_text_available()

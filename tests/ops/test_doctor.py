@@ -1,0 +1,193 @@
+"""The doctor: what it finds, what it repairs, and what it leaves alone."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from ops_databases import RECORDS, contents, index_of, lose_vectors, print_of, vectors
+
+import aiochroma
+from aiochroma.ops import doctor
+
+
+def embed(texts):
+    """Embed the documents of the fixtures as they were embedded."""
+    return [vectors()[int(text.split()[1])] for text in texts]
+
+
+def cli(*arguments):
+    """Run the command line in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "aiochroma", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+
+async def look(path, **options):
+    """Ask the doctor from a test that has an event loop."""
+    return await asyncio.to_thread(doctor, path, **options)
+
+
+async def test_a_healthy_database(database):
+    """Nothing to do is said as clearly as anything else, and nothing is changed."""
+    before = print_of(database)
+    report = await look(database)
+    assert report.is_healthy
+    assert (report.records, report.missing, report.problems, report.actions) == (RECORDS, 0, (), ())
+    assert report.durable is True
+    assert report.versions["chromadb"]
+    assert print_of(database) == before
+
+
+async def test_a_broken_index_is_found_and_repaired_after_a_copy(database, tmp_path):
+    """Found: exit code 1 and no change. Repaired: exit code 0, a copy beside, every record with its vector."""
+    lose_vectors(database)
+    before = print_of(database)
+    found = await look(database)
+    assert found.exit_code == 1
+    assert any("--repair" in line for line in found.advice)
+    assert print_of(database) == before
+    repaired = await look(database, repair=True, backup_to=tmp_path / "copy")
+    assert repaired.exit_code == 0
+    assert repaired.saved_to == str(tmp_path / "copy")
+    assert print_of(tmp_path / "copy") == before
+    assert len(repaired.quarantines) == 1
+    assert len(await contents(database)) == RECORDS
+
+
+async def test_lost_vectors_are_embedded_again(purged):
+    """Documents without a vector are embedded with the embedder that is given; then nothing is missing."""
+    lose_vectors(purged)
+    repaired = await look(purged, repair=True)
+    assert repaired.exit_code == 1
+    assert 0 < repaired.missing < RECORDS
+    unknown = await look(purged, fill_missing=True)
+    (reasons,) = unknown.filled.left.values()
+    assert "give the embedder" in next(iter(reasons))
+    filled = await look(purged, fill_missing=True, embedder=embed)
+    assert (filled.exit_code, filled.missing) == (0, 0)
+    assert filled.filled.filled == {"main": repaired.missing}
+    found = await contents(purged)
+    assert found["r9"] == (vectors()[9].tolist(), "document 9")
+
+
+async def test_filling_goes_on_where_it_was_interrupted(purged):
+    """What was embedded before an error stays embedded; the next run does the rest."""
+    lose_vectors(purged)
+    seen = []
+
+    def interrupted(texts):
+        if len(seen) >= 64:
+            raise RuntimeError("no more today")
+        seen.extend(texts)
+        return embed(texts)
+
+    with pytest.raises(RuntimeError):
+        await look(purged, fill_missing=True, embedder=interrupted)
+    report = await look(purged)
+    assert 0 < report.missing <= RECORDS - 64
+    assert (await look(purged, fill_missing=True, embedder=embed)).missing == 0
+
+
+async def test_a_document_that_cannot_be_embedded_is_named(purged):
+    """What the embedder finds nothing in is left, and listed by id."""
+    lose_vectors(purged)
+
+    def blind(texts):
+        return [
+            row * 0 if text == "document 3" else row for text, row in zip(texts, embed(texts), strict=True)
+        ]
+
+    report = await look(purged, fill_missing=True, embedder=blind)
+    assert report.filled.left == {"main": {"the embedder finds nothing in its document": ("r3",)}}
+    assert report.missing == 1
+
+
+async def test_orphans_and_free_pages_go_when_asked(database):
+    """Index directories of deleted collections are set aside and the SQLite file shrinks."""
+    async with aiochroma.AsyncPersistentClient(database) as client:
+        await client.delete_collection("main")
+    found = await look(database)
+    assert found.is_healthy
+    assert len(found.orphaned_directories) == 1
+    assert found.free_bytes > 0
+    done = await look(database, repair=True, vacuum=True)
+    assert done.orphaned_directories == ()
+    assert done.size_bytes < found.size_bytes
+    assert done.free_bytes == 0
+    assert done.durable is True
+
+
+async def test_a_damaged_sqlite_file_is_not_repaired(database, tmp_path):
+    """Even with --repair it is left alone; the newest backup is named."""
+    async with aiochroma.AsyncPersistentClient(database) as client:
+        await client.backup(tmp_path / "backup")
+    os.truncate(database / "chroma.sqlite3", 5000)
+    before = print_of(database)
+    report = await look(database, repair=True)
+    assert report.exit_code == 4
+    assert any(str(tmp_path / "backup") in line for line in report.advice)
+    assert print_of(database) == before
+
+
+async def test_a_database_in_use_is_not_examined(database):
+    """While somebody has it open its owner is named, and nothing may be repaired."""
+    async with aiochroma.AsyncPersistentClient(database):
+        report = await look(database)
+        assert report.exit_code == 3
+        assert report.owner["pid"] == os.getpid()
+        with pytest.raises(aiochroma.DatabaseInUseError):
+            await look(database, repair=True)
+
+
+async def test_it_refuses_to_stop_an_event_loop(database):
+    """On an event loop's own thread it says how to call it."""
+    with pytest.raises(aiochroma.AiochromaError, match="to_thread"):
+        doctor(database)
+
+
+async def test_bad_input(database, tmp_path):
+    """Contradictory arguments and missing databases are refused before anything is done."""
+    with pytest.raises(aiochroma.InvalidInputError):
+        await look(database, embedder=embed)
+    with pytest.raises(aiochroma.InvalidInputError):
+        await look(database, backup_to=tmp_path / "copy")
+    with pytest.raises(aiochroma.DatabasePathError):
+        await look(tmp_path / "nowhere")
+    assert not (tmp_path / "nowhere").exists()
+    lose_vectors(database)
+    with pytest.raises(aiochroma.BackupError):
+        await look(database, repair=True, backup_to=database / "inside")
+    assert index_of(database).exists()
+
+
+async def test_the_command_ends_with_the_state(database, tmp_path):
+    """0 healthy, 1 to be repaired, 3 not available, 4 beyond repair; JSON on request."""
+    pytest.importorskip("typer")
+    healthy = cli("doctor", database)
+    assert healthy.returncode == 0, healthy.stderr
+    assert f"{RECORDS} records, each with its vector" in healthy.stdout
+    saved = cli("backup", database, tmp_path / "backup")
+    assert saved.returncode == 0, saved.stderr
+    assert saved.stdout.splitlines()[0] == str(tmp_path / "backup")
+    lose_vectors(database)
+    assert cli("doctor", database).returncode == 1
+    repaired = cli("doctor", database, "--repair", "--json")
+    assert repaired.returncode == 0, repaired.stderr
+    assert json.loads(repaired.stdout)["is_healthy"] is True
+    (database / "chroma.sqlite3").write_bytes(b"nothing")
+    assert cli("doctor", database).returncode == 4
+    assert cli("restore", tmp_path / "backup", database).returncode == 0
+    assert cli("doctor", database).returncode == 0
+    assert cli("doctor", tmp_path / "nowhere").returncode == 3
+    refused = cli("restore", tmp_path, database)
+    assert refused.returncode == 3
+    assert "is not a backup" in refused.stderr

@@ -1,0 +1,223 @@
+"""The command line, as a shell sees it: what it prints, where, and the exit code."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("typer")
+pytest.importorskip("rich")
+
+
+def aiochroma(*arguments, stdin=b"", cwd=None):
+    """Run the command line in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-W", "error::ResourceWarning", "-m", "aiochroma", *arguments],
+        input=stdin,
+        capture_output=True,
+        cwd=cwd,
+        timeout=100,
+        check=False,
+    )
+
+
+def printed_json(*arguments):
+    """Return the JSON that a command printed."""
+    return json.loads("\n".join(output(aiochroma(*arguments, "--json"))))
+
+
+def output(finished):
+    """Return the lines on standard output of a command that must have succeeded."""
+    assert finished.returncode == 0, finished.stderr.decode()
+    return finished.stdout.decode().splitlines()
+
+
+def complaint(finished):
+    """Return the one line on standard error."""
+    lines = finished.stderr.decode().splitlines()
+    assert len(lines) == 1, finished.stderr.decode()
+    assert lines[0].startswith("aiochroma: ")
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """A memory with two namespaces, written by the command line; not to be changed."""
+    path = tmp_path_factory.mktemp("cli") / "memory"
+    lines = b"The spare key is with the neighbour.\n\n  \nMy locker is number 62.\r\n"
+    output(aiochroma("remember", "--path", path, "-n", "personal", "-", stdin=lines))
+    output(
+        aiochroma(
+            "remember",
+            "--path",
+            path,
+            "-n",
+            "style",
+            "--id",
+            "short",
+            "-m",
+            "words=120",
+            "-m",
+            "kind=rule",
+            "Keep answers [short].",
+        )
+    )
+    return path
+
+
+def test_remember_reads_one_text_per_line_and_skips_blank_lines(store):
+    """Standard input gives one memory per line that is not blank, without its line end."""
+    found = printed_json("recall", "--path", store, "-n", "personal", "key")
+    assert {hit["text"] for hit in found["hits"]} == {
+        "The spare key is with the neighbour.",
+        "My locker is number 62.",
+    }
+
+
+def test_remember_prints_ids_that_follow_from_the_texts(tmp_path):
+    """Remembering the same text again prints the same id and keeps one memory."""
+    first = output(aiochroma("remember", "--path", tmp_path, "one text", "another text"))
+    second = output(aiochroma("remember", "--path", tmp_path, stdin=b"one text\n"))
+    assert len(first) == 2
+    assert second == first[:1]
+    assert printed_json("stats", "--path", tmp_path)["namespaces"] == {"default": 2}
+
+
+def test_recall_prints_one_line_per_hit_best_first(store):
+    """Without --json a hit is one line with its score, namespace, text and id, whatever the width of the screen."""
+    lines = output(
+        aiochroma("recall", "--path", store, "-n", "personal=1", "-n", "style=1", "who has a spare key?")
+    )
+    assert len(lines) == 2
+    assert "personal  The spare key is with the neighbour." in lines[0]
+    assert lines[1].endswith("style  Keep answers [short].  short")
+
+
+def test_recall_gives_each_namespace_its_own_number(store):
+    """NAME=K asks for the K best of that namespace and -k is for those that say nothing."""
+    found = printed_json("recall", "--path", store, "-k", "1", "-n", "personal=2", "-n", "style", "number")
+    assert sorted(hit["namespace"] for hit in found["hits"]) == ["personal", "personal", "style"]
+    assert found["errors"] == {}
+    assert found["timings"]["total"] > 0
+
+
+def test_recalling_nothing_ends_with_1(store):
+    """A recall without a hit prints nothing and says so with its exit code, as grep does."""
+    finished = aiochroma("recall", "--path", store, "-n", "no such namespace", "anything")
+    assert (finished.returncode, finished.stdout, finished.stderr) == (1, b"", b"")
+
+
+def test_get_prints_text_and_metadata(store):
+    """A memory comes back with its namespace and with metadata of the types they were written with."""
+    found = printed_json("get", "--path", store, "-n", "style", "short")
+    assert found["text"] == "Keep answers [short]."
+    assert found["metadata"] == {"words": 120, "kind": "rule"}
+    assert found["created_at"].endswith("+00:00")
+    assert "Keep answers [short]." in output(aiochroma("get", "--path", store, "-n", "style", "short"))[0]
+
+
+def test_get_of_an_unknown_id_ends_with_1(store):
+    """What is not there is one line on standard error and exit code 1."""
+    finished = aiochroma("get", "--path", store, "nobody")
+    assert finished.returncode == 1
+    assert "'nobody'" in complaint(finished)
+
+
+def test_forget_forgets_and_ends_with_1_where_there_was_nothing(tmp_path):
+    """The first forget succeeds silently, the second one finds nothing."""
+    [known] = output(aiochroma("remember", "--path", tmp_path, "to be forgotten"))
+    assert output(aiochroma("forget", "--path", tmp_path, known)) == []
+    finished = aiochroma("forget", "--path", tmp_path, known)
+    assert finished.returncode == 1
+    assert known in complaint(finished)
+
+
+def test_namespaces_prints_one_name_per_line(store):
+    """Names come sorted, one per line, ready for a loop of a shell."""
+    assert output(aiochroma("namespaces", "--path", store)) == ["personal", "style"]
+
+
+def test_stats_prints_counts_and_the_embedder(store):
+    """The counts of the namespaces, their sum and the embedder are printed, as text and as JSON."""
+    found = printed_json("stats", "--path", store)
+    assert found["namespaces"] == {"personal": 2, "style": 1}
+    assert found["thread"]["failed"] == 0
+    lines = output(aiochroma("stats", "--path", store))
+    assert f"embedder: {found['embedder']}" in lines
+    assert [line.split() for line in lines if line.startswith("together")] == [["together", "3"]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin", "named"),
+    [
+        (["remember", "  "], b"", "blank"),
+        (["remember", "text", "-m", "no sign"], b"", "KEY=VALUE"),
+        (["remember", "one", "two", "--id", "same"], b"", "--id"),
+        (["remember", "text", "-n", " "], b"", "`namespace`"),
+        (["remember", "-"], b"good\n\xff\xfe\n", "Line 2"),
+    ],
+)
+def test_bad_input_ends_with_2_and_names_the_argument(tmp_path, arguments, stdin, named):
+    """A wrong argument is one line that names it, and nothing of the store is made."""
+    finished = aiochroma(*arguments, "--path", tmp_path / "memory", stdin=stdin)
+    assert finished.returncode == 2
+    assert named in complaint(finished)
+
+
+def test_an_unknown_option_ends_with_2():
+    """The command line's own complaints have the same exit code as ours."""
+    assert aiochroma("recall", "--no-such-option", "question").returncode == 2
+
+
+@pytest.mark.parametrize(
+    "command", [["recall", "question"], ["get", "id"], ["forget", "id"], ["namespaces"], ["stats"]]
+)
+def test_reading_where_no_memory_is_ends_with_3_and_makes_none(tmp_path, command):
+    """A misspelled path is an error and leaves nothing behind."""
+    finished = aiochroma(*command, "--path", tmp_path / "misspelled")
+    assert finished.returncode == 3
+    assert "misspelled" in complaint(finished)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_path_that_is_a_file_ends_with_3(tmp_path):
+    """A store that cannot be opened is one line without a traceback."""
+    (tmp_path / "file").write_text("not a directory")
+    finished = aiochroma("remember", "--path", tmp_path / "file", "text")
+    assert finished.returncode == 3
+    assert "is a file" in complaint(finished)
+
+
+def test_help_imports_neither_chromadb_nor_numpy():
+    """Asking for help is quick: what is slow to import is not imported."""
+    program = (
+        "import sys\n"
+        "sys.argv = ['aiochroma', '--help']\n"
+        "from aiochroma.__main__ import main\n"
+        "try:\n"
+        "    main()\n"
+        "except SystemExit as end:\n"
+        "    assert end.code == 0, end.code\n"
+        "heavy = {'chromadb', 'chromadb_rust_bindings', 'numpy', 'wordllama', 'tokenizers'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=100, check=False)
+    assert finished.returncode == 0, finished.stderr.decode()
+    assert b"Exit codes" in finished.stdout
+
+
+@pytest.mark.parametrize("missing", ["typer", "rich"])
+def test_without_the_extra_it_names_the_extra(missing):
+    """Where typer or rich is not installed, one line names the extra, and the exit code is 2."""
+    program = (
+        "import sys\n"
+        f"sys.modules[{missing!r}] = None  # As if it were not installed.\n"
+        "from aiochroma.__main__ import main\n"
+        "main()\n"
+    )
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=100, check=False)
+    assert finished.returncode == 2
+    assert "aiochroma[cli]" in complaint(finished)

@@ -1,0 +1,64 @@
+"""The README keeps its word: its examples run as they stand, and its two commands are what CI runs."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text("utf-8")
+
+
+def blocks(language):
+    """Return the fenced blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    "program", [pytest.param(text, id=f"block-{n}") for n, text in enumerate(blocks("python"), 1)]
+)
+def test_every_python_example_runs_as_it_stands(tmp_path, program):
+    """An example needs nothing but the package, and raises nothing."""
+    finished = subprocess.run(
+        [sys.executable, "-W", "error::ResourceWarning", "-c", program],
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=100,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr.decode()
+
+
+def test_the_first_example_answers_its_question(tmp_path):
+    """The first example prints the memory that was asked for."""
+    finished = subprocess.run(
+        [sys.executable, "-c", blocks("python")[0]],
+        cwd=tmp_path,
+        capture_output=True,
+        timeout=100,
+        check=True,
+    )
+    assert b"https://example.org/social/kestrelbuilder" in finished.stdout
+
+
+def test_there_are_two_commands_of_one_line():
+    """The section has exactly two shell blocks, each of them one line that needs no other."""
+    commands = blocks("sh")
+    assert [command.count("\n") for command in commands] == [1, 1]
+    assert commands[0].rstrip().endswith("aiochroma demo")
+    assert commands[1].rstrip().endswith("pytest")
+
+
+def test_ci_runs_the_second_command_as_printed():
+    """CI takes the command from the README with this very program, so that the two cannot drift apart."""
+    script = (ROOT / ".ci" / "run").read_text("utf-8")
+    [program] = re.findall(r"awk '(.*)' README\.md", script)
+    finished = subprocess.run(
+        ["awk", program, "README.md"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert finished.stdout == blocks("sh")[1]
