@@ -35,7 +35,12 @@ async def program(client, name):
         )
     )
     results.append(await collection.add(ids=ids[:2], embeddings=vectors[2:4], documents=["not", "taken"]))
-    results.append(await collection.upsert(ids=ids[25:], embeddings=vectors[25:], metadatas=metadatas[25:]))
+    # Not in one call: Chroma inserts the records of a call in parallel, and one that has both known and new ids sometimes leaves a
+    # vector that searches miss (6 of 100 collections of 40 records with plain chromadb 1.5.9, none of 300 in two calls).
+    for some in (slice(25, 30), slice(30, 40)):
+        results.append(
+            await collection.upsert(ids=ids[some], embeddings=vectors[some], metadatas=metadatas[some])
+        )
     results.append(
         await collection.update(
             ids=["id-03", "nobody"], embeddings=vectors[:2], documents=["changed", "ignored"]
