@@ -49,6 +49,8 @@ DECAY = 0.75
 WINDOW = 3
 # Measured flat between 0 and 0.06 for turns of a conversation; longer texts are what it is for.
 _LENGTH_SHARE = 0.03
+_SPARSE = 16
+_NO_ROW = 2**62
 
 
 class Surroundings(NamedTuple):
@@ -99,15 +101,28 @@ def best_rows(
     """
     import numpy as np
 
-    held, place = np.unique(np.concatenate(rows), return_inverse=True)
-    sums = np.bincount(place, weights=np.repeat(weights, [len(found) for found in rows]), minlength=len(held))
+    joined = np.concatenate(rows)
+    given = np.repeat(weights, [len(found) for found in rows])
+    lowest = int(joined.min(initial=_NO_ROW))
+    if len(joined) * _SPARSE > int(joined.max(initial=0)) - lowest:
+        # Adding up in place of sorting: a tenth of the time for terms that thousands of rows hold.
+        sums = np.bincount(joined - lowest, weights=given)
+        held = np.flatnonzero(sums)
+        sums = sums[held]
+        held += lowest
+    else:
+        held, place = np.unique(joined, return_inverse=True)
+        sums = np.bincount(place, weights=given, minlength=len(held))
     if allowed is not None:
         keep = np.isin(held, allowed, assume_unique=True)
         held, sums = held[keep], sums[keep]
     if len(held) > limit:
-        # Of equal ones the newest rows: they stand last, and the sort is stable.
-        held = held[np.argsort(sums, kind="stable")[-limit:]]
-    return np.sort(held)
+        # Of equal ones the newest rows, which stand last.
+        least = np.partition(sums, -limit)[-limit]
+        better = np.flatnonzero(sums > least)
+        equal = np.flatnonzero(sums == least)[len(better) - limit :]
+        held = held[np.union1d(better, equal)]
+    return held
 
 
 def windowed_coverage(

@@ -359,6 +359,7 @@ class TextIndex:
             if found[1] == indexed:
                 return 0, 0
             self._forget_terms(namespace, *found[:2])
+        self._postings.grown(namespace)
         self._connection.execute(
             f"INSERT INTO terms_{namespace} (rowid, text) VALUES (?, ?)",  # noqa: S608
             (number, indexed),
@@ -367,7 +368,6 @@ class TextIndex:
 
     def _count_in(self, namespace: int, memories: int, words: int) -> None:
         """Keep the sums that a search needs, so that it has not to count."""
-        self._postings.forget(namespace)
         self._connection.execute(
             "UPDATE namespaces SET memories = memories + ?, words = words + ? WHERE number = ?",
             (memories, words, namespace),
@@ -375,13 +375,14 @@ class TextIndex:
 
     def _forget_terms(self, namespace: int, number: int, indexed: str) -> None:
         """Take a row out of a contentless table, which has to be told what it holds."""
+        self._postings.replaced(namespace)
         self._connection.execute(
             f"INSERT INTO terms_{namespace} (terms_{namespace}, rowid, text) VALUES ('delete', ?, ?)",  # noqa: S608
             (number, indexed),
         )
 
     def _drop(self, number: int) -> None:
-        self._postings.forget(number)
+        self._postings.replaced(number)
         self._connection.execute(f"DROP TABLE terms_{number}")
         self._connection.execute("DELETE FROM memories WHERE namespace = ?", (number,))
         self._connection.execute("DELETE FROM namespaces WHERE number = ?", (number,))

@@ -7,10 +7,12 @@ import subprocess
 import sys
 import threading
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aiochroma.storage._text_coverage import best_rows
 from aiochroma.storage._text_file import full_text_available
 from aiochroma.storage._text_index import IndexedText, Neighbour, TextIndex
 
@@ -102,7 +104,9 @@ def test_any_text_can_be_written_and_taken_back(text):
 _WORDS = st.sampled_from(["lake", "June", "Anna", "boat", "snow", "東京"])
 _CHANGES = st.lists(
     st.tuples(
-        st.sampled_from(["write", "write", "write", "delete"]),
+        st.sampled_from(["write", "write", "write", "delete", "fail"]),
+        st.booleans(),
+        st.sampled_from("nm"),
         st.integers(0, 7),
         st.lists(_WORDS, max_size=4).map(" ".join),
         st.none() | st.sampled_from(["t1", "t2"]),
@@ -110,34 +114,72 @@ _CHANGES = st.lists(
     ),
     max_size=25,
 )
+_QUESTIONS = ["lake June", "anna 東", "boat snow lake Anna"]
 
 
-@settings(max_examples=60, deadline=None)
+def _scores(index: TextIndex, namespace: str, question: str) -> dict[str, float]:
+    return {hit.id: pytest.approx(hit.score) for hit in index.search(namespace, question, 50)}
+
+
+def _write_and_fail(index: TextIndex, namespace: str, row: IndexedText) -> None:
+    def rows():
+        yield row
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        index.upsert(namespace, rows())
+
+
+@settings(max_examples=100, deadline=None)
 @given(_CHANGES)
 def test_an_index_rebuilt_equals_the_index_written(changes):
-    """However the memories came to be what they are, an index made of them at once answers the same."""
-    written, expected = TextIndex(":memory:"), {}
-    for kind, number, text, thread, position in changes:
+    """However the memories came to be what they are, and whatever was asked meanwhile, an index made of them answers the same."""
+    written, expected = TextIndex(":memory:"), {"n": {}, "m": {}}
+    for kind, asked, namespace, number, text, thread, position in changes:
+        if asked:
+            _ = [written.search(namespace, question, 50) for question in _QUESTIONS]
         row = IndexedText(str(number), text, thread, 10 * position + number)
         if kind == "write":
-            written.upsert("n", [row])
-            expected[row.id] = row
+            written.upsert(namespace, [row])
+            expected[namespace][row.id] = row
+        elif kind == "fail":
+            _write_and_fail(written, namespace, row)
         else:
-            assert written.delete("n", [row.id]) == (expected.pop(row.id, None) is not None)
+            removed = expected[namespace].pop(row.id, None)
+            assert written.delete(namespace, [row.id]) == (removed is not None)
     rebuilt = TextIndex(":memory:")
-    rebuilt.upsert("n", expected.values())
-
-    def scores(index: TextIndex, question: str) -> dict[str, float]:
-        return {hit.id: pytest.approx(hit.score) for hit in index.search("n", question, 50)}
-
-    for question in ["lake June", "anna 東", "boat snow lake Anna"]:
-        assert scores(written, question) == scores(rebuilt, question)
-    assert written.ids("n") == rebuilt.ids("n") == set(expected)
-    assert written.count("n") == rebuilt.count("n") == len(expected)
-    neighbours = [set(index.neighbours("n", sorted(expected), 2)) for index in (written, rebuilt)]
-    assert neighbours[0] == neighbours[1]
+    for namespace, rows in expected.items():
+        rebuilt.upsert(namespace, rows.values())
+        for question in _QUESTIONS:
+            assert _scores(written, namespace, question) == _scores(rebuilt, namespace, question)
+        assert written.ids(namespace) == rebuilt.ids(namespace) == set(rows)
+        assert written.count(namespace) == rebuilt.count(namespace) == len(rows)
+        neighbours = [set(index.neighbours(namespace, sorted(rows), 2)) for index in (written, rebuilt)]
+        assert neighbours[0] == neighbours[1]
     written.close()
     rebuilt.close()
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.sets(st.integers(1, 60)), st.sampled_from([0.25, 1.0, 1.5])), min_size=1, max_size=4
+    ),
+    st.integers(1, 10),
+    st.none() | st.sets(st.integers(1, 60)),
+    st.sampled_from([1, 10_000]),
+)
+def test_the_best_rows_are_those_whose_terms_weigh_most(terms, limit, allowed, apart):
+    """Rows close together, which are added up, and far apart, which are sorted, give what adding up by hand gives."""
+    sums: dict[int, float] = {}
+    for held, weight in terms:
+        for row in held if allowed is None else held & allowed:
+            sums[row * apart] = sums.get(row * apart, 0.0) + weight
+    # Of equal ones the newest.
+    expected = sorted(sorted(sums, key=lambda row: (-sums[row], -row))[:limit])
+    rows = [np.array(sorted(held), dtype=np.int64) * apart for held, _ in terms]
+    among = None if allowed is None else np.array(sorted(allowed), dtype=np.int64) * apart
+    assert best_rows(rows, [weight for _, weight in terms], limit, among).tolist() == expected
 
 
 def test_neighbours_lend_each_other_their_terms():

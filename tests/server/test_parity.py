@@ -35,8 +35,8 @@ async def program(client, name):
         )
     )
     results.append(await collection.add(ids=ids[:2], embeddings=vectors[2:4], documents=["not", "taken"]))
-    # Not in one call: Chroma inserts the records of a call in parallel, and one that has both known and new ids sometimes leaves a
-    # vector that searches miss (6 of 100 collections of 40 records with plain chromadb 1.5.9, none of 300 in two calls).
+    # Not in one call: Chroma inserts the records of a call in parallel, and one that has both known and new ids sometimes leaves
+    # a vector that searches miss (6 of 100 collections of 40 records with plain chromadb 1.5.9, none of 300 in two calls).
     for some in (slice(25, 30), slice(30, 40)):
         results.append(
             await collection.upsert(ids=ids[some], embeddings=vectors[some], metadatas=metadatas[some])
