@@ -226,7 +226,7 @@ class EmbeddedBackend(ChromaBackend):
                 # Closing any descriptor of the file drops all locks that this process has on it, so the probe's come last.
                 stack.callback(self._probe.close)
                 super().close()
-                if not storage.wait_until_closed(self._directory, but_for=_descriptors(self._probe)):
+                if not storage.wait_until_closed(self._directory, but_for=self._probe.descriptors):
                     log.warning(
                         "database.still_open",
                         database=str(self._directory),
@@ -359,12 +359,6 @@ class EmbeddedBackend(ChromaBackend):
         if self._patience is None:
             self._patience = now + LOCK_WAIT_SECONDS
         return max(0.0, self._patience - now)
-
-
-def _descriptors(probe: LockProbe) -> tuple[int, ...]:
-    """Return what a probe has open."""
-    held = (probe._main, probe._shared, *probe._kept)  # noqa: SLF001 - one package
-    return tuple(descriptor for descriptor in held if descriptor is not None)
 
 
 class _StorageFault(Fault):

@@ -25,7 +25,7 @@ import os
 import struct
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wait_exponential, wait_random
 
@@ -53,6 +53,18 @@ _FIRST_WAIT_SECONDS = 0.005
 _LONGEST_WAIT_SECONDS = 0.25
 
 
+class _Opened(NamedTuple):
+    """A file that is open.
+
+    Attributes:
+        descriptor: Its descriptor.
+        identity: Its device and inode, which tell whether it is the one at its path.
+    """
+
+    descriptor: int
+    identity: tuple[int, int]
+
+
 class LockProbe:
     """Asks who holds SQLite's locks on one database; used on the thread that calls Chroma.
 
@@ -61,11 +73,18 @@ class LockProbe:
     """
 
     def __init__(self, directory: Path) -> None:
-        self._main_path = directory / SQLITE_FILE
-        self._shared_path = directory / f"{SQLITE_FILE}-shm"
-        self._main: int | None = None
-        self._shared: int | None = None
+        # Asked before every call: with these as text it takes half the time.
+        self._main_path = str(directory / SQLITE_FILE)
+        self._shared_path = f"{self._main_path}-shm"
+        self._main: _Opened | None = None
+        self._shared: _Opened | None = None
         self._kept: list[int] = []
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """What it has open."""
+        opened = [file.descriptor for file in (self._main, self._shared) if file is not None]
+        return (*opened, *self._kept)
 
     def foreign_holder(self, *, writing: bool = True) -> int | None:
         """Return the process id of another process whose lock would make Chroma wait, or None.
@@ -81,20 +100,18 @@ class LockProbe:
         self._main = self._reopened(self._main, self._main_path)
         if self._main is None:
             raise FileNotFoundError(f"{self._main_path} is gone")
-        if not self._is_write_ahead(self._main):
+        main = self._main.descriptor
+        if not self._is_write_ahead(main):
             if writing:
-                return _holder(self._main, fcntl.F_WRLCK, _PENDING_BYTE, _LOCK_RANGE)
-            return self._exclusive_holder(self._main)
+                return _holder(main, fcntl.F_WRLCK, _PENDING_BYTE, _LOCK_RANGE)
+            return self._exclusive_holder(main)
         self._shared = self._reopened(self._shared, self._shared_path)
         if self._shared is None:
             # Nobody has the database open in this mode, or the holder took it for itself on the main file.
-            return self._exclusive_holder(self._main)
-        byte = _holder(self._shared, fcntl.F_WRLCK, _SHM_WRITE, 1) if writing else None
-        return (
-            byte
-            or _holder(self._shared, fcntl.F_WRLCK, _SHM_RECOVER, 1)
-            or self._exclusive_holder(self._main)
-        )
+            return self._exclusive_holder(main)
+        shared = self._shared.descriptor
+        byte = _holder(shared, fcntl.F_WRLCK, _SHM_WRITE, 1) if writing else None
+        return byte or _holder(shared, fcntl.F_WRLCK, _SHM_RECOVER, 1) or self._exclusive_holder(main)
 
     def wait_until_free(self, timeout_seconds: float, *, writing: bool = True) -> int | None:
         """Wait, with growing pauses, until no other process would make Chroma wait.
@@ -128,13 +145,12 @@ class LockProbe:
 
     def close(self) -> None:
         """Close the descriptors; only after Chroma has closed the database."""
-        for descriptor in (self._main, self._shared, *self._kept):
-            if descriptor is not None:
-                os.close(descriptor)
+        for descriptor in self.descriptors:
+            os.close(descriptor)
         self._main = self._shared = None
         self._kept = []
 
-    def _reopened(self, descriptor: int | None, path: Path) -> int | None:
+    def _reopened(self, file: _Opened | None, path: str) -> _Opened | None:
         """Return a descriptor of the file that is at the path now.
 
         SQLite deletes and recreates ``-shm`` as its last connection goes and the first comes: a deleted one
@@ -142,18 +158,21 @@ class LockProbe:
         kept to the end.
         """
         try:
-            status = path.stat()
+            status = os.stat(path)  # noqa: PTH116 - see above
         except FileNotFoundError:
             status = None
-        if descriptor is not None:
-            current = os.fstat(descriptor)
-            if status is not None and (current.st_dev, current.st_ino) == (status.st_dev, status.st_ino):
-                return descriptor
-            if current.st_nlink == 0 and path == self._shared_path:
-                os.close(descriptor)
+        if file is not None:
+            if status is not None and (status.st_dev, status.st_ino) == file.identity:
+                return file
+            if path == self._shared_path and os.fstat(file.descriptor).st_nlink == 0:
+                os.close(file.descriptor)
             else:
-                self._kept.append(descriptor)
-        return None if status is None else os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                self._kept.append(file.descriptor)
+        if status is None:
+            return None
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        opened = os.fstat(descriptor)
+        return _Opened(descriptor, (opened.st_dev, opened.st_ino))
 
     @staticmethod
     def _is_write_ahead(descriptor: int) -> bool:

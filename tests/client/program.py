@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import os
 import sys
 import threading
-import time
 import warnings
 
 import aiochroma
@@ -171,5 +171,7 @@ def count(path):
 
 
 if __name__ == "__main__":
-    begun = time.monotonic()
+    # Should it hang, it says where, and ends before whoever started it gives up (a forked child would wait for this for ever).
+    if "fork" not in sys.argv[1]:
+        faulthandler.dump_traceback_later(50, exit=True)
     globals()[sys.argv[1]](*sys.argv[2:])

@@ -49,7 +49,7 @@ def opened(request, tmp_path):
 def wait_until_closed_but_for(probe, directory):
     """Chroma's descriptors go; the probe's own are still open."""
     wait_until_closed(directory, timeout_seconds=0.2)
-    return probe._main is None or os.fstat(probe._main)
+    return all(os.fstat(descriptor) for descriptor in probe.descriptors)
 
 
 @pytest.mark.parametrize(("opened", "statements", "writing", "reading"), HOLDERS, indirect=["opened"])
