@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from aiochroma._errors import InvalidInputError, MissingExtraError
 from aiochroma._logging import get_logger
 from aiochroma.embedding._functions import name_of
-from aiochroma.embedding._protocol import Embedder, QueryEmbedder
+from aiochroma.embedding._protocol import Embedder, InlineEmbedder, QueryEmbedder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,10 +50,15 @@ class EmbedderFunction:
 
 
 class _Rows:
-    """Gives an :class:`Embedder` the form of an embedding function."""
+    """Gives an :class:`Embedder` the form of an embedding function.
+
+    Attributes:
+        inline_characters: See :class:`InlineEmbedder`.
+    """
 
     def __init__(self, embedder: Embedder) -> None:
         self._embedder = embedder
+        self.inline_characters = embedder.inline_characters if isinstance(embedder, InlineEmbedder) else 0
 
     def __call__(self, texts: list[str]) -> Any:
         return self._embedder.embed(texts)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Embedder",
+    "InlineEmbedder",
     "QueryEmbedder",
     "WindowedEmbedder",
     "embed_queries",
@@ -59,6 +60,18 @@ class QueryEmbedder(Embedder, Protocol):
 
     def embed_query(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Embed questions; the result has the shape and the meaning of ``embed``'s."""
+
+
+@runtime_checkable
+class InlineEmbedder(Embedder, Protocol):
+    """An embedder that has embedded a short text sooner than another thread could be asked to.
+
+    That takes some 200 microseconds; more than that should not be spent on an event loop.
+    """
+
+    @property
+    def inline_characters(self) -> int:
+        """Texts that have together at most so many characters are embedded where they are asked for."""
 
 
 @runtime_checkable

@@ -133,7 +133,8 @@ class EmbeddingRunner:
         Args:
             function: A Chroma embedding function, or any callable that takes a list of inputs; synchronous ones run on the
                 embedding thread, asynchronous ones are awaited here.
-            inputs: A list of texts, or what else the function takes.
+            inputs: A list of texts, or what else the function takes. Few and short ones are embedded here by a function that
+                says that it is quicker so (``inline_characters``).
             is_query: Use the function's ``embed_query`` if it has one.
             deadline: By when (``time.monotonic()``), or None.
 
@@ -147,6 +148,8 @@ class EmbeddingRunner:
         if is_asynchronous(function):
             answer = await _awaited(function, inputs, deadline, is_query=is_query)
             return vectors_from(answer, len(inputs), function)
+        if _is_short(function, inputs):
+            return vectors_from(call_function(function, inputs, is_query=is_query), len(inputs), function)
         request = Request("embed", {"function": function, "inputs": inputs, "is_query": is_query})
         vectors: list[Any] = await call(self._queue, request, deadline)
         return vectors
@@ -155,6 +158,8 @@ class EmbeddingRunner:
         self, function: Any, inputs: Any, *, is_query: bool, deadline: float | None
     ) -> list[Any]:
         """Embed a batch and block this thread meanwhile; for synchronous functions."""
+        if _is_short(function, inputs):
+            return vectors_from(call_function(function, inputs, is_query=is_query), len(inputs), function)
         request = Request("embed", {"function": function, "inputs": inputs, "is_query": is_query})
         vectors: list[Any] = call_blocking(self._queue, request, deadline)
         return vectors
@@ -184,3 +189,9 @@ async def _awaited(function: Any, inputs: Any, deadline: float | None, *, is_que
 
 def _is_texts(inputs: Any) -> bool:
     return isinstance(inputs, list) and bool(inputs) and isinstance(inputs[0], str)
+
+
+def _is_short(function: Any, inputs: Any) -> bool:
+    """Tell whether embedding here takes less time than handing over."""
+    limit: int = getattr(function, "inline_characters", 0)
+    return limit > 0 and _is_texts(inputs) and sum(map(len, inputs)) <= limit

@@ -13,8 +13,10 @@ import sqlite3
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from aiochroma._logging import get_logger
+from aiochroma.engine._kept_records import KeptRecords
 from aiochroma.engine._records import POSITION, THREAD, Place, Record, bare
 from aiochroma.engine._remembered import Remembered
+from aiochroma.engine._request import Lane
 from aiochroma.storage._history import HISTORY_FILE, ChangeLog
 from aiochroma.storage._text_index import IndexedText, Neighbour, TextIndex
 
@@ -55,6 +57,8 @@ class IndexedCollections(Remembered):
         self._index: TextIndex | None = None
         self._history: ChangeLog | None = None
         self._current: set[str] = set()
+        self._kept = KeptRecords()
+        self._searched: set[str] = set()
 
     # -- memories ------------------------------------------------------------------------------------------------------
 
@@ -105,6 +109,20 @@ class IndexedCollections(Remembered):
 
     # -- following Chroma's writes -------------------------------------------------------------------------------------
 
+    def before(self, request: Request) -> None:
+        """Forget what a call may change, whether it succeeds or not."""
+        if request.lane is Lane.BARRIER:
+            self._kept.clear()
+        elif request.lane is Lane.WRITE:
+            self._kept.forget(request.collection, request.arguments.get("ids"))
+
+    def after_read(self, request: Request, result: Any) -> None:
+        """Keep what was read of memories that a search found."""
+        if request.collection in self._searched and request.arguments.get("ids") is not None:
+            documents, metadatas = result.get("documents"), result.get("metadatas")
+            if documents is not None and metadatas is not None:
+                self._kept.keep(request.collection, result["ids"], documents, metadatas)
+
     def after_write(self, request: Request) -> None:
         """Bring the index up to date after a write that Chroma has carried out."""
         collection = str(request.arguments["collection_id"])
@@ -125,6 +143,7 @@ class IndexedCollections(Remembered):
     def forget_collection(self, collection: str) -> None:
         """Drop a collection that is gone."""
         self._current.discard(collection)
+        self._searched.discard(collection)
         self.forget_places()
         if self._index is not None:
             self._index.delete_namespace(collection)
@@ -175,21 +194,62 @@ class IndexedCollections(Remembered):
             ``own`` (0 to 1), ``document``, ``metadata``, and for one that was found by a part ``passage``.
         """
         place = {"tenant": tenant, "database": database}
+        collection = str(collection_id)
+        self._searched.add(collection)
+        has_parts = self._holder(parts, place) is not None
         # A part names its memory in its metadata, so where there are parts the details are needed anyway.
-        details = details or self._holder(parts, place) is not None
+        details = details or has_parts
+        numbers_first = not details or (not has_parts and where is None and self._kept.is_warm(collection))
         found: list[dict[str, Record]] = [{} for _ in questions]
         if mode != "text":
             found = self._search_vectors(
-                collection_id, query_embeddings, n_results, where, parts, place, details=details
+                collection_id, query_embeddings, n_results, where, parts, place, details=not numbers_first
             )
         if mode != "vector":
             self._twice(
-                str(collection_id),
-                lambda: self._search_text(
-                    found, collection_id, questions, text_limit, where, window, place, details=details
-                ),
+                collection,
+                lambda: self._search_text(found, collection_id, questions, text_limit, where, window, place),
             )
+        self._complete(collection_id, found, place, details=details)
         return [list(candidates.values()) for candidates in found]
+
+    def _complete(
+        self, collection_id: Any, found: list[dict[str, Record]], place: Place, *, details: bool
+    ) -> None:
+        """Add documents and metadata that were not read with the numbers: those that are known, or all."""
+        collection = str(collection_id)
+        bare = [
+            record for candidates in found for record in candidates.values() if record["metadata"] is None
+        ]
+        missing = self._kept.complete(collection, bare)
+        if not details or not bare:
+            return
+        self._kept.note(collection, [record["id"] for record in bare])
+        for id, record in self._records(collection_id, missing, None, place).items():
+            self._kept.keep(collection, [id], [record["document"]], [record["metadata"]])
+        self._kept.complete(collection, bare)
+        for candidates in found:
+            for id in [id for id, record in candidates.items() if record["metadata"] is None]:
+                del candidates[id]  # Nothing of Chroma's.
+
+    def _query(
+        self,
+        collection_id: Any,
+        vectors: Sequence[Any],
+        n_results: int,
+        where: Mapping[str, Any] | None,
+        where_document: Mapping[str, Any] | None,
+        place: Place,
+    ) -> list[list[tuple[str, float, str, dict[str, Any]]]]:
+        found = super()._query(collection_id, vectors, n_results, where, where_document, place)
+        collection = str(collection_id)
+        if collection in self._searched:
+            rows = [row for rows in found for row in rows]
+            self._kept.note(collection, [row[0] for row in rows])
+            self._kept.keep(
+                collection, [row[0] for row in rows], [row[2] for row in rows], [row[3] for row in rows]
+            )
+        return found
 
     def _search_text(
         self,
@@ -200,8 +260,6 @@ class IndexedCollections(Remembered):
         where: Mapping[str, Any] | None,
         window: int,
         place: Place,
-        *,
-        details: bool,
     ) -> None:
         collection = str(collection_id)
         self._bring_up_to_date(collection, place)
@@ -210,26 +268,11 @@ class IndexedCollections(Remembered):
         if where:
             result: Any = self._api._get(collection_id, where=dict(where), include=[], **place)  # noqa: SLF001
             allowed = set(result["ids"])
-        missing: dict[str, None] = {}
-        hits_of = []
         for question, candidates in zip(questions, found, strict=True):
-            hits = index.search(
+            for hit in index.search(
                 collection, question, limit, also=list(candidates), ids_allowed=allowed, window=window
-            )
-            hits_of.append(hits)
-            missing.update((hit.id, None) for hit in hits if hit.id not in candidates)
-        records = (
-            self._records(collection_id, list(missing), None, place)
-            if details
-            else {id: bare(id, None) for id in missing}
-        )
-        for hits, candidates in zip(hits_of, found, strict=True):
-            for hit in hits:
-                if hit.id not in candidates:
-                    if hit.id not in records:
-                        continue  # Nothing of Chroma's.
-                    candidates[hit.id] = dict(records[hit.id])
-                candidates[hit.id].update(text=hit.score, own=hit.own)
+            ):
+                candidates.setdefault(hit.id, bare(hit.id, None)).update(text=hit.score, own=hit.own)
 
     def neighbours(  # type: ignore[override]  # called with these names
         self, collection_id: Any, ids: list[str], window: int, tenant: str, database: str

@@ -252,6 +252,9 @@ def _close_at_exit() -> None:
         ]
     for engine in engines:
         log.error("database.exit_while_running", database=engine.location.name)
+        with _lock:
+            # This runs twice at exit: it is not waited for once more.
+            _engines.pop(engine.location, None)
 
 
 _exit_hooks: set[bool] = set()

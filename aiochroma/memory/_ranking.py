@@ -22,8 +22,7 @@ namespaces then stay comparable.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -50,8 +49,7 @@ Mode = Literal["hybrid", "vector", "text"]
 VECTOR_WEIGHT = 1.0
 
 
-@dataclass(frozen=True)
-class Candidate:
+class Candidate(NamedTuple):
     """A memory that the full-text index or the vector search came up with.
 
     Attributes:
@@ -69,8 +67,7 @@ class Candidate:
     age: float = 0.0
 
 
-@dataclass(frozen=True)
-class ScoreParts:
+class ScoreParts(NamedTuple):
     """A score and what it is made of; the names are those of the module's formula.
 
     Attributes:

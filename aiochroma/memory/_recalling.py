@@ -185,7 +185,8 @@ class _Searching:
             self._fail(name, got.error)
             return None
         candidates = got.result[0]
-        if all(record["metadata"] is None for record in candidates):
+        if any(record["metadata"] is None for record in candidates):
+            # Their age is not known before they have been read; see `_fill`.
             self.records[name] = {record["id"]: record for record in candidates}
             return None
         where = self._wheres[name]
@@ -276,9 +277,7 @@ async def _fill(
         ("_get", {**namespaces[name].place, "ids": ids, "include": ["metadatas", "documents"]})
         for name, ids in missing.items()
     ]
-    thin: set[str] = set()
-    now = time.time()
-    for (name, ids), got in zip(
+    for (name, _), got in zip(
         missing.items(), await store.port.submit_many(store.client, operations), strict=True
     ):
         if got.error is not None:
@@ -289,12 +288,13 @@ async def _fill(
             *(got.result[part] for part in ("ids", "documents", "metadatas")), strict=True
         ):
             records[name][id].update(document=document or "", metadata=metadata or {})
-        if any(
-            records[name][id]["metadata"] is None or has_expired(records[name][id]["metadata"], now)
-            for id in ids
-        ):
-            thin.add(name)
-    return thin
+    now = time.time()
+    return {
+        name
+        for name, candidate, _ in ranked
+        if name not in errors
+        and ((metadata := records[name][candidate.id]["metadata"]) is None or has_expired(metadata, now))
+    }
 
 
 def _ranked(

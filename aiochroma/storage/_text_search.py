@@ -125,8 +125,11 @@ def search_namespace(
         "SELECT memories, words FROM namespaces WHERE number = ?", (namespace,)
     ).fetchone()
     weights = term_weights(memories, [len(found) for found in rows])
-    allowed = None if ids_allowed is None else _numbers_of(connection, namespace, ids_allowed)
-    wanted = _numbers_of(connection, namespace, also)
+    allowed = None
+    if ids_allowed is not None:
+        allowed = np.array(sorted(_found(connection, namespace, ids_allowed)), dtype=np.int64)
+    described = _found(connection, namespace, also)
+    wanted = np.array(sorted(described), dtype=np.int64)
     if allowed is not None:
         wanted = np.intersect1d(wanted, allowed)
     centres = np.union1d(best_rows(rows, weights, limit, allowed), wanted)
@@ -138,7 +141,7 @@ def search_namespace(
     best = np.flatnonzero(covering)
     best = best[np.argsort(-coverage[best], kind="stable")[: 2 * limit]]
     best = np.union1d(best, np.searchsorted(candidates, wanted))
-    described = _described(connection, candidates[best])
+    described |= _described(connection, [row for row in candidates[best].tolist() if row not in described])
     hits = [
         (coverage[place] / length_factor(described[row][1], words / memories), row, own[place])
         for place, row in zip(best.tolist(), candidates[best].tolist(), strict=True)
@@ -163,16 +166,16 @@ def _rows_with(
     return np.fromstring(joined, dtype=np.int64, sep=",") if joined else np.empty(0, dtype=np.int64)
 
 
-def _numbers_of(connection: sqlite3.Connection, namespace: int, ids: Collection[str]) -> NDArray[np.int64]:
-    """Return the rows of ids, ascending; ids that are not there have none."""
-    import numpy as np
-
+def _found(
+    connection: sqlite3.Connection, namespace: int, ids: Collection[str]
+) -> dict[int, tuple[str, int]]:
+    """Return id and number of words of the rows of ids; ids that are not there have none."""
     found = connection.execute(
-        "SELECT DISTINCT m.number FROM json_each(?) AS wanted"
+        "SELECT m.number, m.id, m.words FROM json_each(?) AS wanted"
         " CROSS JOIN memories AS m ON m.namespace = ? AND m.id = wanted.value",
         (json.dumps(list(ids)), namespace),
     )
-    return np.sort(np.fromiter((row[0] for row in found), dtype=np.int64))
+    return {row[0]: (row[1], row[2]) for row in found}
 
 
 def _has_threads(connection: sqlite3.Connection, namespace: int) -> bool:
@@ -189,7 +192,7 @@ def _surroundings(
 
     offsets = (*range(-window, 0), *range(1, window + 1))
     if window == 0 or len(centres) == 0 or not _has_threads(connection, namespace):
-        return Surroundings(centres, np.full((len(centres), len(offsets)), -1, dtype=np.int64), offsets)
+        return Surroundings(centres, np.empty((len(centres), 0), dtype=np.int64), ())
     found = connection.execute(
         f"SELECT {neighbour_columns('number', window)} FROM json_each(?) AS wanted"  # noqa: S608
         " CROSS JOIN memories AS m ON m.number = wanted.value ORDER BY m.number",
@@ -198,12 +201,12 @@ def _surroundings(
     return Surroundings(centres, np.array(found, dtype=np.int64), offsets)
 
 
-def _described(connection: sqlite3.Connection, rows: NDArray[np.int64]) -> dict[int, tuple[str, int]]:
+def _described(connection: sqlite3.Connection, rows: Sequence[int]) -> dict[int, tuple[str, int]]:
     """Return id and number of words of rows."""
     found = connection.execute(
         "SELECT m.number, m.id, m.words FROM json_each(?) AS wanted"
         " CROSS JOIN memories AS m ON m.number = wanted.value",
-        (json.dumps(rows.tolist()),),
+        (json.dumps(rows),),
     )
     return {row[0]: (row[1], row[2]) for row in found}
 
