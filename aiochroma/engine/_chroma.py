@@ -83,8 +83,6 @@ class ChromaBackend:
             self._delete_collection(arguments)
             return None
         result = getattr(self._api, operation)(**arguments)
-        if operation == "_get" and self.indexed is not None:
-            self.indexed.after_read(request, result)
         if operation in {"_get", "_query"} and result.get("embeddings") is not None:
             result["embeddings"] = _as_arrays(operation, result["embeddings"])
         elif request.lane is Lane.WRITE:
@@ -101,8 +99,6 @@ class ChromaBackend:
 
     def _prepare(self, request: Request) -> None:
         operation, arguments = request.operation, request.arguments
-        if self.indexed is not None:
-            self.indexed.before(request)
         if "collection_id" in arguments and operation not in {"_get", "_query", "search_memories"}:
             self._touch(arguments)
         if self.indexed is not None and request.lane in {Lane.CATALOG, Lane.BARRIER}:

@@ -135,6 +135,8 @@ class EmbeddedBackend(ChromaBackend):
             fault = self._fault(request, error)
             if fault is None:
                 raise
+            if fault.sent and self.indexed is not None:
+                self.indexed.distrust(request.collection)
             raise fault from error
         if self.missing and request.lane is Lane.WRITE:
             self.missing.forget(request)

@@ -13,10 +13,8 @@ import sqlite3
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from aiochroma._logging import get_logger
-from aiochroma.engine._kept_records import KeptRecords
-from aiochroma.engine._records import POSITION, THREAD, Place, Record, bare
+from aiochroma.engine._records import POSITION, THREAD, Place, Record, bare, candidate
 from aiochroma.engine._remembered import Remembered
-from aiochroma.engine._request import Lane
 from aiochroma.storage._history import HISTORY_FILE, ChangeLog
 from aiochroma.storage._text_index import IndexedText, Neighbour, TextIndex
 
@@ -57,8 +55,6 @@ class IndexedCollections(Remembered):
         self._index: TextIndex | None = None
         self._history: ChangeLog | None = None
         self._current: set[str] = set()
-        self._kept = KeptRecords()
-        self._searched: set[str] = set()
 
     # -- memories ------------------------------------------------------------------------------------------------------
 
@@ -90,9 +86,9 @@ class IndexedCollections(Remembered):
         for id, document, metadata in zip(ids, documents, metadatas, strict=True):
             old = known[id]["metadata"] if id in known else {}
             thread = metadata[THREAD] if THREAD in metadata else old.get(THREAD)
-            rows.append(
-                IndexedText(id, document, thread, float(metadata.get(POSITION, old.get(POSITION, 0.0))))
-            )
+            place = float(metadata.get(POSITION, old.get(POSITION, 0.0)))
+            merged = {name: value for name, value in {**old, **metadata}.items() if value is not None}
+            rows.append(IndexedText(id, document, thread, place, merged))
         self._follow(collection, lambda index: index.upsert(collection, rows))
 
     def _deleted(self, collection: str, ids: Sequence[str]) -> None:
@@ -108,20 +104,6 @@ class IndexedCollections(Remembered):
             self._lose(collection, error)
 
     # -- following Chroma's writes -------------------------------------------------------------------------------------
-
-    def before(self, request: Request) -> None:
-        """Forget what a call may change, whether it succeeds or not."""
-        if request.lane is Lane.BARRIER:
-            self._kept.clear()
-        elif request.lane is Lane.WRITE:
-            self._kept.forget(request.collection, request.arguments.get("ids"))
-
-    def after_read(self, request: Request, result: Any) -> None:
-        """Keep what was read of memories that a search found."""
-        if request.collection in self._searched and request.arguments.get("ids") is not None:
-            documents, metadatas = result.get("documents"), result.get("metadatas")
-            if documents is not None and metadatas is not None:
-                self._kept.keep(request.collection, result["ids"], documents, metadatas)
 
     def after_write(self, request: Request) -> None:
         """Bring the index up to date after a write that Chroma has carried out."""
@@ -140,10 +122,13 @@ class IndexedCollections(Remembered):
         else:
             self._current.discard(collection)
 
+    def distrust(self, collection: str) -> None:
+        """Index a collection again before it is searched: a write to it failed that may have happened."""
+        self._current.discard(collection)
+
     def forget_collection(self, collection: str) -> None:
         """Drop a collection that is gone."""
         self._current.discard(collection)
-        self._searched.discard(collection)
         self.forget_places()
         if self._index is not None:
             self._index.delete_namespace(collection)
@@ -184,8 +169,8 @@ class IndexedCollections(Remembered):
             mode: ``"hybrid"``, ``"vector"`` or ``"text"``.
             window: How many places of a thread lend each other their terms.
             parts: The name of the collection that holds the parts of long texts.
-            details: Whether documents and metadata are wanted; without them the search is several times as fast. They come
-                all the same where long texts have parts.
+            details: Whether documents and metadata of all candidates are wanted. They come all the same where long texts
+                have parts.
             tenant: Chroma's tenant.
             database: Chroma's database.
 
@@ -195,11 +180,10 @@ class IndexedCollections(Remembered):
         """
         place = {"tenant": tenant, "database": database}
         collection = str(collection_id)
-        self._searched.add(collection)
         has_parts = self._holder(parts, place) is not None
         # A part names its memory in its metadata, so where there are parts the details are needed anyway.
         details = details or has_parts
-        numbers_first = not details or (not has_parts and where is None and self._kept.is_warm(collection))
+        numbers_first = not details or (not has_parts and where is None and self._is_current(collection))
         found: list[dict[str, Record]] = [{} for _ in questions]
         if mode != "text":
             found = self._search_vectors(
@@ -210,46 +194,41 @@ class IndexedCollections(Remembered):
                 collection,
                 lambda: self._search_text(found, collection_id, questions, text_limit, where, window, place),
             )
-        self._complete(collection_id, found, place, details=details)
+        if details:
+            self._complete(collection_id, found, place)
         return [list(candidates.values()) for candidates in found]
 
-    def _complete(
-        self, collection_id: Any, found: list[dict[str, Record]], place: Place, *, details: bool
-    ) -> None:
-        """Add documents and metadata that were not read with the numbers: those that are known, or all."""
-        collection = str(collection_id)
-        bare = [
-            record for candidates in found for record in candidates.values() if record["metadata"] is None
-        ]
-        missing = self._kept.complete(collection, bare)
-        if not details or not bare:
+    def _complete(self, collection_id: Any, found: Sequence[dict[str, Record]], place: Place) -> None:
+        """Add documents and metadata to what was found by numbers alone."""
+        missing = {
+            id: None
+            for candidates in found
+            for id, record in candidates.items()
+            if record["metadata"] is None
+        }
+        if not missing:
             return
-        self._kept.note(collection, [record["id"] for record in bare])
-        for id, record in self._records(collection_id, missing, None, place).items():
-            self._kept.keep(collection, [id], [record["document"]], [record["metadata"]])
-        self._kept.complete(collection, bare)
+        records = self.read(collection_id, list(missing), **place)
         for candidates in found:
             for id in [id for id, record in candidates.items() if record["metadata"] is None]:
-                del candidates[id]  # Nothing of Chroma's.
+                if id in records:
+                    known = records[id]
+                    candidates[id].update(document=known["document"], metadata=dict(known["metadata"]))
+                else:
+                    del candidates[id]  # Nothing of Chroma's.
 
-    def _query(
-        self,
-        collection_id: Any,
-        vectors: Sequence[Any],
-        n_results: int,
-        where: Mapping[str, Any] | None,
-        where_document: Mapping[str, Any] | None,
-        place: Place,
-    ) -> list[list[tuple[str, float, str, dict[str, Any]]]]:
-        found = super()._query(collection_id, vectors, n_results, where, where_document, place)
+    def read(self, collection_id: Any, ids: list[str], tenant: str, database: str) -> dict[str, Record]:
+        """Return the memories that are there, of ids: from the index, or from Chroma what it has not."""
         collection = str(collection_id)
-        if collection in self._searched:
-            rows = [row for rows in found for row in rows]
-            self._kept.note(collection, [row[0] for row in rows])
-            self._kept.keep(
-                collection, [row[0] for row in rows], [row[2] for row in rows], [row[3] for row in rows]
-            )
-        return found
+        records: dict[str, Record] = {}
+        if self._is_current(collection):
+            try:
+                kept = self._open_index().read(collection, ids)
+                records = {id: candidate(id, text, metadata, None) for id, (text, metadata) in kept.items()}
+            except sqlite3.DatabaseError as error:
+                self._lose(collection, error)
+        missing = [id for id in ids if id not in records]
+        return {**records, **super().read(collection_id, missing, tenant, database)}
 
     def _search_text(
         self,
@@ -324,16 +303,21 @@ class IndexedCollections(Remembered):
         self._index = None
 
     def _bring_up_to_date(self, collection: str, place: Place) -> None:
+        if not self._is_current(collection):
+            self._rebuild(collection, place)
+
+    def _is_current(self, collection: str) -> bool:
+        """Tell whether the index has all of a collection."""
         if collection in self._current:
-            return
+            return True
         index = self._open_index()
         mark = index.watermark(collection)
         if mark is not None and mark == str(self._positions.get(collection)):
             self._current.add(collection)
             # From here on the file runs ahead of the mark; should the process die, it is not believed.
             index.set_watermark(collection, "open")
-            return
-        self._rebuild(collection, place)
+            return True
+        return False
 
     def _rebuild(self, collection: str, place: Place) -> None:
         index = self._open_index()
@@ -385,5 +369,7 @@ def _rows(ids: Sequence[str], documents: Sequence[Any], metadatas: Sequence[Any]
     rows = []
     for id, document, metadata in zip(ids, documents, metadatas or [None] * len(ids), strict=True):
         stored = metadata or {}
-        rows.append(IndexedText(id, document or "", stored.get(THREAD), float(stored.get(POSITION, 0.0))))
+        rows.append(
+            IndexedText(id, document or "", stored.get(THREAD), float(stored.get(POSITION, 0.0)), stored)
+        )
     return rows

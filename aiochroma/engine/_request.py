@@ -52,6 +52,7 @@ _READS = frozenset(
         "list_databases",
         "memory_history",
         "memory_neighbours",
+        "read_memories",
         "search_memories",
     }
 )

@@ -174,8 +174,8 @@ def rank(
             relevance * fading * weight, candidate.text, candidate.own_text, vector, fading, weight
         )
         ranked.append((-parts.score, distance, candidate.id, candidate, parts))
-    ranked.sort(key=lambda entry: entry[:3])
-    return [(candidate, parts) for *_, candidate, parts in ranked]
+    ranked.sort()  # Ids differ, so nothing behind them is compared.
+    return [(entry[3], entry[4]) for entry in ranked]
 
 
 def merge(

@@ -273,10 +273,7 @@ async def _fill(
     for name, candidate, _ in ranked:
         if records[name][candidate.id]["metadata"] is None:
             missing.setdefault(name, []).append(candidate.id)
-    operations = [
-        ("_get", {**namespaces[name].place, "ids": ids, "include": ["metadatas", "documents"]})
-        for name, ids in missing.items()
-    ]
+    operations = [("read_memories", {**namespaces[name].place, "ids": ids}) for name, ids in missing.items()]
     for (name, _), got in zip(
         missing.items(), await store.port.submit_many(store.client, operations), strict=True
     ):
@@ -284,10 +281,8 @@ async def _fill(
             store.drop(name)
             errors[name] = got.error
             continue
-        for id, document, metadata in zip(
-            *(got.result[part] for part in ("ids", "documents", "metadatas")), strict=True
-        ):
-            records[name][id].update(document=document or "", metadata=metadata or {})
+        for id, record in got.result.items():
+            records[name][id].update(document=record["document"], metadata=record["metadata"])
     now = time.time()
     return {
         name
@@ -312,7 +307,7 @@ def _ranked(
                 record["text"],
                 record["own"],
                 record["distance"],
-                _age(record["metadata"] or {}, now),
+                0.0 if question.half_life is None else _age(record["metadata"] or {}, now),
             )
             for record in found.values()
         ]

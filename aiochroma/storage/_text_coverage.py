@@ -107,7 +107,10 @@ def best_rows(
     if len(joined) * _SPARSE > highest - lowest:
         # Adding up in place of sorting: a tenth of the time for terms that thousands of rows hold.
         sums = np.bincount(joined - lowest, weights=given)
-        held = np.flatnonzero(sums)
+        # Every row of a term has at least its weight: with enough rows the best ones have no less.
+        enough = [weight for found, weight in zip(rows, weights, strict=True) if len(found) >= limit]
+        least = max(enough, default=0.0) if allowed is None else 0.0
+        held = np.flatnonzero(sums >= least if least > 0.0 else sums)
         sums = sums[held]
         held += lowest
     else:

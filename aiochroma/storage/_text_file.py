@@ -10,14 +10,15 @@ __all__ = ["connect", "create_terms", "delete_files", "full_text_available"]
 
 # Raise it whenever the tables or the form in which text is indexed change: a file of another number is
 # rebuilt.
-_FORMAT = 1
+_FORMAT = 2
 _SCHEMA = """
 CREATE TABLE namespaces (
     number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, watermark TEXT,
     memories INTEGER NOT NULL DEFAULT 0, words INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE memories (
     number INTEGER PRIMARY KEY, namespace INTEGER NOT NULL, id TEXT NOT NULL, thread TEXT,
-    position REAL NOT NULL, words INTEGER NOT NULL, indexed TEXT NOT NULL, UNIQUE (namespace, id));
+    position REAL NOT NULL, words INTEGER NOT NULL, indexed TEXT NOT NULL,
+    document TEXT, metadata TEXT, UNIQUE (namespace, id));
 CREATE INDEX memories_by_thread ON memories (namespace, thread, position) WHERE thread IS NOT NULL;
 """
 # M*: vowel signs are parts of words in the scripts of India. Porter leaves anything but ASCII alone.

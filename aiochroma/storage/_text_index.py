@@ -6,7 +6,8 @@ connection enforces that).
 
 Every namespace has an FTS5 table of its own: so the frequencies that terms are weighed with are those of the
 namespace, and the cost of a search depends on the namespace, not on the file. The tables are contentless;
-what they need to forget a row, the form in which it was indexed, is kept in the table of all memories.
+what they need to forget a row, the form in which it was indexed, is kept in the table of all memories, and
+beside it what a search returns of a memory: Chroma takes a millisecond to read ten records.
 
 FTS5 finds the rows of each term; the score is computed here (``_text_coverage``), because it has to look at
 the neighbours in a conversation, and because asking for the rows is six times as fast as letting FTS5 rank
@@ -18,7 +19,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aiochroma.storage._text_analysis import indexed_form, query_terms
 from aiochroma.storage._text_coverage import WINDOW
@@ -26,7 +27,7 @@ from aiochroma.storage._text_file import connect, create_terms, delete_files, fu
 from aiochroma.storage._text_search import Postings, TextHit, neighbour_columns, search_namespace
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
 __all__ = ["IndexedText", "Neighbour", "TextHit", "TextIndex", "full_text_available"]
@@ -41,12 +42,14 @@ class IndexedText(NamedTuple):
         thread: The conversation that the memory belongs to, if any: the texts of one thread are neighbours.
         position: Its place in the thread; memories with equal positions keep the order in which they were
             written.
+        metadata: What else is stored of it, to be read back with its text; None keeps neither for that.
     """
 
     id: str
     text: str
     thread: str | None = None
     position: float = 0.0
+    metadata: Mapping[str, Any] | None = None
 
 
 class Neighbour(NamedTuple):
@@ -261,6 +264,22 @@ class TextIndex:
         )
         return {row[0]: (row[1], row[2]) for row in found}
 
+    def read(self, namespace: str, ids: Iterable[str]) -> dict[str, tuple[str, dict[str, Any]]]:
+        """Return text and metadata of memories; those that are not there, or kept without metadata, are left out.
+
+        Chroma takes a millisecond for ten records, whatever they are; this takes a tenth of it.
+        """
+        number = self._number(namespace)
+        if number is None:
+            return {}
+        found = self._connection.execute(
+            "SELECT m.id, COALESCE(m.document, m.indexed), m.metadata FROM json_each(?) AS wanted"
+            " CROSS JOIN memories AS m ON m.namespace = ? AND m.id = wanted.value"
+            " WHERE m.metadata IS NOT NULL",
+            (json.dumps(list(ids)), number),
+        )
+        return {row[0]: (row[1], json.loads(row[2])) for row in found}
+
     def count(self, namespace: str) -> int:
         """Return how many memories of a namespace are indexed."""
         number = self._number(namespace)
@@ -341,20 +360,22 @@ class TextIndex:
         """Write one row; return how many memories and words there are more than before."""
         indexed = indexed_form(row.text)
         words = len(indexed.split())
+        document, metadata = _readable(row, indexed)
         found = self._connection.execute(
             "SELECT number, indexed, words FROM memories WHERE namespace = ? AND id = ?", (namespace, row.id)
         ).fetchone()
         if found is None:
             number = self._connection.execute(
-                "INSERT INTO memories (namespace, id, thread, position, words, indexed)"
-                " VALUES (?, ?, ?, ?, ?, ?)",
-                (namespace, row.id, row.thread, row.position, words, indexed),
+                "INSERT INTO memories (namespace, id, thread, position, words, indexed, document, metadata)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (namespace, row.id, row.thread, row.position, words, indexed, document, metadata),
             ).lastrowid
         else:
             number = found[0]
             self._connection.execute(
-                "UPDATE memories SET thread = ?, position = ?, words = ?, indexed = ? WHERE number = ?",
-                (row.thread, row.position, words, indexed, number),
+                "UPDATE memories SET thread = ?, position = ?, words = ?, indexed = ?, document = ?, metadata = ?"
+                " WHERE number = ?",
+                (row.thread, row.position, words, indexed, document, metadata, number),
             )
             if found[1] == indexed:
                 return 0, 0
@@ -389,3 +410,18 @@ class TextIndex:
 
     def _store_watermark(self, namespace: str, watermark: str) -> None:
         self._connection.execute("UPDATE namespaces SET watermark = ? WHERE name = ?", (watermark, namespace))
+
+
+def _readable(row: IndexedText, indexed: str) -> tuple[str | None, str | None]:
+    """Return what is stored to read a memory back: its text where the indexed form is another, and its metadata.
+
+    Neither where SQLite could not give back the same: a lone surrogate, or a value that JSON does not know.
+    """
+    if row.metadata is None:
+        return None, None
+    try:
+        row.text.encode()
+        metadata = json.dumps(row.metadata)
+    except (UnicodeEncodeError, TypeError):
+        return None, None
+    return (None if row.text == indexed else row.text), metadata

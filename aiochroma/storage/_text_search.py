@@ -142,14 +142,17 @@ def search_namespace(
     best = best[np.argsort(-coverage[best], kind="stable")[: 2 * limit]]
     best = np.union1d(best, np.searchsorted(candidates, wanted))
     described |= _described(connection, [row for row in candidates[best].tolist() if row not in described])
+    mean_words = words / max(1, memories)
     hits = [
-        (coverage[place] / length_factor(described[row][1], words / memories), row, own[place])
-        for place, row in zip(best.tolist(), candidates[best].tolist(), strict=True)
+        (covered / length_factor(described[row][1], mean_words), row, by_itself)
+        for covered, row, by_itself in zip(
+            coverage[best].tolist(), candidates[best].tolist(), own[best].tolist(), strict=True
+        )
     ]
     hits.sort(reverse=True)
     asked_for = set(wanted.tolist())
     kept = hits[:limit] + [hit for hit in hits[limit:] if hit[1] in asked_for]
-    return [TextHit(described[row][0], float(score), float(own)) for score, row, own in kept]
+    return [TextHit(described[row][0], score, by_itself) for score, row, by_itself in kept]
 
 
 def _rows_with(

@@ -161,6 +161,62 @@ def test_a_filtered_recall_equals_one_that_chroma_filters(shared, where, mode, k
         assert [round(hit.distance, 4) for hit in found] == [round(distance, 4) for distance in wanted]
 
 
+_METADATA = st.dictionaries(st.sampled_from(["a", "b", "ключ"]), VALUES, max_size=3)
+_WORDY = st.lists(st.sampled_from(["lake", "Boat", "東京", "a\0b", "  ", "ünï"]), min_size=1, max_size=4).map(
+    " ".join
+)
+
+
+@settings(max_examples=100, **PATIENT)
+@given(
+    changes=st.lists(
+        st.tuples(
+            st.sampled_from(
+                ["remember", "remember", "update", "chroma upsert", "chroma update", "forget", "recall"]
+            ),
+            st.sampled_from("xxy"),
+            _WORDY,
+            _METADATA,
+            st.sets(st.sampled_from(["a", "b"])),
+        ),
+        max_size=12,
+    ),
+    mode=st.sampled_from(["hybrid", "vector", "text"]),
+)
+def test_a_recall_returns_what_chroma_has(shared, fresh, changes, mode):
+    """Whatever way a memory came to be what it is, a recall gives its text and metadata as Chroma holds them."""
+    namespace = fresh()
+    shared.remember("the first lake", id="first", namespace=namespace)
+    place = shared.client.get_collection(collection_name(namespace), embedding_function=None)
+    for kind, id, text, metadata, without in changes:
+        words = f"lake {text}"
+        vector = HashedEmbedder().embed([words])[0]
+        if kind == "remember":
+            shared.remember(words, id=id, metadata=metadata, namespace=namespace)
+        elif kind == "update":
+            shared.update(id, text=words, metadata=metadata, namespace=namespace)
+        elif kind == "forget":
+            shared.forget(id, namespace=namespace)
+        elif kind == "recall":
+            shared.recall("lake", namespaces=namespace, mode=mode)
+        else:
+            given = {"a": 1, **metadata, **dict.fromkeys(without)}
+            method = place.upsert if kind.endswith("upsert") else place.update
+            method(ids=[id], documents=[words], embeddings=[vector], metadatas=[given])
+    everything = place.get(include=["documents", "metadatas"])
+    expected = {
+        id: (document, {name: value for name, value in (metadata or {}).items() if ":" not in name})
+        for id, document, metadata in zip(
+            *(everything[name] for name in ("ids", "documents", "metadatas")), strict=True
+        )
+    }
+    hits = shared.recall("lake", namespaces=namespace, mode=mode, k=10)
+    assert {hit.id: (hit.text, hit.metadata) for hit in hits} == expected
+    assert all(
+        type(value) is type(expected[hit.id][1][name]) for hit in hits for name, value in hit.metadata.items()
+    )
+
+
 class Lives(RuleBasedStateMachine):
     """Remembers, overwrites, forgets and expires; what is alive is known."""
 
