@@ -58,14 +58,15 @@ class _Rows:
 
     def __init__(self, embedder: Embedder) -> None:
         self._embedder = embedder
+        # Looked up once: asking a protocol takes as long as embedding a short text.
+        self._embed_queries = embedder.embed_query if isinstance(embedder, QueryEmbedder) else embedder.embed
         self.inline_characters = embedder.inline_characters if isinstance(embedder, InlineEmbedder) else 0
 
     def __call__(self, texts: list[str]) -> Any:
         return self._embedder.embed(texts)
 
     def embed_query(self, input: list[str]) -> Any:
-        embedder = self._embedder
-        return embedder.embed_query(input) if isinstance(embedder, QueryEmbedder) else embedder.embed(input)
+        return self._embed_queries(input)
 
 
 @lru_cache(maxsize=1)

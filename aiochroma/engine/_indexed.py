@@ -200,35 +200,39 @@ class IndexedCollections(Remembered):
 
     def _complete(self, collection_id: Any, found: Sequence[dict[str, Record]], place: Place) -> None:
         """Add documents and metadata to what was found by numbers alone."""
-        missing = {
+        bare = {
             id: None
             for candidates in found
             for id, record in candidates.items()
             if record["metadata"] is None
         }
-        if not missing:
-            return
-        records = self.read(collection_id, list(missing), **place)
+        kept = self._kept(collection_id, list(bare), place)
         for candidates in found:
             for id in [id for id, record in candidates.items() if record["metadata"] is None]:
-                if id in records:
-                    known = records[id]
-                    candidates[id].update(document=known["document"], metadata=dict(known["metadata"]))
+                if id in kept:
+                    candidates[id]["document"], metadata = kept[id]
+                    candidates[id]["metadata"] = dict(metadata)
                 else:
                     del candidates[id]  # Nothing of Chroma's.
 
     def read(self, collection_id: Any, ids: list[str], tenant: str, database: str) -> dict[str, Record]:
         """Return the memories that are there, of ids: from the index, or from Chroma what it has not."""
+        kept = self._kept(collection_id, ids, {"tenant": tenant, "database": database})
+        return {id: candidate(id, document, metadata, None) for id, (document, metadata) in kept.items()}
+
+    def _kept(self, collection_id: Any, ids: list[str], place: Place) -> dict[str, tuple[str, Any]]:
+        """Return text and metadata of the memories that are there, of ids."""
         collection = str(collection_id)
-        records: dict[str, Record] = {}
+        kept: dict[str, tuple[str, Any]] = {}
         if self._is_current(collection):
             try:
                 kept = self._open_index().read(collection, ids)
-                records = {id: candidate(id, text, metadata, None) for id, (text, metadata) in kept.items()}
             except sqlite3.DatabaseError as error:
                 self._lose(collection, error)
-        missing = [id for id in ids if id not in records]
-        return {**records, **super().read(collection_id, missing, tenant, database)}
+        missing = [id for id in ids if id not in kept]
+        for id, record in self._records(collection_id, missing, None, place).items():
+            kept[id] = (record["document"], record["metadata"])
+        return kept
 
     def _search_text(
         self,
@@ -310,14 +314,18 @@ class IndexedCollections(Remembered):
         """Tell whether the index has all of a collection."""
         if collection in self._current:
             return True
-        index = self._open_index()
-        mark = index.watermark(collection)
-        if mark is not None and mark == str(self._positions.get(collection)):
-            self._current.add(collection)
+        try:
+            index = self._open_index()
+            mark = index.watermark(collection)
+            if mark is None or mark != str(self._positions.get(collection)):
+                return False
             # From here on the file runs ahead of the mark; should the process die, it is not believed.
             index.set_watermark(collection, "open")
-            return True
-        return False
+        except sqlite3.DatabaseError as error:
+            self._lose(collection, error)
+            return False
+        self._current.add(collection)
+        return True
 
     def _rebuild(self, collection: str, place: Place) -> None:
         index = self._open_index()
