@@ -191,6 +191,37 @@ def test_a_path_that_is_a_file_ends_with_3(tmp_path):
     assert "is a file" in complaint(finished)
 
 
+def test_what_is_exported_can_be_imported_elsewhere(store, tmp_path):
+    """Everything comes back, each memory in its namespace; a second import duplicates nothing."""
+    file, copy = tmp_path / "all.jsonl", tmp_path / "copy"
+    assert output(aiochroma("export", "--path", store, file)) == ["3 memories exported"]
+    assert len(file.read_text("utf-8").splitlines()) == 3
+    for _ in range(2):
+        assert output(aiochroma("import", "--path", copy, file)) == ["3 memories imported"]
+    one, other = (printed_json("get", "--path", path, "-n", "style", "short") for path in (store, copy))
+    assert one == other
+    assert sum(printed_json("stats", "--path", copy)["namespaces"].values()) == 3
+
+
+def test_one_namespace_is_exported_and_a_folder_of_texts_imported(store, tmp_path):
+    """Only what was asked for is written; a folder's files become memories of the namespace that was named."""
+    file, folder, copy = tmp_path / "some.jsonl", tmp_path / "notes", tmp_path / "copy"
+    assert output(aiochroma("export", "--path", store, "-n", "style", file)) == ["1 memories exported"]
+    folder.mkdir()
+    (folder / "keys.md").write_text("The garage code is 5113.", "utf-8")
+    assert output(aiochroma("import", "--path", copy, "-n", "home", folder)) == ["1 memories imported"]
+    assert "5113" in output(aiochroma("recall", "--path", copy, "-n", "home", "garage code"))[0]
+
+
+def test_importing_what_is_not_there_or_exporting_from_nowhere_says_so(tmp_path):
+    """A file that is missing is bad input, a memory that is missing is no store; neither makes one."""
+    missing = aiochroma("import", "--path", tmp_path / "memory", tmp_path / "missing.jsonl")
+    assert (missing.returncode, "missing.jsonl" in complaint(missing)) == (2, True)
+    nowhere = aiochroma("export", "--path", tmp_path / "memory", tmp_path / "all.jsonl")
+    assert (nowhere.returncode, "There is no memory" in complaint(nowhere)) == (3, True)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_help_imports_neither_chromadb_nor_numpy():
     """Asking for help is quick: what is slow to import is not imported."""
     program = (

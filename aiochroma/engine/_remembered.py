@@ -10,6 +10,7 @@ Everything here runs where Chroma is called.
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 from aiochroma.engine._records import (
@@ -40,7 +41,7 @@ __all__ = ["Remembered"]
 _PARTS_PER_CALL = 256
 
 
-class Remembered:
+class Remembered(ABC):
     """The operations of a memory.
 
     Args:
@@ -225,13 +226,13 @@ class Remembered:
 
     # -- what an index and a history add -------------------------------------------------------------------------------
 
+    @abstractmethod
     def search(self, **arguments: Any) -> list[list[Record]]:
         """Search one collection."""
-        raise NotImplementedError
 
+    @abstractmethod
     def neighbours(self, **arguments: Any) -> list[tuple[str, int, Record]]:
         """Return what stands near records in their threads."""
-        raise NotImplementedError
 
     def read(self, collection_id: Any, ids: list[str], tenant: str, database: str) -> dict[str, Record]:
         """Return the memories that are there, of ids."""
