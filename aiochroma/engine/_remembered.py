@@ -250,7 +250,7 @@ class Remembered(ABC):
         """Return the records that are there, of ids."""
         return self._records(collection_id, ids, None, place)
 
-    def _written(
+    def _written(  # noqa: B027 - without an index there is nothing to do
         self,
         collection: str,
         ids: Sequence[str],
@@ -260,7 +260,7 @@ class Remembered(ABC):
     ) -> None:
         """Follow a write; ``metadatas`` is what was written over that of ``known``."""
 
-    def _deleted(self, collection: str, ids: Sequence[str]) -> None:
+    def _deleted(self, collection: str, ids: Sequence[str]) -> None:  # noqa: B027 - likewise
         """Follow a deletion."""
 
     def _note(self, audit: str | None, entries: Iterable[Entry]) -> tuple[int, int] | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import socket
 import subprocess
 import sys
@@ -224,9 +223,10 @@ class OurMemory(_Recalling):
         self.memory = aiochroma.Memory(directory)
         await self.memory.open()
         self.names = [place_name(place) for place in range(PLACES)]
-        # langchain-chroma searches vectors only; where a memory could do more, it is asked for the same.
-        knows_modes = "mode" in inspect.signature(self.memory.recall).parameters
-        self.options: dict[str, Any] = {"mode": "vector"} if knows_modes else {}
+        # langchain-chroma searches vectors only, so a memory is asked for the same.
+        self.options: dict[str, Any] = {"mode": "vector"}
+        # Plain chromadb wrote the database; what a memory has written itself has its index, which this makes.
+        await self.memory.recall("index", namespaces=self.names)
 
     async def close(self) -> None:
         await self.memory.aclose()

@@ -7,6 +7,7 @@ import inspect
 import math
 
 import pytest
+from chromadb.errors import InternalError
 
 import aiochroma
 from aiochroma import InvalidInputError, Search, sync
@@ -69,6 +70,26 @@ async def test_the_first_memories_of_a_namespace_may_come_at_once(memory):
         assert (await other.recall("zebra", namespaces="new one", k=1))[0].id == "foreign"
         await plain.delete(ids=["foreign"])
         assert "foreign" not in [hit.id for hit in await memory.recall("zebra", mode="text")]
+
+
+async def test_a_write_that_failed_and_happened_all_the_same_is_found_by_its_words(memory, monkeypatch):
+    """The error says that nobody knows; whoever searches then finds what Chroma has, also by its words."""
+    await memory.remember("the first lake")
+    assert len(await memory.recall("lake", mode="text")) == 1
+    api = memory.client._lease.engine.resource._api
+    upsert = api._upsert
+
+    def upsert_and_fail(*arguments, **named):
+        upsert(*arguments, **named)
+        raise InternalError("Error in compaction: error returned from database: (code: 522) disk I/O error")
+
+    monkeypatch.setattr(api, "_upsert", upsert_and_fail)
+    with pytest.raises(aiochroma.AiochromaError):
+        await memory.remember("the second lake")
+    monkeypatch.setattr(api, "_upsert", upsert)
+    found = {hit.text for hit in await memory.recall("lake", mode="text")}
+    assert found == {hit.text for hit in await memory.recall("lake", mode="vector")}
+    assert "the first lake" in found
 
 
 async def test_a_namespace_deleted_by_somebody_else_is_empty(memory):
