@@ -28,7 +28,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Protocol
 
-from aiochroma._errors import ClosedError
+from aiochroma._errors import ClosedError, OutcomeUnknownError
 from aiochroma._logging import get_logger
 from aiochroma.engine._delivery import Outcome, deliver, report_unseen
 from aiochroma.engine._pacing import Pacing
@@ -261,7 +261,7 @@ class _Server:
             self.pacing.observe(step.records, seconds)
         if error is not None and len(tickets) > 1:
             for ticket in tickets:
-                self._alone(resource, ticket)
+                self._alone(resource, ticket, error)
         elif step.stop is not None:
             self._piece(tickets[0], step, result, error, seconds)
         elif error is not None:
@@ -269,13 +269,18 @@ class _Server:
         else:
             self._finish(tickets, result, None, seconds)
 
-    def _alone(self, resource: Resource, ticket: Ticket) -> None:
+    def _alone(self, resource: Resource, ticket: Ticket, merged: BaseException) -> None:
         """Run one member of a merged call that failed, so that only the guilty one fails."""
         started = time.monotonic()
+        result, error = None, None
         try:
-            result, error = self._call(resource, ticket, ticket.request), None
+            result = self._call(resource, ticket, ticket.request)
         except BaseException as caught:  # noqa: BLE001 - see above
-            result, error = None, _without_frames(caught)
+            error = _without_frames(caught)
+            if isinstance(merged, OutcomeUnknownError) and not isinstance(error, OutcomeUnknownError):
+                # This time nothing may have been written, the time before it may.
+                error = OutcomeUnknownError(str(merged))
+                error.__cause__ = _without_frames(caught)
         self._finish([ticket], [result], error, time.monotonic() - started)
 
     def _piece(

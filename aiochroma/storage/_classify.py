@@ -179,6 +179,10 @@ _UNRECOGNISED = Fault(
     "Chroma reported an error that is not known to be a fault of its storage.",
     "Read the message of the error that caused this one.",
 )
+_MAY_HAVE_COMMITTED = frozenset({10, 13})
+"""Input/output error and full disk: they also come from the commit, whose pages may be in the journal all the same and are then
+applied when the database is opened next. Met with 1034, a failed fsync, and with full disks."""
+
 _CODE = re.compile(r"\(code: (\d+)\)")
 # Only these classes ever carry a fault of the storage; the others are about the caller's arguments.
 _STORAGE_CLASSES = frozenset({"InternalError", "AttributeError", "PanicException", "ValueError"})
@@ -218,6 +222,8 @@ def _outcome(row: Fault, text: str, code: int | None) -> Outcome:
     """Tell from where the error came whether the log, which Chroma writes first, had been committed."""
     if text.startswith("Error in compaction"):
         return Outcome.LOGGED
+    if code is not None and code & 0xFF in _MAY_HAVE_COMMITTED:
+        return Outcome.UNKNOWN
     if code is not None and text.startswith("Query error"):
         return Outcome.NOT_WRITTEN
     if row is not _UNRECOGNISED and (row.name == "closed" or text.startswith("error returned from database")):

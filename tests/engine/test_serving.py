@@ -15,7 +15,12 @@ import weakref
 import pytest
 import uvloop
 
-from aiochroma._errors import DeadlineExceededError, QueueFullError
+from aiochroma._errors import (
+    DeadlineExceededError,
+    OutcomeUnknownError,
+    QueueFullError,
+    StoreUnavailableError,
+)
 from aiochroma.engine._calling import call_blocking
 from aiochroma.engine._plan import RecordPlanner
 from aiochroma.engine._queue import Ticket
@@ -432,6 +437,34 @@ async def test_only_the_guilty_member_of_a_merged_call_fails(engine, fake_resour
     assert [type(result) for result in results] == [type(None), ValueError, type(None)]
     counts = engine.counts()
     assert (counts["failed"], counts["done"]) == (1, 4)
+
+
+async def test_members_of_a_merged_write_that_may_have_happened_are_not_told_that_it_did_not(engine):
+    """Run again one by one they are refused, which is true of the second time only; whoever succeeds has succeeded."""
+
+    def failing(request):
+        ids = request.arguments.get("ids")
+        if ids is None:
+            return None
+        if len(ids) > 1:
+            raise OutcomeUnknownError("the write may have happened")
+        if ids == ["a"]:
+            return "written"
+        raise StoreUnavailableError("the disk is full, nothing was written")
+
+    await engine.call("open")
+    engine.resource.execute = failing
+    holder, gate = await engine.hold()
+    write = {"operation": "_upsert", "collection_id": "c", "embeddings": None}
+    tasks = [engine.task(**write, ids=[id]) for id in ("a", "b", "c")]
+    await asyncio.sleep(0)
+    gate.open()
+    await holder
+    first, *others = await asyncio.gather(*tasks, return_exceptions=True)
+    assert first == "written"
+    assert [type(error) for error in others] == [OutcomeUnknownError] * 2
+    assert [type(error.__cause__) for error in others] == [StoreUnavailableError] * 2
+    assert others[0] is not others[1]
 
 
 async def test_arguments_that_confuse_the_plan_hurt_only_their_caller(engines):

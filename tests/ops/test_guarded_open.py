@@ -230,11 +230,11 @@ async def test_a_moved_database_is_reopened_and_the_write_repeated(database):
 
 
 async def test_a_permanent_fault_is_raised_at_once_with_its_cause(database):
-    """Nothing is repeated on a full disk; Chroma's own error is the cause, and nothing was written."""
+    """Nothing is repeated on a full disk; Chroma's own error is the cause, and says nothing of what the commit left."""
     async with aiochroma.AsyncPersistentClient(database) as client:
         collection = await client.get_collection("main", embedding_function=None)
         api = faulty(client, "_upsert", FULL, times=99)
-        with pytest.raises(aiochroma.StoreUnavailableError, match="full") as caught:
+        with pytest.raises(aiochroma.OutcomeUnknownError, match="full") as caught:
             await collection.upsert(ids=["x"], embeddings=vectors(1))
         assert "code: 13" in str(caught.value.__cause__)
         assert api.calls == 1

@@ -28,7 +28,7 @@ ROWS = {
     "moved": ("moved", "upsert", FaultKind.MOVED, Outcome.NOT_WRITTEN),
     "cannot_open": ("cannot_open", "open", FaultKind.MOVED, Outcome.NOT_WRITTEN),
     "read_only": ("read_only", "open", FaultKind.PERMANENT, Outcome.NOT_WRITTEN),
-    "disk_full": ("disk_full", "upsert", FaultKind.PERMANENT, Outcome.NOT_WRITTEN),
+    "disk_full": ("disk_full", "upsert", FaultKind.PERMANENT, Outcome.UNKNOWN),
     "not_applied": ("not_applied", "upsert", FaultKind.MOVED, Outcome.LOGGED),
     "not a database": ("not_a_database", "open", FaultKind.CORRUPT, Outcome.NOT_WRITTEN),
     "malformed": ("malformed", "open", FaultKind.CORRUPT, Outcome.NOT_WRITTEN),
@@ -106,23 +106,24 @@ def test_a_failed_apply_to_the_index_is_recognised():
 
 
 @pytest.mark.parametrize(
-    ("code", "name"),
+    ("code", "name", "outcome"),
     [
-        (5, "locked"),
-        (6, "locked"),
-        (517, "locked"),
-        (1544, "read_only"),
-        (522, "disk_error"),
-        (267, "sqlite_damaged"),
+        (5, "locked", Outcome.NOT_WRITTEN),
+        (6, "locked", Outcome.NOT_WRITTEN),
+        (517, "locked", Outcome.NOT_WRITTEN),
+        (1544, "read_only", Outcome.NOT_WRITTEN),
+        (522, "disk_error", Outcome.UNKNOWN),
+        (1034, "disk_error", Outcome.UNKNOWN),
+        (267, "sqlite_damaged", Outcome.NOT_WRITTEN),
     ],
 )
-def test_codes_that_cannot_be_provoked_are_in_the_table(code, name):
+def test_codes_that_cannot_be_provoked_are_in_the_table(code, name, outcome):
     """Codes of SQLite that Chroma would show after a wait of 1000 s, or with a failing disk, extended ones included."""
     text = f"Query error: Database error: error returned from database: (code: {code}) something"
     fault = classify(type("InternalError", (Exception,), {})(text))
     assert fault.name == name
     assert fault.sqlite_code == code
-    assert fault.outcome is Outcome.NOT_WRITTEN
+    assert fault.outcome is outcome
 
 
 def test_an_error_about_the_caller_is_never_a_fault_of_the_storage():
