@@ -1,6 +1,6 @@
 """Inject every fault and print one table: ``python tests/chaos/run.py [--long] [--only WORD] [--seed N]``.
 
-The short run takes a minute or two, the long one half an hour. Ends with 1 when a record was lost or a fault not survived.
+The short run takes a minute or two, the long one about ten. Ends with 1 when a record was lost or a fault not survived.
 """
 
 from __future__ import annotations
