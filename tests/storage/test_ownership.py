@@ -224,7 +224,7 @@ def test_network_file_systems_are_recognised(tmp_path, monkeypatch):
     table = tmp_path / "mountinfo"
     table.write_text(MOUNTS)
     kinds = {
-        "/home/me/db": "ext4",
+        "/srv/db": "ext4",
         "/mnt/share/deep/db": "nfs4",
         "/mnt/sharing": "ext4",
         "/mnt/with space/db": "fuse.sshfs",
@@ -234,7 +234,7 @@ def test_network_file_systems_are_recognised(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "aiochroma.storage._filesystem._filesystem_type", lambda path: kinds.get(str(path), "fuseblk")
     )
-    assert lock_warning(Path("/home/me/db")) is None
+    assert lock_warning(Path("/srv/db")) is None
     assert lock_warning(Path("/mnt/ntfs/db")) is None
     for path in ("/mnt/share/deep/db", "/mnt/with space/db", "/mnt/over"):
         assert kinds[path] in lock_warning(Path(path))
