@@ -13,7 +13,7 @@ import sqlite3
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from aiochroma._logging import get_logger
-from aiochroma.engine._records import POSITION, THREAD, Place, Record, bare, candidate
+from aiochroma.engine._records import POSITION, THREAD, Place, Record, bare
 from aiochroma.engine._remembered import Remembered
 from aiochroma.storage._history import HISTORY_FILE, ChangeLog
 from aiochroma.storage._text_index import IndexedText, Neighbour, TextIndex
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from chromadb.api import ServerAPI
 
     from aiochroma.engine._request import Request
+    from aiochroma.engine._selection import Selection
 
 __all__ = ["TEXT_INDEX_FILE", "IndexedCollections"]
 
@@ -153,7 +154,7 @@ class IndexedCollections(Remembered):
         mode: str,
         window: int,
         parts: str,
-        details: bool,
+        selection: Selection | None,
         tenant: str,
         database: str,
     ) -> list[list[Record]]:
@@ -169,21 +170,22 @@ class IndexedCollections(Remembered):
             mode: ``"hybrid"``, ``"vector"`` or ``"text"``.
             window: How many places of a thread lend each other their terms.
             parts: The name of the collection that holds the parts of long texts.
-            details: Whether documents and metadata of all candidates are wanted. They come all the same where long texts
-                have parts.
+            selection: Which candidates are wanted, or None for all.
             tenant: Chroma's tenant.
             database: Chroma's database.
 
         Returns:
             For each question its candidates: ``id``, ``distance`` (None where it is not among the nearest), ``text`` and
-            ``own`` (0 to 1), ``document``, ``metadata``, and for one that was found by a part ``passage``.
+            ``own`` (0 to 1), ``document``, ``metadata``, and for one that was found by a part ``passage``; with a selection
+            what it returned. The metadata of one that was selected and is gone from Chroma is None.
         """
         place = {"tenant": tenant, "database": database}
         collection = str(collection_id)
         has_parts = self._holder(parts, place) is not None
-        # A part names its memory in its metadata, so where there are parts the details are needed anyway.
-        details = details or has_parts
-        numbers_first = not details or (not has_parts and where is None and self._is_current(collection))
+        # A part names its memory in its metadata, so where there are parts that is needed at once.
+        numbers_first = (
+            not has_parts and where is None and (selection is not None or self._is_current(collection))
+        )
         found: list[dict[str, Record]] = [{} for _ in questions]
         if mode != "text":
             found = self._search_vectors(
@@ -194,31 +196,23 @@ class IndexedCollections(Remembered):
                 collection,
                 lambda: self._search_text(found, collection_id, questions, text_limit, where, window, place),
             )
-        if details:
-            self._complete(collection_id, found, place)
-        return [list(candidates.values()) for candidates in found]
+        candidates = [list(records.values()) for records in found]
+        if selection is not None:
+            wanted = [selection.select(records) for records in candidates]
+            self._complete(collection_id, wanted, place)
+            return wanted
+        self._complete(collection_id, candidates, place)
+        return [[record for record in records if record["metadata"] is not None] for records in candidates]
 
-    def _complete(self, collection_id: Any, found: Sequence[dict[str, Record]], place: Place) -> None:
-        """Add documents and metadata to what was found by numbers alone."""
-        bare = {
-            id: None
-            for candidates in found
-            for id, record in candidates.items()
-            if record["metadata"] is None
-        }
-        kept = self._kept(collection_id, list(bare), place)
-        for candidates in found:
-            for id in [id for id, record in candidates.items() if record["metadata"] is None]:
-                if id in kept:
-                    candidates[id]["document"], metadata = kept[id]
-                    candidates[id]["metadata"] = dict(metadata)
-                else:
-                    del candidates[id]  # Nothing of Chroma's.
-
-    def read(self, collection_id: Any, ids: list[str], tenant: str, database: str) -> dict[str, Record]:
-        """Return the memories that are there, of ids: from the index, or from Chroma what it has not."""
-        kept = self._kept(collection_id, ids, {"tenant": tenant, "database": database})
-        return {id: candidate(id, document, metadata, None) for id, (document, metadata) in kept.items()}
+    def _complete(self, collection_id: Any, found: Sequence[list[Record]], place: Place) -> None:
+        """Add document and metadata to what has none yet and is there."""
+        missing = [record for records in found for record in records if record["metadata"] is None]
+        kept = self._kept(collection_id, list(dict.fromkeys(record["id"] for record in missing)), place)
+        for record in missing:
+            if record["id"] in kept:
+                record["document"], metadata = kept[record["id"]]
+                # Two questions may have found it, and their callers may change what they get.
+                record["metadata"] = dict(metadata)
 
     def _kept(self, collection_id: Any, ids: list[str], place: Place) -> dict[str, tuple[str, Any]]:
         """Return text and metadata of the memories that are there, of ids."""

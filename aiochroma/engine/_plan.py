@@ -24,6 +24,7 @@ from uuid import UUID
 from aiochroma._errors import PartialWriteError
 from aiochroma.engine._request import Lane, Request
 from aiochroma.engine._results import RESULT_FIELDS, concatenated, split_get, split_questions
+from aiochroma.engine._selection import Selection
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -395,4 +396,4 @@ def _frozen_items(items: Iterable[tuple[Any, Any]], kind: str) -> Hashable | Non
 
 
 def _is_plain(value: Any) -> bool:
-    return value is None or isinstance(value, (str, int, float, UUID, Enum))
+    return value is None or isinstance(value, (str, int, float, UUID, Enum, Selection))

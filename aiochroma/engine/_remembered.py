@@ -59,7 +59,6 @@ class Remembered(ABC):
             "change_memories": self.change,
             "forget_memories": self.forget,
             "search_memories": self.search,
-            "read_memories": self.read,
             "memory_neighbours": self.neighbours,
             "memory_history": self.history,
         }
@@ -233,10 +232,6 @@ class Remembered(ABC):
     @abstractmethod
     def neighbours(self, **arguments: Any) -> list[tuple[str, int, Record]]:
         """Return what stands near records in their threads."""
-
-    def read(self, collection_id: Any, ids: list[str], tenant: str, database: str) -> dict[str, Record]:
-        """Return the memories that are there, of ids."""
-        return self._records(collection_id, ids, None, {"tenant": tenant, "database": database})
 
     def history(self, namespace: str | None, id: str | None, limit: int) -> list[Entry]:
         """Return what changed, newest first."""

@@ -52,7 +52,6 @@ _READS = frozenset(
         "list_databases",
         "memory_history",
         "memory_neighbours",
-        "read_memories",
         "search_memories",
     }
 )

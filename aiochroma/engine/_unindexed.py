@@ -19,6 +19,8 @@ from aiochroma.storage._text_index import IndexedText, TextIndex
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from aiochroma.engine._selection import Selection
+
 __all__ = ["UnindexedCollections"]
 
 _WORDS = 8
@@ -48,16 +50,15 @@ class UnindexedCollections(Remembered):
         mode: str,
         window: int,  # noqa: ARG002 - what stands near a candidate is not known here
         parts: str,
-        details: bool,  # noqa: ARG002 - the candidates' texts are what is compared
+        selection: Selection | None,
         tenant: str,
         database: str,
     ) -> list[list[Record]]:
         """Search one collection; see ``IndexedCollections.search``."""
         place = {"tenant": tenant, "database": database}
         found = self._search_vectors(collection_id, query_embeddings, n_results, where, parts, place)
-        if mode == "vector":
-            return [list(candidates.values()) for candidates in found]
-        for question, vector, candidates in zip(questions, query_embeddings, found, strict=True):
+        pairs = zip(questions, query_embeddings, found, strict=True)
+        for question, vector, candidates in pairs if mode != "vector" else ():
             containing = _containing(question)
             if containing:
                 near = self._search_vectors(
@@ -70,7 +71,8 @@ class UnindexedCollections(Remembered):
             for candidates in found:
                 for record in candidates.values():
                     record["distance"] = None
-        return [list(candidates.values()) for candidates in found]
+        wanted = [list(candidates.values()) for candidates in found]
+        return wanted if selection is None else [selection.select(candidates) for candidates in wanted]
 
     def _score(self, question: str, candidates: dict[str, Record]) -> None:
         """Compare the texts of the candidates with a question."""

@@ -22,7 +22,7 @@ namespaces then stay comparable.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -44,6 +44,8 @@ __all__ = [
 ]
 
 Mode = Literal["hybrid", "vector", "text"]
+
+T = TypeVar("T")
 
 # Both sides alike. Measured flat between 0.5 and 1.4 with static word vectors.
 VECTOR_WEIGHT = 1.0
@@ -141,6 +143,8 @@ def rank(
     weight: float = 1.0,
     half_life: float | None = None,
     recency_share: float = 0.5,
+    threshold: float | None = None,
+    limit: int | None = None,
 ) -> list[tuple[Candidate, ScoreParts]]:
     """Rank the candidates of one namespace.
 
@@ -152,14 +156,19 @@ def rank(
         weight: The weight of the namespace, above 0.
         half_life: Seconds; see ``recency``.
         recency_share: See ``recency``.
+        threshold: Drop what does not pass it; see ``passes``.
+        limit: The most to return; None for all.
 
     Returns:
         Candidates with their scores, best first; of equal ones the nearer, then the one with the smaller id.
     """
+    # What is dropped counts here too: a threshold changes no score.
     farthest = max((known.distance for known in candidates if known.distance is not None), default=math.inf)
     ranked = []
     for candidate in candidates:
         if (mode == "vector" and candidate.distance is None) or (mode == "text" and candidate.text <= 0.0):
+            continue
+        if not passes(candidate, threshold):
             continue
         distance = farthest if candidate.distance is None else candidate.distance
         vector = nearness(distance, embedder_threshold)
@@ -170,32 +179,30 @@ def rank(
         else:
             relevance = (candidate.text + vector_weight * vector) / (1.0 + vector_weight)
         fading = recency(candidate.age, half_life, recency_share)
-        parts = ScoreParts(
-            relevance * fading * weight, candidate.text, candidate.own_text, vector, fading, weight
-        )
-        ranked.append((-parts.score, distance, candidate.id, candidate, parts))
+        ranked.append((-(relevance * fading * weight), distance, candidate.id, candidate, vector, fading))
     ranked.sort()  # Ids differ, so nothing behind them is compared.
-    return [(entry[3], entry[4]) for entry in ranked]
+    return [
+        (candidate, ScoreParts(-negative, candidate.text, candidate.own_text, vector, fading, weight))
+        for negative, _, _, candidate, vector, fading in ranked[:limit]
+    ]
 
 
-def merge(
-    rankings: Mapping[str, Sequence[tuple[Candidate, ScoreParts]]],
-) -> list[tuple[str, Candidate, ScoreParts]]:
+def merge(rankings: Mapping[str, Sequence[tuple[T, ScoreParts]]]) -> list[tuple[str, T, ScoreParts]]:
     """Merge the rankings of several namespaces, each already cut to what it may contribute.
 
     Args:
-        rankings: From namespace to its ranking.
+        rankings: From namespace to what is ranked, with its parts.
 
     Returns:
-        Namespace, candidate and parts, best first; of equal ones by namespace and by their order in it.
+        Namespace, what is ranked, and parts, best first; of equal ones by namespace and by their order in it.
     """
     merged = [
-        (-parts.score, namespace, place, candidate, parts)
+        (-parts.score, namespace, place, ranked, parts)
         for namespace, ranking in rankings.items()
-        for place, (candidate, parts) in enumerate(ranking)
+        for place, (ranked, parts) in enumerate(ranking)
     ]
     merged.sort(key=lambda entry: entry[:3])
-    return [(namespace, candidate, parts) for _, namespace, _, candidate, parts in merged]
+    return [(namespace, ranked, parts) for _, namespace, _, ranked, parts in merged]
 
 
 def diversify(scores: Sequence[float], vectors: NDArray[np.float32], k: int, diversity: float) -> list[int]:

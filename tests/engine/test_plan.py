@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from aiochroma._errors import PartialWriteError
 from aiochroma.engine._plan import BULK_TURN, Limits, RecordPlanner, Step
 from aiochroma.engine._request import Lane, Request
+from aiochroma.engine._selection import Selection
 
 IDS = [f"id{number}" for number in range(8)]
 FIELDS = ("ids", "embeddings", "metadatas", "documents", "uris", "data")
@@ -334,6 +336,35 @@ def test_two_wheres_that_are_equal_but_not_the_same_stay_apart():
     base = {"collection_id": "a", "query_embeddings": [(1.0, 2.0)], "n_results": 2, "include": []}
     waiting = [Request("_query", {**base, "where": {"k": value}}) for value in (1, True, 1.0)]
     assert len(RecordPlanner().plan(waiting, [0] * 3, 1)) == 3
+
+
+@dataclass(frozen=True)
+class FirstFew(Selection):
+    """Wants the first few candidates."""
+
+    limit: int
+
+    def select(self, candidates):
+        """See ``Selection``."""
+        return list(candidates)[: self.limit]
+
+
+def test_searches_are_merged_that_select_alike():
+    """A selection is compared by its value: searches with equal ones are one call, others are not."""
+
+    def search(limit: int) -> Request:
+        return Request(
+            "search_memories",
+            {
+                "collection_id": "a",
+                "query_embeddings": [(1.0, 2.0)],
+                "questions": ["?"],
+                "selection": FirstFew(limit),
+            },
+        )
+
+    steps = RecordPlanner().plan([search(1), search(2), search(1)], [0] * 3, 1)
+    assert [step.members for step in steps] == [[0, 2], [1]]
 
 
 def test_an_atomic_write_is_neither_cut_nor_merged():

@@ -87,6 +87,14 @@ def test_a_threshold_spares_what_matches_by_text():
     assert passes(Candidate("beside", text=0.5), None)
 
 
+@given(_CANDIDATES, _MODES, st.none() | st.floats(0.0, 2.0), st.none() | st.integers(1, 12))
+def test_a_threshold_and_a_limit_only_cut(candidates, mode, threshold, limit):
+    """What is left has the scores and the order that it has in the whole ranking."""
+    whole = rank(candidates, embedder_threshold=0.85, mode=mode)
+    cut = rank(candidates, embedder_threshold=0.85, mode=mode, threshold=threshold, limit=limit)
+    assert cut == [pair for pair in whole if passes(pair[0], threshold)][:limit]
+
+
 @given(st.floats(0.0, 2.0), st.floats(0.0, 2.0), st.floats(0.05, 2.0))
 def test_nearness_falls_with_distance(one, other, threshold):
     """Nearness is 1 at 0, one half at the threshold, and never rises with the distance."""

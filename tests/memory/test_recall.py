@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
+
 import pytest
 
 from aiochroma import Search
@@ -26,6 +29,33 @@ async def test_a_threshold_spares_what_matches_by_text(memory):
         "crane"
     ]
     assert len(await memory.recall("crane", k=4, threshold="auto")) < 4
+
+
+@pytest.mark.parametrize("mode", ["hybrid", "vector", "text"])
+async def test_a_ranking_is_the_same_wherever_it_is_made(memory, mode):
+    """A filter that everything passes changes nothing, although the ranking then comes after the reading; nor does company."""
+    words = ["anchor", "boat", "crane", "dock", "eel", "ferry", "gull", "hull", "inlet", "jetty"]
+    generator = random.Random(5)  # Different words in each, so that no two are equally good.
+    texts = [f"{' '.join(generator.choices(words, k=4 + n % 5))} number {n}" for n in range(40)]
+    await memory.remember_many({"text": text, "metadata": {"n": n}} for n, text in enumerate(texts))
+    asked = [
+        (f"{words[n]} {words[n + 1]} 1{n}", {"k": k, "threshold": threshold})
+        for n in range(5)
+        for k, threshold in ((1, None), (7, "auto"), (7, 0.4))
+    ]
+    alone = [await memory.recall(question, mode=mode, **how) for question, how in asked]
+    together = await asyncio.gather(*(memory.recall(question, mode=mode, **how) for question, how in asked))
+    filtered = [
+        await memory.recall(question, mode=mode, where={"n": {"$gte": 0}}, **how) for question, how in asked
+    ]
+    for one, other, third in zip(alone, together, filtered, strict=True):
+        assert rounded(one) == rounded(other) == rounded(third)
+    assert any(len(recall) == 7 for recall in alone)
+
+
+def rounded(recall):
+    """Return what matters of hits; merged searches may add up in another order."""
+    return [(hit.id, hit.text, hit.metadata, round(hit.score, 5)) for hit in recall]
 
 
 async def test_weights_and_filters_belong_to_a_namespace(memory):
