@@ -6,7 +6,8 @@ LoCoMo (Maharana et al., "Evaluating Very Long-Term Conversational Memory of LLM
 Every turn is indexed as ``"{speaker}: {text} [{blip_caption}]"``, each session is a thread, each conversation
 a namespace. Every question that has evidence is asked, with default settings. Recall@k by turn is the mean
 over questions of (evidence turns among the first k) / (evidence turns); by session the same with the sessions
-of the evidence, ranked by their best turn.
+of the evidence, ranked by their best turn. Evidence is read as it is meant: a few entries of the data name two turns
+at once (``D8:6; D9:17``), or are misspelled (``D:11:26`` for ``D11:26``).
 """
 
 from __future__ import annotations
@@ -122,11 +123,20 @@ def _conversation(name: str, content: dict[str, Any]) -> Conversation:
                 Turn(turn["dia_id"], number, position, f"{turn['speaker']}: {turn['text']}{caption}")
             )
     questions = [
-        Question(entry["question"], entry["category"], tuple(dict.fromkeys(entry["evidence"])))
+        Question(entry["question"], entry["category"], _evidence(entry["evidence"]))
         for entry in content["qa"]
         if entry["evidence"]
     ]
     return Conversation(name, tuple(turns), tuple(questions))
+
+
+def _evidence(entries: Iterable[str]) -> tuple[str, ...]:
+    """Return the turns that entries name; one that names none stands for itself, and can only be missed."""
+    turns: list[str] = []
+    for entry in entries:
+        named = re.findall(r"D:?(\d+):(\d+)", entry)
+        turns += [f"D{int(session)}:{int(turn)}" for session, turn in named] or [entry]
+    return tuple(dict.fromkeys(turns))
 
 
 async def measure(
