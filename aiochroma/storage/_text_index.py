@@ -24,7 +24,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from aiochroma.storage._text_analysis import indexed_form, query_terms
 from aiochroma.storage._text_coverage import WINDOW
 from aiochroma.storage._text_file import connect, create_terms, delete_files, full_text_available
-from aiochroma.storage._text_search import Postings, TextHit, neighbour_columns, search_namespace
+from aiochroma.storage._text_rows import read_rows
+from aiochroma.storage._text_search import (
+    Postings,
+    Summary,
+    TextHit,
+    neighbour_columns,
+    search_namespace,
+    summary_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -86,6 +94,7 @@ class TextIndex:
         """
         self._path = str(path)
         self._numbers: dict[str, int] = {}
+        self._summaries: dict[int, Summary] = {}
         self._connection = connect(self._path)
         self._postings = Postings(self._connection)
 
@@ -115,6 +124,7 @@ class TextIndex:
         """Throw everything away, a damaged file included, and begin anew with an empty index."""
         self.close()
         self._numbers.clear()
+        self._summaries.clear()
         delete_files(self._path)
         self._connection = connect(self._path)
         self._postings = Postings(self._connection)
@@ -214,10 +224,13 @@ class TextIndex:
         terms = query_terms(question)
         if number is None or not terms:
             return []
+        if number not in self._summaries:
+            self._summaries[number] = summary_of(self._connection, number)
         return search_namespace(
             self._connection,
             self._postings,
             number,
+            self._summaries[number],
             terms,
             limit,
             also=also,
@@ -240,9 +253,10 @@ class TextIndex:
         if number is None or not ids or window < 1:
             return []
         offsets = [*range(-window, 0), *range(1, window + 1)]
-        found = self._connection.execute(
-            f"SELECT m.id, {neighbour_columns('id', window)} FROM json_each(?1) AS wanted"  # noqa: S608
-            " CROSS JOIN memories AS m ON m.namespace = ?2 AND m.id = wanted.value",
+        found = read_rows(
+            self._connection,
+            f"m.id, {neighbour_columns('id', window)}",
+            "json_each(?1) AS wanted CROSS JOIN memories AS m ON m.namespace = ?2 AND m.id = wanted.value",
             (json.dumps(list(ids)), number),
         )
         return [
@@ -272,13 +286,14 @@ class TextIndex:
         number = self._number(namespace)
         if number is None:
             return {}
-        found = self._connection.execute(
-            "SELECT m.id, COALESCE(m.document, m.indexed), m.metadata FROM json_each(?) AS wanted"
-            " CROSS JOIN memories AS m ON m.namespace = ? AND m.id = wanted.value"
+        found = read_rows(
+            self._connection,
+            "m.id, COALESCE(m.document, m.indexed), m.metadata",
+            "json_each(?) AS wanted CROSS JOIN memories AS m ON m.namespace = ? AND m.id = wanted.value"
             " WHERE m.metadata IS NOT NULL",
             (json.dumps(list(ids)), number),
         )
-        return {row[0]: (row[1], json.loads(row[2])) for row in found}
+        return {id: (document, json.loads(metadata)) for id, document, metadata in found}
 
     def count(self, namespace: str) -> int:
         """Return how many memories of a namespace are indexed."""
@@ -322,6 +337,7 @@ class TextIndex:
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
+        self._summaries.clear()
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             yield

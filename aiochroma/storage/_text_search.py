@@ -16,6 +16,7 @@ from aiochroma.storage._text_coverage import (
     term_weights,
     windowed_coverage,
 )
+from aiochroma.storage._text_rows import read_rows
 
 if TYPE_CHECKING:
     import sqlite3
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Postings", "TextHit", "neighbour_columns", "search_namespace"]
+__all__ = ["Postings", "Summary", "TextHit", "neighbour_columns", "search_namespace", "summary_of"]
 
 
 _MOST_ROWS_KEPT = 1_000_000
@@ -45,6 +46,20 @@ class TextHit(NamedTuple):
     id: str
     score: float
     own: float
+
+
+class Summary(NamedTuple):
+    """What a search has to know of a namespace as a whole.
+
+    Attributes:
+        memories: How many there are.
+        words: How many words they have together.
+        has_threads: Whether any of them belongs to one.
+    """
+
+    memories: int
+    words: int
+    has_threads: bool
 
 
 class _Version(NamedTuple):
@@ -110,6 +125,7 @@ def search_namespace(
     connection: sqlite3.Connection,
     postings: Postings,
     namespace: int,
+    summary: Summary,
     terms: Sequence[str],
     limit: int,
     *,
@@ -121,10 +137,7 @@ def search_namespace(
     import numpy as np
 
     rows = [postings.rows(namespace, term) for term in terms]
-    memories, words = connection.execute(
-        "SELECT memories, words FROM namespaces WHERE number = ?", (namespace,)
-    ).fetchone()
-    weights = term_weights(memories, [len(found) for found in rows])
+    weights = term_weights(summary.memories, [len(found) for found in rows])
     allowed = None
     if ids_allowed is not None:
         allowed = np.array(sorted(_found(connection, namespace, ids_allowed)), dtype=np.int64)
@@ -133,7 +146,7 @@ def search_namespace(
     if allowed is not None:
         wanted = np.intersect1d(wanted, allowed)
     centres = np.union1d(best_rows(rows, weights, limit, allowed), wanted)
-    surroundings = _surroundings(connection, namespace, centres, window)
+    surroundings = _surroundings(connection, centres, window if summary.has_threads else 0)
     candidates = np.union1d(centres, surroundings.neighbours[surroundings.neighbours >= 0])
     own, coverage = windowed_coverage(candidates, rows, weights, surroundings, DECAY)
     covering = coverage > 0 if allowed is None else (coverage > 0) & np.isin(candidates, allowed)
@@ -142,7 +155,7 @@ def search_namespace(
     best = best[np.argsort(-coverage[best], kind="stable")[: 2 * limit]]
     best = np.union1d(best, np.searchsorted(candidates, wanted))
     described |= _described(connection, [row for row in candidates[best].tolist() if row not in described])
-    mean_words = words / max(1, memories)
+    mean_words = summary.words / max(1, summary.memories)
     hits = [
         (covered / length_factor(described[row][1], mean_words), row, by_itself)
         for covered, row, by_itself in zip(
@@ -169,49 +182,47 @@ def _rows_with(
     return np.fromstring(joined, dtype=np.int64, sep=",") if joined else np.empty(0, dtype=np.int64)
 
 
+def summary_of(connection: sqlite3.Connection, namespace: int) -> Summary:
+    """Sum up a namespace that exists."""
+    found = connection.execute(
+        "SELECT memories, words, EXISTS (SELECT 1 FROM memories AS m WHERE m.namespace = ?1 AND m.thread IS NOT NULL)"
+        " FROM namespaces WHERE number = ?1",
+        (namespace,),
+    )
+    memories, words, has_threads = found.fetchone()
+    return Summary(memories, words, bool(has_threads))
+
+
 def _found(
     connection: sqlite3.Connection, namespace: int, ids: Collection[str]
 ) -> dict[int, tuple[str, int]]:
     """Return id and number of words of the rows of ids; ids that are not there have none."""
-    found = connection.execute(
-        "SELECT m.number, m.id, m.words FROM json_each(?) AS wanted"
-        " CROSS JOIN memories AS m ON m.namespace = ? AND m.id = wanted.value",
-        (json.dumps(list(ids)), namespace),
-    ).fetchall()  # A fifth quicker than row by row.
-    return {row[0]: (row[1], row[2]) for row in found}
-
-
-def _has_threads(connection: sqlite3.Connection, namespace: int) -> bool:
-    found = connection.execute(
-        "SELECT 1 FROM memories WHERE namespace = ? AND thread IS NOT NULL LIMIT 1", (namespace,)
-    )
-    return found.fetchone() is not None
-
-
-def _surroundings(
-    connection: sqlite3.Connection, namespace: int, centres: NDArray[np.int64], window: int
-) -> Surroundings:
-    import numpy as np
-
-    offsets = (*range(-window, 0), *range(1, window + 1))
-    if window == 0 or len(centres) == 0 or not _has_threads(connection, namespace):
-        return Surroundings(centres, np.empty((len(centres), 0), dtype=np.int64), ())
-    found = connection.execute(
-        f"SELECT {neighbour_columns('number', window)} FROM json_each(?) AS wanted"  # noqa: S608
-        " CROSS JOIN memories AS m ON m.number = wanted.value ORDER BY m.number",
-        (json.dumps(centres.tolist()),),
-    ).fetchall()
-    return Surroundings(centres, np.array(found, dtype=np.int64), offsets)
+    source = "json_each(?) AS wanted CROSS JOIN memories AS m ON m.namespace = ? AND m.id = wanted.value"
+    found = read_rows(connection, "m.number, m.id, m.words", source, (json.dumps(list(ids)), namespace))
+    return {number: (id, words) for number, id, words in found}
 
 
 def _described(connection: sqlite3.Connection, rows: Sequence[int]) -> dict[int, tuple[str, int]]:
     """Return id and number of words of rows."""
-    found = connection.execute(
-        "SELECT m.number, m.id, m.words FROM json_each(?) AS wanted"
-        " CROSS JOIN memories AS m ON m.number = wanted.value",
-        (json.dumps(rows),),
-    ).fetchall()
-    return {row[0]: (row[1], row[2]) for row in found}
+    source = "json_each(?) AS wanted CROSS JOIN memories AS m ON m.number = wanted.value"
+    found = read_rows(connection, "m.number, m.id, m.words", source, (json.dumps(rows),))
+    return {number: (id, words) for number, id, words in found}
+
+
+def _surroundings(connection: sqlite3.Connection, centres: NDArray[np.int64], window: int) -> Surroundings:
+    import numpy as np
+
+    offsets = (*range(-window, 0), *range(1, window + 1))
+    if window == 0 or len(centres) == 0:
+        return Surroundings(centres, np.empty((len(centres), 0), dtype=np.int64), ())
+    found = read_rows(
+        connection,
+        f"m.number, {neighbour_columns('number', window)}",
+        "json_each(?) AS wanted CROSS JOIN memories AS m ON m.number = wanted.value",
+        (json.dumps(centres.tolist()),),
+    )
+    found.sort()
+    return Surroundings(centres, np.array(found, dtype=np.int64)[:, 1:], offsets)
 
 
 @lru_cache(maxsize=32)
