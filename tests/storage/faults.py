@@ -52,7 +52,13 @@ def upsert_after(directory, action):
     main = collection_of(opened(directory))
     main.count()
     action()
-    attempt("upsert", lambda: main.upsert(ids=["n"], embeddings=vectors()))
+
+    def write():
+        # Chroma keeps several connections, and takes them in turn: one that it opens after the action knows nothing of it.
+        for number in range(50):
+            main.upsert(ids=[f"n{number}"], embeddings=vectors())
+
+    attempt("upsert", write)
 
 
 def replaced(directory):
