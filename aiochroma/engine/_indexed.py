@@ -13,7 +13,7 @@ import sqlite3
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from aiochroma._logging import get_logger
-from aiochroma.engine._records import POSITION, THREAD, Place, Record, bare
+from aiochroma.engine._records import Place, Record, bare, standing
 from aiochroma.engine._remembered import Remembered
 from aiochroma.storage._history import HISTORY_FILE, ChangeLog
 from aiochroma.storage._text_index import IndexedText, Neighbour, TextIndex
@@ -86,10 +86,8 @@ class IndexedCollections(Remembered):
         rows = []
         for id, document, metadata in zip(ids, documents, metadatas, strict=True):
             old = known[id]["metadata"] if id in known else {}
-            thread = metadata[THREAD] if THREAD in metadata else old.get(THREAD)
-            place = float(metadata.get(POSITION, old.get(POSITION, 0.0)))
             merged = {name: value for name, value in {**old, **metadata}.items() if value is not None}
-            rows.append(IndexedText(id, document, thread, place, merged))
+            rows.append(_row(id, document, merged))
         self._follow(collection, lambda index: index.upsert(collection, rows))
 
     def _deleted(self, collection: str, ids: Sequence[str]) -> None:
@@ -100,6 +98,9 @@ class IndexedCollections(Remembered):
             return
         try:
             change(self._open_index())
+        except sqlite3.ProgrammingError as error:
+            self._current.discard(collection)
+            log.warning("text_index.not_followed", collection=collection, error=str(error))
         except sqlite3.DatabaseError as error:
             # The record is safe in Chroma. The collection is indexed again before it is searched.
             self._lose(collection, error)
@@ -149,7 +150,8 @@ class IndexedCollections(Remembered):
         query_embeddings: Sequence[Any],
         questions: Sequence[str],
         n_results: int,
-        text_limit: int,
+        text_limit: int | None,
+        text_pool: int,
         where: Mapping[str, Any] | None,
         mode: str,
         window: int,
@@ -165,7 +167,8 @@ class IndexedCollections(Remembered):
             query_embeddings: One vector for each question.
             questions: The questions.
             n_results: How many candidates the vectors give for each.
-            text_limit: How many the text gives for each.
+            text_limit: How many the text gives for each; None for all that cover something among what is looked at.
+            text_pool: How many are looked at for their words.
             where: Chroma's filter, or None.
             mode: ``"hybrid"``, ``"vector"`` or ``"text"``.
             window: How many places of a thread lend each other their terms.
@@ -176,8 +179,9 @@ class IndexedCollections(Remembered):
 
         Returns:
             For each question its candidates: ``id``, ``distance`` (None where it is not among the nearest), ``text`` and
-            ``own`` (0 to 1), ``document``, ``metadata``, and for one that was found by a part ``passage``; with a selection
-            what it returned. The metadata of one that was selected and is gone from Chroma is None.
+            ``own`` (0 to 1), ``place`` (among what the text finds, or None), ``document``, ``metadata``, and for one that
+            was found by a part ``passage``; with a selection what it returned. The metadata of one that was selected and is
+            gone from Chroma is None.
         """
         place = {"tenant": tenant, "database": database}
         collection = str(collection_id)
@@ -194,7 +198,9 @@ class IndexedCollections(Remembered):
         if mode != "vector":
             self._twice(
                 collection,
-                lambda: self._search_text(found, collection_id, questions, text_limit, where, window, place),
+                lambda: self._search_text(
+                    found, collection_id, questions, text_limit, text_pool, where, window, place
+                ),
             )
         candidates = [list(records.values()) for records in found]
         if selection is not None:
@@ -233,7 +239,8 @@ class IndexedCollections(Remembered):
         found: list[dict[str, Record]],
         collection_id: Any,
         questions: Sequence[str],
-        limit: int,
+        limit: int | None,
+        pool: int,
         where: Mapping[str, Any] | None,
         window: int,
         place: Place,
@@ -245,11 +252,20 @@ class IndexedCollections(Remembered):
         if where:
             result: Any = self._api._get(collection_id, where=dict(where), include=[], **place)  # noqa: SLF001
             allowed = set(result["ids"])
+        # What stands near those that are looked at may cover something as well.
+        most = pool * (1 + 2 * window) if limit is None else limit
         for question, candidates in zip(questions, found, strict=True):
             for hit in index.search(
-                collection, question, limit, also=list(candidates), ids_allowed=allowed, window=window
+                collection,
+                question,
+                most,
+                pool=pool,
+                also=list(candidates),
+                ids_allowed=allowed,
+                window=window,
             ):
-                candidates.setdefault(hit.id, bare(hit.id, None)).update(text=hit.score, own=hit.own)
+                record = candidates.setdefault(hit.id, bare(hit.id, None))
+                record.update(text=hit.score, own=hit.own, place=hit.place)
 
     def neighbours(  # type: ignore[override]  # called with these names
         self, collection_id: Any, ids: list[str], window: int, tenant: str, database: str
@@ -349,6 +365,8 @@ class IndexedCollections(Remembered):
         return self._index
 
     def _lose(self, collection: str, error: Exception) -> None:
+        if isinstance(error, sqlite3.ProgrammingError):
+            raise error  # Nothing is wrong with what is in the file.
         log.warning(
             "text_index.failed",
             collection=collection,
@@ -368,10 +386,12 @@ def _place(arguments: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _rows(ids: Sequence[str], documents: Sequence[Any], metadatas: Sequence[Any]) -> list[IndexedText]:
-    rows = []
-    for id, document, metadata in zip(ids, documents, metadatas or [None] * len(ids), strict=True):
-        stored = metadata or {}
-        rows.append(
-            IndexedText(id, document or "", stored.get(THREAD), float(stored.get(POSITION, 0.0)), stored)
-        )
-    return rows
+    return [
+        _row(id, document or "", metadata or {})
+        for id, document, metadata in zip(ids, documents, metadatas or [None] * len(ids), strict=True)
+    ]
+
+
+def _row(id: str, document: str, metadata: Mapping[str, Any]) -> IndexedText:
+    thread, position = standing(metadata)
+    return IndexedText(id, document, thread, position, metadata)

@@ -290,6 +290,8 @@ class RecordPlanner:
             return parts[0]
         if request.operation == "_delete":
             return type(parts[0])(deleted=sum(part["deleted"] for part in parts))
+        if request.operation == "remember":
+            return {given: written for part in parts for given, written in part.items()}
         if request.lane is Lane.WRITE:
             return parts[-1]
         joined = dict(parts[0])

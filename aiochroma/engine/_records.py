@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -24,7 +26,9 @@ __all__ = [
     "candidate",
     "has_expired",
     "part_id",
+    "standing",
     "stored_over",
+    "text_id",
 ]
 
 CREATED_AT = "aiochroma:created_at"
@@ -40,6 +44,16 @@ PART_OF = "aiochroma:part_of"
 
 Record = dict[str, Any]
 Place = dict[str, str]
+
+
+def text_id(text: str, number: int = 0) -> str:
+    """Return the id of a text that was given none: equal texts have equal ids, so remembering twice is harmless.
+
+    Args:
+        text: The text.
+        number: Above 0 for its next ids, should the first belong to a memory that has another text by now.
+    """
+    return hashlib.sha256((f"{number}\0{text}" if number else text).encode()).hexdigest()[:32]
 
 
 def part_id(writing: str, number: int) -> str:
@@ -59,6 +73,7 @@ def candidate(id: str, document: Any, metadata: Any, distance: float | None) -> 
         "distance": distance,
         "text": 0.0,
         "own": 0.0,
+        "place": None,
         "document": document or "",
         "metadata": metadata or {},
     }
@@ -66,7 +81,19 @@ def candidate(id: str, document: Any, metadata: Any, distance: float | None) -> 
 
 def bare(id: str, distance: float | None) -> Record:
     """Make what a search returns of a record that was not read: its metadata is None."""
-    return {"id": id, "distance": distance, "text": 0.0, "own": 0.0, "document": "", "metadata": None}
+    return {**candidate(id, "", None, distance), "metadata": None}
+
+
+def standing(metadata: Mapping[str, Any]) -> tuple[str | None, float]:
+    """Return where a memory stands: its thread and its place there.
+
+    Other programs may have written anything; what is no thread is none, and what is no place is 0.
+    """
+    thread, place = metadata.get(THREAD), metadata.get(POSITION)
+    return (
+        thread if isinstance(thread, str) else None,
+        float(place) if isinstance(place, (int, float)) and math.isfinite(place) else 0.0,
+    )
 
 
 def before(record: Record | None) -> tuple[str | None, dict[str, Any] | None]:

@@ -26,6 +26,7 @@ from aiochroma.engine._records import (
     has_expired,
     part_id,
     stored_over,
+    text_id,
 )
 from aiochroma.storage._history import Entry
 
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 __all__ = ["Remembered"]
 
 _PARTS_PER_CALL = 256
+_MORE_PARTS = 4
 
 
 class Remembered(ABC):
@@ -78,7 +80,7 @@ class Remembered(ABC):
         parts: str,
         exact: bool,
         audit: str | None,
-    ) -> bool:
+    ) -> dict[str, str]:
         """Write memories.
 
         One that is there already keeps when it was made, what metadata is not given anew, and its place in its thread. One
@@ -96,10 +98,18 @@ class Remembered(ABC):
             parts: The name of the collection that holds parts.
             exact: Leave nothing of what was there, as for an import.
             audit: What the history calls the namespace, or None for no entry.
+
+        Returns:
+            The ids of those that were written under another id than the given one; see ``_moved``.
         """
         place = {"tenant": tenant, "database": database}
         now = time.time()
         old = self._known(collection_id, ids, place)
+        moved = {} if exact else self._moved(collection_id, ids, documents, old, place)
+        if moved:
+            self._move_parts(moved, ids, metadatas, parts, place)
+            ids = [moved.get(id, id) for id in ids]
+            old = self._known(collection_id, ids, place)
         expired = [id for id, record in old.items() if has_expired(record["metadata"], now)]
         known = {id: record for id, record in old.items() if id not in expired}
         stored = [
@@ -117,7 +127,7 @@ class Remembered(ABC):
             if expired:
                 self._api._delete(collection_id, ids=expired, **place)  # noqa: SLF001 - Chroma's own name
                 self._deleted(str(collection_id), expired)
-            done: bool = self._api._upsert(  # noqa: SLF001 - Chroma's own name
+            self._api._upsert(  # noqa: SLF001 - Chroma's own name
                 collection_id, ids, embeddings, stored, documents, uris, tenant, database
             )
         except BaseException:
@@ -125,7 +135,54 @@ class Remembered(ABC):
             raise
         self._written(str(collection_id), ids, documents, stored, known)
         self._drop_parts(parts, place, old.values(), keep={entry.get(WRITING) for entry in stored})
-        return done
+        return moved
+
+    def _moved(
+        self,
+        collection_id: Any,
+        ids: Sequence[str],
+        documents: Sequence[str],
+        old: Mapping[str, Record],
+        place: Place,
+    ) -> dict[str, str]:
+        """Return other ids for texts whose own id belongs to a memory that was changed to another text since."""
+        moved = {}
+        now = time.time()
+        for id, document in zip(ids, documents, strict=True):
+            number, new, there = 0, id, old.get(id)
+            while (
+                there is not None
+                and there["document"] != document
+                and not has_expired(there["metadata"], now)
+                and new == text_id(document, number)
+            ):
+                number += 1
+                new = moved[id] = text_id(document, number)
+                there = self._known(collection_id, [new], place).get(new)
+        return moved
+
+    def _move_parts(
+        self,
+        moved: Mapping[str, str],
+        ids: Sequence[str],
+        metadatas: Sequence[Mapping[str, Any]],
+        parts: str,
+        place: Place,
+    ) -> None:
+        """Tell the parts of long texts, which are written first, which memory they belong to."""
+        owners = {
+            part_id(metadata[WRITING], number): moved[id]
+            for id, metadata in zip(ids, metadatas, strict=True)
+            if id in moved
+            for number in range(metadata.get(PARTS) or 0)
+        }
+        if owners:
+            self._api._update(  # noqa: SLF001 - Chroma's own name
+                self._holder(parts, place),
+                list(owners),
+                metadatas=[{PART_OF: owner} for owner in owners.values()],
+                **place,
+            )
 
     def change(
         self,
@@ -296,17 +353,38 @@ class Remembered(ABC):
                 candidates[id] = candidate(id, document, metadata, distance)
         if holder is None:
             return found
-        near = self._query(holder, vectors, n_results, None, None, place)
-        missing = {
-            row[3][PART_OF]: None
-            for rows, known in zip(near, found, strict=True)
-            for row in rows
-            if row[3][PART_OF] not in known
-        }
-        records = self._records(collection_id, list(missing), where, place)
-        for candidates, rows in zip(found, near, strict=True):
-            add_parts(candidates, records, rows)
+        self._add_near_parts(found, collection_id, holder, vectors, n_results, where, place)
         return found
+
+    def _add_near_parts(
+        self,
+        found: list[dict[str, Record]],
+        collection_id: Any,
+        holder: Any,
+        vectors: Sequence[Any],
+        n_results: int,
+        where: Mapping[str, Any] | None,
+        place: Place,
+    ) -> None:
+        """Add the nearest memories by their parts, as many as are wanted: one may have many parts, or not be wanted."""
+        now, fetched = time.time(), n_results
+        while True:
+            near = self._query(holder, vectors, fetched, None, None, place)
+            missing = {
+                row[3][PART_OF]: None
+                for rows, known in zip(near, found, strict=True)
+                for row in rows
+                if row[3][PART_OF] not in known
+            }
+            records = self._records(collection_id, list(missing), where, place)
+            for candidates, rows in zip(found, near, strict=True):
+                add_parts(candidates, records, rows)
+            if all(
+                len(rows) < fetched or _found_by_part(candidates, now) >= n_results
+                for candidates, rows in zip(found, near, strict=True)
+            ):
+                return
+            fetched *= _MORE_PARTS
 
     def _nearest(
         self, collection_id: Any, vectors: Sequence[Any], n_results: int, place: Place
@@ -401,3 +479,9 @@ class Remembered(ABC):
         if holder is not None:
             for start in range(0, len(unwanted), _PARTS_PER_CALL):
                 self._api._delete(holder, ids=unwanted[start : start + _PARTS_PER_CALL], **place)  # noqa: SLF001
+
+
+def _found_by_part(candidates: Mapping[str, Record], now: float) -> int:
+    return sum(
+        "passage" in record and not has_expired(record["metadata"], now) for record in candidates.values()
+    )

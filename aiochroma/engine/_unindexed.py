@@ -45,7 +45,8 @@ class UnindexedCollections(Remembered):
         query_embeddings: Sequence[Any],
         questions: Sequence[str],
         n_results: int,
-        text_limit: int,
+        text_limit: int | None,  # noqa: ARG002 - all that were fetched are scored
+        text_pool: int,
         where: Mapping[str, Any] | None,
         mode: str,
         window: int,  # noqa: ARG002 - what stands near a candidate is not known here
@@ -62,7 +63,7 @@ class UnindexedCollections(Remembered):
             containing = _containing(question)
             if containing:
                 near = self._search_vectors(
-                    collection_id, [vector], text_limit, where, parts, place, where_document=containing
+                    collection_id, [vector], text_pool, where, parts, place, where_document=containing
                 )
                 for id, record in near[0].items():
                     candidates.setdefault(id, record)
@@ -83,7 +84,7 @@ class UnindexedCollections(Remembered):
                 "candidates", [IndexedText(id, record["document"]) for id, record in candidates.items()]
             )
             for hit in index.search("candidates", question, len(candidates), window=0):
-                candidates[hit.id].update(text=hit.score, own=hit.own)
+                candidates[hit.id].update(text=hit.score, own=hit.own, place=hit.place)
 
     def neighbours(  # type: ignore[override]  # called with these names
         self, collection_id: Any, ids: list[str], window: int, tenant: str, database: str

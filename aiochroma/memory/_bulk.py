@@ -92,7 +92,7 @@ async def write_batches(
                 under_way = None
                 written(batch)
             under_way, batch = (
-                store.port.start(_write(store, namespace, items, embedded, exact=exact)),
+                store.port.start(_write(store, namespace, items, embedded, following, exact=exact)),
                 following,
             )
         if under_way is not None:
@@ -110,10 +110,20 @@ async def write_batches(
 
 
 async def _write(
-    store: Store, namespace: str, items: list[Item], embedded: list[Embedded], *, exact: bool
+    store: Store,
+    namespace: str,
+    items: list[Item],
+    embedded: list[Embedded],
+    batch: list[Item],
+    *,
+    exact: bool,
 ) -> None:
+    """Write items, and note in the batch that they come from which ids they have been given."""
+
     async def work(place: Namespace) -> None:
-        await store.write(place, items, embedded, bulk=True, exact=exact)
+        moved = await store.write(place, items, embedded, bulk=True, exact=exact)
+        for item in batch if moved else ():
+            item.id = moved.get(item.id, item.id)
 
     with store.limit():
         await store.on_made(namespace, work)

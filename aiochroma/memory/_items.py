@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Mapping
@@ -11,7 +10,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from aiochroma._errors import InvalidInputError
-from aiochroma.engine._records import CREATED_AT, EXPIRES_AT, PINNED, POSITION, THREAD
+from aiochroma.engine._records import CREATED_AT, EXPIRES_AT, PINNED, POSITION, THREAD, text_id
 
 __all__ = [
     "CREATED_AT",
@@ -74,11 +73,6 @@ class Item:
     id: str
     metadata: dict[str, Any] = field(default_factory=dict)
     own: dict[str, Any] = field(default_factory=dict)
-
-
-def text_id(text: str) -> str:
-    """Return the id of a text that was given none: equal texts have equal ids, so remembering twice is harmless."""
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def item_from(value: Any, where: str) -> Item:
@@ -167,6 +161,9 @@ def check_id(id: Any, where: str = "`id`") -> None:
     """
     if not isinstance(id, str) or not id:
         raise InvalidInputError(f"{where} must be a non-empty string, got {id!r}.")
+    if "\0" in id:
+        # SQLite ends some texts there: it would be written, and not be found again.
+        raise InvalidInputError(f"{where} must not hold a null character, got {id!r}.")
     check_encodable(id, where)
 
 
@@ -236,14 +233,18 @@ def _check_value(value: str | float, what: str) -> None:
         raise InvalidInputError(f"{what} is not an integer of 64 bits; write it as text.")
 
 
+_MOST_WANTED = 1_000_000
+"""Chroma counts in 32 bits, and several times as many may have to be looked at."""
+
+
 def check_k(k: Any, where: str = "`k`") -> int:
     """Check how many of something are wanted.
 
     Raises:
-        InvalidInputError: It is not an integer of at least 1.
+        InvalidInputError: It is not an integer of at least 1, or is more than Chroma can be asked for.
     """
-    if not isinstance(k, int) or isinstance(k, bool) or k < 1:
-        raise InvalidInputError(f"{where} must be an integer of at least 1, got {k!r}.")
+    if not isinstance(k, int) or isinstance(k, bool) or not 1 <= k <= _MOST_WANTED:
+        raise InvalidInputError(f"{where} must be an integer from 1 to {_MOST_WANTED:,}, got {k!r}.")
     return k
 
 

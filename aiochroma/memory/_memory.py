@@ -94,7 +94,8 @@ class Memory(WritingMemory):
             half_life: Prefer the recent: after so many seconds without a refresh half of what age may take is gone.
             diversity: 0 (default) returns the best; towards 1, hits that differ from those before them (maximal marginal
                 relevance).
-            window: Return with each hit so many neighbours before and after it in its thread.
+            window: Return with each hit so many neighbours before and after it in its thread, at most 50. An expired one
+                is left out; until it is swept its place stays empty.
 
         Returns:
             The hits of all namespaces, best first.

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Question", "question_from"]
 
+_MOST_NEIGHBOURS = 50
+"""On either side; each is a query of its own inside SQLite, on the thread that everybody waits for."""
+
 
 @dataclass(frozen=True)
 class Question:
@@ -72,8 +75,8 @@ def question_from(
         raise InvalidInputError(f"`diversity` must be from 0 to 1, got {diversity!r}.")
     if not (is_number(vector_weight) and 0 <= vector_weight < math.inf):
         raise InvalidInputError(f"`vector_weight` must be at least 0, got {vector_weight!r}.")
-    if not isinstance(window, int) or isinstance(window, bool) or window < 0:
-        raise InvalidInputError(f"`window` must be an integer of at least 0, got {window!r}.")
+    if not isinstance(window, int) or isinstance(window, bool) or not 0 <= window <= _MOST_NEIGHBOURS:
+        raise InvalidInputError(f"`window` must be an integer from 0 to {_MOST_NEIGHBOURS}, got {window!r}.")
     searches, common = searches_from(namespaces, k, threshold, where)
     for name in searches or ():
         collection_name(name)

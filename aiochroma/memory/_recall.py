@@ -9,14 +9,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from aiochroma._errors import InvalidInputError
+from aiochroma.engine._records import standing
 from aiochroma.memory._filters import check_where
 from aiochroma.memory._formatting import as_context
 from aiochroma.memory._items import (
     CREATED_AT,
     EXPIRES_AT,
     PINNED,
-    POSITION,
-    THREAD,
     UPDATED_AT,
     check_k,
     moment,
@@ -226,6 +225,7 @@ def hit_from(
 ) -> Hit:
     """Make a hit of a record."""
     stored = stored or {}
+    thread, position = standing(stored)
     return Hit(
         id=id,
         text=document or "",
@@ -237,8 +237,8 @@ def hit_from(
         updated_at=moment(stored, UPDATED_AT),
         expires_at=moment(stored, EXPIRES_AT),
         pinned=bool(stored.get(PINNED)),
-        thread=stored.get(THREAD),
-        position=float(stored.get(POSITION, 0.0)),
+        thread=thread,
+        position=position,
         passage=passage,
         explain=dict(explain or {}),
     )

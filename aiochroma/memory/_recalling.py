@@ -111,6 +111,7 @@ async def _diverse(
 ) -> list[Hit]:
     """Choose within each namespace the hits that add most to those before them."""
     import numpy as np
+    from chromadb.errors import NotFoundError
 
     chosen: list[Hit] = []
     for name, namespace in namespaces.items():
@@ -119,11 +120,15 @@ async def _diverse(
             continue
         try:
             read = await store.read(namespace, [hit.id for hit in own], embeddings=True)
+        except NotFoundError:
+            continue  # Forgotten meanwhile.
         except Exception as error:  # noqa: BLE001 - the others' hits are not lost for it
             errors[name] = error
             continue
         vectors = {hit.id: vector for hit, vector in read}
         own = [hit for hit in own if hit.id in vectors]
+        if not own:
+            continue
         matrix = np.asarray([vectors[hit.id] for hit in own], dtype=np.float32)
         matrix /= np.linalg.norm(matrix, axis=1, keepdims=True)
         places = diversify([hit.score for hit in own], matrix, searches[name].k, question.diversity)
@@ -139,6 +144,8 @@ async def _with_neighbours(
     errors: dict[str, BaseException],
 ) -> list[Hit]:
     """Give each hit what stands before and after it in its thread."""
+    from chromadb.errors import NotFoundError
+
     names = sorted({hit.namespace for hit in hits if hit.thread is not None})
     operations = [
         (
@@ -154,6 +161,8 @@ async def _with_neighbours(
     now = time.time()
     near: dict[tuple[str, str], dict[int, Hit]] = {}
     for name, got in zip(names, await store.port.submit_many(store.client, operations), strict=True):
+        if isinstance(got.error, NotFoundError):
+            continue  # Forgotten meanwhile, after the hits were found.
         if got.error is not None:
             errors[name] = got.error
             continue

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aiochroma.engine._records import has_expired
 from aiochroma.memory._best import Best
 from aiochroma.memory._filters import both, matches
 from aiochroma.memory._store import Namespace
 from aiochroma.storage._text_coverage import WINDOW
+from aiochroma.storage._text_search import POOLS_GROW
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,6 +28,8 @@ __all__ = ["Searching", "sift"]
 # less in our measurement than one conversation differs from another.
 _NEAREST = 50
 _COVERING = 20
+# So many times as many as the text gives are looked at: what is not looked at lends its neighbours nothing.
+_POOL = 2
 # With a filter that is applied afterwards, or memories that have expired, so many times as many are fetched; and diversity
 # chooses among so many times as many as are wanted.
 _MORE = 4
@@ -90,39 +93,44 @@ class Searching:
     async def run(self) -> None:
         """Search until every namespace has enough candidates, or has no more."""
         # With a filter more is fetched and left out here; Chroma filters where too little remains.
-        factors = {name: _MORE if self._wheres[name] else 1 for name in self._namespaces}
-        while factors:
-            names = list(factors)
-            operations = [("search_memories", self._arguments(name, factors[name])) for name in names]
+        reaches = {name: _Reach(near=_MORE if self._wheres[name] else 1) for name in self._namespaces}
+        while reaches:
+            names = list(reaches)
+            operations = [("search_memories", self._arguments(name, reaches[name])) for name in names]
             answers = await self._store.port.submit_many(self._store.client, operations)
             again = {
                 name: more
                 for name, got in zip(names, answers, strict=True)
-                if (more := self._take(name, got, factors[name])) is not None
+                if (more := self._take(name, got, reaches[name])) is not None
             }
-            again.update(await self._look_again(factors))
-            factors = again
+            again.update(await self._look_again(reaches))
+            reaches = again
 
-    def _arguments(self, name: str, factor: int) -> dict[str, Any]:
+    def _arguments(self, name: str, reach: _Reach) -> dict[str, Any]:
         best, there = self._best[name], name in self._ranked_there
-        # Where distance alone decides, exactly what is wanted is asked for.
         most_near, most_covering = most_wanted(self._most[name])
-        nearest = best.limit if there and best.mode == "vector" else most_near * factor
+        in_chroma = name in self._in_chroma
         return {
             **self._namespaces[name].place,
             "query_embeddings": [_NO_VECTOR if self._vector is None else self._vector],
             "questions": [self._question.text],
-            "n_results": nearest,
-            "text_limit": most_covering * factor,
-            "where": self._wheres[name] if name in self._in_chroma else None,
+            # Where distance alone decides, exactly what is wanted is asked for.
+            "n_results": best.limit if there and best.mode == "vector" else most_near * reach.near,
+            # What passes a filter that is applied here may be anywhere among what covers something.
+            "text_limit": None if self._is_filtered_here(name) else most_covering * reach.pools,
+            "text_pool": _POOL * most_covering * reach.pools,
+            "where": self._wheres[name] if in_chroma else None,
             "mode": self._question.mode if self._vector is not None else "text",
             "window": WINDOW,
             "parts": self._namespaces[name].parts,
             "selection": best if there else None,
         }
 
-    def _take(self, name: str, got: Answer, factor: int) -> int | None:
-        """Take an answer; return how many times as many to ask for next, or None when it is enough."""
+    def _is_filtered_here(self, name: str) -> bool:
+        return self._wheres[name] is not None and name not in self._in_chroma
+
+    def _take(self, name: str, got: Answer, reach: _Reach) -> _Reach | None:
+        """Take an answer; return how far to reach next, or None when it is enough."""
         self.timings[f"search:{name}"] = round(self.timings.get(f"search:{name}", 0.0) + got.total_ms, 3)
         self.timings["queue"] = round(max(self.timings.get("queue", 0.0), got.wait_ms), 3)
         if got.error is not None:
@@ -135,18 +143,22 @@ class Searching:
                 record["metadata"] is None or has_expired(record["metadata"], now) for record in candidates
             ):
                 self._ranked_there.discard(name)  # Look again, and pass it over before ranking.
-                return factor
+                return reach
             self.rankings[name] = [(record, record["score"]) for record in candidates]
             return None
-        where = self._wheres[name]
-        kept, is_enough = sift(candidates, where, self._most[name], factor)
-        if not is_enough and where is not None and name not in self._in_chroma:
-            self._in_chroma.add(name)
-            return 1
-        if not is_enough:
-            return factor * _MORE
-        self.rankings[name] = [(record, record["score"]) for record in self._best[name].select(kept)]
-        return None
+        filtered_here = self._is_filtered_here(name)
+        sifted = sift(candidates, self._wheres[name], self._most[name], reach, all_covering=filtered_here)
+        if sifted.near_enough and sifted.covering_enough:
+            self.rankings[name] = [
+                (record, record["score"]) for record in self._best[name].select(sifted.kept)
+            ]
+            return None
+        if not filtered_here:
+            return reach.further(near=not sifted.near_enough, pools=not sifted.covering_enough)
+        if sifted.near_enough and reach.pools == 1:
+            return reach.further(near=False, pools=True)
+        self._in_chroma.add(name)
+        return _Reach()
 
     def _fail(self, name: str, error: BaseException) -> None:
         from chromadb.errors import NotFoundError
@@ -157,13 +169,13 @@ class Searching:
         else:
             self.errors[name] = error
 
-    async def _look_again(self, factors: dict[str, int]) -> dict[str, int]:
+    async def _look_again(self, reaches: Mapping[str, _Reach]) -> dict[str, _Reach]:
         """Look for namespaces that were gone; return those that are there again."""
-        again: dict[str, int] = {}
+        again: dict[str, _Reach] = {}
         found = await self._store.find([name for name in self._gone if name not in self.rankings])
         for name, entry in found.items():
             if isinstance(entry, Namespace):
-                self._namespaces[name], again[name] = entry, factors[name]
+                self._namespaces[name], again[name] = entry, reaches[name]
             elif isinstance(entry, Exception):
                 self.errors[name] = entry
             else:
@@ -177,15 +189,43 @@ def most_wanted(k: int) -> tuple[int, int]:
     return max(_NEAREST, k), max(_COVERING, 2 * k)
 
 
+class _Reach(NamedTuple):
+    """How many times as many candidates are fetched, by vector, and looked at, by text."""
+
+    near: int = 1
+    pools: int = 1
+
+    def further(self, *, near: bool, pools: bool) -> _Reach:
+        """Reach further where it is not enough."""
+        return _Reach(self.near * (_MORE if near else 1), self.pools * (POOLS_GROW if pools else 1))
+
+
+class _Sifted(NamedTuple):
+    """What is left of the candidates, and whether it is enough, or all there is."""
+
+    kept: list[Record]
+    near_enough: bool
+    covering_enough: bool
+
+
 def sift(
-    candidates: Sequence[Record], where: Mapping[str, Any] | None, k: int, factor: int
-) -> tuple[list[Record], bool]:
+    candidates: Sequence[Record],
+    where: Mapping[str, Any] | None,
+    k: int,
+    reach: _Reach,
+    *,
+    all_covering: bool,
+) -> _Sifted:
     """Leave out what has expired and what does not pass the filter, and cut to what an unfiltered search would give.
 
     So the ranking sees the same candidates whether Chroma filtered or this did.
 
-    Returns:
-        The candidates, and whether there are enough of them, or no more to be had.
+    Args:
+        candidates: As they were found.
+        where: The filter, or None.
+        k: How many hits are wanted.
+        reach: How far was reached.
+        all_covering: Whether all are there that cover something among what was looked at, or only as many as are wanted.
     """
     now = time.time()
     valid = [
@@ -193,15 +233,27 @@ def sift(
         for record in candidates
         if matches(where, record["metadata"]) and not has_expired(record["metadata"], now)
     ]
+    most_near, most_covering = most_wanted(k)
     near = sorted(
         (record for record in valid if record["distance"] is not None), key=lambda record: record["distance"]
     )
-    covering = sorted((record for record in valid if record["text"] > 0), key=lambda record: -record["text"])
-    most_near, most_covering = most_wanted(k)
-    kept = {record["id"]: record for record in (*near[:most_near], *covering[:most_covering])}
-    fetched_near = sum(record["distance"] is not None for record in candidates)
-    fetched_covering = sum(record["text"] > 0 for record in candidates)
-    enough_near = len(near) >= most_near or fetched_near < most_near * factor
-    enough_covering = len(covering) >= most_covering or fetched_covering < most_covering * factor
-    nothing_left_out = len(valid) == len(candidates)
-    return list(kept.values()), nothing_left_out or (enough_near and enough_covering)
+    covering = sorted(
+        (record for record in valid if record["place"] is not None), key=lambda record: record["place"]
+    )
+    kept = {record["id"]: record for record in near[:most_near]}
+    for record in covering[:most_covering]:
+        # How far away one is that is not among the nearest would not be known without the filter.
+        kept.setdefault(record["id"], {**record, "distance": None})
+    if all_covering:
+        all_looked_at = sum(record["own"] > 0 for record in candidates) < _POOL * most_covering * reach.pools
+    else:
+        all_looked_at = (
+            sum(record["place"] is not None for record in candidates) < most_covering * reach.pools
+        )
+    all_fetched = sum(record["distance"] is not None for record in candidates) < most_near * reach.near
+    complete = len(valid) == len(candidates)
+    return _Sifted(
+        list(kept.values()),
+        complete or all_fetched or len(near) >= most_near,
+        complete or all_looked_at or len(covering) >= most_covering,
+    )

@@ -193,7 +193,7 @@ class Store(OpenStore):
         *,
         bulk: bool,
         exact: bool = False,
-    ) -> None:
+    ) -> dict[str, str]:
         """Write items whose ids are all different, as one request.
 
         Args:
@@ -202,10 +202,13 @@ class Store(OpenStore):
             embedded: The vectors of each.
             bulk: Yield to others.
             exact: Leave nothing of what was there before.
+
+        Returns:
+            Other ids, of texts whose own id belongs to a memory that was changed to another text since.
         """
         now = now_in_seconds()
         writings = await self._write_parts(namespace, items, embedded)
-        await self.submit(
+        moved: dict[str, str] = await self.submit(
             "remember",
             bulk=bulk,
             **namespace.place,
@@ -228,6 +231,7 @@ class Store(OpenStore):
             exact=exact,
             audit=self._audit(namespace),
         )
+        return moved
 
     async def _write_parts(
         self, namespace: Namespace, items: Sequence[Item], embedded: Sequence[Embedded]

@@ -91,11 +91,11 @@ class WritingMemory(BaseMemory):
         async def work() -> str:
             with self._store.limit():
                 embedded = await self._store.embed([item.text], is_query=False)
-                await self._store.on_made(
+                moved = await self._store.on_made(
                     namespace, lambda place: self._store.write(place, [item], embedded, bulk=False)
                 )
             await self._sweep_in_passing()
-            return item.id
+            return moved.get(item.id, item.id)
 
         return await self._guarded("remember", work, NoText)
 
@@ -152,6 +152,9 @@ class WritingMemory(BaseMemory):
         expires_at: datetime | float | None = None,
     ) -> Hit | None:
         """Change a memory; what is not given stays as it is.
+
+        It keeps its id, also when it is given another text: remembering its new text, or its former one, makes a memory
+        of its own.
 
         Args:
             id: Which.

@@ -200,6 +200,7 @@ class TextIndex:
         question: str,
         limit: int,
         *,
+        pool: int | None = None,
         also: Sequence[str] = (),
         ids_allowed: Collection[str] | None = None,
         window: int = WINDOW,
@@ -210,14 +211,16 @@ class TextIndex:
             namespace: One that does not exist is empty.
             question: Any text; nothing in it is taken for an operator.
             limit: The most hits to return, at least 1, beside those of ``also``.
+            pool: So many memories that hold most of the question are looked at, with their neighbours; twice the
+                limit, when not given. Where ``ids_allowed`` leaves too few, more are.
             also: Ids to score in any case, such as the nearest by vector; those that are not there are
                 ignored.
             ids_allowed: When given, only these are returned; the others still lend them their terms.
             window: How many places of a thread lend their terms to each other; 0 looks at each memory alone.
 
         Returns:
-            The hits, best first; of equal ones the newest first. One of ``also`` that covers nothing has
-            score 0.
+            The hits, best first; of equal ones the newest first. One of ``also`` that covers nothing has score 0.
+            Which they are is decided before their length counts; see ``TextHit.place``.
             A question without words finds nothing.
         """
         number = self._number(namespace)
@@ -233,6 +236,7 @@ class TextIndex:
             self._summaries[number],
             terms,
             limit,
+            pool=2 * limit if pool is None else pool,
             also=also,
             ids_allowed=ids_allowed,
             window=window,

@@ -25,9 +25,19 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Postings", "Summary", "TextHit", "neighbour_columns", "search_namespace", "summary_of"]
+__all__ = [
+    "POOLS_GROW",
+    "Postings",
+    "Summary",
+    "TextHit",
+    "neighbour_columns",
+    "search_namespace",
+    "summary_of",
+]
 
 
+POOLS_GROW = 4
+"""So many times as many rows are looked at where a filter leaves too few."""
 _MOST_ROWS_KEPT = 1_000_000
 """Eight bytes each."""
 
@@ -41,11 +51,14 @@ class TextHit(NamedTuple):
             namespaces.
         own: How much of the question's weight is in the memory itself, 0 to 1; 0 when only its neighbours
             match.
+        place: Its place among what covers most of the question, from 0; None for one that is there only because it
+            was asked for.
     """
 
     id: str
     score: float
     own: float
+    place: int | None
 
 
 class Summary(NamedTuple):
@@ -129,43 +142,130 @@ def search_namespace(
     terms: Sequence[str],
     limit: int,
     *,
+    pool: int,
     also: Sequence[str],
     ids_allowed: Collection[str] | None,
     window: int,
 ) -> list[TextHit]:
-    """Do what ``TextIndex.search`` promises, for a namespace that exists and at least one term."""
+    """Do what ``TextIndex.search`` promises, for a namespace that exists and at least one term.
+
+    Which rows are found, and how good they are, does not depend on what else is asked for: so a filter has the same
+    result whether it is known here or applied to what is returned.
+    """
     import numpy as np
 
     rows = [postings.rows(namespace, term) for term in terms]
-    weights = term_weights(summary.memories, [len(found) for found in rows])
+    question = _Question(rows, term_weights(summary.memories, [len(found) for found in rows]))
+    window = window if summary.has_threads else 0
+    described = _found(connection, namespace, also)
     allowed = None
     if ids_allowed is not None:
         allowed = np.array(sorted(_found(connection, namespace, ids_allowed)), dtype=np.int64)
-    described = _found(connection, namespace, also)
+        described = {row: described[row] for row in np.intersect1d(sorted(described), allowed).tolist()}
     wanted = np.array(sorted(described), dtype=np.int64)
-    if allowed is not None:
-        wanted = np.intersect1d(wanted, allowed)
-    centres = np.union1d(best_rows(rows, weights, limit, allowed), wanted)
-    surroundings = _surroundings(connection, centres, window if summary.has_threads else 0)
-    candidates = np.union1d(centres, surroundings.neighbours[surroundings.neighbours >= 0])
-    own, coverage = windowed_coverage(candidates, rows, weights, surroundings, DECAY)
-    covering = coverage > 0 if allowed is None else (coverage > 0) & np.isin(candidates, allowed)
-    # The division by length changes little, so the texts' lengths are looked up for twice the limit only.
-    best = np.flatnonzero(covering)
-    best = best[np.argsort(-coverage[best], kind="stable")[: 2 * limit]]
-    best = np.union1d(best, np.searchsorted(candidates, wanted))
-    described |= _described(connection, [row for row in candidates[best].tolist() if row not in described])
+    for size in (pool, pool * POOLS_GROW):
+        centres = best_rows(*question, size, None)
+        looked_at = _look_at(connection, question, centres, wanted, window)
+        covering = looked_at.covering(allowed)
+        if allowed is None or len(covering) >= limit or len(centres) < size:
+            break
+    else:
+        looked_at = _look_at(connection, question, best_rows(*question, pool, allowed), wanted, window)
+        covering = looked_at.covering(allowed)
+    covering = covering[:limit]
+    own, coverage = looked_at.scores(connection, question, np.union1d(covering, wanted))
+    described |= _described(connection, [row for row in covering.tolist() if row not in described])
+    places = {row: place for place, row in enumerate(covering.tolist())}
     mean_words = summary.words / max(1, summary.memories)
     hits = [
-        (covered / length_factor(described[row][1], mean_words), row, by_itself)
-        for covered, row, by_itself in zip(
-            coverage[best].tolist(), candidates[best].tolist(), own[best].tolist(), strict=True
-        )
+        (coverage[row] / length_factor(words, mean_words), row, id) for row, (id, words) in described.items()
     ]
     hits.sort(reverse=True)
-    asked_for = set(wanted.tolist())
-    kept = hits[:limit] + [hit for hit in hits[limit:] if hit[1] in asked_for]
-    return [TextHit(described[row][0], score, by_itself) for score, row, by_itself in kept]
+    return [TextHit(id, score, own[row], places.get(row)) for score, row, id in hits]
+
+
+class _Question(NamedTuple):
+    """The rows that hold each term, and the terms' weights."""
+
+    rows: list[NDArray[np.int64]]
+    weights: list[float]
+
+
+class _LookedAt(NamedTuple):
+    """The rows that hold most of a question, with what stands near them and what was asked for.
+
+    Attributes:
+        rows: All of them, ascending.
+        own: Of each how much of the question it covers itself.
+        coverage: And together with the centres near it.
+        wanted_only: Of each whether it is there only because it was asked for.
+        surroundings: Of the rows that hold most.
+        window: How far what stands near lends its terms.
+    """
+
+    rows: NDArray[np.int64]
+    own: NDArray[np.float64]
+    coverage: NDArray[np.float64]
+    wanted_only: NDArray[np.bool_]
+    surroundings: Surroundings
+    window: int
+
+    def covering(self, allowed: NDArray[np.int64] | None) -> NDArray[np.int64]:
+        """Return the rows that cover something, best first; of equal ones the newest first."""
+        import numpy as np
+
+        chosen = (self.coverage > 0) & ~self.wanted_only
+        if allowed is not None:
+            chosen &= np.isin(self.rows, allowed)
+        rows, coverage = self.rows[chosen][::-1], self.coverage[chosen][::-1]
+        return rows[np.argsort(-coverage, kind="stable")]
+
+    def scores(
+        self, connection: sqlite3.Connection, question: _Question, rows: NDArray[np.int64]
+    ) -> tuple[dict[int, float], dict[int, float]]:
+        """Return ``own`` and ``coverage`` of some of the rows, by the whole window of each."""
+        import numpy as np
+
+        known, own, coverage = self.rows, self.own, self.coverage
+        if self.window:
+            surroundings = self._surroundings_of(connection, rows)
+            known = np.union1d(rows, surroundings.neighbours[surroundings.neighbours >= 0])
+            own, coverage = windowed_coverage(known, *question, surroundings, DECAY)
+        at = np.searchsorted(known, rows)
+        numbers = rows.tolist()
+        return (
+            dict(zip(numbers, own[at].tolist(), strict=True)),
+            dict(zip(numbers, coverage[at].tolist(), strict=True)),
+        )
+
+    def _surroundings_of(self, connection: sqlite3.Connection, rows: NDArray[np.int64]) -> Surroundings:
+        import numpy as np
+
+        known = self.surroundings
+        still = np.isin(known.centres, rows)
+        more = _surroundings(connection, np.setdiff1d(rows, known.centres), self.window)
+        return Surroundings(
+            np.concatenate([known.centres[still], more.centres]),
+            np.concatenate([known.neighbours[still], more.neighbours]),
+            known.offsets,
+        )
+
+
+def _look_at(
+    connection: sqlite3.Connection,
+    question: _Question,
+    centres: NDArray[np.int64],
+    wanted: NDArray[np.int64],
+    window: int,
+) -> _LookedAt:
+    import numpy as np
+
+    surroundings = _surroundings(connection, centres, window)
+    near = np.union1d(centres, surroundings.neighbours[surroundings.neighbours >= 0])
+    # With a window they are scored anew, when it is known which are wanted; see `scores`.
+    rows = near if window else np.union1d(near, wanted)
+    own, coverage = windowed_coverage(rows, *question, surroundings, DECAY)
+    return _LookedAt(rows, own, coverage, ~np.isin(rows, near), surroundings, window)
 
 
 def _rows_with(
@@ -214,7 +314,7 @@ def _surroundings(connection: sqlite3.Connection, centres: NDArray[np.int64], wi
 
     offsets = (*range(-window, 0), *range(1, window + 1))
     if window == 0 or len(centres) == 0:
-        return Surroundings(centres, np.empty((len(centres), 0), dtype=np.int64), ())
+        return Surroundings(centres, np.empty((len(centres), len(offsets)), dtype=np.int64), offsets)
     found = read_rows(
         connection,
         f"m.number, {neighbour_columns('number', window)}",

@@ -206,3 +206,37 @@ async def test_a_damaged_history_stops_the_change(path, embedder):
         with pytest.raises(aiochroma.StoreUnavailableError, match="history"):
             await memory.remember("unknown")
         assert await everything(memory, "known") == {"known"}
+
+
+async def test_a_changed_memory_is_not_overwritten_by_its_former_text(memory):
+    """What was changed to another text keeps it, and its former text becomes a memory of its own, by any call."""
+    passport = await memory.remember("I live in Rome", metadata={"a": 1})
+    await memory.update(passport, text="The passport number is X123")
+    rome = await memory.remember("I live in Rome", metadata={"b": 2})
+    assert rome != passport
+    assert await memory.remember("I live in Rome") == rome
+    many = await memory.remember_many(["I live in Oslo", "I live in Rome", "I live in Rome"])
+    assert many[1:] == [rome, rome]
+    assert await memory.count() == 3
+    kept = await memory.get(passport)
+    assert (kept.text, kept.metadata) == ("The passport number is X123", {"a": 1})
+    assert (await memory.get(rome)).text == "I live in Rome"
+    # And so again, when that one was changed too; one that has expired is no obstacle.
+    await memory.update(rome, text="I live in Turin")
+    third = await memory.remember("I live in Rome")
+    assert len({passport, rome, third}) == 3
+    await memory.update(passport, expires_at=past())
+    assert await memory.remember("I live in Rome") == passport
+
+
+async def test_the_former_text_may_be_long(path, letters):
+    """A long text whose id belongs to another text is found by its parts all the same."""
+    pytest.importorskip("semantic_text_splitter")
+    long = "Seventeen old apple trees. A violin from Vienna. Jazz quizzes fizz with pizzazz."
+    async with aiochroma.Memory(path, embedder=letters(window=5)) as memory:
+        changed = await memory.remember(long)
+        await memory.update(changed, text="short")
+        (again,) = await memory.remember_many([long])
+        assert again != changed
+        hit = (await memory.recall("Jazz quizzes fizz with pizzazz.", mode="vector"))[0]
+        assert (hit.id, hit.text, hit.passage) == (again, long, "Jazz quizzes fizz with pizzazz.")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
+from string import ascii_lowercase
 
 import pytest
 
@@ -163,3 +165,27 @@ def test_splitting_loses_nothing():
         (chunks,) = splitter.split([text]).values()
         assert "".join("".join(chunks).split()) == "".join(text.split())
         assert all(len(chunk) <= 40 for chunk in chunks)
+
+
+@pytest.mark.parametrize("fate", ["there", "expired", "filtered"])
+async def test_one_memory_of_many_parts_does_not_hide_the_others(path, letters, fate):
+    """So many parts of one text may be the nearest, wanted or not: others are found by theirs all the same."""
+    async with aiochroma.Memory(path, embedder=letters(window=4)) as memory:
+        # Not all the same: between many equal vectors Chroma's graph loses its way.
+        log = " ".join(
+            f"zebra zebra zebra zebra{one}{other}!"
+            for one, other in itertools.product(ascii_lowercase, ascii_lowercase[:12])
+        )
+        expires_at = 1 if fate == "expired" else None
+        await memory.remember(log, id="log", expires_at=expires_at, metadata={"kind": "log"})
+        await memory.remember(
+            "zebra zebra lynx quokka. melon olive peach grape. lemon onion plum.", id="long"
+        )
+        await memory.remember("zoom lynx moose hippopotamus", id="short")
+        where = {"kind": {"$ne": "log"}} if fate == "filtered" else None
+        for mode in ("vector", "hybrid"):
+            recall = await memory.recall("zebra zebra zebra zebra", k=3, mode=mode, where=where)
+            found = {hit.id: hit for hit in recall}
+            assert set(found) == {"long", "short"} | ({"log"} if fate == "there" else set())
+            assert found["long"].passage == "zebra zebra lynx quokka."
+            assert found["long"].distance < found["short"].distance

@@ -8,6 +8,7 @@ import random
 import pytest
 
 from aiochroma import Search
+from aiochroma.memory._namespaces import collection_name
 
 
 async def test_names_codes_and_numbers_are_found_by_their_words(memory):
@@ -87,6 +88,59 @@ async def test_neighbours_lend_relevance_and_come_along(memory):
     assert set(hits) == set(turns[:2])
     assert [one.text for one in hits[turns[1]].before] == turns[:1]
     assert [one.text for one in hits[turns[1]].after] == turns[2:]
+
+
+async def test_the_largest_window_brings_all_it_can(memory):
+    """As many neighbours as may be asked for come along, in order, on both sides."""
+    await memory.remember_many([f"turn {n}" for n in range(150)], thread="talk")
+    (hit,) = await memory.recall("turn 75", k=1, window=50)
+    assert [one.text for one in hit.before] == [f"turn {n}" for n in range(25, 75)]
+    assert [one.text for one in hit.after] == [f"turn {n}" for n in range(76, 126)]
+
+
+@pytest.mark.parametrize("mode", ["hybrid", "text"])
+async def test_a_filter_that_everything_passes_changes_nothing(memory, mode):
+    """Many texts cover the question alike: which of them are looked at does not depend on who filters."""
+    await memory.remember_many(
+        {
+            "text": "kiwi" if n == 0 else f"kiwi is in note number {n} among other things",
+            "metadata": {"all": 1},
+        }
+        for n in range(60)
+    )
+    plain = await memory.recall("kiwi", mode=mode)
+    filtered = await memory.recall("kiwi", mode=mode, where={"all": 1})
+    assert rounded(plain) == rounded(filtered)
+
+
+async def test_a_namespace_that_goes_meanwhile_is_empty_not_an_error(memory):
+    """Recalls that look twice, for variety or for neighbours, meet a namespace that is forgotten in between."""
+    await memory.remember("stays", namespace="kept")
+    for how in ({"diversity": 0.5}, {"window": 2}):
+        for _ in range(20):
+            await memory.remember_many([f"apple {n}" for n in range(5)], namespace="goes", thread="t")
+            recall, _ = await asyncio.gather(
+                memory.recall("apple", namespaces=["goes", "kept"], **how), memory.forget_namespace("goes")
+            )
+            assert recall.errors == {}
+            assert {hit.namespace for hit in recall} >= {"kept"}
+
+
+async def test_what_another_program_writes_into_a_namespace_cannot_spoil_it(memory):
+    """A thread that is no text and a position that is no number stand in no thread; everything is found."""
+    await memory.remember("apple one", thread="t")
+    place = await memory.client.get_collection(collection_name("default"))
+    vector = (await place.get(include=["embeddings"]))["embeddings"][0]
+    metadatas = [{"aiochroma:thread": 5, "aiochroma:position": "first"}, {"aiochroma:thread": True}]
+    await place.add(
+        ids=["x", "y"],
+        embeddings=[vector, vector],
+        documents=["apple two", "apple three"],
+        metadatas=metadatas,
+    )
+    for mode in ("hybrid", "text"):
+        found = await memory.recall("apple", mode=mode)
+        assert {hit.text for hit in found} == {"apple one", "apple two", "apple three"}
 
 
 async def test_a_turn_that_is_remembered_again_keeps_its_place(memory):
