@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from aiochroma.sync import Memory
+
 pytest.importorskip("typer")
 pytest.importorskip("rich")
 
@@ -201,6 +203,16 @@ def test_what_is_exported_can_be_imported_elsewhere(store, tmp_path):
     one, other = (printed_json("get", "--path", path, "-n", "style", "short") for path in (store, copy))
     assert one == other
     assert sum(printed_json("stats", "--path", copy)["namespaces"].values()) == 3
+
+
+def test_what_another_embedder_wrote_is_counted_and_exported(tmp_path):
+    """The command line knows nothing of an embedder of one's own, and needs it for neither."""
+    path, file = tmp_path / "memory", tmp_path / "all.jsonl"
+    with Memory(path, embedder=lambda texts: [[float(len(text)), 1.0] for text in texts]) as memory:
+        memory.remember("The spare key is with the neighbour.")
+    assert output(aiochroma("export", "--path", path, "-n", "default", file)) == ["1 memories exported"]
+    assert json.loads(file.read_text("utf-8"))["text"] == "The spare key is with the neighbour."
+    assert printed_json("stats", "--path", path)["namespaces"] == {"default": 1}
 
 
 def test_one_namespace_is_exported_and_a_folder_of_texts_imported(store, tmp_path):

@@ -39,7 +39,7 @@ def as_context(
     if order not in {"score", "newest", "oldest"}:
         raise InvalidInputError(f"`order` must be 'score', 'newest' or 'oldest', got {order!r}.")
     tokens = count_tokens or estimated_tokens
-    lines = [_filled(template, hit) for hit in hits]
+    lines = [_filled("template", template, _values(hit)) for hit in hits]
     chosen: list[int] = []
     for position in range(len(hits)):
         text = _arranged(hits, lines, [*chosen, position], heading, order)
@@ -62,7 +62,8 @@ def _arranged(
     for position in chosen:
         groups.setdefault(hits[position].namespace, []).append(lines[position])
     return "\n\n".join(
-        "\n".join([heading.format(namespace=namespace), *group]) for namespace, group in groups.items()
+        "\n".join([_filled("heading", heading, {"namespace": namespace}), *group])
+        for namespace, group in groups.items()
     )
 
 
@@ -70,8 +71,8 @@ def _age_key(hit: Hit) -> float:
     return hit.created_at.timestamp() if hit.created_at is not None else float("-inf")
 
 
-def _filled(template: str, hit: Hit) -> str:
-    values: dict[str, Any] = {
+def _values(hit: Hit) -> dict[str, str]:
+    return {
         "text": hit.text,
         "passage": hit.text if hit.passage is None else hit.passage,
         "namespace": hit.namespace,
@@ -81,9 +82,15 @@ def _filled(template: str, hit: Hit) -> str:
         "distance": "unknown" if hit.distance is None else f"{hit.distance:.3f}",
         "metadata": ", ".join(f"{key}={value}" for key, value in hit.metadata.items()),
     }
+
+
+def _filled(argument: str, pattern: Any, values: dict[str, str]) -> str:
+    """Fill an argument that has names in braces."""
+    if not isinstance(pattern, str):
+        raise InvalidInputError(f"`{argument}` must be a string, got {type(pattern).__name__}: {pattern!r}.")
     try:
-        return template.format(**values)
-    except (KeyError, IndexError, ValueError) as error:
+        return pattern.format(**values)
+    except (KeyError, IndexError, ValueError, TypeError, AttributeError) as error:
         raise InvalidInputError(
-            f"`template` {template!r} cannot be filled ({error}); it may use {sorted(values)} in braces."
+            f"`{argument}` {pattern!r} cannot be filled ({error}); it may use {sorted(values)} in braces."
         ) from error

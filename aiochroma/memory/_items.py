@@ -25,6 +25,8 @@ __all__ = [
     "check_id",
     "check_k",
     "check_text",
+    "check_thread",
+    "check_value",
     "checked_item",
     "checked_metadata",
     "item_from",
@@ -123,9 +125,7 @@ def checked_item(
         check_id(id, f"The `id` of {where}")
     own: dict[str, Any] = {}
     if thread is not None:
-        if not isinstance(thread, str) or not thread:
-            raise InvalidInputError(f"The `thread` of {where} must be a non-empty string, got {thread!r}.")
-        check_encodable(thread, f"The `thread` of {where}")
+        check_thread(thread, f"The `thread` of {where}")
         own[THREAD] = thread
     if position is not None:
         own[POSITION] = _finite(position, f"The `position` of {where}")
@@ -140,6 +140,8 @@ def checked_item(
     ):
         if value is not None:
             own[key] = seconds_of(value, f"The `{name}` of {where}")
+    if not (pinned is None or isinstance(pinned, bool)):
+        raise InvalidInputError(f"The `pinned` of {where} must be true or false, got {pinned!r}.")
     if pinned:
         own[PINNED] = True
     return Item(text, id or text_id(text), checked_metadata(metadata, where), own)
@@ -150,7 +152,23 @@ def _end_of(ttl: Any, where: str) -> float:
     seconds = ttl.total_seconds() if isinstance(ttl, timedelta) else _finite(ttl, f"The `ttl` of {where}")
     if seconds <= 0:
         raise InvalidInputError(f"The `ttl` of {where} must be more than 0 seconds, got {ttl!r}.")
-    return now_in_seconds() + seconds
+    end = now_in_seconds() + seconds
+    if not _is_date(end):
+        raise InvalidInputError(
+            f"The `ttl` of {where} is {ttl!r}, which ends after the last date there is; leave it out to keep the memory."
+        )
+    return end
+
+
+def check_thread(thread: Any, where: str = "`thread`") -> None:
+    """Check that something names a thread.
+
+    Raises:
+        InvalidInputError: It is not a string, is empty, or cannot be stored.
+    """
+    if not isinstance(thread, str) or not thread:
+        raise InvalidInputError(f"{where} must be a non-empty string, got {thread!r}.")
+    check_encodable(thread, where)
 
 
 def check_id(id: Any, where: str = "`id`") -> None:
@@ -220,11 +238,16 @@ def checked_metadata(metadata: Any, where: str) -> dict[str, Any]:
                 "strings, integers, floats and booleans. Write nested values as JSON text."
             )
         check_encodable(key, f"The `metadata` of {where}")
-        _check_value(value, f"The `metadata` of {where} has {key!r} = {value!r}, which")
+        check_value(value, f"The `metadata` of {where} has {key!r} = {value!r}, which")
     return dict(metadata)
 
 
-def _check_value(value: str | float, what: str) -> None:
+def check_value(value: str | float, what: str) -> None:
+    """Check that Chroma can store a value of metadata, or compare with it.
+
+    Raises:
+        InvalidInputError: It cannot.
+    """
     if isinstance(value, str):
         check_encodable(value, what)
     elif isinstance(value, float) and not math.isfinite(value):
@@ -259,11 +282,17 @@ def seconds_of(value: Any, where: str) -> float:
         InvalidInputError: It is neither.
     """
     seconds = value.timestamp() if isinstance(value, datetime) else _finite(value, where)
+    if not _is_date(seconds):
+        raise InvalidInputError(f"{where} is {seconds!r} s since 1970, which is no date.")
+    return round(seconds, 6)
+
+
+def _is_date(seconds: float) -> bool:
     try:
         datetime.fromtimestamp(seconds, timezone.utc)
     except (OverflowError, ValueError, OSError):
-        raise InvalidInputError(f"{where} is {seconds!r} s since 1970, which is no date.") from None
-    return round(seconds, 6)
+        return False
+    return True
 
 
 def now_in_seconds() -> float:

@@ -146,7 +146,6 @@ class Memory(WritingMemory):
             if known is None:
                 return Recall()
             question = question_from(known.text, namespaces={namespace: k + 1}, mode="vector")
-            question = question_from(known.text, namespaces={namespace: k + 1}, mode="vector")
             found = await answer(self._store, question)
             return replace(found, hits=tuple(hit for hit in found.hits if hit.id != id)[:k])
 
@@ -176,7 +175,7 @@ class Memory(WritingMemory):
     async def count(self, namespace: str | None = None) -> int:
         """Return how many memories a namespace holds, or all together; what has expired counts until it is swept.
 
-        Degraded: 0 with ``.error``.
+        A namespace of another embedder is counted too. Degraded: 0 with ``.error``.
 
         Raises:
             InvalidInputError: The namespace is blank or not a string.
@@ -187,7 +186,8 @@ class Memory(WritingMemory):
 
         async def work() -> int:
             names = [namespace] if namespace is not None else await self._store.names()
-            return sum([await self._store.on(name, self._store.count, absent=0) for name in names])
+            store = self._store
+            return sum([await store.on(name, store.count, absent=0, any_embedder=True) for name in names])
 
         return await self._guarded("count", work, NoNumber)
 
@@ -231,7 +231,8 @@ class Memory(WritingMemory):
     ) -> int:
         """Write memories to a file as JSON lines; importing it gives the same memories again.
 
-        Everything is in it but the vectors, which depend on the embedder. The file appears when it is complete.
+        Everything is in it but the vectors, which depend on the embedder: a namespace of another one is written too. The
+        file appears when it is complete.
 
         Args:
             file: The file; replaced if it exists.

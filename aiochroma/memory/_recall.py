@@ -160,7 +160,7 @@ class Recall(Sequence[Hit]):
             order: Within a namespace: best first, newest first, or oldest first.
 
         Raises:
-            InvalidInputError: A limit is below 1, or the template names something else.
+            InvalidInputError: A limit is below 1, or the template or the heading names something else.
         """
         return as_context(
             self.hits,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from aiochroma._errors import EmbedderMismatchError
 from aiochroma.engine._records import PART_OF, PARTS, WRITING, part_id
+from aiochroma.memory._filters import plain
 from aiochroma.memory._items import CREATED_AT, UPDATED_AT, Item, now_in_seconds
 from aiochroma.memory._namespaces import collection_name, namespace_of, parts_name
 from aiochroma.memory._opened import OpenStore
@@ -61,8 +62,14 @@ class Store(OpenStore):
 
     # -- namespaces ----------------------------------------------------------------------------------------------------
 
-    async def find(self, names: Sequence[str]) -> dict[str, Namespace | Exception | None]:
+    async def find(
+        self, names: Sequence[str], *, any_embedder: bool = False
+    ) -> dict[str, Namespace | Exception | None]:
         """Look namespaces up, all at the same time; each once.
+
+        Args:
+            names: Their names.
+            any_embedder: Also those of other embedders, for what compares no vectors.
 
         Returns:
             For each name the namespace, None where it does not exist, or the exception.
@@ -84,7 +91,7 @@ class Store(OpenStore):
         answers = await self.port.submit_many(client, operations) if operations else []
         for name, answer in zip(unknown, answers, strict=True):
             if answer.error is None:
-                found[name] = self._known(name, answer.result)
+                found[name] = self._known(name, answer.result, any_embedder=any_embedder)
             elif isinstance(answer.error, NotFoundError):
                 found[name] = None
             elif isinstance(answer.error, Exception):
@@ -93,19 +100,26 @@ class Store(OpenStore):
                 raise answer.error
         return found
 
-    async def existing(self, name: str) -> Namespace | None:
+    async def existing(self, name: str, *, any_embedder: bool = False) -> Namespace | None:
         """Return a namespace, or None where there is none."""
-        found = (await self.find([name]))[name]
+        found = (await self.find([name], any_embedder=any_embedder))[name]
         if isinstance(found, Exception):
             raise found
         return found
 
-    async def on(self, name: str, work: Callable[[Namespace], Awaitable[T]], *, absent: T) -> T:
+    async def on(
+        self,
+        name: str,
+        work: Callable[[Namespace], Awaitable[T]],
+        *,
+        absent: T,
+        any_embedder: bool = False,
+    ) -> T:
         """Do something with a namespace; ``absent`` is the outcome where there is none."""
         from chromadb.errors import NotFoundError
 
         for attempt in (1, 2):
-            namespace = await self.existing(name)
+            namespace = await self.existing(name, any_embedder=any_embedder)
             if namespace is None:
                 break
             try:
@@ -148,10 +162,12 @@ class Store(OpenStore):
             raise namespace
         return namespace
 
-    def _known(self, name: str, model: Any) -> Namespace | Exception:
+    def _known(self, name: str, model: Any, *, any_embedder: bool = False) -> Namespace | Exception:
         stored = (model.metadata or {}).get(EMBEDDER)
         identity = self.embedder.identity
         if stored != identity:
+            if any_embedder and stored is not None:
+                return Namespace(name, model)  # Not kept: the next call may want to compare vectors.
             return EmbedderMismatchError(
                 f"The namespace {name!r} holds vectors of {stored or 'an unknown embedder (of another program)'!r} and "
                 f"this memory embeds with {identity!r}. Vectors of different embedders cannot be compared: open the "
@@ -365,7 +381,7 @@ class Store(OpenStore):
             "_get",
             **namespace.place,
             ids=None,
-            where=dict(where) if where else None,
+            where=plain(where) if where else None,
             where_document=None,
             limit=None,
             offset=None,

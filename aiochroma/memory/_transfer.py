@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
-from contextlib import closing
+import threading
+from contextlib import closing, suppress
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from aiochroma._errors import InvalidInputError
 from aiochroma.memory._bulk import write_batches
@@ -17,12 +18,14 @@ from aiochroma.memory._namespaces import collection_name
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import AsyncIterator, Callable, Generator, Iterable
+    from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator
 
     from aiochroma.memory._recall import Hit
     from aiochroma.memory._store import Namespace, Store
 
 __all__ = ["export_file", "import_file"]
+
+T = TypeVar("T")
 
 _PAGE = 500
 _ROWS_AT_ONCE = 256
@@ -30,6 +33,11 @@ _JSON_SUFFIXES = frozenset({".jsonl", ".ndjson", ".json"})
 _TEXT_SUFFIXES = frozenset({".txt", ".md"})
 _MOMENTS = ("created_at", "updated_at", "expires_at")
 _CSV_FIELDS = frozenset({"text", "id", "thread", "position", "pinned", *_MOMENTS})
+
+_LONGEST_FIELD = 2**31 - 1
+"""In characters: the most that fits into a C long on every system."""
+
+_csv_limit = threading.Lock()
 
 Row = tuple[str, Item]
 
@@ -56,9 +64,18 @@ async def export_file(
         finally:
             await off_loop(output.close)
         await off_loop(lambda: temporary.replace(target))
-    except OSError as error:
-        raise InvalidInputError(f"`file` {str(target)!r} cannot be written: {error}") from error
+    except BaseException as error:
+        await off_loop(lambda: _remove(temporary))
+        if isinstance(error, OSError):
+            raise InvalidInputError(f"`file` {str(target)!r} cannot be written: {error}") from error
+        raise
     return written
+
+
+def _remove(temporary: Path) -> None:
+    """Remove what was written of an export that failed; what keeps it from going is not what went wrong."""
+    with suppress(OSError):
+        temporary.unlink()
 
 
 async def _export_namespace(
@@ -76,7 +93,7 @@ async def _export_namespace(
                 progress(before + count)
         return count
 
-    return await store.on(name, pages, absent=0)
+    return await store.on(name, pages, absent=0, any_embedder=True)
 
 
 def _line(hit: Hit) -> str:
@@ -121,14 +138,27 @@ async def import_file(
 async def _batches(store: Store, rows: Generator[Row, None, None]) -> AsyncIterator[tuple[str, list[Item]]]:
     """Read rows off the loop, and gather those of one namespace that follow each other."""
     while True:
-        batch = await store.port.off_loop(lambda: list(islice(rows, _ROWS_AT_ONCE)))
-        if not batch:
-            return
+        batch, error = await store.port.off_loop(lambda: _some(rows))
         start = 0
         for stop in range(1, len(batch) + 1):
             if stop == len(batch) or batch[stop][0] != batch[start][0]:
                 yield batch[start][0], [item for _, item in batch[start:stop]]
                 start = stop
+        if error is not None:
+            raise error
+        if not batch:
+            return
+
+
+def _some(rows: Iterator[Row]) -> tuple[list[Row], Exception | None]:
+    """Read some rows, and what ended the reading: the rows before a bad one are to be written."""
+    batch: list[Row] = []
+    try:
+        for row in islice(rows, _ROWS_AT_ONCE):
+            batch.append(row)  # noqa: PERF402 - one by one, so that those before an error stay
+    except Exception as error:  # noqa: BLE001 - raised when they are written
+        return batch, error
+    return batch, None
 
 
 def _reader(path: Path, namespace: str) -> tuple[Generator[Row, None, None], bool]:
@@ -150,22 +180,20 @@ def _guarded(path: Path, rows: Iterable[Row]) -> Generator[Row, None, None]:
         yield from rows
     except OSError as error:
         raise InvalidInputError(f"`file` {str(path)!r} cannot be read: {error}") from error
-    except UnicodeDecodeError as error:
-        raise InvalidInputError(f"`file` {str(path)!r} is not UTF-8: {error}") from error
     except csv.Error as error:
         raise InvalidInputError(f"`file` {str(path)!r} is not CSV: {error}") from error
 
 
 def _from_json(path: Path, namespace: str) -> Generator[Row, None, None]:
     # No universal newlines: within strings JSON escapes what ends a line.
-    with path.open(encoding="utf-8-sig", newline="\n") as lines:
+    with closing(_lines(path, newline="\n")) as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
             where = f"{path.name} line {number}"
             try:
                 entry = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:  # The latter where it is nested very deeply.
                 raise InvalidInputError(f"{where} is not JSON: {error}") from error
             if not isinstance(entry, (dict, str)):
                 raise InvalidInputError(f"{where} must be an object with `text`, or a text.")
@@ -174,13 +202,10 @@ def _from_json(path: Path, namespace: str) -> Generator[Row, None, None]:
 
 
 def _from_csv(path: Path, namespace: str) -> Generator[Row, None, None]:
-    with path.open(encoding="utf-8-sig", newline="") as lines:
+    with closing(_lines(path, newline="")) as lines:
         reader = csv.DictReader(lines, strict=True)
-        if "text" not in (reader.fieldnames or ()):
-            raise InvalidInputError(
-                f"{path.name} has no column `text`; its first row is {reader.fieldnames}."
-            )
-        for values in reader:
+        _check_columns(list(reader.fieldnames or ()), path.name)
+        for values in _with_long_fields(reader):
             where = f"{path.name} line {reader.line_num}"
             if None in values or None in values.values():
                 raise InvalidInputError(f"{where} has not as many values as the first row has names.")
@@ -199,6 +224,50 @@ def _from_csv(path: Path, namespace: str) -> Generator[Row, None, None]:
             if metadata:
                 entry["metadata"] = metadata
             yield _row(entry, values.get("namespace") or namespace, where)
+
+
+def _check_columns(names: list[str], file: str) -> None:
+    if "text" not in names:
+        raise InvalidInputError(f"{file} has no column `text`; its first row is {names}.")
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise InvalidInputError(
+            f"{file} has more than one column of the name {repeated}; each needs its own."
+        )
+
+
+def _with_long_fields(rows: Iterator[T]) -> Iterator[T]:
+    """Read CSV whose fields may be longer than the csv module lets them be.
+
+    Its limit is one for the whole process, so it is ours for a row at a time.
+    """
+    while True:
+        with _csv_limit:
+            limit = csv.field_size_limit(_LONGEST_FIELD)
+            try:
+                row = next(rows, None)
+            finally:
+                csv.field_size_limit(limit)
+        if row is None:
+            return
+        yield row
+
+
+def _lines(path: Path, *, newline: str) -> Generator[str, None, None]:
+    """Read the lines of a file.
+
+    Raises:
+        InvalidInputError: One is not UTF-8. The lines before it come first, which a decoder of whole blocks would lose.
+    """
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline=newline) as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                line.encode("utf-8")
+            except UnicodeEncodeError as error:
+                raise InvalidInputError(
+                    f"{path.name} line {number} is not UTF-8, from its character {error.start} on; write the file as UTF-8."
+                ) from None
+            yield line
 
 
 def _from_folder(path: Path, namespace: str) -> Generator[Row, None, None]:

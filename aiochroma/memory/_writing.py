@@ -18,6 +18,7 @@ from aiochroma.memory._items import (
     Item,
     check_id,
     check_text,
+    check_thread,
     checked_item,
     now_in_seconds,
 )
@@ -122,10 +123,12 @@ class WritingMemory(BaseMemory):
             The ids, in order. Degraded: an empty list with ``.error``.
 
         Raises:
-            InvalidInputError: An item is wrong; the batches before its own were written.
+            InvalidInputError: An argument is wrong; or an item is, and the batches before its own were written.
             AiochromaError: See the error tree.
         """
         collection_name(namespace)
+        if thread is not None:
+            check_thread(thread)
 
         async def work() -> list[str]:
             ids: list[str] = []

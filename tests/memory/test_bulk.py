@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import csv
 import json
 import weakref
 
@@ -210,6 +211,11 @@ async def test_csv_and_folders_are_remembered(memory, tmp_path):
         ("a.jsonl", b"[1]\n", "line 1 must be an object"),
         ("a.jsonl", b'{"text": "\xff"}\n', "not UTF-8"),
         ("a.jsonl", b'{"text": "\\ud800"}\n', "line 1.*surrogate"),
+        ("a.jsonl", b'"fine"\n' + b"[" * 200_000, "a.jsonl line 2 is not JSON"),
+        ("a.jsonl", b'{"text": "a", "pinned": "no"}\n', "`pinned` of a.jsonl line 1.*'no'"),
+        ("a.jsonl", b'"fine"\n"\xff"\n', "a.jsonl line 2 is not UTF-8"),
+        ("a.csv", b"text\nfine\n\xff\n", "a.csv line 3 is not UTF-8"),
+        ("a.csv", b"text,kind,kind\na,b,c\n", r"a.csv has more than one column of the name \['kind'\]"),
         ("a.csv", b"words\nx\n", "no column `text`"),
         ("a.csv", b"text,a\nx\n", "line 2 has not as many"),
         ("a.csv", b"text,position\nx,soon\n", "`position` of a.csv line 2"),
@@ -223,8 +229,59 @@ async def test_a_bad_file_is_named_with_its_line(memory, tmp_path, name, content
         await memory.import_(tmp_path / name)
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.jsonl", b'"one"\n"two"\n{"text": \n"four"\n'),
+        ("a.jsonl", b'"one"\n{"text": "two", "namespace": "other"}\n\xff\n"four"\n'),
+        ("a.csv", b"text,position\none,1\ntwo,2\nthree,soon\nfour,4\n"),
+        ("a.csv", b"text\none\ntwo\n\xff\nfour\n"),
+        ("a.csv", b'text\none\ntwo\n"thr"ee\nfour\n'),
+    ],
+)
+async def test_what_came_before_a_bad_line_is_written(memory, tmp_path, name, content):
+    """However few the lines are, those before the bad one are memories and were reported; none after it is."""
+    (tmp_path / name).write_bytes(content)
+    seen = []
+    with pytest.raises(InvalidInputError, match=r"a\.(jsonl|csv)"):
+        await memory.import_(tmp_path / name, progress=seen.append)
+    assert seen[-1] == await memory.count() == 2
+    found = {hit.text for hit in await memory.recall("one two three four", k=9)}
+    assert found == {"one", "two"}
+
+
+def test_what_came_before_a_bad_file_is_written(shared, fresh, tmp_path):
+    """The files of a folder before one that is no text are memories, also without an event loop."""
+    for name, content in (("1.txt", b"one"), ("2.md", b"two"), ("3.txt", b"\xff"), ("4.txt", b"four")):
+        (tmp_path / name).write_bytes(content)
+    namespace = fresh()
+    with pytest.raises(InvalidInputError, match=r"3\.txt"):
+        shared.import_(tmp_path, namespace=namespace)
+    assert {hit.id for hit in shared.recall("one two four", namespaces=namespace)} == {"1.txt", "2.md"}
+
+
+async def test_a_csv_field_may_be_long(memory, tmp_path):
+    """A text longer than the csv module's own limit is remembered whole, and the limit is what it was."""
+    limit, text = csv.field_size_limit(), "a long story " * 20_000
+    assert len(text) > limit
+    (tmp_path / "long.csv").write_text(f"id,text\nlong,{text}\n", "utf-8")
+    assert await memory.import_(tmp_path / "long.csv") == 1
+    assert (await memory.get("long")).text == text
+    assert csv.field_size_limit() == limit
+
+
 async def test_an_export_that_fails_leaves_the_old_file(memory, tmp_path):
-    """A file appears when it is complete; a place that cannot be written to is named."""
+    """A file appears when it is complete, and nothing else is left; a place that cannot be written to is named."""
     await memory.remember("fact")
+    file = tmp_path / "out.jsonl"
+    file.write_text("old")
+    await memory.client.create_collection("foreign")
+    with pytest.raises(aiochroma.EmbedderMismatchError):
+        await memory.export(file, namespaces=["default", "foreign"])
+    assert file.read_text() == "old"
+    (tmp_path / "folder.jsonl").mkdir()
+    with pytest.raises(InvalidInputError, match="cannot be written"):
+        await memory.export(tmp_path / "folder.jsonl")
+    assert list(tmp_path.glob("*.partial")) == []
     with pytest.raises(InvalidInputError, match="cannot be written"):
         await memory.export(tmp_path / "no" / "such" / "folder.jsonl")

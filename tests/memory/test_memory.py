@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import math
+from enum import Enum
+from types import MappingProxyType
 
 import pytest
 from chromadb.errors import InternalError
@@ -144,6 +146,21 @@ async def test_another_embedder_is_refused_by_name(memory, path, letters):
                 await call
 
 
+async def test_what_compares_no_vectors_works_with_another_embedder(memory, path, letters, tmp_path):
+    """Another embedder's namespace is counted and exported; recalling it, and all that needs vectors, stays refused."""
+    await memory.remember("a fact", id="x")
+    file = tmp_path / "out.jsonl"
+    async with aiochroma.Memory(path, embedder=letters()) as other:
+        assert await other.count() == await other.count("default") == 1
+        assert await other.export(file) == await other.export(file, namespaces="default") == 1
+        for call in (other.remember("more"), other.similar("x"), other.recall("a", namespaces="default")):
+            with pytest.raises(aiochroma.EmbedderMismatchError):
+                await call
+        await other.client.create_collection("foreign", metadata={"of": "another program"})
+        with pytest.raises(aiochroma.EmbedderMismatchError, match="unknown embedder"):
+            await other.count("foreign")
+
+
 async def test_k_counts_for_each_namespace(memory):
     """Every namespace gives as many hits as it was asked for, and no more."""
     for name in ("one", "two"):
@@ -172,12 +189,18 @@ _BAD = [
     ("remember", ["a"], {"metadata": [1]}, "`metadata`"),
     ("remember", ["a"], {"ttl": 0}, "`ttl`"),
     ("remember", ["a"], {"ttl": 1, "expires_at": 2}, "both"),
+    ("remember", ["a"], {"ttl": 1e300}, r"`ttl`.*1e\+300"),
+    ("remember", ["a"], {"pinned": "no"}, "`pinned`.*'no'"),
     ("remember", ["a"], {"expires_at": 1e300}, "no date"),
     ("remember", ["a"], {"position": math.inf}, "`position`"),
     ("remember", ["a"], {"thread": 5}, "`thread`"),
     ("remember_many", ["one text"], {}, "several texts"),
     ("remember_many", [["fine", {"tekst": "a"}]], {}, r"items\[1\]"),
     ("remember_many", [["fine", ""]], {}, r"items\[1\].*blank"),
+    ("remember_many", [["a"]], {"thread": ["x"]}, r"`thread`.*\['x'\]"),
+    ("remember_many", [["a"]], {"thread": 5}, "`thread`.*5"),
+    ("remember_many", [["a"]], {"thread": ""}, "`thread`"),
+    ("remember_many", [["a"]], {"thread": "\ud800"}, "`thread`.*surrogate"),
     ("update", ["x"], {"text": " "}, "blank"),
     ("recall", [""], {}, "`query`"),
     ("recall", ["a"], {"k": 0}, "`k`.*0"),
@@ -211,6 +234,79 @@ async def test_bad_input_is_named_before_anything_is_written(memory, method, val
     with pytest.raises(InvalidInputError, match=message):
         await getattr(memory, method)(*values, **arguments)
     assert await memory.namespaces() == []
+
+
+_BAD_FILTERS = [
+    ({"a": None}, "'a'.*NoneType"),
+    ({"a": {"$ne": None}}, "'[$]ne' of 'a'.*NoneType"),
+    ({"a": {"$in": ["x", None]}}, "'[$]in' of 'a'.*NoneType"),
+    ({"a": math.inf}, "'a'.*finite"),
+    ({"a": {"$gt": math.nan}}, "'[$]gt' of 'a'.*finite"),
+    ({"a": {"$nin": [1.0, -math.inf]}}, "'[$]nin' of 'a'.*finite"),
+    ({"a": 2**63}, "64 bits"),
+    ({"a": {"$lte": -(2**63) - 1}}, "64 bits"),
+    ({"a": "\ud800"}, "surrogate"),
+    ({"\ud800": 1}, "surrogate"),
+    ({"a": {"$in": ["\ud800"]}}, "surrogate"),
+    ({"a": b"x"}, "bytes"),
+    ({"a": [1]}, "list"),
+    ({"a": {"$eq": {"b": 1}}}, "dict"),
+    ({"a": {"$ne": [1]}}, "list"),
+    ({"a": {"$in": []}}, "something in it"),
+    ({"a": {"$nin": ("x",)}}, "list"),
+    ({"a": {"$in": [1, 1.0]}}, "one type"),
+    ({"a": {"$in": [1, True]}}, "one type"),
+    ({"a": {"$in": ["x", 1]}}, "one type"),
+    ({"a": {"$gt": True}}, "number"),
+    ({"a": {"$gte": "x"}}, "number"),
+    ({"$and": [{"a": 1}, {"b": None}]}, "'b'.*NoneType"),
+    ({"$or": [{"b": b"x"}]}, "'b'.*bytes"),
+    ({"$or": []}, "list of filters"),
+    ({"#document": "x"}, "#document"),
+]
+
+
+@pytest.mark.parametrize(("where", "message"), _BAD_FILTERS)
+async def test_a_filter_that_chroma_refuses_is_refused_at_once(memory, where, message):
+    """Whoever would filter: recall, one namespace's search and forget say what is wrong, and nothing is forgotten."""
+    await memory.remember("a fact", metadata={"a": 1})
+    with pytest.raises(InvalidInputError, match=message):
+        await memory.recall("fact", where=where)
+    with pytest.raises(InvalidInputError, match=message):
+        Search(where=where)
+    with pytest.raises(InvalidInputError, match=message):
+        await memory.forget(where=where)
+    assert await memory.count() == 1
+
+
+class Kind(str, Enum):
+    """What people who list their values write filters with."""
+
+    NOTE = "note"
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        {"kind": "note"},
+        {"kind": Kind.NOTE},
+        {"kind": {"$in": [Kind.NOTE, "memo"]}},
+        {"$and": [{"kind": "note"}]},
+        {"$or": [{"$and": [{"size": {"$gte": 1}}]}]},
+        {"$and": [{"$or": [{"kind": "note"}]}, {"size": 1}]},
+        {"yes": {"$in": [True]}},
+        {"size": {"$in": [1.0, 2.5]}},
+        {"size": {"$lt": 1e300}},
+        {"size": {"$nin": [-(2**63), 2**63 - 1]}},
+        MappingProxyType({"size": MappingProxyType({"$gt": 0})}),
+        {"$and": [MappingProxyType({"kind": "note"}), MappingProxyType({"size": 1})]},
+    ],
+)
+async def test_a_filter_means_the_same_to_recall_and_forget(memory, where):
+    """A recall filters here and ``forget`` lets Chroma filter: the memory that passes is found, then forgotten."""
+    await memory.remember("one fact", id="passes", metadata={"kind": "note", "size": 1, "yes": True})
+    assert [hit.id for hit in await memory.recall("fact", where=where)] == ["passes"]
+    assert await memory.forget(where=where) == 1
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from aiochroma import Search
+from aiochroma import InvalidInputError, Search
 from aiochroma.memory._namespaces import collection_name
 
 
@@ -182,3 +182,27 @@ async def test_a_context_is_never_cut_in_half(memory, order):
             told = [line[:-1] for line in context.split("\n") if line.endswith("|")]
             assert set(told) <= texts
     assert recall.as_context(heading=None).count("\n") == len(recall) - 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"heading": "{name}"},
+        {"heading": "{"},
+        {"heading": "{namespace.foo}"},
+        {"heading": 5},
+        {"template": "{"},
+        {"template": "{}"},
+        {"template": "{texts}"},
+        {"template": "{metadata[kind]}"},
+        {"template": "{text.foo}"},
+        {"template": "{score:.2f}"},
+        {"template": None},
+    ],
+)
+async def test_a_context_that_cannot_be_written_is_refused(memory, arguments):
+    """A template or a heading that names what there is not is an error that names it."""
+    await memory.remember("a fact", metadata={"kind": "fact"})
+    recall = await memory.recall("fact")
+    with pytest.raises(InvalidInputError, match=f"`{next(iter(arguments))}`"):
+        recall.as_context(**arguments)
