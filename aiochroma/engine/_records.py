@@ -29,6 +29,7 @@ __all__ = [
     "standing",
     "stored_over",
     "text_id",
+    "writing_of",
 ]
 
 CREATED_AT = "aiochroma:created_at"
@@ -59,6 +60,11 @@ def text_id(text: str, number: int = 0) -> str:
 def part_id(writing: str, number: int) -> str:
     """Return the id of a part."""
     return f"{writing}:{number}"
+
+
+def writing_of(part: str) -> str:
+    """Return the writing that a part belongs to, by the part's id."""
+    return part.rpartition(":")[0]
 
 
 def has_expired(metadata: Mapping[str, Any], now: float) -> bool:
@@ -124,7 +130,7 @@ def add_parts(candidates: dict[str, Record], records: Mapping[str, Record], rows
     for id, distance, document, metadata in rows:
         owner = metadata[PART_OF]
         known = candidates.get(owner) or records.get(owner)
-        if known is None or known["metadata"].get(WRITING) != id.rpartition(":")[0] or "passage" in known:
+        if known is None or known["metadata"].get(WRITING) != writing_of(id) or "passage" in known:
             continue
         entry = candidates.setdefault(owner, dict(known))
         entry["passage"] = document

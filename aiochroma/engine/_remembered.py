@@ -27,6 +27,7 @@ from aiochroma.engine._records import (
     part_id,
     stored_over,
     text_id,
+    writing_of,
 )
 from aiochroma.storage._history import Entry
 
@@ -41,6 +42,8 @@ __all__ = ["Remembered"]
 
 _PARTS_PER_CALL = 256
 _MORE_PARTS = 4
+_MOST_PARTS = 4096
+"""Beyond so many fetched, others may stay hidden behind the parts of one text."""
 
 
 class Remembered(ABC):
@@ -366,25 +369,39 @@ class Remembered(ABC):
         where: Mapping[str, Any] | None,
         place: Place,
     ) -> None:
-        """Add the nearest memories by their parts, as many as are wanted: one may have many parts, or not be wanted."""
-        now, fetched = time.time(), n_results
+        """Add the nearest memories by their parts.
+
+        As many writings as are wanted are looked for, however many parts of one are the nearest; numbers alone, so that
+        only the nearest part of each has to be read.
+        """
+        fetched = n_results
         while True:
-            near = self._query(holder, vectors, fetched, None, None, place)
-            missing = {
-                row[3][PART_OF]: None
-                for rows, known in zip(near, found, strict=True)
-                for row in rows
-                if row[3][PART_OF] not in known
-            }
-            records = self._records(collection_id, list(missing), where, place)
-            for candidates, rows in zip(found, near, strict=True):
-                add_parts(candidates, records, rows)
-            if all(
-                len(rows) < fetched or _found_by_part(candidates, now) >= n_results
-                for candidates, rows in zip(found, near, strict=True)
+            near = self._nearest(holder, vectors, fetched, place)
+            nearest = [_nearest_of_each(rows) for rows in near]
+            if fetched >= _MOST_PARTS or all(
+                len(rows) < fetched or len(writings) >= n_results
+                for rows, writings in zip(near, nearest, strict=True)
             ):
-                return
+                break
             fetched *= _MORE_PARTS
+        read = self._records(holder, list({id: None for writings in nearest for id in writings}), None, place)
+        rows = [
+            [
+                (id, distance, read[id]["document"], read[id]["metadata"])
+                for id, distance in writings.items()
+                if id in read
+            ]
+            for writings in nearest
+        ]
+        missing = {
+            row[3][PART_OF]: None
+            for own, known in zip(rows, found, strict=True)
+            for row in own
+            if row[3][PART_OF] not in known
+        }
+        records = self._records(collection_id, list(missing), where, place)
+        for candidates, own in zip(found, rows, strict=True):
+            add_parts(candidates, records, own)
 
     def _nearest(
         self, collection_id: Any, vectors: Sequence[Any], n_results: int, place: Place
@@ -481,7 +498,9 @@ class Remembered(ABC):
                 self._api._delete(holder, ids=unwanted[start : start + _PARTS_PER_CALL], **place)  # noqa: SLF001
 
 
-def _found_by_part(candidates: Mapping[str, Record], now: float) -> int:
-    return sum(
-        "passage" in record and not has_expired(record["metadata"], now) for record in candidates.values()
-    )
+def _nearest_of_each(parts: Mapping[str, Record]) -> dict[str, float]:
+    """Return id and distance of the nearest part of each writing; the parts come nearest first."""
+    nearest: dict[str, tuple[str, float]] = {}
+    for id, record in parts.items():
+        nearest.setdefault(writing_of(id), (id, record["distance"]))
+    return dict(nearest.values())

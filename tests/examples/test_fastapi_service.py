@@ -30,11 +30,11 @@ def use(service):
     """Do with the service what its documentation says; return its health."""
     service.when_up(f"{service.url}/health/chromadb")
     with httpx.Client(base_url=service.url, trust_env=False, timeout=PATIENCE) as client:
-        answer = client.post("/memories", json={"text": "The key is under the mat.", "namespace": "home"})
+        answer = client.post("/memories", json={"text": "The key is under the mat.", "namespace": "flat"})
         assert answer.status_code == 201
         id = answer.json()["id"]
-        assert client.get(f"/memories/home/{id}").json()["text"] == "The key is under the mat."
-        assert client.get("/memories/home/nothing").status_code == 404
+        assert client.get(f"/memories/flat/{id}").json()["text"] == "The key is under the mat."
+        assert client.get("/memories/flat/nothing").status_code == 404
         assert client.post("/memories", json={"text": "  "}).status_code == 422
         assert client.post("/memories", json={}).status_code == 422
         assert client.get("/recall", params={"question": "x", "k": 0}).status_code == 422
