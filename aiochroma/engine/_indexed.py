@@ -73,7 +73,7 @@ class IndexedCollections(Remembered):
         except sqlite3.DatabaseError as error:
             self._lose(str(collection_id), error)
             return super()._known(collection_id, ids, place)
-        return self._records(collection_id, [id for id in ids if id in known], None, place)
+        return self._reader.records(collection_id, [id for id in ids if id in known], None, place)
 
     def _written(
         self,
@@ -185,7 +185,7 @@ class IndexedCollections(Remembered):
         """
         place = {"tenant": tenant, "database": database}
         collection = str(collection_id)
-        has_parts = self._holder(parts, place) is not None
+        has_parts = self._parts.holder(parts, place) is not None
         # A part names its memory in its metadata, so where there are parts that is needed at once.
         numbers_first = (
             not has_parts and where is None and (selection is not None or self._is_current(collection))
@@ -230,7 +230,7 @@ class IndexedCollections(Remembered):
             except sqlite3.DatabaseError as error:
                 self._lose(collection, error)
         missing = [id for id in ids if id not in kept]
-        for id, record in self._records(collection_id, missing, None, place).items():
+        for id, record in self._reader.records(collection_id, missing, None, place).items():
             kept[id] = (record["document"], record["metadata"])
         return kept
 
@@ -273,7 +273,7 @@ class IndexedCollections(Remembered):
         """Return what stands near records in their threads: record, offset, and the neighbour itself."""
         place = {"tenant": tenant, "database": database}
         pairs = self._twice(str(collection_id), lambda: self._pairs(str(collection_id), ids, window, place))
-        records = self._records(
+        records = self._reader.records(
             collection_id, list(dict.fromkeys(pair.neighbour for pair in pairs)), None, place
         )
         return [

@@ -1,8 +1,7 @@
 """Memories as records of Chroma: the operations of a memory that Chroma does not have, over a ``ServerAPI``.
 
-A memory is one record. Of a text longer than the embedder reads, parts are kept beside it, in a collection of their own:
-only their vectors are searched, and what is found is the memory. A part names its memory and the writing it belongs to;
-the memory names its writing too, so parts that a crash has left behind are never taken for its own.
+A memory is one record. Of a text longer than the embedder reads, parts are kept beside it (``_parts``): only their vectors are
+searched, and what is found is the memory.
 
 Everything here runs where Chroma is called.
 """
@@ -13,21 +12,18 @@ import time
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
+from aiochroma.engine._parts import Parts
+from aiochroma.engine._reading import Reader
 from aiochroma.engine._records import (
-    PART_OF,
     PARTS,
     WRITING,
     Place,
     Record,
-    add_parts,
-    bare,
     before,
     candidate,
     has_expired,
-    part_id,
     stored_over,
     text_id,
-    writing_of,
 )
 from aiochroma.storage._history import Entry
 
@@ -40,11 +36,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Remembered"]
 
-_PARTS_PER_CALL = 256
-_MORE_PARTS = 4
-_MOST_PARTS = 4096
-"""Beyond so many fetched, others may stay hidden behind the parts of one text."""
-
 
 class Remembered(ABC):
     """The operations of a memory.
@@ -55,7 +46,8 @@ class Remembered(ABC):
 
     def __init__(self, api: ServerAPI) -> None:
         self._api: Any = api
-        self._parts: dict[tuple[str, str, str], Any] = {}
+        self._reader = Reader(api)
+        self._parts = Parts(api, self._reader)
 
     def operations(self) -> dict[str, Callable[..., Any]]:
         """Return the operations by name."""
@@ -110,7 +102,7 @@ class Remembered(ABC):
         old = self._known(collection_id, ids, place)
         moved = {} if exact else self._moved(collection_id, ids, documents, old, place)
         if moved:
-            self._move_parts(moved, ids, metadatas, parts, place)
+            self._parts.move(moved, ids, metadatas, parts, place)
             ids = [moved.get(id, id) for id in ids]
             old = self._known(collection_id, ids, place)
         expired = [id for id, record in old.items() if has_expired(record["metadata"], now)]
@@ -137,7 +129,7 @@ class Remembered(ABC):
             self._withdraw(noted)
             raise
         self._written(str(collection_id), ids, documents, stored, known)
-        self._drop_parts(parts, place, old.values(), keep={entry.get(WRITING) for entry in stored})
+        self._parts.drop(parts, place, old.values(), keep={entry.get(WRITING) for entry in stored})
         return moved
 
     def _moved(
@@ -163,29 +155,6 @@ class Remembered(ABC):
                 new = moved[id] = text_id(document, number)
                 there = self._known(collection_id, [new], place).get(new)
         return moved
-
-    def _move_parts(
-        self,
-        moved: Mapping[str, str],
-        ids: Sequence[str],
-        metadatas: Sequence[Mapping[str, Any]],
-        parts: str,
-        place: Place,
-    ) -> None:
-        """Tell the parts of long texts, which are written first, which memory they belong to."""
-        owners = {
-            part_id(metadata[WRITING], number): moved[id]
-            for id, metadata in zip(ids, metadatas, strict=True)
-            if id in moved
-            for number in range(metadata.get(PARTS) or 0)
-        }
-        if owners:
-            self._api._update(  # noqa: SLF001 - Chroma's own name
-                self._holder(parts, place),
-                list(owners),
-                metadatas=[{PART_OF: owner} for owner in owners.values()],
-                **place,
-            )
 
     def change(
         self,
@@ -249,7 +218,7 @@ class Remembered(ABC):
         )
         if texts is not None:
             keep = {metadata.get(WRITING) for metadata in given}
-            self._drop_parts(parts, place, old.values(), keep=keep)
+            self._parts.drop(parts, place, old.values(), keep=keep)
         return changed
 
     def forget(
@@ -280,7 +249,7 @@ class Remembered(ABC):
             self._withdraw(noted)
             raise
         self._deleted(str(collection_id), gone)
-        self._drop_parts(parts, place, old.values(), keep=set())
+        self._parts.drop(parts, place, old.values(), keep=set())
         return len(gone)
 
     # -- what an index and a history add -------------------------------------------------------------------------------
@@ -303,7 +272,7 @@ class Remembered(ABC):
 
     def _known(self, collection_id: Any, ids: list[str], place: Place) -> dict[str, Record]:
         """Return the records that are there, of ids."""
-        return self._records(collection_id, ids, None, place)
+        return self._reader.records(collection_id, ids, None, place)
 
     def _written(  # noqa: B027 - without an index there is nothing to do
         self,
@@ -346,161 +315,21 @@ class Remembered(ABC):
         Without ``details`` they have neither document nor metadata, and parts are not looked at.
         """
         if not details:
-            return self._nearest(collection_id, vectors, n_results, place)
-        holder = self._holder(parts, place) if where_document is None else None
+            return self._reader.nearest(collection_id, vectors, n_results, place)
+        holder = self._parts.holder(parts, place) if where_document is None else None
         found: list[dict[str, Record]] = [{} for _ in vectors]
         for candidates, rows in zip(
-            found, self._query(collection_id, vectors, n_results, where, where_document, place), strict=True
+            found,
+            self._reader.query(collection_id, vectors, n_results, where, where_document, place),
+            strict=True,
         ):
             for id, distance, document, metadata in rows:
                 candidates[id] = candidate(id, document, metadata, distance)
         if holder is None:
             return found
-        self._add_near_parts(found, collection_id, holder, vectors, n_results, where, place)
+        self._parts.add_near(found, collection_id, holder, vectors, n_results, where, place)
         return found
-
-    def _add_near_parts(
-        self,
-        found: list[dict[str, Record]],
-        collection_id: Any,
-        holder: Any,
-        vectors: Sequence[Any],
-        n_results: int,
-        where: Mapping[str, Any] | None,
-        place: Place,
-    ) -> None:
-        """Add the nearest memories by their parts.
-
-        As many writings as are wanted are looked for, however many parts of one are the nearest; numbers alone, so that
-        only the nearest part of each has to be read.
-        """
-        fetched = n_results
-        while True:
-            near = self._nearest(holder, vectors, fetched, place)
-            nearest = [_nearest_of_each(rows) for rows in near]
-            if fetched >= _MOST_PARTS or all(
-                len(rows) < fetched or len(writings) >= n_results
-                for rows, writings in zip(near, nearest, strict=True)
-            ):
-                break
-            fetched *= _MORE_PARTS
-        read = self._records(holder, list({id: None for writings in nearest for id in writings}), None, place)
-        rows = [
-            [
-                (id, distance, read[id]["document"], read[id]["metadata"])
-                for id, distance in writings.items()
-                if id in read
-            ]
-            for writings in nearest
-        ]
-        missing = {
-            row[3][PART_OF]: None
-            for own, known in zip(rows, found, strict=True)
-            for row in own
-            if row[3][PART_OF] not in known
-        }
-        records = self._records(collection_id, list(missing), where, place)
-        for candidates, own in zip(found, rows, strict=True):
-            add_parts(candidates, records, own)
-
-    def _nearest(
-        self, collection_id: Any, vectors: Sequence[Any], n_results: int, place: Place
-    ) -> list[dict[str, Record]]:
-        """Return ids and distances alone.
-
-        Fifty distances come with one look at the index, fifty documents with two hundred look-ups in SQLite: for 32 questions
-        it is 7 ms instead of 73.
-        """
-        result: Any = self._api._query(  # noqa: SLF001 - Chroma's own name
-            collection_id, list(vectors), n_results=n_results, include=["distances"], **place
-        )
-        return [
-            {id: bare(id, float(distance)) for id, distance in zip(ids, distances, strict=True)}
-            for ids, distances in zip(result["ids"], result["distances"], strict=True)
-        ]
-
-    def _query(
-        self,
-        collection_id: Any,
-        vectors: Sequence[Any],
-        n_results: int,
-        where: Mapping[str, Any] | None,
-        where_document: Mapping[str, Any] | None,
-        place: Place,
-    ) -> list[list[tuple[str, float, str, dict[str, Any]]]]:
-        result: Any = self._api._query(  # noqa: SLF001 - Chroma's own name
-            collection_id,
-            list(vectors),
-            n_results=n_results,
-            where=dict(where) if where else None,
-            where_document=dict(where_document) if where_document else None,
-            include=["documents", "metadatas", "distances"],
-            **place,
-        )
-        return [
-            [
-                (id, float(distance), document, metadata or {})
-                for id, distance, document, metadata in zip(*row, strict=True)
-            ]
-            for row in zip(
-                *(result[name] for name in ("ids", "distances", "documents", "metadatas")), strict=True
-            )
-        ]
-
-    def _records(
-        self, collection_id: Any, ids: list[str], where: Mapping[str, Any] | None, place: Place
-    ) -> dict[str, Record]:
-        if not ids:
-            return {}
-        result: Any = self._api._get(  # noqa: SLF001 - Chroma's own name
-            collection_id,
-            ids=ids,
-            where=dict(where) if where else None,
-            include=["documents", "metadatas"],
-            **place,
-        )
-        return {
-            id: candidate(id, document, metadata, None)
-            for id, document, metadata in zip(
-                *(result[name] for name in ("ids", "documents", "metadatas")), strict=True
-            )
-        }
-
-    # -- parts ---------------------------------------------------------------------------------------------------------
 
     def forget_places(self) -> None:
         """Look up anew which collections hold parts: one may have been made or deleted."""
-        self._parts.clear()
-
-    def _holder(self, name: str, place: Place) -> Any:
-        """Return the id of the collection that holds the parts, or None where there are none."""
-        from chromadb.errors import NotFoundError
-
-        key = (place["tenant"], place["database"], name)
-        if key not in self._parts:
-            try:
-                self._parts[key] = self._api.get_collection(name=name, **place).id
-            except NotFoundError:
-                self._parts[key] = None
-        return self._parts[key]
-
-    def _drop_parts(self, name: str, place: Place, old: Iterable[Record], *, keep: set[Any]) -> None:
-        """Delete the parts of former writings."""
-        unwanted = [
-            part_id(record["metadata"][WRITING], number)
-            for record in old
-            if record["metadata"].get(PARTS) and record["metadata"].get(WRITING) not in keep
-            for number in range(record["metadata"][PARTS])
-        ]
-        holder = self._holder(name, place) if unwanted else None
-        if holder is not None:
-            for start in range(0, len(unwanted), _PARTS_PER_CALL):
-                self._api._delete(holder, ids=unwanted[start : start + _PARTS_PER_CALL], **place)  # noqa: SLF001
-
-
-def _nearest_of_each(parts: Mapping[str, Record]) -> dict[str, float]:
-    """Return id and distance of the nearest part of each writing; the parts come nearest first."""
-    nearest: dict[str, tuple[str, float]] = {}
-    for id, record in parts.items():
-        nearest.setdefault(writing_of(id), (id, record["distance"]))
-    return dict(nearest.values())
+        self._parts.forget_holders()

@@ -11,6 +11,7 @@ import time
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
+from aiochroma.engine._parts import Parts
 from aiochroma.engine._records import POSITION, THREAD, Place, Record
 from aiochroma.engine._remembered import Remembered
 from aiochroma.storage._text_analysis import words_of_meaning
@@ -19,6 +20,7 @@ from aiochroma.storage._text_index import IndexedText, TextIndex
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from aiochroma.engine._reading import Reader
     from aiochroma.engine._selection import Selection
 
 __all__ = ["UnindexedCollections"]
@@ -37,7 +39,7 @@ class UnindexedCollections(Remembered):
 
     def __init__(self, api: Any) -> None:
         super().__init__(api)
-        self._asked_at: dict[tuple[str, str, str], float] = {}
+        self._parts = _DoubtedParts(api, self._reader)
 
     def search(  # type: ignore[override]  # called with these names
         self,
@@ -92,7 +94,7 @@ class UnindexedCollections(Remembered):
         """Return what stands near records in their threads: record, offset, and the neighbour itself."""
         place = {"tenant": tenant, "database": database}
         pairs: list[tuple[str, int, str]] = []
-        records = self._records(collection_id, ids, None, place)
+        records = self._reader.records(collection_id, ids, None, place)
         for thread in {record["metadata"].get(THREAD) for record in records.values()} - {None}:
             turns = self._turns(collection_id, thread, place)
             places = {id: number for number, id in enumerate(turns)}
@@ -102,7 +104,9 @@ class UnindexedCollections(Remembered):
                     pairs += [
                         (id, places[near] - places[id], near) for near in turns[first:last] if near != id
                     ]
-        near = self._records(collection_id, list(dict.fromkeys(pair[2] for pair in pairs)), None, place)
+        near = self._reader.records(
+            collection_id, list(dict.fromkeys(pair[2] for pair in pairs)), None, place
+        )
         return [(id, offset, near[neighbour]) for id, offset, neighbour in pairs if neighbour in near]
 
     def _turns(self, collection_id: Any, thread: str, place: Place) -> list[str]:
@@ -115,17 +119,26 @@ class UnindexedCollections(Remembered):
         )
         return [result["ids"][number] for _, number in order]
 
-    def _holder(self, name: str, place: Place) -> Any:
+
+class _DoubtedParts(Parts):
+    """Parts on a server: other processes may make them at any time."""
+
+    def __init__(self, api: Any, reader: Reader) -> None:
+        super().__init__(api, reader)
+        self._asked_at: dict[tuple[str, str, str], float] = {}
+
+    def holder(self, name: str, place: Place) -> Any:
+        """See ``Parts``."""
         key = (place["tenant"], place["database"], name)
         now = time.monotonic()
-        if self._parts.get(key) is None and now - self._asked_at.get(key, 0.0) > _BELIEVED_SECONDS:
-            self._parts.pop(key, None)
+        if self._holders.get(key) is None and now - self._asked_at.get(key, 0.0) > _BELIEVED_SECONDS:
+            self._holders.pop(key, None)
             self._asked_at[key] = now
-        return super()._holder(name, place)
+        return super().holder(name, place)
 
-    def forget_places(self) -> None:
-        """See ``Remembered``."""
-        super().forget_places()
+    def forget_holders(self) -> None:
+        """See ``Parts``."""
+        super().forget_holders()
         self._asked_at.clear()
 
 
