@@ -35,18 +35,18 @@ from aiochroma._errors import (
     SettingsConflictError,
     StoreUnavailableError,
 )
-from aiochroma._opening import AsyncEphemeralClient, AsyncHttpClient, AsyncPersistentClient, connect
-from aiochroma.engine._stats import Stats, Times
-from aiochroma.memory._changes import Change
-from aiochroma.memory._memory import Memory
-from aiochroma.memory._recall import Hit, Recall, Search
+from aiochroma.client.opening import AsyncEphemeralClient, AsyncHttpClient, AsyncPersistentClient, connect
+from aiochroma.core.stats import Stats, Times
+from aiochroma.memory.changes import Change
+from aiochroma.memory.memory import Memory
+from aiochroma.memory.recall import Hit, Recall, Search
 
 if TYPE_CHECKING:
-    from aiochroma._client import AsyncClient
-    from aiochroma._collection import Collection
-    from aiochroma.embedding._protocol import Embedder, WindowedEmbedder
+    from aiochroma.client.client import AsyncClient
+    from aiochroma.client.collection import Collection
+    from aiochroma.disk.backup import BackupReport
+    from aiochroma.embedding.protocol import Embedder, WindowedEmbedder
     from aiochroma.ops import DoctorReport, MigrationReport, doctor, migrate, restore
-    from aiochroma.storage import BackupReport
 
 __all__ = [
     "AccessDeniedError",
@@ -99,16 +99,16 @@ __all__ = [
 __version__ = version("aiochroma")
 
 _LATE = {
-    "BackupReport": "aiochroma.storage",
+    "BackupReport": "aiochroma.disk",
     "DoctorReport": "aiochroma.ops",
     "MigrationReport": "aiochroma.ops",
     "doctor": "aiochroma.ops",
     "migrate": "aiochroma.ops",
     "restore": "aiochroma.ops",
-    "AsyncClient": "aiochroma._client",
-    "Collection": "aiochroma._collection",
-    "Embedder": "aiochroma.embedding._protocol",
-    "WindowedEmbedder": "aiochroma.embedding._protocol",
+    "AsyncClient": "aiochroma.client.client",
+    "Collection": "aiochroma.client.collection",
+    "Embedder": "aiochroma.embedding.protocol",
+    "WindowedEmbedder": "aiochroma.embedding.protocol",
 }
 
 

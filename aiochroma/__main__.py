@@ -12,7 +12,7 @@ __all__ = ["main"]
 def main() -> None:
     """Run the command line; ends the process with the exit code."""
     try:
-        from aiochroma.cli import run
+        from aiochroma.cli.app import run
     except MissingExtraError as error:
         print(f"aiochroma: {error}", file=sys.stderr)
         sys.exit(2)

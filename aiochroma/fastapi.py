@@ -43,7 +43,7 @@ from aiochroma._errors import (
     StoreUnavailableError,
 )
 from aiochroma._logging import get_logger
-from aiochroma.memory._memory import Memory
+from aiochroma.memory.memory import Memory
 
 try:
     from fastapi import APIRouter, Depends, FastAPI, Request, Response
@@ -56,7 +56,7 @@ except ImportError as error:
     ) from error
 
 if TYPE_CHECKING:
-    from aiochroma._client import AsyncClient
+    from aiochroma.client.client import AsyncClient
 
 __all__ = [
     "CancellingRoute",

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from aiochroma._errors import InvalidInputError, MissingExtraError
 from aiochroma._logging import get_logger
-from aiochroma.memory._blocking import Memory as BlockingMemory
-from aiochroma.memory._memory import Memory  # noqa: TC001 - pydantic reads the annotation
+from aiochroma.memory.blocking import Memory as BlockingMemory
+from aiochroma.memory.memory import Memory  # noqa: TC001 - pydantic reads the annotation
 
 try:
     from langchain_core.documents import Document
@@ -32,7 +32,7 @@ except ImportError as error:
 if TYPE_CHECKING:
     from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
 
-    from aiochroma.memory._recall import Hit, Recall
+    from aiochroma.memory.recall import Hit, Recall
 
 __all__ = ["AiochromaRetriever"]
 

@@ -35,8 +35,8 @@ from aiochroma._errors import (
     StoreUnavailableError,
 )
 from aiochroma._logging import get_logger
-from aiochroma.engine._config import canonical_path
-from aiochroma.memory._blocking import Memory
+from aiochroma.core.config import canonical_path
+from aiochroma.memory.blocking import Memory
 
 try:
     import streamlit as st

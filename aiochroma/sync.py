@@ -7,7 +7,7 @@ run on a thread whose event loop would stand still.
 
 from __future__ import annotations
 
-from aiochroma._blocking_opening import EphemeralClient, HttpClient, PersistentClient, connect
-from aiochroma.memory._blocking import Memory
+from aiochroma.client.blocking_opening import EphemeralClient, HttpClient, PersistentClient, connect
+from aiochroma.memory.blocking import Memory
 
 __all__ = ["EphemeralClient", "HttpClient", "Memory", "PersistentClient", "connect"]

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from aiochroma._off_loop import THREAD_NAME
+from aiochroma._threads import THREAD_NAME
 
 _LEAVE_SECONDS = 20.0
 """How long a thread that was told to end may take; only to tell slow from never."""

@@ -15,9 +15,9 @@ pytest.importorskip("rich")
 from rich.console import Console
 
 from aiochroma.demo import run_demo
-from aiochroma.demo._corpus import NAMESPACES, Question, Sentence, read_corpus, read_questions
-from aiochroma.demo._load import judge, percentile, run_load
-from aiochroma.demo._stores import Answer
+from aiochroma.demo.corpus import NAMESPACES, Question, Sentence, read_corpus, read_questions
+from aiochroma.demo.load import judge, percentile, run_load
+from aiochroma.demo.stores import Answer
 
 
 class FakeStore:

@@ -132,7 +132,7 @@ def test_missing_extra_message():
         "import sys\n"
         "sys.modules['wordllama'] = None\n"
         "import aiochroma\n"
-        "from aiochroma.embedding._wordllama import WordLlamaEmbedder\n"
+        "from aiochroma.embedding.wordllama import WordLlamaEmbedder\n"
         "try:\n"
         "    WordLlamaEmbedder()\n"
         "except aiochroma.MissingExtraError as error:\n"

@@ -11,16 +11,16 @@ import tempfile
 import time
 from typing import TYPE_CHECKING
 
-from aiochroma.demo._corpus import read_corpus, read_questions
-from aiochroma.demo._load import judge, run_load
-from aiochroma.demo._report import print_comparison, print_opening, print_samples
-from aiochroma.demo._stores import MemoryStore, PlainStore
+from aiochroma.demo.corpus import read_corpus, read_questions
+from aiochroma.demo.load import judge, run_load
+from aiochroma.demo.report import print_comparison, print_opening, print_samples
+from aiochroma.demo.stores import MemoryStore, PlainStore
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from aiochroma.demo._load import Measurement
-    from aiochroma.demo._stores import Store
+    from aiochroma.demo.load import Measurement
+    from aiochroma.demo.stores import Store
 
 __all__ = ["run_demo"]
 

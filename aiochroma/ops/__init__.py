@@ -3,11 +3,11 @@
 Importing this package imports neither chromadb nor numpy.
 """
 
-from aiochroma.ops._doctor import doctor
-from aiochroma.ops._migrate import migrate
-from aiochroma.ops._migration_report import CopiedCollection, MigrationReport
-from aiochroma.ops._report import CollectionState, DoctorReport
-from aiochroma.storage import BackupReport, restore
+from aiochroma.disk.backup import BackupReport, restore
+from aiochroma.ops.doctor import doctor
+from aiochroma.ops.migrate import migrate
+from aiochroma.ops.migration_report import CopiedCollection, MigrationReport
+from aiochroma.ops.report import CollectionState, DoctorReport
 
 __all__ = [
     "BackupReport",

@@ -259,7 +259,7 @@ def open_plain(directory: Path) -> list[Any]:
 def _langchain_embeddings() -> Any:
     from langchain_core.embeddings import Embeddings
 
-    from aiochroma.embedding._choice import default_embedder
+    from aiochroma.embedding.choice import default_embedder
 
     function = default_embedder().function
 

@@ -26,13 +26,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aiochroma import Memory
-from aiochroma.embedding._hashed import HashedEmbedder
-from aiochroma.embedding._wordllama import WordLlamaEmbedder
+from aiochroma.embedding.hashed import HashedEmbedder
+from aiochroma.embedding.wordllama import WordLlamaEmbedder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from aiochroma.memory._recall import Mode
+    from aiochroma.memory.recall import Mode
 
 CATEGORIES = {1: "multi-hop", 2: "temporal", 3: "open-domain", 4: "single-hop", 5: "adversarial"}
 MODES: tuple[Mode, ...] = ("text", "vector", "hybrid")

@@ -16,12 +16,12 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from aiochroma import Memory
-from aiochroma.embedding._hashed import HashedEmbedder
+from aiochroma.embedding.hashed import HashedEmbedder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from aiochroma.memory._recall import Mode
+    from aiochroma.memory.recall import Mode
 
 BATCH = 256
 WORDS_PER_TEXT = 18

@@ -15,9 +15,9 @@ import threading
 import time
 from queue import SimpleQueue
 
-from aiochroma.engine._calling import call
-from aiochroma.engine._request import Request
-from aiochroma.engine._thread import ServingThread
+from aiochroma.core.calls import call
+from aiochroma.core.request import Request
+from aiochroma.core.worker import ServingThread
 
 ROUNDS = 9
 REQUESTS = 4000

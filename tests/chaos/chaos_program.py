@@ -396,7 +396,7 @@ def child(order):
 
 def nursery():
     # What a child would import first is imported here.
-    for name in ("chromadb.api.async_client", "tenacity", "aiochroma._client", "aiochroma.ops"):
+    for name in ("chromadb.api.async_client", "tenacity", "aiochroma.client.client", "aiochroma.ops"):
         import_module(name)
     for line in sys.stdin:
         order = json.loads(line)

@@ -11,7 +11,7 @@ from chromadb.api.models.AsyncCollection import AsyncCollection
 from chromadb.errors import NotFoundError
 
 import aiochroma
-from aiochroma._client import AdminClient
+from aiochroma.client.client import AdminClient
 
 
 def public(kind):

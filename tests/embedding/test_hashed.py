@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from aiochroma.embedding._hashed import HashedEmbedder
+from aiochroma.embedding.hashed import HashedEmbedder
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ def test_shared_words_and_parts_of_words_are_near(text, alike, other):
 def test_vectors_do_not_depend_on_the_process():
     """Another process with another hash seed computes the same vector."""
     program = (
-        "from aiochroma.embedding._hashed import HashedEmbedder\n"
+        "from aiochroma.embedding.hashed import HashedEmbedder\n"
         "print(HashedEmbedder().embed(['Zürich, 東京 and XK-4711']).tobytes().hex())"
     )
     result = subprocess.run(

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from aiochroma.embedding._hashed import HashedEmbedder
-from aiochroma.embedding._protocol import Embedder, embed_queries, normalise_rows, unusable_rows
-from aiochroma.embedding._wordllama import WordLlamaEmbedder
+from aiochroma.embedding.hashed import HashedEmbedder
+from aiochroma.embedding.protocol import Embedder, embed_queries, normalise_rows, unusable_rows
+from aiochroma.embedding.wordllama import WordLlamaEmbedder
 
 _WORDLLAMA = WordLlamaEmbedder()
 _SCRIPTS = [

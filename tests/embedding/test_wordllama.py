@@ -9,9 +9,9 @@ import sys
 import pytest
 
 from aiochroma import _errors
-from aiochroma.embedding import _wordllama
-from aiochroma.embedding._protocol import embed_queries
-from aiochroma.embedding._wordllama import WordLlamaEmbedder
+from aiochroma.embedding import wordllama as _wordllama
+from aiochroma.embedding.protocol import embed_queries
+from aiochroma.embedding.wordllama import WordLlamaEmbedder
 
 
 def test_meaning_is_nearer_than_something_else():
@@ -27,7 +27,7 @@ def test_loading_changes_nothing_global():
     """Loading and using the vectors leaves the root logger, the environment and the warning filters alone."""
     program = (
         "import logging, os, warnings, numpy, safetensors.numpy, tokenizers\n"
-        "from aiochroma.embedding._wordllama import WordLlamaEmbedder\n"
+        "from aiochroma.embedding.wordllama import WordLlamaEmbedder\n"
         "def state(): return (list(logging.root.handlers), logging.root.level, dict(os.environ), "
         "list(warnings.filters))\n"
         "before = state()\n"

@@ -11,7 +11,7 @@ import pytest
 
 import aiochroma
 from aiochroma import InvalidInputError
-from aiochroma.embedding._hashed import HashedEmbedder
+from aiochroma.embedding.hashed import HashedEmbedder
 
 
 def lines(file):

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta, timezone
 import pytest
 
 import aiochroma
-from aiochroma.memory._items import CREATED_AT
+from aiochroma.memory.items import CREATED_AT
 
 
 def past(seconds=60):

@@ -9,7 +9,7 @@ from string import ascii_lowercase
 import pytest
 
 import aiochroma
-from aiochroma.memory._long import Splitter
+from aiochroma.memory.long import Splitter
 
 pytest.importorskip("semantic_text_splitter")
 
@@ -150,7 +150,7 @@ async def test_without_a_splitter_a_long_text_is_refused(windowed, monkeypatch):
 @pytest.mark.parametrize("split_chars", [0, 31, True, "100", 2.5])
 def test_a_bad_length_is_refused(split_chars, letters):
     """``split_chars`` is a number of characters in which a sentence has room."""
-    from aiochroma.embedding._choice import adapted
+    from aiochroma.embedding.choice import adapted
 
     with pytest.raises(aiochroma.InvalidInputError, match="`split_chars`"):
         Splitter(adapted(letters()), split_chars)
@@ -158,7 +158,7 @@ def test_a_bad_length_is_refused(split_chars, letters):
 
 def test_splitting_loses_nothing():
     """The parts of a text, put together, hold every letter of it in order, in any script."""
-    from aiochroma.embedding._choice import EmbedderFunction
+    from aiochroma.embedding.choice import EmbedderFunction
 
     splitter = Splitter(EmbedderFunction("x", None, None, None), 40)
     for text in (LONG, "日本語の文章です。" * 20, "x" * 500, "क्षेत्र में पानी है। " * 10, "😀👨‍👩‍👧 " * 30):

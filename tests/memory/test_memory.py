@@ -13,7 +13,7 @@ from chromadb.errors import InternalError
 
 import aiochroma
 from aiochroma import InvalidInputError, Search, sync
-from aiochroma.embedding._hashed import HashedEmbedder
+from aiochroma.embedding.hashed import HashedEmbedder
 
 
 async def test_a_fact_is_found_in_its_namespace(memory):

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from aiochroma import InvalidInputError, sync
-from aiochroma.embedding._hashed import HashedEmbedder
-from aiochroma.memory._filters import matches
-from aiochroma.memory._namespaces import collection_name, namespace_of, parts_name
-from aiochroma.memory._searching import Searching
+from aiochroma.embedding.hashed import HashedEmbedder
+from aiochroma.memory.filters import matches
+from aiochroma.memory.namespaces import collection_name, namespace_of, parts_name
+from aiochroma.memory.searching import Searching
 
 PATIENT = {
     "deadline": None,

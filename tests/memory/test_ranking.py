@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiochroma.memory._ranking import Candidate, diversify, merge, nearness, passes, rank, recency
+from aiochroma.memory.ranking import Candidate, diversify, merge, nearness, passes, rank, recency
 
 if TYPE_CHECKING:
     import random

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aiochroma.storage._text_coverage import best_rows
-from aiochroma.storage._text_file import full_text_available
-from aiochroma.storage._text_index import IndexedText, Neighbour, TextIndex
+from aiochroma.text.coverage import best_rows
+from aiochroma.text.file import full_text_available
+from aiochroma.text.index import IndexedText, Neighbour, TextIndex
 
 _TEXTS = {
     "de": "Ich bin nach Köln gezogen, in die Große Straße.",
@@ -328,7 +328,7 @@ def test_a_killed_process_leaves_a_usable_index(tmp_path):
     path = tmp_path / "text.sqlite3"
     program = (
         "import os, signal, sys\n"
-        "from aiochroma.storage._text_index import IndexedText, TextIndex\n"
+        "from aiochroma.text.index import IndexedText, TextIndex\n"
         "index = TextIndex(sys.argv[1])\n"
         "for number in range(50):\n"
         "    index.upsert('n', [IndexedText(str(number), f'lake {number}')], watermark=str(number))\n"

@@ -11,8 +11,8 @@ import pytest
 from ops_databases import RECORDS, contents, fill, index_of, lose_vectors, print_of, vectors
 
 import aiochroma
-from aiochroma import storage
-from aiochroma._filling import OneEmbedder, fill_missing, lacks_vectors
+from aiochroma.client.reembedding import OneEmbedder, fill_missing, lacks_vectors
+from aiochroma.disk.ownership import acquire
 
 
 def log_entries(path):
@@ -62,7 +62,7 @@ async def test_a_failed_reopening_is_tried_again(database, tmp_path):
         collection = await client.get_collection("main", embedding_function=None)
         database.rename(tmp_path / "old")
         (tmp_path / "copy").rename(database)
-        other = storage.acquire(database)
+        other = acquire(database)
         with pytest.raises(aiochroma.DatabaseInUseError):
             await collection.count()
         assert (await client.health()).status == "unavailable"

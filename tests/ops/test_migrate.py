@@ -16,7 +16,7 @@ from ops_databases import fill, vectors
 from programs import PATIENCE, ChromaServer
 
 import aiochroma
-from aiochroma.ops._copying import NOTE
+from aiochroma.ops.copying import NOTE
 
 COUNT = 600
 """More than two pages."""
@@ -375,8 +375,8 @@ async def test_a_collection_of_an_older_chroma(rich, tmp_path):
 
 async def test_a_collection_is_made_without_a_schema(rich, tmp_path):
     """For a server that knows no schemas, distance, index and embedding function go by the configuration."""
-    from aiochroma.ops._migrated_collection import make_like, unlike
-    from aiochroma.ops._records import Side
+    from aiochroma.ops.migrated_collection import make_like, unlike
+    from aiochroma.ops.records import Side
 
     async with (
         aiochroma.AsyncPersistentClient(rich) as here,
@@ -452,7 +452,7 @@ async def test_what_the_environment_says_of_one_server_is_not_sent_to_another(
     server, rich, monkeypatch, tmp_path
 ):
     """From server to server the token of the environment is the source's; the other is spoken to without."""
-    from aiochroma.ops import _places
+    from aiochroma.ops import places as _places
 
     monkeypatch.setenv("CHROMA_AUTH_TOKEN", "token-of-the-source")
     await aiochroma.migrate(rich, server.url)

@@ -26,8 +26,8 @@ from chromadb.db.impl.sqlite import SqliteDB
 from chromadb.utils.async_to_sync import async_class_to_sync, async_to_sync
 
 import aiochroma
-import aiochroma._client
-from aiochroma.engine import _registry
+import aiochroma.client.client
+from aiochroma.core import registry as _registry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,7 +52,7 @@ _opened_lock = threading.Lock()
 _totals = {"made": 0}
 
 
-class BlockingClient(aiochroma._client.AsyncClient):
+class BlockingClient(aiochroma.client.client.AsyncClient):
     """The client under test, with the two members that only a synchronous client has: ``with``, and a blocking close."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -79,7 +79,7 @@ class BlockingClient(aiochroma._client.AsyncClient):
 
 
 # The client is made by the class that this name has when it is opened.
-aiochroma._client.AsyncClient = BlockingClient
+aiochroma.client.client.AsyncClient = BlockingClient
 
 
 class System:
@@ -222,7 +222,7 @@ def close_everything() -> None:
 
 
 def _open(settings: Settings, tenant: str, database: str) -> Any:
-    return _wait_for_client(aiochroma._client.AsyncClient.create, tenant, database, settings)
+    return _wait_for_client(aiochroma.client.client.AsyncClient.create, tenant, database, settings)
 
 
 async def _opened_by(opening: Any) -> Any:

@@ -13,7 +13,7 @@ from chromadb.config import Settings
 from pydantic import SecretStr
 
 import aiochroma
-from aiochroma._target import http_target
+from aiochroma.client.target import http_target
 
 
 async def test_each_client_sends_its_own_headers(relay):

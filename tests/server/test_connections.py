@@ -12,11 +12,11 @@ from functools import partial
 import pytest
 
 from aiochroma._errors import ClosedError, DeadlineExceededError, PartialWriteError
-from aiochroma.engine._calling import call
-from aiochroma.engine._connections import PooledServer
-from aiochroma.engine._request import Request
-from aiochroma.engine._schedule import ConnectionPlanner
-from aiochroma.engine._thread import ServingThread
+from aiochroma.core.calls import call
+from aiochroma.core.executors import PooledServer
+from aiochroma.core.request import Request
+from aiochroma.core.schedule import ConnectionPlanner
+from aiochroma.core.worker import ServingThread
 
 PATIENCE = 30.0
 

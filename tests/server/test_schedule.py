@@ -7,9 +7,9 @@ import itertools
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aiochroma.engine._plan import Limits
-from aiochroma.engine._request import Lane, Request
-from aiochroma.engine._schedule import ConnectionPlanner
+from aiochroma.core.plan import Limits
+from aiochroma.core.request import Lane, Request
+from aiochroma.core.schedule import ConnectionPlanner
 
 COLLECTIONS = ("one", "two", "three")
 

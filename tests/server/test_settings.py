@@ -8,7 +8,7 @@ import sys
 import pytest
 
 import aiochroma
-from aiochroma._settings import ConnectionSettings
+from aiochroma.client.settings import ConnectionSettings
 
 
 @pytest.fixture

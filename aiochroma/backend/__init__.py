@@ -1,0 +1,1 @@
+"""What carries requests out: Chroma embedded in this process, or a Chroma server; their faults, and repeating calls."""

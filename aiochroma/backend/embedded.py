@@ -1,0 +1,380 @@
+"""Opening, guarding and closing a database directory; everything here runs on its DB thread.
+
+Opening takes the lock that keeps other processes out, looks the files over before Chroma's native code sees them, repairs
+what can be repaired, sets what makes Chroma fast, and then lets Chroma open. While it is open every call first makes sure
+that the files are still the same, and every write that no other process holds SQLite's lock and that there is room on the
+disk: Chroma would wait for the lock with the interpreter held, for up to 1000 s, and does not come back from a full disk.
+
+What fails all the same is looked up in a table: waiting, opening anew, or repairing and opening anew, then the call is
+repeated where that is harmless. What nothing helps against is raised at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aiochroma._deadline import deadline_for
+from aiochroma._errors import AiochromaError, DatabaseLockedError, DatabaseMovedError, StoreUnavailableError
+from aiochroma._logging import get_logger
+from aiochroma.backend.chroma import ChromaBackend, start_chroma
+from aiochroma.backend.faults import Fault, FaultKind, WriteOutcome, classify
+from aiochroma.backend.missing import MissingVectors
+from aiochroma.backend.preparation import LOCK_WAIT_SECONDS, prepare_directory
+from aiochroma.backend.retry import FailedCall, call_repeatedly, is_repeatable
+from aiochroma.backend.storage_faults import (
+    RESERVED_BYTES,
+    error_of,
+    full_disk_error,
+    is_full,
+    opening_error,
+    unknown_outcome,
+)
+from aiochroma.core.request import Lane
+from aiochroma.disk.backup import copy_database
+from aiochroma.disk.lock_probe import LockProbe
+from aiochroma.disk.log_positions import log_positions
+from aiochroma.disk.ownership import acquire
+from aiochroma.disk.schema import file_identity, wait_until_closed
+from aiochroma.records.local_index import TEXT_INDEX_FILE, IndexedCollections
+
+if TYPE_CHECKING:
+    from aiochroma.backend.preparation import Prepared
+    from aiochroma.core.config import EngineOptions, Location
+    from aiochroma.core.request import Request
+    from aiochroma.disk.ownership import Ownership
+    from aiochroma.disk.preflight import PreflightReport
+    from aiochroma.disk.recovery import RecoveryReport
+
+__all__ = ["EmbeddedBackend", "open_embedded"]
+
+log = get_logger("aiochroma.database")
+
+_ATTEMPTS = 6
+_RETRY_SECONDS = 30.0
+"""For how long a call without a deadline is repeated."""
+
+_REPAIR_SECONDS = 60.0
+"""A fault that comes back so soon after a repair is not repaired once more, but reported."""
+
+_ANSWER_SECONDS = 0.05
+"""So much before the caller's deadline a wait is given up, so that the reason arrives in time."""
+
+_LITTLE_BYTES = 2**20
+
+
+def open_embedded(location: Location, options: EngineOptions) -> ChromaBackend:
+    """Open a database; called once, on its DB thread.
+
+    Raises:
+        DatabasePathError: The path is a file, or there is no permission to write in it.
+        DatabaseInUseError: Another process, or a plain chromadb client of this one, has it open.
+        DatabaseLockedError: Another process holds SQLite's lock.
+        DatabaseCorruptError: It is damaged beyond what may be repaired without being asked.
+        DatabaseFormatError: A newer Chroma wrote it.
+        StoreUnavailableError: The disk is full.
+    """
+    if location.kind == "ephemeral":
+        backend = ChromaBackend(start_chroma(location, options))
+        backend.keep_index(IndexedCollections(backend._api, None, {}))  # noqa: SLF001 - one package
+        return backend
+    return EmbeddedBackend(location, options)
+
+
+class EmbeddedBackend(ChromaBackend):
+    """A database directory that this process owns.
+
+    Attributes:
+        preflight: What the files looked like before Chroma opened them.
+        recovery: What had to be repaired then.
+        missing: The records that have no vector, as far as they were not written since.
+    """
+
+    preflight: PreflightReport
+    recovery: RecoveryReport
+
+    def __init__(self, location: Location, options: EngineOptions) -> None:
+        self._location = location
+        self._options = options
+        self._directory = Path(location.path)
+        self._identity: tuple[int, int] | None = None
+        self._is_open = False
+        self._wants_reopening = False
+        self._repaired_at = -_REPAIR_SECONDS
+        self._patience: float | None = None
+        self._open()
+
+    # -- calls ---------------------------------------------------------------------------------------------------------
+
+    def execute(self, request: Request) -> Any:
+        """Carry out one call.
+
+        Raises:
+            DatabaseMovedError: The files are gone.
+            DatabaseLockedError: Another process held SQLite's lock until the deadline; nothing was written.
+            StoreUnavailableError: Any other fault of the storage, with Chroma's error as its cause; nothing was written.
+            OutcomeUnknownError: A write that may have happened failed, and could not be repeated.
+        """
+        try:
+            return self._attempt(request)
+        except FailedCall as fault:
+            first = fault
+        return self._repeat(request, first)
+
+    def _attempt(self, request: Request) -> Any:
+        """Make a call once.
+
+        Raises:
+            FailedCall: The storage failed.
+        """
+        if request.operation != "reopen":
+            self._make_ready(request)
+        try:
+            result = super().execute(request)
+        except AiochromaError:
+            raise
+        except Exception as error:
+            fault = self._fault(request, error)
+            if fault is None:
+                raise
+            if fault.sent and self.indexed is not None:
+                self.indexed.distrust(request.collection)
+            raise fault from error
+        if self.missing and request.lane is Lane.WRITE:
+            self.missing.forget(request)
+        return result
+
+    def _make_ready(self, request: Request) -> None:
+        """Make sure that a call can be carried out, and will not block the interpreter."""
+        writing = request.lane is not Lane.READ
+        lacks_room = (writing or self._wants_reopening) and self._lacks_room(request)
+        if not (lacks_room and self._wants_reopening and self._is_open):
+            # On a full disk it could not be opened again, and reading goes on without that.
+            self._follow_files()
+        self._wait_for_lock(writing=writing)
+        if writing and lacks_room:
+            raise full_disk_error(self._directory)
+
+    def _lacks_room(self, request: Request) -> bool:
+        """Tell whether the disk is too full for a call; what only takes something away needs little."""
+        if request.operation == "copy_files":
+            return False
+        return is_full(self._directory, _LITTLE_BYTES if "delete" in request.operation else RESERVED_BYTES)
+
+    def _fault(self, request: Request, error: Exception) -> FailedCall | None:
+        """Look an error up, and note what has to be done before the next call; None where the storage is not to blame."""
+        found = classify(error)
+        if found.name == "unrecognised":
+            return None
+        known_loss = found.name == "index_incomplete" and bool(self.missing)
+        again = found.kind is FaultKind.TRANSIENT or found.kind is FaultKind.MOVED
+        if found.kind is FaultKind.CORRUPT and not known_loss:
+            again = time.monotonic() - self._repaired_at > _REPAIR_SECONDS
+            self._repaired_at = time.monotonic()
+        self._wants_reopening = found.reopen_first or (again and found.kind is not FaultKind.TRANSIENT)
+        sent = request.lane is not Lane.READ and found.outcome is not WriteOutcome.NOT_WRITTEN
+        log.warning(
+            "database.fault",
+            database=str(self._directory),
+            fault=found.name,
+            operation=request.operation,
+            error=str(error),
+        )
+        return _StorageFault(error, found, sent=sent, permanent=not again)
+
+    def _repeat(self, request: Request, first: FailedCall) -> Any:
+        """Repeat a call that failed, with growing pauses, as long as that may help and does no harm."""
+        pending, failed = [first], [first]
+
+        def attempt() -> Any:
+            if pending:
+                raise pending.pop()
+            return self._attempt(request)
+
+        try:
+            return call_repeatedly(
+                attempt,
+                repeatable=request.operation == "remember" or is_repeatable(request),
+                attempts=_ATTEMPTS,
+                deadline=deadline_for(_RETRY_SECONDS),
+                stopped=threading.Event(),
+                on_retry=lambda _, fault: failed.append(fault),
+            )
+        except _StorageFault as fault:
+            if fault.sent:
+                raise unknown_outcome(fault.cause, self._directory, fault.found.outcome) from fault.cause
+            raise error_of(fault.found, fault.cause, self._directory) from fault.cause
+        except StoreUnavailableError as error:
+            # It could not be opened anew. Had an earlier attempt reached the log?
+            sent = [fault for fault in failed if isinstance(fault, _StorageFault) and fault.sent]
+            if not sent:
+                raise
+            raise unknown_outcome(error, self._directory, sent[-1].found.outcome) from sent[-1].cause
+
+    # -- opening and closing -------------------------------------------------------------------------------------------
+
+    @property
+    def ownership(self) -> Ownership | None:
+        """The lock that keeps other processes out; None while the database could not be opened anew."""
+        return self._ownership if self._is_open else None
+
+    def close(self) -> None:
+        """Let Chroma close its files, then give up the ownership. Idempotent."""
+        if not self._is_open:
+            return
+        self._is_open = False
+        indexed, self.indexed = self.indexed, None
+        try:
+            with contextlib.ExitStack() as stack:
+                stack.callback(self._close_index, indexed)
+                # Closing any descriptor of the file drops all locks that this process has on it, so the probe's come last.
+                stack.callback(self._probe.close)
+                super().close()
+                if not wait_until_closed(self._directory, but_for=self._probe.descriptors):
+                    log.warning(
+                        "database.still_open",
+                        database=str(self._directory),
+                        hint="Chroma has not closed its files",
+                    )
+        finally:
+            self._ownership.release()
+
+    def _close_index(self, indexed: IndexedCollections | None) -> None:
+        """Note how far the full-text index goes, in terms of the database that it belongs to."""
+        if indexed is not None:
+            same = file_identity(self._directory) == self._identity
+            indexed.close(log_positions(self._directory) if same else {})
+
+    def _open(self) -> None:
+        begun = time.monotonic()
+        self._ownership = acquire(self._directory, self._options.owner_wait or 0.0)
+        warning = self._ownership.warning
+        if warning:
+            log.warning("database.unsafe_file_system", database=str(self._directory), warning=warning)
+        try:
+            # Shared memory, which the write-ahead journal needs, does not work where locks do not.
+            prepared = prepare_directory(
+                self._directory, self._location, self._options, write_ahead=warning is None
+            )
+            super().__init__(start_chroma(self._location, self._options))
+        except BaseException as error:
+            self._ownership.release()
+            replacement = opening_error(error, self._directory)
+            if replacement is error:
+                raise
+            raise replacement from error
+        self._opened(prepared)
+        log.info(
+            "database.ready",
+            database=str(self._directory),
+            seconds=round(time.monotonic() - begun, 3),
+            preflight_seconds=round(self.preflight.seconds, 3),
+        )
+
+    def _opened(self, prepared: Prepared) -> None:
+        self.preflight, self.recovery = prepared.preflight, prepared.recovery
+        self.keep_index(IndexedCollections(self._api, self._directory / TEXT_INDEX_FILE, prepared.positions))
+        self.missing = MissingVectors(self._api, prepared)
+        self._own.update(
+            reopen=self._reopen,
+            copy_files=self._copy_files,
+            fill_vectors=self.missing.fill,
+            missing_vectors=self.missing.listed,
+        )
+        self._identity = file_identity(self._directory)
+        self._probe = LockProbe(self._directory)
+        self._wants_reopening = False
+        self._is_open = True
+        try:
+            self.missing.finish_recovery(prepared)
+        except BaseException:
+            self.close()
+            raise
+
+    def _reopen(self) -> None:
+        self.close()
+        self._open()
+
+    def _follow_files(self) -> None:
+        """Open anew when the files were replaced behind our back, or when the last call left Chroma unfit for use.
+
+        Raises:
+            DatabaseMovedError: There are no files; a new database is not made in their place without being asked.
+        """
+        identity = file_identity(self._directory)
+        if self._is_open and identity == self._identity and not self._wants_reopening:
+            return
+        if identity is None:
+            raise DatabaseMovedError(
+                f"The files of {str(self._directory)!r} were moved away or deleted while the database was open. Put them back, "
+                "or restore a backup: the next request finds them. `reset_connection()` starts with an empty database instead."
+            )
+        if identity != self._identity:
+            log.warning(
+                "database.moved", database=str(self._directory), hint="replaced while open; opened anew"
+            )
+        self._reopen()
+
+    def _copy_files(self, target: str) -> float:
+        """Copy the files while nothing writes to them, and return for how many seconds the queue stood still."""
+        begun = time.monotonic()
+        copy_database(self._directory, Path(target))
+        return time.monotonic() - begun
+
+    # -- foreign locks -------------------------------------------------------------------------------------------------
+
+    def _wait_for_lock(self, *, writing: bool) -> None:
+        """Wait until no other process would make Chroma wait with the interpreter held.
+
+        Raises:
+            DatabaseLockedError: The deadline is near and it is still held.
+        """
+        try:
+            holder = self._probe.foreign_holder(writing=writing)
+            if holder is None:
+                self._patience = None
+                return
+            seconds = self._lock_seconds()
+            log.warning(
+                "database.locked",
+                database=str(self._directory),
+                pid=holder,
+                waiting_seconds=round(seconds, 3),
+            )
+            begun = time.monotonic()
+            holder = self._probe.wait_until_free(seconds, writing=writing)
+        except OSError as error:
+            raise DatabaseMovedError(
+                f"The files of {str(self._directory)!r} are being moved away or deleted: {error}"
+            ) from error
+        if holder is not None:
+            raise DatabaseLockedError(
+                f"Process {holder} holds SQLite's lock on {str(self._directory)!r}; {time.monotonic() - begun:.1f} s were waited "
+                "and nothing was written. End it (a database browser, a backup script, a plain chromadb client?) and try again."
+            )
+        self._patience = None
+
+    def _lock_seconds(self) -> float:
+        """Return how long to wait: until the caller's deadline; callers without one share one wait, not one each."""
+        now = time.monotonic()
+        moment = deadline_for(None)
+        if moment is not None:
+            return max(0.0, moment - now - _ANSWER_SECONDS)
+        if self._patience is None:
+            self._patience = now + LOCK_WAIT_SECONDS
+        return max(0.0, self._patience - now)
+
+
+class _StorageFault(FailedCall):
+    """A call that failed in the storage.
+
+    Attributes:
+        found: What the table says of it.
+    """
+
+    def __init__(self, cause: Exception, found: Fault, *, sent: bool, permanent: bool) -> None:
+        super().__init__(cause, sent=sent, permanent=permanent)
+        self.found = found

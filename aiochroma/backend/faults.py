@@ -1,0 +1,231 @@
+"""What an error of embedded Chroma means, and what can be done about it: a table, and a look-up in it.
+
+Chroma reports nearly every fault of its storage as one class, ``InternalError``, with the cause in the text;
+SQLite's code is in there where SQLite was the cause. The texts are those of Chroma 1.5.9; what is not
+recognised is permanent and of unknown outcome, the cautious reading.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from enum import Enum
+
+__all__ = ["FAULTS", "Fault", "FaultKind", "WriteOutcome", "classify"]
+
+
+class FaultKind(str, Enum):
+    """What helps."""
+
+    TRANSIENT = "transient"  # waiting
+    MOVED = "moved"  # closing, and opening what is there now
+    CORRUPT = "corrupt"  # closing, preflight, recovery, opening
+    PERMANENT = "permanent"  # a person
+
+
+class WriteOutcome(str, Enum):
+    """Whether a write that ended in this error happened."""
+
+    NOT_WRITTEN = "not written"  # refused before its commit
+    LOGGED = (
+        "logged"  # committed to the log; applied at the latest when the fault is gone and Chroma opens again
+    )
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One row of the table.
+
+    Attributes:
+        name: Short name, for logs.
+        kind: What helps.
+        explanation: What happened, for a person.
+        advice: What to do, for a person.
+        codes: SQLite's codes that mean this; the low byte of an extended code counts where it is not listed
+            itself.
+        pattern: Or the text that means this.
+        reopen_first: Whether Chroma must be closed and opened again before anything else is written. A write
+            that ran out of space can leave a transaction open inside Chroma, and the next write then waits
+            up to 1000 s for its own process, with the interpreter's lock held.
+        outcome: Whether a write happened; filled in by `classify`.
+        sqlite_code: The code found in the message, if any; filled in by `classify`.
+    """
+
+    name: str
+    kind: FaultKind
+    explanation: str
+    advice: str
+    codes: frozenset[int] = frozenset()
+    pattern: str = ""
+    reopen_first: bool = False
+    outcome: WriteOutcome = WriteOutcome.UNKNOWN
+    sqlite_code: int | None = None
+
+
+FAULTS: tuple[Fault, ...] = (
+    Fault(
+        "locked",
+        FaultKind.TRANSIENT,
+        "Another process holds SQLite's lock on the database.",
+        "Close what has it open: a database browser, a backup tool, a second program.",
+        codes=frozenset({5, 6}),
+    ),
+    Fault(
+        "replaced",
+        FaultKind.MOVED,
+        "The database file was moved, deleted or replaced while it was open.",
+        "Reopen the database; do not delete or replace its directory while a program uses it.",
+        codes=frozenset({1032}),
+    ),
+    Fault(
+        "cannot_open",
+        FaultKind.MOVED,
+        "The database file cannot be opened: it or its directory is gone, or is not a file.",
+        "Check the path; reopen the database when the directory is back.",
+        codes=frozenset({14}),
+    ),
+    Fault(
+        "read_only",
+        FaultKind.PERMANENT,
+        "The database may not be written: a read-only mount, or missing permission.",
+        "Make the directory and the files in it writable for this user. Opening needs to write, too.",
+        codes=frozenset({8, 3, 23}),
+    ),
+    Fault(
+        "disk_full",
+        FaultKind.PERMANENT,
+        "The disk is full.",
+        "Free some space, then reopen the database; what was acknowledged is safe.",
+        codes=frozenset({13}),
+        reopen_first=True,
+    ),
+    Fault(
+        "disk_error",
+        FaultKind.PERMANENT,
+        "The operating system reported an error while the database file was read or written.",
+        "Check the disk and its free space; restore a backup if the database does not open any more.",
+        codes=frozenset({10}),
+        reopen_first=True,
+    ),
+    Fault(
+        "sqlite_damaged",
+        FaultKind.CORRUPT,
+        "The SQLite file is damaged, or is not a database.",
+        "Restore a backup, or move the database aside and start with an empty one.",
+        codes=frozenset({11, 26}),
+    ),
+    Fault(
+        "index_unreadable",
+        FaultKind.CORRUPT,
+        "The files of a vector index are damaged; a process was probably killed while it wrote them.",
+        "Reopen the database: the index is set aside and rebuilt from what is left.",
+        pattern=r"Error loading hnsw index|Error (?:de)?serializing pickle file|Error opening pickle file",
+    ),
+    Fault(
+        "index_incomplete",
+        FaultKind.CORRUPT,
+        "A vector index lacks vectors of records that exist: its files are damaged, or a second process"
+        " wrote.",
+        "Reopen the database: it is checked and rebuilt from what is left. Never use two processes on"
+        " one directory.",
+        pattern=r"Error finding id|Error getting embedding",
+    ),
+    Fault(
+        "index_stale",
+        FaultKind.MOVED,
+        "A vector index was opened while it was empty and has been written by another process since.",
+        "Reopen the database. Never use two processes on one directory.",
+        pattern=r"Nothing found on disk",
+    ),
+    Fault(
+        "index_not_updated",
+        FaultKind.CORRUPT,
+        "A write is in the log but could not be applied to the vector index: the disk is full, or the"
+        " index is damaged.",
+        "Free some space if there is none, then reopen the database: the index is checked and the write"
+        " applied.",
+        pattern=r"Failed to apply logs to the hnsw|Error applying log chunk|Error persisting hnsw",
+        reopen_first=True,
+    ),
+    Fault(
+        "not_applied",
+        FaultKind.MOVED,
+        "A write is in the log but could not be applied to the records: the disk is full, or the file"
+        " is locked.",
+        "Free some space if there is none, then reopen the database: the write is applied.",
+        pattern=r"Failed to apply logs to the metadata segment|Error purging logs|^Error in compaction",
+        reopen_first=True,
+    ),
+    Fault(
+        "other_version",
+        FaultKind.PERMANENT,
+        "The database was made by another version of Chroma, with tables that this one does not know.",
+        "Install the version of chromadb that wrote it.",
+        pattern=r"Inconsistent (?:hash|version)",
+    ),
+    Fault(
+        "closed",
+        FaultKind.PERMANENT,
+        "The database was closed while something still used it.",
+        "Open it again, and close it only when nothing uses it any more.",
+        pattern=r"has no attribute 'bindings'",
+    ),
+)
+
+_UNRECOGNISED = Fault(
+    "unrecognised",
+    FaultKind.PERMANENT,
+    "Chroma reported an error that is not known to be a fault of its storage.",
+    "Read the message of the error that caused this one.",
+)
+_MAY_HAVE_COMMITTED = frozenset({10, 13})
+"""Input/output error and full disk: they also come from the commit, whose pages may be in the journal all the same and are then
+applied when the database is opened next. Met with 1034, a failed fsync, and with full disks."""
+
+_CODE = re.compile(r"\(code: (\d+)\)")
+# Only these classes ever carry a fault of the storage; the others are about the caller's arguments.
+_STORAGE_CLASSES = frozenset({"InternalError", "AttributeError", "PanicException", "ValueError"})
+
+
+def classify(error: BaseException) -> Fault:
+    """Look an error of Chroma up in the table.
+
+    Args:
+        error: What Chroma raised.
+
+    Returns:
+        The row, with the outcome and SQLite's code filled in.
+    """
+    text = str(error)
+    found = _CODE.search(text)
+    code = int(found[1]) if found else None
+    row = _UNRECOGNISED
+    if type(error).__name__ in _STORAGE_CLASSES:
+        row = _by_code(code) or _by_text(text) or _UNRECOGNISED
+    return replace(row, outcome=_outcome(row, text, code), sqlite_code=code)
+
+
+def _by_code(code: int | None) -> Fault | None:
+    if code is None:
+        return None
+    exact = (fault for fault in FAULTS if code in fault.codes)
+    primary = (fault for fault in FAULTS if code & 0xFF in fault.codes)
+    return next(exact, None) or next(primary, None)
+
+
+def _by_text(text: str) -> Fault | None:
+    return next((fault for fault in FAULTS if fault.pattern and re.search(fault.pattern, text)), None)
+
+
+def _outcome(row: Fault, text: str, code: int | None) -> WriteOutcome:
+    """Tell from where the error came whether the log, which Chroma writes first, had been committed."""
+    if text.startswith("Error in compaction"):
+        return WriteOutcome.LOGGED
+    if code is not None and code & 0xFF in _MAY_HAVE_COMMITTED:
+        return WriteOutcome.UNKNOWN
+    if code is not None and text.startswith("Query error"):
+        return WriteOutcome.NOT_WRITTEN
+    if row is not _UNRECOGNISED and (row.name == "closed" or text.startswith("error returned from database")):
+        return WriteOutcome.NOT_WRITTEN
+    return WriteOutcome.UNKNOWN

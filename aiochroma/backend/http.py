@@ -1,0 +1,263 @@
+"""A Chroma server, reached by Chroma's own synchronous HTTP interface; called from the connection threads.
+
+Chroma's asynchronous client is not used: it keeps its connections by event loop, so two clients in one loop send the
+first one's headers, and it never closes them. Each backend here has a transport of its own, whose headers are set once.
+They are kept out of Chroma's settings, which anybody may print.
+"""
+
+from __future__ import annotations
+
+import ssl
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from aiochroma._errors import InvalidInputError
+from aiochroma._logging import get_logger
+from aiochroma.backend.address import Access
+from aiochroma.backend.chroma import _as_arrays
+from aiochroma.backend.retry import FailedCall, call_repeatedly, is_repeatable
+from aiochroma.core.request import Lane, Request
+from aiochroma.records.scratch_index import UnindexedCollections
+
+if TYPE_CHECKING:
+    import httpx
+    from chromadb.config import Settings
+
+    from aiochroma.core.config import EngineOptions, Location
+
+__all__ = ["HttpBackend", "open_http"]
+
+log = get_logger("aiochroma.server")
+
+_ATTEMPTS = 6
+"""With their pauses they take a little more than three seconds: enough for a server to restart."""
+
+_CONNECT_SECONDS = 5.0
+_READ_SECONDS = 60.0
+_SHORTEST_READ_SECONDS = 0.05
+_COUNTS_AT_ONCE = 32
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+def open_http(location: Location, options: EngineOptions) -> HttpBackend:
+    """Connect to a server; called once, on the serving thread.
+
+    Raises:
+        InvalidInputError: The file of certificates cannot be read.
+        StoreUnavailableError: The server cannot be reached, or is none.
+        AccessDeniedError: It did not accept the token.
+    """
+    return HttpBackend(location, options)
+
+
+class HttpBackend:
+    """A Chroma server that is in use.
+
+    Args:
+        location: Its address.
+        options: How it is used.
+
+    Attributes:
+        max_batch_size: How many records the server takes in one call.
+    """
+
+    def __init__(self, location: Location, options: EngineOptions) -> None:
+        self._url = location.url
+        self._options = options
+        self._access = options.access or Access()
+        self._attempts = options.attempts or _ATTEMPTS
+        self._hurry = threading.Event()
+        self._of_thread = threading.local()
+        self._counts: dict[str, int] = {}
+        self._connect()
+        try:
+            self.max_batch_size = int(self.execute(Request("get_max_batch_size", {})))
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def settings(self) -> Settings:
+        """Chroma's settings as they are in force, without headers and credentials."""
+        settings: Settings = self._system.settings
+        return settings
+
+    def execute(self, request: Request, deadline: float | None = None) -> Any:
+        """Carry out one call and return Chroma's result.
+
+        Args:
+            request: The call.
+            deadline: The moment (``time.monotonic()``) after which nobody waits for the result. A read is then given up, a
+                write that was sent completes.
+
+        Raises:
+            StoreUnavailableError: The server cannot be reached; nothing was changed.
+            AccessDeniedError: It did not accept the token.
+            OutcomeUnknownError: A write was sent, and no answer came.
+        """
+        from aiochroma.backend.http_faults import explained
+
+        def retrying(attempt: int, fault: FailedCall) -> None:
+            log.info(
+                "request.repeated",
+                server=self._url,
+                operation=request.operation,
+                attempt=attempt,
+                error=f"{type(fault.cause).__name__}: {fault.cause}",
+            )
+
+        try:
+            return call_repeatedly(
+                lambda: self._once(request, deadline),
+                repeatable=is_repeatable(request),
+                attempts=self._attempts,
+                deadline=deadline,
+                stopped=self._hurry,
+                on_retry=retrying,
+            )
+        except FailedCall as fault:
+            raise explained(fault, request, self._url, self._access) from fault.cause
+
+    def hurry(self) -> None:
+        """Repeat nothing any more."""
+        self._hurry.set()
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._session.close()
+        self._system.stop()
+
+    def _once(self, request: Request, deadline: float | None) -> Any:
+        from aiochroma.backend.http_faults import fault_of
+
+        self._of_thread.deadline = deadline
+        self._of_thread.reads = request.lane is Lane.READ
+        try:
+            if request.operation == "count_documents":
+                return self._count_documents(**request.arguments)
+            if request.operation == "reopen":
+                return self._reopen()
+            if request.lane in {Lane.CATALOG, Lane.BARRIER}:
+                self._memories.forget_places()
+            own = self._of_memories.get(request.operation)
+            if own is not None:
+                return own(**request.arguments)
+            result = getattr(self._api, request.operation)(**request.arguments)
+        except Exception as error:
+            fault = fault_of(error)
+            if fault is None:
+                raise
+            raise fault from error
+        if request.operation in {"_get", "_query"} and result.get("embeddings") is not None:
+            result["embeddings"] = _as_arrays(request.operation, result["embeddings"])
+        return result
+
+    def _connect(self) -> None:
+        from chromadb.api import ServerAPI
+        from chromadb.config import Settings, System
+
+        settings = (self._options.settings or Settings()).model_copy(deep=True)
+        settings.anonymized_telemetry = False
+        settings.is_persistent = False
+        settings.chroma_api_impl = "chromadb.api.fastapi.FastAPI"
+        parts = urlsplit(self._url)
+        settings.chroma_server_host, settings.chroma_server_http_port = self._url, parts.port
+        settings.chroma_server_ssl_enabled = parts.scheme == "https"
+        settings.chroma_server_headers = None
+        verify = settings.chroma_server_ssl_verify
+        if parts.scheme == "https":
+            # Only a context is accepted without a warning of deprecation; Chroma hands on whatever it finds here.
+            settings.chroma_server_ssl_verify = self._tls_context(verify)  # type: ignore[assignment]
+        elif self._access.secrets and parts.hostname not in _LOOPBACK:
+            log.warning(
+                "server.unencrypted_credentials",
+                server=self._url,
+                hint="headers travel in the clear; use TLS",
+            )
+        self._system = System(settings)
+        api: Any = self._system.instance(ServerAPI)  # type: ignore[type-abstract]
+        self._api = api
+        self._memories = UnindexedCollections(api)
+        self._of_memories = self._memories.operations()
+        self._system.start()
+        settings.chroma_server_ssl_verify = self._access.ca_file or verify
+        settings.chroma_client_auth_credentials = None
+        # Private, but there is no other way to set timeouts, or to send headers that the settings do not show.
+        self._session: httpx.Client = self._api._session  # noqa: SLF001
+        self._prepare_session()
+
+    def _prepare_session(self) -> None:
+        import httpx
+
+        from aiochroma.backend.http_faults import examine
+
+        options = self._options
+        self._session.headers.update(dict(self._access.headers))
+        self._session.timeout = httpx.Timeout(
+            options.read_timeout or _READ_SECONDS, connect=options.connect_timeout or _CONNECT_SECONDS
+        )
+        self._session.event_hooks = {
+            "request": [self._shorten_timeouts],
+            "response": [lambda response: examine(response, self._access)],
+        }
+
+    def _tls_context(self, verify: bool | str | None) -> ssl.SSLContext:
+        """Make what certificates are checked with.
+
+        Raises:
+            InvalidInputError: The file of certificates cannot be read.
+        """
+        ca_file = self._access.ca_file or (verify if isinstance(verify, str) else None)
+        try:
+            context = ssl.create_default_context(cafile=ca_file)
+        except (OSError, ssl.SSLError) as error:
+            raise InvalidInputError(
+                f"`ca_file` {ca_file!r} cannot be used: {getattr(error, 'strerror', None) or error}. It must be a file of "
+                "certificates in PEM form."
+            ) from error
+        if verify is False and ca_file is None:
+            log.warning(
+                "server.certificate_not_verified",
+                server=self._url,
+                hint="`chroma_server_ssl_verify` is False",
+            )
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        return context
+
+    def _shorten_timeouts(self, request: httpx.Request) -> None:
+        """Let no connection be made, and no read be awaited, longer than somebody waits for it."""
+        deadline = getattr(self._of_thread, "deadline", None)
+        if deadline is None:
+            return
+        left = max(_SHORTEST_READ_SECONDS, deadline - time.monotonic())
+        timeouts = request.extensions["timeout"]
+        timeouts["connect"] = min(timeouts["connect"], left)
+        if self._of_thread.reads:
+            timeouts["read"] = min(timeouts["read"], left)
+
+    def _reopen(self) -> None:
+        """Close all connections and make new ones; nothing else is under way, this being a barrier."""
+        self.close()
+        self._connect()
+        self._api.heartbeat()
+
+    def _count_documents(self, tenant: str, database: str) -> int:
+        """Return how many records a database holds, as of the last time each collection was counted.
+
+        Others may write to the server, so every collection is counted anew, but not very many at a time, in turn.
+        """
+        known = self._counts
+        collections = [
+            str(entry.id) for entry in self._api.list_collections(tenant=tenant, database=database)
+        ]
+        age = {collection: position for position, collection in enumerate(list(known))}
+        for collection in sorted(collections, key=lambda collection: age.get(collection, -1))[
+            :_COUNTS_AT_ONCE
+        ]:
+            count = self._api._count(collection_id=collection, tenant=tenant, database=database)  # noqa: SLF001 - Chroma's name
+            known.pop(collection, None)
+            known[collection] = count
+        return sum(known.get(collection, 0) for collection in collections)

@@ -1,0 +1,135 @@
+"""Records whose vectors were lost: which they are, and how they get vectors again. Runs on the DB thread."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from aiochroma._logging import get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from chromadb.api import ServerAPI
+
+    from aiochroma.backend.preparation import Prepared
+    from aiochroma.core.request import Request
+
+__all__ = ["MissingVectors"]
+
+log = get_logger("aiochroma.database")
+
+_SLICE = 16
+_PAUSE_SECONDS = 0.005
+"""Writing holds the interpreter; between two slices others get it."""
+
+_WRITES_WITH_VECTORS = frozenset({"_upsert", "remember"})
+
+
+class MissingVectors:
+    """Knows the records without a vector, and writes vectors for them.
+
+    Args:
+        api: Chroma, open.
+        prepared: What was found before it was opened.
+    """
+
+    def __init__(self, api: ServerAPI, prepared: Prepared) -> None:
+        self._api: Any = api
+        self._places = {
+            entry.collection_id: {"tenant": entry.tenant, "database": entry.database}
+            for entry in prepared.preflight.collections
+        }
+        self._ids: dict[str, set[str]] = {
+            collection: set(ids) for collection, ids in prepared.recovery.missing.items()
+        }
+
+    def __bool__(self) -> bool:
+        return bool(self._ids)
+
+    def listed(self) -> list[dict[str, Any]]:
+        """Return for each collection that lacks vectors its ``collection_id``, ``tenant``, ``database`` and ``ids``."""
+        return [
+            {"collection_id": collection, **self._places[collection], "ids": sorted(ids)}
+            for collection, ids in list(self._ids.items())
+        ]
+
+    def forget(self, request: Request) -> None:
+        """Take note of a write that succeeded: what it wrote, or deleted, is not missing any more."""
+        collection = str(request.arguments["collection_id"])
+        ids = request.arguments.get("ids")
+        if collection not in self._ids or ids is None:
+            return
+        if request.operation == "_delete" or (
+            request.operation in _WRITES_WITH_VECTORS and request.arguments.get("embeddings") is not None
+        ):
+            self._found(collection, ids)
+
+    def finish_recovery(self, prepared: Prepared) -> None:
+        """Let Chroma rebuild the indexes that were quarantined, and write the vectors that came from a backup."""
+        rebuilt = [entry for entry in prepared.recovery.collections if entry.rebuilt]
+        for number, entry in enumerate(rebuilt, start=1):
+            begun = time.monotonic()
+            log.warning(
+                "index.rebuilding",
+                collection=entry.label,
+                number=number,
+                of=len(rebuilt),
+                vectors=entry.from_log,
+            )
+            self._api._get(entry.collection_id, limit=1, include=[], **self._places[entry.collection_id])  # noqa: SLF001
+            log.warning("index.rebuilt", collection=entry.label, seconds=round(time.monotonic() - begun, 3))
+        for collection, vectors in prepared.from_backup.items():
+            self._write(collection, list(vectors), list(vectors.values()))
+
+    def fill(
+        self,
+        collection_id: Any,
+        ids: Sequence[str],
+        documents: Sequence[str],
+        embeddings: Sequence[Any],
+        tenant: str,
+        database: str,
+    ) -> list[str]:
+        """Give records vectors that were made from their documents.
+
+        A record that was deleted meanwhile, whose document is another one now, or that has a vector again is left alone.
+
+        Returns:
+            The ids that were written.
+        """
+        collection = str(collection_id)
+        missing = self._ids.get(collection, set())
+        wanted = [position for position, id in enumerate(ids) if id in missing]
+        if not wanted:
+            return []
+        found: Any = self._api._get(  # noqa: SLF001 - Chroma's own name
+            collection_id,
+            ids=[ids[position] for position in wanted],
+            include=["documents"],
+            tenant=tenant,
+            database=database,
+        )
+        present: Mapping[str, Any] = dict(zip(found["ids"], found["documents"], strict=True))
+        same = [position for position in wanted if present.get(ids[position]) == documents[position]]
+        written = [ids[position] for position in same]
+        self._write(collection, written, [embeddings[position] for position in same])
+        self._found(
+            collection, [*written, *(ids[position] for position in wanted if ids[position] not in present)]
+        )
+        return written
+
+    def _write(self, collection: str, ids: list[str], embeddings: list[Any]) -> None:
+        # An upsert of nothing but a vector leaves document and metadata alone; an update would be ignored by the index,
+        # which does not know these ids.
+        for start in range(0, len(ids), _SLICE):
+            end = start + _SLICE
+            self._api._upsert(collection, ids[start:end], embeddings[start:end], **self._places[collection])  # noqa: SLF001
+            time.sleep(_PAUSE_SECONDS)
+
+    def _found(self, collection: str, ids: Sequence[str]) -> None:
+        left = self._ids.get(collection)
+        if left is not None:
+            left.difference_update(ids)
+            if not left:
+                del self._ids[collection]

@@ -1,0 +1,188 @@
+"""What is done with a database directory before Chroma opens it; everything here runs on the DB thread.
+
+The order matters: first the lock that keeps other processes out, then a look that changes nothing, then the repair of what
+is broken, then the settings that make Chroma fast and durable.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aiochroma._errors import DatabaseCorruptError, DatabaseInUseError, DatabaseLockedError
+from aiochroma._logging import get_logger
+from aiochroma.backend.chroma import start_chroma
+from aiochroma.disk.backup import noted_backup, noted_sequences
+from aiochroma.disk.backup_vectors import vectors_in_backup
+from aiochroma.disk.foreign import foreign_users, refuse_foreign_users
+from aiochroma.disk.layout import SQLITE_FILE
+from aiochroma.disk.lock_probe import LockProbe
+from aiochroma.disk.log_positions import log_positions
+from aiochroma.disk.preflight import preflight
+from aiochroma.disk.recovery import complete_retained_log, recover
+from aiochroma.disk.schema import prepare, trim_retained_log, wait_until_closed
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from aiochroma.core.config import EngineOptions, Location
+    from aiochroma.disk.preflight import PreflightReport
+    from aiochroma.disk.recovery import RecoveryReport
+
+__all__ = ["LOCK_WAIT_SECONDS", "Prepared", "prepare_directory"]
+
+log = get_logger("aiochroma.database")
+
+LOCK_WAIT_SECONDS = 30.0
+"""How long a call without a deadline waits for a lock that another process holds."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A directory that Chroma may open.
+
+    Attributes:
+        preflight: What the files looked like.
+        recovery: What had to be repaired, and what is missing; that is nothing unless the caller accepts it.
+        positions: By collection id, how far its log goes.
+        from_backup: By collection id, vectors that only the newest backup still has; to be written when Chroma is open.
+    """
+
+    preflight: PreflightReport
+    recovery: RecoveryReport
+    positions: Mapping[str, int]
+    from_backup: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
+
+
+def prepare_directory(
+    directory: Path, location: Location, options: EngineOptions, *, write_ahead: bool
+) -> Prepared:
+    """Look a directory over, repair it and set it up; this process owns it already.
+
+    Args:
+        directory: The canonical directory.
+        location: The same, for Chroma.
+        options: How it is to be opened.
+        write_ahead: Whether SQLite's write-ahead journal works there.
+
+    Raises:
+        DatabaseInUseError: Another process, or a plain chromadb client of this one, has it open.
+        DatabaseLockedError: Another process holds SQLite's lock.
+        DatabaseCorruptError: The SQLite file is damaged, or vectors are lost that nobody has promised to make anew.
+        DatabaseFormatError: A newer Chroma wrote it.
+    """
+    _refuse_plain_client(directory)
+    if not all(_is_fork_of_ours(process) for process in foreign_users(directory)):
+        refuse_foreign_users(directory)
+    _wait_for_lock(directory)
+    looked = preflight(directory)
+    recovery = recover(directory, looked)
+    from_backup, recovery = _search_backup(directory, looked, recovery)
+    if recovery.missing and not options.accept_missing:
+        raise _lost_vectors(directory, looked, recovery)
+    if options.durable and looked.keeps_log is False:
+        # The log was purged so far: put back what only the index holds, so that the promise covers everything. Before the
+        # purging is switched off, so that a crash in between cannot pass for a job done.
+        complete_retained_log(directory, looked)
+    if not prepare(directory, keep_log=options.durable, write_ahead=write_ahead):
+        # Chroma makes the table of the log's settings itself, at its first open; 20 ms, once in a database's life.
+        start_chroma(location, options).stop()
+        wait_until_closed(directory)
+        prepare(directory, keep_log=options.durable, write_ahead=write_ahead)
+    if looked.keeps_log and not looked.damaged:
+        _trim_log(directory, looked)
+    return Prepared(looked, recovery, log_positions(directory), from_backup)
+
+
+def _wait_for_lock(directory: Path) -> None:
+    """Wait for another process to let go of SQLite's lock; opening would wait for it with the interpreter held."""
+    if not (directory / SQLITE_FILE).exists():
+        return
+    probe = LockProbe(directory)
+    try:
+        holder = probe.wait_until_free(LOCK_WAIT_SECONDS)
+    finally:
+        probe.close()
+    if holder is not None:
+        raise DatabaseLockedError(
+            f"Process {holder} has held SQLite's lock on {str(directory)!r} for more than {LOCK_WAIT_SECONDS:.0f} s, so it was "
+            "not opened. End it (a database browser, a backup script?) and try again."
+        )
+
+
+def _search_backup(
+    directory: Path, preflight: PreflightReport, recovery: RecoveryReport
+) -> tuple[dict[str, dict[str, Any]], RecoveryReport]:
+    """Look in the newest backup for what recovery could not bring back.
+
+    Once there is a backup the retained log is cut to what came after it, so the backup is part of the promise that no vector
+    is lost. A log that is not retained may have forgotten a newer vector of the same record, so then it is not asked.
+
+    Returns:
+        Vectors by collection id and record id, and the report without them.
+    """
+    backup = noted_backup(directory) if recovery.missing and preflight.keeps_log else None
+    if backup is None:
+        return {}, recovery
+    found: dict[str, dict[str, Any]] = {}
+    entries = []
+    for entry in recovery.collections:
+        vectors = vectors_in_backup(backup, entry.collection_id, entry.missing) if entry.missing else {}
+        if vectors:
+            found[entry.collection_id] = vectors
+            log.warning("index.from_backup", collection=entry.label, vectors=len(vectors), backup=str(backup))
+        entries.append(replace(entry, missing=tuple(id for id in entry.missing if id not in vectors)))
+    return found, replace(recovery, collections=tuple(entries))
+
+
+def _lost_vectors(
+    directory: Path, preflight: PreflightReport, recovery: RecoveryReport
+) -> DatabaseCorruptError:
+    lost = {entry.label: len(entry.missing) for entry in recovery.collections if entry.missing}
+    return DatabaseCorruptError(
+        f"{str(directory)!r} has records whose vectors are lost, by collection: {lost}. Their ids, documents and metadata are "
+        "safe. Embed the documents again with `aiochroma doctor --fill-missing`, or open with `accept_missing=True` and write "
+        "the vectors yourself (the ids are in `client.recovery.missing`), or restore a backup.",
+        problems=preflight.problems,
+    )
+
+
+def _trim_log(directory: Path, preflight: PreflightReport) -> None:
+    sequences = noted_sequences(directory)
+    applied = {entry.collection_id: entry.applied_sequence for entry in preflight.collections}
+    if not sequences or any(
+        applied.get(collection, up_to) < up_to for collection, up_to in sequences.items()
+    ):
+        # No backup; or the database is older than its backup: somebody put other files here.
+        return
+    trimmed = trim_retained_log(directory, preflight, up_to=sequences)
+    if trimmed:
+        log.info("log.trimmed", database=str(directory), entries=trimmed)
+
+
+def _refuse_plain_client(directory: Path) -> None:
+    """Two systems on one directory in one process destroy each other's vectors, like two processes."""
+    from chromadb.api.shared_system_client import SharedSystemClient
+
+    for spelling, system in list(SharedSystemClient._identifier_to_system.items()):  # noqa: SLF001 - there is no public way
+        if system.settings.is_persistent and os.path.realpath(spelling) == str(directory):
+            raise DatabaseInUseError(
+                f"A plain chromadb client of this process (pid {os.getpid()}) has {str(directory)!r} open. Close it first, or "
+                "use one aiochroma client for both: two on one directory destroy each other's vectors.",
+                pid=os.getpid(),
+            )
+
+
+def _is_fork_of_ours(process: int) -> bool:
+    """Tell whether a process is a forked child of this one: it has inherited open files that it cannot use."""
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        parent = int(Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
+        theirs, ours = (Path(f"/proc/{name}/cmdline").read_bytes() for name in (str(process), "self"))
+    except OSError:
+        return False  # It has just ended.
+    return parent == os.getpid() and theirs == ours

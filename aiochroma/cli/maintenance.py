@@ -1,0 +1,248 @@
+"""The commands ``doctor``, ``backup`` and ``restore``; needs the extra ``cli``.
+
+Importing this module imports neither chromadb nor numpy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import contextmanager
+from pathlib import Path  # noqa: TC003 - read from the signatures when the commands are built
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from aiochroma._errors import DatabasePathError
+from aiochroma.disk.backup import restore as put_back
+from aiochroma.disk.layout import SQLITE_FILE
+from aiochroma.ops.doctor import doctor as examine
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from aiochroma.disk.backup import BackupReport
+    from aiochroma.ops.report import DoctorReport
+
+__all__ = ["maintenance_app"]
+
+_DOCTOR_EXIT_CODES = (
+    "Exit codes: 0 healthy, or healthy again; 1 something is wrong and can be repaired; 2 bad input; 3 not available (in use, "
+    "no database, no permission, a newer format); 4 SQLite's file is damaged: restore a backup."
+)
+_EXIT_CODES = "Exit codes: 0 done; 2 bad input; 3 refused (in use, no room, not a backup, ...), and nothing was changed."
+
+_JSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+maintenance_app = typer.Typer()
+"""Included by the application; see :mod:`aiochroma.cli.app`."""
+
+
+@maintenance_app.command(epilog=_DOCTOR_EXIT_CODES)
+def doctor(
+    path: Annotated[
+        Path, typer.Argument(metavar="PATH", help="The database's directory; nobody may have it open.")
+    ],
+    repair: Annotated[
+        bool,
+        typer.Option(
+            "--repair", help="Rebuild broken indexes and set aside what belongs to nothing; copies first."
+        ),
+    ] = False,
+    vacuum: Annotated[
+        bool, typer.Option("--vacuum", help="Give free pages back to the file system; copies first.")
+    ] = False,
+    fill_missing: Annotated[
+        bool,
+        typer.Option(
+            "--fill-missing",
+            help="Embed the documents of records without a vector; may be interrupted and run again. Copies first.",
+        ),
+    ] = False,
+    backup_to: Annotated[
+        Path | None,
+        typer.Option("--backup-to", metavar="DIR", help="Where the copy goes; default: beside the database."),
+    ] = None,
+    as_json: _JSON = False,
+) -> None:
+    """Check a database, and repair it if asked to. Without an option nothing is changed."""
+    with _bars() as progress:
+        report = examine(
+            path,
+            repair=repair,
+            vacuum=vacuum,
+            fill_missing=fill_missing,
+            backup_to=backup_to,
+            progress=progress,
+        )
+    if as_json:
+        typer.echo(json.dumps(report.as_dict(), ensure_ascii=False, indent=2))
+    else:
+        _print_report(Console(highlight=False), report)
+    raise typer.Exit(report.exit_code)
+
+
+@maintenance_app.command(epilog=_EXIT_CODES)
+def backup(
+    path: Annotated[
+        Path, typer.Argument(metavar="PATH", help="The database's directory; nobody may have it open.")
+    ],
+    target: Annotated[
+        Path,
+        typer.Argument(
+            metavar="TARGET", help="The backup's directory; with --keep the folder of all backups."
+        ),
+    ],
+    keep: Annotated[
+        int | None, typer.Option("--keep", min=1, help="Delete the oldest backups, so that so many remain.")
+    ] = None,
+    as_json: _JSON = False,
+) -> None:
+    """Copy a database, and check the copy by opening it: every record must have its vector.
+
+    A program that has it open makes its own backups: `await client.backup(...)`.
+    """
+    if not (path / SQLITE_FILE).exists():
+        raise DatabasePathError(f"There is no database in {str(path)!r}.")
+    with _bars() as progress:
+        report = asyncio.run(_back_up(path, target, keep, progress))
+    if as_json:
+        typer.echo(json.dumps({**report.__dict__, "records": report.records}, ensure_ascii=False, indent=2))
+        return
+    console = Console(highlight=False)
+    console.print(Text(report.path), soft_wrap=True)
+    console.print(
+        f"{report.records} records in {len(report.collections)} collections, {_size(report.bytes)}; copied in "
+        f"{report.paused_ms:.0f} ms, verified in {report.verified_ms:.0f} ms"
+    )
+    for removed in report.removed:
+        console.print(Text(f"deleted: {removed}"), soft_wrap=True)
+
+
+@maintenance_app.command(epilog=_EXIT_CODES)
+def restore(
+    source: Annotated[Path, typer.Argument(metavar="BACKUP", help="What `backup` has made; stays as it is.")],
+    path: Annotated[
+        Path, typer.Argument(metavar="PATH", help="The database's directory; nobody may have it open.")
+    ],
+) -> None:
+    """Put a backup in the place of a database. What was there before is kept beside it, renamed."""
+    with _bars() as progress:
+        progress("restore", 0, 1)
+        before = put_back(source, path)
+        progress("restore", 1, 1)
+    console = Console(highlight=False)
+    console.print(Text(f"{path} is what {source} was."), soft_wrap=True)
+    if before is not None:
+        console.print(Text(f"What was there before: {before}"), soft_wrap=True)
+
+
+async def _back_up(
+    path: Path, target: Path, keep: int | None, progress: Callable[[str, int, int], None]
+) -> BackupReport:
+    from aiochroma.client.opening import AsyncPersistentClient
+
+    async with AsyncPersistentClient(path) as client:
+        return await client.backup(target, keep=keep, progress=progress)
+
+
+@contextmanager
+def _bars() -> Iterator[Callable[[str, int, int], None]]:
+    """Show a bar for each stage on standard error, where that is a terminal."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def show(stage: str, done: int, of: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=of)
+            bars.update(tasks[stage], completed=done, total=of)
+
+        yield show
+
+
+def _print_report(console: Console, report: DoctorReport) -> None:
+    facts = [
+        ("database", report.path),
+        ("owner", "nobody has it open" if report.owner is None else _owner(report.owner)),
+        ("versions", ", ".join(f"{name} {value}" for name, value in report.versions.items())),
+    ]
+    if report.owner is None and not report.sqlite_is_damaged:
+        durable = {
+            True: "log and newest backup keep every vector",
+            False: "vectors are in the index only",
+            None: "unknown",
+        }
+        facts += [
+            ("journal", report.journal_mode),
+            ("durability", durable[report.durable]),
+            ("log", f"{report.log_entries} entries, {_size(report.log_bytes)}"),
+            ("SQLite file", f"{_size(report.size_bytes)}, {_size(report.free_bytes)} of it free"),
+            ("orphaned indexes", f"{len(report.orphaned_directories)}, {_size(report.orphaned_bytes)}"),
+            ("quarantine", f"{len(report.quarantines)}, {_size(report.quarantined_bytes)}"),
+            ("newest backup", report.backup or "none known"),
+        ]
+    for name, value in facts:
+        console.print(Text(f"{name:>17}: ", style="dim").append(value, style="default"), soft_wrap=True)
+    if report.collections:
+        console.print(_collections(report))
+    for title, style, lines in (
+        ("done", "green", report.actions),
+        ("problem", "red", report.problems),
+        ("left", "red", _left(report)),
+        ("note", "dim", report.notes),
+        ("advice", "yellow", report.advice),
+    ):
+        for line in lines:
+            console.print(Text(f"{title}: ", style=style).append(line, style="default"), soft_wrap=True)
+    console.print(_verdict(report), soft_wrap=True)
+
+
+def _collections(report: DoctorReport) -> Table:
+    table = Table("collection", "records", "dimension", "indexed", "to apply", "no vector", "state", box=None)
+    for entry in report.collections:
+        state = Text("damaged", style="red") if entry.problems else Text("ok", style="green")
+        numbers = (entry.records, entry.dimension or "-", entry.indexed, entry.pending, entry.missing)
+        table.add_row(Text(entry.name), *(Text(str(number), justify="right") for number in numbers), state)
+    return table
+
+
+def _left(report: DoctorReport) -> list[str]:
+    """Say which records have no vector still, and why; the first few by name."""
+    if report.filled is None:
+        return []
+    return [
+        f"{name}: {len(ids)} records have no vector still, because {reason}: {', '.join(ids[:5])}"
+        for name, reasons in report.filled.left.items()
+        for reason, ids in reasons.items()
+    ]
+
+
+def _verdict(report: DoctorReport) -> Text:
+    seconds = f" ({report.seconds:.2f} s)"
+    if report.owner is not None:
+        return Text(f"Not checked: somebody has it open.{seconds}", style="yellow")
+    if report.sqlite_is_damaged:
+        return Text(f"Damaged beyond repair: restore a backup.{seconds}", style="bold red")
+    if report.problems:
+        return Text(f"{len(report.problems)} problems.{seconds}", style="bold red")
+    return Text(f"Healthy: {report.records} records, each with its vector.{seconds}", style="bold green")
+
+
+def _owner(owner: dict[str, object]) -> str:
+    return f"process {owner.get('pid')} ({owner.get('command', 'unknown')}) on {owner.get('host')} since {owner.get('since')}"
+
+
+def _size(count: int) -> str:
+    size = float(count)
+    for unit in ("bytes", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} GiB"

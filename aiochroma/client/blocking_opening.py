@@ -1,0 +1,172 @@
+"""Opening a client for callers without an event loop; light to import."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from aiochroma._deadline import deadline_for
+from aiochroma.client.opening import AsyncEphemeralClient, AsyncHttpClient, AsyncPersistentClient
+from aiochroma.client.opening import connect as connecting
+from aiochroma.client.target import DEFAULT_DATABASE, DEFAULT_TENANT
+from aiochroma.core.calls import call_blocking, refuse_on_loop
+from aiochroma.core.request import Request
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Mapping
+
+    from chromadb.config import Settings
+
+    from aiochroma.backend.address import AuthHeader
+    from aiochroma.client.blocking_client import BlockingClient
+    from aiochroma.client.target import Target
+
+__all__ = ["EphemeralClient", "HttpClient", "PersistentClient", "connect", "opened"]
+
+
+def PersistentClient(  # noqa: N802 - named and called as Chroma's own
+    path: str | os.PathLike[str] = "./chroma",
+    settings: Settings | None = None,
+    tenant: str = DEFAULT_TENANT,
+    database: str = DEFAULT_DATABASE,
+    *,
+    timeout: float | None = None,
+    wait: bool = True,
+    max_pending: int | None = None,
+    max_hold_ms: float | None = None,
+    slow_ms: float | None = None,
+    owner_wait: float | None = None,
+    durable: bool | None = None,
+    accept_missing: bool | None = None,
+) -> BlockingClient:
+    """Open a database on disk for blocking use; arguments as :func:`aiochroma.AsyncPersistentClient`.
+
+    Returns:
+        The client. It is of Chroma's own class, so other libraries take it. Use it with ``with``, or ``close`` it.
+
+    Raises:
+        ClosedError: An event loop runs on this thread.
+        InvalidInputError: An argument is wrong.
+        StoreUnavailableError: It cannot be opened; see the error tree.
+        chromadb.errors.NotFoundError: There is no such tenant or database.
+
+    Example:
+        >>> with PersistentClient("./chroma") as client:  # doctest: +SKIP
+        ...     collection = client.get_or_create_collection("notes", embedding_function=None)
+    """
+    return opened(
+        AsyncPersistentClient(
+            path,
+            settings,
+            tenant,
+            database,
+            timeout=timeout,
+            wait=wait,
+            max_pending=max_pending,
+            max_hold_ms=max_hold_ms,
+            slow_ms=slow_ms,
+            owner_wait=owner_wait,
+            durable=durable,
+            accept_missing=accept_missing,
+        ).settle
+    )
+
+
+def EphemeralClient(  # noqa: N802 - named and called as Chroma's own
+    settings: Settings | None = None,
+    tenant: str = DEFAULT_TENANT,
+    database: str = DEFAULT_DATABASE,
+    *,
+    timeout: float | None = None,
+    wait: bool = True,
+    max_pending: int | None = None,
+    max_hold_ms: float | None = None,
+    slow_ms: float | None = None,
+) -> BlockingClient:
+    """Open the database in memory that all ephemeral clients of this process share; see :func:`PersistentClient`."""
+    return opened(
+        AsyncEphemeralClient(
+            settings,
+            tenant,
+            database,
+            timeout=timeout,
+            wait=wait,
+            max_pending=max_pending,
+            max_hold_ms=max_hold_ms,
+            slow_ms=slow_ms,
+        ).settle
+    )
+
+
+def HttpClient(  # noqa: N802 - named and called as Chroma's own
+    host: str = "localhost",
+    port: int = 8000,
+    ssl: bool = False,
+    headers: Mapping[str, str] | None = None,
+    settings: Settings | None = None,
+    tenant: str = DEFAULT_TENANT,
+    database: str = DEFAULT_DATABASE,
+    *,
+    timeout: float | None = None,
+    wait: bool = True,
+    max_pending: int | None = None,
+    slow_ms: float | None = None,
+    connections: int | None = None,
+    auth_token: Any = None,
+    auth_header: AuthHeader = "authorization",
+    ca_file: str | os.PathLike[str] | None = None,
+    connect_timeout: float | None = None,
+    read_timeout: float | None = None,
+    attempts: int | None = None,
+) -> BlockingClient:
+    """Connect to a Chroma server; arguments as :func:`aiochroma.AsyncHttpClient`, else as :func:`PersistentClient`.
+
+    Raises:
+        AccessDeniedError: The token was not accepted, or there should have been one.
+    """
+    return opened(
+        AsyncHttpClient(
+            host,
+            port,
+            ssl,
+            headers,
+            settings,
+            tenant,
+            database,
+            timeout=timeout,
+            wait=wait,
+            max_pending=max_pending,
+            slow_ms=slow_ms,
+            connections=connections,
+            auth_token=auth_token,
+            auth_header=auth_header,
+            ca_file=ca_file,
+            connect_timeout=connect_timeout,
+            read_timeout=read_timeout,
+            attempts=attempts,
+        ).settle
+    )
+
+
+def connect(**overrides: Any) -> BlockingClient:
+    """Open what the environment says; see :func:`aiochroma.connect` for the variables and the arguments."""
+    return opened(connecting(**overrides).settle)
+
+
+def opened(settle: Callable[[], Target]) -> BlockingClient:
+    """Open what is settled by a callable, and block meanwhile; errors as :func:`PersistentClient`."""
+    refuse_on_loop()
+    target = settle()
+    lease = target.acquire()
+    try:
+        call_blocking(lease.engine.serving.queue, Request("get_version", {}), deadline_for(target.timeout))
+        from aiochroma.client.blocking_client import BlockingClient
+
+        client = BlockingClient(
+            lease, target.tenant, target.database, timeout=target.timeout, wait=target.wait
+        )
+        client.set_tenant(target.tenant, target.database)
+    except BaseException:
+        lease.release()
+        raise
+    return client

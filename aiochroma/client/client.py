@@ -1,0 +1,279 @@
+"""Chroma's asynchronous client over the engine.
+
+Importing this module imports chromadb; that happens after the DB thread has imported it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence  # noqa: TC003 - signatures resolve as Chroma's do
+from typing import TYPE_CHECKING, Any
+from uuid import UUID  # noqa: TC003 - signatures resolve as Chroma's do
+
+from chromadb.api.async_client import AsyncAdminClient
+from chromadb.api.async_client import AsyncClient as ChromaAsyncClient
+from chromadb.api.collection_configuration import CreateCollectionConfiguration  # noqa: TC002 - signatures resolve as Chroma's do
+from chromadb.api.types import (
+    CollectionMetadata,
+    DataLoader,
+    DefaultEmbeddingFunction,
+    Embeddable,
+    EmbeddingFunction,
+    Loadable,
+    Schema,
+)
+from chromadb.config import DEFAULT_DATABASE, DEFAULT_TENANT, Settings
+
+from aiochroma._errors import ClosedError
+from aiochroma.client.chroma_api import EngineServer
+from aiochroma.client.closing import Closing
+from aiochroma.client.collection import Collection
+from aiochroma.client.maintenance import Health, backup, health
+from aiochroma.core.registry import close_all
+from aiochroma.embedding.functions import is_asynchronous
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from aiochroma.core.registry import Lease
+    from aiochroma.core.stats import Stats
+    from aiochroma.disk.backup import BackupReport
+    from aiochroma.disk.recovery import RecoveryReport
+
+__all__ = ["AdminClient", "AsyncClient"]
+
+
+class AdminClient(AsyncAdminClient):
+    """Tenants and databases, on the same DB thread; see ``chromadb.api.AsyncAdminAPI``."""
+
+    def __init__(self, server: Any) -> None:
+        self._server = server
+
+
+class AsyncClient(ChromaAsyncClient):
+    """Chroma with the interface of ``chromadb.AsyncHttpClient``'s client, over an engine of ours.
+
+    Made by :func:`aiochroma.AsyncPersistentClient`, :func:`aiochroma.AsyncEphemeralClient` and
+    :func:`aiochroma.AsyncHttpClient`. One client may be used from any number of event loops and tasks at once. A request that
+    is cancelled before it has started never runs; one that has started completes and its outcome is dropped.
+    """
+
+    _server: Any
+
+    def __init__(
+        self, lease: Lease, tenant: str, database: str, *, timeout: float | None, wait: bool
+    ) -> None:
+        self._lease = lease
+        self._server = EngineServer(lease, timeout, wait=wait)
+        self._admin_client = AdminClient(self._server)
+        self.tenant = tenant
+        self.database = database
+
+    @classmethod
+    async def create(
+        cls,
+        tenant: str = DEFAULT_TENANT,
+        database: str = DEFAULT_DATABASE,
+        settings: Settings | None = None,
+    ) -> AsyncClient:
+        """Open what the settings describe, as Chroma's own ``create`` does."""
+        from aiochroma.client.opening import AsyncEphemeralClient, AsyncHttpClient, AsyncPersistentClient
+
+        settings = settings or Settings()
+        if settings.chroma_server_host:
+            port, ssl = settings.chroma_server_http_port or 8000, bool(settings.chroma_server_ssl_enabled)
+            return await AsyncHttpClient(
+                settings.chroma_server_host,
+                port,
+                ssl,
+                settings=settings,
+                tenant=tenant,
+                database=database,
+            )
+        if settings.is_persistent:
+            return await AsyncPersistentClient(settings.persist_directory, settings, tenant, database)
+        return await AsyncEphemeralClient(settings, tenant, database)
+
+    @property
+    def admin(self) -> AsyncAdminClient:
+        """Tenants and databases: ``create_tenant``, ``get_database`` and so on."""
+        return self._admin_client  # type: ignore[return-value]
+
+    @property
+    def closed(self) -> bool:
+        """Whether this client was closed; others on the same database may still be open."""
+        return self._lease.released
+
+    def stats(self) -> Stats:
+        """Return counters and times of the database's thread since it was opened."""
+        return self._lease.engine.stats()
+
+    @property
+    def recovery(self) -> RecoveryReport | None:
+        """What had to be repaired when the database was opened; None for one that has no files."""
+        return getattr(self._lease.engine.resource, "recovery", None)
+
+    async def health(self) -> Health:
+        """Return the state of the store; never raises, except that a cancelled caller is released."""
+        return await health(self)
+
+    async def reset_connection(self) -> None:
+        """Close the database and open it anew on its thread; requests wait meanwhile and do not fail.
+
+        Raises:
+            StoreUnavailableError: It cannot be opened; the next request tries again.
+        """
+        await self._server.submit("reopen")
+
+    async def backup(
+        self,
+        target: str | os.PathLike[str],
+        *,
+        keep: int | None = None,
+        progress: Callable[[str, int, int], None] | None = None,
+    ) -> BackupReport:
+        """Copy the database while it is in use.
+
+        The files are copied between two requests, so the copy is consistent; requests wait no longer than that. Then the copy
+        is opened in a child process, where every record must have its vector, and only then it gets its name. Once there is
+        a verified backup, the log that ``durable=True`` retains is cut at the next opening to what came after it.
+
+        Args:
+            target: The backup's own directory, which must not exist; with ``keep`` the folder of all backups.
+            keep: Delete the oldest backups of the folder so that so many remain.
+            progress: Called with the stage (``"copy"``, ``"verify"``, ``"done"``), bytes copied, and bytes in all.
+
+        Returns:
+            Where it is, what it holds, and for how many milliseconds requests waited.
+
+        Raises:
+            BackupError: The target is refused, copying failed, or the copy is not complete; nothing is left behind.
+        """
+        return await backup(self, target, keep=keep, progress=progress)
+
+    async def _validate_tenant_database(self, tenant: str, database: str) -> None:
+        """Ask for both, as Chroma does, which however takes whatever goes wrong for a missing tenant."""
+        await self._admin_client.get_tenant(name=tenant)
+        await self._admin_client.get_database(name=database, tenant=tenant)
+
+    # -- closing -------------------------------------------------------------------------------------------------------
+
+    def close(self) -> Closing:
+        """Begin to close at once; idempotent.
+
+        What was submitted before is still served. When this was the last client of the database in the process, its files
+        are closed and its thread ends.
+
+        Returns:
+            An awaitable that is done when the thread has ended (at once, while other clients keep the database open). It
+            need not be awaited; ``close().wait(seconds)`` blocks instead, for callers without an event loop.
+        """
+        self._lease.release()
+        return Closing(self._lease.engine)
+
+    async def aclose(self) -> None:
+        """Close and wait for the end of the thread; not interrupted by cancellation; idempotent."""
+        await self.close()
+
+    async def __aenter__(self) -> AsyncClient:
+        if self.closed:
+            raise ClosedError("A client that was closed cannot be opened again; make a new one.")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    @staticmethod
+    def clear_system_cache() -> None:
+        """Begin to close every database of this process, so that the next client opens anew."""
+        close_all()
+        ChromaAsyncClient.clear_system_cache()
+
+    # -- collections ---------------------------------------------------------------------------------------------------
+
+    async def list_collections(
+        self, limit: int | None = None, offset: int | None = None
+    ) -> Sequence[Collection]:
+        """Return the collections of the database. See ``chromadb.api.AsyncClientAPI``."""
+        models = await self._server.list_collections(
+            limit, offset, tenant=self.tenant, database=self.database
+        )
+        return [Collection(client=self._server, model=model) for model in models]
+
+    async def create_collection(
+        self,
+        name: str,
+        schema: Schema | None = None,
+        configuration: CreateCollectionConfiguration | None = None,
+        metadata: CollectionMetadata | None = None,
+        embedding_function: EmbeddingFunction[Embeddable] | None = DefaultEmbeddingFunction(),  # type: ignore[assignment] # noqa: B008 - Chroma's signature
+        data_loader: DataLoader[Loadable] | None = None,
+        get_or_create: bool = False,
+    ) -> Collection:
+        """Make a collection. See ``chromadb.api.AsyncClientAPI``."""
+        created = await super().create_collection(
+            name,
+            schema,
+            _copied(configuration),
+            metadata,
+            _storable(embedding_function),
+            data_loader,
+            get_or_create,
+        )
+        return self._collection(created, embedding_function, data_loader)
+
+    async def get_collection(
+        self,
+        name: str,
+        embedding_function: EmbeddingFunction[Embeddable] | None = DefaultEmbeddingFunction(),  # type: ignore[assignment] # noqa: B008 - Chroma's signature
+        data_loader: DataLoader[Loadable] | None = None,
+    ) -> Collection:
+        """Return a collection by name. See ``chromadb.api.AsyncClientAPI``."""
+        found = await super().get_collection(name, _storable(embedding_function), data_loader)
+        return self._collection(found, embedding_function, data_loader)
+
+    async def get_collection_by_id(
+        self,
+        id: UUID,
+        embedding_function: EmbeddingFunction[Embeddable] | None = DefaultEmbeddingFunction(),  # type: ignore[assignment] # noqa: B008 - Chroma's signature
+        data_loader: DataLoader[Loadable] | None = None,
+    ) -> Collection:
+        """Return a collection by its id. See ``chromadb.api.AsyncClientAPI``."""
+        found = await super().get_collection_by_id(id, _storable(embedding_function), data_loader)
+        return self._collection(found, embedding_function, data_loader)
+
+    async def get_or_create_collection(
+        self,
+        name: str,
+        schema: Schema | None = None,
+        configuration: CreateCollectionConfiguration | None = None,
+        metadata: CollectionMetadata | None = None,
+        embedding_function: EmbeddingFunction[Embeddable] | None = DefaultEmbeddingFunction(),  # type: ignore[assignment] # noqa: B008 - Chroma's signature
+        data_loader: DataLoader[Loadable] | None = None,
+    ) -> Collection:
+        """Return a collection, making it where there is none. See ``chromadb.api.AsyncClientAPI``."""
+        found = await super().get_or_create_collection(
+            name, schema, _copied(configuration), metadata, _storable(embedding_function), data_loader
+        )
+        return self._collection(found, embedding_function, data_loader)
+
+    def _collection(self, chromas: Any, function: Any, data_loader: Any) -> Collection:
+        collection = Collection(self._server, chromas.get_model(), _storable(function), data_loader)
+        if function is not None:
+            collection._embedding_function = function  # noqa: SLF001 - past Chroma's check, which knows no coroutines
+        return collection
+
+
+def _storable(function: Any) -> Any:
+    """Return what Chroma may check and write down of an embedding function: nothing of an asynchronous or plain one."""
+    if function is None or is_asynchronous(function) or not hasattr(function, "name"):
+        return None
+    return function
+
+
+def _copied(configuration: CreateCollectionConfiguration | None) -> CreateCollectionConfiguration | None:
+    """Chroma writes the embedding function into the caller's own dictionary."""
+    return None if configuration is None else configuration.copy()

@@ -1,0 +1,78 @@
+"""The end of a database, as something to await."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from aiochroma._errors import ClosedError
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from aiochroma.core.registry import Engine
+
+__all__ = ["Closing"]
+
+
+class Closing:
+    """Done when the DB thread has ended, or at once while other clients keep the database open.
+
+    Awaiting it is shielded: a cancelled caller still waits for the thread, then is cancelled. Otherwise whoever opens the
+    directory next might find it half closed.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def __await__(self) -> Generator[object, None, None]:
+        return self._ended().__await__()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Block this thread until the DB thread has ended.
+
+        Args:
+            timeout: For how long, in seconds; None for as long as it takes.
+
+        Returns:
+            Whether it has ended (or other clients keep it open).
+
+        Raises:
+            ClosedError: An event loop runs on this thread; it would stand still. Await instead.
+        """
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return not self._engine.closing or self._engine.serving.join(timeout)
+        raise ClosedError(
+            "An event loop runs on this thread and would stand still meanwhile: `await client.aclose()`."
+        )
+
+    async def _ended(self) -> None:
+        engine = self._engine
+        if not engine.closing or not engine.serving.thread.is_alive():
+            return
+        loop = asyncio.get_running_loop()
+        ended = loop.create_future()
+
+        def resolve() -> None:
+            if not ended.done():
+                ended.set_result(None)
+
+        def announce() -> None:
+            try:
+                loop.call_soon_threadsafe(resolve)
+            except RuntimeError:
+                return  # The loop was closed before the thread ended: nobody waits.
+
+        engine.serving.when_ended(announce)
+        cancelled = False
+        while not ended.done():
+            try:
+                await asyncio.shield(ended)
+            except asyncio.CancelledError:  # noqa: PERF203 - waiting goes on
+                cancelled = True
+        # The announcement is the thread's last act: this returns at once.
+        engine.serving.join()
+        if cancelled:
+            raise asyncio.CancelledError

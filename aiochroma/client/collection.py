@@ -1,0 +1,443 @@
+"""Chroma's asynchronous collection, with what its own does on the event loop done elsewhere.
+
+Signatures, results and errors are Chroma's (a test compares them). Corrected are:
+
+* embedding functions run on the embedding thread, or are awaited where they are asynchronous;
+* large inputs are validated on a worker thread;
+* ``embedding_function=None`` means none: no fallback that downloads a model;
+* vectors of different lengths, NaN and infinities are found before anything is written, however the write is cut.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from chromadb.api.models.AsyncCollection import AsyncCollection
+from chromadb.api.types import (
+    EMBEDDING_KEY,
+    ID,
+    URI,
+    DefaultEmbeddingFunction,
+    DeleteResult,
+    Document,
+    Embedding,
+    GetResult,
+    IDs,
+    Image,
+    Include,
+    Metadata,
+    OneOrMany,
+    PyEmbedding,
+    QueryResult,
+    ReadLevel,
+    Schema,
+    SearchResult,
+    Where,
+    WhereDocument,
+    get_default_embeddable_record_set_fields,
+    maybe_cast_one_to_many,
+)
+from chromadb.errors import InvalidArgumentError
+from chromadb.execution.expression.plan import Search  # noqa: TC002 - signatures resolve as Chroma's do
+
+from aiochroma._threads import off_loop
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from chromadb.api.types import BaseRecordSet
+
+__all__ = ["Collection"]
+
+_LARGE = 64
+"""Inputs of more records are validated off the loop: 64 take 0.2 ms, a hop to a worker thread takes 0.1 ms."""
+
+_NO_FUNCTION = (
+    "You must provide an embedding function to compute embeddings (this collection was opened with "
+    "`embedding_function=None`): give `embeddings`, or open the collection with a function."
+)
+
+
+class _ToEmbed:
+    """Stands in a prepared request where the vectors will be, until they have been computed off the loop."""
+
+    def __init__(self, record_set: Any, fields: set[str] | None, *, is_query: bool) -> None:
+        self.record_set = record_set
+        self.fields = fields
+        self.is_query = is_query
+
+
+class Collection(AsyncCollection):
+    """A collection of embedded Chroma; see ``chromadb.api.models.AsyncCollection`` for every argument.
+
+    Light: it holds what the collection is called and where it is, and owns no thread. It may be used from any event loop.
+    Cancelling a call releases the caller at once: a call that was still queued never runs, one that had begun runs to its
+    end and its outcome is dropped.
+
+    Besides Chroma's own errors every method may raise :class:`~aiochroma.ClosedError`,
+    :class:`~aiochroma.DeadlineExceededError`, :class:`~aiochroma.QueueFullError`,
+    :class:`~aiochroma.ForkedProcessError` and :class:`~aiochroma.StoreUnavailableError`; a long write also
+    :class:`~aiochroma.PartialWriteError`.
+    """
+
+    _client: Any
+
+    async def add(
+        self,
+        ids: OneOrMany[ID],
+        embeddings: OneOrMany[Embedding] | OneOrMany[PyEmbedding] | None = None,
+        metadatas: OneOrMany[Metadata] | None = None,
+        documents: OneOrMany[Document] | None = None,
+        images: OneOrMany[Image] | None = None,
+        uris: OneOrMany[URI] | None = None,
+    ) -> None:
+        """Add records; an id that exists already is left as it is. See ``AsyncCollection.add``."""
+        await self._write(
+            "_add",
+            self._validate_and_prepare_add_request,
+            ids,
+            embeddings,
+            metadatas,
+            documents,
+            images,
+            uris,
+        )
+
+    async def update(
+        self,
+        ids: OneOrMany[ID],
+        embeddings: OneOrMany[Embedding] | OneOrMany[PyEmbedding] | None = None,
+        metadatas: OneOrMany[Metadata] | None = None,
+        documents: OneOrMany[Document] | None = None,
+        images: OneOrMany[Image] | None = None,
+        uris: OneOrMany[URI] | None = None,
+    ) -> None:
+        """Change records; an id that does not exist is ignored. See ``AsyncCollection.update``."""
+        await self._write(
+            "_update",
+            self._validate_and_prepare_update_request,
+            ids,
+            embeddings,
+            metadatas,
+            documents,
+            images,
+            uris,
+        )
+
+    async def upsert(
+        self,
+        ids: OneOrMany[ID],
+        embeddings: OneOrMany[Embedding] | OneOrMany[PyEmbedding] | None = None,
+        metadatas: OneOrMany[Metadata] | None = None,
+        documents: OneOrMany[Document] | None = None,
+        images: OneOrMany[Image] | None = None,
+        uris: OneOrMany[URI] | None = None,
+    ) -> None:
+        """Add records, or change those that exist. See ``AsyncCollection.upsert``."""
+        await self._write(
+            "_upsert",
+            self._validate_and_prepare_upsert_request,
+            ids,
+            embeddings,
+            metadatas,
+            documents,
+            images,
+            uris,
+        )
+
+    async def get(
+        self,
+        ids: OneOrMany[ID] | None = None,
+        where: Where | None = None,
+        limit: int | None = None,
+        offset: int | None = None,
+        where_document: WhereDocument | None = None,
+        include: Include = ["metadatas", "documents"],  # noqa: B006 - Chroma's signature; copied before use
+    ) -> GetResult:
+        """Return records by id or by filter. See ``AsyncCollection.get``."""
+        request = await self._prepared(
+            self._validate_and_prepare_get_request,
+            _count(ids),
+            ids=ids,
+            where=where,
+            where_document=where_document,
+            include=_own(include),
+        )
+        result = await self._client._get(  # noqa: SLF001 - Chroma's own name
+            collection_id=self.id,
+            ids=request["ids"],
+            where=request["where"],
+            where_document=request["where_document"],
+            include=request["include"],
+            limit=limit,
+            offset=offset,
+            tenant=self.tenant,
+            database=self.database,
+        )
+        return cast(
+            "GetResult", await self._transformed(self._transform_get_response, result, request["include"])
+        )
+
+    async def query(
+        self,
+        query_embeddings: OneOrMany[Embedding] | OneOrMany[PyEmbedding] | None = None,
+        query_texts: OneOrMany[Document] | None = None,
+        query_images: OneOrMany[Image] | None = None,
+        query_uris: OneOrMany[URI] | None = None,
+        ids: OneOrMany[ID] | None = None,
+        n_results: int = 10,
+        where: Where | None = None,
+        where_document: WhereDocument | None = None,
+        include: Include = ["metadatas", "documents", "distances"],  # noqa: B006 - Chroma's signature; copied before use
+    ) -> QueryResult:
+        """Return the nearest records of each question. See ``AsyncCollection.query``."""
+        with self._client.limit():
+            request = await self._prepared(
+                self._validate_and_prepare_query_request,
+                max(_count(query_embeddings), _count(ids), _LARGE + 1 if query_uris is not None else 0),
+                query_embeddings=query_embeddings,
+                query_texts=query_texts,
+                query_images=query_images,
+                query_uris=query_uris,
+                ids=ids,
+                n_results=n_results,
+                where=where,
+                where_document=where_document,
+                include=_own(include),
+            )
+            result = await self._client._query(  # noqa: SLF001 - Chroma's own name
+                collection_id=self.id,
+                ids=request["ids"],
+                query_embeddings=request["embeddings"],
+                n_results=request["n_results"],
+                where=request["where"],
+                where_document=request["where_document"],
+                include=request["include"],
+                tenant=self.tenant,
+                database=self.database,
+            )
+        return cast(
+            "QueryResult", await self._transformed(self._transform_query_response, result, request["include"])
+        )
+
+    async def search(
+        self,
+        searches: OneOrMany[Search],
+        read_level: ReadLevel = ReadLevel.INDEX_AND_WAL,
+    ) -> SearchResult:
+        """Search by expression; only Chroma's hosted service can. See ``AsyncCollection.search``."""
+        searches_list = maybe_cast_one_to_many(searches) or []
+        embedded = await off_loop(
+            lambda: [self._embed_search_string_queries(search) for search in searches_list]
+        )
+        return cast(
+            "SearchResult",
+            await self._client._search(  # noqa: SLF001 - Chroma's own name
+                collection_id=self.id,
+                searches=cast("list[Search]", embedded),
+                tenant=self.tenant,
+                database=self.database,
+                read_level=read_level,
+            ),
+        )
+
+    async def delete(
+        self,
+        ids: IDs | None = None,
+        where: Where | None = None,
+        where_document: WhereDocument | None = None,
+        limit: int | None = None,
+    ) -> DeleteResult:
+        """Delete records by id or by filter. See ``AsyncCollection.delete``."""
+        with self._client.turns.take(self.id) as turn:
+            request = await self._prepared(
+                self._validate_and_prepare_delete_request,
+                _count(ids),
+                ids=ids,
+                where=where,
+                where_document=where_document,
+                limit=limit,
+            )
+            await turn.come(self._client.timeout)
+            return cast(
+                "DeleteResult",
+                await self._client._delete(  # noqa: SLF001 - Chroma's own name
+                    collection_id=self.id,
+                    ids=request["ids"],
+                    where=request["where"],
+                    where_document=request["where_document"],
+                    limit=request["limit"],
+                    tenant=self.tenant,
+                    database=self.database,
+                ),
+            )
+
+    async def fork(self, new_name: str) -> Collection:
+        """Copy the collection; only Chroma's hosted service can. See ``AsyncCollection.fork``."""
+        model = await self._client._fork(  # noqa: SLF001 - Chroma's own name
+            collection_id=self.id, new_name=new_name, tenant=self.tenant, database=self.database
+        )
+        return Collection(self._client, model, self._embedding_function, self._data_loader)
+
+    # -- what the calls share ------------------------------------------------------------------------------------------
+
+    async def _write(
+        self,
+        operation: str,
+        prepare: Callable[..., Any],
+        ids: Any,
+        embeddings: Any,
+        metadatas: Any,
+        documents: Any,
+        images: Any,
+        uris: Any,
+    ) -> None:
+        with self._client.limit(), self._client.turns.take(self.id) as turn:
+            size = max(_count(ids), _LARGE + 1 if uris is not None and embeddings is None else 0)
+            request = await self._prepared(
+                prepare,
+                size,
+                ids=ids,
+                embeddings=embeddings,
+                metadatas=metadatas,
+                documents=documents,
+                images=images,
+                uris=uris,
+            )
+            await turn.come(self._client.timeout)
+            await self._client.submit(
+                operation,
+                collection_id=self.id,
+                ids=request["ids"],
+                embeddings=request["embeddings"],
+                metadatas=request["metadatas"],
+                documents=request["documents"],
+                uris=request["uris"],
+                tenant=self.tenant,
+                database=self.database,
+            )
+
+    async def _prepared(self, prepare: Callable[..., Any], size: int, **arguments: Any) -> Any:
+        """Validate, off the loop if there is much of it, and embed."""
+        if size > _LARGE or self._get_sparse_embedding_targets():
+            request = await off_loop(lambda: _checked(prepare(**arguments)))
+        else:
+            request = _checked(prepare(**arguments))
+        waiting = request.get("embeddings")
+        if isinstance(waiting, _ToEmbed):
+            inputs = await self._inputs(waiting)
+            function = self._function_to_use()
+            request["embeddings"] = await self._client.embed(function, inputs, is_query=waiting.is_query)
+            _check_vectors(request["embeddings"])
+        return request
+
+    async def _inputs(self, waiting: _ToEmbed) -> Any:
+        for name in waiting.fields or get_default_embeddable_record_set_fields():
+            values = waiting.record_set[name]
+            if values is None:
+                continue
+            if name != "uris":
+                return values
+            loader = self._data_loader
+            if loader is None:
+                raise ValueError("You must set a data loader on the collection if loading from URIs.")
+            return await off_loop(lambda: loader(uris=values))  # noqa: B023 - leaves the loop
+        raise ValueError(
+            f"Record does not contain any non-None fields that can be embedded: {waiting.fields}"
+        )
+
+    async def _transformed(self, transform: Callable[..., Any], result: Any, include: Any) -> Any:
+        if "data" in include and self._data_loader is not None:
+            # The data loader reads files, or fetches what the URIs point to.
+            return await off_loop(lambda: transform(response=result, include=include))
+        return transform(response=result, include=include)
+
+    def _embed_record_set(
+        self, record_set: BaseRecordSet, embeddable_fields: set[str] | None = None, is_query: bool = False
+    ) -> Any:
+        return _ToEmbed(record_set, embeddable_fields, is_query=is_query)
+
+    def _embed(self, input: Any, is_query: bool = False) -> Any:
+        """Embed on this thread: for those who relied on Chroma's own method of this name."""
+        function = self._function_to_use()
+        return (
+            function.embed_query(input=input)
+            if is_query and hasattr(function, "embed_query")
+            else function(input)
+        )
+
+    def _function_to_use(self) -> Any:
+        """Return the embedding function, by Chroma's order of precedence, except that None means none.
+
+        Raises:
+            ValueError: There is none.
+        """
+        own = self._embedding_function
+        if own is None:
+            raise ValueError(_NO_FUNCTION)
+        if not isinstance(own, DefaultEmbeddingFunction):
+            return own
+        configured = self.configuration.get("embedding_function")
+        return configured or self._function_of_schema() or own
+
+    def _function_of_schema(self) -> Any:
+        schema = self.schema
+        if schema is None:
+            return None
+        for kinds in (schema.keys.get(EMBEDDING_KEY), schema.defaults):
+            vectors = kinds.float_list if kinds is not None else None
+            if vectors is not None and vectors.vector_index is not None:
+                function = vectors.vector_index.config.embedding_function
+                if function is not None:
+                    return function
+        return None
+
+    @property
+    def schema(self) -> Schema | None:
+        """The collection's schema; read from its serialized form once, not for every record that is added."""
+        serialized = self._model.serialized_schema
+        cached = self.__dict__.get("_schema_cache")
+        if cached is None or cached[0] is not serialized:
+            cached = (serialized, Schema.deserialize_from_json(serialized or {}))
+            self.__dict__["_schema_cache"] = cached
+        return cast("Schema", cached[1])
+
+
+def _own(include: Any) -> Any:
+    """Copy the caller's list, because Chroma appends to it; what is no list is left for Chroma to refuse."""
+    return include.copy() if isinstance(include, list) else include
+
+
+def _count(values: Any) -> int:
+    return len(values) if isinstance(values, (list, tuple, np.ndarray)) else 0
+
+
+def _checked(request: Any) -> Any:
+    embeddings = request.get("embeddings")
+    if embeddings is not None and not isinstance(embeddings, _ToEmbed):
+        _check_vectors(embeddings)
+    return request
+
+
+def _check_vectors(embeddings: Any) -> None:
+    """Find what Chroma would refuse in the middle of a write that is cut into pieces.
+
+    Raises:
+        chromadb.errors.InvalidArgumentError: As Chroma would, but naming the vector.
+    """
+    if not len(embeddings):
+        return
+    dimensions = len(embeddings[0])
+    for position, vector in enumerate(embeddings):
+        if len(vector) != dimensions:
+            raise InvalidArgumentError(
+                f"Inconsistent dimensions in provided embeddings: embeddings[{position}] has {len(vector)} dimensions, "
+                f"embeddings[0] has {dimensions}. Nothing was written."
+            )
+    finite = np.isfinite(np.asarray(embeddings)).all(axis=1)
+    if not finite.all():
+        raise InvalidArgumentError(
+            f"Embeddings must not contain NaN or Infinity values: embeddings[{int(np.flatnonzero(~finite)[0])}] does. "
+            "Nothing was written."
+        )

@@ -1,0 +1,198 @@
+"""What a client does for its store as a whole: health, a new connection, a backup."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import anyio.to_thread
+
+from aiochroma._deadline import deadline
+from aiochroma._errors import BackupError
+from aiochroma.core.calls import call
+from aiochroma.core.request import Request
+from aiochroma.disk.backup import (
+    check_backup_target,
+    discard,
+    finish_backup,
+    note_backup,
+    rotate_backups,
+    size_of,
+)
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from aiochroma.client.client import AsyncClient
+    from aiochroma.disk.backup import BackupReport
+
+__all__ = ["Health", "backup", "health"]
+
+T = TypeVar("T")
+
+_PROGRESS_SECONDS = 0.05
+
+
+@dataclass(frozen=True)
+class Health:
+    """The state of a store.
+
+    Attributes:
+        status: ``"ok"``, or ``"unavailable"`` with the reason in ``error``.
+        mode: ``"persistent"``, ``"ephemeral"`` or ``"http"``.
+        latency_ms: How long an empty request took just now, waiting included, in milliseconds; None when it failed.
+        pending: Requests that wait or run.
+        documents: Records in the database; may lag behind in a store with very many collections. None when it failed.
+        error: What went wrong just now, or None.
+        last_error: The last error that concerned the store and not a caller's arguments, or None.
+        owner: Process id, host and time of opening of the process that owns the directory, where there is one.
+        embedder: Identity of the embedder, where one is known.
+        chroma_version: Version of Chroma.
+        checked_at: When, in seconds since 1970.
+    """
+
+    status: Literal["ok", "unavailable"]
+    mode: str
+    latency_ms: float | None
+    pending: int
+    documents: int | None
+    error: str | None
+    last_error: str | None
+    owner: dict[str, Any] | None
+    embedder: str | None
+    chroma_version: str | None
+    checked_at: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain data, for JSON."""
+        return asdict(self)
+
+
+async def health(client: AsyncClient, timeout: float = 5.0) -> Health:
+    """Ask the store how it is; never raises, except that a cancelled caller is released.
+
+    Args:
+        client: Whose store.
+        timeout: A store that has not answered after so many seconds is unavailable.
+    """
+    engine = client._lease.engine  # noqa: SLF001 - one package
+    begun = time.perf_counter()
+    latency: float | None = None
+    documents: int | None = None
+    version: str | None = None
+    error: str | None = None
+    try:
+        with deadline(timeout):
+            version = await client.get_version()
+            latency = round((time.perf_counter() - begun) * 1000, 3)
+            documents = await client._server.submit(  # noqa: SLF001 - one package
+                "count_documents", tenant=client.tenant, database=client.database
+            )
+    except Exception as caught:  # noqa: BLE001 - a health check reports what is wrong, it does not raise it
+        error = f"{type(caught).__name__}: {caught}"
+    ownership = getattr(engine.resource, "ownership", None)
+    return Health(
+        status="ok" if error is None else "unavailable",
+        mode=engine.location.kind,
+        latency_ms=latency,
+        pending=engine.serving.queue.unfinished,
+        documents=documents,
+        error=error,
+        last_error=engine.serving.recorder.last_error,
+        owner=None if ownership is None else asdict(ownership.owner),
+        embedder=engine.details.get("embedder"),
+        chroma_version=version,
+        checked_at=time.time(),
+    )
+
+
+async def backup(
+    client: AsyncClient,
+    target: str | os.PathLike[str],
+    *,
+    keep: int | None,
+    progress: Callable[[str, int, int], None] | None,
+) -> BackupReport:
+    """Copy the store between two requests, verify the copy in a child process, and give it its name."""
+    location = client._lease.engine.location  # noqa: SLF001 - one package
+    if location.kind != "persistent":
+        raise BackupError(f"{location.name} has no files to back up.")
+    directory = Path(location.path)
+    final, temporary = await anyio.to_thread.run_sync(
+        lambda: check_backup_target(directory, target, keep=keep)
+    )
+    # The client's own limit, which is for single requests, does not apply.
+    queue = client._server.queue()  # noqa: SLF001 - one package
+    request = Request("copy_files", {"target": str(temporary)})
+    async with _reported(progress, directory, temporary) as stage:
+        try:
+            paused = await _to_its_end(call(queue, request, None))
+            stage[0] = "verify"
+            finish = partial(_finish, directory, temporary, final, paused, keep)
+            return await _to_its_end(anyio.to_thread.run_sync(finish))
+        except BaseException:
+            discard(temporary, missing_ok=True)
+            raise
+
+
+def _finish(directory: Path, temporary: Path, final: Path, paused: float, keep: int | None) -> BackupReport:
+    """Verify a copy, name it, delete what is too many, and note it in the database."""
+    report = finish_backup(directory, temporary, final, paused_ms=paused * 1000)
+    if keep is not None:
+        report = replace(report, removed=rotate_backups(final.parent, keep, directory))
+    note_backup(directory, report)
+    return report
+
+
+async def _to_its_end(work: Awaitable[T]) -> T:
+    """Await something to its end even when cancelled, and be cancelled then: nobody would clean up after it later."""
+    task = asyncio.ensure_future(work)
+    cancelled: BaseException | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:  # noqa: PERF203 - waiting goes on
+            cancelled = error
+    if cancelled is not None and not task.cancelled():
+        # What it raised is of no interest to a caller that is gone.
+        task.exception()
+        raise cancelled
+    return task.result()
+
+
+@asynccontextmanager
+async def _reported(
+    progress: Callable[[str, int, int], None] | None, directory: Path, temporary: Path
+) -> AsyncIterator[list[str]]:
+    """Tell a callback the stage, and how many bytes of how many have been copied, by looking at the copy."""
+    stage = ["copy"]
+    if progress is None:
+        yield stage
+        return
+    total = await anyio.to_thread.run_sync(size_of, directory)
+
+    async def watch() -> None:
+        told = None
+        while True:
+            done = await anyio.to_thread.run_sync(size_of, temporary)
+            now = (stage[0], min(done, total) if stage[0] == "copy" else total)
+            if now != told:
+                progress(*now, total)
+            told = now
+            await anyio.sleep(_PROGRESS_SECONDS)
+
+    watcher = asyncio.ensure_future(watch())
+    try:
+        yield stage
+    finally:
+        watcher.cancel()
+        await asyncio.wait([watcher])
+    if not watcher.cancelled():
+        watcher.result()  # What the callback raised.
+    progress("done", total, total)

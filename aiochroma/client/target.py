@@ -1,0 +1,120 @@
+"""What a client is to be opened on, settled from the caller's arguments; the same for every kind of client."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from aiochroma._errors import InvalidInputError
+from aiochroma.backend.address import AuthHeader, access_to, url_of
+from aiochroma.backend.embedded import open_embedded
+from aiochroma.backend.http import open_http
+from aiochroma.core.config import EngineOptions, Location, canonical_path
+from aiochroma.core.registry import acquire
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping
+
+    from chromadb.config import Settings
+
+    from aiochroma.core.registry import Lease
+
+__all__ = ["DEFAULT_DATABASE", "DEFAULT_TENANT", "Target", "embedded_target", "http_target"]
+
+DEFAULT_TENANT = "default_tenant"
+DEFAULT_DATABASE = "default_database"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A database, and how a client is going to use it.
+
+    Attributes:
+        location: Where it is.
+        options: How it is served.
+        tenant: Chroma's tenant.
+        database: Chroma's database within the tenant.
+        timeout: Limit for each call, in seconds, or None.
+        wait: Whether callers stand in line when the queue is full.
+    """
+
+    location: Location
+    options: EngineOptions
+    tenant: str = DEFAULT_TENANT
+    database: str = DEFAULT_DATABASE
+    timeout: float | None = None
+    wait: bool = True
+
+    def __post_init__(self) -> None:
+        timeout = self.timeout
+        if timeout is not None and not (isinstance(timeout, (int, float)) and timeout > 0):
+            raise InvalidInputError(
+                f"`timeout` must be a number of seconds above 0, or None, got {timeout!r}."
+            )
+
+    def acquire(self) -> Lease:
+        """Return a share in the database's engine; errors as :func:`aiochroma.core.registry.acquire`."""
+        return acquire(
+            self.location, self.options, open_http if self.location.kind == "http" else open_embedded
+        )
+
+
+def embedded_target(path: str | os.PathLike[str] | None, options: EngineOptions, **use: Any) -> Target:
+    """Return a directory, or the database in memory where ``path`` is None.
+
+    Follows symbolic links, which asks the file system: not for an event loop's thread.
+    """
+    location = Location("ephemeral") if path is None else Location("persistent", canonical_path(path))
+    return Target(location, options, **use)
+
+
+def http_target(
+    host: str,
+    port: int,
+    ssl: bool,
+    headers: Mapping[str, str] | None,
+    settings: Settings | None,
+    *,
+    auth_token: Any = None,
+    auth_header: AuthHeader = "authorization",
+    ca_file: str | os.PathLike[str] | None = None,
+    options: Mapping[str, Any] | None = None,
+    **use: Any,
+) -> Target:
+    """Return a server; arguments as :func:`aiochroma.AsyncHttpClient`.
+
+    Raises:
+        InvalidInputError: One of them is wrong.
+    """
+    url = url_of(host, port, ssl=ssl)
+    if ca_file is not None and not url.startswith("https:"):
+        raise InvalidInputError("`ca_file` is of no use without TLS: set `ssl=True`, or leave it out.")
+    credentials: tuple[Any, ...] = ()
+    if settings is not None:
+        _refuse_other_address(settings, host, port, url)
+        headers = {**(settings.chroma_server_headers or {}), **(headers or {})}
+        credentials = (
+            settings.chroma_client_auth_provider,
+            settings.chroma_client_auth_credentials,
+            settings.chroma_auth_token_transport_header,
+            settings.chroma_server_ssl_verify,
+        )
+    tenant = str(use.get("tenant", DEFAULT_TENANT))
+    access = access_to(headers, auth_token, auth_header, ca_file, tenant, *credentials)
+    location = Location("http", url=url, fingerprint=access.fingerprint)
+    return Target(location, EngineOptions(settings, access=access, **(options or {})), **use)
+
+
+def _refuse_other_address(settings: Settings, host: str, port: int, url: str) -> None:
+    """Chroma's own client refuses settings that name another server than its arguments, and so does this one."""
+    if settings.chroma_server_host == url:
+        return  # As an open client's own settings name it.
+    for name, mine, theirs in (
+        ("host", host, settings.chroma_server_host),
+        ("port", port, settings.chroma_server_http_port),
+    ):
+        if theirs is not None and theirs != mine:
+            raise InvalidInputError(
+                f"`settings` name another {name} ({theirs!r}) than the arguments ({mine!r})."
+            )

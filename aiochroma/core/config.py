@@ -1,0 +1,147 @@
+"""What a database is and how it is to be opened: plain data, compared when a second client opens the same one."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from aiochroma._errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from chromadb.config import Settings
+
+    from aiochroma.backend.address import Access
+
+__all__ = ["DEFAULTS", "EngineOptions", "Location", "canonical_path"]
+
+_NUMBERS = (
+    "max_pending",
+    "max_hold_ms",
+    "slow_ms",
+    "connections",
+    "attempts",
+    "connect_timeout",
+    "read_timeout",
+)
+
+_SETTLED_HERE = frozenset({"persist_directory", "is_persistent", "anonymized_telemetry"})
+"""What of Chroma's settings is decided at opening, whatever they say."""
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where a database is; equal locations share one engine.
+
+    Attributes:
+        kind: ``"persistent"``, ``"ephemeral"`` or ``"http"``.
+        path: The canonical directory of a persistent database, else empty.
+        url: The address of a server, else empty.
+        fingerprint: Tells clients of one server apart that send different headers, so that they never share a connection.
+    """
+
+    kind: str
+    path: str = ""
+    url: str = ""
+    fingerprint: str = field(default="", repr=False)
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        if self.url:
+            return f"the Chroma server at {self.url}"
+        return f"the database {self.path!r}" if self.path else "the ephemeral database"
+
+    @property
+    def short_name(self) -> str:
+        """What the thread is called."""
+        if self.url:
+            return urlsplit(self.url).netloc
+        return Path(self.path).name or self.path if self.path else self.kind
+
+
+DEFAULTS = {"max_pending": 10_000, "max_hold_ms": 10.0, "slow_ms": 1000.0}
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How a database is served. Clients that open one a second time either agree or leave an option unset (None).
+
+    Attributes:
+        settings: Chroma's own settings, or None for its defaults.
+        max_pending: How many requests may wait before a line forms; default 10,000.
+        max_hold_ms: Budget for one piece of writing, in milliseconds; default 10.
+        slow_ms: Requests slower than this are logged, in milliseconds; default 1000.
+        owner_wait: How long to wait for another process to let go of the directory, in seconds; default 0.
+        durable: Keep every vector in the log, so that a broken index can be rebuilt; None leaves it as it is.
+        accept_missing: Open even though records have lost their vectors; default False.
+        access: What is sent along to a server; not shown. It is part of the location's fingerprint.
+        connections: How many requests may be under way to a server at once; default 4.
+        attempts: How often a request to a server is tried; default 6.
+        connect_timeout: How long making a connection to a server may take, in seconds; default 5.
+        read_timeout: How long a server may take to answer, in seconds; default 60.
+    """
+
+    settings: Settings | None = field(default=None, repr=False)
+    max_pending: int | None = None
+    max_hold_ms: float | None = None
+    slow_ms: float | None = None
+    owner_wait: float | None = None
+    durable: bool | None = None
+    accept_missing: bool | None = None
+    access: Access | None = None
+    connections: int | None = None
+    attempts: int | None = None
+    connect_timeout: float | None = None
+    read_timeout: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in _NUMBERS:
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, (int, float)) and value > 0):
+                raise InvalidInputError(f"`{name}` must be a number above 0, got {value!r}.")
+        for name in ("connections", "attempts"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+                raise InvalidInputError(f"`{name}` must be a whole number, got {value!r}.")
+
+    def conflicts_with(self, first: EngineOptions) -> list[str]:
+        """Return what these options ask for that the first opener decided otherwise."""
+        conflicts = []
+        for name in ("settings", *_NUMBERS):
+            mine, theirs = getattr(self, name), getattr(first, name)
+            if theirs is None:
+                theirs = DEFAULTS.get(name)
+            if mine is not None and _comparable(mine, theirs) != _comparable(theirs, mine):
+                conflicts.append(name)
+        return conflicts
+
+
+def _comparable(value: Any, other: Any) -> Any:
+    """Return what counts of an option, so that a client's own ``get_settings()`` always agree with it.
+
+    Chroma's settings name the directory in the caller's spelling, and say whether Chroma may report its use, which it never
+    may here: those differences do not count. Settings that were left out are Chroma's defaults.
+    """
+    if value is None and hasattr(other, "model_dump"):
+        value = type(other)()
+    if not hasattr(value, "model_dump"):
+        return value
+    return {key: item for key, item in value.model_dump().items() if key not in _SETTLED_HERE}
+
+
+def canonical_path(path: str | os.PathLike[str]) -> str:
+    """Return the one spelling of a directory: absolute, user's home expanded, symbolic links followed.
+
+    Raises:
+        InvalidInputError: The path is empty or not a path.
+    """
+    try:
+        text = os.fspath(path)
+    except TypeError:
+        raise InvalidInputError(f"`path` must be a string or a path, got {path!r}.") from None
+    if not isinstance(text, str) or not text.strip() or "\0" in text:
+        raise InvalidInputError(f"`path` must be a non-empty string or path, got {path!r}.")
+    return os.path.realpath(Path(text).expanduser())

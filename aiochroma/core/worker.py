@@ -1,0 +1,401 @@
+"""The DB thread: takes what waits, plans, calls, delivers. It knows nothing of Chroma.
+
+Guarantees:
+
+* One thread. The resource is opened, used and closed on one thread, and no other touches it.
+* Order. Requests are served in rounds. In a round every waiting read runs first, then what creates collections, then one
+  piece of writing. So a read may pass writes that are still queued, but never one that was finished before the read was
+  submitted. Writes to one collection take effect in the order in which they were submitted. Bulk writing yields to
+  interactive requests and gets every fourth turn even when there are always some. A barrier (deleting or renaming a
+  collection, a backup, a reset) runs after everything submitted before it and before everything submitted after it.
+* A write that is cut into pieces is not atomic: reads in between see the pieces written so far. While a large read is
+  being paged, writes to its collection wait; so it begins after a piece of the writing that waited before it.
+* Merging changes nothing but speed. If a merged call fails, its members are run again one by one.
+* Results belong to requests. An outcome goes to the future of its own request, never to "the next one waiting".
+* Cancellation. A request that is cancelled, or past its deadline, while queued never runs. One that has begun runs to its
+  end, its caller is released at once, and its outcome is dropped (a failure is logged).
+* Errors. Whatever a call raises, including ``SystemExit`` and the panics of native code, is delivered to its caller; the
+  thread goes on. If opening fails, every caller gets that error and the thread ends.
+* Closing. Nothing is accepted any more; what waits is served (or refused, and a write that is cut stops after its present
+  piece); the resource is closed; the thread ends. No request stays unanswered, whatever ends the thread.
+* Idle. The thread sleeps without polling and holds no request, argument or result.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Protocol
+
+from aiochroma._errors import ClosedError, OutcomeUnknownError
+from aiochroma._logging import get_logger
+from aiochroma.core.delivery import Outcome, deliver, report_unseen
+from aiochroma.core.pacing import Pacing
+from aiochroma.core.plan import Limits, RecordPlanner, Step
+from aiochroma.core.queue import QueueState, RequestQueue, Ticket, TicketState
+from aiochroma.core.stats import StatsRecorder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from aiochroma.core.request import Request
+
+__all__ = ["Planner", "Resource", "ServingThread"]
+
+log = get_logger("aiochroma.engine")
+
+_DELIVERY_SECONDS = 0.001
+"""Outcomes wait at most this long for others to share a wake-up with; a wake-up costs some 20 microseconds."""
+
+
+_SLOW_REPORT_SECONDS = 1.0
+
+
+class Resource(Protocol):
+    """What the thread owns."""
+
+    def execute(self, request: Request) -> Any:
+        """Carry out one call."""
+
+    def close(self) -> None:
+        """Give everything back."""
+
+
+class Planner(Protocol):
+    """The plan of a kind of request; see :class:`aiochroma.core.plan.RecordPlanner`."""
+
+    limits: Limits
+
+    def plan(self, waiting: Sequence[Request], progress: Sequence[int], turn: int) -> list[Step]:
+        """Choose the steps of one round."""
+
+    def merge(self, requests: Sequence[Request], step: Step) -> Request:
+        """Make one call."""
+
+    def split(self, requests: Sequence[Request], result: Any) -> list[Any]:
+        """Take its result apart."""
+
+    def advance(self, request: Request, step: Step, part: Any) -> tuple[int, bool]:
+        """Say how far a request that was cut has come."""
+
+    def join(self, request: Request, parts: Sequence[Any]) -> Any:
+        """Put the results of its pieces together."""
+
+    def failure(self, request: Request, progress: int, error: BaseException) -> BaseException:
+        """Return the error of a request that was cut and failed."""
+
+
+class ServingThread:
+    """One long-lived thread that owns a resource and serves a queue.
+
+    The thread is a daemon, so that a forgotten one cannot hang the interpreter; the registry stops and joins it at exit,
+    because a daemon inside native code at that moment would crash it (9 of 20 exits in our measurement).
+
+    Args:
+        name: Name of the database in messages and of the thread.
+        open_resource: Opens the resource; called on the thread.
+        planner: The plan; default that of Chroma's operations.
+        max_pending: How many requests may wait before a line forms.
+        max_hold_ms: Budget of one piece of writing, in milliseconds.
+        slow_ms: Requests that take longer, waiting included, are logged; milliseconds.
+        server: Makes what serves on the thread, where it is not the thread alone; see :mod:`._connections`.
+        on_idle: Called on the thread when the doorbell rang and nothing waits.
+        on_end: Called on the thread when the resource is closed.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        open_resource: Callable[[], Resource],
+        *,
+        planner: Planner | None = None,
+        max_pending: int = 10_000,
+        max_hold_ms: float = 10.0,
+        slow_ms: float = 1000.0,
+        server: Callable[..., _Server] | None = None,
+        on_idle: Callable[[], None] = lambda: None,
+        on_end: Callable[[], None] = lambda: None,
+    ) -> None:
+        planner = planner or RecordPlanner()
+        self.queue = RequestQueue(name, max_pending)
+        self.recorder = StatsRecorder()
+        self._ended: list[Callable[[], None]] = []
+        self._over = False
+        self._end_lock = threading.Lock()
+        serving = (server or _Server)(
+            self.queue,
+            planner,
+            Pacing(planner.limits, max_hold_ms),
+            self.recorder,
+            slow_ms / 1000,
+            on_idle,
+        )
+        # The target holds the queue, not this handle. It runs in an empty context: it must not inherit that of whoever
+        # happened to open the database first.
+        self.thread = threading.Thread(
+            target=contextvars.Context().run,
+            args=(_serve, serving, open_resource, on_end, self._announce_end),
+            name=f"aiochroma-db:{name}",
+            daemon=True,
+        )
+
+    def start(self) -> None:
+        """Start the thread; opening is its first act."""
+        self.thread.start()
+
+    def close(self, *, drain: bool = True) -> None:
+        """Begin to close and return at once."""
+        self.queue.close(drain=drain)
+
+    def when_ended(self, callback: Callable[[], None]) -> None:
+        """Call ``callback`` when the thread is about to end (at once if it has). It must neither block nor raise."""
+        with self._end_lock:
+            if not self._over:
+                self._ended.append(callback)
+                return
+        callback()
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait for the thread to end; return whether it did within ``timeout`` seconds."""
+        if self.thread.ident is not None and self.thread is not threading.current_thread():
+            self.thread.join(timeout)
+        return not self.thread.is_alive()
+
+    def _announce_end(self) -> None:
+        with self._end_lock:
+            self._over = True
+            callbacks = list(self._ended)
+        for callback in callbacks:
+            callback()
+
+
+class _Server:
+    """The state of the serving thread; nobody else touches it."""
+
+    def __init__(
+        self,
+        queue: RequestQueue,
+        planner: Planner,
+        pacing: Pacing,
+        recorder: StatsRecorder,
+        slow_seconds: float,
+        on_idle: Callable[[], None],
+    ) -> None:
+        self.queue = queue
+        self.planner = planner
+        self.pacing = pacing
+        self.recorder = recorder
+        self.slow_seconds = slow_seconds
+        self.on_idle = on_idle
+        self.backlog: list[Ticket] = []
+        self.outcomes: list[Outcome] = []
+        self.delivered_at = 0.0
+        self.opened_at = 0.0
+        self.slow_reported_at = float("-inf")
+        self.slow_unreported = 0
+
+    def serve(self, resource: Resource) -> None:
+        self.opened_at = time.monotonic()
+        held = False
+        while True:
+            if held and self.backlog:
+                self.pacing.pause()
+            self.backlog.extend(self.queue.take(block=not self.backlog))
+            if not self.backlog:
+                if self.queue.state is not QueueState.OPEN:
+                    return
+                self.on_idle()
+                continue
+            if not self.queue.drain:
+                self.end(self.backlog, self.queue.closed_error())
+                self.backlog = []
+                continue
+            held = self._round(resource)
+
+    def _round(self, resource: Resource) -> bool:
+        """Serve one round; return whether it held the interpreter for a piece of writing."""
+        turn = self.recorder.batches = self.recorder.batches + 1
+        waiting = [ticket for ticket in self.backlog if ticket.state is not TicketState.CANCELLED]
+        held = False
+        for step in self._steps(waiting, turn):
+            if step.records:
+                # Writing holds the interpreter: what is ready goes out before.
+                self._flush()
+                held = True
+            self._step(resource, [waiting[member] for member in step.members], step)
+            if self.outcomes and time.monotonic() - self.delivered_at > _DELIVERY_SECONDS:
+                self._flush()
+        unfinished = {TicketState.QUEUED, TicketState.RUNNING, TicketState.ABANDONED}
+        self.backlog = [ticket for ticket in waiting if ticket.state in unfinished]
+        del waiting
+        self._flush()
+        return held
+
+    def _steps(self, waiting: list[Ticket], turn: int) -> list[Step]:
+        """Ask the plan; should it stumble over somebody's arguments, serve one by one: only the guilty one fails."""
+        try:
+            return self.planner.plan(
+                [ticket.request for ticket in waiting], [ticket.progress for ticket in waiting], turn
+            )
+        except Exception as error:  # noqa: BLE001 - one caller's arguments must not end everybody's thread
+            log.warning("plan.failed", database=self.queue.name, error=repr(error))
+            self.end([ticket for ticket in waiting if ticket.progress], error)
+            return [Step([position]) for position, ticket in enumerate(waiting) if not ticket.progress]
+
+    def _step(self, resource: Resource, tickets: list[Ticket], step: Step) -> None:
+        tickets, late = self.queue.claim(tickets)
+        self.outcomes.extend(Outcome(ticket, error=self.queue.late_error(ticket)) for ticket in late)
+        if not tickets:
+            return
+        requests = [ticket.request for ticket in tickets]
+        started = time.monotonic()
+        try:
+            result, error = self._call(resource, tickets[0], self.planner.merge(requests, step)), None
+            if step.stop is None:
+                result = self.planner.split(requests, result)
+        except BaseException as caught:  # noqa: BLE001 - native panics and SystemExit belong to the caller, not the thread
+            result, error = None, _without_frames(caught)
+        seconds = time.monotonic() - started
+        if step.records:
+            self.pacing.observe(step.records, seconds)
+        if error is not None and len(tickets) > 1:
+            for ticket in tickets:
+                self._alone(resource, ticket, error)
+        elif step.stop is not None:
+            self._piece(tickets[0], step, result, error, seconds)
+        elif error is not None:
+            self._finish(tickets, [], error, seconds)
+        else:
+            self._finish(tickets, result, None, seconds)
+
+    def _alone(self, resource: Resource, ticket: Ticket, merged: BaseException) -> None:
+        """Run one member of a merged call that failed, so that only the guilty one fails."""
+        started = time.monotonic()
+        result, error = None, None
+        try:
+            result = self._call(resource, ticket, ticket.request)
+        except BaseException as caught:  # noqa: BLE001 - see above
+            error = _without_frames(caught)
+            if isinstance(merged, OutcomeUnknownError) and not isinstance(error, OutcomeUnknownError):
+                # This time nothing may have been written, the time before it may.
+                error = OutcomeUnknownError(str(merged))
+                error.__cause__ = _without_frames(caught)
+        self._finish([ticket], [result], error, time.monotonic() - started)
+
+    def _piece(
+        self, ticket: Ticket, step: Step, part: Any, error: BaseException | None, seconds: float
+    ) -> None:
+        if error is not None:
+            self._finish([ticket], [], self.planner.failure(ticket.request, step.start, error), seconds)
+            return
+        if ticket.parts is None:
+            ticket.parts = []
+        ticket.parts.append(part)
+        ticket.progress, last = self.planner.advance(ticket.request, step, part)
+        if last:
+            self._finish([ticket], [self.planner.join(ticket.request, ticket.parts)], None, seconds)
+
+    def _call(self, resource: Resource, ticket: Ticket, request: Request) -> Any:
+        self.recorder.calls += 1
+        return ticket.context.run(resource.execute, request)
+
+    def _finish(
+        self, tickets: list[Ticket], results: list[Any], error: BaseException | None, seconds: float
+    ) -> None:
+        self._answer(tickets, results, error)
+        if error is not None:
+            self.recorder.record_error(tickets[0].request.operation, error)
+        now = time.monotonic()
+        for ticket in tickets:
+            self.recorder.record(ticket.started_at - ticket.queued_at, seconds)
+            self.pacing.seen(ticket.loop, now)
+            # Waiting for the database to open is not a slow request.
+            if now - max(ticket.queued_at, self.opened_at) > self.slow_seconds:
+                self._report_slow(ticket, now)
+
+    def _report_slow(self, ticket: Ticket, now: float) -> None:
+        """Log a slow request; under a backlog all are, so one a second stands for the others."""
+        self.slow_unreported += 1
+        if now - self.slow_reported_at < _SLOW_REPORT_SECONDS:
+            return
+        ticket.context.run(
+            log.warning,
+            "request.slow",
+            database=self.queue.name,
+            operation=ticket.request.operation,
+            wait_ms=round((ticket.started_at - ticket.queued_at) * 1000, 1),
+            run_ms=round((now - ticket.started_at) * 1000, 1),
+            slow_since_last_report=self.slow_unreported,
+        )
+        self.slow_reported_at, self.slow_unreported = now, 0
+
+    def _answer(self, tickets: Sequence[Ticket], results: list[Any], error: BaseException | None) -> None:
+        abandoned = set(self.queue.finish(tickets, failed=error is not None))
+        for position, ticket in enumerate(tickets):
+            if ticket not in abandoned:
+                self.outcomes.append(Outcome(ticket, results[position] if error is None else None, error))
+            elif error is not None:
+                report_unseen(ticket, error)
+
+    def _flush(self) -> None:
+        self.delivered_at = time.monotonic()
+        if self.outcomes:
+            outcomes, self.outcomes = self.outcomes, []
+            deliver(outcomes)
+
+    def end(self, tickets: Sequence[Ticket], error: BaseException) -> None:
+        """Answer requests that will not be served any further; a write that was cut says how far it came."""
+        begun = [ticket for ticket in tickets if ticket.state in {TicketState.RUNNING, TicketState.ABANDONED}]
+        alive, late = self.queue.claim([ticket for ticket in tickets if ticket.state is TicketState.QUEUED])
+        for ticket in (*alive, *begun):
+            self._answer([ticket], [], self.planner.failure(ticket.request, ticket.progress, error))
+        self.outcomes.extend(Outcome(ticket, error=self.queue.late_error(ticket)) for ticket in late)
+        self._flush()
+
+
+def _serve(
+    server: _Server,
+    open_resource: Callable[[], Resource],
+    on_end: Callable[[], None],
+    announce: Callable[[], None],
+) -> None:
+    """Body of the thread."""
+    queue = server.queue
+    failure: BaseException | None = None
+    resource: Resource | None = None
+    try:
+        started = time.monotonic()
+        resource = open_resource()
+        del open_resource
+        log.info("database.opened", database=queue.name, seconds=round(time.monotonic() - started, 3))
+        server.serve(resource)
+    except BaseException as error:  # noqa: BLE001 - remembered and given to every caller
+        failure = _without_frames(error)
+        log.warning("database.failed", database=queue.name, error=repr(error))
+    finally:
+        _wind_up(server, resource, failure)
+        on_end()
+        announce()
+
+
+def _wind_up(server: _Server, resource: Resource | None, failure: BaseException | None) -> None:
+    queue = server.queue
+    if resource is not None:
+        try:
+            resource.close()
+        except BaseException as error:  # noqa: BLE001 - closing goes on whatever happens
+            log.error("database.close_failed", database=queue.name, error=repr(error))  # noqa: TRY400 - an event
+    left = queue.shut(failure)
+    refusal = failure or ClosedError(f"{queue.name} was closed before this request was served.")
+    server.end([*server.backlog, *left], refusal)
+    server.backlog.clear()
+    log.info("database.closed", database=queue.name)
+
+
+def _without_frames(error: BaseException, module: dict[str, Any] | None = None) -> BaseException:
+    """Drop what the frames of a module (this one) hold, so that a kept error does not keep a batch alive."""
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_frame.f_globals is (module or globals()):
+        traceback = traceback.tb_next
+    return error.with_traceback(traceback)

@@ -1,0 +1,262 @@
+"""One owner per database directory, enforced by the operating system.
+
+The lock is ``flock`` (``LockFileEx`` on Windows) on ``.aiochroma.lock`` inside the canonical directory,
+through the filelock library. The kernel drops it when the process ends, however it ends, so there is nothing
+to clean up after ``kill -9``. The file itself stays: deleting a lock file lets two waiters lock two
+different files.
+
+Who owns it is written beside it for people to read. The record is consulted only when the lock is taken, so
+a stale one is never believed.
+
+``flock`` belongs to an open file that ``fork()`` shares: a child that keeps the descriptor would keep the
+lock after its parent's death, and a child that unlocks it would unlock the parent. filelock (from 4.0 on)
+closes the descriptor in the child, which does neither, and a forked copy of an `Ownership` refuses to do
+anything. Not covered: a child made by native code that calls ``fork()`` without ``exec`` behind Python's
+back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import sys
+import threading
+import time
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+
+import filelock
+
+from aiochroma._errors import DatabaseInUseError, DatabasePathError
+from aiochroma._logging import get_logger
+from aiochroma.disk.filesystem import check_directory, lock_warning
+from aiochroma.disk.layout import LOCK_FILE, OWNER_FILE
+
+__all__ = ["Owner", "Ownership", "acquire", "read_owner"]
+
+_logger = get_logger("aiochroma.disk")
+# Between taking the lock and writing the record lie microseconds; a reader that finds no living owner looks
+# again.
+_RECORD_ATTEMPTS = 5
+_RECORD_PAUSE_SECONDS = 0.02
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Who holds a database, as written by the holder.
+
+    Attributes:
+        pid: Process id.
+        host: Host name.
+        since: When it was opened, ISO 8601 in UTC.
+        version: Version of this library.
+        command: Name of the program.
+    """
+
+    pid: int
+    host: str
+    since: str
+    version: str
+    command: str
+
+
+class Ownership:
+    """The exclusive right to a directory.
+
+    Made by `acquire`; given up by `release`, or by the end of the process.
+
+    Attributes:
+        directory: The canonical directory.
+        owner: The record others see.
+        warning: Why locks may not protect this directory, or None.
+    """
+
+    def __init__(
+        self, directory: Path, lock: filelock.BaseFileLock, owner: Owner, warning: str | None
+    ) -> None:
+        self.directory = directory
+        self.owner = owner
+        self.warning = warning
+        self._lock = lock
+        self._identity = _identity(directory / LOCK_FILE)
+        self._guard = threading.Lock()
+        self._released = False
+
+    @property
+    def is_held(self) -> bool:
+        """Whether this process still owns what is now at this path.
+
+        False after `release`, in a forked child, and when the directory was deleted, replaced or moved away:
+        then the lock protects a file that nobody else can see. `release` it and `acquire` again before
+        touching the new one.
+        """
+        return (
+            not self._released
+            and os.getpid() == self.owner.pid
+            and self._lock.is_locked
+            and self._identity is not None
+            and self._identity == _identity(self.directory / LOCK_FILE)
+        )
+
+    def release(self) -> None:
+        """Give the directory up; does nothing the second time, and nothing in a forked child."""
+        with self._guard:
+            if self._released or os.getpid() != self.owner.pid:
+                return
+            self._released = True
+            if self._identity == _identity(self.directory / LOCK_FILE):
+                # Ours to remove only while the lock is ours; in a directory that was replaced it is somebody
+                # else's.
+                with contextlib.suppress(OSError):
+                    (self.directory / OWNER_FILE).unlink(missing_ok=True)
+            self._lock.release()
+
+
+def acquire(
+    directory: str | os.PathLike[str], wait_seconds: float = 0.0, *, create: bool = True
+) -> Ownership:
+    """Become the only owner of a database directory.
+
+    Args:
+        directory: The database directory, in any spelling; created if missing.
+        wait_seconds: How long to wait for another owner to let go.
+        create: Whether a missing directory is created.
+
+    Returns:
+        The ownership; keep it until Chroma has closed the directory. Its `warning` is for the log.
+
+    Raises:
+        DatabaseInUseError: Somebody else owns it, after waiting; the message names the owner and what to do.
+        DatabasePathError: The directory cannot be used; nothing was created.
+    """
+    canonical = check_directory(directory, create=create)
+    warning = lock_warning(canonical)
+    # One lock for all threads of this process: the DB thread takes it, another one may release it at exit.
+    lock = filelock.FileLock(canonical / LOCK_FILE, thread_local=False)
+    try:
+        lock.acquire(timeout=max(0.0, wait_seconds), poll_interval=0.05)
+    except filelock.Timeout as error:
+        raise _in_use(canonical, wait_seconds) from error
+    except RuntimeError as error:
+        # filelock refuses to let a thread wait for a lock which that same thread holds through another
+        # object.
+        raise _in_use(canonical, wait_seconds) from error
+    except OSError as error:
+        raise DatabasePathError(
+            f"{canonical / LOCK_FILE} cannot be locked: {error.strerror or error}"
+        ) from error
+    if isinstance(lock, filelock.SoftFileLock):
+        warning = warning or (
+            f"The file system of {canonical} has no file locks; a lock file without the kernel's help is"
+            " used, which"
+            " must be deleted by hand after a crash."
+        )
+    owner = Owner(
+        pid=os.getpid(),
+        host=socket.gethostname(),
+        since=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        version=_version(),
+        command=_command(),
+    )
+    try:
+        _write_owner(canonical, owner)
+    except OSError as error:
+        # The record only serves the message of a second process; a full disk must not keep anybody from
+        # reading.
+        _logger.warning("owner_record_not_written", directory=str(canonical), error=str(error))
+    except BaseException:
+        lock.release()
+        raise
+    return Ownership(canonical, lock, owner, warning)
+
+
+def read_owner(directory: str | os.PathLike[str]) -> Owner | None:
+    """Return what the last owner wrote, or None.
+
+    This says who it was, not whether it still is: only the lock itself says that. For messages and reports.
+    """
+    try:
+        values = json.loads((Path(directory) / OWNER_FILE).read_text(encoding="utf-8"))
+        return Owner(**{name: values[name] for name in Owner.__dataclass_fields__})
+    except (OSError, ValueError, KeyError, TypeError):
+        # Missing, half gone with its directory, or written by somebody else: nothing is known.
+        return None
+
+
+def _in_use(directory: Path, wait_seconds: float) -> DatabaseInUseError:
+    owner = _living_owner(directory)
+    waited = f" (waited {wait_seconds:g} s)" if wait_seconds > 0 else ""
+    advice = (
+        " Share one client per process; for several processes run a Chroma server (`chroma run --path"
+        " ...`) and connect"
+        " to it, or wait until the owner has closed."
+    )
+    if owner is None:
+        return DatabaseInUseError(f"{directory} is in use by another process{waited}.{advice}")
+    who = "this same process" if owner.pid == os.getpid() else f"process {owner.pid}"
+    return DatabaseInUseError(
+        f"{directory} is in use by {who} ({owner.command}) on {owner.host} since"
+        f" {owner.since}{waited}.{advice}",
+        pid=owner.pid,
+        host=owner.host,
+        since=owner.since,
+    )
+
+
+def _living_owner(directory: Path) -> Owner | None:
+    """Return the record of the present holder; one left behind by a dead process is not believed."""
+    for attempt in range(_RECORD_ATTEMPTS):
+        if attempt:
+            time.sleep(_RECORD_PAUSE_SECONDS)
+        owner = read_owner(directory)
+        if owner is not None and (owner.host != socket.gethostname() or _is_alive(owner.pid)):
+            return owner
+    return None
+
+
+def _is_alive(pid: int) -> bool:
+    if sys.platform == "win32":
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
+def _write_owner(directory: Path, owner: Owner) -> None:
+    target = directory / OWNER_FILE
+    temporary = target.with_suffix(f".{owner.pid}.tmp")
+    try:
+        temporary.write_text(json.dumps(asdict(owner)), encoding="utf-8")
+        temporary.replace(target)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+def _identity(file: Path) -> tuple[int, int] | None:
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _version() -> str:
+    try:
+        return metadata.version("aiochroma")
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def _command() -> str:
+    program = sys.argv[0] if getattr(sys, "argv", None) else ""
+    return Path(program).name or Path(sys.executable or "python").name

@@ -1,0 +1,359 @@
+"""Makes a database with a broken index whole again, and says exactly what could not be.
+
+Chroma rebuilds an index from its log when it finds neither index files nor a note of how far they reached.
+So recovery puts into the log what the log lacks and the broken files still hold, deletes the note, and
+renames the files away; Chroma does the rest at its next open. Files are renamed, never deleted, and SQLite
+is changed in one transaction before anything is renamed, so that a crash in between loses nothing: the next
+`preflight` finds the same damage.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING
+
+from aiochroma._errors import DatabaseCorruptError
+from aiochroma._logging import get_logger
+from aiochroma.disk.layout import (
+    QUARANTINE_PREFIX,
+    SQLITE_FILE,
+    connect_read_write,
+    index_directories,
+    log_topic,
+)
+from aiochroma.disk.retained_log import replay
+from aiochroma.disk.salvage import Salvage, salvage_vectors
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    import numpy as np
+    import numpy.typing as npt
+
+    from aiochroma.disk.preflight import CollectionReport, PreflightReport
+
+__all__ = [
+    "CollectionRecovery",
+    "RecoveryReport",
+    "complete_retained_log",
+    "quarantine_database",
+    "quarantine_orphans",
+    "recover",
+    "refuse_damaged_sqlite",
+]
+
+_logger = get_logger("aiochroma.disk")
+_ADD = 0  # Chroma's code for "add if absent"
+
+
+@dataclass(frozen=True)
+class CollectionRecovery:
+    """What became of one damaged collection.
+
+    Attributes:
+        collection_id: Id of the collection.
+        label: Its name, with tenant and database where they are not Chroma's defaults.
+        rebuilt: Whether Chroma will rebuild the index at its next open.
+        from_log: Vectors that the log holds.
+        from_index: Vectors that were read from the broken index files.
+        missing: Ids of records whose vector is nowhere; embed their documents again, or delete them.
+        quarantine: Where the broken files are, or None.
+        explanation: What could not be read, and why; "" when nothing is missing.
+    """
+
+    collection_id: str
+    label: str
+    rebuilt: bool
+    from_log: int
+    from_index: int
+    missing: tuple[str, ...] = field(default=(), repr=False)
+    quarantine: Path | None = None
+    explanation: str = ""
+
+
+@dataclass(frozen=True)
+class RecoveryReport:
+    """What `recover` did.
+
+    Attributes:
+        directory: The database directory.
+        collections: One entry for each collection that was damaged.
+    """
+
+    directory: Path
+    collections: tuple[CollectionRecovery, ...] = ()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every record has its vector again."""
+        return not any(collection.missing for collection in self.collections)
+
+    @property
+    def missing(self) -> dict[str, tuple[str, ...]]:
+        """Ids without a vector, by collection id."""
+        return {entry.collection_id: entry.missing for entry in self.collections if entry.missing}
+
+
+def recover(directory: Path, report: PreflightReport) -> RecoveryReport:
+    """Recover every damaged collection of a database.
+
+    Call it while this process owns the directory and Chroma does not have it open, with a report made since.
+    Afterwards open Chroma and read from each collection once (that replays the log), then embed what is
+    `missing`. It makes no difference whether the log was kept: what it lacks is taken from the broken files
+    where that is sound.
+
+    Args:
+        directory: The canonical database directory.
+        report: What `preflight` found.
+
+    Returns:
+        What was done; empty when nothing was damaged.
+
+    Raises:
+        DatabaseCorruptError: The SQLite file itself is damaged; nothing was touched.
+        sqlite3.DatabaseError: The SQLite file cannot be written; nothing was renamed.
+    """
+    refuse_damaged_sqlite(directory, report)
+    if not report.damaged:
+        return RecoveryReport(directory)
+    holder = _new_quarantine(directory)
+    with connect_read_write(directory) as connection:
+        entries = tuple(_recover(directory, connection, holder, damaged) for damaged in report.damaged)
+    for entry in entries:
+        _logger.warning(
+            "index_recovered",
+            directory=str(directory),
+            collection=entry.label,
+            rebuilt=entry.rebuilt,
+            from_log=entry.from_log,
+            from_index=entry.from_index,
+            missing=len(entry.missing),
+            quarantine=str(entry.quarantine) if entry.quarantine else None,
+        )
+    return RecoveryReport(directory, entries)
+
+
+def refuse_damaged_sqlite(directory: Path, report: PreflightReport) -> None:
+    """Raise for a SQLite file that must not be opened by Chroma, let alone written.
+
+    Raises:
+        DatabaseCorruptError: With the problems and what to do.
+    """
+    if report.sqlite_problems:
+        raise DatabaseCorruptError(
+            f"{directory / SQLITE_FILE} is damaged and was not touched: {'; '.join(report.sqlite_problems)}."
+            " Restore a"
+            " backup into this path, or move the whole database aside (quarantine) and start with an empty"
+            " one.",
+            problems=report.sqlite_problems,
+        )
+
+
+def _recover(
+    directory: Path, connection: sqlite3.Connection, holder: Path, damaged: CollectionReport
+) -> CollectionRecovery:
+    outcome = replay(connection, damaged.collection_id)
+    records = _record_ids(connection, damaged)
+    wanted = (records | outcome.with_vector) - outcome.deleted
+    index_directory = directory / damaged.vector_segment_id
+    rebuild = bool(damaged.index_problems) or any(record in outcome.with_vector for record in damaged.missing)
+    salvage = Salvage()
+    if rebuild:
+        salvage = _salvage(connection, index_directory, damaged)
+        needed = {
+            record: vector
+            for record, vector in salvage.vectors.items()
+            if record in wanted and record not in outcome.with_vector
+        }
+        added = _rebuild_from_log(connection, damaged, needed)
+        missing = wanted - outcome.with_vector - added
+    else:
+        added, missing = frozenset(), set(damaged.missing)
+    quarantine = None
+    if rebuild and index_directory.is_dir():
+        holder.mkdir(exist_ok=True)
+        quarantine = index_directory.rename(holder / index_directory.name)
+    explanation = ""
+    if missing:
+        explanation = salvage.explanation or "neither the index nor the log holds their vectors"
+    return CollectionRecovery(
+        collection_id=damaged.collection_id,
+        label=damaged.label,
+        rebuilt=rebuild,
+        from_log=len(wanted & outcome.with_vector),
+        from_index=len(added),
+        missing=tuple(sorted(missing)),
+        quarantine=quarantine,
+        explanation=explanation,
+    )
+
+
+def complete_retained_log(directory: Path, report: PreflightReport) -> int:
+    """Put every vector that only a healthy index holds into the log as well; returns how many.
+
+    For a database that was filled with purging on and shall be durable from now on (or whose log was
+    trimmed). Call it with purging already switched off, while this process owns the directory and Chroma
+    does not have it open.
+
+    Args:
+        directory: The canonical database directory.
+        report: What `preflight` found; damaged collections are left alone.
+
+    Raises:
+        DatabaseCorruptError: The SQLite file itself is damaged; nothing was touched.
+        sqlite3.DatabaseError: The SQLite file cannot be written; nothing was changed for the collection at
+        hand.
+    """
+    refuse_damaged_sqlite(directory, report)
+    written = 0
+    with connect_read_write(directory) as connection:
+        for collection in report.collections:
+            if collection.problems or collection.vectors == 0:
+                continue
+            outcome = replay(connection, collection.collection_id)
+            if _record_ids(connection, collection) <= outcome.with_vector:
+                continue
+            salvage = _salvage(connection, directory / collection.vector_segment_id, collection)
+            absent = {
+                record: vector
+                for record, vector in salvage.vectors.items()
+                if record not in outcome.with_vector and record not in outcome.deleted
+            }
+            with _transaction(connection):
+                written += len(_add_log_entries(connection, collection, absent))
+    return written
+
+
+def _record_ids(connection: sqlite3.Connection, collection: CollectionReport) -> set[str]:
+    rows = connection.execute(
+        "SELECT embedding_id FROM embeddings WHERE segment_id = ?", (collection.metadata_segment_id,)
+    )
+    return {row[0] for row in rows}
+
+
+def _salvage(connection: sqlite3.Connection, index_directory: Path, collection: CollectionReport) -> Salvage:
+    cosine, neighbors = _index_settings(connection, collection.collection_id)
+    return salvage_vectors(index_directory, collection.dimension, cosine=cosine, neighbors=neighbors)
+
+
+def _index_settings(connection: sqlite3.Connection, collection_id: str) -> tuple[bool, int]:
+    """Return whether the collection's distance is the cosine, and its ``max_neighbors``."""
+    schema, configuration = connection.execute(
+        "SELECT schema_str, config_json_str FROM collections WHERE id = ?", (collection_id,)
+    ).fetchone()
+    old = dict(
+        connection.execute(
+            "SELECT key, coalesce(str_value, int_value) FROM collection_metadata WHERE collection_id = ?"
+            " AND key IN ('hnsw:space', 'hnsw:M')",
+            (collection_id,),
+        )
+    )
+    embedding = json.loads(schema or "{}").get("keys", {}).get("#embedding", {})
+    current = embedding.get("float_list", {}).get("vector_index", {}).get("config", {})
+    legacy = json.loads(configuration or "{}").get("hnsw") or {}
+    space = current.get("space") or legacy.get("space") or old.get("hnsw:space")
+    hnsw = current.get("hnsw") or {}
+    neighbors = hnsw.get("max_neighbors") or legacy.get("max_neighbors") or old.get("hnsw:M") or 16
+    return space == "cosine", int(neighbors)
+
+
+def _rebuild_from_log(
+    connection: sqlite3.Connection,
+    collection: CollectionReport,
+    needed: Mapping[str, npt.NDArray[np.float32]],
+) -> frozenset[str]:
+    with _transaction(connection):
+        added = _add_log_entries(connection, collection, needed)
+        connection.execute("DELETE FROM max_seq_id WHERE segment_id = ?", (collection.vector_segment_id,))
+    return added
+
+
+def _add_log_entries(
+    connection: sqlite3.Connection,
+    collection: CollectionReport,
+    vectors: Mapping[str, npt.NDArray[np.float32]],
+) -> frozenset[str]:
+    """Write vectors into the log as if their first writes had never been purged; returns their ids.
+
+    The entries get numbers that purging freed, and none above what SQLite's tables and the index have seen:
+    so the replay meets them before anything newer, and SQLite's side, which has applied them long ago, does
+    not meet them at all.
+    """
+    seen = min(collection.applied_sequence, collection.persisted_sequence or collection.applied_sequence)
+    taken = {
+        row[0] for row in connection.execute("SELECT seq_id FROM embeddings_queue WHERE seq_id <= ?", (seen,))
+    }
+    free = (number for number in range(1, seen + 1) if number not in taken)
+    topic = log_topic(collection.collection_id)
+    entries = [
+        (number, _ADD, topic, record, vector.astype("<f4").tobytes(), "FLOAT32", "{}")
+        for number, (record, vector) in zip(free, vectors.items(), strict=False)
+    ]
+    connection.executemany(
+        "INSERT INTO embeddings_queue (seq_id, operation, topic, id, vector, encoding, metadata)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?)",
+        entries,
+    )
+    return frozenset(entry[3] for entry in entries)
+
+
+@contextmanager
+def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+
+
+def quarantine_database(directory: Path) -> Path:
+    """Move the whole database aside, on explicit request; Chroma then starts with an empty one.
+
+    Args:
+        directory: The canonical database directory; owned by this process, not open in Chroma.
+
+    Returns:
+        The directory inside it that now holds the files.
+    """
+    holder = _new_quarantine(directory)
+    holder.mkdir()
+    files = [entry for entry in directory.iterdir() if entry.name.startswith(SQLITE_FILE)]
+    for entry in [*files, *index_directories(directory).values()]:
+        entry.rename(holder / entry.name)
+    _logger.warning("database_quarantined", directory=str(directory), quarantine=str(holder))
+    return holder
+
+
+def quarantine_orphans(directory: Path, report: PreflightReport) -> Path | None:
+    """Move index directories that belong to no collection aside; returns where to, or None if there are none.
+
+    Chroma leaves them behind when a collection is deleted.
+
+    Args:
+        directory: The canonical database directory; owned by this process, not open in Chroma.
+        report: What `preflight` found.
+
+    Raises:
+        DatabaseCorruptError: The SQLite file is damaged, so nobody knows what is an orphan.
+    """
+    refuse_damaged_sqlite(directory, report)
+    if not report.orphaned_directories:
+        return None
+    holder = _new_quarantine(directory)
+    holder.mkdir()
+    for name in report.orphaned_directories:
+        (directory / name).rename(holder / name)
+    return holder
+
+
+def _new_quarantine(directory: Path) -> Path:
+    """Return the path of a directory that does not exist yet, named after the present time."""
+    stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S.%fZ")
+    return directory / f"{QUARANTINE_PREFIX}{stamp}"

@@ -1,0 +1,165 @@
+"""Gets vectors out of an index that Chroma can no longer load.
+
+An element of ``data_level0.bin`` carries its own label, and the id map says which id has that label, so a
+vector can be read without the graph around it. Why that is sound after a kill in the middle of a persist:
+
+- Chroma writes the id map last. Whichever version of it is complete on disk, every label in it was written to
+  ``data_level0.bin`` by that persist or an earlier one, at a place that never changes.
+- What an interrupted persist was rewriting is either links, which are not used here, or the vector of a
+  record whose write is still in the log, because Chroma purges the log only afterwards; the replay then
+  overwrites what is read here.
+- The place is not trusted but verified: each label must occur exactly once, links must stay within bounds
+  and vectors be finite (and of unit length where Chroma stores them so).
+
+Damage by other means (a bad disk) is recognised only where it breaks one of these rules; all elements within
+a page of such a place are then given up. Without a readable id map nothing is salvaged: labels are numbered
+in the order of first writes, deletions included, which SQLite does not record, so any assignment would be a
+guess.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from aiochroma.disk.hnsw_files import Header, map_elements, read_header
+from aiochroma.disk.id_map import IdMap, IndexUnreadableError, read_cut_id_map, read_id_map
+from aiochroma.disk.layout import ID_MAP_FILE, LENGTH_FILE, LEVEL0_FILE
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    import numpy.typing as npt
+
+__all__ = ["Salvage", "salvage_vectors"]
+
+_PAGE_BYTES = 4096
+_UNIT_TOLERANCE = 1e-3
+_DEFAULT_NEIGHBORS = 16
+
+
+@dataclass(frozen=True)
+class Salvage:
+    """Vectors read from a broken index.
+
+    Attributes:
+        vectors: Vector of each id that could be read.
+        explanation: What could not be read, and why; "" when everything was.
+        normalised: Whether the vectors came out with length one because their norms are lost (cosine only;
+            distances are not affected).
+    """
+
+    vectors: dict[str, npt.NDArray[np.float32]] = field(default_factory=dict, repr=False)
+    explanation: str = ""
+    normalised: bool = False
+
+
+def salvage_vectors(
+    index_directory: Path, dimension: int | None, *, cosine: bool = False, neighbors: int = _DEFAULT_NEIGHBORS
+) -> Salvage:
+    """Read every vector that can be read soundly.
+
+    Args:
+        index_directory: The directory of a vector segment; it may be missing.
+        dimension: Length of the vectors according to SQLite.
+        cosine: Whether Chroma stores the vectors with length one and their norms beside them.
+        neighbors: The collection's ``max_neighbors``, for the layout when the header is lost.
+
+    Returns:
+        The vectors by id, and why others are not among them.
+    """
+    import numpy as np
+
+    if dimension is None or not (index_directory / LEVEL0_FILE).exists():
+        return Salvage(explanation="there are no index files to read")
+    try:
+        id_map, is_cut = _id_map(index_directory)
+    except IndexUnreadableError as error:
+        return Salvage(explanation=f"vectors cannot be told apart: {error}")
+    layout = _layout(index_directory, dimension, neighbors, id_map.total_added)
+    elements = map_elements(index_directory / LEVEL0_FILE, layout)
+    good = _sound_elements(elements, layout, cosine)
+    if len(elements) and not good.any():
+        return Salvage(explanation=f"no element of {LEVEL0_FILE} is as expected")
+    labels, first, repeats = np.unique(elements["label"], return_index=True, return_counts=True)
+    position_of = {
+        int(label): int(position)
+        for label, position, count in zip(labels, first, repeats, strict=True)
+        if count == 1 and good[position]
+    }
+    places = {record: position_of[label] for record, label in id_map.labels.items() if label in position_of}
+    norms = _norms(index_directory, len(elements)) if cosine else None
+    vectors = {}
+    for record, position in places.items():
+        vector = np.array(elements["vector"][position], dtype=np.float32)
+        vectors[record] = vector if norms is None else vector * norms[position]
+    lost = len(id_map.labels) - len(places)
+    reasons = [f"{lost} vectors are cut off or lie in damaged places of {LEVEL0_FILE}"] if lost else []
+    if is_cut:
+        reasons.append(f"{ID_MAP_FILE} is cut off after {len(id_map.labels)} ids")
+    return Salvage(
+        vectors=vectors,
+        explanation="; ".join(reasons),
+        normalised=cosine and norms is None,
+    )
+
+
+def _id_map(index_directory: Path) -> tuple[IdMap, bool]:
+    """Return the id map, or its beginning, and whether it is only that."""
+    try:
+        return read_id_map(index_directory), False
+    except IndexUnreadableError:
+        if not (index_directory / ID_MAP_FILE).exists():
+            raise
+        return read_cut_id_map(index_directory), True
+
+
+def _layout(index_directory: Path, dimension: int, neighbors: int, count: int) -> Header:
+    """Return where things are inside an element: from the header, or else as Chroma would lay them out."""
+    try:
+        header = read_header(index_directory, dimension, complete=False)
+    except IndexUnreadableError:
+        links = 2 * neighbors
+        data = 4 + 4 * links
+        label = data + 4 * dimension
+        return Header(1, 0, count, count, label + 8, label, data, 0, 0, neighbors, links)
+    return header
+
+
+def _sound_elements(elements: npt.NDArray[np.void], layout: Header, cosine: bool) -> npt.NDArray[np.bool_]:
+    """Tell which elements are as an element must be, and not beside one that is not."""
+    import numpy as np
+
+    if len(elements) == 0:
+        return np.zeros(0, dtype=np.bool_)
+    sizes = elements["links_count"] & 0xFFFF
+    used = np.arange(layout.links_level0, dtype=np.uint32) < sizes[:, None]
+    limit = max(layout.count, len(elements))
+    vectors = elements["vector"]
+    bad = (
+        (sizes > layout.links_level0)
+        | ((elements["links"] >= limit) & used).any(axis=1)
+        | (elements["label"] > np.iinfo(np.uint32).max)
+        | ~np.isfinite(vectors).all(axis=1)
+    )
+    if cosine:
+        with np.errstate(all="ignore"):
+            norms = np.linalg.norm(vectors.astype(np.float64), axis=1)
+        bad |= np.abs(norms - 1.0) > _UNIT_TOLERANCE
+    reach = 1 + _PAGE_BYTES // layout.element_size
+    near = bad.copy()
+    for position in np.flatnonzero(bad):
+        near[max(0, position - reach) : position + reach + 1] = True
+    sound: npt.NDArray[np.bool_] = np.logical_not(near)
+    return sound
+
+
+def _norms(index_directory: Path, count: int) -> npt.NDArray[np.float32] | None:
+    import numpy as np
+
+    file = index_directory / LENGTH_FILE
+    if not file.exists() or file.stat().st_size < 4 * count:
+        return None
+    norms = np.fromfile(file, dtype="<f4", count=count)
+    return norms if bool(np.isfinite(norms).all()) and bool((norms >= 0).all()) else None

@@ -1,0 +1,144 @@
+"""Which embedder a memory uses: the caller's own, or the best that is there offline."""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from aiochroma._errors import InvalidInputError, MissingExtraError
+from aiochroma._logging import get_logger
+from aiochroma.embedding.functions import name_of
+from aiochroma.embedding.protocol import Embedder, InlineEmbedder, QueryEmbedder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["EmbedderFunction", "adapted", "default_embedder"]
+
+log = get_logger("aiochroma.embedding")
+
+
+class EmbedderFunction:
+    """An embedder as the embedding thread calls it.
+
+    Attributes:
+        identity: Stored with the data; equal identities mean that vectors may be compared.
+        dimensions: Length of its vectors, or None until it has embedded something.
+        threshold: The distance it recommends itself for "related", or None.
+        window: How many tokens of a text it reads, or None where it reads all.
+        count_tokens: Counts them; characters where the embedder has no such method.
+        function: What is called with a list of texts; may be asynchronous.
+    """
+
+    def __init__(
+        self,
+        identity: str,
+        dimensions: int | None,
+        threshold: float | None,
+        function: Any,
+        *,
+        window: int | None = None,
+        count_tokens: Callable[[str], int] = len,
+    ) -> None:
+        self.identity = identity
+        self.dimensions = dimensions
+        self.threshold = threshold
+        self.function = function
+        self.window = window
+        self.count_tokens = count_tokens
+
+
+class _Rows:
+    """Gives an :class:`Embedder` the form of an embedding function.
+
+    Attributes:
+        inline_characters: See :class:`InlineEmbedder`.
+    """
+
+    def __init__(self, embedder: Embedder) -> None:
+        self._embedder = embedder
+        # Looked up once: asking a protocol takes as long as embedding a short text.
+        self._embed_queries = embedder.embed_query if isinstance(embedder, QueryEmbedder) else embedder.embed
+        self.inline_characters = embedder.inline_characters if isinstance(embedder, InlineEmbedder) else 0
+
+    def __call__(self, texts: list[str]) -> Any:
+        return self._embedder.embed(texts)
+
+    def embed_query(self, input: list[str]) -> Any:
+        return self._embed_queries(input)
+
+
+@lru_cache(maxsize=1)
+def default_embedder() -> EmbedderFunction:
+    """Return the embedder that needs no network: static word vectors where ``wordllama`` is installed, else hashed n-grams.
+
+    Loads its weights, some 0.1 s: not to be called on an event loop. Which one it is is logged once.
+    """
+    from aiochroma.embedding.hashed import HashedEmbedder
+
+    try:
+        from aiochroma.embedding.wordllama import WordLlamaEmbedder
+
+        embedder: Embedder = WordLlamaEmbedder()
+    except MissingExtraError as error:
+        embedder = HashedEmbedder()
+        log.warning(
+            "embedder.fallback",
+            embedder=embedder.identity,
+            reason=str(error),
+            hint="finds words, names and codes but no meaning; install the extra `local` for static word vectors",
+        )
+    else:
+        log.info("embedder.default", embedder=embedder.identity)
+    return adapted(embedder)
+
+
+def adapted(embedder: Any) -> EmbedderFunction:
+    """Return what the embedding thread needs of an embedder.
+
+    Args:
+        embedder: An :class:`Embedder`, a Chroma embedding function, or a synchronous or asynchronous callable that takes a
+            list of texts and returns a vector for each.
+
+    Raises:
+        InvalidInputError: It is none of these.
+    """
+    if isinstance(embedder, EmbedderFunction):
+        return embedder
+    if isinstance(embedder, Embedder):
+        return EmbedderFunction(
+            embedder.identity, embedder.dimensions, embedder.threshold, _Rows(embedder), **_window(embedder)
+        )
+    if not callable(embedder):
+        raise InvalidInputError(
+            f"`embedder` must be an aiochroma Embedder, a Chroma embedding function, or a callable from a list of texts to "
+            f"vectors, got {embedder!r}."
+        )
+    return EmbedderFunction(_identity(embedder), None, None, embedder, **_window(embedder))
+
+
+def _window(embedder: Any) -> dict[str, Any]:
+    """Return how much of a text an embedder reads, if it says so.
+
+    Raises:
+        InvalidInputError: What it says is no number of tokens.
+    """
+    window = getattr(embedder, "window", None)
+    if window is None:
+        return {}
+    if not isinstance(window, int) or isinstance(window, bool) or window < 1:
+        raise InvalidInputError(
+            f"The `window` of an embedder must be a number of tokens above 0, got {window!r}."
+        )
+    return {"window": window, "count_tokens": getattr(embedder, "count_tokens", len)}
+
+
+def _identity(function: Any) -> str:
+    """Name a function that does not name itself: Chroma's by name and configuration, others by module and name."""
+    if callable(getattr(function, "name", None)) and callable(getattr(function, "get_config", None)):
+        name, config = function.name(), function.get_config()
+        if isinstance(name, str) and isinstance(config, dict):
+            return f"chroma:{name}:{json.dumps(config, sort_keys=True, default=str)}"
+    kind = function if hasattr(function, "__qualname__") else type(function)
+    return f"function:{kind.__module__}.{kind.__qualname__ if hasattr(kind, '__qualname__') else name_of(function)}"

@@ -1,0 +1,197 @@
+"""A thread that embeds for a database: same queue, same promises, other work.
+
+Texts that wait together are embedded in one call. Texts embedded lately are remembered, in a bounded number of bytes.
+Asynchronous functions do not come here: they are awaited on their caller's event loop.
+"""
+
+from __future__ import annotations
+
+import inspect
+import time
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from aiochroma._errors import DeadlineExceededError
+from aiochroma.core.calls import call, call_blocking
+from aiochroma.core.plan import Limits, Step
+from aiochroma.core.request import Request
+from aiochroma.embedding.functions import call_function, is_asynchronous, name_of, vectors_from
+from aiochroma.embedding.vector_cache import VectorCache
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from aiochroma.core.registry import Engine
+
+__all__ = ["EmbeddingPlanner", "EmbeddingRunner", "EmbeddingWorker"]
+
+_CACHE_BYTES = 16 * 2**20
+_TEXTS_PER_CALL = 256
+
+
+class EmbeddingPlanner:
+    """Merges what is to be embedded by the same function for the same purpose."""
+
+    def __init__(self) -> None:
+        self.limits = Limits()
+
+    def plan(self, waiting: Sequence[Request], progress: Sequence[int], turn: int) -> list[Step]:  # noqa: ARG002 - the protocol
+        """Group requests by function and purpose, in order of the first of each group."""
+        steps: list[Step] = []
+        groups: dict[tuple[int, bool], tuple[Step, int]] = {}
+        for position, request in enumerate(waiting):
+            inputs = request.arguments["inputs"]
+            key = (id(request.arguments["function"]), request.arguments["is_query"])
+            step, total = groups.get(key, (None, 0))
+            # Only plain lists of texts are joined; what an image function makes of its input is its own affair.
+            if step is None or total + len(inputs) > _TEXTS_PER_CALL or not _is_texts(inputs):
+                step, total = Step([]), 0
+                steps.append(step)
+            step.members.append(position)
+            groups[key] = (step, total + len(inputs) if _is_texts(inputs) else _TEXTS_PER_CALL)
+        return steps
+
+    def merge(self, requests: Sequence[Request], step: Step) -> Request:  # noqa: ARG002 - the protocol
+        """Join the inputs."""
+        if len(requests) == 1:
+            return requests[0]
+        inputs = [text for request in requests for text in request.arguments["inputs"]]
+        return Request("embed", {**requests[0].arguments, "inputs": inputs})
+
+    def split(self, requests: Sequence[Request], result: Any) -> list[Any]:
+        """Give each request its own vectors."""
+        parts, start = [], 0
+        for request in requests:
+            stop = start + len(request.arguments["inputs"])
+            parts.append(result[start:stop])
+            start = stop
+        return parts
+
+    def advance(self, request: Request, step: Step, part: Any) -> tuple[int, bool]:  # noqa: ARG002 - the protocol
+        """Embedding is not cut."""
+        return len(part), True
+
+    def join(self, request: Request, parts: Sequence[Any]) -> Any:  # noqa: ARG002 - the protocol
+        """Embedding is not cut."""
+        return parts[0]
+
+    def failure(self, request: Request, progress: int, error: BaseException) -> BaseException:  # noqa: ARG002 - the protocol
+        """Return the function's own error."""
+        return error
+
+
+class EmbeddingWorker:
+    """What the embedding thread owns: the cache, for each function that can be told apart."""
+
+    def __init__(self) -> None:
+        self._caches: weakref.WeakKeyDictionary[Any, dict[bool, VectorCache]] = weakref.WeakKeyDictionary()
+
+    def execute(self, request: Request) -> list[Any]:
+        """Embed a batch and return one float32 array per input."""
+        function, inputs, is_query = (request.arguments[name] for name in ("function", "inputs", "is_query"))
+        cache = self._cache(function, is_query=is_query) if _is_texts(inputs) else None
+        if cache is None:
+            return vectors_from(call_function(function, inputs, is_query=is_query), len(inputs), function)
+        known = {text: cache.get(text) for text in dict.fromkeys(inputs)}
+        missing = [text for text, vector in known.items() if vector is None]
+        if missing:
+            vectors = vectors_from(
+                call_function(function, missing, is_query=is_query), len(missing), function
+            )
+            for text, vector in zip(missing, vectors, strict=True):
+                known[text] = vector
+                cache.put(text, vector)
+        return [known[text] for text in inputs]
+
+    def close(self) -> None:
+        """Forget everything."""
+        self._caches.clear()
+
+    def _cache(self, function: Any, *, is_query: bool) -> VectorCache | None:
+        try:
+            caches = self._caches.setdefault(function, {})
+        except TypeError:  # Not hashable or not weakly referable: it cannot be told apart from another.
+            return None
+        if is_query not in caches:
+            caches[is_query] = VectorCache(_CACHE_BYTES)
+        return caches[is_query]
+
+
+class EmbeddingRunner:
+    """Embeds for the clients of one database.
+
+    Args:
+        engine: The database; the embedding thread is started at first use and ends with it.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def embed(self, function: Any, inputs: Any, *, is_query: bool, deadline: float | None) -> list[Any]:
+        """Embed a batch without blocking the event loop.
+
+        Args:
+            function: A Chroma embedding function, or any callable that takes a list of inputs; synchronous ones run on the
+                embedding thread, asynchronous ones are awaited here.
+            inputs: A list of texts, or what else the function takes. Few and short ones are embedded here by a function that
+                says that it is quicker so (``inline_characters``).
+            is_query: Use the function's ``embed_query`` if it has one.
+            deadline: By when (``time.monotonic()``), or None.
+
+        Returns:
+            One float32 array of shape (dimensions,) per input.
+
+        Raises:
+            EmbeddingFailedError: The function did not return one vector per input.
+            DeadlineExceededError: The deadline passed first.
+        """
+        if is_asynchronous(function):
+            answer = await _awaited(function, inputs, deadline, is_query=is_query)
+            return vectors_from(answer, len(inputs), function)
+        if _is_short(function, inputs):
+            return vectors_from(call_function(function, inputs, is_query=is_query), len(inputs), function)
+        request = Request("embed", {"function": function, "inputs": inputs, "is_query": is_query})
+        vectors: list[Any] = await call(self._queue, request, deadline)
+        return vectors
+
+    def embed_blocking(
+        self, function: Any, inputs: Any, *, is_query: bool, deadline: float | None
+    ) -> list[Any]:
+        """Embed a batch and block this thread meanwhile; for synchronous functions."""
+        if _is_short(function, inputs):
+            return vectors_from(call_function(function, inputs, is_query=is_query), len(inputs), function)
+        request = Request("embed", {"function": function, "inputs": inputs, "is_query": is_query})
+        vectors: list[Any] = call_blocking(self._queue, request, deadline)
+        return vectors
+
+    @property
+    def _queue(self) -> Any:
+        return self._engine.companion("embedding", "embed", EmbeddingWorker, EmbeddingPlanner()).queue
+
+
+async def _awaited(function: Any, inputs: Any, deadline: float | None, *, is_query: bool) -> Any:
+    import asyncio
+
+    for_queries = getattr(function, "embed_query", None) if is_query else None
+    answer = for_queries(input=inputs) if inspect.iscoroutinefunction(for_queries) else function(inputs)
+    if deadline is None:
+        return await answer
+    try:
+        return await asyncio.wait_for(answer, max(0.0, deadline - time.monotonic()))
+    except asyncio.TimeoutError as error:
+        if time.monotonic() < deadline:
+            raise  # The function's own.
+        raise DeadlineExceededError(
+            f"The embedding function {name_of(function)!r} had not answered when the deadline passed.",
+            started=True,
+        ) from error
+
+
+def _is_texts(inputs: Any) -> bool:
+    return isinstance(inputs, list) and bool(inputs) and isinstance(inputs[0], str)
+
+
+def _is_short(function: Any, inputs: Any) -> bool:
+    """Tell whether embedding here takes less time than handing over."""
+    limit: int = getattr(function, "inline_characters", 0)
+    return limit > 0 and _is_texts(inputs) and sum(map(len, inputs)) <= limit

@@ -1,0 +1,179 @@
+"""Static word vectors without network: the weights that the ``wordllama`` wheel carries, pooled here.
+
+Only the two data files of the package are read. Importing its Python side would configure the root logger,
+add warning filters and import an HTTP client, in whatever thread happens to embed first; and its own pooling
+pads a batch to its longest text, which costs gigabytes when one text of a batch is long.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from aiochroma._errors import EmbedderError, MissingExtraError
+from aiochroma.embedding.protocol import normalise_rows
+from aiochroma.text.analysis import words_of_meaning
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+__all__ = ["WordLlamaEmbedder"]
+
+_WEIGHTS = "weights/l2_supercat_256.safetensors"
+_TOKENIZER = "tokenizers/l2_supercat_tokenizer_config.json"
+# Tokens gathered at once: 8192 rows of 256 float32 are 8 MiB, whatever the length of a text.
+_TOKENS_AT_ONCE = 8192
+
+
+class WordLlamaEmbedder:
+    """Mean of static word vectors (WordLlama ``l2_supercat``, 256 dimensions, English).
+
+    About 20 microseconds for a sentence, no model to download. Texts may be of any length: every token
+    counts. It knows meaning but not order, and cannot tell one number from another; the full-text index
+    beside it does.
+
+    Instances share nothing and may be used from several threads at once; making one takes about 0.1 s.
+    """
+
+    def __init__(self) -> None:
+        """Load the weights.
+
+        Raises:
+            MissingExtraError: wordllama, or what it needs, is not installed.
+            EmbedderError: It is installed, but without the files that it is known to carry.
+        """
+        folder = _package_folder()
+        self._tokenizer = _load_tokenizer(folder / _TOKENIZER)
+        self._vectors, checksum = _load_vectors(folder / _WEIGHTS)
+        self._identity = f"wordllama:l2_supercat:{self.dimensions}:mean:{checksum:08x}"
+
+    @property
+    def identity(self) -> str:
+        """The model, the pooling and a checksum of the weights: other weights are another embedder."""
+        return self._identity
+
+    @property
+    def dimensions(self) -> int:
+        """256."""
+        return int(self._vectors.shape[1])
+
+    @property
+    def threshold(self) -> float:
+        """The distance below which this embedder calls two texts related.
+
+        Measured with questions about long conversations: of the turns that answer, 91 % lie within 0.85, and
+        of all turns 42 %; within 0.8 it is 84 % and 26 %, within 0.7 63 % and 8 %.
+        """
+        return 0.85
+
+    @property
+    def inline_characters(self) -> int:
+        """200: one question, which takes 65 microseconds where handing it over takes 200 more."""
+        return 200
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Embed texts; see ``Embedder.embed``."""
+        sums = np.zeros((len(texts), self.dimensions), dtype=np.float32)
+        pending: list[int] = []
+        rows: list[int] = []
+        starts: list[int] = []
+        for row, text in enumerate(texts):
+            tokens = self.token_ids(text)
+            for start in range(0, len(tokens), _TOKENS_AT_ONCE):
+                part = tokens[start : start + _TOKENS_AT_ONCE]
+                if len(pending) + len(part) > _TOKENS_AT_ONCE:
+                    self._add_up(sums, rows, starts, pending)
+                    pending, rows, starts = [], [], []
+                rows.append(row)
+                starts.append(len(pending))
+                pending.extend(part)
+        self._add_up(sums, rows, starts, pending)
+        return normalise_rows(sums)
+
+    def embed_query(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Embed questions by their words of meaning; the others are half of a question and say little.
+
+        On five LoCoMo conversations this raises recall@10 of turns by vectors alone from 44 to 53 %.
+        """
+        return self.embed([" ".join(words_of_meaning(text)) for text in texts])
+
+    def token_ids(self, text: str) -> list[int]:
+        """Split a text into the model's tokens.
+
+        Args:
+            text: Any text; what cannot be encoded as UTF-8 (a lone surrogate) counts as a question mark.
+
+        Returns:
+            Indices into the model's vocabulary; empty for a blank text.
+        """
+        if not text or text.isspace():
+            return []
+        try:
+            encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        except UnicodeEncodeError:
+            readable = text.encode("utf-8", "replace").decode("utf-8")
+            encoding = self._tokenizer.encode(readable, add_special_tokens=False)
+        ids: list[int] = encoding.ids
+        return ids
+
+    def _add_up(
+        self, sums: NDArray[np.float32], rows: list[int], starts: list[int], tokens: list[int]
+    ) -> None:
+        """Add the vectors of the tokens from each start to the next to the row it belongs to."""
+        if rows:
+            # A row occurs at most once here: the next part of a long text never fits beside the one before
+            # it.
+            sums[rows] += np.add.reduceat(self._vectors[tokens], starts, axis=0)
+
+
+def _package_folder() -> Path:
+    specification = importlib.util.find_spec("wordllama")
+    if specification is None or not specification.submodule_search_locations:
+        raise MissingExtraError(
+            "The offline word vectors need the package wordllama: pip install 'aiochroma[local]'",
+            name="wordllama",
+        )
+    return Path(next(iter(specification.submodule_search_locations)))
+
+
+def _load_tokenizer(path: Path) -> Any:
+    try:
+        from tokenizers import Tokenizer
+    except ImportError as error:
+        raise MissingExtraError(
+            "The offline word vectors need the package tokenizers: pip install 'aiochroma[local]'",
+            name="tokenizers",
+        ) from error
+    _require_file(path)
+    tokenizer: Any = Tokenizer.from_file(str(path))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
+
+
+def _load_vectors(path: Path) -> tuple[NDArray[np.float32], int]:
+    try:
+        from safetensors.numpy import load
+    except ImportError as error:
+        raise MissingExtraError(
+            "The offline word vectors need the package safetensors: pip install 'aiochroma[local]'",
+            name="safetensors",
+        ) from error
+    _require_file(path)
+    content = path.read_bytes()
+    vectors = load(content)["embedding.weight"]
+    return np.ascontiguousarray(vectors, dtype=np.float32), zlib.crc32(content)
+
+
+def _require_file(path: Path) -> None:
+    if not path.is_file():
+        raise EmbedderError(
+            f"The installed wordllama does not carry {path.parent.name}/{path.name}; "
+            "aiochroma reads it from the releases 0.3 and 0.4"
+        )

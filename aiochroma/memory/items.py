@@ -1,0 +1,317 @@
+"""What is remembered: checked before anything is embedded or written."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+from aiochroma._errors import InvalidInputError
+from aiochroma.records.record import CREATED_AT, EXPIRES_AT, PINNED, POSITION, THREAD, text_id
+
+__all__ = [
+    "CREATED_AT",
+    "EXPIRES_AT",
+    "PINNED",
+    "POSITION",
+    "RESERVED",
+    "THREAD",
+    "UPDATED_AT",
+    "Item",
+    "check_encodable",
+    "check_id",
+    "check_k",
+    "check_text",
+    "check_thread",
+    "check_value",
+    "checked_item",
+    "checked_metadata",
+    "item_from",
+    "moment",
+    "now_in_seconds",
+    "seconds_of",
+    "text_id",
+    "user_metadata",
+]
+
+RESERVED = "aiochroma:"
+"""Keys with this prefix are ours; a user's metadata may not use it."""
+
+UPDATED_AT = "aiochroma:updated_at"
+
+_NOT_FOR_KEYS = (RESERVED, "chroma:", "$", "#")
+
+_ITEM_FIELDS = frozenset(
+    {
+        "text",
+        "id",
+        "metadata",
+        "thread",
+        "position",
+        "ttl",
+        "expires_at",
+        "created_at",
+        "updated_at",
+        "pinned",
+    }
+)
+
+
+@dataclass(slots=True)
+class Item:
+    """One text to be remembered.
+
+    Attributes:
+        text: The text.
+        id: Its id within the namespace.
+        metadata: The user's own, flat.
+        own: What aiochroma stores beside it (see the keys above); times in seconds since 1970.
+    """
+
+    text: str
+    id: str
+    metadata: dict[str, Any] = field(default_factory=dict)
+    own: dict[str, Any] = field(default_factory=dict)
+
+
+def item_from(value: Any, where: str) -> Item:
+    """Check one item: a text, or a mapping with ``remember``'s arguments.
+
+    Args:
+        value: The item.
+        where: How the message names it, such as ``items[3]``.
+
+    Raises:
+        InvalidInputError: Something about it is wrong.
+    """
+    if isinstance(value, str):
+        return checked_item(value, where=where)
+    if not isinstance(value, Mapping):
+        raise InvalidInputError(
+            f"{where} must be a text or a mapping with `text`, got {type(value).__name__}: {value!r}."
+        )
+    unknown = sorted(map(str, set(value) - _ITEM_FIELDS))
+    if unknown or "text" not in value:
+        raise InvalidInputError(
+            f"{where} must have `text` and may have {sorted(_ITEM_FIELDS - {'text'})}; it has {sorted(map(str, value))}."
+        )
+    return checked_item(**value, where=where)
+
+
+def checked_item(
+    text: Any,
+    *,
+    id: Any = None,
+    metadata: Any = None,
+    thread: Any = None,
+    position: Any = None,
+    ttl: Any = None,
+    expires_at: Any = None,
+    created_at: Any = None,
+    updated_at: Any = None,
+    pinned: Any = None,
+    where: str = "`text`",
+) -> Item:
+    """Check the parts of an item; see ``Memory.remember`` for what they mean.
+
+    Raises:
+        InvalidInputError: One of them is wrong; the message names it.
+    """
+    check_text(text, where)
+    if id is not None:
+        check_id(id, f"The `id` of {where}")
+    own: dict[str, Any] = {}
+    if thread is not None:
+        check_thread(thread, f"The `thread` of {where}")
+        own[THREAD] = thread
+    if position is not None:
+        own[POSITION] = _finite(position, f"The `position` of {where}")
+    if ttl is not None:
+        if expires_at is not None:
+            raise InvalidInputError(f"{where} has both `ttl` and `expires_at`; give one.")
+        expires_at = _end_of(ttl, where)
+    for name, key, value in (
+        ("expires_at", EXPIRES_AT, expires_at),
+        ("created_at", CREATED_AT, created_at),
+        ("updated_at", UPDATED_AT, updated_at),
+    ):
+        if value is not None:
+            own[key] = seconds_of(value, f"The `{name}` of {where}")
+    if not (pinned is None or isinstance(pinned, bool)):
+        raise InvalidInputError(f"The `pinned` of {where} must be true or false, got {pinned!r}.")
+    if pinned:
+        own[PINNED] = True
+    return Item(text, id or text_id(text), checked_metadata(metadata, where), own)
+
+
+def _end_of(ttl: Any, where: str) -> float:
+    """Return when a time to live ends, in seconds since 1970."""
+    seconds = ttl.total_seconds() if isinstance(ttl, timedelta) else _finite(ttl, f"The `ttl` of {where}")
+    if seconds <= 0:
+        raise InvalidInputError(f"The `ttl` of {where} must be more than 0 seconds, got {ttl!r}.")
+    end = now_in_seconds() + seconds
+    if not _is_date(end):
+        raise InvalidInputError(
+            f"The `ttl` of {where} is {ttl!r}, which ends after the last date there is; leave it out to keep the memory."
+        )
+    return end
+
+
+def check_thread(thread: Any, where: str = "`thread`") -> None:
+    """Check that something names a thread.
+
+    Raises:
+        InvalidInputError: It is not a string, is empty, or cannot be stored.
+    """
+    if not isinstance(thread, str) or not thread:
+        raise InvalidInputError(f"{where} must be a non-empty string, got {thread!r}.")
+    check_encodable(thread, where)
+
+
+def check_id(id: Any, where: str = "`id`") -> None:
+    """Check that something is an id.
+
+    Raises:
+        InvalidInputError: It is not a string, is empty, or cannot be stored.
+    """
+    if not isinstance(id, str) or not id:
+        raise InvalidInputError(f"{where} must be a non-empty string, got {id!r}.")
+    if "\0" in id:
+        # SQLite ends some texts there: it would be written, and not be found again.
+        raise InvalidInputError(f"{where} must not hold a null character, got {id!r}.")
+    check_encodable(id, where)
+
+
+def check_encodable(text: str, where: str) -> None:
+    """Check that a text can be stored as UTF-8.
+
+    Raises:
+        InvalidInputError: It holds one half of a surrogate pair.
+    """
+    if text.isascii():
+        return
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InvalidInputError(
+            f"{where} has {text[error.start]!r} at {error.start}: one half of a surrogate pair, which is not text. Decode what "
+            "it came from with `errors='replace'`, for example."
+        ) from None
+
+
+def check_text(text: Any, where: str) -> str:
+    """Check that something is a text with something in it.
+
+    Raises:
+        InvalidInputError: It is not a string, or is blank.
+    """
+    if not isinstance(text, str):
+        raise InvalidInputError(f"{where} must be a string, got {type(text).__name__}: {text!r}.")
+    if not text.strip():
+        raise InvalidInputError(f"{where} is blank ({text!r}); there is nothing in it.")
+    check_encodable(text, where)
+    return text
+
+
+def checked_metadata(metadata: Any, where: str) -> dict[str, Any]:
+    """Check a user's metadata: a flat mapping from strings to strings, numbers and booleans.
+
+    Raises:
+        InvalidInputError: It is not.
+    """
+    if metadata is None:
+        return {}
+    if not isinstance(metadata, Mapping):
+        raise InvalidInputError(f"The `metadata` of {where} must be a mapping, got {metadata!r}.")
+    for key, value in metadata.items():
+        if not isinstance(key, str) or not key or key.startswith(_NOT_FOR_KEYS):
+            raise InvalidInputError(
+                f"The `metadata` of {where} has the key {key!r}; keys are non-empty strings that do not begin "
+                f"with any of {_NOT_FOR_KEYS}."
+            )
+        if not isinstance(value, (str, int, float, bool)):
+            raise InvalidInputError(
+                f"The `metadata` of {where} has {key!r} = {value!r} ({type(value).__name__}); Chroma stores "
+                "strings, integers, floats and booleans. Write nested values as JSON text."
+            )
+        check_encodable(key, f"The `metadata` of {where}")
+        check_value(value, f"The `metadata` of {where} has {key!r} = {value!r}, which")
+    return dict(metadata)
+
+
+def check_value(value: str | float, what: str) -> None:
+    """Check that Chroma can store a value of metadata, or compare with it.
+
+    Raises:
+        InvalidInputError: It cannot.
+    """
+    if isinstance(value, str):
+        check_encodable(value, what)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise InvalidInputError(f"{what} is not a finite number.")
+    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise InvalidInputError(f"{what} is not an integer of 64 bits; write it as text.")
+
+
+_MOST_WANTED = 1_000_000
+"""Chroma counts in 32 bits, and several times as many may have to be looked at."""
+
+
+def check_k(k: Any, where: str = "`k`") -> int:
+    """Check how many of something are wanted.
+
+    Raises:
+        InvalidInputError: It is not an integer of at least 1, or is more than Chroma can be asked for.
+    """
+    if not isinstance(k, int) or isinstance(k, bool) or not 1 <= k <= _MOST_WANTED:
+        raise InvalidInputError(f"{where} must be an integer from 1 to {_MOST_WANTED:,}, got {k!r}.")
+    return k
+
+
+def seconds_of(value: Any, where: str) -> float:
+    """Return a moment as seconds since 1970.
+
+    Args:
+        value: A datetime (one without a time zone is taken as local time), or the seconds themselves.
+        where: How the message names it.
+
+    Raises:
+        InvalidInputError: It is neither.
+    """
+    seconds = value.timestamp() if isinstance(value, datetime) else _finite(value, where)
+    if not _is_date(seconds):
+        raise InvalidInputError(f"{where} is {seconds!r} s since 1970, which is no date.")
+    return round(seconds, 6)
+
+
+def _is_date(seconds: float) -> bool:
+    try:
+        datetime.fromtimestamp(seconds, timezone.utc)
+    except (OverflowError, ValueError, OSError):
+        return False
+    return True
+
+
+def now_in_seconds() -> float:
+    """Return this moment in seconds since 1970, in whole microseconds: Chroma may change the last digit of a float."""
+    return round(time.time(), 6)
+
+
+def user_metadata(stored: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the user's part of a record's metadata."""
+    return {key: value for key, value in (stored or {}).items() if not key.startswith(RESERVED)}
+
+
+def moment(stored: Mapping[str, Any] | None, key: str) -> datetime | None:
+    """Return a stored time (seconds since 1970) as a datetime in UTC, or None where there is none."""
+    seconds = (stored or {}).get(key)
+    return datetime.fromtimestamp(seconds, timezone.utc) if isinstance(seconds, (int, float)) else None
+
+
+def _finite(value: Any, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise InvalidInputError(f"{where} must be a finite number, got {value!r}.")
+    return float(value)

@@ -1,0 +1,249 @@
+"""What a recall is asked for, and what comes back."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+from aiochroma._errors import InvalidInputError
+from aiochroma.memory.filters import check_where
+from aiochroma.memory.formatting import as_context
+from aiochroma.memory.items import (
+    CREATED_AT,
+    EXPIRES_AT,
+    PINNED,
+    UPDATED_AT,
+    check_k,
+    moment,
+    user_metadata,
+)
+from aiochroma.records.record import standing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
+__all__ = ["Hit", "Mode", "Recall", "Search", "has_passed", "hit_from", "is_number", "searches_from"]
+
+Mode = Literal["hybrid", "vector", "text"]
+
+
+@dataclass(frozen=True)
+class Search:
+    """How one namespace is searched.
+
+    Attributes:
+        k: How many hits it may give, at least 1.
+        threshold: The largest cosine distance of a hit, 0 to 2; ``"auto"`` for the embedder's own; None for the best
+            ``k`` whatever their distance. A memory that matches by text is spared.
+        where: Chroma's filter over metadata, or None.
+        weight: Factor on its scores when namespaces are merged; above 0.
+    """
+
+    k: int = 5
+    threshold: float | Literal["auto"] | None = None
+    where: Mapping[str, Any] | None = None
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_k(self.k)
+        threshold = self.threshold
+        if (
+            threshold is not None
+            and threshold != "auto"
+            and not (is_number(threshold) and 0 <= threshold < math.inf)
+        ):
+            raise InvalidInputError(
+                f"`threshold` must be a distance of at least 0, 'auto', or None, got {threshold!r}."
+            )
+        if not (is_number(self.weight) and 0 < self.weight < math.inf):
+            raise InvalidInputError(f"`weight` must be a number above 0, got {self.weight!r}.")
+        if self.where is not None:
+            check_where(self.where)
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A memory that was found.
+
+    Attributes:
+        id: Its id within the namespace.
+        text: The text.
+        namespace: Where it was found.
+        distance: Cosine distance from the question, 0 (same direction) to 2; None when it was found by its words and is
+            not among the nearest.
+        score: What it is ranked by; greater is better, comparable within one recall.
+        metadata: The user's own.
+        created_at: When it was first remembered (UTC).
+        updated_at: When it was last remembered or changed (UTC).
+        expires_at: When it will be forgotten (UTC), or None.
+        pinned: Whether it is pinned.
+        thread: The conversation it belongs to, or None.
+        position: Its place in the thread.
+        passage: The part that is nearest to the question, where the text is so long that it was embedded in parts, else
+            None.
+        explain: The parts of the score: ``text``, ``own_text``, ``vector``, ``recency``, ``weight``.
+        before: With ``window``: the memories before it in its thread, oldest first.
+        after: Likewise those after it.
+    """
+
+    id: str
+    text: str
+    namespace: str
+    distance: float | None
+    score: float
+    metadata: dict[str, Any] = field(default_factory=dict)
+    created_at: datetime | None = None
+    updated_at: datetime | None = None
+    expires_at: datetime | None = None
+    pinned: bool = False
+    thread: str | None = None
+    position: float = 0.0
+    passage: str | None = None
+    explain: dict[str, float] = field(default_factory=dict)
+    before: tuple[Hit, ...] = ()
+    after: tuple[Hit, ...] = ()
+
+
+@dataclass(frozen=True)
+class Recall(Sequence[Hit]):
+    """The hits of a question, best first, with what failed and how long it took.
+
+    Attributes:
+        hits: The hits.
+        errors: For each namespace that failed, its exception; the others' hits are there nevertheless. Where the
+            question as a whole failed (``on_failure="degrade"``), the key is the empty string.
+        timings: Milliseconds: ``embedding``, ``queue`` (longest wait of a search), ``search:<namespace>``, ``total``.
+    """
+
+    hits: tuple[Hit, ...] = ()
+    errors: dict[str, BaseException] = field(default_factory=dict)
+    timings: dict[str, float] = field(default_factory=dict)
+
+    @overload
+    def __getitem__(self, index: int) -> Hit: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Hit]: ...
+
+    def __getitem__(self, index: int | slice) -> Hit | Sequence[Hit]:
+        return self.hits[index]
+
+    def __len__(self) -> int:
+        return len(self.hits)
+
+    def as_context(
+        self,
+        *,
+        max_chars: int | None = None,
+        max_tokens: int | None = None,
+        count_tokens: Callable[[str], int] | None = None,
+        template: str = "- [{date}] {text}",
+        heading: str | None = "{namespace}:",
+        order: Literal["score", "newest", "oldest"] = "score",
+    ) -> str:
+        """Write the hits for a prompt, grouped by namespace; a memory is never cut in half.
+
+        What does not fit is left out, the lowest scores first.
+
+        Args:
+            max_chars: The most characters, or None.
+            max_tokens: The most tokens, or None.
+            count_tokens: Counts the tokens of a text as the language model does; default: a quarter of its UTF-8 bytes,
+                rounded up, a common rule of thumb.
+            template: One hit; may use ``{text}``, ``{passage}`` (of a long text the part that was found), ``{namespace}``,
+                ``{id}``, ``{date}``, ``{score}``, ``{distance}``, and ``{metadata}``.
+            heading: Above each namespace; may use ``{namespace}``; None for no headings and no grouping.
+            order: Within a namespace: best first, newest first, or oldest first.
+
+        Raises:
+            InvalidInputError: A limit is below 1, or the template or the heading names something else.
+        """
+        return as_context(
+            self.hits,
+            max_chars=max_chars,
+            max_tokens=max_tokens,
+            count_tokens=count_tokens,
+            template=template,
+            heading=heading,
+            order=order,
+        )
+
+
+def searches_from(
+    namespaces: Any, k: int, threshold: float | Literal["auto"] | None, where: Mapping[str, Any] | None
+) -> tuple[dict[str, Search] | None, Search]:
+    """Return how each namespace is to be searched (None for all alike), and how one that says nothing itself is.
+
+    Args:
+        namespaces: None, one name, several names, or a mapping from names to ``k`` or to a :class:`Search`.
+        k: For namespaces that say nothing themselves.
+        threshold: Likewise.
+        where: Likewise.
+
+    Raises:
+        InvalidInputError: Something of it is wrong.
+    """
+    common = Search(check_k(k), threshold, where)
+    if namespaces is None:
+        return None, common
+    if isinstance(namespaces, str):
+        return {namespaces: common}, common
+    if isinstance(namespaces, Mapping):
+        return {
+            name: value
+            if isinstance(value, Search)
+            else Search(check_k(value, f"`namespaces[{name!r}]`"), threshold, where)
+            for name, value in namespaces.items()
+        }, common
+    try:
+        return dict.fromkeys(namespaces, common), common
+    except TypeError:
+        raise InvalidInputError(
+            f"`namespaces` must be a name, several names, or a mapping from names to `k` or `Search`, got {namespaces!r}."
+        ) from None
+
+
+def is_number(value: Any) -> bool:
+    """Return whether something is an integer or a float, and no truth value."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def hit_from(
+    namespace: str,
+    id: str,
+    document: str | None,
+    stored: Mapping[str, Any] | None,
+    *,
+    distance: float | None = None,
+    score: float = 0.0,
+    passage: str | None = None,
+    explain: Mapping[str, float] | None = None,
+) -> Hit:
+    """Make a hit of a record."""
+    stored = stored or {}
+    thread, position = standing(stored)
+    return Hit(
+        id=id,
+        text=document or "",
+        namespace=namespace,
+        distance=distance,
+        score=score,
+        metadata=user_metadata(stored),
+        created_at=moment(stored, CREATED_AT),
+        updated_at=moment(stored, UPDATED_AT),
+        expires_at=moment(stored, EXPIRES_AT),
+        pinned=bool(stored.get(PINNED)),
+        thread=thread,
+        position=position,
+        passage=passage,
+        explain=dict(explain or {}),
+    )
+
+
+def has_passed(hit: Hit) -> bool:
+    """Return whether a memory has expired; a pinned one does not."""
+    return hit.expires_at is not None and not hit.pinned and hit.expires_at.timestamp() <= time.time()

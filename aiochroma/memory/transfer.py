@@ -1,0 +1,298 @@
+"""Memories to a file and back."""
+
+from __future__ import annotations
+
+import csv
+import json
+import threading
+from contextlib import closing, suppress
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from aiochroma._errors import InvalidInputError
+from aiochroma.memory.bulk import write_batches
+from aiochroma.memory.items import Item, item_from
+from aiochroma.memory.namespaces import collection_name
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator
+
+    from aiochroma.memory.recall import Hit
+    from aiochroma.memory.store import Namespace, Store
+
+__all__ = ["export_file", "import_file"]
+
+T = TypeVar("T")
+
+_PAGE = 500
+_ROWS_AT_ONCE = 256
+_JSON_SUFFIXES = frozenset({".jsonl", ".ndjson", ".json"})
+_TEXT_SUFFIXES = frozenset({".txt", ".md"})
+_MOMENTS = ("created_at", "updated_at", "expires_at")
+_CSV_FIELDS = frozenset({"text", "id", "thread", "position", "pinned", *_MOMENTS})
+
+_LONGEST_FIELD = 2**31 - 1
+"""In characters: the most that fits into a C long on every system."""
+
+_csv_limit = threading.Lock()
+
+Row = tuple[str, Item]
+
+
+async def export_file(
+    store: Store,
+    file: str | os.PathLike[str],
+    names: list[str] | None,
+    progress: Callable[[int], None] | None,
+) -> int:
+    """Write memories as JSON lines; see ``Memory.export``."""
+    target = Path(file)
+    temporary = target.with_name(f"{target.name}.partial")
+    off_loop = store.port.off_loop
+    if names is None:
+        names = await store.names()
+    written = 0
+    try:
+        # Opened, written, closed and renamed off the loop, so no `async with` and no `with` around it all.
+        output = await off_loop(lambda: temporary.open("w", encoding="utf-8"))
+        try:
+            for name in names:
+                written += await _export_namespace(store, name, output, written, progress)
+        finally:
+            await off_loop(output.close)
+        await off_loop(lambda: temporary.replace(target))
+    except BaseException as error:
+        await off_loop(lambda: _remove(temporary))
+        if isinstance(error, OSError):
+            raise InvalidInputError(f"`file` {str(target)!r} cannot be written: {error}") from error
+        raise
+    return written
+
+
+def _remove(temporary: Path) -> None:
+    """Remove what was written of an export that failed; what keeps it from going is not what went wrong."""
+    with suppress(OSError):
+        temporary.unlink()
+
+
+async def _export_namespace(
+    store: Store, name: str, output: Any, before: int, progress: Callable[[int], None] | None
+) -> int:
+    async def pages(place: Namespace) -> int:
+        # By id, not by position: what is deleted meanwhile moves nothing.
+        ids = await store.ids(place)
+        count = 0
+        for start in range(0, len(ids), _PAGE):
+            lines = [_line(hit) for hit, _ in await store.read(place, ids[start : start + _PAGE])]
+            await store.port.off_loop(partial(output.writelines, lines))
+            count += len(lines)
+            if progress is not None:
+                progress(before + count)
+        return count
+
+    return await store.on(name, pages, absent=0, any_embedder=True)
+
+
+def _line(hit: Hit) -> str:
+    """Write a memory as a line; moments as seconds since 1970, which loses nothing."""
+    entry: dict[str, Any] = {"id": hit.id, "namespace": hit.namespace, "text": hit.text}
+    if hit.metadata:
+        entry["metadata"] = hit.metadata
+    if hit.thread is not None:
+        entry["thread"] = hit.thread
+    entry["position"] = hit.position
+    for name in _MOMENTS:
+        moment = getattr(hit, name)
+        if moment is not None:
+            entry[name] = moment.timestamp()
+    if hit.pinned:
+        entry["pinned"] = True
+    # Line separators of Unicode are letters to JSON and ends of lines to others.
+    return (
+        json.dumps(entry, ensure_ascii=False).replace("\u2028", "\\u2028").replace("\u2029", "\\u2029") + "\n"
+    )
+
+
+async def import_file(
+    store: Store, file: str | os.PathLike[str], namespace: str, progress: Callable[[int], None] | None
+) -> int:
+    """Remember what is in a file or folder; see ``Memory.import_``."""
+    path = Path(file)
+    rows, exact = await store.port.off_loop(lambda: _reader(path, namespace))
+    count = 0
+
+    def written(batch: list[Item]) -> None:
+        nonlocal count
+        count += len(batch)
+        if progress is not None:
+            progress(count)
+
+    with closing(rows):
+        await write_batches(store, _batches(store, rows), written, exact=exact)
+    return count
+
+
+async def _batches(store: Store, rows: Generator[Row, None, None]) -> AsyncIterator[tuple[str, list[Item]]]:
+    """Read rows off the loop, and gather those of one namespace that follow each other."""
+    while True:
+        batch, error = await store.port.off_loop(lambda: _some(rows))
+        start = 0
+        for stop in range(1, len(batch) + 1):
+            if stop == len(batch) or batch[stop][0] != batch[start][0]:
+                yield batch[start][0], [item for _, item in batch[start:stop]]
+                start = stop
+        if error is not None:
+            raise error
+        if not batch:
+            return
+
+
+def _some(rows: Iterator[Row]) -> tuple[list[Row], Exception | None]:
+    """Read some rows, and what ended the reading: the rows before a bad one are to be written."""
+    batch: list[Row] = []
+    try:
+        for row in islice(rows, _ROWS_AT_ONCE):
+            batch.append(row)  # noqa: PERF402 - one by one, so that those before an error stay
+    except Exception as error:  # noqa: BLE001 - raised when they are written
+        return batch, error
+    return batch, None
+
+
+def _reader(path: Path, namespace: str) -> tuple[Generator[Row, None, None], bool]:
+    """Return what reads a file or folder, and whether its memories replace others as a whole."""
+    if path.is_dir():
+        return _from_folder(path, namespace), False
+    suffix = path.suffix.lower()
+    if suffix in _JSON_SUFFIXES:
+        return _guarded(path, _from_json(path, namespace)), True
+    if suffix == ".csv":
+        return _guarded(path, _from_csv(path, namespace)), False
+    raise InvalidInputError(
+        f"`file` {str(path)!r} must be a folder, or end in .csv or one of {sorted(_JSON_SUFFIXES)}."
+    )
+
+
+def _guarded(path: Path, rows: Iterable[Row]) -> Generator[Row, None, None]:
+    try:
+        yield from rows
+    except OSError as error:
+        raise InvalidInputError(f"`file` {str(path)!r} cannot be read: {error}") from error
+    except csv.Error as error:
+        raise InvalidInputError(f"`file` {str(path)!r} is not CSV: {error}") from error
+
+
+def _from_json(path: Path, namespace: str) -> Generator[Row, None, None]:
+    # No universal newlines: within strings JSON escapes what ends a line.
+    with closing(_lines(path, newline="\n")) as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            where = f"{path.name} line {number}"
+            try:
+                entry = json.loads(line)
+            except (ValueError, RecursionError) as error:  # The latter where it is nested very deeply.
+                raise InvalidInputError(f"{where} is not JSON: {error}") from error
+            if not isinstance(entry, (dict, str)):
+                raise InvalidInputError(f"{where} must be an object with `text`, or a text.")
+            own = entry.pop("namespace", None) if isinstance(entry, dict) else None
+            yield _row(entry, namespace if own is None else own, where)
+
+
+def _from_csv(path: Path, namespace: str) -> Generator[Row, None, None]:
+    with closing(_lines(path, newline="")) as lines:
+        reader = csv.DictReader(lines, strict=True)
+        _check_columns(list(reader.fieldnames or ()), path.name)
+        for values in _with_long_fields(reader):
+            where = f"{path.name} line {reader.line_num}"
+            if None in values or None in values.values():
+                raise InvalidInputError(f"{where} has not as many values as the first row has names.")
+            entry: dict[str, Any] = {name: values[name] for name in _CSV_FIELDS if values.get(name)}
+            entry["text"] = values["text"]
+            for name in ("position", *_MOMENTS):
+                if name in entry:
+                    entry[name] = _number(entry[name], f"`{name}` of {where}")
+            if "pinned" in entry:
+                entry["pinned"] = entry["pinned"].strip().lower() in {"1", "true", "yes"}
+            metadata = {
+                name: value
+                for name, value in values.items()
+                if value and name not in _CSV_FIELDS and name != "namespace"
+            }
+            if metadata:
+                entry["metadata"] = metadata
+            yield _row(entry, values.get("namespace") or namespace, where)
+
+
+def _check_columns(names: list[str], file: str) -> None:
+    if "text" not in names:
+        raise InvalidInputError(f"{file} has no column `text`; its first row is {names}.")
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise InvalidInputError(
+            f"{file} has more than one column of the name {repeated}; each needs its own."
+        )
+
+
+def _with_long_fields(rows: Iterator[T]) -> Iterator[T]:
+    """Read CSV whose fields may be longer than the csv module lets them be.
+
+    Its limit is one for the whole process, so it is ours for a row at a time.
+    """
+    while True:
+        with _csv_limit:
+            limit = csv.field_size_limit(_LONGEST_FIELD)
+            try:
+                row = next(rows, None)
+            finally:
+                csv.field_size_limit(limit)
+        if row is None:
+            return
+        yield row
+
+
+def _lines(path: Path, *, newline: str) -> Generator[str, None, None]:
+    """Read the lines of a file.
+
+    Raises:
+        InvalidInputError: One is not UTF-8. The lines before it come first, which a decoder of whole blocks would lose.
+    """
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline=newline) as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                line.encode("utf-8")
+            except UnicodeEncodeError as error:
+                raise InvalidInputError(
+                    f"{path.name} line {number} is not UTF-8, from its character {error.start} on; write the file as UTF-8."
+                ) from None
+            yield line
+
+
+def _from_folder(path: Path, namespace: str) -> Generator[Row, None, None]:
+    for file in sorted(path.rglob("*")):
+        if file.suffix.lower() not in _TEXT_SUFFIXES or not file.is_file():
+            continue
+        name = file.relative_to(path).as_posix()
+        try:
+            text = file.read_text("utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InvalidInputError(f"{str(file)!r} cannot be read as UTF-8 text: {error}") from error
+        if text.strip():
+            yield _row({"text": text, "id": name, "metadata": {"source": name}}, namespace, name)
+
+
+def _row(entry: Any, namespace: str, where: str) -> Row:
+    try:
+        collection_name(namespace)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{where}: {error}") from None
+    return namespace, item_from(entry, where)
+
+
+def _number(text: str, what: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise InvalidInputError(f"{what} must be a number, got {text!r}.") from None

@@ -1,0 +1,301 @@
+"""A check of a database directory, like that of a file system, and its repair.
+
+Everything here needs the database closed: it becomes the directory's owner for as long as it works.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+from aiochroma._errors import DatabaseInUseError, DatabasePathError, InvalidInputError
+from aiochroma.core.calls import refuse_on_loop
+from aiochroma.disk.backup import (
+    check_backup_target,
+    copy_database,
+    noted_backup,
+    refuse_lack_of_room,
+    size_of,
+)
+from aiochroma.disk.filesystem import canonical_directory
+from aiochroma.disk.foreign import refuse_foreign_users
+from aiochroma.disk.layout import QUARANTINE_PREFIX, SQLITE_FILE
+from aiochroma.disk.ownership import acquire, read_owner
+from aiochroma.disk.preflight import preflight
+from aiochroma.disk.recovery import quarantine_orphans
+from aiochroma.disk.schema import vacuum
+from aiochroma.ops.repair import fill_and_rebuild
+from aiochroma.ops.report import CollectionState, DoctorReport
+
+if TYPE_CHECKING:
+    import os
+    from pathlib import Path
+
+    from aiochroma.disk.ownership import Ownership
+    from aiochroma.disk.preflight import CollectionReport, PreflightReport
+
+__all__ = ["Progress", "doctor"]
+
+Progress = Callable[[str, int, int], None]
+
+_CHECK_SECONDS = 600.0
+_WORTH_A_VACUUM = 0.2
+
+
+def doctor(
+    path: str | os.PathLike[str],
+    *,
+    repair: bool = False,
+    vacuum: bool = False,
+    fill_missing: bool = False,
+    embedder: Any = None,
+    backup_to: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+) -> DoctorReport:
+    """Check a database that nobody has open, and repair it if asked to.
+
+    Blocks; on an event loop use ``await asyncio.to_thread(aiochroma.doctor, path)``.
+
+    Without ``repair``, ``vacuum`` and ``fill_missing`` nothing is changed. With one of them the directory is copied first. A
+    repair sets files of a broken index aside (it deletes nothing) and has Chroma rebuild the index from its log, from what
+    can be read of the broken files, and from the newest backup. A damaged SQLite file is not repaired: restore a backup.
+
+    Args:
+        path: The database directory.
+        repair: Rebuild damaged indexes, and set aside index directories that belong to no collection.
+        vacuum: Give free pages of the SQLite file back to the file system.
+        fill_missing: Embed the documents of records that have lost their vectors. May be interrupted and run again.
+        embedder: What embeds them: an :class:`~aiochroma.Embedder`, a Chroma embedding function, or a callable. Default: the
+            one that the collection was written with, where that is one of aiochroma's own.
+        backup_to: Where the copy goes that is made before anything is changed; a directory that does not exist. Default:
+            beside the database.
+        progress: Called with a stage, how much of it is done, and of how much.
+
+    Returns:
+        What was found, and what was done. ``exit_code`` sums it up.
+
+    Raises:
+        InvalidInputError: The arguments contradict each other, or an event loop runs on this thread.
+        DatabasePathError: There is no database, or no permission.
+        DatabaseInUseError: Something is to be changed and somebody has the database open.
+        DatabaseFormatError: A newer Chroma wrote it; nothing was touched.
+        BackupError: The copy could not be made; nothing was changed.
+    """
+    refuse_on_loop()
+    if embedder is not None and not fill_missing:
+        raise InvalidInputError("`embedder` is of use with `fill_missing=True` only.")
+    changes = repair or vacuum or fill_missing
+    if backup_to is not None and not changes:
+        raise InvalidInputError("`backup_to` is of use with `repair`, `vacuum` or `fill_missing` only.")
+    begun = time.monotonic()
+    directory = canonical_directory(path)
+    if not (directory / SQLITE_FILE).exists() and not (directory.is_dir() and _leftovers(directory)):
+        raise DatabasePathError(f"There is no database in {str(directory)!r}.")
+    examination = _Examination(directory, progress or (lambda _stage, _done, _of: None))
+    try:
+        with_owner = acquire(directory, create=False)
+    except DatabaseInUseError as error:
+        if changes:
+            raise
+        return replace(_in_use(directory, error), seconds=time.monotonic() - begun)
+    report = examination.run(
+        with_owner, repair=repair, vacuum=vacuum, fill=fill_missing, embedder=embedder, backup_to=backup_to
+    )
+    return replace(report, seconds=round(time.monotonic() - begun, 3))
+
+
+class _Examination:
+    """One visit of the doctor."""
+
+    def __init__(self, directory: Path, progress: Progress) -> None:
+        self._directory = directory
+        self._progress = progress
+        self._actions: list[str] = []
+        self._saved_to: str | None = None
+
+    def run(
+        self,
+        ownership: Ownership,
+        *,
+        repair: bool,
+        vacuum: bool,
+        fill: bool,
+        embedder: Any,
+        backup_to: str | os.PathLike[str] | None,
+    ) -> DoctorReport:
+        directory, filled = self._directory, None
+        try:
+            found = self._look(changes=repair or vacuum or fill)
+            if found.sqlite_problems or not (repair or vacuum or fill):
+                return self._report(found)
+            works = bool(
+                (repair and (found.damaged or found.orphaned_directories))
+                or vacuum
+                or (fill and found.damaged)
+            )
+            if works:
+                self._save(backup_to)
+            if repair and found.orphaned_directories:
+                place = quarantine_orphans(directory, found)
+                self._actions.append(
+                    f"{len(found.orphaned_directories)} orphaned index directories were moved to {place}"
+                )
+        finally:
+            ownership.release()
+        if found.damaged and (repair or fill):
+            # Takes the ownership itself, as any program that opens the database.
+            self._progress("repair", 0, 1)
+            actions, filled = fill_and_rebuild(directory, embedder, fill=fill, progress=self._progress)
+            self._actions.extend(actions)
+            self._progress("repair", 1, 1)
+        ownership = acquire(directory, wait_seconds=5.0, create=False)
+        try:
+            if vacuum:
+                self._vacuum()
+            return replace(self._report(self._look(changes=False)), filled=filled)
+        finally:
+            ownership.release()
+
+    def _look(self, *, changes: bool) -> PreflightReport:
+        self._progress("check", 0, 1)
+        if changes:
+            refuse_foreign_users(self._directory)
+        found = preflight(self._directory, check_seconds=_CHECK_SECONDS, link_limit=sys.maxsize)
+        self._progress("check", 1, 1)
+        return found
+
+    def _save(self, backup_to: str | os.PathLike[str] | None) -> None:
+        """Copy everything before anything is changed; not verified, since what is copied is not whole."""
+        directory = self._directory
+        if backup_to is not None:
+            target, _ = check_backup_target(directory, backup_to, keep=None)
+        else:
+            stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
+            target = directory.with_name(f"{directory.name}.before-repair-{stamp}-{uuid.uuid4().hex[:4]}")
+            refuse_lack_of_room(directory, target.parent)
+        self._progress("copy", 0, 1)
+        copy_database(directory, target)
+        self._progress("copy", 1, 1)
+        self._saved_to = str(target)
+        self._actions.append(f"everything was copied to {target} first")
+
+    def _vacuum(self) -> None:
+        self._progress("vacuum", 0, 1)
+        refuse_lack_of_room(self._directory, self._directory)
+        freed = vacuum(self._directory)
+        self._progress("vacuum", 1, 1)
+        self._actions.append(f"the SQLite file is {freed} bytes smaller")
+
+    def _report(self, found: PreflightReport) -> DoctorReport:
+        directory = self._directory
+        quarantines = sorted(
+            entry for entry in directory.iterdir() if entry.name.startswith(QUARANTINE_PREFIX)
+        )
+        backup = noted_backup(directory)
+        orphans = found.orphaned_directories
+        return DoctorReport(
+            path=str(directory),
+            versions=_versions(found),
+            collections=tuple(_state(entry) for entry in found.collections),
+            journal_mode=found.journal_mode,
+            durable=found.keeps_log,
+            log_entries=found.log_rows,
+            log_bytes=found.log_bytes,
+            size_bytes=found.size_bytes,
+            free_bytes=found.free_bytes,
+            orphaned_directories=orphans,
+            orphaned_bytes=sum(size_of(directory / name) for name in orphans),
+            quarantines=tuple(entry.name for entry in quarantines),
+            quarantined_bytes=sum(size_of(entry) for entry in quarantines),
+            backup=None if backup is None else str(backup),
+            problems=found.problems,
+            notes=found.notes,
+            advice=tuple(_advice(found, backup, quarantines)),
+            actions=tuple(self._actions),
+            saved_to=self._saved_to,
+            sqlite_is_damaged=bool(found.sqlite_problems),
+        )
+
+
+def _advice(found: PreflightReport, backup: Path | None, quarantines: list[Path]) -> list[str]:
+    """Say what would help, in the order of urgency."""
+    advice = []
+    if found.sqlite_problems:
+        source = f" {backup}" if backup is not None else ", if there is one"
+        advice.append(f"SQLite's file cannot be repaired here: restore the newest backup{source}.")
+        return advice
+    broken = [entry for entry in found.collections if entry.index_problems]
+    if broken:
+        names = ", ".join(entry.label for entry in broken)
+        advice.append(
+            f"--repair sets the broken index of {names} aside and rebuilds it (opening the database does that, too)."
+        )
+    missing = sum(len(entry.missing) for entry in found.collections)
+    if missing:
+        advice.append(
+            f"--repair looks for the vectors of {missing} records in the log and in the newest backup; --fill-missing embeds the "
+            "documents of those that are nowhere."
+        )
+    if found.orphaned_directories:
+        advice.append(
+            "--repair moves the orphaned indexes aside; Chroma leaves them when a collection is deleted."
+        )
+    if found.size_bytes and found.free_bytes > _WORTH_A_VACUUM * found.size_bytes:
+        advice.append(f"--vacuum gives {found.free_bytes} bytes of {found.size_bytes} back.")
+    if found.keeps_log and found.log_rows and backup is None:
+        advice.append("A backup would allow the log to be cut: `aiochroma backup`.")
+    if quarantines:
+        advice.append("What is in quarantine may be deleted when you are sure that nothing is missing.")
+    return advice
+
+
+def _state(entry: CollectionReport) -> CollectionState:
+    return CollectionState(
+        name=entry.label,
+        records=entry.records,
+        dimension=entry.dimension,
+        indexed=entry.vectors,
+        pending=entry.pending,
+        missing=len(entry.missing),
+        problems=entry.problems,
+    )
+
+
+def _in_use(directory: Path, error: DatabaseInUseError) -> DoctorReport:
+    """Return what can be said of a database that somebody has open: its files change while one looks."""
+    owner = read_owner(directory)
+    known = {"pid": error.pid, "host": error.host, "since": error.since}
+    return DoctorReport(
+        path=str(directory),
+        owner=known if owner is None else asdict(owner),
+        versions=_versions(None),
+        size_bytes=(directory / SQLITE_FILE).stat().st_size,
+        problems=(str(error),),
+        advice=("Close it there, then run this again; a check from inside is `await client.health()`.",),
+    )
+
+
+def _versions(found: PreflightReport | None) -> dict[str, str]:
+    versions = {"aiochroma": _version("aiochroma"), "chromadb": _version("chromadb")}
+    if found is not None and found.migrations:
+        versions["tables"] = ", ".join(
+            f"{kind} {number}" for kind, number in sorted(found.migrations.items())
+        )
+    return versions
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _leftovers(directory: Path) -> bool:
+    return any((entry / "header.bin").exists() for entry in directory.iterdir() if entry.is_dir())

@@ -1,0 +1,201 @@
+"""Moving databases between directories and servers, verified and resumable."""
+
+from __future__ import annotations
+
+import time
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any
+
+from aiochroma._errors import InvalidInputError, MigrationError
+from aiochroma._threads import off_loop
+from aiochroma.client.target import DEFAULT_DATABASE, DEFAULT_TENANT
+from aiochroma.ops.migration_report import MigrationReport
+from aiochroma.ops.places import place_of
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Mapping
+
+    from aiochroma.ops.places import Place
+
+__all__ = ["migrate"]
+
+_OF_ONE_SERVER = ("auth_token", "ca_file")
+"""What the environment says of one server must not be sent to another."""
+
+Pair = tuple[str, str]
+
+
+async def migrate(
+    src: str | os.PathLike[str],
+    dst: str | os.PathLike[str],
+    *,
+    tenant: str | None = None,
+    database: str | None = None,
+    to_tenant: str | None = None,
+    to_database: str | None = None,
+    all_databases: bool = False,
+    merge: bool = False,
+    verify: bool = True,
+    src_options: Mapping[str, Any] | None = None,
+    dst_options: Mapping[str, Any] | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> MigrationReport:
+    """Copy all collections from a directory or a server to another.
+
+    Each with its configuration, schema, embedding function's configuration and metadata, and every record with vector, document,
+    metadata and URI. Records go in pages, so memory does not grow with their number. A memory's namespaces are among the
+    collections; its full-text index is made again when it is used, its history of changes stays where it is.
+
+    Nothing is written before all collections were looked at. A run that was interrupted, however hard, may be repeated: it
+    goes on, and writes nothing twice. A copy that is complete already is compared and left alone. The source is not changed,
+    except that opening a directory may repair it. Neither side should be written to meanwhile; a directory cannot be, for a
+    server verification finds it.
+
+    Args:
+        src: A directory, or ``http(s)://host[:port][/tenant/database]``.
+        dst: Likewise; a directory, tenant or database that does not exist is made.
+        tenant: The source's tenant, where its address does not name it. Default: ``CHROMA_TENANT``, else Chroma's.
+        database: The source's database, likewise. Default: ``CHROMA_DATABASE``, else Chroma's.
+        to_tenant: The destination's tenant. Default: as at the source.
+        to_database: The destination's database. Default: as at the source.
+        all_databases: Copy every database under its own name: of a directory those of every tenant, of a server those of the
+            one tenant (servers do not list tenants).
+        merge: Add to collections that hold something else; a record with the same id is replaced. Without it such collections
+            are refused.
+        verify: Compare both sides record by record afterwards.
+        src_options: Further arguments for :func:`aiochroma.connect` on the source: ``auth_token``, ``auth_header``,
+            ``ca_file``, ``timeout``, ... What is left out, the environment says (``CHROMA_AUTH_TOKEN`` and so on).
+        dst_options: The same for the destination. Where both are servers, the token and the certificates of the environment
+            are the source's, and the destination gets only what is given here.
+        progress: Called with a stage (``"copy notes"``, ``"verify notes"``), records done, and of how many.
+
+    Returns:
+        What was copied and what differs, if anything does; ``exit_code`` sums it up. Where something differs, another run
+        mends it.
+
+    Raises:
+        InvalidInputError: An argument is wrong, source and destination are the same, or the source has no such database.
+        DatabasePathError: There is no database in the source, or no permission.
+        DatabaseInUseError: Somebody has one of the directories open, this process included.
+        MigrationError: The destination holds something else under the same name; nothing was written.
+        StoreUnavailableError: One of the two cannot be opened, or is lost on the way; another run goes on.
+
+    Example:
+        >>> report = await migrate("./memory", "http://chroma.internal:8000")  # doctest: +SKIP
+        >>> report.is_verified  # doctest: +SKIP
+        True
+    """
+    begun = time.monotonic()
+    source = place_of(src, "src", tenant, database, src_options)
+    target = place_of(dst, "dst", to_tenant, to_database, dst_options)
+    if all_databases and (
+        source.database or target.tenant or target.database or (source.directory and source.tenant)
+    ):
+        raise InvalidInputError(
+            "`all_databases` copies each database under its own name: name no database, and no tenant but that of a server."
+        )
+    if source.directory is None and target.directory is None:
+        target.options.update({name: None for name in _OF_ONE_SERVER if name not in (dst_options or {})})
+    held = await off_loop(lambda: source.look(must_exist=True))
+    await off_loop(lambda: target.look(must_exist=False))
+    async with AsyncExitStack() as stack:
+        first = held[0] if all_databases and held else (source.tenant, source.database)
+        reader = await _opened(stack, source, first)
+        pairs = await _pairs(reader, target, held if source.directory else [], all_databases=all_databases)
+        writer = await _opened_to_write(stack, target, pairs[0][1])
+        _refuse_same(reader, writer, pairs)
+        collections = await _copied(
+            reader,
+            writer,
+            pairs,
+            merge=merge,
+            verify=verify,
+            progress=progress or (lambda _stage, _done, _of: None),
+        )
+    return MigrationReport(
+        source.shown,
+        target.shown,
+        tuple(collections),
+        tuple(await off_loop(source.notes)),
+        round(time.monotonic() - begun, 3),
+    )
+
+
+async def _opened(stack: AsyncExitStack, source: Place, pair: tuple[str | None, str | None]) -> Any:
+    try:
+        return await stack.enter_async_context(source.opening(*pair))
+    except Exception as error:
+        if not _is_not_found(error):
+            raise
+        raise InvalidInputError(f"{source.shown!r} has no such tenant or database: {error}") from error
+
+
+async def _opened_to_write(stack: AsyncExitStack, target: Place, pair: Pair) -> Any:
+    """Open the destination; where its tenant or database is to be made, on Chroma's default."""
+    try:
+        return await stack.enter_async_context(target.opening(*pair))
+    except Exception as error:
+        if not _is_not_found(error):
+            raise
+    return await stack.enter_async_context(target.opening(DEFAULT_TENANT, DEFAULT_DATABASE))
+
+
+async def _pairs(
+    reader: Any, target: Place, held: list[Pair], *, all_databases: bool
+) -> list[tuple[Pair, Pair]]:
+    """Return tenant and database of what is copied, at the source and at the destination."""
+    own = (str(reader.tenant), str(reader.database))
+    if not all_databases:
+        return [(own, (target.tenant or own[0], target.database or own[1]))]
+    if not held:
+        found = await reader.admin.list_databases(tenant=own[0])
+        held = sorted((own[0], str(entry["name"])) for entry in found)
+    return [(pair, pair) for pair in held or [own]]
+
+
+def _refuse_same(reader: Any, writer: Any, pairs: list[tuple[Pair, Pair]]) -> None:
+    places = [client._lease.engine.location for client in (reader, writer)]  # noqa: SLF001 - one package
+    same = (places[0].path, places[0].url) == (places[1].path, places[1].url)
+    if same and {pair for pair, _ in pairs} & {pair for _, pair in pairs}:
+        raise InvalidInputError(f"`src` and `dst` are the same: {places[0].name}.")
+
+
+async def _copied(
+    reader: Any,
+    writer: Any,
+    pairs: list[tuple[Pair, Pair]],
+    *,
+    merge: bool,
+    verify: bool,
+    progress: Callable[[str, int, int], None],
+) -> list[Any]:
+    # Late: both import chromadb, which by now the clients have done on their own threads.
+    from aiochroma.ops.copying import DatabaseCopy
+    from aiochroma.ops.records import Side
+
+    copies, problems = [], []
+    for here, there in pairs:
+        copy = DatabaseCopy(
+            Side(reader, *here),
+            Side(writer, *there),
+            merge=merge,
+            verify=verify,
+            progress=progress,
+            several=len(pairs) > 1,
+        )
+        problems += await copy.survey()
+        copies.append(copy)
+    if problems:
+        lines = "".join(f"\n  - {problem}" for problem in problems)
+        raise MigrationError(
+            f"The destination holds something else already; nothing was copied. Another database, or `merge`, would do:{lines}",
+            problems=problems,
+        )
+    return [entry for copy in copies for entry in await copy.run()]
+
+
+def _is_not_found(error: Exception) -> bool:
+    from chromadb.errors import NotFoundError
+
+    return isinstance(error, NotFoundError)

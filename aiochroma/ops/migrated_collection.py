@@ -1,0 +1,176 @@
+"""Making a collection at the destination as it is at the source: distance, index, schema, embedding function, metadata.
+
+Importing this module imports chromadb; that happens after a client was opened.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from chromadb.errors import ChromaError, InternalError, InvalidArgumentError
+from chromadb.utils.embedding_functions import known_embedding_functions
+
+from aiochroma._threads import off_loop
+
+if TYPE_CHECKING:
+    from aiochroma.ops.records import Side
+
+__all__ = ["make_like", "space_of", "unlike", "unlike_to_merge"]
+
+_EMBEDDER = "aiochroma:embedder"
+_MACHINES_OWN = frozenset({"num_threads"})
+"""Set by Chroma to what the machine has."""
+
+
+class _StoredSchema:
+    """A schema as it was stored. Chroma's class would build the embedding function, which may want keys and models."""
+
+    def __init__(self, stored: dict[str, Any]) -> None:
+        self._stored = stored
+
+    def serialize_to_json(self) -> dict[str, Any]:
+        """Return it as Chroma sends it."""
+        return self._stored
+
+
+async def make_like(model: Any, target: Side) -> Any:
+    """Make an empty collection with the name, metadata and configuration of another.
+
+    Args:
+        model: Chroma's description of the other.
+        target: Where to.
+
+    Returns:
+        Chroma's description of what was made. It may differ still: see :func:`unlike`.
+    """
+    if model.serialized_schema is not None:
+        try:
+            made = await _create(model, target, schema=_StoredSchema(model.serialized_schema))
+        except (InternalError, InvalidArgumentError):
+            # Of another version than the source. If the schema was not the reason, the error comes again.
+            made = None
+        if made is not None:
+            if not unlike(model, made):
+                return made
+            # Without a word, a server that knows no schemas leaves it out, and Chroma 1.5 the embedding function of a schema
+            # that is the default otherwise.
+            await target.submit("delete_collection", name=model.name)
+    configuration = await off_loop(lambda: _configuration(model.configuration_json))
+    return await _create(model, target, configuration=configuration)
+
+
+def space_of(model: Any) -> str:
+    """Return the distance of a collection."""
+    configuration = model.configuration_json or {}
+    return str(((configuration.get("hnsw") or configuration.get("spann")) or {}).get("space", "l2"))
+
+
+def unlike(model: Any, made: Any) -> list[str]:
+    """Say in what a collection differs from its source, records apart; one sentence each."""
+    found = [
+        f"its configuration {name!r} is {_shown(there)} and not {_shown(here)}"
+        for name, here, there in _differing(model.configuration_json, made.configuration_json)
+    ]
+    here, there = _portable(model.serialized_schema), _portable(made.serialized_schema)
+    if not found and here and there:
+        # Chroma adds metadata keys as it meets them, so there may be more of them.
+        there["keys"] = {name: entry for name, entry in there["keys"].items() if name in here["keys"]}
+    if not found and here and there and here != there:
+        found.append("its schema is another")
+    if (model.metadata or {}) != (made.metadata or {}):
+        found.append(f"its metadata is {_shown(made.metadata)} and not {_shown(model.metadata)}")
+    return found
+
+
+def unlike_to_merge(model: Any, there: Any) -> list[str]:
+    """Say why the records of one collection do not belong into another; one sentence each."""
+    found = []
+    if space_of(model) != space_of(there):
+        found.append(f"its distance is {space_of(there)!r} and not {space_of(model)!r}")
+    if None not in (model.dimension, there.dimension) and model.dimension != there.dimension:
+        found.append(f"its vectors have {there.dimension} dimensions and not {model.dimension}")
+    for what, here, other in (
+        ("embedding function", _function(model), _function(there)),
+        ("embedder", (model.metadata or {}).get(_EMBEDDER), (there.metadata or {}).get(_EMBEDDER)),
+    ):
+        if here != other:
+            found.append(f"its {what} is {_shown(other)} and not {_shown(here)}")
+    return found
+
+
+async def _create(model: Any, target: Side, *, schema: Any = None, configuration: Any = None) -> Any:
+    metadata = model.metadata or None
+    # Chroma reads settings of the index from such metadata, and may prefer them to those that are in force at the source.
+    late = metadata is not None and any(key.startswith("hnsw:") for key in metadata)
+    made = await target.submit(
+        "create_collection",
+        name=model.name,
+        schema=schema,
+        configuration=configuration,
+        metadata=None if late else metadata,
+        get_or_create=False,
+    )
+    if not late:
+        return made
+    await target.submit("_modify", id=made.id, new_metadata=metadata)
+    return await target.submit("get_collection", name=model.name)
+
+
+def _configuration(stored: dict[str, Any]) -> dict[str, Any]:
+    """Return a stored configuration as what Chroma makes collections with, for servers that know no schemas."""
+    configuration: dict[str, Any] = {
+        name: {key: value for key, value in stored[name].items() if value is not None}
+        for name in ("hnsw", "spann")
+        if stored.get(name)
+    }
+    function = stored.get("embedding_function") or {}
+    if function.get("name") in known_embedding_functions:
+        try:
+            configuration["embedding_function"] = known_embedding_functions[
+                function["name"]
+            ].build_from_config(function.get("config") or {})
+        except (ChromaError, ValueError, ImportError):
+            # Its package or key is not at hand here. The comparison afterwards says that the configuration is another.
+            return configuration
+    return configuration
+
+
+def _differing(here: Any, there: Any, path: str = "") -> list[tuple[str, Any, Any]]:
+    """Return what a configuration says otherwise than another; what only the other says is its version's default."""
+    found: list[tuple[str, Any, Any]] = []
+    there = there if isinstance(there, dict) else {}
+    for name, value in (here or {}).items():
+        place = f"{path}{name}"
+        if isinstance(value, dict) and name != "embedding_function":
+            found.extend(_differing(value, there.get(name), f"{place}."))
+        elif name == "embedding_function":
+            if _named(value) != _named(there.get(name)):
+                found.append((place, value, there.get(name)))
+        elif value is not None and value != there.get(name):
+            found.append((place, value, there.get(name)))
+    return found
+
+
+def _portable(schema: Any) -> Any:
+    """Return of a schema what does not depend on the machine, nor on how it is said that there is no embedding function."""
+    if not isinstance(schema, dict):
+        return schema
+    return {
+        name: _portable(value)
+        for name, value in schema.items()
+        if name not in _MACHINES_OWN and (name != "embedding_function" or _named(value))
+    }
+
+
+def _function(model: Any) -> Any:
+    return _named((model.configuration_json or {}).get("embedding_function"))
+
+
+def _named(function: Any) -> Any:
+    """Chroma has three ways to say that it knows of no function: nothing, "legacy" and "unknown"."""
+    return function if function and function.get("name") else None
+
+
+def _shown(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, default=str)

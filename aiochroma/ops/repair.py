@@ -1,0 +1,105 @@
+"""The part of a repair for which the database is opened: rebuilding indexes, and embedding what has no vector."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from aiochroma._errors import MissingExtraError
+from aiochroma.client.opening import AsyncPersistentClient
+from aiochroma.client.reembedding import FillReport, fill_missing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from aiochroma.embedding.choice import EmbedderFunction
+
+__all__ = ["fill_and_rebuild"]
+
+
+def fill_and_rebuild(
+    directory: Path, embedder: Any, *, fill: bool, progress: Callable[[str, int, int], None]
+) -> tuple[list[str], FillReport | None]:
+    """Open a database, which repairs its indexes, and embed what has no vector if asked to.
+
+    Args:
+        directory: The database directory; nobody owns it.
+        embedder: What embeds; None for the one that each collection names, where it is one of ours.
+        fill: Whether to embed.
+        progress: Called with a collection's name, how many records are done, and of how many.
+
+    Returns:
+        What was done, one sentence each, and what became of records without vectors.
+    """
+    return asyncio.run(_fill_and_rebuild(directory, embedder, fill, progress))
+
+
+async def _fill_and_rebuild(
+    directory: Path, embedder: Any, fill: bool, progress: Callable[[str, int, int], None]
+) -> tuple[list[str], FillReport | None]:
+    async with AsyncPersistentClient(directory, accept_missing=True, max_hold_ms=100.0) as client:
+        recovery = client.recovery
+        assert recovery is not None
+        actions = [
+            f"the index of {entry.label} was rebuilt: {entry.from_log} vectors from the log, {entry.from_index} from the broken "
+            f"files; {len(entry.missing)} are nowhere"
+            for entry in recovery.collections
+            if entry.rebuilt
+        ]
+        if not fill:
+            return actions, None
+        source = _DoctorsSource(client, embedder)
+        filled = await fill_missing(client._server.submit, source, progress=progress)  # noqa: SLF001 - one package
+        actions.extend(f"{count} documents of {name} were embedded" for name, count in filled.filled.items())
+        return actions, filled
+
+
+class _DoctorsSource:
+    """Embeds with what the caller gave, or with the embedder that a collection names."""
+
+    def __init__(self, client: Any, embedder: Any) -> None:
+        self._client = client
+        self._given = embedder is not None
+        self._chosen: EmbedderFunction | None = None
+        self._known: list[EmbedderFunction] = _adapted(embedder) if embedder is not None else _own_embedders()
+
+    def refusal(self, stored: str | None) -> str | None:
+        """See :class:`aiochroma.client.reembedding.EmbeddingSource`."""
+        self._chosen = next((one for one in self._known if one.identity == stored), None)
+        if self._chosen is None and stored is None and self._given:
+            self._chosen = self._known[0]
+        if self._chosen is not None:
+            return None
+        if stored is None:
+            return "it is not known what embedded it; give the embedder"
+        return f"it was embedded by {stored!r}, which is not at hand; give that embedder"
+
+    async def embed(self, texts: list[str]) -> Sequence[Any]:
+        """See :class:`aiochroma.client.reembedding.EmbeddingSource`."""
+        assert self._chosen is not None
+        vectors: Sequence[Any] = await self._client._server.embed(  # noqa: SLF001 - one package
+            self._chosen.function, texts, is_query=False
+        )
+        return vectors
+
+
+def _adapted(embedder: Any) -> list[EmbedderFunction]:
+    from aiochroma.embedding.choice import adapted
+
+    return [adapted(embedder)]
+
+
+def _own_embedders() -> list[EmbedderFunction]:
+    from aiochroma.embedding.choice import adapted
+    from aiochroma.embedding.hashed import HashedEmbedder
+
+    known = [adapted(HashedEmbedder())]
+    try:
+        from aiochroma.embedding.wordllama import WordLlamaEmbedder
+
+        known.append(adapted(WordLlamaEmbedder()))
+    except MissingExtraError:
+        # Collections that it wrote are reported as such.
+        return known
+    return known

@@ -1,0 +1,154 @@
+"""The parts of long texts: records of their own, beside the memories, in a collection that holds nothing else.
+
+A part names its memory and, by its id, the writing it belongs to; the memory names its writing too, so parts that a crash has
+left behind are never taken for its own.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from aiochroma.records.record import (
+    PART_OF,
+    PARTS,
+    WRITING,
+    Place,
+    Record,
+    add_parts,
+    part_id,
+    writing_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from chromadb.api import ServerAPI
+
+    from aiochroma.records.reading import Reader
+
+__all__ = ["Parts"]
+
+_AT_ONCE = 256
+_MORE = 4
+_MOST = 4096
+"""Beyond so many fetched, others may stay hidden behind the parts of one text."""
+
+
+class Parts:
+    """Finds, moves and deletes parts.
+
+    Args:
+        api: Chroma.
+        reader: Reads from it.
+    """
+
+    def __init__(self, api: ServerAPI, reader: Reader) -> None:
+        self._api: Any = api
+        self._reader = reader
+        self._holders: dict[tuple[str, str, str], Any] = {}
+
+    def forget_holders(self) -> None:
+        """Look up anew which collections hold parts: one may have been made or deleted."""
+        self._holders.clear()
+
+    def holder(self, name: str, place: Place) -> Any:
+        """Return the id of the collection that holds the parts, or None where there are none."""
+        from chromadb.errors import NotFoundError
+
+        key = (place["tenant"], place["database"], name)
+        if key not in self._holders:
+            try:
+                self._holders[key] = self._api.get_collection(name=name, **place).id
+            except NotFoundError:
+                self._holders[key] = None
+        return self._holders[key]
+
+    def add_near(
+        self,
+        found: list[dict[str, Record]],
+        collection_id: Any,
+        holder: Any,
+        vectors: Sequence[Any],
+        n_results: int,
+        where: Mapping[str, Any] | None,
+        place: Place,
+    ) -> None:
+        """Add the nearest memories by their parts.
+
+        As many writings as are wanted are looked for, however many parts of one are the nearest; numbers alone, so that
+        only the nearest part of each has to be read.
+        """
+        fetched = n_results
+        while True:
+            near = self._reader.nearest(holder, vectors, fetched, place)
+            nearest = [_nearest_of_each(rows) for rows in near]
+            if fetched >= _MOST or all(
+                len(rows) < fetched or len(writings) >= n_results
+                for rows, writings in zip(near, nearest, strict=True)
+            ):
+                break
+            fetched *= _MORE
+        read = self._reader.records(
+            holder, list({id: None for writings in nearest for id in writings}), None, place
+        )
+        rows = [
+            [
+                (id, distance, read[id]["document"], read[id]["metadata"])
+                for id, distance in writings.items()
+                if id in read
+            ]
+            for writings in nearest
+        ]
+        missing = {
+            row[3][PART_OF]: None
+            for own, known in zip(rows, found, strict=True)
+            for row in own
+            if row[3][PART_OF] not in known
+        }
+        records = self._reader.records(collection_id, list(missing), where, place)
+        for candidates, own in zip(found, rows, strict=True):
+            add_parts(candidates, records, own)
+
+    def move(
+        self,
+        moved: Mapping[str, str],
+        ids: Sequence[str],
+        metadatas: Sequence[Mapping[str, Any]],
+        name: str,
+        place: Place,
+    ) -> None:
+        """Tell parts, which are written before their memories, which memory they belong to."""
+        owners = {
+            part_id(metadata[WRITING], number): moved[id]
+            for id, metadata in zip(ids, metadatas, strict=True)
+            if id in moved
+            for number in range(metadata.get(PARTS) or 0)
+        }
+        if owners:
+            self._api._update(  # noqa: SLF001 - Chroma's own name
+                self.holder(name, place),
+                list(owners),
+                metadatas=[{PART_OF: owner} for owner in owners.values()],
+                **place,
+            )
+
+    def drop(self, name: str, place: Place, old: Iterable[Record], *, keep: set[Any]) -> None:
+        """Delete the parts of former writings."""
+        unwanted = [
+            part_id(record["metadata"][WRITING], number)
+            for record in old
+            if record["metadata"].get(PARTS) and record["metadata"].get(WRITING) not in keep
+            for number in range(record["metadata"][PARTS])
+        ]
+        holder = self.holder(name, place) if unwanted else None
+        if holder is not None:
+            for start in range(0, len(unwanted), _AT_ONCE):
+                self._api._delete(holder, ids=unwanted[start : start + _AT_ONCE], **place)  # noqa: SLF001
+
+
+def _nearest_of_each(parts: Mapping[str, Record]) -> dict[str, float]:
+    """Return id and distance of the nearest part of each writing; the parts come nearest first."""
+    nearest: dict[str, tuple[str, float]] = {}
+    for id, record in parts.items():
+        nearest.setdefault(writing_of(id), (id, record["distance"]))
+    return dict(nearest.values())

@@ -1,0 +1,335 @@
+"""Memories as records of Chroma: the operations of a memory that Chroma does not have, over a ``ServerAPI``.
+
+A memory is one record. Of a text longer than the embedder reads, parts are kept beside it (``_parts``): only their vectors are
+searched, and what is found is the memory.
+
+Everything here runs where Chroma is called.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any
+
+from aiochroma.records.chunks import Parts
+from aiochroma.records.history import Entry
+from aiochroma.records.reading import Reader
+from aiochroma.records.record import (
+    PARTS,
+    WRITING,
+    Place,
+    Record,
+    before,
+    candidate,
+    has_expired,
+    stored_over,
+    text_id,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from chromadb.api import ServerAPI
+
+    from aiochroma.records.history import ChangeLog
+
+__all__ = ["Remembered"]
+
+
+class Remembered(ABC):
+    """The operations of a memory.
+
+    Args:
+        api: Chroma.
+    """
+
+    def __init__(self, api: ServerAPI) -> None:
+        self._api: Any = api
+        self._reader = Reader(api)
+        self._parts = Parts(api, self._reader)
+
+    def operations(self) -> dict[str, Callable[..., Any]]:
+        """Return the operations by name."""
+        return {
+            "remember": self.remember,
+            "change_memories": self.change,
+            "forget_memories": self.forget,
+            "search_memories": self.search,
+            "memory_neighbours": self.neighbours,
+            "memory_history": self.history,
+        }
+
+    # -- writing -------------------------------------------------------------------------------------------------------
+
+    def remember(
+        self,
+        collection_id: Any,
+        ids: list[str],
+        embeddings: list[Any],
+        metadatas: list[dict[str, Any]],
+        documents: list[str],
+        uris: Any,
+        tenant: str,
+        database: str,
+        parts: str,
+        exact: bool,
+        audit: str | None,
+    ) -> dict[str, str]:
+        """Write memories.
+
+        One that is there already keeps when it was made, what metadata is not given anew, and its place in its thread. One
+        that has expired is not there.
+
+        Args:
+            collection_id: The collection.
+            ids: All different.
+            embeddings: A vector for each.
+            metadatas: What is stored with each; without a position, when it was made is its place in its thread.
+            documents: The texts.
+            uris: None.
+            tenant: Chroma's tenant.
+            database: Chroma's database.
+            parts: The name of the collection that holds parts.
+            exact: Leave nothing of what was there, as for an import.
+            audit: What the history calls the namespace, or None for no entry.
+
+        Returns:
+            The ids of those that were written under another id than the given one; see ``_moved``.
+        """
+        place = {"tenant": tenant, "database": database}
+        now = time.time()
+        old = self._known(collection_id, ids, place)
+        moved = {} if exact else self._moved(collection_id, ids, documents, old, place)
+        if moved:
+            self._parts.move(moved, ids, metadatas, parts, place)
+            ids = [moved.get(id, id) for id in ids]
+            old = self._known(collection_id, ids, place)
+        expired = [id for id, record in old.items() if has_expired(record["metadata"], now)]
+        known = {id: record for id, record in old.items() if id not in expired}
+        stored = [
+            stored_over(metadata, known.get(id), exact=exact)
+            for id, metadata in zip(ids, metadatas, strict=True)
+        ]
+        noted = self._note(
+            audit,
+            [
+                Entry(now, "refresh" if id in known else "remember", audit or "", id, *before(old.get(id)))
+                for id in ids
+            ],
+        )
+        try:
+            if expired:
+                self._api._delete(collection_id, ids=expired, **place)  # noqa: SLF001 - Chroma's own name
+                self._deleted(str(collection_id), expired)
+            self._api._upsert(  # noqa: SLF001 - Chroma's own name
+                collection_id, ids, embeddings, stored, documents, uris, tenant, database
+            )
+        except BaseException:
+            self._withdraw(noted)
+            raise
+        self._written(str(collection_id), ids, documents, stored, known)
+        self._parts.drop(parts, place, old.values(), keep={entry.get(WRITING) for entry in stored})
+        return moved
+
+    def _moved(
+        self,
+        collection_id: Any,
+        ids: Sequence[str],
+        documents: Sequence[str],
+        old: Mapping[str, Record],
+        place: Place,
+    ) -> dict[str, str]:
+        """Return other ids for texts whose own id belongs to a memory that was changed to another text since."""
+        moved = {}
+        now = time.time()
+        for id, document in zip(ids, documents, strict=True):
+            number, new, there = 0, id, old.get(id)
+            while (
+                there is not None
+                and there["document"] != document
+                and not has_expired(there["metadata"], now)
+                and new == text_id(document, number)
+            ):
+                number += 1
+                new = moved[id] = text_id(document, number)
+                there = self._known(collection_id, [new], place).get(new)
+        return moved
+
+    def change(
+        self,
+        collection_id: Any,
+        ids: list[str],
+        embeddings: list[Any] | None,
+        metadatas: list[dict[str, Any]],
+        documents: list[str] | None,
+        uris: Any,
+        tenant: str,
+        database: str,
+        parts: str,
+        action: str,
+        audit: str | None,
+    ) -> list[Record]:
+        """Change memories that are there, and return them as they are then; arguments as :meth:`remember`."""
+        place = {"tenant": tenant, "database": database}
+        now = time.time()
+        old = {
+            id: record
+            for id, record in self._known(collection_id, ids, place).items()
+            if not has_expired(record["metadata"], now)
+        }
+        rows = [row for row, id in enumerate(ids) if id in old]
+        if not rows:
+            return []
+        texts = [documents[row] for row in rows] if documents is not None else None
+        given = [metadatas[row] for row in rows]
+        if texts is not None:
+            # The parts are those of the new text, or none.
+            given = [{PARTS: None, WRITING: None, **metadata} for metadata in given]
+        noted = self._note(
+            audit, [Entry(now, action, audit or "", ids[row], *before(old[ids[row]])) for row in rows]
+        )
+        try:
+            self._api._update(  # noqa: SLF001 - Chroma's own name
+                collection_id,
+                [ids[row] for row in rows],
+                [embeddings[row] for row in rows] if embeddings is not None else None,
+                given,
+                texts,
+                uris,
+                tenant,
+                database,
+            )
+        except BaseException:
+            self._withdraw(noted)
+            raise
+        changed = []
+        for number, row in enumerate(rows):
+            record = old[ids[row]]
+            merged = {k: v for k, v in {**record["metadata"], **given[number]}.items() if v is not None}
+            text = record["document"] if texts is None else texts[number]
+            changed.append(candidate(ids[row], text, merged, None))
+        self._written(
+            str(collection_id),
+            [record["id"] for record in changed],
+            [record["document"] for record in changed],
+            [record["metadata"] for record in changed],
+            {},
+        )
+        if texts is not None:
+            keep = {metadata.get(WRITING) for metadata in given}
+            self._parts.drop(parts, place, old.values(), keep=keep)
+        return changed
+
+    def forget(
+        self,
+        collection_id: Any,
+        ids: list[str],
+        tenant: str,
+        database: str,
+        parts: str,
+        action: str,
+        expired_only: bool,
+        audit: str | None,
+    ) -> int:
+        """Delete memories, or those of them that have expired, and return how many there were."""
+        place = {"tenant": tenant, "database": database}
+        now = time.time()
+        old = self._known(collection_id, ids, place)
+        if expired_only:
+            # Somebody may have remembered or pinned one since it was looked up.
+            old = {id: record for id, record in old.items() if has_expired(record["metadata"], now)}
+        if not old:
+            return 0
+        gone = list(old)
+        noted = self._note(audit, [Entry(now, action, audit or "", id, *before(old[id])) for id in gone])
+        try:
+            self._api._delete(collection_id, ids=gone, **place)  # noqa: SLF001 - Chroma's own name
+        except BaseException:
+            self._withdraw(noted)
+            raise
+        self._deleted(str(collection_id), gone)
+        self._parts.drop(parts, place, old.values(), keep=set())
+        return len(gone)
+
+    # -- what an index and a history add -------------------------------------------------------------------------------
+
+    @abstractmethod
+    def search(self, **arguments: Any) -> list[list[Record]]:
+        """Search one collection."""
+
+    @abstractmethod
+    def neighbours(self, **arguments: Any) -> list[tuple[str, int, Record]]:
+        """Return what stands near records in their threads."""
+
+    def history(self, namespace: str | None, id: str | None, limit: int) -> list[Entry]:
+        """Return what changed, newest first."""
+        log = self._log()
+        return [] if log is None else log.read(namespace, id, limit)
+
+    def _log(self) -> ChangeLog | None:
+        return None
+
+    def _known(self, collection_id: Any, ids: list[str], place: Place) -> dict[str, Record]:
+        """Return the records that are there, of ids."""
+        return self._reader.records(collection_id, ids, None, place)
+
+    def _written(  # noqa: B027 - without an index there is nothing to do
+        self,
+        collection: str,
+        ids: Sequence[str],
+        documents: Sequence[str],
+        metadatas: Sequence[Mapping[str, Any]],
+        known: Mapping[str, Record],
+    ) -> None:
+        """Follow a write; ``metadatas`` is what was written over that of ``known``."""
+
+    def _deleted(self, collection: str, ids: Sequence[str]) -> None:  # noqa: B027 - likewise
+        """Follow a deletion."""
+
+    def _note(self, audit: str | None, entries: Iterable[Entry]) -> tuple[int, int] | None:
+        log = None if audit is None else self._log()
+        return None if log is None else log.note(entries)
+
+    def _withdraw(self, noted: tuple[int, int] | None) -> None:
+        log = self._log() if noted is not None else None
+        if log is not None and noted is not None:
+            log.withdraw(noted)
+
+    # -- reading -------------------------------------------------------------------------------------------------------
+
+    def _search_vectors(
+        self,
+        collection_id: Any,
+        vectors: Sequence[Any],
+        n_results: int,
+        where: Mapping[str, Any] | None,
+        parts: str,
+        place: Place,
+        where_document: Mapping[str, Any] | None = None,
+        *,
+        details: bool = True,
+    ) -> list[dict[str, Record]]:
+        """Return for each vector the nearest memories by id, whether they are near as a whole or by a part.
+
+        Without ``details`` they have neither document nor metadata, and parts are not looked at.
+        """
+        if not details:
+            return self._reader.nearest(collection_id, vectors, n_results, place)
+        holder = self._parts.holder(parts, place) if where_document is None else None
+        found: list[dict[str, Record]] = [{} for _ in vectors]
+        for candidates, rows in zip(
+            found,
+            self._reader.query(collection_id, vectors, n_results, where, where_document, place),
+            strict=True,
+        ):
+            for id, distance, document, metadata in rows:
+                candidates[id] = candidate(id, document, metadata, distance)
+        if holder is None:
+            return found
+        self._parts.add_near(found, collection_id, holder, vectors, n_results, where, place)
+        return found
+
+    def forget_places(self) -> None:
+        """Look up anew which collections hold parts: one may have been made or deleted."""
+        self._parts.forget_holders()

@@ -1,0 +1,167 @@
+"""The end of a serving thread: closing with and without draining, and what becomes of those who wait."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+
+from aiochroma._errors import ClosedError, PartialWriteError
+from aiochroma.core.calls import call_blocking
+
+PATIENCE = 30.0
+
+
+async def test_close_drains_then_closes(engine, until):
+    """What was submitted before the close is served, what comes after is refused, then the resource is closed."""
+    holder, gate = await engine.hold()
+    tasks = [engine.task(number) for number in range(10)]
+    await asyncio.sleep(0)
+    engine.serving.close()
+    with pytest.raises(ClosedError, match="closed"):
+        await engine.call("too late")
+    gate.open()
+    await holder
+    assert await asyncio.gather(*tasks) == list(range(10))
+    await until(lambda: not engine.serving.thread.is_alive())
+    assert engine.resource.closed
+    assert "too late" not in engine.resource.calls
+
+
+async def test_close_without_drain_fails_waiters(engine, until):
+    """Without draining everybody who waits is refused, and the call that runs completes."""
+    holder, gate = await engine.hold()
+    tasks = [engine.task(number) for number in range(10)]
+    await asyncio.sleep(0)
+    engine.serving.close(drain=False)
+    gate.open()
+    assert await holder is None
+    for result in await asyncio.gather(*tasks, return_exceptions=True):
+        assert isinstance(result, ClosedError)
+    await until(lambda: not engine.serving.thread.is_alive())
+    assert engine.resource.calls == ["holder"]
+    assert engine.resource.closed
+    assert engine.counts()["pending"] == 0
+
+
+async def test_draining_can_be_given_up(engine, until):
+    """A close without draining overrides one that drains."""
+    holder, gate = await engine.hold()
+    waiting = engine.task("waiting")
+    await asyncio.sleep(0)
+    engine.serving.close()
+    engine.serving.close(drain=False)
+    engine.serving.close()
+    gate.open()
+    await holder
+    with pytest.raises(ClosedError):
+        await waiting
+
+
+async def test_close_without_drain_stops_a_long_write_midway(engines, until, fake_resource):
+    """A write that is cut stops after its present piece, and says which records are in the database."""
+    entered, go_on = threading.Event(), threading.Event()
+    written = []
+
+    class Store(fake_resource):
+        def execute(self, request):
+            written.extend(request.arguments["ids"])
+            entered.set()
+            assert go_on.wait(PATIENCE)
+
+    engine = engines(Store)
+    ids = [f"id{number}" for number in range(1000)]
+    task = engine.task(operation="_add", collection_id="c", ids=ids, embeddings=None)
+    await until(entered.is_set)
+    engine.serving.close(drain=False)
+    go_on.set()
+    with pytest.raises(PartialWriteError, match="stopped after") as caught:
+        await task
+    assert list(caught.value.applied) == written
+    assert list(caught.value.applied + caught.value.remaining) == ids
+    assert 0 < len(written) < len(ids)
+    assert isinstance(caught.value.__cause__, ClosedError)
+
+
+async def test_close_twice(engine, until):
+    """Closing again changes nothing."""
+    await engine.call("x")
+    engine.serving.close()
+    await until(lambda: not engine.serving.thread.is_alive())
+    engine.serving.close()
+    assert engine.serving.join(0)
+    with pytest.raises(ClosedError):
+        await engine.call("x")
+
+
+async def test_concurrent_close(engine, until):
+    """Closing from many threads at once ends the thread once."""
+    await engine.call("x")
+    threads = [threading.Thread(target=engine.serving.close) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    await until(lambda: not engine.serving.thread.is_alive())
+    assert engine.resource.closed
+
+
+async def test_close_racing_with_submits_leaves_nobody_waiting(engines):
+    """Whoever submits while the database closes gets a result or an error, never silence."""
+    for _ in range(20):
+        engine = engines()
+        answered = []
+
+        def submit(engine=engine, answered=answered):
+            for number in range(50):
+                try:
+                    call_blocking(engine.queue, _request(number), None)
+                except ClosedError:
+                    answered.append("refused")
+                    return
+            answered.append("served")
+
+        threads = [threading.Thread(target=submit) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        engine.serving.close()
+        for thread in threads:
+            await asyncio.to_thread(thread.join, PATIENCE)
+        assert len(answered) == 4
+        assert engine.serving.join(PATIENCE)
+        assert engine.counts()["pending"] == 0
+
+
+def _request(number):
+    from aiochroma.core.request import Request
+
+    return Request("custom", {"tag": number})
+
+
+async def test_a_resource_that_fails_to_close_does_not_keep_the_thread(engines, until, logged):
+    """The thread ends, and says what went wrong."""
+
+    class Sticky:
+        def execute(self, request):
+            return "served"
+
+        def close(self):
+            raise OSError("device is gone")
+
+    engine = engines(Sticky)
+    assert await engine.call("x") == "served"
+    engine.serving.close()
+    await until(lambda: not engine.serving.thread.is_alive())
+    (line,) = logged("database.close_failed")
+    assert "device is gone" in line
+
+
+async def test_end_is_announced_once_and_also_to_late_comers(engine, until):
+    """Whoever asks to be told of the end is told, before it or after it."""
+    told = []
+    engine.serving.when_ended(lambda: told.append("before"))
+    engine.serving.close()
+    await until(lambda: not engine.serving.thread.is_alive())
+    engine.serving.when_ended(lambda: told.append("after"))
+    assert told == ["before", "after"]

@@ -1,0 +1,181 @@
+"""The queue by itself: states, counters, and what happens at its end."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import threading
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aiochroma._errors import ClosedError, ForkedProcessError, QueueFullError
+from aiochroma.core.queue import QueueState, RequestQueue, Ticket, TicketState
+from aiochroma.core.request import Lane, Request, lane_of
+
+PATIENCE = 30.0
+
+
+def ticket(deadline=None):
+    return Ticket(Request("custom", {}), None, concurrent.futures.Future(), deadline)
+
+
+def test_taken_in_order_and_once():
+    """What was submitted is taken in that order, once."""
+    queue = RequestQueue("the queue", 10)
+    tickets = [ticket() for _ in range(5)]
+    for each in tickets:
+        queue.submit(each)
+    assert queue.take(block=False) == tickets
+    assert queue.take(block=False) == []
+
+
+def test_a_sleeping_taker_is_woken_by_a_submit():
+    """A thread that sleeps in `take` wakes for the first request, without polling."""
+    queue = RequestQueue("the queue", 10)
+    taken = []
+    thread = threading.Thread(target=lambda: taken.extend(queue.take(block=True)))
+    thread.start()
+    one = ticket()
+    queue.submit(one)
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+    assert taken == [one]
+
+
+def test_a_sleeping_taker_is_woken_by_close():
+    """A thread that sleeps in `take` wakes when the queue is closed."""
+    queue = RequestQueue("the queue", 10)
+    thread = threading.Thread(target=lambda: queue.take(block=True))
+    thread.start()
+    queue.close(drain=True)
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+
+
+def test_nothing_lands_behind_the_end():
+    """After `shut` everything is refused with what ended the queue, and what was left is handed back."""
+    queue = RequestQueue("the queue", 10)
+    left = ticket()
+    queue.submit(left)
+    assert queue.shut(OSError("the disk is gone")) == [left]
+    with pytest.raises(OSError, match="the disk is gone"):
+        queue.submit(ticket())
+    assert queue.state is QueueState.CLOSED
+
+
+def test_use_after_close():
+    """The message names the database and says what to do."""
+    queue = RequestQueue("the database 'x'", 10)
+    queue.close(drain=True)
+    with pytest.raises(ClosedError, match="the database 'x' is closed; open a new client"):
+        queue.submit(ticket())
+
+
+def test_forked_queue_refuses_even_if_its_lock_was_held():
+    """In a forked child the lock may be held for ever; refusing does not need it."""
+    queue = RequestQueue("the database 'x'", 10)
+    held = queue.lock
+    held.acquire()
+    try:
+        queue.mark_forked()
+        with pytest.raises(ForkedProcessError, match="forked"):
+            queue.submit(ticket())
+    finally:
+        held.release()
+
+
+def test_claimed_requests_are_running_and_cannot_be_cancelled_away():
+    """Once claimed a request counts as begun: leaving abandons it."""
+    queue = RequestQueue("the queue", 10)
+    one = ticket()
+    queue.submit(one)
+    queue.take(block=False)
+    assert queue.claim([one]) == ([one], [])
+    queue.leave(one)
+    assert one.state is TicketState.ABANDONED
+    assert queue.finish([one], failed=False) == [one]
+    assert queue.unfinished == 0
+    queue.leave(one)
+    assert queue.counts["abandoned"] == 1
+
+
+def test_late_requests_are_not_claimed():
+    """A request whose deadline has passed is sorted out when its turn comes."""
+    queue = RequestQueue("the queue", 10)
+    late, early = ticket(time.monotonic() - 1), ticket(time.monotonic() + 1000)
+    queue.submit(late)
+    queue.submit(early)
+    assert queue.claim(queue.take(block=False)) == ([early], [late])
+    assert queue.late_error(late).started is False
+
+
+def test_deadline_after_the_outcome_was_decided_changes_nothing():
+    """A timer that fires late does not turn a finished call into a failure."""
+    queue = RequestQueue("the queue", 10)
+    one = ticket()
+    queue.submit(one)
+    queue.claim(queue.take(block=False))
+    queue.finish([one], failed=False)
+    assert queue.expire(one) is None
+    assert queue.counts["expired"] == queue.counts["abandoned"] == 0
+
+
+@pytest.mark.parametrize(
+    ("operation", "lane"),
+    [
+        ("_query", Lane.READ),
+        ("_add", Lane.WRITE),
+        ("get_or_create_collection", Lane.CATALOG),
+        ("delete_collection", Lane.BARRIER),
+        ("_modify", Lane.BARRIER),
+        ("something new", Lane.BARRIER),
+    ],
+)
+def test_what_is_not_known_to_be_harmless_is_a_barrier(operation, lane):
+    """Every operation has a lane, and the strictest is the default."""
+    assert lane_of(operation) is lane
+
+
+actions = st.lists(st.sampled_from(["submit", "take", "claim", "leave", "expire", "finish"]), max_size=60)
+
+
+@settings(max_examples=200, deadline=None)
+@given(actions=actions, limit=st.integers(1, 5), data=st.data())
+def test_the_counters_always_add_up(actions, limit, data):
+    """Whatever happens in whatever order, every request is counted once and none is lost."""
+    queue = RequestQueue("the queue", limit)
+    tickets, taken = [], []
+    for action in actions:
+        if action == "submit":
+            one = ticket()
+            try:
+                queue.submit(one, wait=False)
+            except QueueFullError:
+                assert queue.unfinished >= limit
+            else:
+                tickets.append(one)
+        elif action == "take":
+            taken.extend(queue.take(block=False))
+        elif tickets:
+            one = data.draw(st.sampled_from(tickets))
+            running = one.state in {TicketState.RUNNING, TicketState.ABANDONED}
+            {
+                "claim": lambda one=one: queue.claim([one] if one in taken else []),
+                "leave": lambda one=one: queue.leave(one),
+                "expire": lambda one=one: queue.expire(one),
+                "finish": lambda one=one, running=running: queue.finish(
+                    [one] if running else [], failed=data.draw(st.booleans())
+                ),
+            }[action]()
+        _check_counts(queue, tickets)
+
+
+def _check_counts(queue, tickets):
+    counts = queue.counts
+    running_unseen = sum(each.state is TicketState.ABANDONED for each in tickets)
+    finished = sum(counts[name] for name in ("done", "failed", "cancelled", "expired", "abandoned"))
+    assert counts["submitted"] == len(tickets) == finished + queue.unfinished - running_unseen
+    pending = {TicketState.QUEUED, TicketState.RUNNING, TicketState.ABANDONED}
+    assert queue.unfinished == sum(each.state in pending for each in tickets)
