@@ -36,10 +36,10 @@ from aiochroma._errors import (
     StoreUnavailableError,
 )
 from aiochroma.client.opening import AsyncEphemeralClient, AsyncHttpClient, AsyncPersistentClient, connect
-from aiochroma.core.stats import Stats, Times
-from aiochroma.memory.changes import Change
+from aiochroma.core.stats import Latency, Stats
+from aiochroma.memory.changes import MemoryChange
 from aiochroma.memory.memory import Memory
-from aiochroma.memory.recall import Hit, Recall, Search
+from aiochroma.memory.recall import Hit, NamespaceSearch, Recall
 
 if TYPE_CHECKING:
     from aiochroma.client.client import AsyncClient
@@ -57,7 +57,6 @@ __all__ = [
     "AsyncPersistentClient",
     "BackupError",
     "BackupReport",
-    "Change",
     "ClosedError",
     "Collection",
     "DatabaseCorruptError",
@@ -75,19 +74,20 @@ __all__ = [
     "ForkedProcessError",
     "Hit",
     "InvalidInputError",
+    "Latency",
     "Memory",
+    "MemoryChange",
     "MigrationError",
     "MigrationReport",
     "MissingExtraError",
+    "NamespaceSearch",
     "OutcomeUnknownError",
     "PartialWriteError",
     "QueueFullError",
     "Recall",
-    "Search",
     "SettingsConflictError",
     "Stats",
     "StoreUnavailableError",
-    "Times",
     "WindowedEmbedder",
     "connect",
     "deadline",

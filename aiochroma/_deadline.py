@@ -12,7 +12,7 @@ from aiochroma._errors import InvalidInputError
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["deadline", "deadline_for", "set_moment"]
+__all__ = ["deadline", "deadline_at", "set_moment"]
 
 _UNSET = math.nan
 _current: ContextVar[float | None] = ContextVar("aiochroma_deadline", default=_UNSET)
@@ -66,7 +66,7 @@ def set_moment(moment: float) -> None:
     _current.set(moment)
 
 
-def deadline_for(timeout: float | None) -> float | None:
+def deadline_at(timeout: float | None) -> float | None:
     """Return the moment (``time.monotonic()``, seconds) by which a call that begins now must end, or None for no limit.
 
     Args:

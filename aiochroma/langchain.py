@@ -53,7 +53,7 @@ class AiochromaRetriever(BaseRetriever):
         memory: An open :class:`aiochroma.Memory` or :class:`aiochroma.sync.Memory`; stays open.
         namespaces: As for :meth:`aiochroma.Memory.recall`; None for all.
         k: Documents for each namespace that says nothing itself.
-        options: Further arguments of :meth:`aiochroma.Memory.recall`: ``threshold``, ``where``, ``mode``, ``window``, ...
+        options: Further arguments of :meth:`aiochroma.Memory.recall`: ``max_distance``, ``where``, ``mode``, ``window``, ...
     """
 
     model_config = ConfigDict(extra="forbid")

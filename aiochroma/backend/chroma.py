@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from aiochroma.core.config import EngineOptions, Location
     from aiochroma.core.request import Request
-    from aiochroma.records.local_index import IndexedCollections
+    from aiochroma.records.local_index import LocalIndex
 
 __all__ = ["ChromaBackend", "start_chroma"]
 
@@ -62,7 +62,7 @@ class ChromaBackend:
         self._touched: set[str] = set()
         self._counts: dict[str, int] = {}
         self._changed: dict[str, Any] = {}
-        self.indexed: IndexedCollections | None = None
+        self.indexed: LocalIndex | None = None
         self._own: dict[str, Callable[..., Any]] = {"count_documents": self.count_documents}
 
     @property
@@ -104,7 +104,7 @@ class ChromaBackend:
         if self.indexed is not None and request.lane in {Lane.CATALOG, Lane.BARRIER}:
             self.indexed.forget_places()
 
-    def keep_index(self, indexed: IndexedCollections) -> None:
+    def keep_index(self, indexed: LocalIndex) -> None:
         """Keep a full-text index in step with Chroma from now on."""
         self.indexed = indexed
         self._own.update(indexed.operations())

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aiochroma._deadline import deadline_for
+from aiochroma._deadline import deadline_at
 from aiochroma._errors import AiochromaError, DatabaseLockedError, DatabaseMovedError, StoreUnavailableError
 from aiochroma._logging import get_logger
 from aiochroma.backend.chroma import ChromaBackend, start_chroma
@@ -39,7 +39,7 @@ from aiochroma.disk.lock_probe import LockProbe
 from aiochroma.disk.log_positions import log_positions
 from aiochroma.disk.ownership import acquire
 from aiochroma.disk.schema import file_identity, wait_until_closed
-from aiochroma.records.local_index import TEXT_INDEX_FILE, IndexedCollections
+from aiochroma.records.local_index import TEXT_INDEX_FILE, LocalIndex
 
 if TYPE_CHECKING:
     from aiochroma.backend.preparation import Prepared
@@ -79,7 +79,7 @@ def open_embedded(location: Location, options: EngineOptions) -> ChromaBackend:
     """
     if location.kind == "ephemeral":
         backend = ChromaBackend(start_chroma(location, options))
-        backend.keep_index(IndexedCollections(backend._api, None, {}))  # noqa: SLF001 - one package
+        backend.keep_index(LocalIndex(backend._api, None, {}))  # noqa: SLF001 - one package
         return backend
     return EmbeddedBackend(location, options)
 
@@ -199,7 +199,7 @@ class EmbeddedBackend(ChromaBackend):
                 attempt,
                 repeatable=request.operation == "remember" or is_repeatable(request),
                 attempts=_ATTEMPTS,
-                deadline=deadline_for(_RETRY_SECONDS),
+                deadline=deadline_at(_RETRY_SECONDS),
                 stopped=threading.Event(),
                 on_retry=lambda _, fault: failed.append(fault),
             )
@@ -242,7 +242,7 @@ class EmbeddedBackend(ChromaBackend):
         finally:
             self._ownership.release()
 
-    def _close_index(self, indexed: IndexedCollections | None) -> None:
+    def _close_index(self, indexed: LocalIndex | None) -> None:
         """Note how far the full-text index goes, in terms of the database that it belongs to."""
         if indexed is not None:
             same = file_identity(self._directory) == self._identity
@@ -250,7 +250,7 @@ class EmbeddedBackend(ChromaBackend):
 
     def _open(self) -> None:
         begun = time.monotonic()
-        self._ownership = acquire(self._directory, self._options.owner_wait or 0.0)
+        self._ownership = acquire(self._directory, self._options.lock_timeout or 0.0)
         warning = self._ownership.warning
         if warning:
             log.warning("database.unsafe_file_system", database=str(self._directory), warning=warning)
@@ -276,7 +276,7 @@ class EmbeddedBackend(ChromaBackend):
 
     def _opened(self, prepared: Prepared) -> None:
         self.preflight, self.recovery = prepared.preflight, prepared.recovery
-        self.keep_index(IndexedCollections(self._api, self._directory / TEXT_INDEX_FILE, prepared.positions))
+        self.keep_index(LocalIndex(self._api, self._directory / TEXT_INDEX_FILE, prepared.positions))
         self.missing = MissingVectors(self._api, prepared)
         self._own.update(
             reopen=self._reopen,
@@ -360,7 +360,7 @@ class EmbeddedBackend(ChromaBackend):
     def _lock_seconds(self) -> float:
         """Return how long to wait: until the caller's deadline; callers without one share one wait, not one each."""
         now = time.monotonic()
-        moment = deadline_for(None)
+        moment = deadline_at(None)
         if moment is not None:
             return max(0.0, moment - now - _ANSWER_SECONDS)
         if self._patience is None:

@@ -19,7 +19,7 @@ from aiochroma.backend.address import Access
 from aiochroma.backend.chroma import _as_arrays
 from aiochroma.backend.retry import FailedCall, call_repeatedly, is_repeatable
 from aiochroma.core.request import Lane, Request
-from aiochroma.records.scratch_index import UnindexedCollections
+from aiochroma.records.scratch_index import ScratchIndex
 
 if TYPE_CHECKING:
     import httpx
@@ -179,7 +179,7 @@ class HttpBackend:
         self._system = System(settings)
         api: Any = self._system.instance(ServerAPI)  # type: ignore[type-abstract]
         self._api = api
-        self._memories = UnindexedCollections(api)
+        self._memories = ScratchIndex(api)
         self._of_memories = self._memories.operations()
         self._system.start()
         settings.chroma_server_ssl_verify = self._access.ca_file or verify

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from aiochroma._errors import DatabaseCorruptError, DatabaseInUseError, DatabaseLockedError
 from aiochroma._logging import get_logger
 from aiochroma.backend.chroma import start_chroma
-from aiochroma.disk.backup import noted_backup, noted_sequences
+from aiochroma.disk.backup import recorded_backup, recorded_sequences
 from aiochroma.disk.backup_vectors import vectors_in_backup
 from aiochroma.disk.foreign import foreign_users, refuse_foreign_users
 from aiochroma.disk.layout import SQLITE_FILE
@@ -81,7 +81,7 @@ def prepare_directory(
     looked = preflight(directory)
     recovery = recover(directory, looked)
     from_backup, recovery = _search_backup(directory, looked, recovery)
-    if recovery.missing and not options.accept_missing:
+    if recovery.missing and not options.allow_missing_vectors:
         raise _lost_vectors(directory, looked, recovery)
     if options.durable and looked.keeps_log is False:
         # The log was purged so far: put back what only the index holds, so that the promise covers everything. Before the
@@ -124,7 +124,7 @@ def _search_backup(
     Returns:
         Vectors by collection id and record id, and the report without them.
     """
-    backup = noted_backup(directory) if recovery.missing and preflight.keeps_log else None
+    backup = recorded_backup(directory) if recovery.missing and preflight.keeps_log else None
     if backup is None:
         return {}, recovery
     found: dict[str, dict[str, Any]] = {}
@@ -144,14 +144,14 @@ def _lost_vectors(
     lost = {entry.label: len(entry.missing) for entry in recovery.collections if entry.missing}
     return DatabaseCorruptError(
         f"{str(directory)!r} has records whose vectors are lost, by collection: {lost}. Their ids, documents and metadata are "
-        "safe. Embed the documents again with `aiochroma doctor --fill-missing`, or open with `accept_missing=True` and write "
+        "safe. Embed the documents again with `aiochroma doctor --fill-missing`, or open with `allow_missing_vectors=True` and write "
         "the vectors yourself (the ids are in `client.recovery.missing`), or restore a backup.",
         problems=preflight.problems,
     )
 
 
 def _trim_log(directory: Path, preflight: PreflightReport) -> None:
-    sequences = noted_sequences(directory)
+    sequences = recorded_sequences(directory)
     applied = {entry.collection_id: entry.applied_sequence for entry in preflight.collections}
     if not sequences or any(
         applied.get(collection, up_to) < up_to for collection, up_to in sequences.items()

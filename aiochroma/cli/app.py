@@ -130,7 +130,7 @@ def recall(
         ),
     ] = None,
     k: Annotated[int, typer.Option("-k", help="How many hits each namespace may give.")] = 5,
-    threshold: Annotated[
+    max_distance: Annotated[
         float | None, typer.Option(help="The largest distance of a hit, 0 to 2; default: no limit.")
     ] = None,
     as_json: JsonOption = False,
@@ -140,7 +140,7 @@ def recall(
     wanted = _searches(namespaces or [], k)
 
     async def work(memory: Memory) -> Recall:
-        return await memory.recall(query, namespaces=wanted, k=k, threshold=threshold)
+        return await memory.recall(query, namespaces=wanted, k=k, max_distance=max_distance)
 
     found = _with_memory(path, work)
     if as_json:

@@ -57,7 +57,7 @@ def doctor(
     vacuum: Annotated[
         bool, typer.Option("--vacuum", help="Give free pages back to the file system; copies first.")
     ] = False,
-    fill_missing: Annotated[
+    reembed_missing: Annotated[
         bool,
         typer.Option(
             "--fill-missing",
@@ -76,7 +76,7 @@ def doctor(
             path,
             repair=repair,
             vacuum=vacuum,
-            fill_missing=fill_missing,
+            reembed_missing=reembed_missing,
             backup_to=backup_to,
             progress=progress,
         )

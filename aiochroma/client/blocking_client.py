@@ -18,7 +18,7 @@ from aiochroma.client.maintenance import Health, health
 from aiochroma.core.calls import call_blocking, refuse_on_loop
 from aiochroma.core.registry import close_all
 from aiochroma.core.request import Request
-from aiochroma.disk.backup import check_backup_target, finish_backup, note_backup, rotate_backups
+from aiochroma.disk.backup import check_backup_target, finish_backup, record_backup, rotate_backups
 
 if TYPE_CHECKING:
     import os
@@ -120,7 +120,7 @@ class BlockingClient(Client):
         report = finish_backup(directory, temporary, final, paused_ms=paused * 1000)
         if keep is not None:
             report = replace(report, removed=rotate_backups(final.parent, keep, directory))
-        note_backup(directory, report)
+        record_backup(directory, report)
         return report
 
     def _validate_tenant_database(self, tenant: str, database: str) -> None:

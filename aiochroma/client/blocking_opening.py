@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from aiochroma._deadline import deadline_for
+from aiochroma._deadline import deadline_at
 from aiochroma.client.opening import AsyncEphemeralClient, AsyncHttpClient, AsyncPersistentClient
 from aiochroma.client.opening import connect as connecting
 from aiochroma.client.target import DEFAULT_DATABASE, DEFAULT_TENANT
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from aiochroma.backend.address import AuthHeader
     from aiochroma.client.blocking_client import BlockingClient
-    from aiochroma.client.target import Target
+    from aiochroma.client.target import ConnectTarget
 
 __all__ = ["EphemeralClient", "HttpClient", "PersistentClient", "connect", "opened"]
 
@@ -33,11 +33,11 @@ def PersistentClient(  # noqa: N802 - named and called as Chroma's own
     timeout: float | None = None,
     wait: bool = True,
     max_pending: int | None = None,
-    max_hold_ms: float | None = None,
-    slow_ms: float | None = None,
-    owner_wait: float | None = None,
+    max_write_slice_ms: float | None = None,
+    slow_request_ms: float | None = None,
+    lock_timeout: float | None = None,
     durable: bool | None = None,
-    accept_missing: bool | None = None,
+    allow_missing_vectors: bool | None = None,
 ) -> BlockingClient:
     """Open a database on disk for blocking use; arguments as :func:`aiochroma.AsyncPersistentClient`.
 
@@ -63,11 +63,11 @@ def PersistentClient(  # noqa: N802 - named and called as Chroma's own
             timeout=timeout,
             wait=wait,
             max_pending=max_pending,
-            max_hold_ms=max_hold_ms,
-            slow_ms=slow_ms,
-            owner_wait=owner_wait,
+            max_write_slice_ms=max_write_slice_ms,
+            slow_request_ms=slow_request_ms,
+            lock_timeout=lock_timeout,
             durable=durable,
-            accept_missing=accept_missing,
+            allow_missing_vectors=allow_missing_vectors,
         ).settle
     )
 
@@ -80,8 +80,8 @@ def EphemeralClient(  # noqa: N802 - named and called as Chroma's own
     timeout: float | None = None,
     wait: bool = True,
     max_pending: int | None = None,
-    max_hold_ms: float | None = None,
-    slow_ms: float | None = None,
+    max_write_slice_ms: float | None = None,
+    slow_request_ms: float | None = None,
 ) -> BlockingClient:
     """Open the database in memory that all ephemeral clients of this process share; see :func:`PersistentClient`."""
     return opened(
@@ -92,8 +92,8 @@ def EphemeralClient(  # noqa: N802 - named and called as Chroma's own
             timeout=timeout,
             wait=wait,
             max_pending=max_pending,
-            max_hold_ms=max_hold_ms,
-            slow_ms=slow_ms,
+            max_write_slice_ms=max_write_slice_ms,
+            slow_request_ms=slow_request_ms,
         ).settle
     )
 
@@ -110,7 +110,7 @@ def HttpClient(  # noqa: N802 - named and called as Chroma's own
     timeout: float | None = None,
     wait: bool = True,
     max_pending: int | None = None,
-    slow_ms: float | None = None,
+    slow_request_ms: float | None = None,
     connections: int | None = None,
     auth_token: Any = None,
     auth_header: AuthHeader = "authorization",
@@ -136,7 +136,7 @@ def HttpClient(  # noqa: N802 - named and called as Chroma's own
             timeout=timeout,
             wait=wait,
             max_pending=max_pending,
-            slow_ms=slow_ms,
+            slow_request_ms=slow_request_ms,
             connections=connections,
             auth_token=auth_token,
             auth_header=auth_header,
@@ -153,13 +153,13 @@ def connect(**overrides: Any) -> BlockingClient:
     return opened(connecting(**overrides).settle)
 
 
-def opened(settle: Callable[[], Target]) -> BlockingClient:
+def opened(settle: Callable[[], ConnectTarget]) -> BlockingClient:
     """Open what is settled by a callable, and block meanwhile; errors as :func:`PersistentClient`."""
     refuse_on_loop()
     target = settle()
     lease = target.acquire()
     try:
-        call_blocking(lease.engine.serving.queue, Request("get_version", {}), deadline_for(target.timeout))
+        call_blocking(lease.engine.serving.queue, Request("get_version", {}), deadline_at(target.timeout))
         from aiochroma.client.blocking_client import BlockingClient
 
         client = BlockingClient(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from chromadb.api import AsyncServerAPI, ServerAPI
 from chromadb.api.types import IncludeMetadataDocumentsEmbeddings
 
-from aiochroma._deadline import deadline, deadline_for
+from aiochroma._deadline import deadline, deadline_at
 from aiochroma._errors import ClosedError
 from aiochroma.client.turns import Turns
 from aiochroma.core.calls import call, call_blocking, refuse_on_loop
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from aiochroma.core.registry import Lease
 
-__all__ = ["BlockingServer", "EngineServer"]
+__all__ = ["BlockingServer", "ChromaApi"]
 
 
 class _EngineServer:
@@ -51,7 +51,7 @@ class _EngineServer:
 
     def limit(self) -> AbstractContextManager[None]:
         """Put one deadline over the several steps of a call (embedding, then the database), where the client has one."""
-        moment = deadline_for(self.timeout)
+        moment = deadline_at(self.timeout)
         return nullcontext() if moment is None else deadline(max(0.0, moment - time.monotonic()))
 
     def submit(
@@ -62,7 +62,7 @@ class _EngineServer:
         Not a coroutine function itself: where thousands of requests wait, every frame less is memory.
         """
         request = Request(operation, arguments, bulk, atomic)
-        return call(self.queue(), request, deadline_for(self.timeout), wait=self.wait)
+        return call(self.queue(), request, deadline_at(self.timeout), wait=self.wait)
 
     def submit_blocking(
         self, operation: str, *, bulk: bool = False, atomic: bool = False, **arguments: Any
@@ -74,13 +74,13 @@ class _EngineServer:
         """
         refuse_on_loop()
         request = Request(operation, arguments, bulk, atomic)
-        return call_blocking(self.queue(), request, deadline_for(self.timeout), wait=self.wait)
+        return call_blocking(self.queue(), request, deadline_at(self.timeout), wait=self.wait)
 
     async def embed(self, function: Any, inputs: Any, *, is_query: bool) -> list[Any]:
         """Embed off the event loop and off the DB thread."""
         self.queue().require_open()
         return await self.runner.embed(
-            function, inputs, is_query=is_query, deadline=deadline_for(self.timeout)
+            function, inputs, is_query=is_query, deadline=deadline_at(self.timeout)
         )
 
     def embed_blocking(self, function: Any, inputs: Any, *, is_query: bool) -> list[Any]:
@@ -88,7 +88,7 @@ class _EngineServer:
         refuse_on_loop()
         self.queue().require_open()
         return self.runner.embed_blocking(
-            function, inputs, is_query=is_query, deadline=deadline_for(self.timeout)
+            function, inputs, is_query=is_query, deadline=deadline_at(self.timeout)
         )
 
     def get_settings(self) -> Settings:
@@ -127,7 +127,7 @@ def _operation(interface: Any, name: str, *, blocking: bool) -> Callable[..., An
         if values:
             arguments.update(zip(names, values, strict=False))
         request = Request(name, arguments)
-        return call(self.queue(), request, deadline_for(self.timeout), wait=self.wait)
+        return call(self.queue(), request, deadline_at(self.timeout), wait=self.wait)
 
     def blocking_operation(self: _EngineServer, *values: Any, **arguments: Any) -> Any:
         if values:
@@ -161,8 +161,8 @@ def _peek_blocking(self: _EngineServer, collection_id: Any, n: int = 10, **place
     return self.submit_blocking("_get", **_peek_arguments(collection_id, n), **place)
 
 
-EngineServer: Any = type(
-    "EngineServer", (_EngineServer, AsyncServerAPI), _operations(AsyncServerAPI, blocking=False)
+ChromaApi: Any = type(
+    "ChromaApi", (_EngineServer, AsyncServerAPI), _operations(AsyncServerAPI, blocking=False)
 )
 """What Chroma's asynchronous client and collections talk to."""
 

@@ -24,7 +24,7 @@ from chromadb.api.types import (
 from chromadb.config import DEFAULT_DATABASE, DEFAULT_TENANT, Settings
 
 from aiochroma._errors import ClosedError
-from aiochroma.client.chroma_api import EngineServer
+from aiochroma.client.chroma_api import ChromaApi
 from aiochroma.client.closing import Closing
 from aiochroma.client.collection import Collection
 from aiochroma.client.maintenance import Health, backup, health
@@ -65,7 +65,7 @@ class AsyncClient(ChromaAsyncClient):
         self, lease: Lease, tenant: str, database: str, *, timeout: float | None, wait: bool
     ) -> None:
         self._lease = lease
-        self._server = EngineServer(lease, timeout, wait=wait)
+        self._server = ChromaApi(lease, timeout, wait=wait)
         self._admin_client = AdminClient(self._server)
         self.tenant = tenant
         self.database = database

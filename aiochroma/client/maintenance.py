@@ -20,7 +20,7 @@ from aiochroma.disk.backup import (
     check_backup_target,
     discard,
     finish_backup,
-    note_backup,
+    record_backup,
     rotate_backups,
     size_of,
 )
@@ -146,7 +146,7 @@ def _finish(directory: Path, temporary: Path, final: Path, paused: float, keep: 
     report = finish_backup(directory, temporary, final, paused_ms=paused * 1000)
     if keep is not None:
         report = replace(report, removed=rotate_backups(final.parent, keep, directory))
-    note_backup(directory, report)
+    record_backup(directory, report)
     return report
 
 

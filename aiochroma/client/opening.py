@@ -5,9 +5,15 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from aiochroma._deadline import deadline_for
+from aiochroma._deadline import deadline_at
 from aiochroma._threads import off_loop
-from aiochroma.client.target import DEFAULT_DATABASE, DEFAULT_TENANT, Target, embedded_target, http_target
+from aiochroma.client.target import (
+    DEFAULT_DATABASE,
+    DEFAULT_TENANT,
+    ConnectTarget,
+    embedded_target,
+    http_target,
+)
 from aiochroma.core.calls import call
 from aiochroma.core.config import EngineOptions, Location
 from aiochroma.core.request import Request
@@ -32,7 +38,7 @@ class ClientOpening:
         settle: Says what is to be opened. Called on a worker thread: it may ask the file system, or import much.
     """
 
-    def __init__(self, settle: Callable[[], Target]) -> None:
+    def __init__(self, settle: Callable[[], ConnectTarget]) -> None:
         self.settle = settle
         self._clients: list[AsyncClient] = []
 
@@ -58,7 +64,7 @@ class ClientOpening:
         target = await off_loop(self.settle)
         lease = target.acquire()
         try:
-            await call(lease.engine.serving.queue, Request("get_version", {}), deadline_for(target.timeout))
+            await call(lease.engine.serving.queue, Request("get_version", {}), deadline_at(target.timeout))
             # Not before the DB thread has imported chromadb: on this thread it would stop the loop for half a second.
             from aiochroma.client.client import AsyncClient
 
@@ -81,11 +87,11 @@ def AsyncPersistentClient(  # noqa: N802 - named and called as Chroma's own
     timeout: float | None = None,
     wait: bool = True,
     max_pending: int | None = None,
-    max_hold_ms: float | None = None,
-    slow_ms: float | None = None,
-    owner_wait: float | None = None,
+    max_write_slice_ms: float | None = None,
+    slow_request_ms: float | None = None,
+    lock_timeout: float | None = None,
     durable: bool | None = None,
-    accept_missing: bool | None = None,
+    allow_missing_vectors: bool | None = None,
 ) -> ClientOpening:
     """Open a database on disk.
 
@@ -101,12 +107,12 @@ def AsyncPersistentClient(  # noqa: N802 - named and called as Chroma's own
             :class:`~aiochroma.deadline` block overrides it.
         wait: Stand in line when the queue is full; False raises :class:`~aiochroma.QueueFullError` instead.
         max_pending: How many requests may wait before a line forms; default 10,000.
-        max_hold_ms: How long one piece of writing may hold the interpreter, in milliseconds; default 10.
-        slow_ms: Requests slower than this are logged, in milliseconds; default 1000.
-        owner_wait: How long to wait for another process to let go of the directory, in seconds; default 0.
+        max_write_slice_ms: How long one piece of writing may hold the interpreter, in milliseconds; default 10.
+        slow_request_ms: Requests slower than this are logged, in milliseconds; default 1000.
+        lock_timeout: How long to wait for another process to let go of the directory, in seconds; default 0.
         durable: Keep every vector in Chroma's log as well, so that a broken index can be rebuilt completely; about 4 bytes x
             dimensions for each record ever written, bounded by ``client.backup``. Default: as the directory was.
-        accept_missing: Open even though records have lost their vectors; see ``client.recovery``.
+        allow_missing_vectors: Open even though records have lost their vectors; see ``client.recovery``.
 
     Returns:
         Something to ``await``, or to use with ``async with``, for an :class:`aiochroma.AsyncClient`.
@@ -122,7 +128,15 @@ def AsyncPersistentClient(  # noqa: N802 - named and called as Chroma's own
         >>> async with AsyncPersistentClient("./chroma") as client:  # doctest: +SKIP
         ...     collection = await client.get_or_create_collection("notes", embedding_function=None)
     """
-    options = EngineOptions(settings, max_pending, max_hold_ms, slow_ms, owner_wait, durable, accept_missing)
+    options = EngineOptions(
+        settings,
+        max_pending,
+        max_write_slice_ms,
+        slow_request_ms,
+        lock_timeout,
+        durable,
+        allow_missing_vectors,
+    )
     return _opening_of(path, options, tenant=tenant, database=database, timeout=timeout, wait=wait)
 
 
@@ -134,14 +148,14 @@ def AsyncEphemeralClient(  # noqa: N802 - named and called as Chroma's own
     timeout: float | None = None,
     wait: bool = True,
     max_pending: int | None = None,
-    max_hold_ms: float | None = None,
-    slow_ms: float | None = None,
+    max_write_slice_ms: float | None = None,
+    slow_request_ms: float | None = None,
 ) -> ClientOpening:
     """Open the database in memory that all ephemeral clients of this process share; the last to be closed forgets it.
 
     Arguments, result and errors as :func:`AsyncPersistentClient`.
     """
-    options = EngineOptions(settings, max_pending, max_hold_ms, slow_ms)
+    options = EngineOptions(settings, max_pending, max_write_slice_ms, slow_request_ms)
     return _opening_of(None, options, tenant=tenant, database=database, timeout=timeout, wait=wait)
 
 
@@ -157,7 +171,7 @@ def AsyncHttpClient(  # noqa: N802 - named and called as Chroma's own
     timeout: float | None = None,
     wait: bool = True,
     max_pending: int | None = None,
-    slow_ms: float | None = None,
+    slow_request_ms: float | None = None,
     connections: int | None = None,
     auth_token: Any = None,
     auth_header: AuthHeader = "authorization",
@@ -188,7 +202,7 @@ def AsyncHttpClient(  # noqa: N802 - named and called as Chroma's own
             :class:`~aiochroma.deadline` block overrides it.
         wait: Stand in line when the queue is full; False raises :class:`~aiochroma.QueueFullError` instead.
         max_pending: How many requests may wait before a line forms; default 10,000.
-        slow_ms: Requests slower than this are logged, in milliseconds; default 1000.
+        slow_request_ms: Requests slower than this are logged, in milliseconds; default 1000.
         connections: How many calls may be under way at once; default 4.
         auth_token: A token for the proxy before the server (Chroma servers check none themselves), a string or a
             ``pydantic.SecretStr``. It appears in no message, log or representation.
@@ -226,7 +240,7 @@ def AsyncHttpClient(  # noqa: N802 - named and called as Chroma's own
         ca_file=ca_file,
         options={
             "max_pending": max_pending,
-            "slow_ms": slow_ms,
+            "slow_request_ms": slow_request_ms,
             "connections": connections,
             "connect_timeout": connect_timeout,
             "read_timeout": read_timeout,
@@ -269,7 +283,7 @@ def connect(**overrides: Any) -> ClientOpening:
         InvalidInputError: When awaited: values are wrong or missing; one error lists them all, secrets hidden.
     """
 
-    def settle() -> Target:
+    def settle() -> ConnectTarget:
         from aiochroma.client.settings import ConnectionSettings
 
         return ConnectionSettings.settled(overrides)
@@ -279,5 +293,5 @@ def connect(**overrides: Any) -> ClientOpening:
 
 def _opening_of(path: str | os.PathLike[str] | None, options: EngineOptions, **use: Any) -> ClientOpening:
     # What is wrong with the arguments is said at once; only the file system is asked later.
-    Target(Location("ephemeral"), options, **use)
+    ConnectTarget(Location("ephemeral"), options, **use)
     return ClientOpening(partial(embedded_target, path, options, **use))

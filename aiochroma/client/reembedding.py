@@ -15,7 +15,7 @@ from aiochroma._logging import get_logger
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-__all__ = ["EmbeddingSource", "FillReport", "OneEmbedder", "fill_missing", "lacks_vectors"]
+__all__ = ["EmbeddingSource", "FillReport", "SingleEmbedder", "lacks_vectors", "reembed_missing"]
 
 log = get_logger("aiochroma.database")
 
@@ -37,7 +37,7 @@ class EmbeddingSource(Protocol):
         """Return one vector per text."""
 
 
-class OneEmbedder:
+class SingleEmbedder:
     """One embedder, for the collections that were written with it and no others.
 
     Args:
@@ -83,7 +83,7 @@ def lacks_vectors(client: Any) -> bool:
     return bool(getattr(client._lease.engine.resource, "missing", None))  # noqa: SLF001 - one package
 
 
-async def fill_missing(
+async def reembed_missing(
     submit: Callable[..., Awaitable[Any]],
     source: EmbeddingSource,
     *,

@@ -16,7 +16,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from aiochroma._errors import InvalidInputError
 from aiochroma.backend.address import access_to, url_of
 from aiochroma.client.opening import AsyncEphemeralClient, AsyncHttpClient, AsyncPersistentClient
-from aiochroma.client.target import DEFAULT_DATABASE, DEFAULT_TENANT, Target
+from aiochroma.client.target import DEFAULT_DATABASE, DEFAULT_TENANT, ConnectTarget
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -94,7 +94,7 @@ class ConnectionSettings(BaseSettings):
             )
         return value
 
-    def target(self, **further: Any) -> Target:
+    def target(self, **further: Any) -> ConnectTarget:
         """Return what to open; ``further`` are arguments of the client that are not among the fields."""
         use = {"tenant": self.tenant, "database": self.database, "timeout": self.timeout, **further}
         if self.mode == "persistent":
@@ -104,7 +104,7 @@ class ConnectionSettings(BaseSettings):
         return AsyncHttpClient(**{name: getattr(self, name) for name in _OF_SERVER}, **use).settle()
 
     @classmethod
-    def settled(cls, overrides: Mapping[str, Any]) -> Target:
+    def settled(cls, overrides: Mapping[str, Any]) -> ConnectTarget:
         """Return what to open according to the environment.
 
         Args:

@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
     from aiochroma.core.registry import Lease
 
-__all__ = ["DEFAULT_DATABASE", "DEFAULT_TENANT", "Target", "embedded_target", "http_target"]
+__all__ = ["DEFAULT_DATABASE", "DEFAULT_TENANT", "ConnectTarget", "embedded_target", "http_target"]
 
 DEFAULT_TENANT = "default_tenant"
 DEFAULT_DATABASE = "default_database"
 
 
 @dataclass(frozen=True)
-class Target:
+class ConnectTarget:
     """A database, and how a client is going to use it.
 
     Attributes:
@@ -60,13 +60,13 @@ class Target:
         )
 
 
-def embedded_target(path: str | os.PathLike[str] | None, options: EngineOptions, **use: Any) -> Target:
+def embedded_target(path: str | os.PathLike[str] | None, options: EngineOptions, **use: Any) -> ConnectTarget:
     """Return a directory, or the database in memory where ``path`` is None.
 
     Follows symbolic links, which asks the file system: not for an event loop's thread.
     """
     location = Location("ephemeral") if path is None else Location("persistent", canonical_path(path))
-    return Target(location, options, **use)
+    return ConnectTarget(location, options, **use)
 
 
 def http_target(
@@ -81,7 +81,7 @@ def http_target(
     ca_file: str | os.PathLike[str] | None = None,
     options: Mapping[str, Any] | None = None,
     **use: Any,
-) -> Target:
+) -> ConnectTarget:
     """Return a server; arguments as :func:`aiochroma.AsyncHttpClient`.
 
     Raises:
@@ -103,7 +103,7 @@ def http_target(
     tenant = str(use.get("tenant", DEFAULT_TENANT))
     access = access_to(headers, auth_token, auth_header, ca_file, tenant, *credentials)
     location = Location("http", url=url, fingerprint=access.fingerprint)
-    return Target(location, EngineOptions(settings, access=access, **(options or {})), **use)
+    return ConnectTarget(location, EngineOptions(settings, access=access, **(options or {})), **use)
 
 
 def _refuse_other_address(settings: Settings, host: str, port: int, url: str) -> None:

@@ -7,7 +7,7 @@ import time
 import weakref
 from typing import TYPE_CHECKING
 
-from aiochroma._deadline import deadline_for
+from aiochroma._deadline import deadline_at
 from aiochroma._errors import DeadlineExceededError
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Turn:
         """
         before = self._before
         if before is not None and not before.over:
-            moment = deadline_for(timeout)
+            moment = deadline_at(timeout)
             seconds = None if moment is None else max(0.0, moment - time.monotonic())
             await asyncio.wait([before.ending()], timeout=seconds)
             if not before.over:

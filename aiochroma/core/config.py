@@ -19,8 +19,8 @@ __all__ = ["DEFAULTS", "EngineOptions", "Location", "canonical_path"]
 
 _NUMBERS = (
     "max_pending",
-    "max_hold_ms",
-    "slow_ms",
+    "max_write_slice_ms",
+    "slow_request_ms",
     "connections",
     "attempts",
     "connect_timeout",
@@ -62,7 +62,7 @@ class Location:
         return Path(self.path).name or self.path if self.path else self.kind
 
 
-DEFAULTS = {"max_pending": 10_000, "max_hold_ms": 10.0, "slow_ms": 1000.0}
+DEFAULTS = {"max_pending": 10_000, "max_write_slice_ms": 10.0, "slow_request_ms": 1000.0}
 
 
 @dataclass(frozen=True)
@@ -72,11 +72,11 @@ class EngineOptions:
     Attributes:
         settings: Chroma's own settings, or None for its defaults.
         max_pending: How many requests may wait before a line forms; default 10,000.
-        max_hold_ms: Budget for one piece of writing, in milliseconds; default 10.
-        slow_ms: Requests slower than this are logged, in milliseconds; default 1000.
-        owner_wait: How long to wait for another process to let go of the directory, in seconds; default 0.
+        max_write_slice_ms: Budget for one piece of writing, in milliseconds; default 10.
+        slow_request_ms: Requests slower than this are logged, in milliseconds; default 1000.
+        lock_timeout: How long to wait for another process to let go of the directory, in seconds; default 0.
         durable: Keep every vector in the log, so that a broken index can be rebuilt; None leaves it as it is.
-        accept_missing: Open even though records have lost their vectors; default False.
+        allow_missing_vectors: Open even though records have lost their vectors; default False.
         access: What is sent along to a server; not shown. It is part of the location's fingerprint.
         connections: How many requests may be under way to a server at once; default 4.
         attempts: How often a request to a server is tried; default 6.
@@ -86,11 +86,11 @@ class EngineOptions:
 
     settings: Settings | None = field(default=None, repr=False)
     max_pending: int | None = None
-    max_hold_ms: float | None = None
-    slow_ms: float | None = None
-    owner_wait: float | None = None
+    max_write_slice_ms: float | None = None
+    slow_request_ms: float | None = None
+    lock_timeout: float | None = None
     durable: bool | None = None
-    accept_missing: bool | None = None
+    allow_missing_vectors: bool | None = None
     access: Access | None = None
     connections: int | None = None
     attempts: int | None = None

@@ -23,13 +23,13 @@ from aiochroma._logging import get_logger
 from aiochroma.core.delivery import Outcome
 from aiochroma.core.plan import Step
 from aiochroma.core.queue import QueueState, Ticket, TicketState
-from aiochroma.core.worker import Resource, _Server, _without_frames
+from aiochroma.core.worker import Resource, _without_frames, _WorkerState
 
 if TYPE_CHECKING:
     from aiochroma.core.request import Request
     from aiochroma.core.schedule import ConnectionPlanner, InFlight
 
-__all__ = ["PooledServer", "Remote"]
+__all__ = ["ConnectionPool", "Remote"]
 
 log = get_logger("aiochroma.engine")
 
@@ -95,12 +95,12 @@ class _Job:
         return ticket.context.run(remote.execute, request, deadline)
 
 
-class PooledServer(_Server):
+class ConnectionPool(_WorkerState):
     """The state of the serving thread of a server; nobody else touches it, except for what has been put down.
 
     Args:
         connections: How many threads carry out steps.
-        arguments: See :class:`aiochroma.core.worker._Server`.
+        arguments: See :class:`aiochroma.core.worker._WorkerState`.
     """
 
     planner: ConnectionPlanner
@@ -163,7 +163,7 @@ class PooledServer(_Server):
     def _await_news(self) -> None:
         """Return when a request has come, a job has been put down, or the queue is being closed."""
         if self.queue.state is not QueueState.OPEN and self._in_flight:
-            self.queue.doorbell.get()
+            self.queue.wakeup.get()
         self.backlog.extend(self.queue.take(block=not self.backlog or bool(self._in_flight)))
 
     def _put(self, job: _Job) -> None:
@@ -172,7 +172,7 @@ class PooledServer(_Server):
             self._put_down.append(job)
             ring = len(self._put_down) == 1
         if ring:
-            self.queue.doorbell.put(None)
+            self.queue.wakeup.put(None)
 
     def _collect(self) -> None:
         """Take what the connections have put down, and hand the outcomes back."""

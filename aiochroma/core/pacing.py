@@ -81,13 +81,13 @@ class Pacing:
 
     Args:
         limits: Its ``records_per_slice`` is kept up to date here.
-        max_hold_ms: The budget for one piece, in milliseconds.
+        max_write_slice_ms: The budget for one piece, in milliseconds.
         most_records: Chroma's own limit for one call.
     """
 
-    def __init__(self, limits: Limits, max_hold_ms: float, most_records: int = 5000) -> None:
+    def __init__(self, limits: Limits, max_write_slice_ms: float, most_records: int = 5000) -> None:
         self._limits = limits
-        self._budget = max_hold_ms / 1000
+        self._budget = max_write_slice_ms / 1000
         self._most = most_records
         self._cost = CostModel()
         self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, float] = weakref.WeakKeyDictionary()

@@ -24,7 +24,7 @@ from uuid import UUID
 from aiochroma._errors import PartialWriteError
 from aiochroma.core.request import Lane, Request
 from aiochroma.core.slices import RESULT_FIELDS, concatenated, split_get, split_questions
-from aiochroma.records.selection import Selection
+from aiochroma.records.top_k import TopK
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -47,7 +47,7 @@ class Limits:
 
     Attributes:
         records_per_slice: Records in one piece of writing; set from measured cost so that it holds the interpreter for about
-            ``max_hold_ms``.
+            ``max_write_slice_ms``.
         vectors_per_call: Query vectors in one merged call. A merged call returns when its last vector is done, so more
             would delay the first for the sake of the last.
         ids_per_call: Ids in one merged ``get``.
@@ -151,9 +151,9 @@ class RecordPlanner:
                 done = progress[position]
                 steps.append(Step([position], done, done + self._page(request, done)))
                 continue
-            if request.likeness is None:
-                request.likeness = self._read_key(request)
-            key, size, most = request.likeness
+            if request.merge_key is None:
+                request.merge_key = self._read_key(request)
+            key, size, most = request.merge_key
             step, total = open_steps.get(key, (None, 0)) if key is not None else (None, 0)
             if step is None or total + size > most:
                 step, total = Step([]), 0
@@ -358,9 +358,9 @@ def _cut(request: Request, start: int, stop: int) -> Request:
 
 def _write_shape(request: Request) -> Hashable | None:
     """Return what must be equal for writes to be merged: kind, fields present, and the vectors' dimension."""
-    if request.likeness is None:
-        request.likeness = (_shape_of(request),)
-    shape: Hashable | None = request.likeness[0]
+    if request.merge_key is None:
+        request.merge_key = (_shape_of(request),)
+    shape: Hashable | None = request.merge_key[0]
     return shape
 
 
@@ -398,4 +398,4 @@ def _frozen_items(items: Iterable[tuple[Any, Any]], kind: str) -> Hashable | Non
 
 
 def _is_plain(value: Any) -> bool:
-    return value is None or isinstance(value, (str, int, float, UUID, Enum, Selection))
+    return value is None or isinstance(value, (str, int, float, UUID, Enum, TopK))

@@ -112,7 +112,7 @@ class RequestQueue:
         self.state = QueueState.OPEN
         self.drain = True
         # SimpleQueue.put is re-entrant, so a destructor may ring without risk of a deadlock.
-        self.doorbell: SimpleQueue[None] = SimpleQueue()
+        self.wakeup: SimpleQueue[None] = SimpleQueue()
         self.counts = {
             "submitted": 0,
             "done": 0,
@@ -160,7 +160,7 @@ class RequestQueue:
             ring = self._asleep
             self._asleep = False
         if ring:
-            self.doorbell.put(None)
+            self.wakeup.put(None)
 
     def require_open(self) -> None:
         """Raise what :meth:`submit` would: for callers with costly preparations, such as embedding."""
@@ -186,13 +186,13 @@ class RequestQueue:
             if self.state is QueueState.OPEN:
                 self.state = QueueState.CLOSING
             self.drain = self.drain and drain
-        self.doorbell.put(None)
+        self.wakeup.put(None)
 
     def mark_forked(self) -> None:
         """In a forked child: refuse everything. The parent's lock may have been held at the fork, so it is not used."""
         self.state = QueueState.FORKED
         self.lock = threading.Lock()
-        self.doorbell = SimpleQueue()
+        self.wakeup = SimpleQueue()
 
     def _part(self, ticket: Ticket, why: str) -> TicketState:
         with self.lock:
@@ -212,7 +212,7 @@ class RequestQueue:
         """Return all that came since the last look.
 
         Args:
-            block: Sleep until there is something, or until the queue is closed or the doorbell rings. No polling: a
+            block: Sleep until there is something, or until the queue is closed or the wakeup rings. No polling: a
                 sleeping thread costs nothing.
         """
         with self.lock:
@@ -221,7 +221,7 @@ class RequestQueue:
             if taken or not block or self.state is not QueueState.OPEN:
                 return taken
             self._asleep = True
-        self.doorbell.get()
+        self.wakeup.get()
         with self.lock:
             self._asleep = False
             taken = list(self._waiting)

@@ -18,11 +18,11 @@ from typing import Any
 from aiochroma._errors import SettingsConflictError
 from aiochroma._logging import get_logger
 from aiochroma.core.config import DEFAULTS, EngineOptions, Location
-from aiochroma.core.executors import PooledServer
+from aiochroma.core.executors import ConnectionPool
 from aiochroma.core.queue import forked_error
 from aiochroma.core.schedule import ConnectionPlanner
 from aiochroma.core.stats import Stats
-from aiochroma.core.worker import Planner, Resource, ServingThread
+from aiochroma.core.worker import Planner, Resource, Worker
 
 __all__ = ["Engine", "Lease", "acquire", "close_all"]
 
@@ -61,18 +61,18 @@ class Engine:
         self.closing = False
         self.details: dict[str, Any] = {}
         self.resource: Resource | None = None
-        self._companions: dict[object, ServingThread] = {}
+        self._companions: dict[object, Worker] = {}
         self._opener = opener
         self._previous = previous
         connections = int(options.connections or _CONNECTIONS) if location.kind == "http" else 0
-        self.serving = ServingThread(
+        self.serving = Worker(
             location.name,
             self._open,
             planner=ConnectionPlanner(connections=connections) if connections else None,
-            server=partial(PooledServer, connections=connections) if connections else None,
+            server=partial(ConnectionPool, connections=connections) if connections else None,
             max_pending=int(options.max_pending or DEFAULTS["max_pending"]),
-            max_hold_ms=options.max_hold_ms or DEFAULTS["max_hold_ms"],
-            slow_ms=options.slow_ms or DEFAULTS["slow_ms"],
+            max_write_slice_ms=options.max_write_slice_ms or DEFAULTS["max_write_slice_ms"],
+            slow_request_ms=options.slow_request_ms or DEFAULTS["slow_request_ms"],
             on_idle=self._release_lost,
             on_end=self._ended,
         )
@@ -88,12 +88,12 @@ class Engine:
 
     def companion(
         self, key: object, name: str, open_resource: Callable[[], Resource], planner: Planner
-    ) -> ServingThread:
+    ) -> Worker:
         """Return a further thread that works for this database, such as the one that embeds; it ends with the engine."""
         with _lock:
             serving = self._companions.get(key)
             if serving is None:
-                serving = ServingThread(f"{name} of {self.location.name}", open_resource, planner=planner)
+                serving = Worker(f"{name} of {self.location.name}", open_resource, planner=planner)
                 serving.thread.name = f"aiochroma-{name}:{self.location.short_name}"
                 if self.closing:
                     serving.queue.close(drain=False)
@@ -173,7 +173,7 @@ class Lease:
             return
         self.released = True
         self.engine.lost_leases.append(None)
-        self.engine.serving.queue.doorbell.put(None)
+        self.engine.serving.queue.wakeup.put(None)
         warnings.warn(
             f"A client of {self.engine.location.name} was not closed; use `async with` or `await client.aclose()`.",
             ResourceWarning,

@@ -77,7 +77,7 @@ class Request:
         atomic: Keep a write in one piece, however long it holds the interpreter.
         lane: How it is ordered against the others; follows from the operation.
         collection: The id of the collection it is about, as text; empty where it is about none.
-        likeness: The plan's own note of what may be merged with it; worked out once, at the first look.
+        merge_key: The plan's own note of what may be merged with it; worked out once, at the first look.
     """
 
     operation: str
@@ -86,7 +86,7 @@ class Request:
     atomic: bool = False
     lane: Lane = field(init=False)
     collection: str = field(init=False)
-    likeness: Any = field(init=False, default=None)
+    merge_key: Any = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.lane = lane_of(self.operation)

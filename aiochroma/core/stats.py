@@ -8,17 +8,17 @@ from typing import Any
 
 from aiochroma._errors import StoreUnavailableError
 
-__all__ = ["Stats", "StatsRecorder", "Times"]
+__all__ = ["Latency", "Stats", "StatsRecorder"]
 
 _INTERNAL = 500
 """Chroma's errors carry the code of an HTTP response; from here on it is not the caller's fault."""
 
 _SAMPLES = 2048
-"""Times are those of so many most recent requests: enough for a p99, constant memory."""
+"""Latency are those of so many most recent requests: enough for a p99, constant memory."""
 
 
 @dataclass(frozen=True)
-class Times:
+class Latency:
     """Milliseconds over the most recent requests (at most 2048); 0.0 where there were none."""
 
     p50: float = 0.0
@@ -61,8 +61,8 @@ class Stats:
     pending: int = 0
     calls: int = 0
     batches: int = 0
-    wait_ms: Times = Times()
-    run_ms: Times = Times()
+    wait_ms: Latency = Latency()
+    run_ms: Latency = Latency()
     details: dict[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
@@ -91,12 +91,12 @@ class StatsRecorder:
         if isinstance(error, (StoreUnavailableError, OSError)) or (callable(code) and code() >= _INTERNAL):
             self.last_error = f"{operation.lstrip('_')}: {type(error).__name__}: {error}"
 
-    def times(self) -> tuple[Times, Times]:
+    def times(self) -> tuple[Latency, Latency]:
         """Return the times waited and run."""
         return _times(self._wait), _times(self._run)
 
 
-def _times(seconds: deque[float]) -> Times:
+def _times(seconds: deque[float]) -> Latency:
     for _ in range(8):
         try:
             values = sorted(seconds)
@@ -104,8 +104,8 @@ def _times(seconds: deque[float]) -> Times:
             continue
         break
     else:
-        return Times()
+        return Latency()
     if not values:
-        return Times()
+        return Latency()
     last = len(values) - 1
-    return Times(*(round(values[int(last * share)] * 1000, 3) for share in (0.5, 0.99, 1.0)))
+    return Latency(*(round(values[int(last * share)] * 1000, 3) for share in (0.5, 0.99, 1.0)))

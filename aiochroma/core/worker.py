@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from aiochroma.core.request import Request
 
-__all__ = ["Planner", "Resource", "ServingThread"]
+__all__ = ["Planner", "Resource", "Worker"]
 
 log = get_logger("aiochroma.engine")
 
@@ -86,7 +86,7 @@ class Planner(Protocol):
         """Return the error of a request that was cut and failed."""
 
 
-class ServingThread:
+class Worker:
     """One long-lived thread that owns a resource and serves a queue.
 
     The thread is a daemon, so that a forgotten one cannot hang the interpreter; the registry stops and joins it at exit,
@@ -97,10 +97,10 @@ class ServingThread:
         open_resource: Opens the resource; called on the thread.
         planner: The plan; default that of Chroma's operations.
         max_pending: How many requests may wait before a line forms.
-        max_hold_ms: Budget of one piece of writing, in milliseconds.
-        slow_ms: Requests that take longer, waiting included, are logged; milliseconds.
+        max_write_slice_ms: Budget of one piece of writing, in milliseconds.
+        slow_request_ms: Requests that take longer, waiting included, are logged; milliseconds.
         server: Makes what serves on the thread, where it is not the thread alone; see :mod:`._connections`.
-        on_idle: Called on the thread when the doorbell rang and nothing waits.
+        on_idle: Called on the thread when the wakeup rang and nothing waits.
         on_end: Called on the thread when the resource is closed.
     """
 
@@ -111,9 +111,9 @@ class ServingThread:
         *,
         planner: Planner | None = None,
         max_pending: int = 10_000,
-        max_hold_ms: float = 10.0,
-        slow_ms: float = 1000.0,
-        server: Callable[..., _Server] | None = None,
+        max_write_slice_ms: float = 10.0,
+        slow_request_ms: float = 1000.0,
+        server: Callable[..., _WorkerState] | None = None,
         on_idle: Callable[[], None] = lambda: None,
         on_end: Callable[[], None] = lambda: None,
     ) -> None:
@@ -123,12 +123,12 @@ class ServingThread:
         self._ended: list[Callable[[], None]] = []
         self._over = False
         self._end_lock = threading.Lock()
-        serving = (server or _Server)(
+        serving = (server or _WorkerState)(
             self.queue,
             planner,
-            Pacing(planner.limits, max_hold_ms),
+            Pacing(planner.limits, max_write_slice_ms),
             self.recorder,
-            slow_ms / 1000,
+            slow_request_ms / 1000,
             on_idle,
         )
         # The target holds the queue, not this handle. It runs in an empty context: it must not inherit that of whoever
@@ -170,7 +170,7 @@ class ServingThread:
             callback()
 
 
-class _Server:
+class _WorkerState:
     """The state of the serving thread; nobody else touches it."""
 
     def __init__(
@@ -355,7 +355,7 @@ class _Server:
 
 
 def _serve(
-    server: _Server,
+    server: _WorkerState,
     open_resource: Callable[[], Resource],
     on_end: Callable[[], None],
     announce: Callable[[], None],
@@ -379,7 +379,7 @@ def _serve(
         announce()
 
 
-def _wind_up(server: _Server, resource: Resource | None, failure: BaseException | None) -> None:
+def _wind_up(server: _WorkerState, resource: Resource | None, failure: BaseException | None) -> None:
     queue = server.queue
     if resource is not None:
         try:

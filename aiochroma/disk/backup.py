@@ -34,10 +34,10 @@ __all__ = [
     "copy_database",
     "discard",
     "finish_backup",
-    "note_backup",
-    "noted_backup",
-    "noted_sequences",
     "read_manifest",
+    "record_backup",
+    "recorded_backup",
+    "recorded_sequences",
     "refuse_lack_of_room",
     "restore",
     "rotate_backups",
@@ -216,7 +216,7 @@ def finish_backup(directory: Path, temporary: Path, final: Path, *, paused_ms: f
     return report
 
 
-def note_backup(directory: Path, report: BackupReport) -> None:
+def record_backup(directory: Path, report: BackupReport) -> None:
     """Write down in the database how far the newest verified backup goes, for cutting the retained log at the next open."""
     note = {"path": report.path, "created": report.created}
     note["sequences"] = {id: entry["sequence"] for id, entry in report.collections.items()}  # type: ignore[assignment]
@@ -225,12 +225,12 @@ def note_backup(directory: Path, report: BackupReport) -> None:
     temporary.replace(directory / BACKUP_NOTE)
 
 
-def noted_sequences(directory: Path) -> dict[str, int]:
+def recorded_sequences(directory: Path) -> dict[str, int]:
     """Return, by collection id, up to which write of the log the newest verified backup goes; empty without one."""
     return _read_note(directory)[1]
 
 
-def noted_backup(directory: Path) -> Path | None:
+def recorded_backup(directory: Path) -> Path | None:
     """Return the newest verified backup of a database, or None where there is none any more."""
     return _read_note(directory)[0]
 

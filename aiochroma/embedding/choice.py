@@ -25,7 +25,7 @@ class EmbedderFunction:
     Attributes:
         identity: Stored with the data; equal identities mean that vectors may be compared.
         dimensions: Length of its vectors, or None until it has embedded something.
-        threshold: The distance it recommends itself for "related", or None.
+        max_distance: The distance it recommends itself for "related", or None.
         window: How many tokens of a text it reads, or None where it reads all.
         count_tokens: Counts them; characters where the embedder has no such method.
         function: What is called with a list of texts; may be asynchronous.
@@ -35,7 +35,7 @@ class EmbedderFunction:
         self,
         identity: str,
         dimensions: int | None,
-        threshold: float | None,
+        max_distance: float | None,
         function: Any,
         *,
         window: int | None = None,
@@ -43,7 +43,7 @@ class EmbedderFunction:
     ) -> None:
         self.identity = identity
         self.dimensions = dimensions
-        self.threshold = threshold
+        self.max_distance = max_distance
         self.function = function
         self.window = window
         self.count_tokens = count_tokens
@@ -108,7 +108,11 @@ def adapted(embedder: Any) -> EmbedderFunction:
         return embedder
     if isinstance(embedder, Embedder):
         return EmbedderFunction(
-            embedder.identity, embedder.dimensions, embedder.threshold, _Rows(embedder), **_window(embedder)
+            embedder.identity,
+            embedder.dimensions,
+            embedder.max_distance,
+            _Rows(embedder),
+            **_window(embedder),
         )
     if not callable(embedder):
         raise InvalidInputError(

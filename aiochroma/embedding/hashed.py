@@ -44,7 +44,7 @@ class HashedEmbedder:
         return _DIMENSIONS
 
     @property
-    def threshold(self) -> float:
+    def max_distance(self) -> float:
         """The distance below which this embedder calls two texts related.
 
         Measured with questions about long conversations: of the turns that answer, 79 % lie within 0.85, and

@@ -39,7 +39,7 @@ class Embedder(Protocol):
         """The length of every vector."""
 
     @property
-    def threshold(self) -> float:
+    def max_distance(self) -> float:
         """The cosine distance (0 to 2) up to which this embedder itself calls two texts related."""
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:

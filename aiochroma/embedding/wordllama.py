@@ -64,7 +64,7 @@ class WordLlamaEmbedder:
         return int(self._vectors.shape[1])
 
     @property
-    def threshold(self) -> float:
+    def max_distance(self) -> float:
         """The distance below which this embedder calls two texts related.
 
         Measured with questions about long conversations: of the turns that answer, 91 % lie within 0.85, and

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from aiochroma.client.client import AsyncClient
-    from aiochroma.client.target import Target
+    from aiochroma.client.target import ConnectTarget
     from aiochroma.core.stats import Stats
     from aiochroma.embedding.choice import EmbedderFunction
 
@@ -68,7 +68,7 @@ class BaseMemory:
         self._durable = durable
         self._degrade = on_failure == "degrade"
         self._sweep_every = sweep_every
-        self._settle: Callable[[], Target] | None = None
+        self._settle: Callable[[], ConnectTarget] | None = None
         self._entered = False
         self._closed = False
         self._store = Store(
@@ -121,13 +121,13 @@ class BaseMemory:
             sweep_every=sweep_every,
         )
 
-        def settle() -> Target:
+        def settle() -> ConnectTarget:
             from aiochroma.client.settings import ConnectionSettings
 
             target = ConnectionSettings.settled(overrides)
             if target.location.kind != "persistent":
                 return target
-            options = replace(target.options, accept_missing=True)
+            options = replace(target.options, allow_missing_vectors=True)
             if options.durable is None and durable:
                 options = replace(options, durable=True)
             return replace(target, options=options)
@@ -144,7 +144,7 @@ class BaseMemory:
             return AsyncEphemeralClient(timeout=self._timeout)
         # Vectors that are lost are made again from their texts; see `OpenStore`.
         return AsyncPersistentClient(
-            path, timeout=self._timeout, durable=self._durable or None, accept_missing=True
+            path, timeout=self._timeout, durable=self._durable or None, allow_missing_vectors=True
         )
 
     def _port(self) -> Any:

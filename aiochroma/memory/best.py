@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 from aiochroma.memory.items import CREATED_AT, UPDATED_AT
 from aiochroma.memory.ranking import Candidate, Mode, rank
-from aiochroma.records.selection import Selection
+from aiochroma.records.top_k import TopK
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from aiochroma.records.record import Record
 
-__all__ = ["Best"]
+__all__ = ["RankedTopK"]
 
 
 @dataclass(frozen=True)
-class Best(Selection):
+class RankedTopK(TopK):
     """The best candidates; each is given its ``score``, a ``ScoreParts``.
 
     Attributes:
@@ -27,8 +27,8 @@ class Best(Selection):
         mode: See ``rank``, as for what follows.
         vector_weight: What the vector counts beside the text.
         weight: The weight of the namespace.
-        threshold: The greatest cosine distance, or None.
-        embedder_threshold: The embedder's own.
+        max_distance: The greatest cosine distance, or None.
+        embedder_max_distance: The embedder's own.
         half_life: Seconds, or None. With one the candidates' metadata must be there.
     """
 
@@ -36,12 +36,12 @@ class Best(Selection):
     mode: Mode
     vector_weight: float
     weight: float
-    threshold: float | None
-    embedder_threshold: float
+    max_distance: float | None
+    embedder_max_distance: float
     half_life: float | None
 
     def select(self, candidates: Iterable[Record]) -> list[Record]:
-        """See ``Selection``."""
+        """See ``TopK``."""
         records = {record["id"]: record for record in candidates}
         now = time.time()
         ranking = rank(
@@ -55,12 +55,12 @@ class Best(Selection):
                 )
                 for id, record in records.items()
             ],
-            embedder_threshold=self.embedder_threshold,
+            embedder_max_distance=self.embedder_max_distance,
             mode=self.mode,
             vector_weight=self.vector_weight,
             weight=self.weight,
             half_life=self.half_life,
-            threshold=self.threshold,
+            max_distance=self.max_distance,
             limit=self.limit,
         )
         return [{**records[candidate.id], "score": parts} for candidate, parts in ranking]

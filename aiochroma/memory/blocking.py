@@ -41,7 +41,7 @@ class _DrivenMemory(AsyncMemory):
             path,
             timeout=self._timeout,
             durable=self._durable or None,
-            accept_missing=True,
+            allow_missing_vectors=True,
         )
 
 

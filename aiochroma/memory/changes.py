@@ -11,11 +11,11 @@ from aiochroma.memory.items import user_metadata
 if TYPE_CHECKING:
     from aiochroma.records.history import Entry
 
-__all__ = ["Change", "Changes", "change_from"]
+__all__ = ["Changes", "MemoryChange", "change_from"]
 
 
 @dataclass(frozen=True)
-class Change:
+class MemoryChange:
     """One change of one memory.
 
     Attributes:
@@ -35,7 +35,7 @@ class Change:
     metadata: dict[str, Any] | None
 
 
-class Changes(list[Change]):
+class Changes(list[MemoryChange]):
     """The empty list that an unavailable store gives; ``error`` tells why."""
 
     def __init__(self, error: BaseException) -> None:
@@ -43,9 +43,9 @@ class Changes(list[Change]):
         self.error = error
 
 
-def change_from(entry: Entry) -> Change:
+def change_from(entry: Entry) -> MemoryChange:
     """Make a change of an entry of the history."""
-    return Change(
+    return MemoryChange(
         at=datetime.fromtimestamp(entry.at, timezone.utc),
         action=entry.action,
         namespace=entry.namespace,

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from aiochroma.memory.changes import Change, Changes, change_from
+from aiochroma.memory.changes import Changes, MemoryChange, change_from
 from aiochroma.memory.degraded import NoItems, NoNumber
 from aiochroma.memory.items import check_id, check_k
 from aiochroma.memory.namespaces import collection_name
 from aiochroma.memory.question import question_from
 from aiochroma.memory.ranking import VECTOR_WEIGHT
-from aiochroma.memory.recall import Hit, Mode, Recall, Search, has_passed
+from aiochroma.memory.recall import Hit, Mode, NamespaceSearch, Recall, has_passed
 from aiochroma.memory.recalling import answer
 from aiochroma.memory.transfer import export_file, import_file
 from aiochroma.memory.writing import WritingMemory
@@ -62,9 +62,9 @@ class Memory(WritingMemory):
         self,
         query: str,
         *,
-        namespaces: Mapping[str, int | Search] | Iterable[str] | str | None = None,
+        namespaces: Mapping[str, int | NamespaceSearch] | Iterable[str] | str | None = None,
         k: int = 5,
-        threshold: float | Literal["auto"] | None = None,
+        max_distance: float | Literal["auto"] | None = None,
         where: Mapping[str, Any] | None = None,
         mode: Mode = "hybrid",
         vector_weight: float = VECTOR_WEIGHT,
@@ -81,10 +81,10 @@ class Memory(WritingMemory):
 
         Args:
             query: The question.
-            namespaces: A name, several names, or a mapping from names to ``k`` or to a :class:`Search`; default all. One
+            namespaces: A name, several names, or a mapping from names to ``k`` or to a :class:`NamespaceSearch`; default all. One
                 that does not exist is empty.
             k: How many hits each namespace may give.
-            threshold: The largest cosine distance of a hit, 0 to 2; ``"auto"`` for the embedder's own; default None: the
+            max_distance: The largest cosine distance of a hit, 0 to 2; ``"auto"`` for the embedder's own; default None: the
                 best ``k``, uncut. A memory that matches by text is spared.
             where: Chroma's filter over metadata.
             mode: ``"hybrid"``: by meaning and by words; ``"vector"``: by meaning; ``"text"``: by words.
@@ -108,7 +108,7 @@ class Memory(WritingMemory):
             query,
             namespaces=namespaces,
             k=k,
-            threshold=threshold,
+            max_distance=max_distance,
             where=where,
             mode=mode,
             vector_weight=vector_weight,
@@ -193,7 +193,7 @@ class Memory(WritingMemory):
 
     async def history(
         self, id: str | None = None, *, namespace: str | None = None, limit: int = 100
-    ) -> list[Change]:
+    ) -> list[MemoryChange]:
         """Return what was changed through memories with ``history=True``, newest first.
 
         Args:
@@ -214,7 +214,7 @@ class Memory(WritingMemory):
             collection_name(namespace)
         check_k(limit, "`limit`")
 
-        async def work() -> list[Change]:
+        async def work() -> list[MemoryChange]:
             entries = await self._store.submit("memory_history", namespace=namespace, id=id, limit=limit)
             return [change_from(entry) for entry in entries]
 

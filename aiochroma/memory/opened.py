@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from aiochroma._errors import ClosedError, EmbeddingFailedError, InvalidInputError
-from aiochroma.client.reembedding import OneEmbedder, fill_missing, lacks_vectors
+from aiochroma.client.reembedding import SingleEmbedder, lacks_vectors, reembed_missing
 from aiochroma.memory.long import Splitter, middle
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ class OpenStore:
         async def embed(texts: list[str]) -> list[Any]:
             return [embedded.vector for embedded in await self.embed(texts, is_query=False)]
 
-        await fill_missing(self.submit, OneEmbedder(self.embedder.identity, embed))
+        await reembed_missing(self.submit, SingleEmbedder(self.embedder.identity, embed))
 
     def _opened_anew(self) -> None:
         """Forget what was true of the client before."""

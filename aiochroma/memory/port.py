@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from aiochroma._deadline import deadline_for
+from aiochroma._deadline import deadline_at
 from aiochroma._threads import off_loop
 from aiochroma.core.calls import call_many, call_many_blocking
 from aiochroma.core.request import Request
@@ -67,7 +67,7 @@ class AsyncPort:
         """See :class:`Port`."""
         server = client._server  # noqa: SLF001 - one package
         requests = [Request(operation, arguments) for operation, arguments in operations]
-        return await call_many(server.queue(), requests, deadline_for(server.timeout), wait=server.wait)
+        return await call_many(server.queue(), requests, deadline_at(server.timeout), wait=server.wait)
 
     async def embed(self, client: Any, function: Any, texts: list[str], *, is_query: bool) -> list[Any]:
         """See :class:`Port`."""
@@ -113,7 +113,7 @@ class BlockingPort:
         """See :class:`Port`."""
         server = client._server  # noqa: SLF001 - one package
         requests = [Request(operation, arguments) for operation, arguments in operations]
-        return call_many_blocking(server.queue(), requests, deadline_for(server.timeout), wait=server.wait)
+        return call_many_blocking(server.queue(), requests, deadline_at(server.timeout), wait=server.wait)
 
     async def embed(self, client: Any, function: Any, texts: list[str], *, is_query: bool) -> list[Any]:
         """See :class:`Port`."""

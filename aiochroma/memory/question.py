@@ -10,7 +10,7 @@ from aiochroma._errors import InvalidInputError
 from aiochroma.memory.items import CREATED_AT, check_text, seconds_of
 from aiochroma.memory.namespaces import collection_name
 from aiochroma.memory.ranking import VECTOR_WEIGHT
-from aiochroma.memory.recall import Mode, Search, is_number, searches_from
+from aiochroma.memory.recall import Mode, NamespaceSearch, is_number, searches_from
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,8 +38,8 @@ class Question:
     """
 
     text: str
-    searches: dict[str, Search] | None
-    common: Search
+    searches: dict[str, NamespaceSearch] | None
+    common: NamespaceSearch
     mode: Mode
     vector_weight: float
     period: Mapping[str, Any] | None
@@ -53,7 +53,7 @@ def question_from(
     *,
     namespaces: Any = None,
     k: int = 5,
-    threshold: float | Literal["auto"] | None = None,
+    max_distance: float | Literal["auto"] | None = None,
     where: Mapping[str, Any] | None = None,
     mode: Mode = "hybrid",
     vector_weight: float = VECTOR_WEIGHT,
@@ -77,7 +77,7 @@ def question_from(
         raise InvalidInputError(f"`vector_weight` must be at least 0, got {vector_weight!r}.")
     if not isinstance(window, int) or isinstance(window, bool) or not 0 <= window <= _MOST_NEIGHBOURS:
         raise InvalidInputError(f"`window` must be an integer from 0 to {_MOST_NEIGHBOURS}, got {window!r}.")
-    searches, common = searches_from(namespaces, k, threshold, where)
+    searches, common = searches_from(namespaces, k, max_distance, where)
     for name in searches or ():
         collection_name(name)
     bounds = []

@@ -3,7 +3,7 @@
 For a memory ``d`` of namespace ``n``::
 
     text(d)     = what the full-text index says: how much of the question d and its surroundings cover, 0 to 1
-    vector(d)   = 2 ** -(cosine distance of d / the embedder's own threshold)
+    vector(d)   = 2 ** -(cosine distance of d / the embedder's own max_distance)
     relevance   = (text(d) + VECTOR_WEIGHT * vector(d)) / (1 + VECTOR_WEIGHT)
     recency(d)  = 1 - r + r * 2 ** -(age of d / half-life)
     score(d)    = relevance * recency(d) * weight(n)
@@ -89,17 +89,17 @@ class ScoreParts(NamedTuple):
     weight: float
 
 
-def nearness(distance: float, threshold: float) -> float:
+def nearness(distance: float, max_distance: float) -> float:
     """Turn a cosine distance into a score.
 
     Args:
         distance: 0 to 2; rounding may have made it slightly negative.
-        threshold: The distance up to which the embedder calls texts related; above 0.
+        max_distance: The distance up to which the embedder calls texts related; above 0.
 
     Returns:
-        1 for distance 0, 0.5 at the threshold, falling further and never 0.
+        1 for distance 0, 0.5 at the max_distance, falling further and never 0.
     """
-    return math.pow(2.0, -max(0.0, distance) / threshold)
+    return math.pow(2.0, -max(0.0, distance) / max_distance)
 
 
 def recency(age: float, half_life: float | None, share: float) -> float:
@@ -118,45 +118,45 @@ def recency(age: float, half_life: float | None, share: float) -> float:
     return 1.0 - share + share * math.pow(2.0, -max(0.0, age) / half_life)
 
 
-def passes(candidate: Candidate, threshold: float | None) -> bool:
+def passes(candidate: Candidate, max_distance: float | None) -> bool:
     """Tell whether a threshold of distance leaves a candidate in.
 
     Args:
         candidate: The candidate.
-        threshold: The greatest cosine distance, or None for no threshold.
+        max_distance: The greatest cosine distance, or None for no threshold.
 
     Returns:
         True when it is near enough, or holds a term of the question itself: what matches by text is spared.
         What only stands beside a match and is not known to be near is cut.
     """
-    if threshold is None or candidate.own_text > 0.0:
+    if max_distance is None or candidate.own_text > 0.0:
         return True
-    return candidate.distance is not None and candidate.distance <= threshold
+    return candidate.distance is not None and candidate.distance <= max_distance
 
 
 def rank(
     candidates: Sequence[Candidate],
     *,
-    embedder_threshold: float,
+    embedder_max_distance: float,
     mode: Mode = "hybrid",
     vector_weight: float = VECTOR_WEIGHT,
     weight: float = 1.0,
     half_life: float | None = None,
     recency_share: float = 0.5,
-    threshold: float | None = None,
+    max_distance: float | None = None,
     limit: int | None = None,
 ) -> list[tuple[Candidate, ScoreParts]]:
     """Rank the candidates of one namespace.
 
     Args:
         candidates: In any order, each id once; all that the two searches returned, before any cut.
-        embedder_threshold: The embedder's own threshold, above 0.
+        embedder_max_distance: The embedder's own max_distance, above 0.
         mode: "vector" drops what has no distance and ranks by it alone; "text" drops what covers nothing.
         vector_weight: What the vector counts beside the text in "hybrid"; at least 0.
         weight: The weight of the namespace, above 0.
         half_life: Seconds; see ``recency``.
         recency_share: See ``recency``.
-        threshold: Drop what does not pass it; see ``passes``.
+        max_distance: Drop what does not pass it; see ``passes``.
         limit: The most to return; None for all.
 
     Returns:
@@ -168,10 +168,10 @@ def rank(
     for candidate in candidates:
         if (mode == "vector" and candidate.distance is None) or (mode == "text" and candidate.text <= 0.0):
             continue
-        if not passes(candidate, threshold):
+        if not passes(candidate, max_distance):
             continue
         distance = farthest if candidate.distance is None else candidate.distance
-        vector = nearness(distance, embedder_threshold)
+        vector = nearness(distance, embedder_max_distance)
         if mode == "vector":
             relevance = vector
         elif mode == "text":

@@ -20,44 +20,44 @@ from aiochroma.memory.items import (
     moment,
     user_metadata,
 )
-from aiochroma.records.record import standing
+from aiochroma.records.record import thread_position
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
-__all__ = ["Hit", "Mode", "Recall", "Search", "has_passed", "hit_from", "is_number", "searches_from"]
+__all__ = ["Hit", "Mode", "NamespaceSearch", "Recall", "has_passed", "hit_from", "is_number", "searches_from"]
 
 Mode = Literal["hybrid", "vector", "text"]
 
 
 @dataclass(frozen=True)
-class Search:
+class NamespaceSearch:
     """How one namespace is searched.
 
     Attributes:
         k: How many hits it may give, at least 1.
-        threshold: The largest cosine distance of a hit, 0 to 2; ``"auto"`` for the embedder's own; None for the best
+        max_distance: The largest cosine distance of a hit, 0 to 2; ``"auto"`` for the embedder's own; None for the best
             ``k`` whatever their distance. A memory that matches by text is spared.
         where: Chroma's filter over metadata, or None.
         weight: Factor on its scores when namespaces are merged; above 0.
     """
 
     k: int = 5
-    threshold: float | Literal["auto"] | None = None
+    max_distance: float | Literal["auto"] | None = None
     where: Mapping[str, Any] | None = None
     weight: float = 1.0
 
     def __post_init__(self) -> None:
         check_k(self.k)
-        threshold = self.threshold
+        max_distance = self.max_distance
         if (
-            threshold is not None
-            and threshold != "auto"
-            and not (is_number(threshold) and 0 <= threshold < math.inf)
+            max_distance is not None
+            and max_distance != "auto"
+            and not (is_number(max_distance) and 0 <= max_distance < math.inf)
         ):
             raise InvalidInputError(
-                f"`threshold` must be a distance of at least 0, 'auto', or None, got {threshold!r}."
+                f"`max_distance` must be a distance of at least 0, 'auto', or None, got {max_distance!r}."
             )
         if not (is_number(self.weight) and 0 < self.weight < math.inf):
             raise InvalidInputError(f"`weight` must be a number above 0, got {self.weight!r}.")
@@ -174,20 +174,20 @@ class Recall(Sequence[Hit]):
 
 
 def searches_from(
-    namespaces: Any, k: int, threshold: float | Literal["auto"] | None, where: Mapping[str, Any] | None
-) -> tuple[dict[str, Search] | None, Search]:
+    namespaces: Any, k: int, max_distance: float | Literal["auto"] | None, where: Mapping[str, Any] | None
+) -> tuple[dict[str, NamespaceSearch] | None, NamespaceSearch]:
     """Return how each namespace is to be searched (None for all alike), and how one that says nothing itself is.
 
     Args:
-        namespaces: None, one name, several names, or a mapping from names to ``k`` or to a :class:`Search`.
+        namespaces: None, one name, several names, or a mapping from names to ``k`` or to a :class:`NamespaceSearch`.
         k: For namespaces that say nothing themselves.
-        threshold: Likewise.
+        max_distance: Likewise.
         where: Likewise.
 
     Raises:
         InvalidInputError: Something of it is wrong.
     """
-    common = Search(check_k(k), threshold, where)
+    common = NamespaceSearch(check_k(k), max_distance, where)
     if namespaces is None:
         return None, common
     if isinstance(namespaces, str):
@@ -195,15 +195,15 @@ def searches_from(
     if isinstance(namespaces, Mapping):
         return {
             name: value
-            if isinstance(value, Search)
-            else Search(check_k(value, f"`namespaces[{name!r}]`"), threshold, where)
+            if isinstance(value, NamespaceSearch)
+            else NamespaceSearch(check_k(value, f"`namespaces[{name!r}]`"), max_distance, where)
             for name, value in namespaces.items()
         }, common
     try:
         return dict.fromkeys(namespaces, common), common
     except TypeError:
         raise InvalidInputError(
-            f"`namespaces` must be a name, several names, or a mapping from names to `k` or `Search`, got {namespaces!r}."
+            f"`namespaces` must be a name, several names, or a mapping to `k` or `NamespaceSearch`, got {namespaces!r}."
         ) from None
 
 
@@ -225,7 +225,7 @@ def hit_from(
 ) -> Hit:
     """Make a hit of a record."""
     stored = stored or {}
-    thread, position = standing(stored)
+    thread, position = thread_position(stored)
     return Hit(
         id=id,
         text=document or "",

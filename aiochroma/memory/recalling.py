@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from aiochroma._errors import InvalidInputError
 from aiochroma._logging import get_logger
 from aiochroma.memory.ranking import diversify, merge
-from aiochroma.memory.recall import Hit, Recall, Search, hit_from
+from aiochroma.memory.recall import Hit, NamespaceSearch, Recall, hit_from
 from aiochroma.memory.searching import Searching
 from aiochroma.memory.store import Namespace
 from aiochroma.records.record import has_expired
@@ -106,7 +106,7 @@ async def _diverse(
     question: Question,
     namespaces: dict[str, Namespace],
     hits: list[Hit],
-    searches: dict[str, Search],
+    searches: dict[str, NamespaceSearch],
     errors: dict[str, BaseException],
 ) -> list[Hit]:
     """Choose within each namespace the hits that add most to those before them."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from aiochroma.memory.best import Best
+from aiochroma.memory.best import RankedTopK
 from aiochroma.memory.filters import both, matches
 from aiochroma.memory.store import Namespace
 from aiochroma.records.record import has_expired
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from aiochroma.core.calls import Answer
     from aiochroma.memory.question import Question
     from aiochroma.memory.ranking import ScoreParts
-    from aiochroma.memory.recall import Search
+    from aiochroma.memory.recall import NamespaceSearch
     from aiochroma.memory.store import Store
     from aiochroma.records.record import Record
 
@@ -57,7 +57,7 @@ class Searching:
         self,
         store: Store,
         question: Question,
-        searches: dict[str, Search],
+        searches: dict[str, NamespaceSearch],
         namespaces: dict[str, Namespace],
         vector: Any,
     ) -> None:
@@ -78,15 +78,15 @@ class Searching:
         self._in_chroma: set[str] = set()
         self._gone: set[str] = set()
 
-    def _best_of(self, search: Search) -> Best:
-        question, own_threshold = self._question, self._store.embedder.threshold or 1.0
-        return Best(
+    def _best_of(self, search: NamespaceSearch) -> RankedTopK:
+        question, own_max_distance = self._question, self._store.embedder.max_distance or 1.0
+        return RankedTopK(
             limit=search.k * (_MORE if question.diversity > 0 else 1),
             mode=question.mode,
             vector_weight=question.vector_weight,
             weight=search.weight,
-            threshold=own_threshold if search.threshold == "auto" else search.threshold,
-            embedder_threshold=own_threshold,
+            max_distance=own_max_distance if search.max_distance == "auto" else search.max_distance,
+            embedder_max_distance=own_max_distance,
             half_life=question.half_life,
         )
 
@@ -123,7 +123,7 @@ class Searching:
             "mode": self._question.mode if self._vector is not None else "text",
             "window": WINDOW,
             "parts": self._namespaces[name].parts,
-            "selection": best if there else None,
+            "top_k": best if there else None,
         }
 
     def _is_filtered_here(self, name: str) -> bool:

@@ -245,7 +245,7 @@ class Store(OpenStore):
             uris=None,
             parts=namespace.parts,
             exact=exact,
-            audit=self._audit(namespace),
+            history_namespace=self._audit(namespace),
         )
         return moved
 
@@ -300,7 +300,7 @@ class Store(OpenStore):
         item: Item | None = None,
         embedded: Embedded | None = None,
     ) -> Hit | None:
-        """Change a memory that is there, and return it as it is then.
+        """MemoryChange a memory that is there, and return it as it is then.
 
         Args:
             namespace: Where.
@@ -324,7 +324,7 @@ class Store(OpenStore):
             uris=None,
             parts=namespace.parts,
             action=action,
-            audit=self._audit(namespace),
+            history_namespace=self._audit(namespace),
         )
         return (
             hit_from(namespace.name, id, changed[0]["document"], changed[0]["metadata"]) if changed else None
@@ -371,7 +371,7 @@ class Store(OpenStore):
                 parts=namespace.parts,
                 action=action,
                 expired_only=expired_only,
-                audit=self._audit(namespace),
+                history_namespace=self._audit(namespace),
             )
         return forgotten
 

@@ -154,7 +154,7 @@ class WritingMemory(BaseMemory):
         ttl: float | timedelta | None = None,
         expires_at: datetime | float | None = None,
     ) -> Hit | None:
-        """Change a memory; what is not given stays as it is.
+        """MemoryChange a memory; what is not given stays as it is.
 
         It keeps its id, also when it is given another text: remembering its new text, or its former one, makes a memory
         of its own.

@@ -19,7 +19,7 @@ from aiochroma.core.calls import refuse_on_loop
 from aiochroma.disk.backup import (
     check_backup_target,
     copy_database,
-    noted_backup,
+    recorded_backup,
     refuse_lack_of_room,
     size_of,
 )
@@ -53,7 +53,7 @@ def doctor(
     *,
     repair: bool = False,
     vacuum: bool = False,
-    fill_missing: bool = False,
+    reembed_missing: bool = False,
     embedder: Any = None,
     backup_to: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
@@ -62,7 +62,7 @@ def doctor(
 
     Blocks; on an event loop use ``await asyncio.to_thread(aiochroma.doctor, path)``.
 
-    Without ``repair``, ``vacuum`` and ``fill_missing`` nothing is changed. With one of them the directory is copied first. A
+    Without ``repair``, ``vacuum`` and ``reembed_missing`` nothing is changed. With one of them the directory is copied first. A
     repair sets files of a broken index aside (it deletes nothing) and has Chroma rebuild the index from its log, from what
     can be read of the broken files, and from the newest backup. A damaged SQLite file is not repaired: restore a backup.
 
@@ -70,7 +70,7 @@ def doctor(
         path: The database directory.
         repair: Rebuild damaged indexes, and set aside index directories that belong to no collection.
         vacuum: Give free pages of the SQLite file back to the file system.
-        fill_missing: Embed the documents of records that have lost their vectors. May be interrupted and run again.
+        reembed_missing: Embed the documents of records that have lost their vectors. May be interrupted and run again.
         embedder: What embeds them: an :class:`~aiochroma.Embedder`, a Chroma embedding function, or a callable. Default: the
             one that the collection was written with, where that is one of aiochroma's own.
         backup_to: Where the copy goes that is made before anything is changed; a directory that does not exist. Default:
@@ -88,11 +88,11 @@ def doctor(
         BackupError: The copy could not be made; nothing was changed.
     """
     refuse_on_loop()
-    if embedder is not None and not fill_missing:
-        raise InvalidInputError("`embedder` is of use with `fill_missing=True` only.")
-    changes = repair or vacuum or fill_missing
+    if embedder is not None and not reembed_missing:
+        raise InvalidInputError("`embedder` is of use with `reembed_missing=True` only.")
+    changes = repair or vacuum or reembed_missing
     if backup_to is not None and not changes:
-        raise InvalidInputError("`backup_to` is of use with `repair`, `vacuum` or `fill_missing` only.")
+        raise InvalidInputError("`backup_to` is of use with `repair`, `vacuum` or `reembed_missing` only.")
     begun = time.monotonic()
     directory = canonical_directory(path)
     if not (directory / SQLITE_FILE).exists() and not (directory.is_dir() and _leftovers(directory)):
@@ -105,7 +105,7 @@ def doctor(
             raise
         return replace(_in_use(directory, error), seconds=time.monotonic() - begun)
     report = examination.run(
-        with_owner, repair=repair, vacuum=vacuum, fill=fill_missing, embedder=embedder, backup_to=backup_to
+        with_owner, repair=repair, vacuum=vacuum, fill=reembed_missing, embedder=embedder, backup_to=backup_to
     )
     return replace(report, seconds=round(time.monotonic() - begun, 3))
 
@@ -197,7 +197,7 @@ class _Examination:
         quarantines = sorted(
             entry for entry in directory.iterdir() if entry.name.startswith(QUARANTINE_PREFIX)
         )
-        backup = noted_backup(directory)
+        backup = recorded_backup(directory)
         orphans = found.orphaned_directories
         return DoctorReport(
             path=str(directory),

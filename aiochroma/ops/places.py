@@ -112,7 +112,7 @@ def place_of(
     if not text.strip():
         raise InvalidInputError(f"`{role}` must be a directory or the address of a server, got {text!r}.")
     if "://" not in text:
-        own = {"mode": "persistent", "path": Path(text), "max_hold_ms": _HOLD_MS}
+        own = {"mode": "persistent", "path": Path(text), "max_write_slice_ms": _HOLD_MS}
         return Place(text, tenant, database, Path(text), {**own, **(options or {})})
     try:
         parts = urlsplit(text.strip())

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiochroma._errors import MissingExtraError
 from aiochroma.client.opening import AsyncPersistentClient
-from aiochroma.client.reembedding import FillReport, fill_missing
+from aiochroma.client.reembedding import FillReport, reembed_missing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -38,7 +38,9 @@ def fill_and_rebuild(
 async def _fill_and_rebuild(
     directory: Path, embedder: Any, fill: bool, progress: Callable[[str, int, int], None]
 ) -> tuple[list[str], FillReport | None]:
-    async with AsyncPersistentClient(directory, accept_missing=True, max_hold_ms=100.0) as client:
+    async with AsyncPersistentClient(
+        directory, allow_missing_vectors=True, max_write_slice_ms=100.0
+    ) as client:
         recovery = client.recovery
         assert recovery is not None
         actions = [
@@ -50,7 +52,7 @@ async def _fill_and_rebuild(
         if not fill:
             return actions, None
         source = _DoctorsSource(client, embedder)
-        filled = await fill_missing(client._server.submit, source, progress=progress)  # noqa: SLF001 - one package
+        filled = await reembed_missing(client._server.submit, source, progress=progress)  # noqa: SLF001 - one package
         actions.extend(f"{count} documents of {name} were embedded" for name, count in filled.filled.items())
         return actions, filled
 

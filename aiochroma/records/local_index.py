@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from aiochroma._logging import get_logger
 from aiochroma.records.history import HISTORY_FILE, ChangeLog
-from aiochroma.records.memory_records import Remembered
-from aiochroma.records.record import Place, Record, bare, standing
+from aiochroma.records.memory_records import MemoryRecords
+from aiochroma.records.record import Place, Record, stub, thread_position
 from aiochroma.text.index import IndexedText, Neighbour, TextIndex
 
 if TYPE_CHECKING:
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from chromadb.api import ServerAPI
 
     from aiochroma.core.request import Request
-    from aiochroma.records.selection import Selection
+    from aiochroma.records.top_k import TopK
 
-__all__ = ["TEXT_INDEX_FILE", "IndexedCollections"]
+__all__ = ["TEXT_INDEX_FILE", "LocalIndex"]
 
 log = get_logger("aiochroma.text")
 
@@ -39,7 +39,7 @@ _PAGE = 500
 _WRITES_BY_ID = frozenset({"_add", "_update", "_upsert"})
 
 
-class IndexedCollections(Remembered):
+class LocalIndex(MemoryRecords):
     """Keeps the collections that a memory uses in a full-text index.
 
     Args:
@@ -156,7 +156,7 @@ class IndexedCollections(Remembered):
         mode: str,
         window: int,
         parts: str,
-        selection: Selection | None,
+        top_k: TopK | None,
         tenant: str,
         database: str,
     ) -> list[list[Record]]:
@@ -173,14 +173,14 @@ class IndexedCollections(Remembered):
             mode: ``"hybrid"``, ``"vector"`` or ``"text"``.
             window: How many places of a thread lend each other their terms.
             parts: The name of the collection that holds the parts of long texts.
-            selection: Which candidates are wanted, or None for all.
+            top_k: Which candidates are wanted, or None for all.
             tenant: Chroma's tenant.
             database: Chroma's database.
 
         Returns:
             For each question its candidates: ``id``, ``distance`` (None where it is not among the nearest), ``text`` and
             ``own`` (0 to 1), ``place`` (among what the text finds, or None), ``document``, ``metadata``, and for one that
-            was found by a part ``passage``; with a selection what it returned. The metadata of one that was selected and is
+            was found by a part ``passage``; with a top_k what it returned. The metadata of one that was selected and is
             gone from Chroma is None.
         """
         place = {"tenant": tenant, "database": database}
@@ -188,7 +188,7 @@ class IndexedCollections(Remembered):
         has_parts = self._parts.holder(parts, place) is not None
         # A part names its memory in its metadata, so where there are parts that is needed at once.
         numbers_first = (
-            not has_parts and where is None and (selection is not None or self._is_current(collection))
+            not has_parts and where is None and (top_k is not None or self._is_current(collection))
         )
         found: list[dict[str, Record]] = [{} for _ in questions]
         if mode != "text":
@@ -203,8 +203,8 @@ class IndexedCollections(Remembered):
                 ),
             )
         candidates = [list(records.values()) for records in found]
-        if selection is not None:
-            wanted = [selection.select(records) for records in candidates]
+        if top_k is not None:
+            wanted = [top_k.select(records) for records in candidates]
             self._complete(collection_id, wanted, place)
             return wanted
         self._complete(collection_id, candidates, place)
@@ -264,7 +264,7 @@ class IndexedCollections(Remembered):
                 ids_allowed=allowed,
                 window=window,
             ):
-                record = candidates.setdefault(hit.id, bare(hit.id, None))
+                record = candidates.setdefault(hit.id, stub(hit.id, None))
                 record.update(text=hit.score, own=hit.own, place=hit.place)
 
     def neighbours(  # type: ignore[override]  # called with these names
@@ -393,5 +393,5 @@ def _rows(ids: Sequence[str], documents: Sequence[Any], metadatas: Sequence[Any]
 
 
 def _row(id: str, document: str, metadata: Mapping[str, Any]) -> IndexedText:
-    thread, position = standing(metadata)
+    thread, position = thread_position(metadata)
     return IndexedText(id, document, thread, position, metadata)

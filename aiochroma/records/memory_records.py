@@ -23,7 +23,7 @@ from aiochroma.records.record import (
     before,
     candidate,
     has_expired,
-    stored_over,
+    merged_metadata,
     text_id,
 )
 
@@ -34,10 +34,10 @@ if TYPE_CHECKING:
 
     from aiochroma.records.history import ChangeLog
 
-__all__ = ["Remembered"]
+__all__ = ["MemoryRecords"]
 
 
-class Remembered(ABC):
+class MemoryRecords(ABC):
     """The operations of a memory.
 
     Args:
@@ -74,7 +74,7 @@ class Remembered(ABC):
         database: str,
         parts: str,
         exact: bool,
-        audit: str | None,
+        history_namespace: str | None,
     ) -> dict[str, str]:
         """Write memories.
 
@@ -92,7 +92,7 @@ class Remembered(ABC):
             database: Chroma's database.
             parts: The name of the collection that holds parts.
             exact: Leave nothing of what was there, as for an import.
-            audit: What the history calls the namespace, or None for no entry.
+            history_namespace: What the history calls the namespace, or None for no entry.
 
         Returns:
             The ids of those that were written under another id than the given one; see ``_moved``.
@@ -108,13 +108,19 @@ class Remembered(ABC):
         expired = [id for id, record in old.items() if has_expired(record["metadata"], now)]
         known = {id: record for id, record in old.items() if id not in expired}
         stored = [
-            stored_over(metadata, known.get(id), exact=exact)
+            merged_metadata(metadata, known.get(id), exact=exact)
             for id, metadata in zip(ids, metadatas, strict=True)
         ]
         noted = self._note(
-            audit,
+            history_namespace,
             [
-                Entry(now, "refresh" if id in known else "remember", audit or "", id, *before(old.get(id)))
+                Entry(
+                    now,
+                    "refresh" if id in known else "remember",
+                    history_namespace or "",
+                    id,
+                    *before(old.get(id)),
+                )
                 for id in ids
             ],
         )
@@ -168,7 +174,7 @@ class Remembered(ABC):
         database: str,
         parts: str,
         action: str,
-        audit: str | None,
+        history_namespace: str | None,
     ) -> list[Record]:
         """Change memories that are there, and return them as they are then; arguments as :meth:`remember`."""
         place = {"tenant": tenant, "database": database}
@@ -187,7 +193,8 @@ class Remembered(ABC):
             # The parts are those of the new text, or none.
             given = [{PARTS: None, WRITING: None, **metadata} for metadata in given]
         noted = self._note(
-            audit, [Entry(now, action, audit or "", ids[row], *before(old[ids[row]])) for row in rows]
+            history_namespace,
+            [Entry(now, action, history_namespace or "", ids[row], *before(old[ids[row]])) for row in rows],
         )
         try:
             self._api._update(  # noqa: SLF001 - Chroma's own name
@@ -230,7 +237,7 @@ class Remembered(ABC):
         parts: str,
         action: str,
         expired_only: bool,
-        audit: str | None,
+        history_namespace: str | None,
     ) -> int:
         """Delete memories, or those of them that have expired, and return how many there were."""
         place = {"tenant": tenant, "database": database}
@@ -242,7 +249,10 @@ class Remembered(ABC):
         if not old:
             return 0
         gone = list(old)
-        noted = self._note(audit, [Entry(now, action, audit or "", id, *before(old[id])) for id in gone])
+        noted = self._note(
+            history_namespace,
+            [Entry(now, action, history_namespace or "", id, *before(old[id])) for id in gone],
+        )
         try:
             self._api._delete(collection_id, ids=gone, **place)  # noqa: SLF001 - Chroma's own name
         except BaseException:
@@ -287,8 +297,8 @@ class Remembered(ABC):
     def _deleted(self, collection: str, ids: Sequence[str]) -> None:  # noqa: B027 - likewise
         """Follow a deletion."""
 
-    def _note(self, audit: str | None, entries: Iterable[Entry]) -> tuple[int, int] | None:
-        log = None if audit is None else self._log()
+    def _note(self, history_namespace: str | None, entries: Iterable[Entry]) -> tuple[int, int] | None:
+        log = None if history_namespace is None else self._log()
         return None if log is None else log.note(entries)
 
     def _withdraw(self, noted: tuple[int, int] | None) -> None:

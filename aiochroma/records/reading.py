@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from aiochroma.records.record import Place, Record, bare, candidate
+from aiochroma.records.record import Place, Record, candidate, stub
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -36,7 +36,7 @@ class Reader:
             collection_id, list(vectors), n_results=n_results, include=["distances"], **place
         )
         return [
-            {id: bare(id, float(distance)) for id, distance in zip(ids, distances, strict=True)}
+            {id: stub(id, float(distance)) for id, distance in zip(ids, distances, strict=True)}
             for ids, distances in zip(result["ids"], result["distances"], strict=True)
         ]
 

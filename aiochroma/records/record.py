@@ -21,14 +21,14 @@ __all__ = [
     "Place",
     "Record",
     "add_parts",
-    "bare",
     "before",
     "candidate",
     "has_expired",
+    "merged_metadata",
     "part_id",
-    "standing",
-    "stored_over",
+    "stub",
     "text_id",
+    "thread_position",
     "writing_of",
 ]
 
@@ -85,12 +85,12 @@ def candidate(id: str, document: Any, metadata: Any, distance: float | None) -> 
     }
 
 
-def bare(id: str, distance: float | None) -> Record:
+def stub(id: str, distance: float | None) -> Record:
     """Make what a search returns of a record that was not read: its metadata is None."""
     return {**candidate(id, "", None, distance), "metadata": None}
 
 
-def standing(metadata: Mapping[str, Any]) -> tuple[str | None, float]:
+def thread_position(metadata: Mapping[str, Any]) -> tuple[str | None, float]:
     """Return where a memory stands: its thread and its place there.
 
     Other programs may have written anything; what is no thread is none, and what is no place is 0.
@@ -107,7 +107,7 @@ def before(record: Record | None) -> tuple[str | None, dict[str, Any] | None]:
     return (None, None) if record is None else (record["document"], record["metadata"])
 
 
-def stored_over(given: Mapping[str, Any], known: Record | None, *, exact: bool) -> dict[str, Any]:
+def merged_metadata(given: Mapping[str, Any], known: Record | None, *, exact: bool) -> dict[str, Any]:
     """Return what is written over the metadata of a memory; None takes a value away."""
     stored = dict(given)
     if known is None:

@@ -12,7 +12,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from aiochroma.records.chunks import Parts
-from aiochroma.records.memory_records import Remembered
+from aiochroma.records.memory_records import MemoryRecords
 from aiochroma.records.record import POSITION, THREAD, Place, Record
 from aiochroma.text.analysis import words_of_meaning
 from aiochroma.text.index import IndexedText, TextIndex
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from aiochroma.records.reading import Reader
-    from aiochroma.records.selection import Selection
+    from aiochroma.records.top_k import TopK
 
-__all__ = ["UnindexedCollections"]
+__all__ = ["ScratchIndex"]
 
 _WORDS = 8
 """So many words of a question are looked for; each costs the server a scan of its own index."""
@@ -34,7 +34,7 @@ _BELIEVED_SECONDS = 2.0
 """Other processes may write to the server: so long is it believed that a namespace has no long texts."""
 
 
-class UnindexedCollections(Remembered):
+class ScratchIndex(MemoryRecords):
     """The operations of a memory on a server."""
 
     def __init__(self, api: Any) -> None:
@@ -53,11 +53,11 @@ class UnindexedCollections(Remembered):
         mode: str,
         window: int,  # noqa: ARG002 - what stands near a candidate is not known here
         parts: str,
-        selection: Selection | None,
+        top_k: TopK | None,
         tenant: str,
         database: str,
     ) -> list[list[Record]]:
-        """Search one collection; see ``IndexedCollections.search``."""
+        """Search one collection; see ``LocalIndex.search``."""
         place = {"tenant": tenant, "database": database}
         found = self._search_vectors(collection_id, query_embeddings, n_results, where, parts, place)
         pairs = zip(questions, query_embeddings, found, strict=True)
@@ -75,7 +75,7 @@ class UnindexedCollections(Remembered):
                 for record in candidates.values():
                     record["distance"] = None
         wanted = [list(candidates.values()) for candidates in found]
-        return wanted if selection is None else [selection.select(candidates) for candidates in wanted]
+        return wanted if top_k is None else [top_k.select(candidates) for candidates in wanted]
 
     def _score(self, question: str, candidates: dict[str, Record]) -> None:
         """Compare the texts of the candidates with a question."""

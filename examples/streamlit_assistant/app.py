@@ -37,9 +37,9 @@ with st.form("save", clear_on_submit=True):
         st.success(f"Saved as `{id}`")
 
 question = st.text_input("Question")
-threshold = st.slider("Largest distance (0 is the same, 2 the opposite)", 0.0, 2.0, 0.9, 0.05)
+max_distance = st.slider("Largest distance (0 is the same, 2 the opposite)", 0.0, 2.0, 0.9, 0.05)
 if question:
-    recall = guarded(lambda: memory.recall(question, namespaces=namespace, k=5, threshold=threshold))
+    recall = guarded(lambda: memory.recall(question, namespaces=namespace, k=5, max_distance=max_distance))
     if recall is not None:
         if not recall:
             st.info("Nothing that I know is that close.")

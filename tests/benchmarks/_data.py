@@ -178,7 +178,7 @@ def _build_texts(directory: str, data: Data) -> None:
 
     async def remember() -> None:
         async with (
-            aiochroma.AsyncPersistentClient(directory, max_hold_ms=1000) as client,
+            aiochroma.AsyncPersistentClient(directory, max_write_slice_ms=1000) as client,
             aiochroma.Memory(None, client=client) as memory,
         ):
             for place in range(PLACES):

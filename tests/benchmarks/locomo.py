@@ -83,7 +83,7 @@ class Measured:
 class SentenceModel:
     """A model of sentence-transformers from a folder; never needed by the library."""
 
-    threshold = 0.7
+    max_distance = 0.7
 
     def __init__(self, folder: Path) -> None:
         from sentence_transformers import SentenceTransformer

@@ -17,7 +17,7 @@ from queue import SimpleQueue
 
 from aiochroma.core.calls import call
 from aiochroma.core.request import Request
-from aiochroma.core.worker import ServingThread
+from aiochroma.core.worker import Worker
 
 ROUNDS = 9
 REQUESTS = 4000
@@ -59,7 +59,7 @@ async def measure(one, in_flight):
 
 
 async def main():
-    serving = ServingThread("benchmark", Nothing)
+    serving = Worker("benchmark", Nothing)
     serving.start()
     queue = SimpleQueue()
     thread = threading.Thread(target=plain_thread, args=(queue,), daemon=True)

@@ -137,15 +137,17 @@ class Writer:
 async def opened(directory, diary, **options):
     """Open as a user would; where vectors are reported as lost, embed the documents again as the message says."""
     try:
-        return await aiochroma.AsyncPersistentClient(directory, owner_wait=10, slow_ms=600_000, **options), 0
+        return await aiochroma.AsyncPersistentClient(
+            directory, lock_timeout=10, slow_request_ms=600_000, **options
+        ), 0
     except aiochroma.DatabaseCorruptError as error:
         if "--fill-missing" not in str(error):
             raise
         from aiochroma.ops import doctor
 
         diary.say(kind="reported", error=str(error)[:300])
-        report = await asyncio.to_thread(doctor, directory, fill_missing=True, embedder=embed)
-        client = await aiochroma.AsyncPersistentClient(directory, slow_ms=600_000, **options)
+        report = await asyncio.to_thread(doctor, directory, reembed_missing=True, embedder=embed)
+        client = await aiochroma.AsyncPersistentClient(directory, slow_request_ms=600_000, **options)
         return client, sum(report.filled.filled.values())
 
 
@@ -302,7 +304,7 @@ async def attempt(directory, diary, **_):
 
 async def restart(directory, state, diary, number, ending, **_):
     """Open, add a record, and end: orderly, without closing, or killed."""
-    client = await aiochroma.AsyncPersistentClient(directory, owner_wait=10, durable=True)
+    client = await aiochroma.AsyncPersistentClient(directory, lock_timeout=10, durable=True)
     collections = await collections_of(client)
     writer = Writer(f"r{number}", collections, diary, random.Random(number))
     await writer.put("main", {f"r{number}-0": 1})

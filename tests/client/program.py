@@ -15,7 +15,7 @@ VECTOR = [0.1] * 64
 
 
 async def opened(path):
-    client = await aiochroma.AsyncPersistentClient(path, slow_ms=600_000)
+    client = await aiochroma.AsyncPersistentClient(path, slow_request_ms=600_000)
     collection = await client.get_or_create_collection("things", embedding_function=None)
     await collection.upsert(ids=["first"], embeddings=[VECTOR])
     return client, collection
@@ -163,7 +163,7 @@ def count(path):
     """Print how many records there are."""
 
     async def main():
-        async with aiochroma.AsyncPersistentClient(path, slow_ms=600_000) as client:
+        async with aiochroma.AsyncPersistentClient(path, slow_request_ms=600_000) as client:
             collection = await client.get_collection("things", embedding_function=None)
             print(await collection.count())
 

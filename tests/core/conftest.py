@@ -10,7 +10,7 @@ import pytest
 
 from aiochroma.core.calls import call
 from aiochroma.core.request import Request
-from aiochroma.core.worker import ServingThread
+from aiochroma.core.worker import Worker
 
 PATIENCE = 30.0
 """Seconds after which something that should have happened is taken for a hang; nothing is ordered by it."""
@@ -59,7 +59,7 @@ class Engine:
         self.resource = None
         self._gates = []
         self._open_with = open_resource
-        self.serving = ServingThread("the test database", self._open, **options)
+        self.serving = Worker("the test database", self._open, **options)
         self.queue = self.serving.queue
         self.serving.start()
 

@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from aiochroma._errors import PartialWriteError
 from aiochroma.core.plan import BULK_TURN, Limits, RecordPlanner, Step
 from aiochroma.core.request import Lane, Request
-from aiochroma.records.selection import Selection
+from aiochroma.records.top_k import TopK
 
 IDS = [f"id{number}" for number in range(8)]
 FIELDS = ("ids", "embeddings", "metadatas", "documents", "uris", "data")
@@ -339,18 +339,18 @@ def test_two_wheres_that_are_equal_but_not_the_same_stay_apart():
 
 
 @dataclass(frozen=True)
-class FirstFew(Selection):
+class FirstFew(TopK):
     """Wants the first few candidates."""
 
     limit: int
 
     def select(self, candidates):
-        """See ``Selection``."""
+        """See ``TopK``."""
         return list(candidates)[: self.limit]
 
 
 def test_searches_are_merged_that_select_alike():
-    """A selection is compared by its value: searches with equal ones are one call, others are not."""
+    """A top_k is compared by its value: searches with equal ones are one call, others are not."""
 
     def search(limit: int) -> Request:
         return Request(
@@ -359,7 +359,7 @@ def test_searches_are_merged_that_select_alike():
                 "collection_id": "a",
                 "query_embeddings": [(1.0, 2.0)],
                 "questions": ["?"],
-                "selection": FirstFew(limit),
+                "top_k": FirstFew(limit),
             },
         )
 

@@ -155,7 +155,9 @@ async def test_other_settings_are_refused(leases):
     leases()
 
 
-@pytest.mark.parametrize("options", [{"max_pending": 0}, {"max_hold_ms": -1}, {"slow_ms": "soon"}])
+@pytest.mark.parametrize(
+    "options", [{"max_pending": 0}, {"max_write_slice_ms": -1}, {"slow_request_ms": "soon"}]
+)
 def test_senseless_options_are_refused(options):
     """The message names the option."""
     with pytest.raises(InvalidInputError, match=next(iter(options))):

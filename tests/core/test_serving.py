@@ -710,7 +710,7 @@ async def test_debug_logging_changes_nothing(engine, caplog, level):
 
 async def test_slow_requests_are_logged(engines, caplog, logged):
     """A request slower than the limit is logged with its wait and its run time in milliseconds."""
-    engine = engines(slow_ms=1e-6)
+    engine = engines(slow_request_ms=1e-6)
     with caplog.at_level(logging.WARNING, "aiochroma"):
         await engine.call("x", operation="get_version")
     (line,) = logged("request.slow")
@@ -726,7 +726,7 @@ async def test_waiting_for_the_database_to_open_is_not_slow(engines, caplog, log
         assert gate.wait(PATIENCE)
         return _Empty()
 
-    engine = engines(slow_opening, slow_ms=5000)
+    engine = engines(slow_opening, slow_request_ms=5000)
     engine.serving.queue.submit(early := _ticket())
     early.queued_at -= 1000
     gate.set()

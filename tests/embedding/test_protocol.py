@@ -36,7 +36,7 @@ def test_embedders_meet_the_protocol(embedder):
     """Both embedders are recognised as such, and state an identity, dimensions and a threshold."""
     assert isinstance(embedder, Embedder)
     assert str(embedder.dimensions) in embedder.identity
-    assert 0.0 < embedder.threshold < 2.0
+    assert 0.0 < embedder.max_distance < 2.0
 
 
 def test_rows_are_of_length_one_in_any_script(embedder):

@@ -135,7 +135,7 @@ def shown(browser):
 
 
 def test_the_assistant(browser, streamlit, examples, tmp_path):
-    """Save, ask with a threshold, look up by id, format for a prompt, with wrong input, in two tabs."""
+    """Save, ask with a max_distance, look up by id, format for a prompt, with wrong input, in two tabs."""
     with streamlit(examples / "streamlit_assistant" / "app.py") as server:
         server.when_up(f"{server.url}/_stcore/health")
         browser.open(server.url)

@@ -54,7 +54,7 @@ class Letters:
     """Embeds a text by how often it has each letter; reads its first ``window`` words only, and says so."""
 
     dimensions = 27
-    threshold = 0.5
+    max_distance = 0.5
 
     def __init__(self, window=None, name="letters"):
         self.identity = name

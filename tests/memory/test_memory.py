@@ -12,7 +12,7 @@ import pytest
 from chromadb.errors import InternalError
 
 import aiochroma
-from aiochroma import InvalidInputError, Search, sync
+from aiochroma import InvalidInputError, NamespaceSearch, sync
 from aiochroma.embedding.hashed import HashedEmbedder
 
 
@@ -166,7 +166,7 @@ async def test_k_counts_for_each_namespace(memory):
     for name in ("one", "two"):
         await memory.remember_many((f"{name} fact number {n}" for n in range(80)), namespace=name)
     for k in (1, 7, 60, 80):
-        recall = await memory.recall("number", namespaces={"one": k, "two": Search(k=2)})
+        recall = await memory.recall("number", namespaces={"one": k, "two": NamespaceSearch(k=2)})
         assert [hit.namespace for hit in recall].count("one") == k
         assert [hit.namespace for hit in recall].count("two") == 2
 
@@ -208,7 +208,7 @@ _BAD = [
     ("recall", ["a"], {"k": 2**32}, "`k`.*1,000,000"),
     ("recall", ["a"], {"namespaces": {"n": 0}}, r"namespaces\['n'\]"),
     ("recall", ["a"], {"namespaces": 5}, "`namespaces`"),
-    ("recall", ["a"], {"threshold": -1}, "`threshold`"),
+    ("recall", ["a"], {"max_distance": -1}, "`max_distance`"),
     ("recall", ["a"], {"mode": "magic"}, "`mode`"),
     ("recall", ["a"], {"where": {"a": 1, "b": 2}}, "`where`"),
     ("recall", ["a"], {"where": {"a": {"$like": 1}}}, "`where`"),
@@ -273,7 +273,7 @@ async def test_a_filter_that_chroma_refuses_is_refused_at_once(memory, where, me
     with pytest.raises(InvalidInputError, match=message):
         await memory.recall("fact", where=where)
     with pytest.raises(InvalidInputError, match=message):
-        Search(where=where)
+        NamespaceSearch(where=where)
     with pytest.raises(InvalidInputError, match=message):
         await memory.forget(where=where)
     assert await memory.count() == 1

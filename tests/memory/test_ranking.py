@@ -33,9 +33,9 @@ _MODES = st.sampled_from(["hybrid", "vector", "text"])
 @given(_CANDIDATES, _MODES, st.randoms(use_true_random=False), st.none() | st.floats(1.0, 1e7))
 def test_the_order_of_candidates_does_not_matter(candidates, mode, shuffler: random.Random, half_life):
     """The same candidates in another order give the same ranking, of finite scores that never rise."""
-    ranked = rank(candidates, embedder_threshold=0.85, mode=mode, half_life=half_life)
+    ranked = rank(candidates, embedder_max_distance=0.85, mode=mode, half_life=half_life)
     shuffled = shuffler.sample(candidates, len(candidates))
-    assert rank(shuffled, embedder_threshold=0.85, mode=mode, half_life=half_life) == ranked
+    assert rank(shuffled, embedder_max_distance=0.85, mode=mode, half_life=half_life) == ranked
     scores = [parts.score for _, parts in ranked]
     assert all(math.isfinite(score) and 0.0 <= score <= 1.0 for score in scores)
     assert scores == sorted(scores, reverse=True)
@@ -47,7 +47,7 @@ def test_more_text_or_less_distance_never_lowers_a_score(candidates, text, dista
 
     def score(text: float, distance: float) -> float:
         extended = [*candidates, Candidate("probe", text=text, distance=distance)]
-        ranked = rank(extended, embedder_threshold=0.85)
+        ranked = rank(extended, embedder_max_distance=0.85)
         return next(parts.score for candidate, parts in ranked if candidate.id == "probe")
 
     before = score(text, distance)
@@ -58,11 +58,11 @@ def test_more_text_or_less_distance_never_lowers_a_score(candidates, text, dista
 @given(_CANDIDATES)
 def test_modes_look_at_one_side_only(candidates):
     """Mode "vector" ranks by distance alone, mode "text" by coverage alone, and neither keeps what has none."""
-    by_vector = rank(candidates, embedder_threshold=0.85, mode="vector")
+    by_vector = rank(candidates, embedder_max_distance=0.85, mode="vector")
     distances = [candidate.distance for candidate, _ in by_vector]
     assert None not in distances
     assert distances == sorted(distances)
-    by_text = rank(candidates, embedder_threshold=0.85, mode="text")
+    by_text = rank(candidates, embedder_max_distance=0.85, mode="text")
     texts = [candidate.text for candidate, _ in by_text]
     assert texts == sorted(texts, reverse=True)
     assert 0.0 not in texts
@@ -72,7 +72,7 @@ def test_an_unknown_distance_counts_as_the_farthest_known():
     """What is not among the nearest gets the vector score of the last of them, not none."""
     ranked = rank(
         [Candidate("a", distance=0.4), Candidate("b", distance=0.9), Candidate("c", text=0.1, own_text=0.1)],
-        embedder_threshold=0.85,
+        embedder_max_distance=0.85,
     )
     parts = {candidate.id: part for candidate, part in ranked}
     assert parts["c"].vector == parts["b"].vector < parts["a"].vector
@@ -88,20 +88,20 @@ def test_a_threshold_spares_what_matches_by_text():
 
 
 @given(_CANDIDATES, _MODES, st.none() | st.floats(0.0, 2.0), st.none() | st.integers(1, 12))
-def test_a_threshold_and_a_limit_only_cut(candidates, mode, threshold, limit):
+def test_a_threshold_and_a_limit_only_cut(candidates, mode, max_distance, limit):
     """What is left has the scores and the order that it has in the whole ranking."""
-    whole = rank(candidates, embedder_threshold=0.85, mode=mode)
-    cut = rank(candidates, embedder_threshold=0.85, mode=mode, threshold=threshold, limit=limit)
-    assert cut == [pair for pair in whole if passes(pair[0], threshold)][:limit]
+    whole = rank(candidates, embedder_max_distance=0.85, mode=mode)
+    cut = rank(candidates, embedder_max_distance=0.85, mode=mode, max_distance=max_distance, limit=limit)
+    assert cut == [pair for pair in whole if passes(pair[0], max_distance)][:limit]
 
 
 @given(st.floats(0.0, 2.0), st.floats(0.0, 2.0), st.floats(0.05, 2.0))
-def test_nearness_falls_with_distance(one, other, threshold):
-    """Nearness is 1 at 0, one half at the threshold, and never rises with the distance."""
-    assert nearness(0.0, threshold) == 1.0
-    assert math.isclose(nearness(threshold, threshold), 0.5)
+def test_nearness_falls_with_distance(one, other, max_distance):
+    """Nearness is 1 at 0, one half at the max_distance, and never rises with the distance."""
+    assert nearness(0.0, max_distance) == 1.0
+    assert math.isclose(nearness(max_distance, max_distance), 0.5)
     near, far = sorted((one, other))
-    assert nearness(near, threshold) >= nearness(far, threshold) > 0.0
+    assert nearness(near, max_distance) >= nearness(far, max_distance) > 0.0
 
 
 def test_recency_halves_what_age_may_take():
@@ -117,8 +117,8 @@ def test_a_weight_orders_namespaces():
     hits = [Candidate("a", text=0.9, own_text=0.9), Candidate("b", text=0.8, own_text=0.8)]
     merged = merge(
         {
-            "plain": rank(hits, embedder_threshold=0.85),
-            "heavy": rank(hits, embedder_threshold=0.85, weight=1.5),
+            "plain": rank(hits, embedder_max_distance=0.85),
+            "heavy": rank(hits, embedder_max_distance=0.85, weight=1.5),
         }
     )
     assert [(namespace, candidate.id) for namespace, candidate, _ in merged] == [

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from aiochroma import InvalidInputError, Search
+from aiochroma import InvalidInputError, NamespaceSearch
 from aiochroma.memory.namespaces import collection_name
 
 
@@ -24,12 +24,12 @@ async def test_a_threshold_spares_what_matches_by_text(memory):
     """A threshold is a distance: it cuts what is far, unless it holds a word of the question; without one k come back."""
     await memory.remember_many(["the harbour crane", "a bowl of soup", "crane", "violins at dusk"])
     assert len(await memory.recall("crane", k=4)) == 4
-    near = await memory.recall("crane", k=4, threshold=0.0001)
+    near = await memory.recall("crane", k=4, max_distance=0.0001)
     assert {hit.text for hit in near} == {"the harbour crane", "crane"}
-    assert [hit.text for hit in await memory.recall("crane", k=4, threshold=0.0001, mode="vector")] == [
+    assert [hit.text for hit in await memory.recall("crane", k=4, max_distance=0.0001, mode="vector")] == [
         "crane"
     ]
-    assert len(await memory.recall("crane", k=4, threshold="auto")) < 4
+    assert len(await memory.recall("crane", k=4, max_distance="auto")) < 4
 
 
 @pytest.mark.parametrize("mode", ["hybrid", "vector", "text"])
@@ -40,9 +40,9 @@ async def test_a_ranking_is_the_same_wherever_it_is_made(memory, mode):
     texts = [f"{' '.join(generator.choices(words, k=4 + n % 5))} number {n}" for n in range(40)]
     await memory.remember_many({"text": text, "metadata": {"n": n}} for n, text in enumerate(texts))
     asked = [
-        (f"{words[n]} {words[n + 1]} 1{n}", {"k": k, "threshold": threshold})
+        (f"{words[n]} {words[n + 1]} 1{n}", {"k": k, "max_distance": max_distance})
         for n in range(5)
-        for k, threshold in ((1, None), (7, "auto"), (7, 0.4))
+        for k, max_distance in ((1, None), (7, "auto"), (7, 0.4))
     ]
     alone = [await memory.recall(question, mode=mode, **how) for question, how in asked]
     together = await asyncio.gather(*(memory.recall(question, mode=mode, **how) for question, how in asked))
@@ -66,7 +66,11 @@ async def test_weights_and_filters_belong_to_a_namespace(memory):
             [{"text": f"apple {n} of {name}", "metadata": {"n": n}} for n in range(5)], namespace=name
         )
     recall = await memory.recall(
-        "apple", namespaces={"one": Search(k=2, where={"n": {"$gte": 3}}), "two": Search(k=3, weight=5.0)}
+        "apple",
+        namespaces={
+            "one": NamespaceSearch(k=2, where={"n": {"$gte": 3}}),
+            "two": NamespaceSearch(k=3, weight=5.0),
+        },
     )
     assert [hit.namespace for hit in recall] == ["two"] * 3 + ["one"] * 2
     assert {hit.metadata["n"] for hit in recall if hit.namespace == "one"} == {3, 4}

@@ -69,10 +69,10 @@ async def test_lost_vectors_are_embedded_again(purged):
     repaired = await look(purged, repair=True)
     assert repaired.exit_code == 1
     assert 0 < repaired.missing < RECORDS
-    unknown = await look(purged, fill_missing=True)
+    unknown = await look(purged, reembed_missing=True)
     (reasons,) = unknown.filled.left.values()
     assert "give the embedder" in next(iter(reasons))
-    filled = await look(purged, fill_missing=True, embedder=embed)
+    filled = await look(purged, reembed_missing=True, embedder=embed)
     assert (filled.exit_code, filled.missing) == (0, 0)
     assert filled.filled.filled == {"main": repaired.missing}
     found = await contents(purged)
@@ -91,10 +91,10 @@ async def test_filling_goes_on_where_it_was_interrupted(purged):
         return embed(texts)
 
     with pytest.raises(RuntimeError):
-        await look(purged, fill_missing=True, embedder=interrupted)
+        await look(purged, reembed_missing=True, embedder=interrupted)
     report = await look(purged)
     assert 0 < report.missing <= RECORDS - 64
-    assert (await look(purged, fill_missing=True, embedder=embed)).missing == 0
+    assert (await look(purged, reembed_missing=True, embedder=embed)).missing == 0
 
 
 async def test_a_document_that_cannot_be_embedded_is_named(purged):
@@ -106,7 +106,7 @@ async def test_a_document_that_cannot_be_embedded_is_named(purged):
             row * 0 if text == "document 3" else row for text, row in zip(texts, embed(texts), strict=True)
         ]
 
-    report = await look(purged, fill_missing=True, embedder=blind)
+    report = await look(purged, reembed_missing=True, embedder=blind)
     assert report.filled.left == {"main": {"the embedder finds nothing in its document": ("r3",)}}
     assert report.missing == 1
 

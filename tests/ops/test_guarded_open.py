@@ -11,7 +11,7 @@ import pytest
 from ops_databases import RECORDS, contents, fill, index_of, lose_vectors, print_of, vectors
 
 import aiochroma
-from aiochroma.client.reembedding import OneEmbedder, fill_missing, lacks_vectors
+from aiochroma.client.reembedding import SingleEmbedder, lacks_vectors, reembed_missing
 from aiochroma.disk.ownership import acquire
 
 
@@ -99,7 +99,7 @@ async def test_lost_vectors_are_reported_and_can_be_accepted(purged):
     lose_vectors(purged)
     with pytest.raises(aiochroma.DatabaseCorruptError, match="fill-missing"):
         await contents(purged)
-    async with aiochroma.AsyncPersistentClient(purged, accept_missing=True) as client:
+    async with aiochroma.AsyncPersistentClient(purged, allow_missing_vectors=True) as client:
         (missing,) = client.recovery.missing.values()
         collection = await client.get_collection("main", embedding_function=None)
         assert await collection.count() == RECORDS
@@ -119,12 +119,12 @@ async def test_a_memory_embeds_what_lost_its_vector(tmp_path):
     async def embed(texts):
         return [vectors()[int(text.split()[1])] for text in texts]
 
-    async with aiochroma.AsyncPersistentClient(tmp_path / "db", accept_missing=True) as client:
+    async with aiochroma.AsyncPersistentClient(tmp_path / "db", allow_missing_vectors=True) as client:
         assert lacks_vectors(client)
-        refused = await fill_missing(client._server.submit, OneEmbedder("theirs", embed))
+        refused = await reembed_missing(client._server.submit, SingleEmbedder("theirs", embed))
         assert not refused.is_complete
         assert refused.filled == {}
-        done = await fill_missing(client._server.submit, OneEmbedder("ours", embed))
+        done = await reembed_missing(client._server.submit, SingleEmbedder("ours", embed))
         assert done.is_complete
         assert not lacks_vectors(client)
     found = await contents(tmp_path / "db")

@@ -13,10 +13,10 @@ import pytest
 
 from aiochroma._errors import ClosedError, DeadlineExceededError, PartialWriteError
 from aiochroma.core.calls import call
-from aiochroma.core.executors import PooledServer
+from aiochroma.core.executors import ConnectionPool
 from aiochroma.core.request import Request
 from aiochroma.core.schedule import ConnectionPlanner
-from aiochroma.core.worker import ServingThread
+from aiochroma.core.worker import Worker
 
 PATIENCE = 30.0
 
@@ -69,11 +69,11 @@ class Fake:
 class Engine:
     def __init__(self, connections=3):
         self.remote = Fake()
-        self.serving = ServingThread(
+        self.serving = Worker(
             "the test server",
             lambda: self.remote,
             planner=ConnectionPlanner(connections=connections),
-            server=partial(PooledServer, connections=connections),
+            server=partial(ConnectionPool, connections=connections),
         )
         self.serving.thread.name = "test-server"
         self.serving.start()

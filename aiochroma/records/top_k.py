@@ -10,10 +10,10 @@ if TYPE_CHECKING:
 
     from aiochroma.records.record import Record
 
-__all__ = ["Selection"]
+__all__ = ["TopK"]
 
 
-class Selection(ABC):
+class TopK(ABC):
     """Chooses among the candidates of a question.
 
     Where candidates are found, before they are read: only what is wanted has to be read, and in the same request.
