@@ -6,7 +6,6 @@ Importing this package imports neither chromadb nor numpy; the names that need t
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from aiochroma._deadline import deadline
@@ -42,6 +41,7 @@ from aiochroma.memory.memory import Memory
 from aiochroma.memory.recall import Hit, NamespaceSearch, Recall
 
 if TYPE_CHECKING:
+    __version__: str
     from aiochroma.client.client import AsyncClient
     from aiochroma.client.collection import Collection
     from aiochroma.disk.backup import BackupReport
@@ -96,10 +96,8 @@ __all__ = [
     "restore",
 ]
 
-__version__ = version("aiochroma")
-
 _LATE = {
-    "BackupReport": "aiochroma.disk",
+    "BackupReport": "aiochroma.disk.backup",
     "DoctorReport": "aiochroma.ops",
     "MigrationReport": "aiochroma.ops",
     "doctor": "aiochroma.ops",
@@ -113,6 +111,10 @@ _LATE = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from aiochroma._distribution import version
+
+        return version()
     if name not in _LATE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_LATE[name]), name)

@@ -1,29 +1,108 @@
-"""Events of the library, as structlog loggers that never configure logging.
+"""Events of the library: structured for structlog, plain sentences for the standard library's loggers.
 
-An unconfigured structlog prints every event to standard output, which a library must not do to a program that never
-asked for it. So the events go to structlog when the program has configured it, and else to the standard library's
-logger of the same name, where the program's own levels and handlers decide (nothing below WARNING by default).
+A library must not configure logging. So an event goes to structlog where the program has imported and configured it, with
+its values as they are, and else to the standard library's logger of the same name, where the program's own levels and
+handlers decide (nothing below WARNING by default). structlog itself is imported by the program, never from here: that would
+be a fifth of the time that ``import aiochroma`` takes.
+
+At WARNING and above a record of the standard library is one plain sentence that begins with ``aiochroma:``; the values are
+attributes of the record (``record.aiochroma_database``). One event about one database is written at most once in ten seconds;
+the next line says how many were left out.
 """
 
 from __future__ import annotations
 
 import logging
+import sys
+import threading
+import time
 import traceback
 from typing import Any
 
-import structlog
+__all__ = ["SENTENCES", "EventLogger", "get_logger"]
 
-__all__ = ["EventLogger", "get_logger"]
+_QUIET_SECONDS = 10.0
+_SUBJECTS = ("database", "server", "collection", "namespace", "thread", "path")
+"""Values that say what an event is about: the first that is there tells two events of one kind apart."""
+
+SENTENCES = {
+    "companion.still_running": "{thread} has not ended: {hint}",
+    "database.close_failed": "{database} was not closed cleanly: {error}",
+    "database.exit_while_running": "{database} was still at work when the program ended",
+    "database.failed": "{database} cannot be used: {error}",
+    "database.fault": "{operation!s} failed in {database}: {error} (recognised as {fault})",
+    "database.locked": "process {pid} holds SQLite's lock on {database}; waiting up to {waiting_seconds} s",
+    "database.moved": "the files of {database} were replaced while it was open; it was opened again",
+    "database.not_durable": "{database} was opened first without `durable=True`, which holds from the next opening on",
+    "database.still_open": "Chroma has not closed the files of {database}",
+    "database.unsafe_file_system": "{database} is on a file system that is not safe for it: {warning}",
+    "embedder.fallback": "the embedder is {embedder}, because {reason}; it {hint}",
+    "index.filled": "missing vectors of {collection} were made again: {filled} filled, left: {left}",
+    "index.from_backup": "{vectors} vectors of {collection} were taken from the backup {backup}",
+    "index.rebuilding": "rebuilding the vector index of {collection} ({number} of {of}, {vectors} vectors from the log)",
+    "index.rebuilt": "the vector index of {collection} was rebuilt in {seconds} s",
+    "memory.degraded": "{operation} gave an empty result, because the store failed: {error}",
+    "memory.sweep_failed": "expired memories were not swept: {error}",
+    "page.failed": "the page shows an error instead of its content: {error}",
+    "plan.failed": "requests of {database} are served one by one, because the plan failed: {error}",
+    "recall.namespace_failed": "the namespace {namespace} gave no hits: {error}",
+    "request.abandoned_failure": "{operation} failed in {database} after its caller had gone: {error}",
+    "request.failed": "the request for {path} was answered with an error: {error}",
+    "request.slow": "{operation} took long in {database}: {wait_ms} ms in the queue, {run_ms} ms at work",
+    "retriever.namespace_failed": "the namespace {namespace} gave no documents: {error}",
+    "server.certificate_not_verified": "the certificate of {server} is not verified: {hint}",
+    "server.unencrypted_credentials": "credentials for {server} are sent unencrypted: {hint}",
+    "store.unavailable": "the store is unavailable: {reason}; the next attempt is in {next_attempt_seconds} s",
+    "text_index.failed": "the full-text index of {collection} failed ({error}); it is {hint}",
+    "text_index.not_followed": "the full-text index of {collection} did not follow a write: {error}",
+    "text_index.watermark_failed": "the full-text index could not note how far it goes: {error}",
+}
+"""What the standard library's loggers write for an event at WARNING and above; the fields are the event's values."""
 
 
-def _as_record(logger: Any, method: str, values: Any) -> dict[str, Any]:  # noqa: ARG001 - structlog's signature
-    """Write an event for the standard library: readable with any formatter, the values as attributes of the record."""
-    event = values.pop("event")
-    pairs = "".join(f" {name}={value!r}" for name, value in values.items())
-    return {
-        "msg": f"{event}{pairs}".replace("%", "%%"),
-        "extra": {f"aiochroma_{name}": value for name, value in values.items()},
-    }
+def _message(event: str, values: dict[str, Any]) -> str:
+    """Return the sentence of an event, or its name and values where it has none."""
+    values = {name: _described(value) for name, value in values.items()}
+    sentence = SENTENCES.get(event)
+    if sentence is not None:
+        try:
+            return "aiochroma: " + sentence.format(**values)
+        except (KeyError, ValueError):
+            pass
+    return f"aiochroma: {event}" + "".join(f" {name}={value}" for name, value in values.items())
+
+
+def _described(value: Any) -> Any:
+    return f"{type(value).__name__}: {value}" if isinstance(value, BaseException) else value
+
+
+class _Throttle:
+    """Lets one event of a kind through in ten seconds, and counts the others."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._seen: dict[tuple[str, ...], tuple[float, int]] = {}
+
+    def admit(self, key: tuple[str, ...]) -> int | None:
+        """Return how many events like this were left out since the last one, or None where this one is left out too."""
+        now = time.monotonic()
+        with self._lock:
+            since, left_out = self._seen.get(key, (-_QUIET_SECONDS, 0))
+            if now - since < _QUIET_SECONDS:
+                self._seen[key] = (since, left_out + 1)
+                return None
+            if len(self._seen) > 1000:
+                self._seen.clear()
+            self._seen[key] = (now, 0)
+            return left_out
+
+    def forget(self) -> None:
+        """Let every event through again, as after a start."""
+        with self._lock:
+            self._seen.clear()
+
+
+_throttle = _Throttle()
 
 
 class EventLogger:
@@ -37,40 +116,52 @@ class EventLogger:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._standard = structlog.wrap_logger(
-            logging.getLogger(name),
-            wrapper_class=structlog.stdlib.BoundLogger,
-            processors=[
-                structlog.stdlib.filter_by_level,
-                structlog.contextvars.merge_contextvars,
-                _as_record,
-            ],
-        )
+        self._standard = logging.getLogger(name)
 
-    def _target(self) -> Any:
-        return structlog.get_logger(self._name) if structlog.is_configured() else self._standard
-
-    def _write(self, level: str, event: str, values: dict[str, Any]) -> None:
+    def _write(self, level: int, event: str, values: dict[str, Any]) -> None:
         try:
-            getattr(self._target(), level)(event, **values)
+            structlog = sys.modules.get("structlog")
+            configured = structlog is not None and structlog.is_configured()
+            if not configured and not self._standard.isEnabledFor(level):
+                return
+            if level >= logging.WARNING:
+                subject = next((str(values[name]) for name in _SUBJECTS if name in values), "")
+                left_out = _throttle.admit((self._name, event, subject))
+                if left_out is None:
+                    return
+                if left_out:
+                    values["left_out"] = left_out
+            if structlog is not None and configured:
+                getattr(structlog.get_logger(self._name), logging.getLevelName(level).lower())(
+                    event, **values
+                )
+            else:
+                self._write_sentence(level, event, values)
         except Exception:  # noqa: BLE001 - see the class docstring
             traceback.print_exc()
 
+    def _write_sentence(self, level: int, event: str, values: dict[str, Any]) -> None:
+        left_out = values.get("left_out")
+        message = _message(event, values) + (f" ({left_out} more like it before)" if left_out else "")
+        extra = {"aiochroma_event": event, **{f"aiochroma_{name}": value for name, value in values.items()}}
+        # As an argument: texts of users hold percent signs.
+        self._standard.log(level, "%s", message, extra=extra)
+
     def debug(self, event: str, **values: Any) -> None:
         """Log at DEBUG."""
-        self._write("debug", event, values)
+        self._write(logging.DEBUG, event, values)
 
     def info(self, event: str, **values: Any) -> None:
         """Log at INFO."""
-        self._write("info", event, values)
+        self._write(logging.INFO, event, values)
 
     def warning(self, event: str, **values: Any) -> None:
-        """Log at WARNING."""
-        self._write("warning", event, values)
+        """Log at WARNING, at most once in ten seconds for each subject."""
+        self._write(logging.WARNING, event, values)
 
     def error(self, event: str, **values: Any) -> None:
-        """Log at ERROR."""
-        self._write("error", event, values)
+        """Log at ERROR, at most once in ten seconds for each subject."""
+        self._write(logging.ERROR, event, values)
 
 
 def get_logger(name: str) -> EventLogger:

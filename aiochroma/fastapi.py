@@ -32,12 +32,12 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import anyio
 import tenacity
 
+from aiochroma._distribution import missing_extra
 from aiochroma._errors import (
     AiochromaError,
     ClosedError,
     DeadlineExceededError,
     InvalidInputError,
-    MissingExtraError,
     OutcomeUnknownError,
     QueueFullError,
     StoreUnavailableError,
@@ -51,9 +51,7 @@ try:
     from fastapi.routing import APIRoute
     from starlette.requests import HTTPConnection  # noqa: TC002 - FastAPI reads the annotation
 except ImportError as error:
-    raise MissingExtraError(
-        f"aiochroma.fastapi needs the package {error.name}: pip install 'aiochroma[fastapi]'", name=error.name
-    ) from error
+    raise missing_extra("aiochroma.fastapi", "fastapi", error.name) from error
 
 if TYPE_CHECKING:
     from aiochroma.client.client import AsyncClient

@@ -14,7 +14,8 @@ from __future__ import annotations
 from collections.abc import Mapping  # noqa: TC003 - pydantic reads the annotation
 from typing import TYPE_CHECKING, Any
 
-from aiochroma._errors import InvalidInputError, MissingExtraError
+from aiochroma._distribution import missing_extra
+from aiochroma._errors import InvalidInputError
 from aiochroma._logging import get_logger
 from aiochroma.memory.blocking import Memory as BlockingMemory
 from aiochroma.memory.memory import Memory  # noqa: TC001 - pydantic reads the annotation
@@ -24,10 +25,7 @@ try:
     from langchain_core.retrievers import BaseRetriever
     from pydantic import ConfigDict, Field, InstanceOf
 except ImportError as error:
-    raise MissingExtraError(
-        f"aiochroma.langchain needs the package {error.name}: pip install 'aiochroma[langchain]'",
-        name=error.name,
-    ) from error
+    raise missing_extra("aiochroma.langchain", "langchain", error.name) from error
 
 if TYPE_CHECKING:
     from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import tenacity
 
+from aiochroma._distribution import missing_extra
 from aiochroma._errors import (
     AccessDeniedError,
     AiochromaError,
@@ -29,7 +30,6 @@ from aiochroma._errors import (
     DatabasePathError,
     DeadlineExceededError,
     InvalidInputError,
-    MissingExtraError,
     QueueFullError,
     SettingsConflictError,
     StoreUnavailableError,
@@ -41,10 +41,7 @@ from aiochroma.memory.blocking import Memory
 try:
     import streamlit as st
 except ImportError as error:
-    raise MissingExtraError(
-        f"aiochroma.streamlit needs the package {error.name}: pip install 'aiochroma[streamlit]'",
-        name=error.name,
-    ) from error
+    raise missing_extra("aiochroma.streamlit", "streamlit", error.name) from error
 
 if TYPE_CHECKING:
     import os

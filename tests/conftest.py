@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from aiochroma import _logging
 from aiochroma._threads import THREAD_NAME
 
 _LEAVE_SECONDS = 20.0
@@ -18,6 +19,12 @@ def _new_threads(before):
     return {
         thread for thread in set(threading.enumerate()) - before if not thread.name.startswith(THREAD_NAME)
     }
+
+
+@pytest.fixture(autouse=True)
+def every_event_is_logged():
+    """Let no event be left out of the log because an earlier test had one like it."""
+    _logging._throttle.forget()
 
 
 @pytest.fixture(autouse=True)

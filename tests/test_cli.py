@@ -263,4 +263,4 @@ def test_without_the_extra_it_names_the_extra(missing):
     )
     finished = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=100, check=False)
     assert finished.returncode == 2
-    assert "aiochroma[cli]" in complaint(finished)
+    assert "aiochroma-memory[cli]" in complaint(finished)

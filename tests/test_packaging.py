@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import importlib.metadata
 import importlib.resources
 import pkgutil
+import re
+import string
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import pytest
 
 import aiochroma
+from aiochroma import _distribution, _logging
 
-HEAVY = (  # `rich` is not among them: structlog imports it where it is installed.
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parents[1]
+
+HEAVY = (
+    "structlog",
+    "rich",
     "chromadb",
     "chromadb_rust_bindings",
     "numpy",
@@ -31,7 +45,7 @@ HEAVY = (  # `rich` is not among them: structlog imports it where it is installe
     "langgraph",
 )
 
-LEAVES = {"fastapi", "streamlit", "langchain", "langgraph", "cli", "__main__", "demo", "_copy_child"}
+LEAVES = {"fastapi", "streamlit", "langchain", "langgraph", "cli", "__main__", "demo", "copy_child"}
 """Modules that need an optional package, or are programs."""
 
 
@@ -116,12 +130,12 @@ def test_py_typed_shipped():
 
 def test_version():
     """The version is that of the installed distribution."""
-    assert aiochroma.__version__ == importlib.metadata.version("aiochroma")
+    assert aiochroma.__version__ == importlib.metadata.version("aiochroma-memory")
 
 
 def test_licence_and_python():
     """The metadata names the licence and the oldest Python that is supported."""
-    metadata = importlib.metadata.metadata("aiochroma")
+    metadata = importlib.metadata.metadata("aiochroma-memory")
     assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata["Requires-Python"] == ">=3.10"
 
@@ -142,3 +156,88 @@ def test_missing_extra_message():
     message = in_a_process(code)
     assert any("wordllama" in word for word in message)
     assert any("local" in word for word in message)
+
+
+def test_one_name_in_every_hint():
+    """Every line that installs this package, wherever it is written, names its distribution and an extra that exists."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["name"] == _distribution.DISTRIBUTION
+    files = [
+        file
+        for folder in ("aiochroma", "examples", "tests")
+        for file in (ROOT / folder).rglob("*")
+        if file.suffix in {".py", ".md", ".yaml"} or file.name == "Dockerfile"
+    ]
+    lines = [
+        (file, line)
+        for file in [*files, ROOT / "README.md"]
+        for line in file.read_text(encoding="utf-8").splitlines()
+        if "pip install" in line
+    ]
+    assert lines
+    for file, line in lines:
+        assert not re.search(r"(?<![\w./-])aiochroma(?![\w-])(\[|['\"`\s]*$)", line), f"{file}: {line}"
+        for extras in re.findall(re.escape(_distribution.DISTRIBUTION) + r"\[([a-z,]+)\]", line):
+            assert set(extras.split(",")) <= set(project["optional-dependencies"]), f"{file}: {line}"
+
+
+def test_the_other_project_is_told_apart():
+    """Where only the other distribution called `aiochroma` is installed, the version says so and how to mend it."""
+    code = (
+        "import importlib.metadata as metadata\n"
+        "def version(name):\n"
+        "    if name == 'aiochroma': return '0.3.0'\n"
+        "    raise metadata.PackageNotFoundError(name)\n"
+        "metadata.version = version\n"
+        "import aiochroma\n"
+        "try:\n"
+        "    aiochroma.__version__\n"
+        "except ImportError as error:\n"
+        "    print(error)\n"
+    )
+    said = " ".join(in_a_process(code))
+    assert "another project" in said
+    assert f"pip install {_distribution.DISTRIBUTION}" in said
+
+
+def test_every_warning_is_a_sentence():
+    """Every event at WARNING or above has a sentence whose fields are values of the event."""
+    found = set()
+    for file in sorted((ROOT / "aiochroma").rglob("*.py")):
+        for call in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if not isinstance(call, ast.Call):
+                continue
+            name, arguments = call.func, call.args
+            if (
+                arguments
+                and isinstance(arguments[0], ast.Attribute)
+                and ast.unparse(arguments[0]) == "log.warning"
+            ):
+                name, arguments = arguments[0], arguments[1:]  # Called in the context of a request.
+            if ast.unparse(name) not in {"log.warning", "log.error"}:
+                continue
+            event = ast.literal_eval(arguments[0])
+            found.add(event)
+            fields = {
+                field for _, field, _, _ in string.Formatter().parse(_logging.SENTENCES[event]) if field
+            }
+            assert fields <= {keyword.arg for keyword in call.keywords}, f"{file}: {event}"
+    assert found == set(_logging.SENTENCES)
+
+
+def test_a_busy_event_is_written_once(caplog):
+    """Within ten seconds one line stands for all events of a kind about one database; the next says how many there were."""
+    log = _logging.get_logger("aiochroma.test")
+    for database in ("a 100% safe path", "another"):
+        for _ in range(3):
+            log.warning("database.moved", database=database)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"aiochroma: the files of {database} were replaced while it was open; it was opened again"
+        for database in ("a 100% safe path", "another")
+    ]
+    _logging._throttle._seen = {
+        key: (-1e9, left_out) for key, (_, left_out) in _logging._throttle._seen.items()
+    }
+    log.warning("database.moved", database="another")
+    assert caplog.records[-1].aiochroma_left_out == 2
+    assert "2 more" in caplog.records[-1].getMessage()

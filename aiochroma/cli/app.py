@@ -15,6 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
+from aiochroma._distribution import missing_extra
 from aiochroma._errors import AiochromaError, DatabasePathError, InvalidInputError, MissingExtraError
 from aiochroma.memory.memory import Memory
 
@@ -23,9 +24,7 @@ try:
     from rich.console import Console
     from rich.text import Text
 except ImportError as error:
-    raise MissingExtraError(
-        f"The command line needs the package {error.name}: pip install 'aiochroma[cli]'", name=error.name
-    ) from error
+    raise missing_extra("The command line", "cli", error.name) from error
 
 from aiochroma.cli.maintenance import maintenance_app
 from aiochroma.cli.migrate import migrate_app

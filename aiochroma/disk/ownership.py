@@ -26,11 +26,11 @@ import threading
 import time
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
-from importlib import metadata
 from pathlib import Path
 
 import filelock
 
+from aiochroma._distribution import version
 from aiochroma._errors import DatabaseInUseError, DatabasePathError
 from aiochroma._logging import get_logger
 from aiochroma.disk.filesystem import check_directory, lock_warning
@@ -159,7 +159,7 @@ def acquire(
         pid=os.getpid(),
         host=socket.gethostname(),
         since=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        version=_version(),
+        version=version(),
         command=_command(),
     )
     try:
@@ -248,13 +248,6 @@ def _identity(file: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino
-
-
-def _version() -> str:
-    try:
-        return metadata.version("aiochroma")
-    except metadata.PackageNotFoundError:
-        return "unknown"
 
 
 def _command() -> str:

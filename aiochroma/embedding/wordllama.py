@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from aiochroma._errors import EmbedderError, MissingExtraError
+from aiochroma._distribution import missing_extra
+from aiochroma._errors import EmbedderError
 from aiochroma.embedding.protocol import normalise_rows
 from aiochroma.text.analysis import words_of_meaning
 
@@ -135,10 +136,7 @@ class WordLlamaEmbedder:
 def _package_folder() -> Path:
     specification = importlib.util.find_spec("wordllama")
     if specification is None or not specification.submodule_search_locations:
-        raise MissingExtraError(
-            "The offline word vectors need the package wordllama: pip install 'aiochroma[local]'",
-            name="wordllama",
-        )
+        raise missing_extra("The embedder of offline word vectors", "local", "wordllama")
     return Path(next(iter(specification.submodule_search_locations)))
 
 
@@ -146,10 +144,7 @@ def _load_tokenizer(path: Path) -> Any:
     try:
         from tokenizers import Tokenizer
     except ImportError as error:
-        raise MissingExtraError(
-            "The offline word vectors need the package tokenizers: pip install 'aiochroma[local]'",
-            name="tokenizers",
-        ) from error
+        raise missing_extra("The embedder of offline word vectors", "local", "tokenizers") from error
     _require_file(path)
     tokenizer: Any = Tokenizer.from_file(str(path))
     tokenizer.no_padding()
@@ -161,10 +156,7 @@ def _load_vectors(path: Path) -> tuple[NDArray[np.float32], int]:
     try:
         from safetensors.numpy import load
     except ImportError as error:
-        raise MissingExtraError(
-            "The offline word vectors need the package safetensors: pip install 'aiochroma[local]'",
-            name="safetensors",
-        ) from error
+        raise missing_extra("The embedder of offline word vectors", "local", "safetensors") from error
     _require_file(path)
     content = path.read_bytes()
     vectors = load(content)["embedding.weight"]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from aiochroma._errors import InvalidInputError, MissingExtraError
+from aiochroma._distribution import missing_extra
+from aiochroma._errors import InvalidInputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -70,11 +71,11 @@ class Splitter:
             try:
                 from semantic_text_splitter import TextSplitter
             except ImportError as error:
-                raise MissingExtraError(
+                raise missing_extra(
                     f"The embedder {self._identity!r} would read no more than the beginning of {text[:60]!r} "
-                    f"({len(text)} characters). Splitting it needs the package semantic-text-splitter: "
-                    "pip install 'aiochroma[long]'",
-                    name="semantic_text_splitter",
+                    f"({len(text)} characters). Splitting it ",
+                    "long",
+                    "semantic_text_splitter",
                 ) from error
             assert self._capacity is not None
             self._splitter = TextSplitter.from_callback(self._length, self._capacity)

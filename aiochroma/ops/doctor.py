@@ -14,6 +14,7 @@ from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
+from aiochroma._distribution import version as own_version
 from aiochroma._errors import DatabaseInUseError, DatabasePathError, InvalidInputError
 from aiochroma.core.calls import refuse_on_loop
 from aiochroma.disk.backup import (
@@ -282,7 +283,7 @@ def _in_use(directory: Path, error: DatabaseInUseError) -> DoctorReport:
 
 
 def _versions(found: PreflightReport | None) -> dict[str, str]:
-    versions = {"aiochroma": _version("aiochroma"), "chromadb": _version("chromadb")}
+    versions = {"aiochroma": own_version(), "chromadb": _version("chromadb")}
     if found is not None and found.migrations:
         versions["tables"] = ", ".join(
             f"{kind} {number}" for kind, number in sorted(found.migrations.items())

@@ -2,7 +2,7 @@
 
 In development the database is a directory, and the service is one process:
 
-    pip install 'aiochroma[fastapi,local]' uvicorn
+    pip install 'aiochroma-memory[fastapi,local]' uvicorn
     uvicorn app:app
 
 In production several workers, or machines, share a Chroma server; the program stays as it is:

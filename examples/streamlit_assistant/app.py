@@ -1,6 +1,6 @@
 """An assistant that saves and finds memories, in a Streamlit page.
 
-    pip install 'aiochroma[streamlit,local]'
+    pip install 'aiochroma-memory[streamlit,local]'
     streamlit run examples/streamlit_assistant/app.py
 
 The script runs again at every click, in every tab, on another thread each time. The memory is opened once and shared by all.

@@ -191,7 +191,7 @@ def logged(caplog):
     """Return the messages of the log lines of one event, which begin with its name."""
 
     def of(event):
-        return [record.getMessage() for record in caplog.records if record.getMessage().split()[0] == event]
+        return [record.getMessage() for record in caplog.records if record.aiochroma_event == event]
 
     return of
 

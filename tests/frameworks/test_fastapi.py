@@ -74,7 +74,7 @@ def test_the_extra_is_named_where_fastapi_is_absent():
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "fastapi" in shown
-    assert "aiochroma[fastapi]" in shown
+    assert "aiochroma-memory[fastapi]" in shown
 
 
 def test_the_store_lives_as_long_as_the_application(tmp_path, serving):

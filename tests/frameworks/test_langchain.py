@@ -41,7 +41,7 @@ def test_the_extra_is_named_where_langchain_is_absent():
         "except ImportError as error: print(error)"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert "aiochroma[langchain]" in shown
+    assert "aiochroma-memory[langchain]" in shown
 
 
 async def test_documents_are_memories(memory):

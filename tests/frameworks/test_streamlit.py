@@ -80,7 +80,7 @@ def test_the_extra_is_named_where_streamlit_is_absent():
         "except ImportError as error: print(error)"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert "aiochroma[streamlit]" in shown
+    assert "aiochroma-memory[streamlit]" in shown
 
 
 def test_one_memory_however_the_path_is_spelled(tmp_path, memory_of):
