@@ -12,7 +12,10 @@ from aiochroma._errors import InvalidInputError
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["deadline", "deadline_at", "set_moment"]
+__all__ = ["LONGEST_SECONDS", "checked_seconds", "deadline", "deadline_at", "set_deadline"]
+
+LONGEST_SECONDS = 10 * 365 * 86_400.0
+"""Longer limits count as none: the clocks of threads and event loops overflow long before infinity."""
 
 _UNSET = math.nan
 _current: ContextVar[float | None] = ContextVar("aiochroma_deadline", default=_UNSET)
@@ -32,7 +35,7 @@ class deadline:  # noqa: N801 - reads as a statement: `with aiochroma.deadline(0
         seconds: How long from now, in seconds; ``None`` lifts the client's own limit inside the block.
 
     Raises:
-        InvalidInputError: ``seconds`` is negative or not a number.
+        InvalidInputError: ``seconds`` is negative, or is not a number.
 
     Example:
         >>> with deadline(0.5):
@@ -42,9 +45,7 @@ class deadline:  # noqa: N801 - reads as a statement: `with aiochroma.deadline(0
     __slots__ = ("_seconds", "_token")
 
     def __init__(self, seconds: float | None) -> None:
-        if seconds is not None and not seconds >= 0:
-            raise InvalidInputError(f"`seconds` of a deadline must be zero or more, got {seconds!r}.")
-        self._seconds = seconds
+        self._seconds = checked_seconds("seconds", seconds, zero=True)
         self._token: Token[float | None] | None = None
 
     def __enter__(self) -> None:
@@ -61,13 +62,33 @@ class deadline:  # noqa: N801 - reads as a statement: `with aiochroma.deadline(0
         _current.reset(self._token)
 
 
-def set_moment(moment: float) -> None:
-    """Let a moment hold for everything that runs in the present context, as a :class:`deadline` block would."""
+def checked_seconds(name: str, seconds: float | None, *, zero: bool = False) -> float | None:
+    """Return a time limit as a float, or None where there is none; infinity and everything above ten years count as none.
+
+    Args:
+        name: What the argument is called.
+        seconds: The caller's value.
+        zero: Whether zero is allowed.
+
+    Raises:
+        InvalidInputError: It is not a number, is NaN, or is too small.
+    """
+    if seconds is None:
+        return None
+    number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
+    if not number or not (seconds > 0 or (zero and seconds == 0)):
+        least = "zero or more" if zero else "above 0"
+        raise InvalidInputError(f"`{name}` must be a number of seconds {least}, or None, got {seconds!r}.")
+    return None if seconds > LONGEST_SECONDS else float(seconds)
+
+
+def set_deadline(moment: float) -> None:
+    """Let a deadline (``time.monotonic()``) hold for everything in the present context, as a :class:`deadline` block would."""
     _current.set(moment)
 
 
 def deadline_at(timeout: float | None) -> float | None:
-    """Return the moment (``time.monotonic()``, seconds) by which a call that begins now must end, or None for no limit.
+    """Return by when (``time.monotonic()``, seconds) a call that begins now must end, or None for no limit.
 
     Args:
         timeout: The client's own limit in seconds, used where no :class:`deadline` block surrounds the call.

@@ -7,6 +7,7 @@ whole, its thread, its queue or its files is one of these:
 ::
 
     AiochromaError
+    ├── BlockingCallError (RuntimeError)       a blocking call on a thread whose event loop would stand still
     ├── ClosedError (RuntimeError)             the client or its database is closed, or not open yet
     ├── ForkedProcessError (RuntimeError)      used in a child made by fork()
     ├── QueueFullError                         the queue is full and the caller asked not to wait
@@ -29,19 +30,26 @@ whole, its thread, its queue or its files is one of these:
     │   └── EmbeddingFailedError               the embedder raised, or returned something that is not a vector
     ├── BackupError                            a backup or a restore was refused or did not verify
     └── MigrationError                         the destination of a migration already holds something else
+
+All of them survive :mod:`copy`, :mod:`pickle` and the way through :func:`error_to_dict` and :func:`error_from_dict`, with
+their message, their fields, their notes and their cause.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import builtins
+import pickle
+import sys
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 __all__ = [
     "AccessDeniedError",
     "AiochromaError",
     "BackupError",
+    "BlockingCallError",
     "ClosedError",
     "DatabaseCorruptError",
     "DatabaseFormatError",
@@ -53,6 +61,7 @@ __all__ = [
     "EmbedderError",
     "EmbedderMismatchError",
     "EmbeddingFailedError",
+    "ForeignError",
     "ForkedProcessError",
     "InvalidInputError",
     "MigrationError",
@@ -62,11 +71,34 @@ __all__ = [
     "QueueFullError",
     "SettingsConflictError",
     "StoreUnavailableError",
+    "error_from_dict",
+    "error_to_dict",
 ]
 
 
 class AiochromaError(Exception):
     """Base of every error that aiochroma raises on its own account."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The constructors ask for fields by keyword, which the default, `cls(*self.args)`, does not give. The default loses
+        # the cause, too.
+        cause = self.__cause__
+        try:
+            pickle.dumps(cause)
+        except Exception:  # noqa: BLE001 - whatever keeps another library's error from travelling
+            cause = _foreign(cause)
+        return _rebuilt, (type(self), self.args, _fields_of(self), cause, self.__suppress_context__)
+
+    def __copy__(self) -> AiochromaError:
+        return _rebuilt(type(self), self.args, _fields_of(self), self.__cause__, self.__suppress_context__)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> AiochromaError:
+        # The fields are plain and are never changed, and a cause can often not be copied.
+        return self.__copy__()
+
+
+class BlockingCallError(AiochromaError, RuntimeError):
+    """A blocking call on a thread whose event loop would stand still; nothing was done."""
 
 
 class ClosedError(AiochromaError, RuntimeError):
@@ -212,3 +244,115 @@ class MigrationError(AiochromaError):
     def __init__(self, message: str, *, problems: Sequence[str] = ()) -> None:
         super().__init__(message)
         self.problems = tuple(problems)
+
+
+class ForeignError(Exception):
+    """Stands for the error of another library that could not travel to this process; appears only as a cause.
+
+    Attributes:
+        type_name: Module and name of the error's class.
+    """
+
+    def __init__(self, type_name: str, message: str) -> None:
+        super().__init__(type_name, message)
+        self.type_name = type_name
+
+    def __str__(self) -> str:
+        return f"{self.type_name}: {self.args[1]}"
+
+
+def error_to_dict(error: BaseException) -> dict[str, Any]:
+    """Return an error as plain data: texts, numbers, booleans, None, and lists and dictionaries of these.
+
+    Args:
+        error: Any error. One of this module keeps its class, message, fields, notes and cause; another one keeps its class
+            name, its message and its cause.
+    """
+    cause = error.__cause__
+    data: dict[str, Any] = {
+        "type": _name_of(error),
+        "message": str(error),
+        "cause": None if cause is None else error_to_dict(cause),
+    }
+    if isinstance(error, AiochromaError):
+        fields = _fields_of(error).items()
+        data["fields"] = {name: list(value) if isinstance(value, tuple) else value for name, value in fields}
+    return data
+
+
+def error_from_dict(data: Mapping[str, Any]) -> Exception:
+    """Return the error that :func:`error_to_dict` described.
+
+    Args:
+        data: What that function returned, possibly after a way through JSON or msgpack.
+
+    Returns:
+        An error of this module; one of Python's or Chroma's own where it is made of a message alone; else a
+        :class:`ForeignError`. The data never decide which module is imported.
+    """
+    name, message = str(data["type"]), str(data["message"])
+    cause = None if data.get("cause") is None else error_from_dict(data["cause"])
+    module, _, class_name = name.rpartition(".")
+    own = globals().get(class_name) if module == __name__ else None
+    if isinstance(own, type) and issubclass(own, AiochromaError):
+        fields = {
+            key: tuple(value) if isinstance(value, list) and key != "__notes__" else value
+            for key, value in data.get("fields", {}).items()
+        }
+        return _rebuilt(own, (message,), fields, cause, cause is not None)
+    error = _by_message(module, class_name, message) or ForeignError(name, message)
+    error.__cause__ = cause
+    return error
+
+
+def _by_message(module: str, class_name: str, message: str) -> Exception | None:
+    """Make an error of Python or Chroma, where its class takes a message and shows it unchanged."""
+    source: Any = builtins if module == "builtins" else None
+    if module == "chromadb.errors":
+        source = sys.modules.get(module)
+    kind = getattr(source, class_name, None)
+    if not (isinstance(kind, type) and issubclass(kind, Exception)):
+        return None
+    try:
+        error = kind(message)
+    except TypeError:
+        return None
+    return error if str(error) == message else None
+
+
+def _fields_of(error: AiochromaError) -> dict[str, Any]:
+    """Return what an error knows besides its message; notes, which are an attribute, too."""
+    fields = dict(vars(error))
+    if isinstance(error, ImportError):
+        # These are no entries of its dictionary.
+        fields.update(name=error.name, path=error.path)
+    return fields
+
+
+def _rebuilt(
+    kind: type[AiochromaError],
+    args: tuple[Any, ...],
+    fields: dict[str, Any],
+    cause: BaseException | None,
+    suppress_context: bool,
+) -> AiochromaError:
+    """Make an error without its constructor, whose signature a class derived from it may have changed."""
+    error = kind.__new__(kind)
+    error.args = args
+    if isinstance(error, ImportError):
+        error.msg = str(args[0]) if args else ""
+    for name, value in fields.items():
+        setattr(error, name, list(value) if name == "__notes__" else value)
+    error.__cause__ = cause
+    error.__suppress_context__ = suppress_context
+    return error
+
+
+def _foreign(error: BaseException | None) -> ForeignError | None:
+    return None if error is None else ForeignError(_name_of(error), str(error))
+
+
+def _name_of(error: BaseException) -> str:
+    if isinstance(error, ForeignError):
+        return error.type_name
+    return f"{type(error).__module__}.{type(error).__qualname__}"

@@ -12,10 +12,12 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
+from aiochroma._errors import BlockingCallError
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["THREAD_NAME", "off_loop"]
+__all__ = ["THREAD_NAME", "off_loop", "refuse_on_loop"]
 
 THREAD_NAME = "aiochroma-work"
 _THREADS = 2
@@ -30,6 +32,22 @@ async def off_loop(work: Callable[[], T]) -> T:
     """Do something on a worker thread, in the caller's context; a cancelled caller does not wait for its end."""
     context = contextvars.copy_context()
     return await asyncio.get_running_loop().run_in_executor(_executor(), context.run, work)
+
+
+def refuse_on_loop() -> None:
+    """Refuse to block a thread on which an event loop runs.
+
+    Raises:
+        BlockingCallError: One does.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise BlockingCallError(
+        "An event loop runs on this thread and would stand still: await the asynchronous form of this call, or make the "
+        "blocking one on another thread (`await asyncio.to_thread(...)`)."
+    )
 
 
 def _executor() -> ThreadPoolExecutor:

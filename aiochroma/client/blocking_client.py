@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 from chromadb.api.client import AdminClient, Client
 
 from aiochroma._errors import BackupError, ClosedError
+from aiochroma._threads import refuse_on_loop
 from aiochroma.client.chroma_api import BlockingServer
 from aiochroma.client.closing import Closing
 from aiochroma.client.maintenance import Health, health
-from aiochroma.core.calls import call_blocking, refuse_on_loop
+from aiochroma.core.calls import call_blocking
 from aiochroma.core.registry import close_all
 from aiochroma.core.request import Request
 from aiochroma.disk.backup import check_backup_target, finish_backup, record_backup, rotate_backups
@@ -84,7 +85,7 @@ class BlockingClient(Client):
         """Return the state of the store.
 
         Raises:
-            ClosedError: An event loop runs on this thread.
+            BlockingCallError: An event loop runs on this thread.
         """
         refuse_on_loop()
         asked: Any = _Awaitable(self)
@@ -132,7 +133,7 @@ class BlockingClient(Client):
         """Close, and wait for the DB thread to end if this was the last client of the database. Idempotent.
 
         Raises:
-            ClosedError: An event loop runs on this thread; the client is closed, but nobody has waited for it.
+            BlockingCallError: An event loop runs on this thread; the client is closed, but nobody has waited for it.
         """
         self._lease.release()
         Closing(self._lease.engine).wait(_CLOSE_SECONDS)

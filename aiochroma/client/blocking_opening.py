@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from aiochroma._deadline import deadline_at
+from aiochroma._threads import refuse_on_loop
 from aiochroma.client.opening import AsyncEphemeralClient, AsyncHttpClient, AsyncPersistentClient
 from aiochroma.client.opening import connect as connecting
 from aiochroma.client.target import DEFAULT_DATABASE, DEFAULT_TENANT
-from aiochroma.core.calls import call_blocking, refuse_on_loop
+from aiochroma.core.calls import call_blocking
 from aiochroma.core.request import Request
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def PersistentClient(  # noqa: N802 - named and called as Chroma's own
         The client. It is of Chroma's own class, so other libraries take it. Use it with ``with``, or ``close`` it.
 
     Raises:
-        ClosedError: An event loop runs on this thread.
+        BlockingCallError: An event loop runs on this thread.
         InvalidInputError: An argument is wrong.
         StoreUnavailableError: It cannot be opened; see the error tree.
         chromadb.errors.NotFoundError: There is no such tenant or database.

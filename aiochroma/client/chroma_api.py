@@ -15,8 +15,9 @@ from chromadb.api.types import IncludeMetadataDocumentsEmbeddings
 
 from aiochroma._deadline import deadline, deadline_at
 from aiochroma._errors import ClosedError
+from aiochroma._threads import refuse_on_loop
 from aiochroma.client.turns import Turns
-from aiochroma.core.calls import call, call_blocking, refuse_on_loop
+from aiochroma.core.calls import call, call_blocking
 from aiochroma.core.request import Request
 from aiochroma.embedding.runner import EmbeddingRunner
 
@@ -70,7 +71,7 @@ class _EngineServer:
         """Carry out an operation on the DB thread and block this thread until its outcome is there.
 
         Raises:
-            ClosedError: An event loop runs on this thread and would stand still.
+            BlockingCallError: An event loop runs on this thread and would stand still.
         """
         refuse_on_loop()
         request = Request(operation, arguments, bulk, atomic)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from aiochroma._errors import ClosedError
+from aiochroma._deadline import checked_seconds
+from aiochroma._threads import refuse_on_loop
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -38,14 +39,11 @@ class Closing:
             Whether it has ended (or other clients keep it open).
 
         Raises:
-            ClosedError: An event loop runs on this thread; it would stand still. Await instead.
+            BlockingCallError: An event loop runs on this thread; await instead.
         """
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            return not self._engine.closing or self._engine.serving.join(timeout)
-        raise ClosedError(
-            "An event loop runs on this thread and would stand still meanwhile: `await client.aclose()`."
+        refuse_on_loop()
+        return not self._engine.closing or self._engine.serving.join(
+            checked_seconds("timeout", timeout, zero=True)
         )
 
     async def _ended(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from aiochroma._deadline import checked_seconds
 from aiochroma._errors import InvalidInputError
 from aiochroma.backend.address import AuthHeader, access_to, url_of
 from aiochroma.backend.embedded import open_embedded
@@ -47,11 +48,7 @@ class ConnectTarget:
     wait: bool = True
 
     def __post_init__(self) -> None:
-        timeout = self.timeout
-        if timeout is not None and not (isinstance(timeout, (int, float)) and timeout > 0):
-            raise InvalidInputError(
-                f"`timeout` must be a number of seconds above 0, or None, got {timeout!r}."
-            )
+        object.__setattr__(self, "timeout", checked_seconds("timeout", self.timeout))
 
     def acquire(self) -> Lease:
         """Return a share in the database's engine; errors as :func:`aiochroma.core.registry.acquire`."""

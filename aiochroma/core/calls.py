@@ -7,7 +7,6 @@ import concurrent.futures
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from aiochroma._errors import ClosedError
 from aiochroma.core.queue import RequestQueue, Ticket
 
 if TYPE_CHECKING:
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
 
     from aiochroma.core.request import Request
 
-__all__ = ["Answer", "call", "call_blocking", "call_many", "call_many_blocking", "refuse_on_loop"]
+__all__ = ["Answer", "call", "call_blocking", "call_many", "call_many_blocking"]
 
 
 async def call(queue: RequestQueue, request: Request, deadline: float | None, *, wait: bool = True) -> Any:
@@ -169,22 +168,6 @@ def _answer(ticket: Ticket, result: Any, error: BaseException | None) -> Answer:
 def _expire_all(queue: RequestQueue, tickets: Sequence[Ticket]) -> None:
     for ticket in tickets:
         _expire(queue, ticket)
-
-
-def refuse_on_loop() -> None:
-    """Refuse to block a thread on which an event loop runs.
-
-    Raises:
-        ClosedError: One does.
-    """
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return
-    raise ClosedError(
-        "An event loop runs on this thread and would stand still: use the asynchronous client here, or call the blocking one "
-        "from another thread (`await asyncio.to_thread(...)`)."
-    )
 
 
 def _expire(queue: RequestQueue, ticket: Ticket) -> None:

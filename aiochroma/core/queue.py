@@ -10,7 +10,7 @@ from enum import Enum, auto
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from aiochroma._deadline import set_moment
+from aiochroma._deadline import set_deadline
 from aiochroma._errors import ClosedError, DeadlineExceededError, ForkedProcessError, QueueFullError
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class Ticket:
         self.context = contextvars.copy_context()
         if deadline is not None:
             # A client's own limit as well: what waits on the DB thread, such as for a lock, looks here.
-            self.context.run(set_moment, deadline)
+            self.context.run(set_deadline, deadline)
         self.queued_at = time.monotonic()
         self.started_at = 0.0
         self.state = TicketState.QUEUED

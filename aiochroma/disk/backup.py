@@ -22,6 +22,7 @@ from typing import Any
 
 from aiochroma._errors import BackupError
 from aiochroma._logging import get_logger
+from aiochroma._threads import refuse_on_loop
 from aiochroma.disk import copy_child
 from aiochroma.disk.filesystem import canonical_directory, free_bytes
 from aiochroma.disk.foreign import refuse_foreign_users
@@ -297,6 +298,8 @@ def restore(backup: str | os.PathLike[str], path: str | os.PathLike[str]) -> Pat
         backup: A directory made by ``client.backup``; it stays as it is.
         path: The database directory; need not exist.
 
+    Blocks; on an event loop use ``await asyncio.to_thread(aiochroma.restore, backup, path)``.
+
     Returns:
         Where the database that was there before is now, or None where there was none.
 
@@ -304,7 +307,9 @@ def restore(backup: str | os.PathLike[str], path: str | os.PathLike[str]) -> Pat
         BackupError: The source is not a backup, or does not verify; nothing was touched.
         DatabaseInUseError: Somebody has the target open; nothing was touched.
         DatabasePathError: The target is a file, or there is no permission.
+        BlockingCallError: An event loop runs on this thread.
     """
+    refuse_on_loop()
     source, target = Path(canonical_directory(backup)), Path(canonical_directory(path))
     read_manifest(source)
     if source == target or source in target.parents or target in source.parents:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import partial, update_wrapper
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar
 
+from aiochroma._threads import refuse_on_loop
 from aiochroma.client import blocking_opening as _blocking_opening
-from aiochroma.core.calls import refuse_on_loop
 from aiochroma.memory.memory import Memory as AsyncMemory
 from aiochroma.memory.port import BlockingPort, drive
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiochroma._distribution import version as own_version
 from aiochroma._errors import DatabaseInUseError, DatabasePathError, InvalidInputError
-from aiochroma.core.calls import refuse_on_loop
+from aiochroma._threads import refuse_on_loop
 from aiochroma.disk.backup import (
     check_backup_target,
     copy_database,
@@ -82,7 +82,8 @@ def doctor(
         What was found, and what was done. ``exit_code`` sums it up.
 
     Raises:
-        InvalidInputError: The arguments contradict each other, or an event loop runs on this thread.
+        InvalidInputError: The arguments contradict each other.
+        BlockingCallError: An event loop runs on this thread.
         DatabasePathError: There is no database, or no permission.
         DatabaseInUseError: Something is to be changed and somebody has the database open.
         DatabaseFormatError: A newer Chroma wrote it; nothing was touched.

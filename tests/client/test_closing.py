@@ -135,7 +135,7 @@ async def test_collected_without_close_warns_and_stops(tmp_path):
 async def test_close_from_a_plain_thread(tmp_path):
     """`close().wait()` blocks until the end, where no event loop runs; where one runs it is refused."""
     client = await aiochroma.AsyncPersistentClient(tmp_path)
-    with pytest.raises(RuntimeError, match="aclose"):
+    with pytest.raises(aiochroma.BlockingCallError, match="event loop"):
         client.close().wait()
     assert await asyncio.to_thread(client.close().wait, PATIENCE) is True
     assert engine_threads() == []

@@ -47,11 +47,18 @@ def test_lifted_then_set():
         assert deadline_at(None) is not None
 
 
-@pytest.mark.parametrize("seconds", [-1, float("nan")])
+@pytest.mark.parametrize("seconds", [-1, float("nan"), "5", True, -(10**400)])
 def test_nonsense_is_refused(seconds):
     """A negative number of seconds, or none at all, is an error at once."""
     with pytest.raises(aiochroma.InvalidInputError, match="seconds"):
         aiochroma.deadline(seconds)
+
+
+@pytest.mark.parametrize("seconds", [float("inf"), 1e12, 10**400])
+def test_a_limit_beyond_all_clocks_is_none(seconds):
+    """Infinity does not overflow a clock later on."""
+    with aiochroma.deadline(seconds):
+        assert deadline_at(1) is None
 
 
 async def test_a_block_belongs_to_its_task():

@@ -439,7 +439,7 @@ def test_the_blocking_twin_does_what_the_other_does(path, embedder, tmp_path):
 async def test_the_blocking_twin_refuses_a_loop(path, embedder):
     """On a thread whose loop would stand still the blocking memory refuses."""
     memory = sync.Memory(path, embedder=embedder)
-    with pytest.raises(aiochroma.ClosedError, match="event loop"):
+    with pytest.raises(aiochroma.BlockingCallError, match="event loop"):
         memory.count()
     memory.close()
 
