@@ -9,6 +9,7 @@ whole, its thread, its queue or its files is one of these:
     AiochromaError
     ├── BlockingCallError (RuntimeError)       a blocking call on a thread whose event loop would stand still
     ├── ClosedError (RuntimeError)             the client or its database is closed, or not open yet
+    ├── EventLoopRequiredError (RuntimeError)  an asynchronous call where no asyncio event loop runs
     ├── ForkedProcessError (RuntimeError)      used in a child made by fork()
     ├── QueueFullError                         the queue is full and the caller asked not to wait
     ├── DeadlineExceededError (TimeoutError)   `.started` tells whether the call had begun
@@ -61,6 +62,7 @@ __all__ = [
     "EmbedderError",
     "EmbedderMismatchError",
     "EmbeddingFailedError",
+    "EventLoopRequiredError",
     "ForeignError",
     "ForkedProcessError",
     "InvalidInputError",
@@ -103,6 +105,10 @@ class BlockingCallError(AiochromaError, RuntimeError):
 
 class ClosedError(AiochromaError, RuntimeError):
     """The client, or the database behind it, is closed or was never opened."""
+
+
+class EventLoopRequiredError(AiochromaError, RuntimeError):
+    """An asynchronous call where no asyncio event loop runs: under trio, or with something asynchronous in a blocking call."""
 
 
 class ForkedProcessError(AiochromaError, RuntimeError):

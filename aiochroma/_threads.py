@@ -1,37 +1,100 @@
-"""Work that would stop an event loop, done on a thread of our own.
+"""How a coroutine of ours waits: on an event loop by suspending, without one by blocking its thread.
 
-Not with anyio's worker threads: they are no daemons and end with their loop, so a loop that is abandoned in the middle of
-such work would keep the interpreter from ending. The standard library's executors end with the interpreter.
+Everything is written once, as coroutines. On an event loop they are awaited. :func:`drive` runs them on a thread without one:
+each thing that they wait for looks at :func:`waits_by_blocking` and then blocks instead of suspending, so a coroutine runs from
+its beginning to its end in one go.
+
+Work that would stop an event loop is done on threads of our own, and not with anyio's: those are no daemons and end with their
+loop, so a loop that is abandoned in the middle of such work would keep the interpreter from ending. The standard library's
+executors end with the interpreter.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
+import inspect
 import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
-from aiochroma._errors import BlockingCallError
+from aiochroma._errors import BlockingCallError, EventLoopRequiredError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
-__all__ = ["THREAD_NAME", "off_loop", "refuse_on_loop"]
+__all__ = [
+    "THREAD_NAME",
+    "Started",
+    "drive",
+    "driven",
+    "off_loop",
+    "refuse_on_loop",
+    "start",
+    "waits_by_blocking",
+]
 
 THREAD_NAME = "aiochroma-work"
 _THREADS = 2
 """Validation and the like is Python code, of which only one thread runs at a time; the second is for what asks the disk."""
 
+P = ParamSpec("P")
 T = TypeVar("T")
+Own = TypeVar("Own")
 
 _executors: dict[int, ThreadPoolExecutor] = {}
+_driving = threading.local()
 
 
-async def off_loop(work: Callable[[], T]) -> T:
-    """Do something on a worker thread, in the caller's context; a cancelled caller does not wait for its end."""
-    context = contextvars.copy_context()
-    return await asyncio.get_running_loop().run_in_executor(_executor(), context.run, work)
+# -- with and without an event loop ------------------------------------------------------------------------------------
+
+
+def drive(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine of ours to its end on this thread, without an event loop, and return its result.
+
+    Raises:
+        BlockingCallError: An event loop runs on this thread.
+        EventLoopRequiredError: Something in it is asynchronous and not ours: an embedding function, an iterable.
+    """
+    try:
+        refuse_on_loop()
+    except BaseException:
+        work.close()
+        raise
+    outer = getattr(_driving, "depth", 0)
+    _driving.depth = outer + 1
+    try:
+        work.send(None)
+        work.close()
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    finally:
+        _driving.depth = outer
+    raise EventLoopRequiredError(
+        "Something in this blocking call is asynchronous (an embedding function, an iterable?) and needs an event loop: use the "
+        "asynchronous form, or give something synchronous."
+    )
+
+
+def waits_by_blocking() -> bool:
+    """Tell how a coroutine of ours has to wait: True inside :func:`drive`, False on an event loop.
+
+    Raises:
+        EventLoopRequiredError: It is neither driven nor on an asyncio event loop.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        if getattr(_driving, "depth", 0):
+            return True
+    else:
+        return False
+    raise EventLoopRequiredError(
+        "No asyncio event loop runs here, and aiochroma needs one: under trio or curio its asynchronous calls do not work. Use "
+        "asyncio (with anyio: the backend 'asyncio'), or the blocking classes of `aiochroma.sync` on a worker thread."
+    )
 
 
 def refuse_on_loop() -> None:
@@ -48,6 +111,93 @@ def refuse_on_loop() -> None:
         "An event loop runs on this thread and would stand still: await the asynchronous form of this call, or make the "
         "blocking one on another thread (`await asyncio.to_thread(...)`)."
     )
+
+
+class Blocking(Protocol):
+    """The blocking form of an asynchronous object."""
+
+    @property
+    def asynchronous(self) -> Any:
+        """The object whose coroutines are driven."""
+
+
+B = TypeVar("B", bound=Blocking)
+
+
+def driven(
+    method: Callable[Concatenate[Any, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[B, P], T]:
+    """Make the blocking form of an asynchronous method, for a class that has :class:`Blocking`'s attribute.
+
+    Arguments, result and errors are the same, and so is what type checkers and :func:`help` show of them.
+    """
+
+    def call(self: B, /, *values: P.args, **arguments: P.kwargs) -> T:
+        return drive(method(self.asynchronous, *values, **arguments))
+
+    call.__name__, call.__qualname__ = method.__name__, method.__qualname__
+    call.__doc__, call.__module__ = method.__doc__, method.__module__
+    call.__signature__ = inspect.signature(method)  # type: ignore[attr-defined] # read by `inspect.signature` and `help`
+    return call
+
+
+class Started(Generic[T]):
+    """Something that was begun and goes on meanwhile, where that is possible.
+
+    Args:
+        work: What to do. On an event loop it becomes a task; driven, it is done at once.
+    """
+
+    def __init__(self, work: Coroutine[Any, Any, T]) -> None:
+        self._task: asyncio.Task[T] | None = None
+        self._error: BaseException | None = None
+        if not waits_by_blocking():
+            self._task = asyncio.get_running_loop().create_task(work)
+            return
+        try:
+            self._result = drive(work)
+        except Exception as error:  # noqa: BLE001 - given to whoever asks for the outcome
+            self._error = error
+
+    async def result(self) -> T:
+        """Return what it returned, or raise what it raised."""
+        if self._task is not None:
+            return await self._task
+        if self._error is not None:
+            raise self._error
+        return self._result
+
+    async def settle(self, *, cancel: bool = False) -> BaseException | None:
+        """Let it end, and return its error.
+
+        Args:
+            cancel: End it as soon as possible.
+        """
+        if self._task is None:
+            return self._error
+        if cancel:
+            self._task.cancel()
+        await asyncio.wait({self._task})
+        return asyncio.CancelledError() if self._task.cancelled() else self._task.exception()
+
+
+def start(work: Coroutine[Any, Any, T]) -> Started[T]:
+    """Begin something that goes on meanwhile; driven, do it at once."""
+    return Started(work)
+
+
+# -- worker threads ----------------------------------------------------------------------------------------------------
+
+
+async def off_loop(work: Callable[[], T]) -> T:
+    """Do something on a worker thread, in the caller's context; a cancelled caller does not wait for its end.
+
+    Driven, it is done here: there is no event loop that would stand still.
+    """
+    if waits_by_blocking():
+        return work()
+    context = contextvars.copy_context()
+    return await asyncio.get_running_loop().run_in_executor(_executor(), context.run, work)
 
 
 def _executor() -> ThreadPoolExecutor:
