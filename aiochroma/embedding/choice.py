@@ -14,7 +14,7 @@ from aiochroma.embedding.protocol import Embedder, InlineEmbedder, QueryEmbedder
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["EmbedderFunction", "adapted", "default_embedder"]
+__all__ = ["EmbedderFunction", "adapted", "default_embedder", "is_langchain"]
 
 log = get_logger("aiochroma.embedding")
 
@@ -69,6 +69,19 @@ class _Rows:
         return self._embed_queries(input)
 
 
+class _LangChainRows:
+    """Gives LangChain's ``Embeddings`` the form of an embedding function."""
+
+    def __init__(self, embeddings: Any) -> None:
+        self._embeddings = embeddings
+
+    def __call__(self, texts: list[str]) -> Any:
+        return self._embeddings.embed_documents(texts)
+
+    def embed_query(self, input: list[str]) -> Any:
+        return [self._embeddings.embed_query(text) for text in input]
+
+
 @lru_cache(maxsize=1)
 def default_embedder() -> EmbedderFunction:
     """Return the embedder that needs no network: static word vectors where ``wordllama`` is installed, else hashed n-grams.
@@ -98,8 +111,8 @@ def adapted(embedder: Any) -> EmbedderFunction:
     """Return what the embedding thread needs of an embedder.
 
     Args:
-        embedder: An :class:`Embedder`, a Chroma embedding function, or a synchronous or asynchronous callable that takes a
-            list of texts and returns a vector for each.
+        embedder: An :class:`Embedder`, a Chroma embedding function, LangChain's ``Embeddings``, or a synchronous or
+            asynchronous callable that takes a list of texts and returns a vector for each.
 
     Raises:
         InvalidInputError: It is none of these.
@@ -114,12 +127,32 @@ def adapted(embedder: Any) -> EmbedderFunction:
             _Rows(embedder),
             **_window(embedder),
         )
+    own = getattr(embedder, "embedder", None)
+    if isinstance(own, EmbedderFunction):
+        return own
+    if is_langchain(embedder):
+        return EmbedderFunction(
+            _langchain_identity(embedder), None, None, _LangChainRows(embedder), **_window(embedder)
+        )
     if not callable(embedder):
         raise InvalidInputError(
-            f"`embedder` must be an aiochroma Embedder, a Chroma embedding function, or a callable from a list of texts to "
-            f"vectors, got {embedder!r}."
+            f"`embedder` must be an aiochroma Embedder, a Chroma embedding function, LangChain's Embeddings, or a callable "
+            f"from a list of texts to vectors, got {embedder!r}."
         )
     return EmbedderFunction(_identity(embedder), None, None, embedder, **_window(embedder))
+
+
+def is_langchain(embedder: Any) -> bool:
+    """Tell whether something has the two methods of LangChain's ``Embeddings``."""
+    return all(callable(getattr(embedder, name, None)) for name in ("embed_documents", "embed_query"))
+
+
+def _langchain_identity(embeddings: Any) -> str:
+    """Name LangChain's embeddings by their class and by the model, which they keep under one of two names."""
+    kind = type(embeddings)
+    model = getattr(embeddings, "model", None) or getattr(embeddings, "model_name", None)
+    named = f":{model}" if isinstance(model, str) else ""
+    return f"langchain:{kind.__module__}.{kind.__qualname__}{named}"
 
 
 def _window(embedder: Any) -> dict[str, Any]:

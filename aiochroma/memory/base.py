@@ -55,7 +55,7 @@ class BaseMemory:
                 raise InvalidInputError(
                     f"`{name}` must be a number of seconds above 0, or None, got {seconds!r}."
                 )
-        if embedder is not None and not callable(embedder) and not hasattr(embedder, "embed"):
+        if embedder is not None and not _may_embed(embedder):
             raise InvalidInputError(f"`embedder` must be an embedder or a callable, got {embedder!r}.")
 
         def choose_embedder() -> EmbedderFunction:
@@ -227,3 +227,7 @@ class BaseMemory:
 
 async def _nothing() -> None:
     """Opening is what every call does first."""
+
+
+def _may_embed(embedder: Any) -> bool:
+    return callable(embedder) or hasattr(embedder, "embed") or hasattr(embedder, "embed_documents")

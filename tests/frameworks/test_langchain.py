@@ -52,9 +52,12 @@ async def test_documents_are_memories(memory):
     assert first.page_content == "My cat is called Kestrel."
     assert await memory.get(first.id, namespace="personal")
     assert first.metadata["kind"] == "pet"
-    assert (first.metadata["namespace"], second.metadata["namespace"]) == ("personal", "projects")
-    assert first.metadata["score"] > second.metadata["score"]
-    assert 0 <= first.metadata["distance"] <= 2
+    assert (first.metadata["aiochroma:namespace"], second.metadata["aiochroma:namespace"]) == (
+        "personal",
+        "projects",
+    )
+    assert first.metadata["aiochroma:score"] > second.metadata["aiochroma:score"]
+    assert 0 <= first.metadata["aiochroma:distance"] <= 2
 
 
 async def test_options_reach_recall(memory):
@@ -65,6 +68,26 @@ async def test_options_reach_recall(memory):
     assert [document.metadata["kind"] for document in await only.ainvoke("cat")] == ["pet"]
     with pytest.raises(aiochroma.InvalidInputError):
         await AiochromaRetriever(memory=memory, k=0).ainvoke("cat")
+
+
+async def test_arguments_of_one_question(memory, tmp_path):
+    """`k`, namespaces and options may be given with the question as well."""
+    retriever = AiochromaRetriever(memory=memory, k=1)
+    assert len(await retriever.ainvoke("cat", k=2)) == 3
+    assert len(await retriever.ainvoke("cat", k=2, namespaces="personal")) == 2
+    assert len(await retriever.ainvoke("cat", where={"kind": "pet"})) == 1
+    blocking = await asyncio.to_thread(sync.Memory(tmp_path).open)
+    assert len(await AiochromaRetriever(memory=blocking, k=1).ainvoke("cat", k=2)) == 3
+    await asyncio.to_thread(blocking.close)
+
+
+async def test_metadata_of_the_user_stays(memory):
+    """Keys that mean something to the retriever are the user's as well."""
+    own = {"namespace": "mine", "score": 7, "distance": "far"}
+    await memory.remember("The attic is dusty.", namespace="attic", metadata=own)
+    (document,) = await AiochromaRetriever(memory=memory, namespaces="attic").ainvoke("dusty")
+    assert {key: document.metadata[key] for key in own} == own
+    assert document.metadata["aiochroma:namespace"] == "attic"
 
 
 async def test_many_questions_at_once(memory):
@@ -93,7 +116,7 @@ async def test_a_failing_namespace(memory, tmp_path):
     ) as other:
         await other.remember("x", namespace="foreign")
     found = await AiochromaRetriever(memory=memory).ainvoke("cat")
-    assert {document.metadata["namespace"] for document in found} == {"personal", "projects"}
+    assert {document.metadata["aiochroma:namespace"] for document in found} == {"personal", "projects"}
 
 
 async def test_without_an_event_loop(memory, tmp_path):

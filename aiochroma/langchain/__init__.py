@@ -1,0 +1,20 @@
+"""LangChain: a vector store, a retriever over a memory and its namespaces, and the offline embedders.
+
+Needs the extra ``langchain`` (``langchain-core`` and nothing else). LangChain's own Chroma vector store works with a client of
+ours as well: ``langchain_chroma.Chroma(client=aiochroma.sync.PersistentClient(...), ...)``.
+"""
+
+from __future__ import annotations
+
+try:
+    import langchain_core  # noqa: F401 - whether it is there
+except ImportError as error:
+    from aiochroma._distribution import missing_extra
+
+    raise missing_extra("aiochroma.langchain", "langchain", error.name) from error
+
+from aiochroma.langchain.embeddings import AiochromaEmbeddings
+from aiochroma.langchain.retriever import AiochromaRetriever
+from aiochroma.langchain.vectorstore import AiochromaVectorStore
+
+__all__ = ["AiochromaEmbeddings", "AiochromaRetriever", "AiochromaVectorStore"]
