@@ -7,7 +7,7 @@ from collections.abc import AsyncIterable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from aiochroma._errors import InvalidInputError
-from aiochroma.memory.items import THREAD, Item, item_from
+from aiochroma.memory.items import CREATED_AT, THREAD, UPDATED_AT, Item, item_from, now_in_seconds
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -15,21 +15,21 @@ if TYPE_CHECKING:
     from aiochroma.memory.opened import Embedded
     from aiochroma.memory.store import Namespace, Store
 
-__all__ = ["batches", "write_batches"]
+__all__ = ["batches", "distinct", "write_batches"]
 
 _BATCH = 256
 _BATCH_CHARACTERS = 1_000_000
 
 
 async def batches(
-    items: Iterable[Any] | AsyncIterable[Any], namespace: str, thread: str | None = None
+    items: Iterable[Any] | AsyncIterable[Any], namespace: str, defaults: Mapping[str, Any] | None = None
 ) -> AsyncIterator[tuple[str, list[Item]]]:
     """Check items and gather them into batches, without holding more than one.
 
     Args:
         items: Texts, or mappings with ``Memory.remember``'s arguments.
         namespace: Where they belong; goes with each batch.
-        thread: The thread of items that name none.
+        defaults: Arguments for items that do not have them themselves.
 
     Raises:
         InvalidInputError: An item is wrong; the message names its position.
@@ -39,9 +39,7 @@ async def batches(
     batch: list[Item] = []
     position = characters = 0
     async for value in _each(items):
-        item = item_from(value, f"items[{position}]")
-        if thread is not None:
-            item.own.setdefault(THREAD, thread)
+        item = item_from(value, f"items[{position}]", defaults)
         batch.append(item)
         position += 1
         characters += len(item.text)
@@ -67,6 +65,7 @@ async def write_batches(
     written: Callable[[list[Item]], None],
     *,
     exact: bool,
+    dedupe: bool,
 ) -> None:
     """Write batches in order, each while the next one is read and embedded; at most two are held.
 
@@ -74,7 +73,8 @@ async def write_batches(
         store: Where to.
         source: Namespaces and their items.
         written: Called with each batch as soon as it is in the database.
-        exact: See ``Store.write``.
+        exact: See ``Store.write``, as for
+        dedupe: this.
 
     Raises:
         BaseException: Of the source, of embedding or of writing; what came before it was written.
@@ -83,8 +83,7 @@ async def write_batches(
     batch: list[Item] = []
     try:
         async for namespace, following in source:
-            # One write cannot hold an id twice: the later one counts, as if they had been written one after the other.
-            items = list({item.id: item for item in following}.values())
+            items = distinct(following, dedupe=dedupe)
             with store.limit():
                 embedded = await store.embed([item.text for item in items], is_query=False)
             if under_way is not None:
@@ -92,7 +91,9 @@ async def write_batches(
                 under_way = None
                 written(batch)
             under_way, batch = (
-                store.port.start(_write(store, namespace, items, embedded, following, exact=exact)),
+                store.port.start(
+                    _write(store, namespace, items, embedded, following, exact=exact, dedupe=dedupe)
+                ),
                 following,
             )
         if under_way is not None:
@@ -109,6 +110,24 @@ async def write_batches(
         raise
 
 
+def distinct(items: list[Item], *, dedupe: bool) -> list[Item]:
+    """Give every item its moment, and return those to be written, no two of one id.
+
+    One write cannot hold an id twice. In a thread the later one is another memory with an id of its own; elsewhere, or to
+    ``dedupe``, the later one counts, as if they had been written one after the other.
+    """
+    now = now_in_seconds()
+    found: dict[str, Item] = {}
+    for place, item in enumerate(items):
+        # Keeps the order in which they were given, also within one request.
+        made = item.own.setdefault(CREATED_AT, round(now + place * 1e-6, 6))
+        item.own.setdefault(UPDATED_AT, now)
+        if item.id in found and THREAD in item.own and not dedupe and item.id == item.derived_id():
+            item.id = item.derived_id(1, made)
+        found[item.id] = item
+    return list(found.values())
+
+
 async def _write(
     store: Store,
     namespace: str,
@@ -117,11 +136,12 @@ async def _write(
     batch: list[Item],
     *,
     exact: bool,
+    dedupe: bool,
 ) -> None:
     """Write items, and note in the batch that they come from which ids they have been given."""
 
     async def work(place: Namespace) -> None:
-        moved = await store.write(place, items, embedded, bulk=True, exact=exact)
+        moved = await store.write(place, items, embedded, bulk=True, exact=exact, dedupe=dedupe)
         for item in batch if moved else ():
             item.id = moved.get(item.id, item.id)
 

@@ -10,7 +10,18 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from aiochroma._errors import InvalidInputError
-from aiochroma.records.record import CREATED_AT, EXPIRES_AT, PINNED, POSITION, THREAD, text_id
+from aiochroma.records.record import (
+    CREATED_AT,
+    EXPIRES_AT,
+    PINNED,
+    POSITION,
+    SCOPE,
+    THREAD,
+    UPDATED_AT,
+    scope_keys,
+    scope_path,
+    text_id,
+)
 
 __all__ = [
     "CREATED_AT",
@@ -18,6 +29,7 @@ __all__ = [
     "PINNED",
     "POSITION",
     "RESERVED",
+    "SCOPE",
     "THREAD",
     "UPDATED_AT",
     "Item",
@@ -29,6 +41,7 @@ __all__ = [
     "check_value",
     "checked_item",
     "checked_metadata",
+    "checked_scope",
     "item_from",
     "moment",
     "now_in_seconds",
@@ -40,8 +53,6 @@ __all__ = [
 RESERVED = "aiochroma:"
 """Keys with this prefix are ours; a user's metadata may not use it."""
 
-UPDATED_AT = "aiochroma:updated_at"
-
 _NOT_FOR_KEYS = (RESERVED, "chroma:", "$", "#")
 
 _ITEM_FIELDS = frozenset(
@@ -49,6 +60,7 @@ _ITEM_FIELDS = frozenset(
         "text",
         "id",
         "metadata",
+        "scope",
         "thread",
         "position",
         "ttl",
@@ -68,7 +80,7 @@ class Item:
         text: The text.
         id: Its id within the namespace.
         metadata: The user's own, flat.
-        own: What aiochroma stores beside it (see the keys above); times in seconds since 1970.
+        own: What aiochroma stores beside it (see the keys in ``records.record``); times in seconds since 1970.
     """
 
     text: str
@@ -76,19 +88,25 @@ class Item:
     metadata: dict[str, Any] = field(default_factory=dict)
     own: dict[str, Any] = field(default_factory=dict)
 
+    def derived_id(self, number: int = 0, made: float | None = None) -> str:
+        """Return the id that follows from scope, thread and text; see ``records.record.text_id``."""
+        own = self.own
+        return text_id(self.text, number, scope=own.get(SCOPE, ""), thread=own.get(THREAD, ""), made=made)
 
-def item_from(value: Any, where: str) -> Item:
+
+def item_from(value: Any, where: str, defaults: Mapping[str, Any] | None = None) -> Item:
     """Check one item: a text, or a mapping with ``remember``'s arguments.
 
     Args:
         value: The item.
         where: How the message names it, such as ``items[3]``.
+        defaults: Arguments for an item that does not have them itself.
 
     Raises:
         InvalidInputError: Something about it is wrong.
     """
     if isinstance(value, str):
-        return checked_item(value, where=where)
+        return checked_item(value, where=where, **(defaults or {}))
     if not isinstance(value, Mapping):
         raise InvalidInputError(
             f"{where} must be a text or a mapping with `text`, got {type(value).__name__}: {value!r}."
@@ -98,7 +116,7 @@ def item_from(value: Any, where: str) -> Item:
         raise InvalidInputError(
             f"{where} must have `text` and may have {sorted(_ITEM_FIELDS - {'text'})}; it has {sorted(map(str, value))}."
         )
-    return checked_item(**value, where=where)
+    return checked_item(**{**(defaults or {}), **value}, where=where)
 
 
 def checked_item(
@@ -106,6 +124,7 @@ def checked_item(
     *,
     id: Any = None,
     metadata: Any = None,
+    scope: Any = None,
     thread: Any = None,
     position: Any = None,
     ttl: Any = None,
@@ -124,6 +143,8 @@ def checked_item(
     if id is not None:
         check_id(id, f"The `id` of {where}")
     own: dict[str, Any] = {}
+    if scope is not None:
+        own.update(scope_keys(checked_scope(scope, f"The `scope` of {where}")))
     if thread is not None:
         check_thread(thread, f"The `thread` of {where}")
         own[THREAD] = thread
@@ -133,18 +154,19 @@ def checked_item(
         if expires_at is not None:
             raise InvalidInputError(f"{where} has both `ttl` and `expires_at`; give one.")
         expires_at = _end_of(ttl, where)
-    for name, key, value in (
-        ("expires_at", EXPIRES_AT, expires_at),
-        ("created_at", CREATED_AT, created_at),
-        ("updated_at", UPDATED_AT, updated_at),
-    ):
-        if value is not None:
-            own[key] = seconds_of(value, f"The `{name}` of {where}")
+    moments = {"expires_at": expires_at, "created_at": created_at, "updated_at": updated_at}
+    own.update(
+        (RESERVED + name, seconds_of(value, f"The `{name}` of {where}"))
+        for name, value in moments.items()
+        if value is not None
+    )
     if not (pinned is None or isinstance(pinned, bool)):
         raise InvalidInputError(f"The `pinned` of {where} must be true or false, got {pinned!r}.")
     if pinned:
         own[PINNED] = True
-    return Item(text, id or text_id(text), checked_metadata(metadata, where), own)
+    item = Item(text, id or "", checked_metadata(metadata, where), own)
+    item.id = item.id or item.derived_id()
+    return item
 
 
 def _end_of(ttl: Any, where: str) -> float:
@@ -169,6 +191,31 @@ def check_thread(thread: Any, where: str = "`thread`") -> None:
     if not isinstance(thread, str) or not thread:
         raise InvalidInputError(f"{where} must be a non-empty string, got {thread!r}.")
     check_encodable(thread, where)
+
+
+_DEEPEST_SCOPE = 8
+
+
+def checked_scope(scope: Any, where: str = "`scope`") -> str:
+    """Return the path of a scope.
+
+    Args:
+        scope: A text, or several from the widest to the narrowest.
+        where: How the message names it.
+
+    Raises:
+        InvalidInputError: It is neither, one of them is empty, or there are too many.
+    """
+    parts = (scope,) if isinstance(scope, str) else scope
+    if not isinstance(parts, (tuple, list)) or not 1 <= len(parts) <= _DEEPEST_SCOPE:
+        raise InvalidInputError(
+            f"{where} must be a text or a tuple of 1 to {_DEEPEST_SCOPE} texts, got {scope!r}."
+        )
+    for part in parts:
+        if not isinstance(part, str) or not part:
+            raise InvalidInputError(f"{where} must consist of texts that are not empty, got {scope!r}.")
+        check_encodable(part, where)
+    return scope_path(parts)
 
 
 def check_id(id: Any, where: str = "`id`") -> None:

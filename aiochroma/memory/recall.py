@@ -15,12 +15,14 @@ from aiochroma.memory.items import (
     CREATED_AT,
     EXPIRES_AT,
     PINNED,
+    SCOPE,
+    THREAD,
     UPDATED_AT,
     check_k,
     moment,
     user_metadata,
 )
-from aiochroma.records.record import thread_position
+from aiochroma.records.record import scope_parts, thread_position
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -81,6 +83,7 @@ class Hit:
         updated_at: When it was last remembered or changed (UTC).
         expires_at: When it will be forgotten (UTC), or None.
         pinned: Whether it is pinned.
+        scope: Whose it is: the parts of its scope, from the widest to the narrowest; empty where it has none.
         thread: The conversation it belongs to, or None.
         position: Its place in the thread.
         passage: The part that is nearest to the question, where the text is so long that it was embedded in parts, else
@@ -100,6 +103,7 @@ class Hit:
     updated_at: datetime | None = None
     expires_at: datetime | None = None
     pinned: bool = False
+    scope: tuple[str, ...] = ()
     thread: str | None = None
     position: float = 0.0
     passage: str | None = None
@@ -225,7 +229,7 @@ def hit_from(
 ) -> Hit:
     """Make a hit of a record."""
     stored = stored or {}
-    thread, position = thread_position(stored)
+    thread, scope = stored.get(THREAD), stored.get(SCOPE)
     return Hit(
         id=id,
         text=document or "",
@@ -237,8 +241,9 @@ def hit_from(
         updated_at=moment(stored, UPDATED_AT),
         expires_at=moment(stored, EXPIRES_AT),
         pinned=bool(stored.get(PINNED)),
-        thread=thread,
-        position=position,
+        scope=scope_parts(scope) if isinstance(scope, str) else (),
+        thread=thread if isinstance(thread, str) else None,
+        position=thread_position(stored)[1],
         passage=passage,
         explain=dict(explain or {}),
     )

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from aiochroma._errors import EmbedderMismatchError
 from aiochroma.memory.filters import plain
-from aiochroma.memory.items import CREATED_AT, UPDATED_AT, Item, now_in_seconds
 from aiochroma.memory.namespaces import collection_name, namespace_of, parts_name
 from aiochroma.memory.opened import OpenStore
 from aiochroma.memory.recall import Hit, hit_from
@@ -17,6 +16,7 @@ from aiochroma.records.record import PART_OF, PARTS, WRITING, part_id
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
+    from aiochroma.memory.items import Item
     from aiochroma.memory.opened import Embedded
 
 __all__ = ["Namespace", "Store"]
@@ -209,20 +209,21 @@ class Store(OpenStore):
         *,
         bulk: bool,
         exact: bool = False,
+        dedupe: bool = False,
     ) -> dict[str, str]:
         """Write items whose ids are all different, as one request.
 
         Args:
             namespace: Where.
-            items: What.
+            items: What; see ``distinct``.
             embedded: The vectors of each.
             bulk: Yield to others.
             exact: Leave nothing of what was there before.
+            dedupe: Refresh what was said before in its thread.
 
         Returns:
             Other ids, of texts whose own id belongs to a memory that was changed to another text since.
         """
-        now = now_in_seconds()
         writings = await self._write_parts(namespace, items, embedded)
         moved: dict[str, str] = await self.submit(
             "remember",
@@ -233,18 +234,16 @@ class Store(OpenStore):
             documents=[item.text for item in items],
             metadatas=[
                 {
-                    # Keeps the order in which they were given, also within one request.
-                    CREATED_AT: round(now + place * 1e-6, 6),
-                    UPDATED_AT: now,
                     **item.metadata,
                     **item.own,
                     **writings.get(item.id, {}),
                 }
-                for place, item in enumerate(items)
+                for item in items
             ],
             uris=None,
             parts=namespace.parts,
             exact=exact,
+            dedupe=dedupe,
             history_namespace=self._audit(namespace),
         )
         return moved

@@ -131,7 +131,7 @@ async def import_file(
             progress(count)
 
     with closing(rows):
-        await write_batches(store, _batches(store, rows), written, exact=exact)
+        await write_batches(store, _batches(store, rows), written, exact=exact, dedupe=False)
     return count
 
 

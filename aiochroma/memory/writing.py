@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from aiochroma._errors import AiochromaError, InvalidInputError
 from aiochroma._logging import get_logger
 from aiochroma.memory.base import BaseMemory
-from aiochroma.memory.bulk import batches, write_batches
+from aiochroma.memory.bulk import batches, distinct, write_batches
 from aiochroma.memory.degraded import NoItems, NoNumber, NoText
 from aiochroma.memory.filters import check_where
 from aiochroma.memory.items import (
@@ -48,11 +48,14 @@ class WritingMemory(BaseMemory):
         namespace: str = "default",
         id: str | None = None,
         metadata: Mapping[str, Any] | None = None,
+        scope: str | tuple[str, ...] | None = None,
         thread: str | None = None,
         position: float | None = None,
         ttl: float | timedelta | None = None,
         expires_at: datetime | float | None = None,
+        created_at: datetime | float | None = None,
         pinned: bool = False,
+        dedupe: bool | None = None,
     ) -> str:
         """Remember a text; a text that is remembered already is refreshed.
 
@@ -61,12 +64,17 @@ class WritingMemory(BaseMemory):
             namespace: Any text; made when it is first used.
             id: Its id within the namespace. By default it follows from the text, so remembering a text twice is harmless.
             metadata: Strings, numbers and booleans to keep with it and to filter by.
-            thread: The conversation it belongs to: memories of one thread lend each other relevance.
+            scope: Whose memory it is: a person, a customer, a session, as a text or as several from the widest to the narrowest,
+                such as ``("acme", "user-7")``. What two people say alike is two memories.
+            thread: The conversation it belongs to: memories of one thread lend each other relevance. A text that is repeated
+                there is remembered again.
             position: Its place in the thread; default: after what was remembered before. One that is remembered again keeps its
                 place.
             ttl: Forget it after so many seconds. A text that is remembered again without ``ttl`` and ``expires_at`` stays.
             expires_at: Forget it at this moment: a datetime, or seconds since 1970.
+            created_at: When it was said: a datetime, or seconds since 1970; default: now.
             pinned: Keep it when others are swept away.
+            dedupe: True refreshes a text that is repeated in its thread; default: only outside of threads.
 
         Returns:
             The id. Degraded: an empty string with ``.error``.
@@ -81,10 +89,12 @@ class WritingMemory(BaseMemory):
             text,
             id=id,
             metadata=metadata,
+            scope=scope,
             thread=thread,
             position=position,
             ttl=ttl,
             expires_at=expires_at,
+            created_at=created_at,
             pinned=pinned,
         )
         collection_name(namespace)
@@ -93,7 +103,14 @@ class WritingMemory(BaseMemory):
             with self._store.limit():
                 embedded = await self._store.embed([item.text], is_query=False)
                 moved = await self._store.on_made(
-                    namespace, lambda place: self._store.write(place, [item], embedded, bulk=False)
+                    namespace,
+                    lambda place: self._store.write(
+                        place,
+                        distinct([item], dedupe=bool(dedupe)),
+                        embedded,
+                        bulk=False,
+                        dedupe=bool(dedupe),
+                    ),
                 )
             await self._sweep_in_passing()
             return moved.get(item.id, item.id)
@@ -138,7 +155,13 @@ class WritingMemory(BaseMemory):
                 if progress is not None:
                     progress(len(ids))
 
-            await write_batches(self._store, batches(items, namespace, thread), written, exact=False)
+            await write_batches(
+                self._store,
+                batches(items, namespace, {} if thread is None else {"thread": thread}),
+                written,
+                exact=False,
+                dedupe=False,
+            )
             await self._sweep_in_passing()
             return ids
 

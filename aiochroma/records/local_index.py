@@ -75,6 +75,14 @@ class LocalIndex(MemoryRecords):
             return super()._known(collection_id, ids, place)
         return self._reader.records(collection_id, [id for id in ids if id in known], None, place)
 
+    def _last_position(self, collection_id: Any, thread: str, place: Place) -> float | None:
+        try:
+            self._bring_up_to_date(str(collection_id), place)
+            return self._open_index().last_position(str(collection_id), thread)
+        except sqlite3.DatabaseError as error:
+            self._lose(str(collection_id), error)
+            return None
+
     def _written(
         self,
         collection: str,

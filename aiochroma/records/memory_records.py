@@ -16,7 +16,11 @@ from aiochroma.records.chunks import Parts
 from aiochroma.records.history import Entry
 from aiochroma.records.reading import Reader
 from aiochroma.records.record import (
+    CREATED_AT,
     PARTS,
+    POSITION,
+    SCOPE,
+    THREAD,
     WRITING,
     Place,
     Record,
@@ -25,6 +29,7 @@ from aiochroma.records.record import (
     has_expired,
     merged_metadata,
     text_id,
+    thread_position,
 )
 
 if TYPE_CHECKING:
@@ -35,6 +40,9 @@ if TYPE_CHECKING:
     from aiochroma.records.history import ChangeLog
 
 __all__ = ["MemoryRecords"]
+
+_MOMENT = 5e-7
+"""Moments that are nearer to each other, in seconds, are one: Chroma may change the last digit of a float."""
 
 
 class MemoryRecords(ABC):
@@ -74,6 +82,7 @@ class MemoryRecords(ABC):
         database: str,
         parts: str,
         exact: bool,
+        dedupe: bool,
         history_namespace: str | None,
     ) -> dict[str, str]:
         """Write memories.
@@ -92,6 +101,8 @@ class MemoryRecords(ABC):
             database: Chroma's database.
             parts: The name of the collection that holds parts.
             exact: Leave nothing of what was there, as for an import.
+            dedupe: Refresh a text that was said before in its thread; else it is a new memory, unless it was made at the same
+                moment.
             history_namespace: What the history calls the namespace, or None for no entry.
 
         Returns:
@@ -100,16 +111,19 @@ class MemoryRecords(ABC):
         place = {"tenant": tenant, "database": database}
         now = time.time()
         old = self._known(collection_id, ids, place)
-        moved = {} if exact else self._moved(collection_id, ids, documents, old, place)
+        moved = (
+            {} if exact else self._moved(collection_id, ids, documents, metadatas, old, place, dedupe=dedupe)
+        )
         if moved:
             self._parts.move(moved, ids, metadatas, parts, place)
             ids = [moved.get(id, id) for id in ids]
             old = self._known(collection_id, ids, place)
         expired = [id for id, record in old.items() if has_expired(record["metadata"], now)]
         known = {id: record for id, record in old.items() if id not in expired}
+        placed = self._placed(collection_id, ids, metadatas, known, place)
         stored = [
             merged_metadata(metadata, known.get(id), exact=exact)
-            for id, metadata in zip(ids, metadatas, strict=True)
+            for id, metadata in zip(ids, placed, strict=True)
         ]
         noted = self._note(
             history_namespace,
@@ -143,24 +157,59 @@ class MemoryRecords(ABC):
         collection_id: Any,
         ids: Sequence[str],
         documents: Sequence[str],
+        metadatas: Sequence[Mapping[str, Any]],
         old: Mapping[str, Record],
         place: Place,
+        *,
+        dedupe: bool,
     ) -> dict[str, str]:
-        """Return other ids for texts whose own id belongs to a memory that was changed to another text since."""
+        """Return other ids, for texts whose own id belongs to another memory.
+
+        That is one which was changed to another text since, or, in a thread, one which was said before.
+        """
         moved = {}
         now = time.time()
-        for id, document in zip(ids, documents, strict=True):
-            number, new, there = 0, id, old.get(id)
-            while (
-                there is not None
-                and there["document"] != document
-                and not has_expired(there["metadata"], now)
-                and new == text_id(document, number)
-            ):
+        for id, document, metadata in zip(ids, documents, metadatas, strict=True):
+            scope, thread = metadata.get(SCOPE, ""), metadata.get(THREAD, "")
+            if id != text_id(document, scope=scope, thread=thread):
+                continue  # Its caller has chosen it.
+            made = metadata[CREATED_AT] if thread and not dedupe else None
+            number, there = 0, old.get(id)
+            while there is not None and not has_expired(there["metadata"], now):
+                said_before = (
+                    made is not None and abs(there["metadata"].get(CREATED_AT, 0.0) - made) > _MOMENT
+                )
+                if there["document"] == document and not said_before:
+                    break
                 number += 1
-                new = moved[id] = text_id(document, number)
+                new = moved[id] = text_id(document, number, scope=scope, thread=thread, made=made)
                 there = self._known(collection_id, [new], place).get(new)
         return moved
+
+    def _placed(
+        self,
+        collection_id: Any,
+        ids: Sequence[str],
+        metadatas: Sequence[dict[str, Any]],
+        known: Mapping[str, Record],
+        place: Place,
+    ) -> list[dict[str, Any]]:
+        """Give those that come into a thread, without a place of their own, the places behind its last."""
+        last: dict[str, float | None] = {}
+        placed = []
+        for id, metadata in zip(ids, metadatas, strict=True):
+            there = known[id]["metadata"] if id in known else {}
+            thread = thread_position({**there, **metadata})[0]
+            if thread is None or POSITION in metadata or thread == thread_position(there)[0]:
+                placed.append(metadata)
+                continue
+            if thread not in last:
+                last[thread] = self._last_position(collection_id, thread, place)
+            behind = last[thread]
+            position = metadata[CREATED_AT] if behind is None else behind + 1
+            placed.append({**metadata, POSITION: position})
+            last[thread] = None if behind is None else position
+        return placed
 
     def change(
         self,
@@ -278,6 +327,10 @@ class MemoryRecords(ABC):
         return [] if log is None else log.read(namespace, id, limit)
 
     def _log(self) -> ChangeLog | None:
+        return None
+
+    def _last_position(self, collection_id: Any, thread: str, place: Place) -> float | None:  # noqa: ARG002 - no index here
+        """Return the last place of a conversation, 0 where it has none yet; None where only a clock can tell."""
         return None
 
     def _known(self, collection_id: Any, ids: list[str], place: Place) -> dict[str, Record]:

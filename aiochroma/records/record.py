@@ -16,7 +16,9 @@ __all__ = [
     "PART_OF",
     "PINNED",
     "POSITION",
+    "SCOPE",
     "THREAD",
+    "UPDATED_AT",
     "WRITING",
     "Place",
     "Record",
@@ -26,6 +28,10 @@ __all__ = [
     "has_expired",
     "merged_metadata",
     "part_id",
+    "scope_filter",
+    "scope_keys",
+    "scope_parts",
+    "scope_path",
     "stub",
     "text_id",
     "thread_position",
@@ -33,10 +39,13 @@ __all__ = [
 ]
 
 CREATED_AT = "aiochroma:created_at"
+UPDATED_AT = "aiochroma:updated_at"
 EXPIRES_AT = "aiochroma:expires_at"
 PINNED = "aiochroma:pinned"
 THREAD = "aiochroma:thread"
 POSITION = "aiochroma:position"
+SCOPE = "aiochroma:scope"
+"""Whose memory it is: a path such as ``acme/user-7``. In its parts ``%`` is written ``%25`` and ``/`` is written ``%2F``."""
 PARTS = "aiochroma:parts"
 """Of how many parts a memory consists; absent where it is whole."""
 WRITING = "aiochroma:writing"
@@ -47,14 +56,45 @@ Record = dict[str, Any]
 Place = dict[str, str]
 
 
-def text_id(text: str, number: int = 0) -> str:
+def text_id(
+    text: str, number: int = 0, *, scope: str = "", thread: str = "", made: float | None = None
+) -> str:
     """Return the id of a text that was given none: equal texts have equal ids, so remembering twice is harmless.
 
     Args:
         text: The text.
-        number: Above 0 for its next ids, should the first belong to a memory that has another text by now.
+        number: Above 0 for its next ids, should the first belong to another memory by now.
+        scope: The path of the scope; two people who say the same have two memories.
+        thread: The conversation; what is said in two of them is two memories.
+        made: When it was made, in seconds since 1970, for a text that was said before in its thread; else None.
     """
-    return hashlib.sha256((f"{number}\0{text}" if number else text).encode()).hexdigest()[:32]
+    parts = [f"{number}", text] if number else [text]
+    if scope or thread:
+        at = "" if made is None else f"{made:.6f}"
+        parts = [scope, thread, at, f"{number}", text]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+
+
+def scope_path(parts: Iterable[str]) -> str:
+    """Return the path that is stored of a scope: its parts, joined by ``/``."""
+    return "/".join(part.replace("%", "%25").replace("/", "%2F") for part in parts)
+
+
+def scope_parts(path: str) -> tuple[str, ...]:
+    """Return the parts of a path; empty for the empty one."""
+    return tuple(part.replace("%2F", "/").replace("%25", "%") for part in path.split("/")) if path else ()
+
+
+def scope_keys(path: str) -> dict[str, str]:
+    """Return what is stored of a scope: its path, and every path above it, because Chroma's filter knows no prefixes."""
+    parts = path.split("/")
+    above = {f"{SCOPE}.{depth}": "/".join(parts[:depth]) for depth in range(1, len(parts))}
+    return {SCOPE: path, **above}
+
+
+def scope_filter(path: str) -> dict[str, Any] | None:
+    """Return Chroma's filter for what belongs to a scope or to one below it; None for the empty one, which is all."""
+    return {"$or": [{SCOPE: path}, {f"{SCOPE}.{path.count('/') + 1}": path}]} if path else None
 
 
 def part_id(writing: str, number: int) -> str:
@@ -91,11 +131,14 @@ def stub(id: str, distance: float | None) -> Record:
 
 
 def thread_position(metadata: Mapping[str, Any]) -> tuple[str | None, float]:
-    """Return where a memory stands: its thread and its place there.
+    """Return where a memory stands: its conversation and its place there.
 
-    Other programs may have written anything; what is no thread is none, and what is no place is 0.
+    A conversation is a thread within a scope: two people may have a thread of one name each. Other programs may have
+    written anything; what is no thread is none, and what is no place is 0.
     """
-    thread, place = metadata.get(THREAD), metadata.get(POSITION)
+    thread, scope, place = metadata.get(THREAD), metadata.get(SCOPE), metadata.get(POSITION)
+    if isinstance(thread, str) and isinstance(scope, str):
+        thread = f"{scope}\0{thread}"
     return (
         thread if isinstance(thread, str) else None,
         float(place) if isinstance(place, (int, float)) and math.isfinite(place) else 0.0,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiochroma.records.chunks import Parts
 from aiochroma.records.memory_records import MemoryRecords
-from aiochroma.records.record import POSITION, THREAD, Place, Record
+from aiochroma.records.record import POSITION, SCOPE, THREAD, Place, Record
 from aiochroma.text.analysis import words_of_meaning
 from aiochroma.text.index import IndexedText, TextIndex
 
@@ -95,8 +95,13 @@ class ScratchIndex(MemoryRecords):
         place = {"tenant": tenant, "database": database}
         pairs: list[tuple[str, int, str]] = []
         records = self._reader.records(collection_id, ids, None, place)
-        for thread in {record["metadata"].get(THREAD) for record in records.values()} - {None}:
-            turns = self._turns(collection_id, thread, place)
+        threads = {
+            (record["metadata"].get(SCOPE), record["metadata"][THREAD])
+            for record in records.values()
+            if THREAD in record["metadata"]
+        }
+        for scope, thread in threads:
+            turns = self._turns(collection_id, scope, thread, place)
             places = {id: number for number, id in enumerate(turns)}
             for id in ids:
                 if id in places:
@@ -109,13 +114,15 @@ class ScratchIndex(MemoryRecords):
         )
         return [(id, offset, near[neighbour]) for id, offset, neighbour in pairs if neighbour in near]
 
-    def _turns(self, collection_id: Any, thread: str, place: Place) -> list[str]:
+    def _turns(self, collection_id: Any, scope: str | None, thread: str, place: Place) -> list[str]:
         """Return the ids of a thread in order."""
         result: Any = self._api._get(  # noqa: SLF001 - Chroma's own name
             collection_id, where={THREAD: thread}, limit=_TURNS, include=["metadatas"], **place
         )
         order = sorted(
-            (metadata.get(POSITION, 0.0), number) for number, metadata in enumerate(result["metadatas"])
+            (metadata.get(POSITION, 0.0), number)
+            for number, metadata in enumerate(result["metadatas"])
+            if metadata.get(SCOPE) == scope
         )
         return [result["ids"][number] for _, number in order]
 

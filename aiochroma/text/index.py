@@ -282,6 +282,14 @@ class TextIndex:
         )
         return {row[0]: (row[1], row[2]) for row in found}
 
+    def last_position(self, namespace: str, thread: str) -> float:
+        """Return the last place of a thread; 0 where it has no memory."""
+        found = self._connection.execute(
+            "SELECT MAX(position) FROM memories WHERE namespace = ? AND thread = ?",
+            (self._number(namespace), thread),
+        ).fetchone()
+        return float(found[0] or 0.0)
+
     def read(self, namespace: str, ids: Iterable[str]) -> dict[str, tuple[str, dict[str, Any]]]:
         """Return text and metadata of memories; those that are not there, or kept without metadata, are left out.
 

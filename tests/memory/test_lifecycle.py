@@ -46,14 +46,16 @@ async def test_an_expired_memory_is_never_returned_and_takes_no_place(memory):
 
 async def test_an_expired_memory_may_be_remembered_anew(memory):
     """Remembering what has expired makes a new memory: nothing of the old one is left in it."""
-    id = await memory.remember("the code is 77", expires_at=past(), metadata={"old": True}, thread="t")
-    assert await memory.remember("the code is 77") == id
+    id = await memory.remember(
+        "the code is 77", id="code", expires_at=past(), metadata={"old": True}, thread="t"
+    )
+    assert await memory.remember("the code is 77", id="code") == id
     hit = await memory.get(id)
     assert (hit.metadata, hit.expires_at, hit.thread) == ({}, None, None)
     assert await everything(memory, "code 77") == {"the code is 77"}
-    await memory.remember("the code is 77", ttl=3600)
+    await memory.remember("the code is 77", id="code", ttl=3600)
     assert (await memory.get(id)).expires_at is not None
-    await memory.remember("the code is 77")
+    await memory.remember("the code is 77", id="code")
     assert (await memory.get(id)).expires_at is None
 
 
@@ -192,7 +194,8 @@ async def test_a_change_that_fails_leaves_no_entry(noted):
             uris=None,
             parts=place.parts,
             exact=False,
-            audit="default",
+            dedupe=False,
+            history_namespace="default",
         )
     assert [change.action for change in await noted.history()] == ["remember"]
 

@@ -151,11 +151,11 @@ async def test_a_turn_that_is_remembered_again_keeps_its_place(memory):
     """Running a conversation in again does not reorder it; another thread takes a memory along."""
     turns = ["first turn", "second turn", "third turn"]
     ids = await memory.remember_many(turns, thread="talk")
-    await memory.remember(turns[0], thread="talk")
-    await memory.remember(turns[1])
+    await memory.remember(turns[0], thread="talk", dedupe=True)
+    await memory.remember(turns[1], id=ids[1])
     hit = (await memory.recall("second", k=1, window=1))[0]
     assert [one.text for one in (*hit.before, *hit.after)] == ["first turn", "third turn"]
-    await memory.remember(turns[0], thread="elsewhere")
+    await memory.remember(turns[0], id=ids[0], thread="elsewhere")
     assert (await memory.get(ids[0])).thread == "elsewhere"
     assert not (await memory.recall("second", k=1, window=1))[0].before
 

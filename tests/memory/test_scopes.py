@@ -1,0 +1,53 @@
+"""Scopes and threads: two people who say the same are two people, and a repeated text is a new turn."""
+
+from __future__ import annotations
+
+import pytest
+
+from aiochroma import InvalidInputError
+
+
+async def test_two_people_who_say_the_same_have_two_memories(memory):
+    """The derived id depends on scope and thread as well as on the text; without them it is that of the text."""
+    text = "My cat is called Miso."
+    ids = {
+        await memory.remember(text),
+        await memory.remember(text, scope="ada"),
+        await memory.remember(text, scope=("ada", "work")),
+        await memory.remember(text, scope="ada/work"),
+        await memory.remember(text, scope="ben"),
+        await memory.remember(text, thread="ada"),
+    }
+    assert len(ids) == await memory.count() == 6
+    assert await memory.remember(text, scope=("ada", "work")) in ids
+    hit = await memory.get(await memory.remember(text, scope=("ada", "a/b%")))
+    assert hit.scope == ("ada", "a/b%")
+
+
+async def test_a_repeated_text_is_a_new_turn_of_its_thread(memory):
+    """ "Yes" said twice in a conversation is there twice, in order, unless it is to be refreshed or is the same moment."""
+    turns = await memory.remember_many(["Are you there?", "yes", "And now?", "yes"], thread="t")
+    turns.append(await memory.remember("yes", thread="t"))
+    assert len(set(turns)) == 5
+    hits = [await memory.get(id) for id in turns]
+    assert [hit.text for hit in sorted(hits, key=lambda hit: hit.position)] == [hit.text for hit in hits]
+    assert await memory.remember("yes", thread="t", dedupe=True) == turns[1]
+    said = await memory.remember("yes", thread="t", created_at=1.5e9)
+    assert await memory.remember("yes", thread="t", created_at=1.5e9) == said
+    assert await memory.count() == 6
+
+
+async def test_places_in_a_thread_follow_arrival_and_not_the_clock(memory):
+    """What is said later stands behind, also when its moment is an earlier one; scopes have threads of their own."""
+    for text, moment in (("first", 2e9), ("second", 1e9), ("third", 1.5e9)):
+        await memory.remember(text, thread="t", scope="ada", created_at=moment)
+    await memory.remember("foreign", thread="t", scope="ben")
+    hit = (await memory.recall("second", k=1, window=2))[0]
+    assert [one.text for one in (*hit.before, hit, *hit.after)] == ["first", "second", "third"]
+
+
+@pytest.mark.parametrize("scope", ["", (), ("a", ""), ("a",) * 9, 5, ("a", 5), "\ud800"])
+async def test_a_scope_that_is_none_is_refused(memory, scope):
+    """A scope is a text or a few texts."""
+    with pytest.raises(InvalidInputError, match="`scope`"):
+        await memory.remember("fact", scope=scope)
