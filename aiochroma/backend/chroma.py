@@ -99,7 +99,12 @@ class ChromaBackend:
 
     def _prepare(self, request: Request) -> None:
         operation, arguments = request.operation, request.arguments
-        if "collection_id" in arguments and operation not in {"_get", "_query", "search_memories"}:
+        if "collection_id" in arguments and operation not in {
+            "_get",
+            "_query",
+            "search_memories",
+            "similar_memories",
+        }:
             self._touch(arguments)
         if self.indexed is not None and request.lane in {Lane.CATALOG, Lane.BARRIER}:
             self.indexed.forget_places()

@@ -16,7 +16,7 @@ What may be merged, because it changes nothing but speed:
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -24,7 +24,6 @@ from uuid import UUID
 from aiochroma._errors import PartialWriteError
 from aiochroma.core.request import Lane, Request
 from aiochroma.core.slices import RESULT_FIELDS, concatenated, split_get, split_questions
-from aiochroma.records.top_k import TopK
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -34,7 +33,7 @@ __all__ = ["Limits", "RecordPlanner", "Step"]
 RECORD_FIELDS = ("ids", "embeddings", "metadatas", "documents", "uris")
 """Arguments of a write that have one entry for each record."""
 
-QUESTION_FIELDS = {"_query": ("query_embeddings",), "search_memories": ("query_embeddings", "questions")}
+QUESTION_FIELDS = {"_query": ("query_embeddings",), "search_memories": ("query_embeddings", "queries")}
 """Arguments of a search that have one entry for each question."""
 
 BULK_TURN = 4
@@ -175,7 +174,7 @@ class RecordPlanner:
                     if name not in QUESTION_FIELDS[request.operation]
                 }
             )
-            key = None if rest is None or not len(vectors) else (request.operation, len(vectors[0]), rest)
+            key = None if rest is None or not len(vectors) else (request.operation, _length(vectors[0]), rest)
             return key, len(vectors), self.limits.vectors_per_call
         if request.operation == "_get" and _is_get_by_id(arguments):
             rest = _frozen(arguments, without="ids")
@@ -315,6 +314,11 @@ class RecordPlanner:
         return partial
 
 
+def _length(vector: Sequence[float] | None) -> int:
+    """Return how many numbers a vector has; a query that is asked by its words alone has none."""
+    return 0 if vector is None else len(vector)
+
+
 def _size(request: Request) -> int:
     ids = request.arguments.get("ids")
     return 1 if ids is None else len(ids)
@@ -398,4 +402,7 @@ def _frozen_items(items: Iterable[tuple[Any, Any]], kind: str) -> Hashable | Non
 
 
 def _is_plain(value: Any) -> bool:
-    return value is None or isinstance(value, (str, int, float, UUID, Enum, TopK))
+    if is_dataclass(value):
+        # Frozen and hashable: a value that says what it says, such as how a namespace is searched.
+        return type(value).__hash__ is not None
+    return value is None or isinstance(value, (str, int, float, UUID, Enum))

@@ -51,8 +51,8 @@ _READS = frozenset(
         "list_collections",
         "list_databases",
         "memory_history",
-        "memory_neighbours",
         "search_memories",
+        "similar_memories",
     }
 )
 

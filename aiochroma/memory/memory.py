@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from aiochroma.memory.changes import Changes, MemoryChange, change_from
@@ -10,11 +9,11 @@ from aiochroma.memory.degraded import NoItems, NoNumber
 from aiochroma.memory.items import check_id, check_k
 from aiochroma.memory.namespaces import collection_name
 from aiochroma.memory.question import question_from
-from aiochroma.memory.ranking import VECTOR_WEIGHT
 from aiochroma.memory.recall import Hit, Mode, NamespaceSearch, Recall, has_passed
-from aiochroma.memory.recalling import answer
+from aiochroma.memory.recalling import answer, similar
 from aiochroma.memory.transfer import export_file, import_file
 from aiochroma.memory.writing import WritingMemory
+from aiochroma.records.spec import VECTOR_WEIGHT
 
 if TYPE_CHECKING:
     import os
@@ -142,12 +141,8 @@ class Memory(WritingMemory):
         check_k(k)
 
         async def work() -> Recall:
-            known = await self._get(id, namespace)
-            if known is None:
-                return Recall()
-            question = question_from(known.text, namespaces={namespace: k + 1}, mode="vector")
-            found = await answer(self._store, question)
-            return replace(found, hits=tuple(hit for hit in found.hits if hit.id != id)[:k])
+            with self._store.limit():
+                return await similar(self._store, namespace, id, k)
 
         return await self._guarded("similar", work, lambda error: Recall(errors={"": error}))
 

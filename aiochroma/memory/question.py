@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from aiochroma._errors import InvalidInputError
-from aiochroma.memory.items import CREATED_AT, check_text, seconds_of
+from aiochroma.memory.items import check_text, seconds_of
 from aiochroma.memory.namespaces import collection_name
-from aiochroma.memory.ranking import VECTOR_WEIGHT
-from aiochroma.memory.recall import Mode, NamespaceSearch, is_number, searches_from
+from aiochroma.memory.recall import NamespaceSearch, is_number, searches_from
+from aiochroma.records.spec import VECTOR_WEIGHT, Mode
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,7 +31,8 @@ class Question:
         common: How a namespace that says nothing itself is searched.
         mode: By meaning, by text, or both.
         vector_weight: What the vectors count beside the text.
-        period: A filter over when memories were made, or None.
+        since: Only memories first remembered at this moment (seconds since 1970) or later, or None.
+        until: Only memories first remembered before this moment, or None.
         half_life: Seconds after which half of what age may take from a score is gone, or None.
         diversity: 0 for the best, towards 1 for the most different.
         window: How many neighbours before and after each hit come with it.
@@ -42,7 +43,8 @@ class Question:
     common: NamespaceSearch
     mode: Mode
     vector_weight: float
-    period: Mapping[str, Any] | None
+    since: float | None
+    until: float | None
     half_life: float | None
     diversity: float
     window: int
@@ -80,11 +82,6 @@ def question_from(
     searches, common = searches_from(namespaces, k, max_distance, where)
     for name in searches or ():
         collection_name(name)
-    bounds = []
-    if since is not None:
-        bounds.append({CREATED_AT: {"$gte": seconds_of(since, "`since`")}})
-    if until is not None:
-        bounds.append({CREATED_AT: {"$lt": seconds_of(until, "`until`")}})
     seconds = half_life.total_seconds() if hasattr(half_life, "total_seconds") else half_life
     if seconds is not None and not (is_number(seconds) and 0 < seconds < math.inf):
         raise InvalidInputError(f"`half_life` must be more than 0 seconds, got {half_life!r}.")
@@ -94,7 +91,8 @@ def question_from(
         common=common,
         mode=mode,
         vector_weight=vector_weight,
-        period={"$and": bounds} if len(bounds) > 1 else (bounds[0] if bounds else None),
+        since=None if since is None else seconds_of(since, "`since`"),
+        until=None if until is None else seconds_of(until, "`until`"),
         half_life=seconds,
         diversity=diversity,
         window=window,

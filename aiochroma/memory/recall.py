@@ -23,14 +23,13 @@ from aiochroma.memory.items import (
     user_metadata,
 )
 from aiochroma.records.record import scope_parts, thread_position
+from aiochroma.records.spec import Mode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
 __all__ = ["Hit", "Mode", "NamespaceSearch", "Recall", "has_passed", "hit_from", "is_number", "searches_from"]
-
-Mode = Literal["hybrid", "vector", "text"]
 
 
 @dataclass(frozen=True)
@@ -121,11 +120,14 @@ class Recall(Sequence[Hit]):
         errors: For each namespace that failed, its exception; the others' hits are there nevertheless. Where the
             question as a whole failed (``on_failure="degrade"``), the key is the empty string.
         timings: Milliseconds: ``embedding``, ``queue`` (longest wait of a search), ``search:<namespace>``, ``total``.
+        indexing: The namespaces whose index is still being made, each with the share that is in it, 0 to 1. They answered
+            from what was there.
     """
 
     hits: tuple[Hit, ...] = ()
     errors: dict[str, BaseException] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)
+    indexing: dict[str, float] = field(default_factory=dict)
 
     @overload
     def __getitem__(self, index: int) -> Hit: ...
@@ -226,6 +228,8 @@ def hit_from(
     score: float = 0.0,
     passage: str | None = None,
     explain: Mapping[str, float] | None = None,
+    before: tuple[Hit, ...] = (),
+    after: tuple[Hit, ...] = (),
 ) -> Hit:
     """Make a hit of a record."""
     stored = stored or {}
@@ -246,6 +250,8 @@ def hit_from(
         position=thread_position(stored)[1],
         passage=passage,
         explain=dict(explain or {}),
+        before=before,
+        after=after,
     )
 
 

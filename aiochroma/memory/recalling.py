@@ -1,28 +1,26 @@
-"""How a question is answered: embedded once, searched everywhere at the same time, ranked, merged."""
+"""How a question is answered: embedded once, searched everywhere at the same time, merged."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from aiochroma._errors import InvalidInputError
+from aiochroma._errors import InvalidInputError, StoreUnavailableError
 from aiochroma._logging import get_logger
-from aiochroma.memory.ranking import diversify, merge
-from aiochroma.memory.recall import Hit, NamespaceSearch, Recall, hit_from
-from aiochroma.memory.searching import Searching
+from aiochroma.memory.recall import Hit, Recall, hit_from
 from aiochroma.memory.store import Namespace
-from aiochroma.records.record import has_expired
+from aiochroma.records.filters import encoded
+from aiochroma.records.spec import SearchSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping
 
     from aiochroma.memory.question import Question
-    from aiochroma.memory.ranking import ScoreParts
+    from aiochroma.memory.recall import NamespaceSearch
     from aiochroma.memory.store import Store
-    from aiochroma.records.record import Record
+    from aiochroma.records.spec import Neighbour, SearchHit, SearchResult
 
-__all__ = ["answer"]
+__all__ = ["answer", "similar"]
 
 log = get_logger("aiochroma.memory")
 
@@ -40,26 +38,115 @@ async def answer(store: Store, question: Question) -> Recall:
         searches = dict.fromkeys(await store.names(), question.common)
     vector = await _vector(store, question)
     timings["embedding"] = _milliseconds(begun)
-    found = await store.find(list(searches))
-    errors: dict[str, BaseException] = {
-        name: namespace for name, namespace in found.items() if isinstance(namespace, BaseException)
-    }
-    namespaces = {name: entry for name, entry in found.items() if isinstance(entry, Namespace)}
-    searching = Searching(store, question, searches, namespaces, vector)
-    await searching.run()
-    timings.update(searching.timings)
-    errors.update(searching.errors)
+    results, errors = await _search(store, question, searches, vector, timings)
     if errors and len(errors) == len(searches):
         raise next(iter(errors.values()))
     for name, error in errors.items():
         log.warning("recall.namespace_failed", namespace=name, error=repr(error))
-    hits = _hits(merge(searching.rankings))
-    if question.diversity > 0:
-        hits = await _diverse(store, question, namespaces, hits, searches, errors)
-    if question.window:
-        hits = await _with_neighbours(store, question, namespaces, hits, errors)
+    hits = [hit for name, result in results.items() for hit in _hits(name, result)]
+    if len(results) > 1:
+        hits.sort(
+            key=lambda hit: (-hit.score, hit.namespace)
+        )  # Of equal ones those of a namespace keep their order.
+    for name, result in results.items():
+        if result.problem is not None:
+            errors[name] = StoreUnavailableError(result.problem)
     timings["total"] = _milliseconds(begun)
-    return Recall(tuple(hits), errors, timings)
+    indexing = {name: result.indexed for name, result in results.items() if result.indexed < 1.0}
+    return Recall(tuple(hits), errors, timings, indexing)
+
+
+async def similar(store: Store, namespace: str, id: str, k: int) -> Recall:
+    """Find the memories nearest to one of them, by its stored vector."""
+    spec = SearchSpec(k, mode="vector", embedder_max_distance=store.embedder.max_distance or 1.0)
+
+    async def search(entry: Namespace) -> SearchResult | None:
+        found: SearchResult = await store.submit(
+            "similar_memories", **entry.place, id=id, spec=spec, chunks=entry.parts
+        )
+        return found
+
+    result = await store.on(namespace, search, absent=None)
+    return Recall() if result is None else Recall(tuple(_hits(namespace, result)))
+
+
+def spec_of(
+    question: Question, search: NamespaceSearch, embedder_max_distance: float, *, by_words: bool
+) -> SearchSpec:
+    """Return how one namespace is searched for a question.
+
+    Args:
+        question: The question.
+        search: What it says of the namespace.
+        embedder_max_distance: The distance up to which the embedder calls two texts related.
+        by_words: Whether there is no vector to search with.
+    """
+    return SearchSpec(
+        k=search.k,
+        mode="text" if by_words else question.mode,
+        vector_weight=question.vector_weight,
+        weight=search.weight,
+        max_distance=embedder_max_distance if search.max_distance == "auto" else search.max_distance,
+        embedder_max_distance=embedder_max_distance,
+        where=encoded(search.where),
+        since=question.since,
+        until=question.until,
+        half_life=question.half_life,
+        diversity=question.diversity,
+        window=question.window,
+    )
+
+
+async def _search(
+    store: Store,
+    question: Question,
+    searches: Mapping[str, NamespaceSearch],
+    vector: Any,
+    timings: dict[str, float],
+) -> tuple[dict[str, SearchResult], dict[str, BaseException]]:
+    """Search all namespaces at the same time; return what each found, and what failed."""
+    from chromadb.errors import NotFoundError
+
+    results: dict[str, SearchResult] = {}
+    errors: dict[str, BaseException] = {}
+    missing = list(searches)
+    for _ in range(2):
+        found = await store.find(missing)
+        errors.update({name: entry for name, entry in found.items() if isinstance(entry, BaseException)})
+        names = [name for name, entry in found.items() if isinstance(entry, Namespace)]
+        operations = [
+            ("search_memories", _arguments(store, question, searches[name], found[name], vector))
+            for name in names
+        ]
+        answers = await store.port.submit_many(store.client, operations) if operations else []
+        missing = []
+        for name, got in zip(names, answers, strict=True):
+            timings[f"search:{name}"] = round(got.total_ms, 3)
+            timings["queue"] = round(max(timings.get("queue", 0.0), got.wait_ms), 3)
+            if got.error is None:
+                results[name] = got.result[0]
+                continue
+            store.drop(name)
+            if isinstance(got.error, NotFoundError):
+                missing.append(name)  # Deleted, and perhaps made again.
+            else:
+                errors[name] = got.error
+        if not missing:
+            break
+    return results, errors
+
+
+def _arguments(
+    store: Store, question: Question, search: NamespaceSearch, namespace: Any, vector: Any
+) -> dict[str, Any]:
+    by_words = vector is None or (question.mode == "text" and not store.is_remote)
+    return {
+        **namespace.place,
+        "query_embeddings": [vector],
+        "queries": [question.text],
+        "spec": spec_of(question, search, store.embedder.max_distance or 1.0, by_words=by_words),
+        "chunks": namespace.parts,
+    }
 
 
 async def _vector(store: Store, question: Question) -> Any:
@@ -79,106 +166,33 @@ async def _vector(store: Store, question: Question) -> Any:
         raise
 
 
-def _hits(ranked: Sequence[tuple[str, Record, ScoreParts]]) -> list[Hit]:
-    return [
-        hit_from(
-            name,
-            record["id"],
-            record["document"],
-            record["metadata"],
-            distance=record["distance"],
-            score=parts.score,
-            passage=record.get("passage"),
-            explain={
-                "text": parts.text,
-                "own_text": parts.own_text,
-                "vector": parts.vector,
-                "recency": parts.recency,
-                "weight": parts.weight,
-            },
-        )
-        for name, record, parts in ranked
-    ]
+def _hits(namespace: str, result: SearchResult) -> list[Hit]:
+    return [_hit(namespace, found) for found in result.hits]
 
 
-async def _diverse(
-    store: Store,
-    question: Question,
-    namespaces: dict[str, Namespace],
-    hits: list[Hit],
-    searches: dict[str, NamespaceSearch],
-    errors: dict[str, BaseException],
-) -> list[Hit]:
-    """Choose within each namespace the hits that add most to those before them."""
-    import numpy as np
-    from chromadb.errors import NotFoundError
+def _hit(namespace: str, found: SearchHit) -> Hit:
+    parts = found.score
 
-    chosen: list[Hit] = []
-    for name, namespace in namespaces.items():
-        own = [hit for hit in hits if hit.namespace == name]
-        if not own:
-            continue
-        try:
-            read = await store.read(namespace, [hit.id for hit in own], embeddings=True)
-        except NotFoundError:
-            continue  # Forgotten meanwhile.
-        except Exception as error:  # noqa: BLE001 - the others' hits are not lost for it
-            errors[name] = error
-            continue
-        vectors = {hit.id: vector for hit, vector in read}
-        own = [hit for hit in own if hit.id in vectors]
-        if not own:
-            continue
-        matrix = np.asarray([vectors[hit.id] for hit in own], dtype=np.float32)
-        matrix /= np.linalg.norm(matrix, axis=1, keepdims=True)
-        places = diversify([hit.score for hit in own], matrix, searches[name].k, question.diversity)
-        chosen.extend(own[place] for place in places)
-    return chosen if len(namespaces) == 1 else sorted(chosen, key=lambda hit: -hit.score)
+    def near(neighbours: tuple[Neighbour, ...]) -> tuple[Hit, ...]:
+        return tuple(hit_from(namespace, one.id, one.document, one.metadata) for one in neighbours)
 
-
-async def _with_neighbours(
-    store: Store,
-    question: Question,
-    namespaces: dict[str, Namespace],
-    hits: list[Hit],
-    errors: dict[str, BaseException],
-) -> list[Hit]:
-    """Give each hit what stands before and after it in its thread."""
-    from chromadb.errors import NotFoundError
-
-    names = sorted({hit.namespace for hit in hits if hit.thread is not None})
-    operations = [
-        (
-            "memory_neighbours",
-            {
-                **namespaces[name].place,
-                "ids": [hit.id for hit in hits if hit.namespace == name and hit.thread is not None],
-                "window": question.window,
-            },
-        )
-        for name in names
-    ]
-    now = time.time()
-    near: dict[tuple[str, str], dict[int, Hit]] = {}
-    for name, got in zip(names, await store.port.submit_many(store.client, operations), strict=True):
-        if isinstance(got.error, NotFoundError):
-            continue  # Forgotten meanwhile, after the hits were found.
-        if got.error is not None:
-            errors[name] = got.error
-            continue
-        for id, offset, record in got.result:
-            if not has_expired(record["metadata"], now):
-                neighbour = hit_from(name, record["id"], record["document"], record["metadata"])
-                near.setdefault((name, id), {})[offset] = neighbour
-    return [_surrounded(hit, near.get((hit.namespace, hit.id), {})) for hit in hits]
-
-
-def _surrounded(hit: Hit, neighbours: dict[int, Hit]) -> Hit:
-    places = sorted(neighbours)
-    return replace(
-        hit,
-        before=tuple(neighbours[place] for place in places if place < 0),
-        after=tuple(neighbours[place] for place in places if place > 0),
+    return hit_from(
+        namespace,
+        found.id,
+        found.document,
+        found.metadata,
+        distance=found.distance,
+        score=parts.score,
+        passage=found.passage,
+        explain={
+            "text": parts.text,
+            "own_text": parts.own_text,
+            "vector": parts.vector,
+            "recency": parts.recency,
+            "weight": parts.weight,
+        },
+        before=near(found.before),
+        after=near(found.after),
     )
 
 

@@ -7,10 +7,10 @@ import uuid
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from aiochroma._errors import EmbedderMismatchError
-from aiochroma.memory.filters import plain
 from aiochroma.memory.namespaces import collection_name, namespace_of, parts_name
 from aiochroma.memory.opened import OpenStore
 from aiochroma.memory.recall import Hit, hit_from
+from aiochroma.records.filters import plain
 from aiochroma.records.record import PART_OF, PARTS, WRITING, part_id
 
 if TYPE_CHECKING:

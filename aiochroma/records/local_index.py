@@ -13,9 +13,10 @@ import sqlite3
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from aiochroma._logging import get_logger
+from aiochroma.records.filters import filter_of
 from aiochroma.records.history import HISTORY_FILE, ChangeLog
-from aiochroma.records.memory_records import MemoryRecords
 from aiochroma.records.record import Place, Record, stub, thread_position
+from aiochroma.records.searching import Candidates, SearchingRecords, most_covering, most_near
 from aiochroma.text.index import IndexedText, Neighbour, TextIndex
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from chromadb.api import ServerAPI
 
     from aiochroma.core.request import Request
-    from aiochroma.records.top_k import TopK
+    from aiochroma.records.spec import SearchSpec
 
 __all__ = ["TEXT_INDEX_FILE", "LocalIndex"]
 
@@ -36,10 +37,12 @@ T = TypeVar("T")
 TEXT_INDEX_FILE = "aiochroma-text.sqlite3"
 
 _PAGE = 500
+_POOL = 2
+"""So many times as many as the text gives are looked at: what is not looked at lends its neighbours nothing."""
 _WRITES_BY_ID = frozenset({"_add", "_update", "_upsert"})
 
 
-class LocalIndex(MemoryRecords):
+class LocalIndex(SearchingRecords):
     """Keeps the collections that a memory uses in a full-text index.
 
     Args:
@@ -152,81 +155,45 @@ class LocalIndex(MemoryRecords):
 
     # -- searching -----------------------------------------------------------------------------------------------------
 
-    def search(  # type: ignore[override]  # called with these names
+    def _candidates(
         self,
         collection_id: Any,
         query_embeddings: Sequence[Any],
-        questions: Sequence[str],
-        n_results: int,
-        text_limit: int | None,
-        text_pool: int,
-        where: Mapping[str, Any] | None,
-        mode: str,
-        window: int,
-        parts: str,
-        top_k: TopK | None,
-        tenant: str,
-        database: str,
-    ) -> list[list[Record]]:
-        """Search one collection by meaning and by text.
-
-        Args:
-            collection_id: The collection.
-            query_embeddings: One vector for each question.
-            questions: The questions.
-            n_results: How many candidates the vectors give for each.
-            text_limit: How many the text gives for each; None for all that cover something among what is looked at.
-            text_pool: How many are looked at for their words.
-            where: Chroma's filter, or None.
-            mode: ``"hybrid"``, ``"vector"`` or ``"text"``.
-            window: How many places of a thread lend each other their terms.
-            parts: The name of the collection that holds the parts of long texts.
-            top_k: Which candidates are wanted, or None for all.
-            tenant: Chroma's tenant.
-            database: Chroma's database.
-
-        Returns:
-            For each question its candidates: ``id``, ``distance`` (None where it is not among the nearest), ``text`` and
-            ``own`` (0 to 1), ``place`` (among what the text finds, or None), ``document``, ``metadata``, and for one that
-            was found by a part ``passage``; with a top_k what it returned. The metadata of one that was selected and is
-            gone from Chroma is None.
-        """
-        place = {"tenant": tenant, "database": database}
+        queries: Sequence[str],
+        spec: SearchSpec,
+        reach: int,
+        chunks: str,
+        place: Place,
+    ) -> Candidates:
+        where = filter_of(spec)
         collection = str(collection_id)
-        has_parts = self._parts.holder(parts, place) is not None
-        # A part names its memory in its metadata, so where there are parts that is needed at once.
-        numbers_first = (
-            not has_parts and where is None and (top_k is not None or self._is_current(collection))
-        )
-        found: list[dict[str, Record]] = [{} for _ in questions]
-        if mode != "text":
+        found: list[dict[str, Record]] = [{} for _ in queries]
+        if spec.mode != "text" and query_embeddings[0] is not None:
+            # A chunk names its memory in its metadata, so where there are chunks that is needed at once.
+            numbers_first = where is None and self._parts.holder(chunks, place) is None
             found = self._search_vectors(
-                collection_id, query_embeddings, n_results, where, parts, place, details=not numbers_first
+                collection_id,
+                query_embeddings,
+                most_near(spec, reach),
+                where,
+                chunks,
+                place,
+                details=not numbers_first,
             )
-        if mode != "vector":
+        if spec.mode != "vector":
             self._twice(
                 collection,
-                lambda: self._search_text(
-                    found, collection_id, questions, text_limit, text_pool, where, window, place
-                ),
+                lambda: self._search_text(found, collection_id, queries, spec, reach, where, place),
             )
-        candidates = [list(records.values()) for records in found]
-        if top_k is not None:
-            wanted = [top_k.select(records) for records in candidates]
-            self._complete(collection_id, wanted, place)
-            return wanted
-        self._complete(collection_id, candidates, place)
-        return [[record for record in records if record["metadata"] is not None] for records in candidates]
+        return Candidates([list(records.values()) for records in found])
 
-    def _complete(self, collection_id: Any, found: Sequence[list[Record]], place: Place) -> None:
+    def _complete(self, collection_id: Any, found: Sequence[Sequence[Record]], place: Place) -> None:
         """Add document and metadata to what has none yet and is there."""
         missing = [record for records in found for record in records if record["metadata"] is None]
         kept = self._kept(collection_id, list(dict.fromkeys(record["id"] for record in missing)), place)
         for record in missing:
             if record["id"] in kept:
-                record["document"], metadata = kept[record["id"]]
-                # Two questions may have found it, and their callers may change what they get.
-                record["metadata"] = dict(metadata)
+                record["document"], record["metadata"] = kept[record["id"]]
 
     def _kept(self, collection_id: Any, ids: list[str], place: Place) -> dict[str, tuple[str, Any]]:
         """Return text and metadata of the memories that are there, of ids."""
@@ -246,11 +213,10 @@ class LocalIndex(MemoryRecords):
         self,
         found: list[dict[str, Record]],
         collection_id: Any,
-        questions: Sequence[str],
-        limit: int | None,
-        pool: int,
+        queries: Sequence[str],
+        spec: SearchSpec,
+        reach: int,
         where: Mapping[str, Any] | None,
-        window: int,
         place: Place,
     ) -> None:
         collection = str(collection_id)
@@ -260,32 +226,24 @@ class LocalIndex(MemoryRecords):
         if where:
             result: Any = self._api._get(collection_id, where=dict(where), include=[], **place)  # noqa: SLF001
             allowed = set(result["ids"])
-        # What stands near those that are looked at may cover something as well.
-        most = pool * (1 + 2 * window) if limit is None else limit
-        for question, candidates in zip(questions, found, strict=True):
+        limit = most_covering(spec, reach)
+        for query, candidates in zip(queries, found, strict=True):
             for hit in index.search(
-                collection,
-                question,
-                most,
-                pool=pool,
-                also=list(candidates),
-                ids_allowed=allowed,
-                window=window,
+                collection, query, limit, pool=_POOL * limit, also=list(candidates), ids_allowed=allowed
             ):
                 record = candidates.setdefault(hit.id, stub(hit.id, None))
                 record.update(text=hit.score, own=hit.own, place=hit.place)
 
-    def neighbours(  # type: ignore[override]  # called with these names
-        self, collection_id: Any, ids: list[str], window: int, tenant: str, database: str
+    def _neighbours(
+        self, collection_id: Any, ids: list[str], window: int, place: Place
     ) -> list[tuple[str, int, Record]]:
-        """Return what stands near records in their threads: record, offset, and the neighbour itself."""
-        place = {"tenant": tenant, "database": database}
         pairs = self._twice(str(collection_id), lambda: self._pairs(str(collection_id), ids, window, place))
-        records = self._reader.records(
-            collection_id, list(dict.fromkeys(pair.neighbour for pair in pairs)), None, place
-        )
+        records = {pair.neighbour: stub(pair.neighbour, None) for pair in pairs}
+        self._complete(collection_id, [list(records.values())], place)
         return [
-            (pair.id, pair.offset, records[pair.neighbour]) for pair in pairs if pair.neighbour in records
+            (pair.id, pair.offset, records[pair.neighbour])
+            for pair in pairs
+            if records[pair.neighbour]["metadata"] is not None
         ]
 
     def _pairs(self, collection: str, ids: list[str], window: int, place: Place) -> list[Neighbour]:

@@ -9,7 +9,6 @@ Everything here runs where Chroma is called.
 from __future__ import annotations
 
 import time
-from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 from aiochroma.records.chunks import Parts
@@ -45,7 +44,7 @@ _MOMENT = 5e-7
 """Moments that are nearer to each other, in seconds, are one: Chroma may change the last digit of a float."""
 
 
-class MemoryRecords(ABC):
+class MemoryRecords:
     """The operations of a memory.
 
     Args:
@@ -63,8 +62,6 @@ class MemoryRecords(ABC):
             "remember": self.remember,
             "change_memories": self.change,
             "forget_memories": self.forget,
-            "search_memories": self.search,
-            "memory_neighbours": self.neighbours,
             "memory_history": self.history,
         }
 
@@ -313,14 +310,6 @@ class MemoryRecords(ABC):
 
     # -- what an index and a history add -------------------------------------------------------------------------------
 
-    @abstractmethod
-    def search(self, **arguments: Any) -> list[list[Record]]:
-        """Search one collection."""
-
-    @abstractmethod
-    def neighbours(self, **arguments: Any) -> list[tuple[str, int, Record]]:
-        """Return what stands near records in their threads."""
-
     def history(self, namespace: str | None, id: str | None, limit: int) -> list[Entry]:
         """Return what changed, newest first."""
         log = self._log()
@@ -337,7 +326,7 @@ class MemoryRecords(ABC):
         """Return the records that are there, of ids."""
         return self._reader.records(collection_id, ids, None, place)
 
-    def _written(  # noqa: B027 - without an index there is nothing to do
+    def _written(
         self,
         collection: str,
         ids: Sequence[str],
@@ -347,7 +336,7 @@ class MemoryRecords(ABC):
     ) -> None:
         """Follow a write; ``metadatas`` is what was written over that of ``known``."""
 
-    def _deleted(self, collection: str, ids: Sequence[str]) -> None:  # noqa: B027 - likewise
+    def _deleted(self, collection: str, ids: Sequence[str]) -> None:
         """Follow a deletion."""
 
     def _note(self, history_namespace: str | None, entries: Iterable[Entry]) -> tuple[int, int] | None:

@@ -88,3 +88,10 @@ class Reader:
                 *(result[name] for name in ("ids", "documents", "metadatas")), strict=True
             )
         }
+
+    def vectors(self, collection_id: Any, ids: list[str], place: Place) -> dict[str, Any]:
+        """Return the vectors of the records that are there, of ids."""
+        if not ids:
+            return {}
+        result: Any = self._api._get(collection_id, ids=ids, include=["embeddings"], **place)  # noqa: SLF001
+        return dict(zip(result["ids"], result["embeddings"], strict=True))

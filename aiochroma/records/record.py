@@ -7,7 +7,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
 __all__ = [
     "CREATED_AT",
@@ -108,8 +108,9 @@ def writing_of(part: str) -> str:
 
 
 def has_expired(metadata: Mapping[str, Any], now: float) -> bool:
-    """Return whether a memory has expired; a pinned one does not."""
-    return not metadata.get(PINNED) and bool(metadata.get(EXPIRES_AT, now + 1) <= now)
+    """Return whether a memory has expired; a pinned one does not. What is no number is no time."""
+    end = metadata.get(EXPIRES_AT)
+    return isinstance(end, (int, float)) and end <= now and not metadata.get(PINNED)
 
 
 def candidate(id: str, document: Any, metadata: Any, distance: float | None) -> Record:

@@ -1,6 +1,6 @@
 """A memory's searches on a server, where no full-text index is kept beside the database.
 
-Candidates are what is nearest by meaning, and what is nearest among the records that contain a word of the question. Their
+Candidates are what is nearest by meaning, and what is nearest among the records that contain a word of the query. Their
 own texts go into a scratch index, which scores them as the index on disk would; how rare a word is, is judged among them.
 Called from several connection threads at once.
 """
@@ -12,87 +12,86 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from aiochroma.records.chunks import Parts
-from aiochroma.records.memory_records import MemoryRecords
+from aiochroma.records.filters import filter_of
 from aiochroma.records.record import POSITION, SCOPE, THREAD, Place, Record
+from aiochroma.records.searching import Candidates, SearchingRecords, most_covering, most_near
 from aiochroma.text.analysis import words_of_meaning
 from aiochroma.text.index import IndexedText, TextIndex
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from aiochroma.records.reading import Reader
-    from aiochroma.records.top_k import TopK
+    from aiochroma.records.spec import SearchSpec
 
 __all__ = ["ScratchIndex"]
 
 _WORDS = 8
-"""So many words of a question are looked for; each costs the server a scan of its own index."""
+"""So many words of a query are looked for; each costs the server a scan of its own index."""
 _FEWEST_LETTERS = 3
+_POOL = 2
+"""So many times as many as the text gives are looked at."""
 _TURNS = 2000
 """So many memories of a thread are looked through for neighbours."""
 _BELIEVED_SECONDS = 2.0
 """Other processes may write to the server: so long is it believed that a namespace has no long texts."""
 
 
-class ScratchIndex(MemoryRecords):
+class ScratchIndex(SearchingRecords):
     """The operations of a memory on a server."""
 
     def __init__(self, api: Any) -> None:
         super().__init__(api)
         self._parts = _DoubtedParts(api, self._reader)
 
-    def search(  # type: ignore[override]  # called with these names
+    def _candidates(
         self,
         collection_id: Any,
         query_embeddings: Sequence[Any],
-        questions: Sequence[str],
-        n_results: int,
-        text_limit: int | None,  # noqa: ARG002 - all that were fetched are scored
-        text_pool: int,
-        where: Mapping[str, Any] | None,
-        mode: str,
-        window: int,  # noqa: ARG002 - what stands near a candidate is not known here
-        parts: str,
-        top_k: TopK | None,
-        tenant: str,
-        database: str,
-    ) -> list[list[Record]]:
-        """Search one collection; see ``LocalIndex.search``."""
-        place = {"tenant": tenant, "database": database}
-        found = self._search_vectors(collection_id, query_embeddings, n_results, where, parts, place)
-        pairs = zip(questions, query_embeddings, found, strict=True)
-        for question, vector, candidates in pairs if mode != "vector" else ():
-            containing = _containing(question)
+        queries: Sequence[str],
+        spec: SearchSpec,
+        reach: int,
+        chunks: str,
+        place: Place,
+    ) -> Candidates:
+        where = filter_of(spec)
+        found = self._search_vectors(
+            collection_id, query_embeddings, most_near(spec, reach), where, chunks, place
+        )
+        pairs = zip(queries, query_embeddings, found, strict=True)
+        for query, vector, candidates in pairs if spec.mode != "vector" else ():
+            containing = _containing(query)
             if containing:
+                pool = _POOL * most_covering(spec, reach)
                 near = self._search_vectors(
-                    collection_id, [vector], text_pool, where, parts, place, where_document=containing
+                    collection_id, [vector], pool, where, chunks, place, where_document=containing
                 )
                 for id, record in near[0].items():
                     candidates.setdefault(id, record)
-            self._score(question, candidates)
-        if mode == "text":
+            self._score(query, candidates)
+        if spec.mode == "text":
             for candidates in found:
                 for record in candidates.values():
                     record["distance"] = None
-        wanted = [list(candidates.values()) for candidates in found]
-        return wanted if top_k is None else [top_k.select(candidates) for candidates in wanted]
+        return Candidates([list(candidates.values()) for candidates in found])
 
-    def _score(self, question: str, candidates: dict[str, Record]) -> None:
-        """Compare the texts of the candidates with a question."""
+    def _complete(self, collection_id: Any, found: Sequence[Sequence[Record]], place: Place) -> None:
+        """Everything was read when it was found."""
+
+    def _score(self, query: str, candidates: dict[str, Record]) -> None:
+        """Compare the texts of the candidates with a query."""
         if not candidates:
             return
         with closing(TextIndex(":memory:")) as index:
             index.upsert(
                 "candidates", [IndexedText(id, record["document"]) for id, record in candidates.items()]
             )
-            for hit in index.search("candidates", question, len(candidates), window=0):
+            for hit in index.search("candidates", query, len(candidates), window=0):
                 candidates[hit.id].update(text=hit.score, own=hit.own, place=hit.place)
 
-    def neighbours(  # type: ignore[override]  # called with these names
-        self, collection_id: Any, ids: list[str], window: int, tenant: str, database: str
+    def _neighbours(
+        self, collection_id: Any, ids: list[str], window: int, place: Place
     ) -> list[tuple[str, int, Record]]:
-        """Return what stands near records in their threads: record, offset, and the neighbour itself."""
-        place = {"tenant": tenant, "database": database}
         pairs: list[tuple[str, int, str]] = []
         records = self._reader.records(collection_id, ids, None, place)
         threads = {
@@ -149,12 +148,12 @@ class _DoubtedParts(Parts):
         self._asked_at.clear()
 
 
-def _containing(question: str) -> dict[str, Any] | None:
-    """Return a filter for records that contain a word of a question, as it is spelled, in lower case, or capitalised."""
+def _containing(query: str) -> dict[str, Any] | None:
+    """Return a filter for records that contain a word of a query, as it is spelled, in lower case, or capitalised."""
     words = sorted(
-        {word for word in words_of_meaning(question) if len(word) >= _FEWEST_LETTERS}, key=len, reverse=True
+        {word for word in words_of_meaning(query) if len(word) >= _FEWEST_LETTERS}, key=len, reverse=True
     )[:_WORDS]
-    given = {word.casefold(): word for word in question.split()}
+    given = {word.casefold(): word for word in query.split()}
     spellings = dict.fromkeys(
         spelling for word in words for spelling in (given.get(word, word), word, word.capitalize())
     )

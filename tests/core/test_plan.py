@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from aiochroma._errors import PartialWriteError
 from aiochroma.core.plan import BULK_TURN, Limits, RecordPlanner, Step
 from aiochroma.core.request import Lane, Request
-from aiochroma.records.top_k import TopK
+from aiochroma.records.spec import SearchSpec
 
 IDS = [f"id{number}" for number in range(8)]
 FIELDS = ("ids", "embeddings", "metadatas", "documents", "uris", "data")
@@ -338,19 +337,8 @@ def test_two_wheres_that_are_equal_but_not_the_same_stay_apart():
     assert len(RecordPlanner().plan(waiting, [0] * 3, 1)) == 3
 
 
-@dataclass(frozen=True)
-class FirstFew(TopK):
-    """Wants the first few candidates."""
-
-    limit: int
-
-    def select(self, candidates):
-        """See ``TopK``."""
-        return list(candidates)[: self.limit]
-
-
-def test_searches_are_merged_that_select_alike():
-    """A top_k is compared by its value: searches with equal ones are one call, others are not."""
+def test_searches_are_merged_that_say_the_same():
+    """How a namespace is searched is compared by its value: searches with equal specs are one call, others are not."""
 
     def search(limit: int) -> Request:
         return Request(
@@ -358,8 +346,8 @@ def test_searches_are_merged_that_select_alike():
             {
                 "collection_id": "a",
                 "query_embeddings": [(1.0, 2.0)],
-                "questions": ["?"],
-                "top_k": FirstFew(limit),
+                "queries": ["?"],
+                "spec": SearchSpec(k=limit),
             },
         )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,9 +14,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 
 from aiochroma import InvalidInputError, sync
 from aiochroma.embedding.hashed import HashedEmbedder
-from aiochroma.memory.filters import matches
 from aiochroma.memory.namespaces import collection_name, namespace_of, parts_name
-from aiochroma.memory.searching import Searching
+from aiochroma.records.filters import matches
 
 PATIENT = {
     "deadline": None,
@@ -161,52 +159,6 @@ def test_a_filtered_recall_equals_one_that_chroma_filters(shared, where, mode, k
             "distances"
         ][0]
         assert [round(hit.distance, 4) for hit in found] == [round(distance, 4) for distance in wanted]
-
-
-@pytest.mark.parametrize("threads", [0, 12])
-@given(FILTERS, st.sampled_from(["hybrid", "vector", "text"]), st.integers(1, 20), st.integers(0, 40))
-@settings(max_examples=60, **PATIENT)
-def test_it_does_not_matter_who_filters(shared, threads, where, mode, k, asked):
-    """Texts of any length, in threads or not: the same hits with the same scores, whether Chroma filters or we do."""
-    namespace = f"filters and {threads} threads"
-    generator = random.Random(7)
-    words = ["apple", "tree", "number", "lake", "boat", "anna", "kiwi", "note", "snow", "june"]
-    texts = [" ".join(generator.choices(words, k=generator.choice([1, 2, 4, 30]))) for _ in range(400)]
-    if shared.count(namespace) == 0:
-        shared.remember_many(
-            [
-                {
-                    "text": f"{text} {n}",
-                    "metadata": {"kind": "abc"[n % 3], "size": n % 6 if n % 2 else n % 6 + 0.5},
-                    **({"thread": f"thread {n % threads}"} if threads else {}),
-                }
-                for n, text in enumerate(texts)
-            ],
-            namespace=namespace,
-        )
-        # Chroma's search is approximate; this is about everything else.
-        place = shared.client.get_collection(collection_name(namespace), embedding_function=None)
-        place.modify(configuration={"hnsw": {"ef_search": 1000}})
-    question = " ".join(generator.choices(words, k=1 + asked % 4)) + f" {asked}"
-
-    def recalled():
-        found = shared.recall(question, namespaces=namespace, where=where, mode=mode, k=k)
-        return {(hit.id, round(hit.score, 5)) for hit in found}
-
-    here = recalled()
-    begin = Searching.__init__
-
-    def begin_in_chroma(self, *arguments):
-        begin(self, *arguments)
-        self._in_chroma.add(namespace)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Searching, "__init__", begin_in_chroma)
-        in_chroma = recalled()
-    # Of hits that are equally good either may be the last.
-    least = min((score for _, score in here), default=0.0)
-    assert {hit for hit in here if hit[1] > least} == {hit for hit in in_chroma if hit[1] > least}
-    assert len(here) == len(in_chroma)
 
 
 _METADATA = st.dictionaries(st.sampled_from(["a", "b", "ключ"]), VALUES, max_size=3)

@@ -22,33 +22,25 @@ namespaces then stay comparable.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
+    from aiochroma.records.spec import SearchSpec
+
 __all__ = [
-    "VECTOR_WEIGHT",
     "Candidate",
-    "Mode",
     "ScoreParts",
     "diversify",
-    "merge",
     "nearness",
     "passes",
     "rank",
     "recency",
 ]
-
-Mode = Literal["hybrid", "vector", "text"]
-
-T = TypeVar("T")
-
-# Both sides alike. Measured flat between 0.5 and 1.4 with static word vectors.
-VECTOR_WEIGHT = 1.0
 
 
 class Candidate(NamedTuple):
@@ -136,73 +128,48 @@ def passes(candidate: Candidate, max_distance: float | None) -> bool:
 
 def rank(
     candidates: Sequence[Candidate],
+    spec: SearchSpec,
     *,
-    embedder_max_distance: float,
-    mode: Mode = "hybrid",
-    vector_weight: float = VECTOR_WEIGHT,
-    weight: float = 1.0,
-    half_life: float | None = None,
     recency_share: float = 0.5,
-    max_distance: float | None = None,
     limit: int | None = None,
 ) -> list[tuple[Candidate, ScoreParts]]:
     """Rank the candidates of one namespace.
 
     Args:
-        candidates: In any order, each id once; all that the two searches returned, before any cut.
-        embedder_max_distance: The embedder's own max_distance, above 0.
-        mode: "vector" drops what has no distance and ranks by it alone; "text" drops what covers nothing.
-        vector_weight: What the vector counts beside the text in "hybrid"; at least 0.
-        weight: The weight of the namespace, above 0.
-        half_life: Seconds; see ``recency``.
-        recency_share: See ``recency``.
-        max_distance: Drop what does not pass it; see ``passes``.
+        candidates: All that the two searches found, each id once, in any order.
+        spec: How to rank. Mode "vector" drops what has no distance and ranks by it alone; "text" drops what covers nothing.
+        recency_share: How much of the score age may take in the long run, 0 to 1.
         limit: The most to return; None for all.
 
     Returns:
         Candidates with their scores, best first; of equal ones the nearer, then the one with the smaller id.
     """
-    # What is dropped counts here too: a threshold changes no score.
+    # What is dropped counts here too: a limit of distance changes no score.
     farthest = max((known.distance for known in candidates if known.distance is not None), default=math.inf)
+    mode, vector_weight = spec.mode, spec.vector_weight
     ranked = []
     for candidate in candidates:
         if (mode == "vector" and candidate.distance is None) or (mode == "text" and candidate.text <= 0.0):
             continue
-        if not passes(candidate, max_distance):
+        if not passes(candidate, spec.max_distance):
             continue
         distance = farthest if candidate.distance is None else candidate.distance
-        vector = nearness(distance, embedder_max_distance)
+        vector = nearness(distance, spec.embedder_max_distance)
         if mode == "vector":
             relevance = vector
         elif mode == "text":
             relevance = candidate.text
         else:
             relevance = (candidate.text + vector_weight * vector) / (1.0 + vector_weight)
-        fading = recency(candidate.age, half_life, recency_share)
-        ranked.append((-(relevance * fading * weight), distance, candidate.id, candidate, vector, fading))
+        fading = recency(candidate.age, spec.half_life, recency_share)
+        score = relevance * fading * spec.weight
+        if spec.min_score is None or score >= spec.min_score:
+            ranked.append((-score, distance, candidate.id, candidate, vector, fading))
     ranked.sort()  # Ids differ, so nothing behind them is compared.
     return [
-        (candidate, ScoreParts(-negative, candidate.text, candidate.own_text, vector, fading, weight))
+        (candidate, ScoreParts(-negative, candidate.text, candidate.own_text, vector, fading, spec.weight))
         for negative, _, _, candidate, vector, fading in ranked[:limit]
     ]
-
-
-def merge(rankings: Mapping[str, Sequence[tuple[T, ScoreParts]]]) -> list[tuple[str, T, ScoreParts]]:
-    """Merge the rankings of several namespaces, each already cut to what it may contribute.
-
-    Args:
-        rankings: From namespace to what is ranked, with its parts.
-
-    Returns:
-        Namespace, what is ranked, and parts, best first; of equal ones by namespace and by their order in it.
-    """
-    merged = [
-        (-parts.score, namespace, place, ranked, parts)
-        for namespace, ranking in rankings.items()
-        for place, (ranked, parts) in enumerate(ranking)
-    ]
-    merged.sort(key=lambda entry: entry[:3])
-    return [(namespace, ranked, parts) for _, namespace, _, ranked, parts in merged]
 
 
 def diversify(scores: Sequence[float], vectors: NDArray[np.float32], k: int, diversity: float) -> list[int]:

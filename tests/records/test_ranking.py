@@ -9,7 +9,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiochroma.memory.ranking import Candidate, diversify, merge, nearness, passes, rank, recency
+from aiochroma.records import ranking
+from aiochroma.records.ranking import Candidate, diversify, nearness, passes, recency
+from aiochroma.records.spec import SearchSpec
 
 if TYPE_CHECKING:
     import random
@@ -28,6 +30,11 @@ _CANDIDATES = st.lists(
     unique_by=lambda candidate: candidate.id,
 )
 _MODES = st.sampled_from(["hybrid", "vector", "text"])
+
+
+def rank(candidates, limit=None, **how):
+    """Rank as a search says it."""
+    return ranking.rank(candidates, SearchSpec(**how), limit=limit)
 
 
 @given(_CANDIDATES, _MODES, st.randoms(use_true_random=False), st.none() | st.floats(1.0, 1e7))
@@ -112,21 +119,21 @@ def test_recency_halves_what_age_may_take():
     assert recency(1e9, None, 0.4) == 1.0
 
 
-def test_a_weight_orders_namespaces():
-    """Of equal hits that of the weightier namespace is first; merging keeps each namespace's order."""
-    hits = [Candidate("a", text=0.9, own_text=0.9), Candidate("b", text=0.8, own_text=0.8)]
-    merged = merge(
-        {
-            "plain": rank(hits, embedder_max_distance=0.85),
-            "heavy": rank(hits, embedder_max_distance=0.85, weight=1.5),
-        }
-    )
-    assert [(namespace, candidate.id) for namespace, candidate, _ in merged] == [
-        ("heavy", "a"),
-        ("heavy", "b"),
-        ("plain", "a"),
-        ("plain", "b"),
-    ]
+@given(_CANDIDATES, st.floats(0.1, 10.0))
+def test_a_weight_is_a_factor_on_every_score(candidates, weight):
+    """It changes no order within the namespace, and makes its hits count more or less beside others."""
+    plain, weighed = (rank(candidates, embedder_max_distance=0.85, weight=factor) for factor in (1.0, weight))
+    assert [one.id for one, _ in plain] == [one.id for one, _ in weighed]
+    for (_, one), (_, other) in zip(plain, weighed, strict=True):
+        assert math.isclose(other.score, one.score * weight)
+
+
+@given(_CANDIDATES, _SHARES)
+def test_a_lowest_score_only_cuts(candidates, least):
+    """What is left has the scores and the order that it has in the whole ranking."""
+    whole = rank(candidates, embedder_max_distance=0.85)
+    cut = rank(candidates, embedder_max_distance=0.85, min_score=least)
+    assert cut == [pair for pair in whole if pair[1].score >= least]
 
 
 @given(st.lists(_SHARES, min_size=1, max_size=8), st.integers(1, 10), _SHARES, st.integers(0, 2**16))
