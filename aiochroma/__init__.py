@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     __version__: str
     from aiochroma.client.client import AsyncClient
     from aiochroma.client.collection import Collection
-    from aiochroma.disk.backup import BackupReport
+    from aiochroma.disk.manifest import BackupReport
     from aiochroma.embedding.protocol import Embedder, WindowedEmbedder
     from aiochroma.ops import DoctorReport, MigrationReport, doctor, migrate, restore
 

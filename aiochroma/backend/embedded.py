@@ -34,7 +34,7 @@ from aiochroma.backend.storage_faults import (
     unknown_outcome,
 )
 from aiochroma.core.request import Lane
-from aiochroma.disk.backup import copy_database
+from aiochroma.disk.copying import copy_database
 from aiochroma.disk.lock_probe import LockProbe
 from aiochroma.disk.log_positions import log_positions
 from aiochroma.disk.ownership import acquire
@@ -306,6 +306,7 @@ class EmbeddedBackend(ChromaBackend):
         """
         identity = file_identity(self._directory)
         if self._is_open and identity == self._identity and not self._wants_reopening:
+            self._keep_lock()
             return
         if identity is None:
             raise DatabaseMovedError(
@@ -317,6 +318,20 @@ class EmbeddedBackend(ChromaBackend):
                 "database.moved", database=str(self._directory), hint="replaced while open; opened anew"
             )
         self._reopen()
+
+    def _keep_lock(self) -> None:
+        """Notice when the lock file was deleted: another process could become a second owner.
+
+        Raises:
+            DatabaseInUseError: One has. The database is closed here, before anything more is written.
+        """
+        if self._ownership.is_held:
+            return
+        try:
+            self._ownership.renew()
+        except BaseException:
+            self.close()
+            raise
 
     def _copy_files(self, target: str) -> float:
         """Copy the files while nothing writes to them, and return for how many seconds the queue stood still."""

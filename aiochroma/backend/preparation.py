@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 from aiochroma._errors import DatabaseCorruptError, DatabaseInUseError, DatabaseLockedError
 from aiochroma._logging import get_logger
 from aiochroma.backend.chroma import start_chroma
-from aiochroma.disk.backup import recorded_backup, recorded_sequences
 from aiochroma.disk.backup_vectors import vectors_in_backup
 from aiochroma.disk.foreign import foreign_users, refuse_foreign_users
 from aiochroma.disk.layout import SQLITE_FILE
 from aiochroma.disk.lock_probe import LockProbe
 from aiochroma.disk.log_positions import log_positions
+from aiochroma.disk.manifest import recorded_backup, recorded_sequences
 from aiochroma.disk.preflight import preflight
 from aiochroma.disk.recovery import complete_retained_log, recover
 from aiochroma.disk.schema import prepare, trim_retained_log, wait_until_closed

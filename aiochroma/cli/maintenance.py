@@ -18,14 +18,14 @@ from rich.table import Table
 from rich.text import Text
 
 from aiochroma._errors import DatabasePathError
-from aiochroma.disk.backup import restore as put_back
 from aiochroma.disk.layout import SQLITE_FILE
+from aiochroma.disk.restore import restore as put_back
 from aiochroma.ops.doctor import doctor as examine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from aiochroma.disk.backup import BackupReport
+    from aiochroma.disk.manifest import BackupReport
     from aiochroma.ops.report import DoctorReport
 
 __all__ = ["maintenance_app"]

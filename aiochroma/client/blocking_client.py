@@ -5,7 +5,6 @@ Importing this module imports chromadb; that happens after the DB thread has imp
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,7 @@ from aiochroma.client.maintenance import Health, health
 from aiochroma.core.calls import call_blocking
 from aiochroma.core.registry import close_all
 from aiochroma.core.request import Request
-from aiochroma.disk.backup import check_backup_target, finish_backup, record_backup, rotate_backups
+from aiochroma.disk.backup import begin_backup, finish_backup
 
 if TYPE_CHECKING:
     import os
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
     from aiochroma.core.registry import Lease
     from aiochroma.core.stats import Stats
-    from aiochroma.disk.backup import BackupReport
+    from aiochroma.disk.manifest import BackupReport
     from aiochroma.disk.recovery import RecoveryReport
 
 __all__ = ["BlockingClient"]
@@ -114,15 +113,15 @@ class BlockingClient(Client):
         location = self._lease.engine.location
         if location.kind != "persistent":
             raise BackupError(f"{location.name} has no files to back up.")
-        directory = Path(location.path)
-        final, temporary = check_backup_target(directory, target, keep=keep)
-        # The client's own limit is for single requests.
-        paused = call_blocking(self._server.queue(), Request("copy_files", {"target": str(temporary)}), None)
-        report = finish_backup(directory, temporary, final, paused_ms=paused * 1000)
-        if keep is not None:
-            report = replace(report, removed=rotate_backups(final.parent, keep, directory))
-        record_backup(directory, report)
-        return report
+        begun = begin_backup(Path(location.path), target, keep=keep, verify="full")
+        try:
+            # The client's own limit is for single requests.
+            request = Request("copy_files", {"target": str(begun.partial.path)})
+            paused = call_blocking(self._server.queue(), request, None)
+            return finish_backup(begun, paused_ms=paused * 1000)
+        except BaseException:
+            begun.partial.discard()
+            raise
 
     def _validate_tenant_database(self, tenant: str, database: str) -> None:
         """Ask for both, as Chroma does, which however takes whatever goes wrong for a missing tenant."""

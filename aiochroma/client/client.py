@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from aiochroma.core.registry import Lease
     from aiochroma.core.stats import Stats
-    from aiochroma.disk.backup import BackupReport
+    from aiochroma.disk.manifest import BackupReport
     from aiochroma.disk.recovery import RecoveryReport
 
 __all__ = ["AdminClient", "AsyncClient"]

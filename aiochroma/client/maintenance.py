@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -16,21 +16,16 @@ from aiochroma._deadline import deadline
 from aiochroma._errors import BackupError
 from aiochroma.core.calls import call
 from aiochroma.core.request import Request
-from aiochroma.disk.backup import (
-    check_backup_target,
-    discard,
-    finish_backup,
-    record_backup,
-    rotate_backups,
-    size_of,
-)
+from aiochroma.disk.backup import begin_backup, finish_backup
+from aiochroma.disk.copying import size_of
 
 if TYPE_CHECKING:
     import os
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from aiochroma.client.client import AsyncClient
-    from aiochroma.disk.backup import BackupReport
+    from aiochroma.disk.backup import UnfinishedBackup
+    from aiochroma.disk.manifest import BackupReport
 
 __all__ = ["Health", "backup", "health"]
 
@@ -124,30 +119,26 @@ async def backup(
     if location.kind != "persistent":
         raise BackupError(f"{location.name} has no files to back up.")
     directory = Path(location.path)
-    final, temporary = await anyio.to_thread.run_sync(
-        lambda: check_backup_target(directory, target, keep=keep)
-    )
-    # The client's own limit, which is for single requests, does not apply.
-    queue = client._server.queue()  # noqa: SLF001 - one package
-    request = Request("copy_files", {"target": str(temporary)})
-    async with _reported(progress, directory, temporary) as stage:
-        try:
+    unfinished: list[UnfinishedBackup] = []
+
+    def begin() -> None:
+        unfinished.append(begin_backup(directory, target, keep=keep, verify="full"))
+
+    try:
+        await _to_its_end(anyio.to_thread.run_sync(begin))
+        (begun,) = unfinished
+        # The client's own limit, which is for single requests, does not apply.
+        queue = client._server.queue()  # noqa: SLF001 - one package
+        request = Request("copy_files", {"target": str(begun.partial.path)})
+        async with _reported(progress, directory, begun.partial.path) as stage:
             paused = await _to_its_end(call(queue, request, None))
             stage[0] = "verify"
-            finish = partial(_finish, directory, temporary, final, paused, keep)
+            finish = partial(finish_backup, begun, paused_ms=paused * 1000)
             return await _to_its_end(anyio.to_thread.run_sync(finish))
-        except BaseException:
-            discard(temporary, missing_ok=True)
-            raise
-
-
-def _finish(directory: Path, temporary: Path, final: Path, paused: float, keep: int | None) -> BackupReport:
-    """Verify a copy, name it, delete what is too many, and note it in the database."""
-    report = finish_backup(directory, temporary, final, paused_ms=paused * 1000)
-    if keep is not None:
-        report = replace(report, removed=rotate_backups(final.parent, keep, directory))
-    record_backup(directory, report)
-    return report
+    except BaseException:
+        for begun in unfinished:
+            begun.partial.discard()
+        raise
 
 
 async def _to_its_end(work: Awaitable[T]) -> T:

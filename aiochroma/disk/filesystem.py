@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from aiochroma._errors import DatabasePathError
+from aiochroma._files import make_directory
 from aiochroma.disk.layout import SQLITE_FILE
 
 __all__ = ["canonical_directory", "check_directory", "free_bytes", "lock_warning"]
@@ -103,7 +104,7 @@ def check_directory(path: str | os.PathLike[str], *, create: bool = True) -> Pat
         raise DatabasePathError(f"{sqlite_file} may not be read and written by this process (uid {_user()})")
     if create:
         try:
-            directory.mkdir(parents=True, exist_ok=True)
+            make_directory(directory)
         except OSError as error:
             raise DatabasePathError(f"{directory} cannot be created: {error.strerror or error}") from error
     elif existing != directory:

@@ -72,13 +72,15 @@ def _open_files() -> Iterator[tuple[int, tuple[int, int]]]:
         if not process.name.isdecimal():
             continue
         try:
-            with os.scandir(f"/proc/{process.name}/fd") as descriptors:
-                for descriptor in descriptors:
-                    status = descriptor.stat()
-                    yield int(process.name), (status.st_dev, status.st_ino)
+            descriptors = os.listdir(f"/proc/{process.name}/fd")  # noqa: PTH208 - names are all that is needed
         except OSError:
-            # It ended while being looked at, or belongs to somebody else.
-            continue
+            continue  # It ended while being looked at, or belongs to somebody else.
+        for descriptor in descriptors:
+            try:
+                status = os.stat(f"/proc/{process.name}/fd/{descriptor}")  # noqa: PTH116 - thousands of them
+            except OSError:
+                continue  # Closed since; the others are still open.
+            yield int(process.name), (status.st_dev, status.st_ino)
 
 
 def _command(pid: int) -> str:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = [
+    "BACKUP_NOTE",
     "HEADER_FILE",
     "ID_MAP_FILE",
     "INDEX_FILES",
@@ -19,7 +20,9 @@ __all__ = [
     "LEVEL0_FILE",
     "LINK_LISTS_FILE",
     "LOCK_FILE",
+    "MANIFEST",
     "OWNER_FILE",
+    "PARTIAL_MARKER",
     "QUARANTINE_PREFIX",
     "SQLITE_FILE",
     "connect_read_only",
@@ -38,6 +41,9 @@ INDEX_FILES = (HEADER_FILE, LEVEL0_FILE, LENGTH_FILE, LINK_LISTS_FILE, ID_MAP_FI
 
 LOCK_FILE = ".aiochroma.lock"
 OWNER_FILE = ".aiochroma.owner.json"
+BACKUP_NOTE = ".aiochroma.backup.json"  # in a database: its newest backup
+MANIFEST = "aiochroma-backup.json"  # in a backup
+PARTIAL_MARKER = ".aiochroma.partial.json"  # in a directory that is not complete yet
 # Chroma looks only into directories named after a segment, so it never sees this one.
 QUARANTINE_PREFIX = "quarantine-"
 

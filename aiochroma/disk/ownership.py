@@ -32,6 +32,7 @@ import filelock
 
 from aiochroma._distribution import version
 from aiochroma._errors import DatabaseInUseError, DatabasePathError
+from aiochroma._files import FILE_MODE, identity, write_atomically
 from aiochroma._logging import get_logger
 from aiochroma.disk.filesystem import check_directory, lock_warning
 from aiochroma.disk.layout import LOCK_FILE, OWNER_FILE
@@ -82,7 +83,7 @@ class Ownership:
         self.owner = owner
         self.warning = warning
         self._lock = lock
-        self._identity = _identity(directory / LOCK_FILE)
+        self._identity = identity(directory / LOCK_FILE)
         self._guard = threading.Lock()
         self._released = False
 
@@ -99,8 +100,23 @@ class Ownership:
             and os.getpid() == self.owner.pid
             and self._lock.is_locked
             and self._identity is not None
-            and self._identity == _identity(self.directory / LOCK_FILE)
+            and self._identity == identity(self.directory / LOCK_FILE)
         )
+
+    def renew(self) -> None:
+        """Lock the directory again after its lock file was deleted, by a cleaner of temporary files for example.
+
+        Raises:
+            DatabaseInUseError: Another process has locked the directory meanwhile.
+            DatabasePathError: The directory is gone, or cannot be written.
+        """
+        with self._guard:
+            # The old lock is one on a file that nobody can see any more.
+            self._lock.release()
+            fresh = acquire(self.directory, create=False)
+            self._lock, self._identity, self.owner = fresh._lock, fresh._identity, fresh.owner  # noqa: SLF001 - its own class
+            fresh._released = True  # noqa: SLF001
+        _logger.warning("lock_file_was_deleted", directory=str(self.directory), hint="it was locked again")
 
     def release(self) -> None:
         """Give the directory up; does nothing the second time, and nothing in a forked child."""
@@ -108,7 +124,7 @@ class Ownership:
             if self._released or os.getpid() != self.owner.pid:
                 return
             self._released = True
-            if self._identity == _identity(self.directory / LOCK_FILE):
+            if self._identity == identity(self.directory / LOCK_FILE):
                 # Ours to remove only while the lock is ours; in a directory that was replaced it is somebody
                 # else's.
                 with contextlib.suppress(OSError):
@@ -136,7 +152,7 @@ def acquire(
     canonical = check_directory(directory, create=create)
     warning = lock_warning(canonical)
     # One lock for all threads of this process: the DB thread takes it, another one may release it at exit.
-    lock = filelock.FileLock(canonical / LOCK_FILE, thread_local=False)
+    lock = filelock.FileLock(canonical / LOCK_FILE, mode=FILE_MODE, thread_local=False)
     try:
         lock.acquire(timeout=max(0.0, wait_seconds), poll_interval=0.05)
     except filelock.Timeout as error:
@@ -163,7 +179,7 @@ def acquire(
         command=_command(),
     )
     try:
-        _write_owner(canonical, owner)
+        write_atomically(canonical / OWNER_FILE, json.dumps(asdict(owner)))
     except OSError as error:
         # The record only serves the message of a second process; a full disk must not keep anybody from
         # reading.
@@ -197,7 +213,9 @@ def _in_use(directory: Path, wait_seconds: float) -> DatabaseInUseError:
     )
     if owner is None:
         return DatabaseInUseError(f"{directory} is in use by another process{waited}.{advice}")
-    who = "this same process" if owner.pid == os.getpid() else f"process {owner.pid}"
+    here = owner.host == socket.gethostname()
+    # Containers count their processes from one, each.
+    who = "this same process" if here and owner.pid == os.getpid() else f"process {owner.pid}"
     return DatabaseInUseError(
         f"{directory} is in use by {who} ({owner.command}) on {owner.host} since"
         f" {owner.since}{waited}.{advice}",
@@ -228,26 +246,6 @@ def _is_alive(pid: int) -> bool:
     except (PermissionError, OverflowError):
         return True
     return True
-
-
-def _write_owner(directory: Path, owner: Owner) -> None:
-    target = directory / OWNER_FILE
-    temporary = target.with_suffix(f".{owner.pid}.tmp")
-    try:
-        temporary.write_text(json.dumps(asdict(owner)), encoding="utf-8")
-        temporary.replace(target)
-    except OSError:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
-
-
-def _identity(file: Path) -> tuple[int, int] | None:
-    try:
-        status = file.stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
 
 
 def _command() -> str:

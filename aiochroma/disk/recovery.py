@@ -16,6 +16,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 from aiochroma._errors import DatabaseCorruptError
+from aiochroma._files import DIRECTORY_MODE
 from aiochroma._logging import get_logger
 from aiochroma.disk.layout import (
     QUARANTINE_PREFIX,
@@ -176,7 +177,7 @@ def _recover(
         added, missing = frozenset(), set(damaged.missing)
     quarantine = None
     if rebuild and index_directory.is_dir():
-        holder.mkdir(exist_ok=True)
+        holder.mkdir(DIRECTORY_MODE, exist_ok=True)
         quarantine = index_directory.rename(holder / index_directory.name)
     explanation = ""
     if missing:
@@ -323,7 +324,7 @@ def quarantine_database(directory: Path) -> Path:
         The directory inside it that now holds the files.
     """
     holder = _new_quarantine(directory)
-    holder.mkdir()
+    holder.mkdir(DIRECTORY_MODE)
     files = [entry for entry in directory.iterdir() if entry.name.startswith(SQLITE_FILE)]
     for entry in [*files, *index_directories(directory).values()]:
         entry.rename(holder / entry.name)
@@ -347,7 +348,7 @@ def quarantine_orphans(directory: Path, report: PreflightReport) -> Path | None:
     if not report.orphaned_directories:
         return None
     holder = _new_quarantine(directory)
-    holder.mkdir()
+    holder.mkdir(DIRECTORY_MODE)
     for name in report.orphaned_directories:
         (directory / name).rename(holder / name)
     return holder

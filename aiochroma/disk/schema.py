@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aiochroma._errors import DatabaseCorruptError, DatabaseLockedError
+from aiochroma._files import touch_private
 from aiochroma.disk.layout import SQLITE_FILE, connect_read_write, log_topic
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from aiochroma.disk.preflight import PreflightReport
 
-__all__ = ["file_identity", "prepare", "trim_retained_log", "vacuum", "wait_until_closed"]
+__all__ = ["file_identity", "prepare", "record_ids", "trim_retained_log", "vacuum", "wait_until_closed"]
 
 _CONFIGURATION_TYPE = "EmbeddingsQueueConfigurationInternal"
 _POLL_SECONDS = 0.002
@@ -54,7 +55,7 @@ def prepare(directory: Path, *, keep_log: bool | None = None, write_ahead: bool 
         DatabaseLockedError: Another process is using the file.
         DatabaseCorruptError: The file is not a usable SQLite file; run `preflight` first for the details.
     """
-    (directory / SQLITE_FILE).touch(exist_ok=True)
+    touch_private(directory / SQLITE_FILE)
     try:
         with connect_read_write(directory) as connection:
             _set_journal_mode(connection, "wal" if write_ahead else "delete")
@@ -165,6 +166,17 @@ def vacuum(directory: Path) -> int:
     with connect_read_write(directory) as connection:
         connection.execute("VACUUM")
     return before - sqlite_file.stat().st_size
+
+
+def record_ids(connection: sqlite3.Connection, metadata_segment: str) -> set[str]:
+    """Return the ids of a collection's records.
+
+    Args:
+        connection: Any connection to the database.
+        metadata_segment: Id of the collection's segment of records.
+    """
+    rows = connection.execute("SELECT embedding_id FROM embeddings WHERE segment_id = ?", (metadata_segment,))
+    return {row[0] for row in rows}
 
 
 def file_identity(directory: Path) -> tuple[int, int] | None:

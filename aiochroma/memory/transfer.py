@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import json
 import threading
-from contextlib import closing, suppress
+from contextlib import closing
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from aiochroma._errors import InvalidInputError
+from aiochroma._files import Replacement, expand
 from aiochroma.memory.bulk import write_batches
 from aiochroma.memory.items import Item, item_from
 from aiochroma.memory.namespaces import collection_name
@@ -19,6 +19,7 @@ from aiochroma.memory.namespaces import collection_name
 if TYPE_CHECKING:
     import os
     from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator
+    from pathlib import Path
 
     from aiochroma.memory.recall import Hit
     from aiochroma.memory.store import Namespace, Store
@@ -49,33 +50,26 @@ async def export_file(
     progress: Callable[[int], None] | None,
 ) -> int:
     """Write memories as JSON lines; see ``Memory.export``."""
-    target = Path(file)
-    temporary = target.with_name(f"{target.name}.partial")
+    target = expand(file, "file")
     off_loop = store.port.off_loop
     if names is None:
         names = await store.names()
     written = 0
     try:
         # Opened, written, closed and renamed off the loop, so no `async with` and no `with` around it all.
-        output = await off_loop(lambda: temporary.open("w", encoding="utf-8"))
+        output = await off_loop(lambda: Replacement(target))
         try:
             for name in names:
-                written += await _export_namespace(store, name, output, written, progress)
-        finally:
-            await off_loop(output.close)
-        await off_loop(lambda: temporary.replace(target))
-    except BaseException as error:
-        await off_loop(lambda: _remove(temporary))
-        if isinstance(error, OSError):
-            raise InvalidInputError(f"`file` {str(target)!r} cannot be written: {error}") from error
-        raise
+                written += await _export_namespace(store, name, output.file, written, progress)
+            await off_loop(output.commit)
+        except BaseException:
+            await off_loop(output.discard)
+            raise
+    except OSError as error:
+        raise InvalidInputError(
+            f"`file` {str(target)!r} cannot be written: {error.strerror or error}."
+        ) from error
     return written
-
-
-def _remove(temporary: Path) -> None:
-    """Remove what was written of an export that failed; what keeps it from going is not what went wrong."""
-    with suppress(OSError):
-        temporary.unlink()
 
 
 async def _export_namespace(
@@ -120,7 +114,7 @@ async def import_file(
     store: Store, file: str | os.PathLike[str], namespace: str, progress: Callable[[int], None] | None
 ) -> int:
     """Remember what is in a file or folder; see ``Memory.import_``."""
-    path = Path(file)
+    path = expand(file, "file")
     rows, exact = await store.port.off_loop(lambda: _reader(path, namespace))
     count = 0
 

@@ -3,7 +3,8 @@
 Importing this package imports neither chromadb nor numpy.
 """
 
-from aiochroma.disk.backup import BackupReport, restore
+from aiochroma.disk.manifest import BackupReport
+from aiochroma.disk.restore import restore
 from aiochroma.ops.doctor import doctor
 from aiochroma.ops.migrate import migrate
 from aiochroma.ops.migration_report import CopiedCollection, MigrationReport

@@ -17,17 +17,14 @@ from typing import TYPE_CHECKING, Any
 from aiochroma._distribution import version as own_version
 from aiochroma._errors import DatabaseInUseError, DatabasePathError, InvalidInputError
 from aiochroma._threads import refuse_on_loop
-from aiochroma.disk.backup import (
-    check_backup_target,
-    copy_database,
-    recorded_backup,
-    refuse_lack_of_room,
-    size_of,
-)
+from aiochroma.disk.backup import begin_backup
+from aiochroma.disk.copying import copy_database, refuse_lack_of_room, size_of
 from aiochroma.disk.filesystem import canonical_directory
 from aiochroma.disk.foreign import refuse_foreign_users
 from aiochroma.disk.layout import QUARANTINE_PREFIX, SQLITE_FILE
+from aiochroma.disk.manifest import recorded_backup
 from aiochroma.disk.ownership import acquire, read_owner
+from aiochroma.disk.partial import PartialDirectory
 from aiochroma.disk.preflight import preflight
 from aiochroma.disk.recovery import quarantine_orphans
 from aiochroma.disk.schema import vacuum
@@ -176,13 +173,20 @@ class _Examination:
         """Copy everything before anything is changed; not verified, since what is copied is not whole."""
         directory = self._directory
         if backup_to is not None:
-            target, _ = check_backup_target(directory, backup_to, keep=None)
+            partial = begin_backup(directory, backup_to, keep=None, verify="quick").partial
         else:
             stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
-            target = directory.with_name(f"{directory.name}.before-repair-{stamp}-{uuid.uuid4().hex[:4]}")
-            refuse_lack_of_room(directory, target.parent)
+            refuse_lack_of_room(directory, directory.parent)
+            partial = PartialDirectory(
+                directory.with_name(f"{directory.name}.before-repair-{stamp}-{uuid.uuid4().hex[:8]}")
+            )
         self._progress("copy", 0, 1)
-        copy_database(directory, target)
+        try:
+            copy_database(directory, partial.path)
+            target = partial.finish()
+        except BaseException:
+            partial.discard()
+            raise
         self._progress("copy", 1, 1)
         self._saved_to = str(target)
         self._actions.append(f"everything was copied to {target} first")

@@ -10,13 +10,14 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aiochroma._errors import StoreUnavailableError
+from aiochroma._files import touch_private
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from pathlib import Path
 
 __all__ = ["HISTORY_FILE", "ChangeLog", "Entry"]
 
@@ -63,9 +64,12 @@ class ChangeLog:
     def __init__(self, path: Path | str) -> None:
         self._path = str(path)
         with self._explained():
+            if self._path != ":memory:":
+                touch_private(Path(self._path))
             self._connection = sqlite3.connect(self._path, isolation_level=None, timeout=1.0)
             try:
                 self._connection.execute("PRAGMA journal_mode = WAL")
+                self._connection.execute("PRAGMA secure_delete = ON")
                 self._connection.execute("PRAGMA synchronous = NORMAL")
                 self._connection.executescript(_SCHEMA)
             except BaseException:

@@ -6,6 +6,8 @@ import contextlib
 import sqlite3
 from pathlib import Path
 
+from aiochroma._files import touch_private
+
 __all__ = ["connect", "create_terms", "delete_files", "full_text_available"]
 
 # Raise it whenever the tables or the form in which text is indexed change: a file of another number is
@@ -47,8 +49,12 @@ def connect(path: str) -> sqlite3.Connection:
     # SQLite removes this file when the last connection closes; one that is there was left by a process that
     # died.
     left_behind = path != ":memory:" and Path(f"{path}-wal").exists()
+    if path != ":memory:":
+        touch_private(Path(path))
     connection = sqlite3.connect(path, isolation_level=None, timeout=1.0, cached_statements=512)
     try:
+        # What is deleted is overwritten; it may have been forgotten for a reason.
+        connection.execute("PRAGMA secure_delete = ON")
         # One connection owns the file, so there is no need for shared memory, which not every file system
         # offers.
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")

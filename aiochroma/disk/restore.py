@@ -1,0 +1,167 @@
+"""Puts a backup in the place of a database, in one step, and keeps what was there.
+
+The backup is copied beside the target and verified there. The copy then gets the name under which what was there before will
+be kept, and the two directories change places. So whenever the process is interrupted, both are complete, and at no moment is
+anything deleted that was there before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import shutil
+import sys
+import uuid
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING
+
+from aiochroma._errors import BackupError
+from aiochroma._files import flush, identity
+from aiochroma._threads import refuse_on_loop
+from aiochroma.disk.copying import Verification, copy_database, refuse_lack_of_room, verify_copy
+from aiochroma.disk.filesystem import canonical_directory
+from aiochroma.disk.foreign import refuse_foreign_users
+from aiochroma.disk.layout import LOCK_FILE, OWNER_FILE, QUARANTINE_PREFIX, SQLITE_FILE
+from aiochroma.disk.manifest import read_manifest
+from aiochroma.disk.ownership import acquire
+from aiochroma.disk.partial import PartialDirectory, remove_abandoned
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["restore"]
+
+_RENAME_EXCHANGE = 2
+_AT_FDCWD = -100
+
+
+def restore(
+    backup: str | os.PathLike[str], path: str | os.PathLike[str], *, verify: Verification = "full"
+) -> Path | None:
+    """Put a backup in the place of a database; see :func:`aiochroma.restore`.
+
+    Args:
+        backup: A directory made by a backup; it stays as it is.
+        path: The database directory; need not exist.
+        verify: How the copy is verified before it takes the place: ``"full"`` or ``"quick"``.
+
+    Returns:
+        Where the database that was there before is now, or None where there was none.
+
+    Raises:
+        BackupError: The source is not a backup, or does not verify; nothing was touched.
+        DatabaseInUseError: Somebody has the target open; nothing was touched.
+        DatabasePathError: The target is a file, or there is no permission.
+        BlockingCallError: An event loop runs on this thread.
+    """
+    refuse_on_loop()
+    source, target = canonical_directory(backup), canonical_directory(path)
+    read_manifest(source)
+    if source == target or source in target.parents or target in source.parents:
+        raise BackupError(f"The backup {str(source)!r} and the target {str(target)!r} must be apart.")
+    existed = target.exists()
+    _refuse_other_contents(target)
+    ownership = acquire(target)
+    made = identity(target)
+    try:
+        refuse_foreign_users(target)
+        remove_abandoned(target.parent)
+        refuse_lack_of_room(source, target.parent)
+        kept = _put_in_place(source, target, verify)
+    finally:
+        ownership.release()
+        if not existed:
+            _remove_if_empty(target, made)
+    if existed:
+        return kept
+    _remove_if_empty(kept, made)
+    return None
+
+
+def _refuse_other_contents(target: Path) -> None:
+    """Refuse to move aside a directory that is not a database: most likely the path is misspelled."""
+    if not target.is_dir() or (target / SQLITE_FILE).exists():
+        return
+    others = sorted(
+        entry.name
+        for entry in target.iterdir()
+        if not entry.name.startswith((".aiochroma", QUARANTINE_PREFIX))
+    )
+    if others:
+        raise BackupError(
+            f"{str(target)!r} is no database and not empty ({', '.join(others[:3])}, ...): it would be moved aside as a whole. "
+            "Give the path of a database, of an empty directory, or of none."
+        )
+
+
+def _put_in_place(source: Path, target: Path, verify: Verification) -> Path:
+    """Copy a backup, verify the copy, let it change places with the target; return where the target is now."""
+    stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
+    kept = target.with_name(f"{target.name}.before-restore-{stamp}-{uuid.uuid4().hex[:8]}")
+    try:
+        partial = PartialDirectory(kept)
+    except OSError as error:
+        raise BackupError(
+            f"There is no writing in {str(target.parent)!r}, where the copy would go: {error.strerror or error}."
+        ) from error
+    before = identity(target)
+    try:
+        copy_database(source, partial.path)
+        verify_copy(partial.path, verify)
+        partial.finish()
+        _exchange(kept, target)
+        flush(target.parent)
+    except BaseException as error:
+        partial.discard()
+        exchanged = identity(target) != before
+        if not exchanged:
+            # What bears this name is a copy of the backup, which is still there.
+            _discard_copy(kept)
+        if isinstance(error, OSError) and not exchanged:
+            raise BackupError(
+                f"{str(target)!r} cannot be replaced: {error.strerror or error}. Nothing was changed. (A mount point "
+                "cannot be: restore beside it, and move the files.)"
+            ) from error
+        raise
+    return kept
+
+
+def _discard_copy(copy: Path) -> None:
+    with contextlib.suppress(OSError):
+        shutil.rmtree(copy)
+
+
+def _remove_if_empty(directory: Path, made: tuple[int, int] | None) -> None:
+    """Remove a directory that was made for this restore alone and holds nothing but our lock."""
+    if identity(directory) != made or made is None:
+        return
+    with contextlib.suppress(OSError):
+        if {entry.name for entry in directory.iterdir()} <= {LOCK_FILE, OWNER_FILE}:
+            for name in (LOCK_FILE, OWNER_FILE):
+                (directory / name).unlink(missing_ok=True)
+            directory.rmdir()
+
+
+def _exchange(one: Path, other: Path) -> None:
+    """Let two directories change places: in one step where the system can (Linux), else in three renames."""
+    if sys.platform.startswith("linux"):
+        libc = ctypes.CDLL(None, use_errno=True)
+        if hasattr(libc, "renameat2"):
+            names = os.fsencode(one), os.fsencode(other)
+            if libc.renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0:
+                return
+            if ctypes.get_errno() not in {errno.EINVAL, errno.ENOSYS}:
+                raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(other))
+    copy = one.with_name(f"{one.name}.copy")
+    one.rename(copy)
+    try:
+        other.rename(one)
+        copy.rename(other)
+    except BaseException:
+        if not other.exists() and one.exists():
+            one.rename(other)
+        if copy.exists() and not one.exists():
+            copy.rename(one)
+        raise
