@@ -1,0 +1,229 @@
+"""Files of ours: closed to others, in place as a whole, never in the place of something else."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+import threading
+
+import pytest
+
+import aiochroma
+from aiochroma._files import Replacement, make_directory, touch_private, write_atomically
+from aiochroma.disk import child
+from aiochroma.disk.copy_child import copy
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="modes, links and pipes of POSIX")
+
+
+@pytest.fixture(autouse=True)
+def usual_umask():
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
+
+
+def mode(path):
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def open_to_others(root):
+    return {
+        str(path.relative_to(root)): oct(mode(path))
+        for path in [root, *root.rglob("*")]
+        if mode(path) & 0o077
+    }
+
+
+def test_what_we_make_is_closed_to_others(tmp_path):
+    """Directories are 0700, those above them as well, and files 0600; what is there keeps its mode."""
+    make_directory(tmp_path / "a" / "b")
+    touch_private(tmp_path / "a" / "file")
+    write_atomically(tmp_path / "a" / "text", "x")
+    assert (mode(tmp_path / "a"), mode(tmp_path / "a" / "b")) == (0o700, 0o700)
+    assert (mode(tmp_path / "a" / "file"), mode(tmp_path / "a" / "text")) == (0o600, 0o600)
+    (tmp_path / "open").mkdir(mode=0o755)
+    (tmp_path / "open" / "text").write_text("before")
+    make_directory(tmp_path / "open")
+    touch_private(tmp_path / "open" / "text")
+    write_atomically(tmp_path / "open" / "text", "after")
+    assert (mode(tmp_path / "open"), mode(tmp_path / "open" / "text")) == (0o755, 0o644)
+    assert (tmp_path / "open" / "text").read_text() == "after"
+
+
+def test_a_directory_is_not_made_below_a_file(tmp_path):
+    """A file in the way is an error of the system, and stays."""
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(OSError):
+        make_directory(tmp_path / "file" / "below")
+    assert (tmp_path / "file").read_text() == "x"
+
+
+async def test_a_memory_that_is_made_is_closed_to_others(tmp_path):
+    """Whatever the umask: the directory is 0700, and of the files that lie in it ours are 0600."""
+    async with aiochroma.Memory(tmp_path / "deep" / "memory", history=True) as memory:
+        await memory.remember("private")
+        await memory.recall("private")
+        files = {
+            file.name: oct(mode(file)) for file in (tmp_path / "deep" / "memory").iterdir() if file.is_file()
+        }
+        assert {name: bits for name, bits in files.items() if bits != oct(0o600)} == {}
+    assert mode(tmp_path / "deep") == mode(tmp_path / "deep" / "memory") == 0o700
+
+
+def test_a_copy_has_the_modes_of_what_it_copies(tmp_path):
+    """Files and directories, the top one as well."""
+    source, target = tmp_path / "source", tmp_path / "target"
+    (source / "index").mkdir(parents=True)
+    (source / "index" / "closed").write_text("x")
+    (source / "shared").write_text("x")
+    for path, bits in (
+        (source / "index" / "closed", 0o600),
+        (source / "shared", 0o640),
+        (source / "index", 0o700),
+        (source, 0o750),
+    ):
+        path.chmod(bits)
+    target.mkdir()
+    copy(source, target)
+    for path in [source, *source.rglob("*")]:
+        assert mode(target / path.relative_to(source)) == mode(path), path
+
+
+@pytest.mark.timeout(60)
+def test_a_copy_leaves_out_what_is_no_file(tmp_path):
+    """A named pipe is not waited for, a link to the directory itself is not followed, one that leads nowhere is left out."""
+    source, target = tmp_path / "source", tmp_path / "target"
+    (source / "inner").mkdir(parents=True)
+    (source / "inner" / "text").write_text("x")
+    os.mkfifo(source / "pipe")
+    (source / "inner" / "loop").symlink_to(source)
+    (source / "nowhere").symlink_to(tmp_path / "gone")
+    (source / "link").symlink_to(source / "inner" / "text")
+    target.mkdir()
+    copy(source, target, ["ski*"])
+    assert sorted(str(path.relative_to(target)) for path in target.rglob("*")) == [
+        "inner",
+        "inner/text",
+        "link",
+    ]
+    assert (target / "link").read_text() == "x"
+    assert not (target / "link").is_symlink()
+
+
+def write(path, text):
+    output = Replacement(path)
+    output.file.write(text)
+    output.commit()
+
+
+def test_an_output_goes_through_a_link(tmp_path):
+    """What a link points to is replaced and keeps its mode, and the link stays; so does one to a file that is not there yet."""
+    (tmp_path / "archive").mkdir()
+    (tmp_path / "archive" / "today").write_text("old")
+    (tmp_path / "archive" / "today").chmod(0o640)
+    (tmp_path / "latest").symlink_to(tmp_path / "archive" / "today")
+    (tmp_path / "next").symlink_to(tmp_path / "archive" / "tomorrow")
+    write(tmp_path / "latest", "new")
+    write(tmp_path / "next", "new")
+    assert (tmp_path / "latest").is_symlink()
+    assert (tmp_path / "next").is_symlink()
+    assert (
+        (tmp_path / "archive" / "today").read_text()
+        == (tmp_path / "archive" / "tomorrow").read_text()
+        == "new"
+    )
+    assert mode(tmp_path / "archive" / "today") == 0o640
+    assert mode(tmp_path / "archive" / "tomorrow") == 0o600
+
+
+def test_an_output_goes_into_a_pipe(tmp_path):
+    """A pipe that somebody reads gets it and stays a pipe."""
+    os.mkfifo(tmp_path / "pipe")
+    read = []
+    reader = threading.Thread(target=lambda: read.append((tmp_path / "pipe").read_text()))
+    reader.start()
+    while True:
+        try:
+            output = Replacement(tmp_path / "pipe")
+            break
+        except OSError:  # The reader is not there yet.
+            assert reader.is_alive()
+    output.file.write("x" * 200_000)
+    output.commit()
+    reader.join()
+    assert read == ["x" * 200_000]
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_an_output_that_fails_leaves_what_was_there(tmp_path):
+    """Neither half a file nor a temporary one is left; a pipe that nobody reads and a directory are refused at once."""
+    (tmp_path / "file").write_text("old")
+    os.mkfifo(tmp_path / "pipe")
+    output = Replacement(tmp_path / "file")
+    output.file.write("half")
+    output.discard()
+    for name in ("pipe", "."):
+        with pytest.raises(OSError):
+            Replacement(tmp_path / name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "pipe"]
+    assert (tmp_path / "file").read_text() == "old"
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_two_outputs_to_one_name_do_not_meet(tmp_path):
+    """Each is whole; the one that is finished last stays."""
+    first, second = Replacement(tmp_path / "file"), Replacement(tmp_path / "file")
+    first.file.write("first" * 1000)
+    second.file.write("second" * 1000)
+    second.commit()
+    first.commit()
+    assert (tmp_path / "file").read_text() == "first" * 1000
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_child_imports_nothing_from_the_working_directory(tmp_path, monkeypatch):
+    """Modules, variables and files there that Python or Chroma would heed are without effect."""
+    for name in ("json", "runpy", "chromadb", "numpy", "tenacity", "sitecustomize"):
+        (tmp_path / f"{name}.py").write_text(
+            f"open({str(tmp_path / 'ran')!r}, 'w')\nraise ImportError('planted')\n"
+        )
+    (tmp_path / ".env").write_text("allow_reset=perhaps\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("ALLOW_RESET", "perhaps")
+    program = "import aiochroma.disk.child as c, sys; print(c.run_child('aiochroma.disk.verify_child', [sys.argv[1]], seconds=100))"
+    place = os.path.dirname(os.path.dirname(aiochroma.__file__))
+    start = f"import sys; sys.path[:] = [path for path in sys.path if path not in ('', {str(tmp_path)!r})] + [{place!r}]; {program}"
+    (tmp_path / "empty").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", start, tmp_path / "empty"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "there is no database in it" in done.stdout
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_child_that_hangs_is_ended(tmp_path):
+    """Its time is limited, and the error says so."""
+    (tmp_path / "sleeps.py").write_text("import time\ntime.sleep(1000)\n")
+    with pytest.raises(child.ChildError, match="within 1 s") as error:
+        child.run_script(str(tmp_path / "sleeps.py"), [], seconds=1)
+    assert error.value.code is None
+
+
+def test_a_child_that_crashes_says_how(tmp_path):
+    """A signal is a negative code; an error is told by its last line."""
+    (tmp_path / "dies.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
+    (tmp_path / "raises.py").write_text("raise ValueError('no such thing')\n")
+    with pytest.raises(child.ChildError) as killed:
+        child.run_script(str(tmp_path / "dies.py"), [], seconds=60)
+    with pytest.raises(child.ChildError, match="no such thing"):
+        child.run_script(str(tmp_path / "raises.py"), [], seconds=60)
+    assert killed.value.code == -9

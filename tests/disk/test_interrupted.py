@@ -1,0 +1,130 @@
+"""A restore that is interrupted at any moment loses nothing, and what killed processes leave behind is removed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+
+import pytest
+
+from aiochroma.disk import partial, restore
+from aiochroma.disk.copy_child import copy
+from aiochroma.disk.layout import MANIFEST, SQLITE_FILE
+from aiochroma.disk.partial import PartialDirectory, abandoned, remove_abandoned
+
+_TRACED = {restore.__file__, partial.__file__}
+
+
+@pytest.fixture
+def without_children(monkeypatch):
+    """Copy in this process, and take the copy for good: a restore of microseconds, which is repeated for each line of it."""
+    monkeypatch.setattr(restore, "copy_database", copy)
+    monkeypatch.setattr(restore, "verify_copy", lambda target, how: {})
+
+
+def backup_and_database(folder):
+    """Two directories with the files that a restore looks at."""
+    shutil.rmtree(folder, ignore_errors=True)
+    for name, text in (("backup", "from the backup"), ("db", "precious")):
+        (folder / name).mkdir(parents=True)
+        (folder / name / SQLITE_FILE).write_text(text)
+        (folder / name / "index").mkdir()
+        (folder / name / "index" / "data").write_text(text)
+    (folder / "backup" / MANIFEST).write_text(json.dumps({"source": "x", "created": "y"}))
+    return folder / "backup", folder / "db"
+
+
+def interrupted_at(line, work):
+    """Run something and raise `KeyboardInterrupt` when so many lines of the traced modules have begun; returns whether it did."""
+    seen = 0
+
+    def trace(frame, event, argument):
+        nonlocal seen
+        if frame.f_code.co_filename not in _TRACED:
+            return None
+        if event == "line":
+            seen += 1
+            if seen == line:
+                sys.settrace(None)
+                raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        work()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+def content(directory):
+    """Return what a directory of ours holds, or None where it is not whole."""
+    try:
+        texts = {(directory / SQLITE_FILE).read_text(), (directory / "index" / "data").read_text()}
+    except OSError:
+        return None
+    return texts.pop() if len(texts) == 1 else None
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a directory that is open cannot be renamed there")
+@pytest.mark.parametrize("in_one_step", [True, False])
+def test_an_interrupt_at_any_line_of_a_restore_loses_nothing(
+    tmp_path, monkeypatch, without_children, in_one_step
+):
+    """The database is what it was or what the backup was, whole; what was there before exists; and the next restore works."""
+    if not in_one_step:
+        monkeypatch.setattr(restore.sys, "platform", "other", raising=True)
+    line = 0
+    while True:
+        line += 1
+        folder = tmp_path / "work"
+        backup, database = backup_and_database(folder)
+        if not interrupted_at(line, lambda: restore.restore(backup, database)):
+            break
+        now = content(database)
+        assert now in {"precious", "from the backup"}, f"line {line}: {sorted(os.listdir(folder))}"
+        kept = [content(entry) for entry in folder.iterdir() if entry != backup]
+        assert "precious" in kept, f"line {line}: {sorted(os.listdir(folder))}"
+        assert content(backup) == "from the backup"
+        assert abandoned(folder) == [] or now == "precious"
+        restore.restore(backup, database)
+        assert content(database) == "from the backup"
+        assert abandoned(folder) == []
+        assert "precious" in [content(entry) for entry in folder.iterdir()]
+    assert line > 40, "the restore was hardly traced"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such locks")
+def test_what_a_killed_process_left_is_removed_and_what_is_in_use_is_not(tmp_path):
+    """A directory in the making whose process is gone goes; one that is being filled, and one that is complete, stay."""
+    process = os.fork()
+    if process == 0:
+        try:
+            PartialDirectory(tmp_path / "killed")
+        finally:
+            os._exit(0)
+    os.waitpid(process, 0)
+    (tmp_path / "somebodys.partial-notes").mkdir()
+    filling, complete = PartialDirectory(tmp_path / "filling"), PartialDirectory(tmp_path / "complete")
+    complete.finish()
+    removed = remove_abandoned(tmp_path)
+    assert [os.path.basename(name).split(".")[0] for name in removed] == ["killed"]
+    left = sorted(entry.name for entry in tmp_path.iterdir())
+    assert left == sorted(["complete", "somebodys.partial-notes", filling.path.name])
+    filling.discard()
+    assert not filling.path.exists()
+
+
+def test_nothing_is_finished_over_something_else(tmp_path):
+    """What came to be at the final place meanwhile stays."""
+    begun = PartialDirectory(tmp_path / "final")
+    (tmp_path / "final").mkdir()
+    with pytest.raises(FileExistsError):
+        begun.finish()
+    begun.discard()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["final"]
