@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -27,14 +28,6 @@ def usual_umask():
 
 def mode(path):
     return stat.S_IMODE(path.stat().st_mode)
-
-
-def open_to_others(root):
-    return {
-        str(path.relative_to(root)): oct(mode(path))
-        for path in [root, *root.rglob("*")]
-        if mode(path) & 0o077
-    }
 
 
 def test_what_we_make_is_closed_to_others(tmp_path):
@@ -194,9 +187,12 @@ def test_a_child_imports_nothing_from_the_working_directory(tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setenv("ALLOW_RESET", "perhaps")
-    program = "import aiochroma.disk.child as c, sys; print(c.run_child('aiochroma.disk.verify_child', [sys.argv[1]], seconds=100))"
-    place = os.path.dirname(os.path.dirname(aiochroma.__file__))
-    start = f"import sys; sys.path[:] = [path for path in sys.path if path not in ('', {str(tmp_path)!r})] + [{place!r}]; {program}"
+    program = (
+        "import sys; from aiochroma.disk.child import run_child;"
+        "print(run_child('aiochroma.disk.verify_child', sys.argv[1:], seconds=99))"
+    )
+    place = str(Path(aiochroma.__file__).parents[1])
+    start = f"import sys; sys.path.append({place!r}); {program}"
     (tmp_path / "empty").mkdir()
     done = subprocess.run(
         [sys.executable, "-I", "-c", start, tmp_path / "empty"],

@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import sys
+from functools import partial as partial_
+from pathlib import Path
 
 import pytest
 
@@ -84,12 +86,12 @@ def test_an_interrupt_at_any_line_of_a_restore_loses_nothing(
         line += 1
         folder = tmp_path / "work"
         backup, database = backup_and_database(folder)
-        if not interrupted_at(line, lambda: restore.restore(backup, database)):
+        if not interrupted_at(line, partial_(restore.restore, backup, database)):
             break
         now = content(database)
-        assert now in {"precious", "from the backup"}, f"line {line}: {sorted(os.listdir(folder))}"
+        assert now in {"precious", "from the backup"}, f"line {line}: {sorted(folder.iterdir())}"
         kept = [content(entry) for entry in folder.iterdir() if entry != backup]
-        assert "precious" in kept, f"line {line}: {sorted(os.listdir(folder))}"
+        assert "precious" in kept, f"line {line}: {sorted(folder.iterdir())}"
         assert content(backup) == "from the backup"
         assert abandoned(folder) == [] or now == "precious"
         restore.restore(backup, database)
@@ -113,7 +115,7 @@ def test_what_a_killed_process_left_is_removed_and_what_is_in_use_is_not(tmp_pat
     filling, complete = PartialDirectory(tmp_path / "filling"), PartialDirectory(tmp_path / "complete")
     complete.finish()
     removed = remove_abandoned(tmp_path)
-    assert [os.path.basename(name).split(".")[0] for name in removed] == ["killed"]
+    assert [Path(name).name.split(".")[0] for name in removed] == ["killed"]
     left = sorted(entry.name for entry in tmp_path.iterdir())
     assert left == sorted(["complete", "somebodys.partial-notes", filling.path.name])
     filling.discard()
