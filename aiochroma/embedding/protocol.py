@@ -20,7 +20,6 @@ __all__ = [
     "InlineEmbedder",
     "QueryEmbedder",
     "WindowedEmbedder",
-    "embed_queries",
     "normalise_rows",
     "unusable_rows",
 ]
@@ -87,21 +86,6 @@ class WindowedEmbedder(Embedder, Protocol):
 
     def count_tokens(self, text: str) -> int:
         """Return how many tokens a text has, those that the embedder adds included; without this, characters count."""
-
-
-def embed_queries(embedder: Embedder, texts: Sequence[str]) -> NDArray[np.float32]:
-    """Embed questions with the embedder's own method for them, if it has one.
-
-    Args:
-        embedder: Any embedder.
-        texts: The questions.
-
-    Returns:
-        One row per question, as ``Embedder.embed`` returns them.
-    """
-    if isinstance(embedder, QueryEmbedder):
-        return embedder.embed_query(texts)
-    return embedder.embed(texts)
 
 
 def normalise_rows(matrix: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,4 +1,7 @@
-"""A thread that embeds for a database: same queue, same promises, other work.
+"""Threads that embed for a database: same queue, same promises, other work.
+
+Each kind of embedding function has a thread of its own, so one that hangs or is slow keeps only its own callers waiting; and
+for a kind whose thread has been in one call for long, further callers get another thread, up to a few.
 
 Texts that wait together are embedded in one call. Texts embedded lately are remembered, in a bounded number of bytes.
 Asynchronous functions do not come here: they are awaited on their caller's event loop.
@@ -6,16 +9,23 @@ Asynchronous functions do not come here: they are awaited on their caller's even
 
 from __future__ import annotations
 
-import inspect
+import threading
 import time
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from aiochroma._errors import DeadlineExceededError
+from aiochroma._errors import EmbeddingFailedError
 from aiochroma.core.calls import call, call_blocking
 from aiochroma.core.plan import Limits, Step
 from aiochroma.core.request import Request
-from aiochroma.embedding.functions import call_function, is_asynchronous, name_of, vectors_from
+from aiochroma.embedding.functions import (
+    await_function,
+    call_function,
+    is_asynchronous,
+    kind_of,
+    name_of,
+    refuse_within,
+)
 from aiochroma.embedding.vector_cache import VectorCache
 
 if TYPE_CHECKING:
@@ -27,6 +37,10 @@ __all__ = ["EmbeddingPlanner", "EmbeddingRunner", "EmbeddingWorker"]
 
 _CACHE_BYTES = 16 * 2**20
 _TEXTS_PER_CALL = 256
+_STUCK_SECONDS = 5.0
+"""After so long in one call, further callers get another thread."""
+_MOST_THREADS = 4
+"""For one kind of function; when all are stuck, callers are refused."""
 
 
 class EmbeddingPlanner:
@@ -81,9 +95,14 @@ class EmbeddingPlanner:
 
 
 class EmbeddingWorker:
-    """What the embedding thread owns: the cache, for each function that can be told apart."""
+    """What an embedding thread owns: the cache, for each function that can be told apart.
+
+    Attributes:
+        busy_since: When the call began that it is in (``time.monotonic()``), or None.
+    """
 
     def __init__(self) -> None:
+        self.busy_since: float | None = None
         self._caches: weakref.WeakKeyDictionary[Any, dict[bool, VectorCache]] = weakref.WeakKeyDictionary()
 
     def execute(self, request: Request) -> list[Any]:
@@ -91,13 +110,11 @@ class EmbeddingWorker:
         function, inputs, is_query = (request.arguments[name] for name in ("function", "inputs", "is_query"))
         cache = self._cache(function, is_query=is_query) if _is_texts(inputs) else None
         if cache is None:
-            return vectors_from(call_function(function, inputs, is_query=is_query), len(inputs), function)
+            return self._call(function, inputs, is_query=is_query)
         known = {text: cache.get(text) for text in dict.fromkeys(inputs)}
         missing = [text for text, vector in known.items() if vector is None]
         if missing:
-            vectors = vectors_from(
-                call_function(function, missing, is_query=is_query), len(missing), function
-            )
+            vectors = self._call(function, missing, is_query=is_query)
             for text, vector in zip(missing, vectors, strict=True):
                 known[text] = vector
                 cache.put(text, vector)
@@ -106,6 +123,13 @@ class EmbeddingWorker:
     def close(self) -> None:
         """Forget everything."""
         self._caches.clear()
+
+    def _call(self, function: Any, inputs: Any, *, is_query: bool) -> list[Any]:
+        self.busy_since = time.monotonic()
+        try:
+            return call_function(function, inputs, is_query=is_query)
+        finally:
+            self.busy_since = None
 
     def _cache(self, function: Any, *, is_query: bool) -> VectorCache | None:
         try:
@@ -117,11 +141,16 @@ class EmbeddingWorker:
         return caches[is_query]
 
 
+_workers: weakref.WeakKeyDictionary[Engine, dict[str, list[EmbeddingWorker]]] = weakref.WeakKeyDictionary()
+"""What the threads of each database own, by kind of function."""
+_workers_lock = threading.Lock()
+
+
 class EmbeddingRunner:
     """Embeds for the clients of one database.
 
     Args:
-        engine: The database; the embedding thread is started at first use and ends with it.
+        engine: The database; threads are started at first use and end with it.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -131,7 +160,7 @@ class EmbeddingRunner:
         """Embed a batch without blocking the event loop.
 
         Args:
-            function: A Chroma embedding function, or any callable that takes a list of inputs; synchronous ones run on the
+            function: A Chroma embedding function, or any callable that takes a list of inputs; synchronous ones run on an
                 embedding thread, asynchronous ones are awaited here.
             inputs: A list of texts, or what else the function takes. Few and short ones are embedded here by a function that
                 says that it is quicker so (``inline_characters``).
@@ -142,49 +171,51 @@ class EmbeddingRunner:
             One float32 array of shape (dimensions,) per input.
 
         Raises:
-            EmbeddingFailedError: The function did not return one vector per input.
+            EmbeddingFailedError: The function raised, did not return one finite vector per input, is called from inside of
+                itself, or has not come back from several calls.
             DeadlineExceededError: The deadline passed first.
         """
+        refuse_within(function)
         if is_asynchronous(function):
-            answer = await _awaited(function, inputs, deadline, is_query=is_query)
-            return vectors_from(answer, len(inputs), function)
+            return await await_function(function, inputs, is_query=is_query, deadline=deadline)
         if _is_short(function, inputs):
-            return vectors_from(call_function(function, inputs, is_query=is_query), len(inputs), function)
+            return call_function(function, inputs, is_query=is_query)
         request = Request("embed", {"function": function, "inputs": inputs, "is_query": is_query})
-        vectors: list[Any] = await call(self._queue, request, deadline)
+        vectors: list[Any] = await call(self._queue(function), request, deadline)
         return vectors
 
     def embed_blocking(
         self, function: Any, inputs: Any, *, is_query: bool, deadline: float | None
     ) -> list[Any]:
         """Embed a batch and block this thread meanwhile; for synchronous functions."""
+        refuse_within(function)
         if _is_short(function, inputs):
-            return vectors_from(call_function(function, inputs, is_query=is_query), len(inputs), function)
+            return call_function(function, inputs, is_query=is_query)
         request = Request("embed", {"function": function, "inputs": inputs, "is_query": is_query})
-        vectors: list[Any] = call_blocking(self._queue, request, deadline)
+        vectors: list[Any] = call_blocking(self._queue(function), request, deadline)
         return vectors
 
-    @property
-    def _queue(self) -> Any:
-        return self._engine.companion("embedding", "embed", EmbeddingWorker, EmbeddingPlanner()).queue
-
-
-async def _awaited(function: Any, inputs: Any, deadline: float | None, *, is_query: bool) -> Any:
-    import asyncio
-
-    for_queries = getattr(function, "embed_query", None) if is_query else None
-    answer = for_queries(input=inputs) if inspect.iscoroutinefunction(for_queries) else function(inputs)
-    if deadline is None:
-        return await answer
-    try:
-        return await asyncio.wait_for(answer, max(0.0, deadline - time.monotonic()))
-    except asyncio.TimeoutError as error:
-        if time.monotonic() < deadline:
-            raise  # The function's own.
-        raise DeadlineExceededError(
-            f"The embedding function {name_of(function)!r} had not answered when the deadline passed.",
-            started=True,
-        ) from error
+    def _queue(self, function: Any) -> Any:
+        """Return the queue of a thread that is not stuck, which is started where there is none."""
+        kind = kind_of(function)
+        now = time.monotonic()
+        with _workers_lock:
+            workers = _workers.setdefault(self._engine, {}).setdefault(kind, [])
+            for number, worker in enumerate(workers):
+                since = worker.busy_since
+                if since is None or now - since < _STUCK_SECONDS:
+                    break
+            else:
+                number = len(workers)
+                if number == _MOST_THREADS:
+                    raise EmbeddingFailedError(
+                        f"The embedding function {name_of(function)!r} has not come back from {number} calls, the last of which "
+                        f"began {now - max(worker.busy_since or now for worker in workers):.0f} s ago. Give it a time limit of "
+                        "its own."
+                    )
+                workers.append(EmbeddingWorker())
+            worker = workers[number]
+        return self._engine.companion(("embed", kind, number), "embed", lambda: worker, EmbeddingPlanner()).queue
 
 
 def _is_texts(inputs: Any) -> bool:

@@ -8,8 +8,6 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     import numpy as np
     from numpy.typing import NDArray
 
@@ -73,11 +71,6 @@ class VectorCache:
             while self._bytes > self._max_bytes:
                 oldest, dropped = self._vectors.popitem(last=False)
                 self._bytes -= _size(oldest, dropped)
-
-    def put_many(self, entries: Iterable[tuple[str, NDArray[np.float32]]]) -> None:
-        """Keep several vectors; see ``put``."""
-        for text, vector in entries:
-            self.put(text, vector)
 
     def clear(self) -> None:
         """Forget everything but the counters of hits and misses."""
