@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import inspect
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from aiochroma._errors import InvalidInputError, MissingExtraError
 from aiochroma._logging import get_logger
-from aiochroma.embedding.functions import name_of
+from aiochroma.embedding.identity import identity_of
 from aiochroma.embedding.protocol import Embedder, InlineEmbedder, QueryEmbedder
 
 if TYPE_CHECKING:
@@ -23,7 +23,10 @@ class EmbedderFunction:
     """An embedder as the embedding thread calls it.
 
     Attributes:
-        identity: Stored with the data; equal identities mean that vectors may be compared.
+        identity: Stored with the data; its name, without keys and addresses.
+        is_certain: Whether equal identities mean that vectors may be compared. Where not, fingerprints are compared; see
+            :mod:`aiochroma.embedding.identity`.
+        fingerprint: What it makes of ``PROBE``, or None until it was asked.
         dimensions: Length of its vectors, or None until it has embedded something.
         max_distance: The distance it recommends itself for "related", or None.
         window: How many tokens of a text it reads, or None where it reads all.
@@ -40,8 +43,11 @@ class EmbedderFunction:
         *,
         window: int | None = None,
         count_tokens: Callable[[str], int] = len,
+        is_certain: bool = True,
     ) -> None:
         self.identity = identity
+        self.is_certain = is_certain
+        self.fingerprint: str | None = None
         self.dimensions = dimensions
         self.max_distance = max_distance
         self.function = function
@@ -49,14 +55,25 @@ class EmbedderFunction:
         self.count_tokens = count_tokens
 
 
+def _call_like(function: Any, embedder: Any) -> None:
+    """Give an embedding function the name of the class that it calls, for messages and to tell threads apart."""
+    kind = type(embedder)
+    function.__module__, function.__qualname__, function.__name__ = (
+        kind.__module__,
+        kind.__qualname__,
+        kind.__name__,
+    )
+
+
 class _Rows:
-    """Gives an :class:`Embedder` the form of an embedding function.
+    """Gives an :class:`Embedder` the form of an embedding function, under the name of its class.
 
     Attributes:
         inline_characters: See :class:`InlineEmbedder`.
     """
 
     def __init__(self, embedder: Embedder) -> None:
+        _call_like(self, embedder)
         self._embedder = embedder
         # Looked up once: asking a protocol takes as long as embedding a short text.
         self._embed_queries = embedder.embed_query if isinstance(embedder, QueryEmbedder) else embedder.embed
@@ -70,9 +87,10 @@ class _Rows:
 
 
 class _LangChainRows:
-    """Gives LangChain's ``Embeddings`` the form of an embedding function."""
+    """Gives LangChain's ``Embeddings`` the form of an embedding function, under the name of its class."""
 
     def __init__(self, embeddings: Any) -> None:
+        _call_like(self, embeddings)
         self._embeddings = embeddings
 
     def __call__(self, texts: list[str]) -> Any:
@@ -80,6 +98,17 @@ class _LangChainRows:
 
     def embed_query(self, input: list[str]) -> Any:
         return [self._embeddings.embed_query(text) for text in input]
+
+
+class _AsynchronousRows(_Rows):
+    """The same for an embedder whose ``embed`` is asynchronous."""
+
+    async def __call__(self, texts: list[str]) -> Any:
+        return await self._embedder.embed(texts)  # type: ignore[misc]  # asynchronous here
+
+    async def embed_query(self, input: list[str]) -> Any:
+        vectors = self._embed_queries(input)
+        return await vectors if inspect.isawaitable(vectors) else vectors
 
 
 @lru_cache(maxsize=1)
@@ -124,7 +153,7 @@ def adapted(embedder: Any) -> EmbedderFunction:
             embedder.identity,
             embedder.dimensions,
             embedder.max_distance,
-            _Rows(embedder),
+            (_AsynchronousRows if inspect.iscoroutinefunction(embedder.embed) else _Rows)(embedder),
             **_window(embedder),
         )
     own = getattr(embedder, "embedder", None)
@@ -132,14 +161,28 @@ def adapted(embedder: Any) -> EmbedderFunction:
         return own
     if is_langchain(embedder):
         return EmbedderFunction(
-            _langchain_identity(embedder), None, None, _LangChainRows(embedder), **_window(embedder)
+            _langchain_identity(embedder),
+            None,
+            None,
+            _LangChainRows(embedder),
+            is_certain=False,
+            **_window(embedder),
         )
     if not callable(embedder):
         raise InvalidInputError(
             f"`embedder` must be an aiochroma Embedder, a Chroma embedding function, LangChain's Embeddings, or a callable "
             f"from a list of texts to vectors, got {embedder!r}."
         )
-    return EmbedderFunction(_identity(embedder), None, None, embedder, **_window(embedder))
+    identity, is_certain = identity_of(embedder)
+    max_distance = getattr(embedder, "max_distance", None)
+    return EmbedderFunction(
+        identity,
+        None,
+        max_distance if isinstance(max_distance, float) and max_distance > 0 else None,
+        embedder,
+        is_certain=is_certain,
+        **_window(embedder),
+    )
 
 
 def is_langchain(embedder: Any) -> bool:
@@ -169,13 +212,3 @@ def _window(embedder: Any) -> dict[str, Any]:
             f"The `window` of an embedder must be a number of tokens above 0, got {window!r}."
         )
     return {"window": window, "count_tokens": getattr(embedder, "count_tokens", len)}
-
-
-def _identity(function: Any) -> str:
-    """Name a function that does not name itself: Chroma's by name and configuration, others by module and name."""
-    if callable(getattr(function, "name", None)) and callable(getattr(function, "get_config", None)):
-        name, config = function.name(), function.get_config()
-        if isinstance(name, str) and isinstance(config, dict):
-            return f"chroma:{name}:{json.dumps(config, sort_keys=True, default=str)}"
-    kind = function if hasattr(function, "__qualname__") else type(function)
-    return f"function:{kind.__module__}.{kind.__qualname__ if hasattr(kind, '__qualname__') else name_of(function)}"

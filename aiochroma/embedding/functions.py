@@ -20,7 +20,15 @@ from aiochroma._errors import DeadlineExceededError, EmbedderError, EmbeddingFai
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-__all__ = ["call_function", "await_function", "is_asynchronous", "kind_of", "name_of", "refuse_within", "vectors_from"]
+__all__ = [
+    "await_function",
+    "call_function",
+    "is_asynchronous",
+    "kind_of",
+    "name_of",
+    "refuse_within",
+    "vectors_from",
+]
 
 _running: ContextVar[frozenset[str]] = ContextVar("aiochroma_embedders_running", default=frozenset())
 """The kinds of embedding function that this context is inside of."""
@@ -99,7 +107,9 @@ async def await_function(function: Any, inputs: Any, *, is_query: bool, deadline
 
     task = asyncio.ensure_future(answer())
     try:
-        await asyncio.wait({task}, timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
+        await asyncio.wait(
+            {task}, timeout=None if deadline is None else max(0.0, deadline - time.monotonic())
+        )
     finally:
         if not task.done():
             task.cancel()
@@ -185,7 +195,9 @@ def _blamed(function: Any) -> Iterator[None]:
         yield
     except (EmbedderError, KeyboardInterrupt, GeneratorExit):
         raise
-    except BaseException as error:  # A cancellation, a panic of native code, or SystemExit is its failure as well.
+    except (
+        BaseException
+    ) as error:  # A cancellation, a panic of native code, or SystemExit is its failure as well.
         raise EmbeddingFailedError(_message(function, error)) from error
 
 
@@ -202,7 +214,14 @@ def _hint(function: Any, error: BaseException) -> str | None:
     cause: BaseException | None = error
     while cause is not None:
         kinds = {kind.__name__ for kind in type(cause).__mro__}
-        if kinds & {"ConnectionError", "ConnectError", "ConnectTimeout", "TransportError", "gaierror", "APIConnectionError"}:
+        if kinds & {
+            "ConnectionError",
+            "ConnectError",
+            "ConnectTimeout",
+            "TransportError",
+            "gaierror",
+            "APIConnectionError",
+        }:
             chromas_own = kind_of(function).endswith(("DefaultEmbeddingFunction", "ONNXMiniLM_L6_V2"))
             return _OFFLINE if chromas_own else _UNREACHABLE
         cause = cause.__cause__ or cause.__context__

@@ -18,6 +18,7 @@ import numpy as np
 
 from aiochroma.embedding.protocol import normalise_rows
 from aiochroma.text.analysis import words_of_meaning
+from aiochroma.text.sections import sections
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,8 +76,11 @@ class HashedEmbedder:
 
 
 def _words(text: str) -> list[str]:
-    folded = text if text.isascii() else unicodedata.normalize("NFKC", text)
-    return words_of_meaning(folded)
+    words: list[str] = []
+    # The regular expression holds the interpreter.
+    for section in sections(text):
+        words += words_of_meaning(section if section.isascii() else unicodedata.normalize("NFKC", section))
+    return words
 
 
 @lru_cache(maxsize=65_536)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PROBE", "fingerprint_of", "identity_of", "is_alike", "is_same_name"]
 
-PROBE = "On Tuesday the grey cat of our neighbours slept 3 hours on the warm roof of the old library."
+PROBE = "Our grey cat slept on the warm roof."
 """What every embedder is asked to embed; part of the stored format."""
 
 MINILM = "minilm:all-MiniLM-L6-v2:384"
@@ -82,15 +82,17 @@ def fingerprint_of(vector: Any) -> str:
     return base64.b64encode(_some(vector).astype(np.float16).tobytes()).decode("ascii")
 
 
-def is_alike(stored: str, vector: Any) -> bool | None:
-    """Tell whether a vector of ``PROBE`` is the one that was written down; None where that cannot be read."""
+def is_alike(stored: str, fingerprint: str) -> bool:
+    """Tell whether two fingerprints are those of one embedder; what cannot be read is like no other."""
     import numpy as np
 
     try:
-        known = np.frombuffer(base64.b64decode(stored, validate=True), dtype=np.float16).astype(np.float32)
+        known, now = (
+            np.frombuffer(base64.b64decode(text, validate=True), dtype=np.float16).astype(np.float32)
+            for text in (stored, fingerprint)
+        )
     except (binascii.Error, ValueError):
-        return None
-    now = _some(vector)
+        return False
     if len(known) != len(now):
         return False
     return bool(np.linalg.norm(known - now) <= _TOLERANCE * max(np.linalg.norm(known), np.linalg.norm(now)))

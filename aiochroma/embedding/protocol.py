@@ -21,7 +21,6 @@ __all__ = [
     "QueryEmbedder",
     "WindowedEmbedder",
     "normalise_rows",
-    "unusable_rows",
 ]
 
 
@@ -49,7 +48,7 @@ class Embedder(Protocol):
 
         Returns:
             One row of length 1 per text, shape ``(len(texts), dimensions)``; a row of zeros stands for a text
-            in which the embedder finds nothing (see ``unusable_rows``).
+            in which the embedder finds nothing.
         """
 
 
@@ -103,19 +102,3 @@ def normalise_rows(matrix: NDArray[np.float32]) -> NDArray[np.float32]:
     rows = np.zeros_like(matrix)
     np.divide(matrix, lengths[:, None], out=rows, where=usable[:, None], casting="unsafe")
     return rows
-
-
-def unusable_rows(matrix: NDArray[np.float32]) -> list[int]:
-    """Find the rows that cannot be compared with anything.
-
-    Args:
-        matrix: Shape ``(n, dimensions)``.
-
-    Returns:
-        The indices of the rows that are all zeros or hold NaN or an infinity, in ascending order. A memory
-        with such a vector could never be found by meaning, so the caller rejects the text it belongs to.
-    """
-    if matrix.shape[0] == 0:
-        return []
-    usable = np.isfinite(matrix).all(axis=1) & matrix.any(axis=1)
-    return [int(index) for index in np.flatnonzero(~usable)]

@@ -120,6 +120,11 @@ class EmbeddingWorker:
                 cache.put(text, vector)
         return [known[text] for text in inputs]
 
+    def is_stuck(self, now: float) -> bool:
+        """Tell whether it has been in one call for long; may be asked from any thread."""
+        since = self.busy_since
+        return since is not None and now - since >= _STUCK_SECONDS
+
     def close(self) -> None:
         """Forget everything."""
         self._caches.clear()
@@ -201,21 +206,19 @@ class EmbeddingRunner:
         now = time.monotonic()
         with _workers_lock:
             workers = _workers.setdefault(self._engine, {}).setdefault(kind, [])
-            for number, worker in enumerate(workers):
-                since = worker.busy_since
-                if since is None or now - since < _STUCK_SECONDS:
-                    break
-            else:
-                number = len(workers)
-                if number == _MOST_THREADS:
-                    raise EmbeddingFailedError(
-                        f"The embedding function {name_of(function)!r} has not come back from {number} calls, the last of which "
-                        f"began {now - max(worker.busy_since or now for worker in workers):.0f} s ago. Give it a time limit of "
-                        "its own."
-                    )
+            stuck = [worker.is_stuck(now) for worker in workers]
+            number = stuck.index(False) if False in stuck else len(workers)
+            if number == _MOST_THREADS:
+                raise EmbeddingFailedError(
+                    f"The embedding function {name_of(function)!r} has not come back from {number} calls, each of which began "
+                    f"more than {_STUCK_SECONDS:.0f} s ago. Give it a time limit of its own."
+                )
+            if number == len(workers):
                 workers.append(EmbeddingWorker())
             worker = workers[number]
-        return self._engine.companion(("embed", kind, number), "embed", lambda: worker, EmbeddingPlanner()).queue
+        return self._engine.companion(
+            ("embed", kind, number), "embed", lambda: worker, EmbeddingPlanner()
+        ).queue
 
 
 def _is_texts(inputs: Any) -> bool:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from aiochroma._errors import ClosedError, EmbeddingFailedError, InvalidInputError
 from aiochroma.client.reembedding import SingleEmbedder, lacks_vectors, reembed_missing
+from aiochroma.embedding.identity import PROBE, fingerprint_of
 from aiochroma.memory.long import Splitter, middle
 
 if TYPE_CHECKING:
@@ -194,7 +195,7 @@ class OpenStore:
             # A part may consist of nothing but a ruled line. The others tell what the text is about.
             usable = [row for row in range(start, stop) if _has_direction(vectors[row])]
             if not usable:
-                self._refuse(text, vectors[start])
+                self._refuse(text)
             if place in parts:
                 pairs = [(inputs[row], vectors[row]) for row in usable]
                 embedded.append(Embedded(middle([vector for _, vector in pairs]), pairs))
@@ -216,11 +217,21 @@ class OpenStore:
                 )
         return vectors
 
-    def _refuse(self, text: str, vector: Any) -> NoReturn:
+    async def fingerprint(self) -> str:
+        """Return what the embedder makes of one fixed text; it is asked once.
+
+        Raises:
+            EmbeddingFailedError: It failed.
+        """
+        embedder = self.embedder
+        if embedder.fingerprint is None:
+            embedder.fingerprint = fingerprint_of((await self._vectors([PROBE], is_query=False))[0])
+        return embedder.fingerprint
+
+    def _refuse(self, text: str) -> NoReturn:
         raise InvalidInputError(
-            f"The text {text[:60]!r} embeds to {'no finite vector' if vector.any() else 'nothing'} with "
-            f"{self.embedder.identity!r}: it has no word that the embedder knows, and could never be found by "
-            "meaning."
+            f"The text {text[:60]!r} embeds to nothing with {self.embedder.identity!r}: it has no word that the embedder "
+            "knows, and could never be found by meaning."
         )
 
 

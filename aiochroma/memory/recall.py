@@ -117,8 +117,9 @@ class Recall(Sequence[Hit]):
 
     Attributes:
         hits: The hits.
-        errors: For each namespace that failed, its exception; the others' hits are there nevertheless. Where the
-            question as a whole failed (``on_failure="degrade"``), the key is the empty string.
+        errors: For each namespace that failed, its exception; the others' hits are there nevertheless. What concerns the
+            question as a whole has the empty string as its key: that it could not be embedded (the hits are those of its
+            words alone), or that nothing could be searched (``on_failure="degrade"``).
         timings: Milliseconds: ``embedding``, ``queue`` (longest wait of a search), ``search:<namespace>``, ``total``.
         indexing: The namespaces whose index is still being made, each with the share that is in it, 0 to 1. They answered
             from what was there.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from aiochroma._errors import InvalidInputError, StoreUnavailableError
+from aiochroma._errors import EmbedderError, InvalidInputError, StoreUnavailableError
 from aiochroma._logging import get_logger
 from aiochroma.memory.recall import Hit, Recall, hit_from
 from aiochroma.memory.store import Namespace
@@ -36,7 +36,7 @@ async def answer(store: Store, question: Question) -> Recall:
     searches = question.searches
     if searches is None:
         searches = dict.fromkeys(await store.names(), question.common)
-    vector = await _vector(store, question)
+    vector, failure = await _vector(store, question)
     timings["embedding"] = _milliseconds(begun)
     results, errors = await _search(store, question, searches, vector, timings)
     if errors and len(errors) == len(searches):
@@ -51,6 +51,9 @@ async def answer(store: Store, question: Question) -> Recall:
     for name, result in results.items():
         if result.problem is not None:
             errors[name] = StoreUnavailableError(result.problem)
+    if failure is not None:
+        errors[""] = failure
+        log.warning("recall.by_words_only", error=repr(failure))
     timings["total"] = _milliseconds(begun)
     indexing = {name: result.indexed for name, result in results.items() if result.indexed < 1.0}
     return Recall(tuple(hits), errors, timings, indexing)
@@ -149,21 +152,26 @@ def _arguments(
     }
 
 
-async def _vector(store: Store, question: Question) -> Any:
-    """Embed a question; None where its words are enough, because it is asked by them or has nothing else.
+async def _vector(store: Store, question: Question) -> tuple[Any, EmbedderError | None]:
+    """Embed a question.
+
+    Returns:
+        Its vector, or None where its words are enough, because it is asked by them or has nothing else; and why it could
+        not be embedded, where it is asked by its words for that reason.
 
     Raises:
         InvalidInputError: It embeds to nothing, and is asked by meaning.
+        EmbedderError: It could not be embedded, and is asked by meaning.
     """
     by_words = question.mode == "text" and not store.is_remote
     if by_words:
-        return None
+        return None, None
     try:
-        return (await store.embed([question.text], is_query=True))[0].vector
-    except InvalidInputError:
-        if question.mode == "hybrid" and not store.is_remote:
-            return None
-        raise
+        return (await store.embed([question.text], is_query=True))[0].vector, None
+    except (InvalidInputError, EmbedderError) as error:
+        if question.mode != "hybrid" or store.is_remote:
+            raise
+        return None, error if isinstance(error, EmbedderError) else None
 
 
 def _hits(namespace: str, result: SearchResult) -> list[Hit]:

@@ -6,7 +6,8 @@ import contextlib
 import uuid
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from aiochroma._errors import EmbedderMismatchError
+from aiochroma._errors import EmbedderError, EmbedderMismatchError
+from aiochroma.embedding.identity import is_alike, is_same_name
 from aiochroma.memory.namespaces import collection_name, namespace_of, parts_name
 from aiochroma.memory.opened import OpenStore
 from aiochroma.memory.recall import Hit, hit_from
@@ -26,11 +27,11 @@ T = TypeVar("T")
 NAMESPACE = "aiochroma:namespace"
 EMBEDDER = "aiochroma:embedder"
 DIMENSIONS = "aiochroma:dimensions"
+FINGERPRINT = "aiochroma:embedder_fingerprint"
 PARTS_FOR = "aiochroma:parts_for"
 
 _PARTS_AT_ONCE = 256
 _DELETED_AT_ONCE = 64
-_PROBE = "a text to learn the length of the vectors from"
 
 
 class Namespace:
@@ -91,7 +92,7 @@ class Store(OpenStore):
         answers = await self.port.submit_many(client, operations) if operations else []
         for name, answer in zip(unknown, answers, strict=True):
             if answer.error is None:
-                found[name] = self._known(name, answer.result, any_embedder=any_embedder)
+                found[name] = await self._known(name, answer.result, any_embedder=any_embedder)
             elif isinstance(answer.error, NotFoundError):
                 found[name] = None
             elif isinstance(answer.error, Exception):
@@ -147,34 +148,55 @@ class Store(OpenStore):
         if known is not None:
             return known
         embedder = self.embedder
-        if embedder.dimensions is None:
-            await self._vectors([_PROBE], is_query=False)
+        fingerprint = await self.fingerprint()
         model = await self.submit(
             "get_or_create_collection",
             name=collection_name(name),
             configuration={"hnsw": {"space": "cosine"}},
-            metadata={NAMESPACE: name, EMBEDDER: embedder.identity, DIMENSIONS: embedder.dimensions},
+            metadata={
+                NAMESPACE: name,
+                EMBEDDER: embedder.identity,
+                DIMENSIONS: embedder.dimensions,
+                FINGERPRINT: fingerprint,
+            },
             tenant=self._client.tenant,
             database=self._client.database,
         )
-        namespace = self._known(name, model)
+        namespace = await self._known(name, model)
         if isinstance(namespace, Exception):
             raise namespace
         return namespace
 
-    def _known(self, name: str, model: Any, *, any_embedder: bool = False) -> Namespace | Exception:
-        stored = (model.metadata or {}).get(EMBEDDER)
-        identity = self.embedder.identity
-        if stored != identity:
-            if any_embedder and stored is not None:
-                return Namespace(name, model)  # Not kept: the next call may want to compare vectors.
-            return EmbedderMismatchError(
-                f"The namespace {name!r} holds vectors of {stored or 'an unknown embedder (of another program)'!r} and "
-                f"this memory embeds with {identity!r}. Vectors of different embedders cannot be compared: open the "
-                "memory with the first one, or remember the texts again in another namespace."
-            )
-        namespace = self._namespaces[name] = Namespace(name, model)
-        return namespace
+    async def _known(self, name: str, model: Any, *, any_embedder: bool = False) -> Namespace | Exception:
+        metadata = model.metadata or {}
+        stored = metadata.get(EMBEDDER)
+        if await self._is_mine(metadata):
+            namespace = self._namespaces[name] = Namespace(name, model)
+            return namespace
+        if any_embedder and stored is not None:
+            return Namespace(name, model)  # Not kept: the next call may want to compare vectors.
+        return EmbedderMismatchError(
+            f"The namespace {name!r} holds vectors of {_described(stored, metadata)} and this memory embeds with "
+            f"{_described(self.embedder.identity, {DIMENSIONS: self.embedder.dimensions})}. Vectors of different embedders "
+            "cannot be compared: open the memory with the first one, or embed the texts again in another namespace."
+        )
+
+    async def _is_mine(self, metadata: Mapping[str, Any]) -> bool:
+        """Tell whether this memory's embedder made a namespace's vectors; see :mod:`aiochroma.embedding.identity`."""
+        stored, embedder = metadata.get(EMBEDDER), self.embedder
+        fingerprint, dimensions = metadata.get(FINGERPRINT), metadata.get(DIMENSIONS)
+        if not isinstance(stored, str):
+            return False
+        same = is_same_name(stored, embedder.identity)
+        if None not in {dimensions, embedder.dimensions} and dimensions != embedder.dimensions:
+            return False
+        if not isinstance(fingerprint, str) or (same and embedder.is_certain):
+            return same
+        try:
+            alike = is_alike(fingerprint, await self.fingerprint())
+        except EmbedderError:
+            return same  # Its failure is told where its vectors are needed.
+        return alike and dimensions in {None, embedder.dimensions}
 
     def drop(self, name: str) -> None:
         """Forget what is known of a namespace that may be gone."""
@@ -408,3 +430,11 @@ class Store(OpenStore):
         with contextlib.suppress(NotFoundError):  # It had no long texts.
             await self.submit("delete_collection", name=namespace.parts, **place)
         return forgotten
+
+
+def _described(identity: str | None, metadata: Mapping[str, Any]) -> str:
+    """Return how messages call an embedder; two of one name differ in their dimensions, or in what they return."""
+    if identity is None:
+        return "an unknown embedder (of another program)"
+    dimensions = metadata.get(DIMENSIONS)
+    return f"{identity!r} ({dimensions} dimensions)" if dimensions is not None else repr(identity)

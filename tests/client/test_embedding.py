@@ -235,7 +235,7 @@ async def test_functions_that_return_nonsense_write_nothing(client, value):
 
 
 async def test_the_functions_own_error_comes_back(client):
-    """What a function raises reaches its caller as it is, and the next text is embedded."""
+    """What a function raises reaches its caller as the cause of an embedding error, and the next text is embedded."""
     answers = iter([KeyError("no such model"), None])
 
     def moody(texts):
@@ -245,8 +245,9 @@ async def test_the_functions_own_error_comes_back(client):
         return [vector_of(text) for text in texts]
 
     collection = await client.create_collection("moody", embedding_function=moody)
-    with pytest.raises(KeyError, match="no such model"):
+    with pytest.raises(aiochroma.EmbeddingFailedError, match="no such model") as failed:
         await collection.add(ids=["a"], documents=["x"])
+    assert isinstance(failed.value.__cause__, KeyError)
     await collection.add(ids=["a"], documents=["y"])
     assert await collection.count() == 1
 

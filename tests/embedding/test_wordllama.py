@@ -10,7 +10,6 @@ import pytest
 
 from aiochroma import _errors
 from aiochroma.embedding import wordllama as _wordllama
-from aiochroma.embedding.protocol import embed_queries
 from aiochroma.embedding.wordllama import WordLlamaEmbedder
 
 
@@ -18,7 +17,7 @@ def test_meaning_is_nearer_than_something_else():
     """A question is nearer to what answers it in other words than to an unrelated sentence."""
     embedder = WordLlamaEmbedder()
     memories = embedder.embed(["She adopted a puppy from the shelter.", "The train to Oslo was late."])
-    question = embed_queries(embedder, ["What dog does she have?"])[0]
+    question = embedder.embed_query(["What dog does she have?"])[0]
     near, far = memories @ question
     assert near > far
 

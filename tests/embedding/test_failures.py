@@ -1,0 +1,179 @@
+"""Whatever an embedder does, it is an embedder's failure, and harms nobody else."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+
+import pytest
+
+import aiochroma
+import aiochroma.sync
+from aiochroma.embedding import runner
+
+PATIENCE = 60.0
+
+
+def vectors(texts):
+    return [[1.0, float(len(text) % 7), float(text.count("e"))] for text in texts]
+
+
+class Failing:
+    """Embeds until it is told to fail."""
+
+    def __init__(self, error):
+        self.error = error
+        self.fails = False
+
+    def __call__(self, texts):
+        if self.fails:
+            raise self.error
+        return vectors(texts)
+
+
+class FailingAsynchronously(Failing):
+    async def __call__(self, texts):
+        return super().__call__(texts)
+
+
+@pytest.mark.parametrize(
+    ("kind", "error"),
+    [
+        (Failing, ConnectionError("refused by https://user:s3cret@host/v1?key=s3cret")),
+        (Failing, asyncio.CancelledError()),
+        (Failing, SystemExit(3)),
+        (FailingAsynchronously, KeyError("no model")),
+        (FailingAsynchronously, asyncio.CancelledError()),
+    ],
+)
+async def test_what_an_embedder_raises_has_one_type_and_its_cause(tmp_path, kind, error):
+    """Writing raises `EmbeddingFailedError` with the cause; a hybrid recall goes on by words and says so."""
+    embedder = kind(error)
+    async with aiochroma.Memory(tmp_path, embedder=embedder) as memory:
+        await memory.remember("The locker code is ZX-4410.")
+        embedder.fails = True
+        with pytest.raises(aiochroma.EmbeddingFailedError) as failed:
+            await memory.remember("The printer is on floor 3.")
+        assert type(failed.value.__cause__) is type(error)
+        assert "s3cret" not in str(failed.value)
+        found = await memory.recall("ZX-4410")
+        assert [hit.text for hit in found] == ["The locker code is ZX-4410."]
+        assert isinstance(found.errors[""], aiochroma.EmbeddingFailedError)
+        with pytest.raises(aiochroma.EmbeddingFailedError):
+            await memory.recall("ZX-4410", mode="vector")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+async def test_vectors_that_are_no_numbers_blame_the_embedder(tmp_path, value):
+    """NaN and infinities are the embedder's fault, and a degrading memory bears them."""
+
+    def embed(texts):
+        return [[value, 1.0] for _ in texts]
+
+    async with aiochroma.Memory(tmp_path, embedder=embed) as memory:
+        with pytest.raises(aiochroma.EmbeddingFailedError, match="NaN or an infinity"):
+            await memory.remember("a sound text")
+    async with aiochroma.Memory(tmp_path, embedder=embed, on_failure="degrade") as memory:
+        assert await memory.remember("a sound text") == ""
+
+
+@pytest.mark.parametrize("result", [None, 3, [[1.0]], [[1.0], [1.0, 2.0]], "text"])
+async def test_what_is_no_vector_for_each_text_is_refused(client, result):
+    """Too few vectors, vectors of different lengths and other things are the function's failure."""
+    collection = await client.create_collection("facts", embedding_function=lambda _: result)
+    with pytest.raises(aiochroma.EmbeddingFailedError):
+        await collection.add(ids=["a", "b"], documents=["x", "y"])
+
+
+async def test_a_callers_cancellation_remains_its_own(tmp_path):
+    """A caller that is cancelled while an asynchronous embedder works is released as cancelled, and so is the embedder."""
+    entered, cancelled = asyncio.Event(), asyncio.Event()
+
+    async def embed(texts):
+        entered.set()
+        try:
+            await asyncio.sleep(PATIENCE)
+        finally:
+            cancelled.set()
+        return vectors(texts)
+
+    async with aiochroma.Memory(tmp_path, embedder=embed) as memory:
+        task = asyncio.ensure_future(memory.remember("hello"))
+        await entered.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await asyncio.wait_for(cancelled.wait(), PATIENCE)
+
+
+def test_an_embedder_that_uses_its_own_memory_is_refused_at_once(tmp_path):
+    """From inside of an embedder the same embedder cannot be asked: it would wait for itself."""
+    inner = []
+
+    def embed(texts):
+        if not inner:
+            inner.append(None)
+            with contextlib.suppress(aiochroma.EmbeddingFailedError):
+                memory.recall("anything", mode="vector", namespaces="seen")
+                inner.append("an answer")
+        return vectors(texts)
+
+    with aiochroma.sync.Memory(tmp_path, embedder=vectors) as memory:
+        memory.remember("something", namespace="seen")
+    with aiochroma.sync.Memory(tmp_path, embedder=embed) as memory:
+        done = []
+        thread = threading.Thread(target=lambda: done.append(memory.remember("hello there")), daemon=True)
+        thread.start()
+        thread.join(PATIENCE)
+        assert done
+        assert inner == [None]
+
+
+async def test_an_embedder_that_hangs_keeps_no_other_waiting(client):
+    """Another function embeds meanwhile, on a thread of its own."""
+    entered, go_on = threading.Event(), threading.Event()
+
+    def hanging(texts):
+        entered.set()
+        assert go_on.wait(PATIENCE)
+        return vectors(texts)
+
+    stuck = await client.create_collection("stuck", embedding_function=hanging)
+    sound = await client.create_collection("sound", embedding_function=vectors)
+    task = asyncio.ensure_future(stuck.add(ids=["a"], documents=["x"]))
+    while not entered.is_set():
+        await asyncio.sleep(0)
+    await sound.add(ids=["a"], documents=["x"])
+    assert not task.done()
+    go_on.set()
+    await task
+
+
+async def test_a_service_that_swallows_calls_is_asked_on_further_threads_and_then_refused(
+    client, monkeypatch
+):
+    """Calls that never return cost their own callers; later ones are served, and the number of threads is bounded."""
+    monkeypatch.setattr(runner, "_STUCK_SECONDS", 0.0)
+    entered, go_on = threading.Semaphore(0), threading.Event()
+
+    def sometimes(texts):
+        if "hang" in texts:
+            entered.release()
+            assert go_on.wait(PATIENCE)
+        return vectors(texts)
+
+    collection = await client.create_collection("facts", embedding_function=sometimes)
+    tasks = []
+    for number in range(3):
+        tasks.append(asyncio.ensure_future(collection.query(query_texts=["hang"])))
+        while not await asyncio.to_thread(entered.acquire, timeout=PATIENCE):
+            pass
+        assert not tasks[number].done()
+    await collection.add(ids=["a"], documents=["x"])
+    tasks.append(asyncio.ensure_future(collection.query(query_texts=["hang"])))
+    assert await asyncio.to_thread(entered.acquire, timeout=PATIENCE)
+    with pytest.raises(aiochroma.EmbeddingFailedError, match="has not come back from 4 calls"):
+        await collection.query(query_texts=["anything"])
+    go_on.set()
+    await asyncio.gather(*tasks)
