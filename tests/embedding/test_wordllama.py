@@ -40,7 +40,7 @@ def test_loading_changes_nothing_global():
 def test_a_missing_package_names_the_extra(monkeypatch):
     """Without wordllama the error says which extra brings it, and is an ImportError."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(_errors.MissingExtraError, match=r"aiochroma\[local\]") as caught:
+    with pytest.raises(_errors.MissingExtraError, match=r"aiochroma-memory\[local\]") as caught:
         WordLlamaEmbedder()
     assert isinstance(caught.value, ImportError)
 

@@ -141,7 +141,7 @@ async def test_split_chars_chooses_where_the_embedder_has_no_window(path, embedd
 async def test_without_a_splitter_a_long_text_is_refused(windowed, monkeypatch):
     """Where the extra is missing, the message names it, nothing is written, and short texts are remembered."""
     monkeypatch.setitem(sys.modules, "semantic_text_splitter", None)
-    with pytest.raises(aiochroma.MissingExtraError, match=r"aiochroma\[long\]"):
+    with pytest.raises(aiochroma.MissingExtraError, match=r"aiochroma-memory\[long\]"):
         await windowed.remember(LONG)
     await windowed.remember("short")
     assert await windowed.count() == 1
