@@ -1,0 +1,508 @@
+"""Measure what grows with a store: ``python tests/benchmarks/scale.py [--sizes 1000,10000,100000] [--only NAME ...]``.
+
+Every figure is taken on stores of all sizes, in a process of its own, with plain chromadb beside where there is something to
+compare: the same texts, vectors and metadata, written in the same run. Prints a table, and writes one chart (``--chart FILE``).
+Needs the dependency group ``bench``. About two minutes for each 10,000 records.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import random
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from _measuring import Ticker
+
+from aiochroma import Memory
+
+BATCH = 256
+WORDS = 21
+NAMESPACE = "large"
+SMALL = "small"
+QUESTION = "What did {name} say about the {noun} in {place}?"
+NAMES = ("Ada", "Bruno", "Chen", "Dora", "Elif", "Farid", "Greta", "Hugo", "Ines", "Jonas")
+NOUNS = (
+    "garden",
+    "invoice",
+    "router",
+    "recipe",
+    "telescope",
+    "marathon",
+    "kitten",
+    "passport",
+    "engine",
+    "server",
+)
+PLACES = ("Lisbon", "Kyoto", "Oslo", "Nairobi", "Toronto", "Cusco", "Dublin", "Jaipur", "Tallinn", "Perth")
+
+Row = dict[str, float]
+
+
+def records(count: int, seed: int = 1) -> list[dict[str, Any]]:
+    """Make texts of some twenty words with names, numbers and metadata, most of them in threads of twenty."""
+    generator = random.Random(seed)
+    syllables = ("ka", "lo", "mi", "ren", "tas", "vu", "sol", "del", "bra", "ni")
+    words = [first + second for first in syllables for second in syllables] + [
+        f"{first}{second}{third}" for first in syllables for second in syllables for third in syllables
+    ]
+    weights = [1 / (rank + 1) for rank in range(len(words))]
+    made = []
+    for number in range(count):
+        filling = " ".join(generator.choices(words, weights, k=WORDS - 8))
+        text = (
+            f"{generator.choice(NAMES)} said that the {generator.choice(NOUNS)} in {generator.choice(PLACES)} is "
+            f"number {seed}-{number}: {filling}"
+        )
+        item: dict[str, Any] = {
+            "text": text,
+            "metadata": {"fifth": number % 5, "hundredth": number % 100, "rare": number % 10_000},
+        }
+        if number % 3:
+            item["thread"] = f"thread-{seed}-{number // 20}"
+        made.append(item)
+    return made
+
+
+def questions(count: int) -> list[str]:
+    """Make questions, every one another."""
+    generator = random.Random(7)
+    return [
+        QUESTION.format(
+            name=generator.choice(NAMES),
+            noun=generator.choice(NOUNS),
+            place=f"{generator.choice(PLACES)} {number}",
+        )
+        for number in range(count)
+    ]
+
+
+def rss_mb() -> float:
+    """Return what this process holds in memory now, in megabytes."""
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) / 1024
+    return float("nan")
+
+
+def size_of(directory: Path) -> int:
+    return sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
+
+
+async def timed(work: Callable[[int], Awaitable[Any]], count: int, *, warm: int = 2) -> Row:
+    """Call something one after the other; return median and largest wall time and the mean CPU time, in milliseconds."""
+    for number in range(warm):
+        await work(count + number)
+    wall = []
+    cpu = time.process_time()
+    for number in range(count):
+        begun = time.perf_counter()
+        await work(number)
+        wall.append(time.perf_counter() - begun)
+    used = time.process_time() - cpu
+    return {"p50_ms": statistics.median(wall) * 1e3, "max_ms": max(wall) * 1e3, "cpu_ms": used / count * 1e3}
+
+
+async def longest_wait(
+    probe: Callable[[int], Awaitable[Any]], work: Callable[[], Awaitable[Any]], every: float = 0.01
+) -> Row:
+    """Call a probe at a steady pace while something long runs; return its slowest answer and the loop's longest stall."""
+    waits: list[float] = []
+    done = asyncio.Event()
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def one(number: int) -> None:
+        begun = time.perf_counter()
+        await probe(number)
+        waits.append(time.perf_counter() - begun)
+
+    async def probing() -> None:
+        number = 0
+        while not done.is_set():
+            task = asyncio.create_task(one(number))
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+            number += 1
+            await asyncio.sleep(every)
+
+    async with Ticker() as ticker:
+        prober = asyncio.create_task(probing())
+        begun = time.perf_counter()
+        await work()
+        seconds = time.perf_counter() - begun
+        done.set()
+        await prober
+        await asyncio.gather(*tasks)
+    return {"wait_ms": max(waits) * 1e3, "stall_ms": ticker.summary()["stall_max_ms"], "seconds": seconds}
+
+
+# -- stores ------------------------------------------------------------------------------------------------------------
+
+
+async def build(directory: Path, size: int) -> Row:
+    """Fill a store, and the same records into plain chromadb; return the rate of each."""
+    items = records(size)
+    async with Memory(directory / "ours") as memory:
+        begun = time.perf_counter()
+        for start in range(0, size, 5000):
+            await memory.remember_many(items[start : start + 5000], namespace=NAMESPACE)
+        ours = time.perf_counter() - begun
+        await memory.remember_many(records(30, seed=2), namespace=SMALL)
+        ids, vectors = await _vectors(memory, size)
+    plain = await asyncio.to_thread(_build_plain, directory / "plain", items, vectors)
+    del ids
+    return {
+        "records_per_s": size / ours,
+        "plain_records_per_s": size / plain,
+        "ratio": plain / ours,
+        "disk_kb": size_of(directory / "ours") / size / 1e3,
+        "plain_disk_kb": size_of(directory / "plain") / size / 1e3,
+    }
+
+
+async def _vectors(memory: Memory, size: int) -> tuple[list[str], np.ndarray]:
+    found = await memory.client.get_collection(_collection_name(NAMESPACE), embedding_function=None)
+    result = await found.get(limit=size, include=["embeddings"])
+    return result["ids"], np.asarray(result["embeddings"], dtype=np.float32)
+
+
+def _collection_name(namespace: str) -> str:
+    from aiochroma.memory.namespaces import collection_name
+
+    return collection_name(namespace)
+
+
+def _plain_collection(directory: Path) -> Any:
+    import chromadb
+    from chromadb.config import Settings
+
+    client = chromadb.PersistentClient(str(directory), Settings(anonymized_telemetry=False))
+    return client, client.get_or_create_collection(
+        "plain", embedding_function=None, configuration={"hnsw": {"space": "cosine"}}
+    )
+
+
+def _build_plain(directory: Path, items: list[dict[str, Any]], vectors: np.ndarray) -> float:
+    client, collection = _plain_collection(directory)
+    begun = time.perf_counter()
+    for start in range(0, len(items), BATCH):
+        batch = items[start : start + BATCH]
+        collection.upsert(
+            ids=[f"{start + n}" for n in range(len(batch))],
+            embeddings=vectors[start : start + len(batch)],
+            documents=[item["text"] for item in batch],
+            metadatas=[item["metadata"] for item in batch],
+        )
+    seconds = time.perf_counter() - begun
+    client.close()
+    return seconds
+
+
+# -- figures: each is a coroutine function of a directory with ``ours`` and ``plain``, and its size ----------------------
+
+
+async def small_write(directory: Path, size: int) -> Row:
+    """One write into a namespace of 30 beside the large one; the loop's stall included."""
+    async with Memory(directory / "ours") as memory:
+        async with Ticker() as ticker:
+            row = await timed(
+                lambda n: memory.remember(f"A new fact, number {n}, of the small one.", namespace=SMALL),
+                15,
+                warm=1,
+            )
+        return {**row, "stall_ms": ticker.summary()["stall_max_ms"]}
+
+
+async def recall(directory: Path, size: int) -> Row:
+    """Recall, hybrid, one caller; and plain Chroma's query with the same embedder."""
+    asked = questions(64)
+    async with Memory(directory / "ours") as memory:
+        ours = await timed(lambda n: memory.recall(asked[n % 64], namespaces=NAMESPACE), 40)
+        window = await timed(lambda n: memory.recall(asked[n % 64] + "?", namespaces=NAMESPACE, window=2), 40)
+        vectors = await memory.recall(asked[0], namespaces=NAMESPACE, mode="vector")
+        assert vectors
+        vector = await timed(
+            lambda n: memory.recall(asked[n % 64] + "!", namespaces=NAMESPACE, mode="vector"), 40
+        )
+    return {**ours, "window_p50_ms": window["p50_ms"], "vector_p50_ms": vector["p50_ms"]}
+
+
+async def filters(directory: Path, size: int) -> Row:
+    """Recall with filters of different selectivity, against without."""
+    asked = questions(64)
+    wheres: dict[str, dict[str, Any]] = {
+        "20 %": {"where": {"fifth": 3}},
+        "1 %": {"where": {"hundredth": 3}},
+        "0.01 %": {"where": {"rare": 3}},
+        "none": {"where": {"rare": -1}},
+        "80 %": {"where": {"fifth": {"$ne": 3}}},
+        "since": {"since": time.time() - 60},
+    }
+    row: Row = {}
+    async with Memory(directory / "ours") as memory:
+        without = await timed(lambda n: memory.recall(asked[n % 64], namespaces=NAMESPACE), 24)
+        for name, options in wheres.items():
+            found = await timed(lambda n: memory.recall(asked[n % 64], namespaces=NAMESPACE, **options), 12)  # noqa: B023
+            row[name] = found["p50_ms"] / without["p50_ms"]
+    return {"unfiltered_ms": without["p50_ms"], **row, "worst": max(row.values())}
+
+
+async def by_id(directory: Path, size: int) -> Row:
+    """``update``, ``pin`` and ``forget`` by id: 64 callers against one."""
+    async with Memory(directory / "ours") as memory:
+        ids = await memory.remember_many(
+            [f"A fact to change, {n}." for n in range(640)], namespace="changing"
+        )
+        changes: dict[str, Callable[[str, int], Awaitable[Any]]] = {
+            "update": lambda key, n: memory.update(key, namespace="changing", metadata={"seen": n}),
+            "pin": lambda key, n: memory.pin(key, namespace="changing"),
+            "forget": lambda key, n: memory.forget(key, namespace="changing"),
+        }
+        row: Row = {}
+        for name, change in changes.items():
+            begun = time.perf_counter()
+            for number in range(32):
+                await change(ids[number], number)
+            one = 32 / (time.perf_counter() - begun)
+            begun = time.perf_counter()
+            for start in range(64, 640, 64):
+                await asyncio.gather(*(change(id, start) for id in ids[start : start + 64]))
+            row[name] = 576 / (time.perf_counter() - begun) / one
+        return row
+
+
+async def counting(directory: Path, size: int) -> Row:
+    """``count()``."""
+    async with Memory(directory / "ours") as memory:
+        return await timed(lambda _: memory.count(NAMESPACE), 20)
+
+
+async def exporting(directory: Path, size: int) -> Row:
+    """Export and import, microseconds for each record."""
+    async with Memory(directory / "ours") as memory:
+        begun = time.perf_counter()
+        count = await memory.export(directory / "out.jsonl", namespaces=[NAMESPACE])
+        return {"us_per_record": (time.perf_counter() - begun) / count * 1e6}
+
+
+async def backing_up(directory: Path, size: int) -> Row:
+    """Backup beside reads and beside writes."""
+    asked = questions(64)
+    async with Memory(directory / "ours") as memory:
+        reads = await longest_wait(
+            lambda n: memory.recall(asked[n % 64], namespaces=SMALL),
+            lambda: memory.backup(directory / "copy-1"),
+            0.05,
+        )
+        writes = await longest_wait(
+            lambda n: memory.remember(f"Meanwhile, {n}.", namespace=SMALL),
+            lambda: memory.backup(directory / "copy-2"),
+            0.05,
+        )
+    return {"read_wait_ms": reads["wait_ms"], "write_wait_ms": writes["wait_ms"], "seconds": reads["seconds"]}
+
+
+async def reindexing(directory: Path, size: int) -> Row:
+    """The index of the large namespace is gone: the longest wait of a recall in the small one while it is made again."""
+    for file in (directory / "ours").glob("aiochroma-*.sqlite3*"):
+        if "history" not in file.name:
+            file.unlink()
+    asked = questions(64)
+    async with Memory(directory / "ours") as memory:
+
+        async def until_whole() -> None:
+            while (await memory.recall(asked[0], namespaces=NAMESPACE)).indexing:
+                await asyncio.sleep(0.05)
+
+        return await longest_wait(lambda n: memory.recall(asked[n % 64], namespaces=SMALL), until_whole)
+
+
+async def forgetting(directory: Path, size: int) -> Row:
+    """Forget the large namespace: the longest wait of a recall in the small one."""
+    asked = questions(64)
+    async with Memory(directory / "ours") as memory:
+        return await longest_wait(
+            lambda n: memory.recall(asked[n % 64], namespaces=SMALL),
+            lambda: memory.forget_namespace(NAMESPACE),
+        )
+
+
+# -- figures on stores of their own ---------------------------------------------------------------------------------------
+
+
+async def many_namespaces(directory: Path, size: int) -> Row:
+    """500 namespaces with the usual limit of 1,024 descriptors: a recall of all of them."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    async with Memory(directory / "many") as memory:
+        for number in range(500):
+            await memory.remember_many(
+                [f"Fact {number} {n} of it." for n in range(5)], namespace=f"n{number}"
+            )
+        await memory.recall("a fact")
+        opened = memory.stats().details.get("reopened", 0)
+        row = await timed(lambda n: memory.recall(f"fact {n}"), 4, warm=1)
+        return {**row, "opened_anew": float(memory.stats().details.get("reopened", 0)) - float(opened)}
+
+
+async def twenty_namespaces(directory: Path, size: int) -> Row:
+    """A recall over 20 namespaces of 500."""
+    asked = questions(64)
+    async with Memory(directory / "twenty") as memory:
+        for number in range(20):
+            await memory.remember_many(records(500, seed=number + 10), namespace=f"n{number}")
+        return await timed(lambda n: memory.recall(asked[n % 64]), 20)
+
+
+async def scopes(directory: Path, size: int) -> Row:
+    """2,000 scopes of 50 memories: memory above an empty store, opening, and a recall in one of them."""
+    path = directory / "scopes"
+    if not path.exists():
+        async with Memory(path) as memory:
+            for start in range(0, 2000, 20):
+                items = [
+                    {
+                        "text": f"Person {person} likes thing {n} very much.",
+                        "scope": ("acme", f"user-{person}"),
+                    }
+                    for person in range(start, start + 20)
+                    for n in range(50)
+                ]
+                await memory.remember_many(items)
+        return json.loads(_in_a_process("scopes", directory, size))
+    async with Memory(directory / "empty") as memory:
+        await memory.remember("one")
+        await memory.recall("one")
+        empty = rss_mb()
+    begun = time.perf_counter()
+    async with Memory(path) as memory:
+        await memory.recall("What does the person like?", scope=("acme", "user-7"))
+        opening = time.perf_counter() - begun
+        one = await timed(lambda n: memory.recall(f"What thing {n}?", scope=("acme", f"user-{n}")), 20)
+        return {"rss_mb": rss_mb() - empty, "open_s": opening, **one}
+
+
+STORES: dict[str, Callable[[Path, int], Awaitable[Row]]] = {
+    "small_write": small_write,
+    "recall": recall,
+    "filters": filters,
+    "by_id": by_id,
+    "counting": counting,
+    "exporting": exporting,
+    "backing_up": backing_up,
+    "reindexing": reindexing,
+    "forgetting": forgetting,
+}
+OWN: dict[str, Callable[[Path, int], Awaitable[Row]]] = {
+    "twenty_namespaces": twenty_namespaces,
+    "many_namespaces": many_namespaces,
+    "scopes": scopes,
+}
+FIGURES = {"build": build, **STORES, **OWN}
+
+
+def _in_a_process(name: str, directory: Path, size: int) -> str:
+    command = [sys.executable, __file__, "--figure", name, str(directory), str(size)]
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    if finished.returncode:
+        return json.dumps({"error": finished.stderr.strip().splitlines()[-1]})
+    return finished.stdout.splitlines()[-1]
+
+
+def _shown(row: dict[str, Any]) -> str:
+    return ", ".join(
+        f"{name} {value:,.0f}"
+        if isinstance(value, float) and abs(value) >= 100
+        else f"{name} {value:.2f}"
+        if isinstance(value, float)
+        else f"{name} {value}"
+        for name, value in row.items()
+    )
+
+
+def _draw(results: dict[str, dict[int, Row]], target: Path) -> None:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    panels = {name: rows for name, rows in results.items() if len(rows) > 1}
+    figure, axes = plt.subplots(
+        -(-len(panels) // 3), 3, figsize=(15, 3.2 * -(-len(panels) // 3)), squeeze=False
+    )
+    for axis in axes.flat[len(panels) :]:
+        axis.set_visible(False)
+    for axis, (name, rows) in zip(axes.flat, panels.items(), strict=False):
+        for field in next(iter(rows.values())):
+            points = [
+                (size, row[field])
+                for size, row in rows.items()
+                if isinstance(row.get(field), float) and row[field] > 0
+            ]
+            if points:
+                axis.plot(*zip(*points, strict=True), marker="o", label=field)
+        axis.set_xscale("log")
+        axis.set_yscale("log")
+        axis.set_title(name, fontsize=9, loc="left")
+        axis.legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(target, dpi=110)
+    plt.close(figure)
+
+
+def main() -> None:
+    """Run what was asked for."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--sizes", default="1000,10000", help="numbers of records, separated by commas")
+    parser.add_argument(
+        "--only", nargs="*", choices=FIGURES, help="only these figures (the stores are built all the same)"
+    )
+    parser.add_argument("--chart", type=Path, help="write a chart to this PNG file")
+    parser.add_argument("--figure", nargs=3, metavar=("NAME", "DIRECTORY", "SIZE"), help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.figure:
+        name, directory, size = given.figure
+        print(json.dumps(asyncio.run(FIGURES[name](Path(directory), int(size)))))
+        return
+    wanted = given.only or list(FIGURES)
+    results: dict[str, dict[int, Row]] = {}
+    sizes = [int(size) for size in given.sizes.split(",")]
+
+    def note(name: str, size: int, row: Row) -> None:
+        results.setdefault(name, {})[size] = row
+        print(f"{name:>18} {size:>8,}: {_shown(row)}", flush=True)
+
+    for size in sizes if set(wanted) & {"build", *STORES} else []:
+        directory = Path(tempfile.mkdtemp(prefix="aiochroma-scale-"))
+        try:
+            note("build", size, json.loads(_in_a_process("build", directory, size)))
+            for name in STORES:
+                if name in wanted:
+                    note(name, size, json.loads(_in_a_process(name, directory, size)))
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+    for name in OWN:
+        if name in wanted:
+            directory = Path(tempfile.mkdtemp(prefix="aiochroma-scale-"))
+            try:
+                note(name, 0, json.loads(_in_a_process(name, directory, 0)))
+            finally:
+                shutil.rmtree(directory, ignore_errors=True)
+    if given.chart:
+        _draw(results, given.chart)
+
+
+if __name__ == "__main__":
+    main()
