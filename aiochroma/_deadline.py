@@ -12,7 +12,7 @@ from aiochroma._errors import InvalidInputError
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["LONGEST_SECONDS", "checked_seconds", "deadline", "deadline_at", "set_deadline"]
+__all__ = ["LONGEST_SECONDS", "checked_seconds", "deadline", "deadline_at"]
 
 LONGEST_SECONDS = 10 * 365 * 86_400.0
 """Longer limits count as none: the clocks of threads and event loops overflow long before infinity."""
@@ -80,11 +80,6 @@ def checked_seconds(name: str, seconds: float | None, *, zero: bool = False) -> 
         least = "zero or more" if zero else "above 0"
         raise InvalidInputError(f"`{name}` must be a number of seconds {least}, or None, got {seconds!r}.")
     return None if seconds > LONGEST_SECONDS else float(seconds)
-
-
-def set_deadline(moment: float) -> None:
-    """Let a deadline (``time.monotonic()``) hold for everything in the present context, as a :class:`deadline` block would."""
-    _current.set(moment)
 
 
 def deadline_at(timeout: float | None) -> float | None:

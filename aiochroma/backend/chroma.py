@@ -9,17 +9,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from aiochroma.backend.protocol import BackendInfo, Capabilities
 from aiochroma.core.request import Lane
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from chromadb.api import ServerAPI
-    from chromadb.config import Settings, System
+    from chromadb.config import System
 
+    from aiochroma.backend.protocol import WriteHook
     from aiochroma.core.config import EngineOptions, Location
     from aiochroma.core.request import Request
-    from aiochroma.records.local_index import LocalIndex
 
 __all__ = ["ChromaBackend", "start_chroma"]
 
@@ -52,25 +53,36 @@ class ChromaBackend:
 
     Args:
         system: Chroma's system, started.
+
+    Attributes:
+        api: Chroma.
+        hook: What follows the writes, or None.
     """
 
     def __init__(self, system: System) -> None:
         from chromadb.api import ServerAPI
 
         self._system = system
-        self._api: ServerAPI = system.instance(ServerAPI)  # type: ignore[type-abstract]
+        self.api: ServerAPI = system.instance(ServerAPI)  # type: ignore[type-abstract]
         self._touched: set[str] = set()
         self._counts: dict[str, int] = {}
         self._changed: dict[str, Any] = {}
-        self.indexed: LocalIndex | None = None
+        self.hook: WriteHook | None = None
         self._own: dict[str, Callable[..., Any]] = {"count_documents": self.count_documents}
 
     @property
-    def settings(self) -> Settings:
-        """Chroma's settings as they are in force."""
-        return self._system.settings
+    def capabilities(self) -> Capabilities:
+        """See :class:`aiochroma.backend.protocol.Backend`."""
+        return Capabilities(full_text=self.hook is not None, history=self.hook is not None)
 
-    def execute(self, request: Request) -> Any:
+    def describe(self) -> BackendInfo:
+        """See :class:`aiochroma.backend.protocol.Backend`."""
+        return BackendInfo(self.capabilities, self._system.settings)
+
+    def stop_retrying(self) -> None:
+        """See :class:`aiochroma.backend.protocol.Backend`; nothing is repeated here."""
+
+    def execute(self, request: Request, deadline: float | None = None) -> Any:  # noqa: ARG002 - nothing waits or is repeated here
         """Carry out one call and return Chroma's result."""
         operation, arguments = request.operation, request.arguments
         self._prepare(request)
@@ -79,22 +91,22 @@ class ChromaBackend:
             if request.lane is Lane.WRITE:
                 self._changed[str(arguments["collection_id"])] = arguments
             return own(**arguments)
-        if operation == "delete_collection" and self.indexed is not None:
+        if operation == "delete_collection" and self.hook is not None:
             self._delete_collection(arguments)
             return None
-        result = getattr(self._api, operation)(**arguments)
+        result = getattr(self.api, operation)(**arguments)
         if operation in {"_get", "_query"} and result.get("embeddings") is not None:
             result["embeddings"] = _as_arrays(operation, result["embeddings"])
         elif request.lane is Lane.WRITE:
             self._changed[str(arguments["collection_id"])] = arguments
-            if self.indexed is not None:
-                self.indexed.after_write(request)
+            if self.hook is not None:
+                self.hook.after_write(request)
         elif operation in {"reset", "delete_collection", "delete_database"}:
             self._touched.clear()
             self._counts.clear()
             self._changed.clear()
-            if self.indexed is not None:
-                self.indexed.forget_everything()
+            if self.hook is not None:
+                self.hook.forget_everything()
         return result
 
     def _prepare(self, request: Request) -> None:
@@ -106,23 +118,23 @@ class ChromaBackend:
             "similar_memories",
         }:
             self._touch(arguments)
-        if self.indexed is not None and request.lane in {Lane.CATALOG, Lane.BARRIER}:
-            self.indexed.forget_places()
+        if self.hook is not None and request.lane in {Lane.CATALOG, Lane.BARRIER}:
+            self.hook.collections_changed()
 
-    def keep_index(self, indexed: LocalIndex) -> None:
-        """Keep a full-text index in step with Chroma from now on."""
-        self.indexed = indexed
-        self._own.update(indexed.operations())
+    def follow(self, hook: WriteHook) -> None:
+        """Have every write followed from now on, and offer the operations that the follower adds."""
+        self.hook = hook
+        self._own.update(hook.operations())
 
     def _delete_collection(self, arguments: Any) -> None:
         """Delete a collection and its index, which goes by the id that nobody can look up afterwards."""
-        collection = str(self._api.get_collection(**arguments).id)
-        self._api.delete_collection(**arguments)
+        collection = str(self.api.get_collection(**arguments).id)
+        self.api.delete_collection(**arguments)
         self._touched.discard(collection)
         self._counts.pop(collection, None)
         self._changed.pop(collection, None)
-        assert self.indexed is not None
-        self.indexed.forget_collection(collection)
+        assert self.hook is not None
+        self.hook.forget_collection(collection)
 
     def count_documents(self, tenant: str, database: str) -> int:
         """Return how many records a database holds, without holding the interpreter for long.
@@ -130,7 +142,7 @@ class ChromaBackend:
         Counts are kept; those of collections that changed since are taken again, a few at a time, so the number may lag
         behind in a store with very many collections.
         """
-        collections = self._api.list_collections(tenant=tenant, database=database)
+        collections = self.api.list_collections(tenant=tenant, database=database)
         stale = [
             entry
             for entry in collections
@@ -139,17 +151,17 @@ class ChromaBackend:
         for entry in stale[:_COUNTS_AT_ONCE]:
             arguments: dict[str, Any] = {"collection_id": entry.id, "tenant": tenant, "database": database}
             self._touch(arguments)
-            self._counts[str(entry.id)] = self._api._count(**arguments)  # noqa: SLF001 - Chroma's own name
+            self._counts[str(entry.id)] = self.api._count(**arguments)  # noqa: SLF001 - Chroma's own name
             self._changed.pop(str(entry.id), None)
         return sum(self._counts.get(str(entry.id), 0) for entry in collections)
 
     def close(self) -> None:
         """Let go of the database."""
         self._own = {}
-        if self.indexed is not None:
-            self.indexed.close({})
-            self.indexed = None
-        del self._api
+        if self.hook is not None:
+            self.hook.close({})
+            self.hook = None
+        del self.api
         self._system.stop()
 
     def _touch(self, arguments: Any) -> None:
@@ -163,7 +175,7 @@ class ChromaBackend:
         if collection in self._touched:
             return
         place = {name: arguments[name] for name in ("tenant", "database") if name in arguments}
-        self._api._get(collection_id=arguments["collection_id"], limit=1, include=[], **place)  # noqa: SLF001 - Chroma's own name
+        self.api._get(collection_id=arguments["collection_id"], limit=1, include=[], **place)  # noqa: SLF001 - Chroma's own name
         self._touched.add(collection)
 
 

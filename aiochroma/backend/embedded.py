@@ -17,13 +17,13 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aiochroma._deadline import deadline_at
 from aiochroma._errors import AiochromaError, DatabaseLockedError, DatabaseMovedError, StoreUnavailableError
 from aiochroma._logging import get_logger
 from aiochroma.backend.chroma import ChromaBackend, start_chroma
 from aiochroma.backend.faults import Fault, FaultKind, WriteOutcome, classify
 from aiochroma.backend.missing import MissingVectors
 from aiochroma.backend.preparation import LOCK_WAIT_SECONDS, prepare_directory
+from aiochroma.backend.protocol import BackendInfo, Capabilities
 from aiochroma.backend.retry import FailedCall, call_repeatedly, is_repeatable
 from aiochroma.backend.storage_faults import (
     RESERVED_BYTES,
@@ -39,13 +39,12 @@ from aiochroma.disk.lock_probe import LockProbe
 from aiochroma.disk.log_positions import log_positions
 from aiochroma.disk.ownership import acquire
 from aiochroma.disk.schema import file_identity, wait_until_closed
-from aiochroma.records.local_index import TEXT_INDEX_FILE, LocalIndex
 
 if TYPE_CHECKING:
     from aiochroma.backend.preparation import Prepared
+    from aiochroma.backend.protocol import MakeHook, WriteHook
     from aiochroma.core.config import EngineOptions, Location
     from aiochroma.core.request import Request
-    from aiochroma.disk.ownership import Ownership
     from aiochroma.disk.preflight import PreflightReport
     from aiochroma.disk.recovery import RecoveryReport
 
@@ -66,8 +65,13 @@ _ANSWER_SECONDS = 0.05
 _LITTLE_BYTES = 2**20
 
 
-def open_embedded(location: Location, options: EngineOptions) -> ChromaBackend:
+def open_embedded(location: Location, options: EngineOptions, make_hook: MakeHook) -> ChromaBackend:
     """Open a database; called once, on its DB thread.
+
+    Args:
+        location: Where it is.
+        options: How it is opened.
+        make_hook: Makes what follows its writes.
 
     Raises:
         DatabasePathError: The path is a file, or there is no permission to write in it.
@@ -79,9 +83,9 @@ def open_embedded(location: Location, options: EngineOptions) -> ChromaBackend:
     """
     if location.kind == "ephemeral":
         backend = ChromaBackend(start_chroma(location, options))
-        backend.keep_index(LocalIndex(backend._api, None, {}))  # noqa: SLF001 - one package
+        backend.follow(make_hook(backend.api, None, {}))
         return backend
-    return EmbeddedBackend(location, options)
+    return EmbeddedBackend(location, options, make_hook)
 
 
 class EmbeddedBackend(ChromaBackend):
@@ -96,8 +100,9 @@ class EmbeddedBackend(ChromaBackend):
     preflight: PreflightReport
     recovery: RecoveryReport
 
-    def __init__(self, location: Location, options: EngineOptions) -> None:
+    def __init__(self, location: Location, options: EngineOptions, make_hook: MakeHook) -> None:
         self._location = location
+        self._make_hook = make_hook
         self._options = options
         self._directory = Path(location.path)
         self._identity: tuple[int, int] | None = None
@@ -109,8 +114,8 @@ class EmbeddedBackend(ChromaBackend):
 
     # -- calls ---------------------------------------------------------------------------------------------------------
 
-    def execute(self, request: Request) -> Any:
-        """Carry out one call.
+    def execute(self, request: Request, deadline: float | None = None) -> Any:
+        """Carry out one call; see :class:`aiochroma.backend.protocol.Backend`.
 
         Raises:
             DatabaseMovedError: The files are gone.
@@ -119,42 +124,42 @@ class EmbeddedBackend(ChromaBackend):
             OutcomeUnknownError: A write that may have happened failed, and could not be repeated.
         """
         try:
-            return self._attempt(request)
+            return self._attempt(request, deadline)
         except FailedCall as fault:
             first = fault
-        return self._repeat(request, first)
+        return self._repeat(request, deadline, first)
 
-    def _attempt(self, request: Request) -> Any:
+    def _attempt(self, request: Request, deadline: float | None) -> Any:
         """Make a call once.
 
         Raises:
             FailedCall: The storage failed.
         """
         if request.operation != "reopen":
-            self._make_ready(request)
+            self._make_ready(request, deadline)
         try:
-            result = super().execute(request)
+            result = super().execute(request, deadline)
         except AiochromaError:
             raise
         except Exception as error:
             fault = self._fault(request, error)
             if fault is None:
                 raise
-            if fault.sent and self.indexed is not None:
-                self.indexed.distrust(request.collection)
+            if fault.sent and self.hook is not None:
+                self.hook.distrust(request.collection)
             raise fault from error
         if self.missing and request.lane is Lane.WRITE:
             self.missing.forget(request)
         return result
 
-    def _make_ready(self, request: Request) -> None:
+    def _make_ready(self, request: Request, deadline: float | None) -> None:
         """Make sure that a call can be carried out, and will not block the interpreter."""
         writing = request.lane is not Lane.READ
         lacks_room = (writing or self._wants_reopening) and self._lacks_room(request)
         if not (lacks_room and self._wants_reopening and self._is_open):
             # On a full disk it could not be opened again, and reading goes on without that.
             self._follow_files()
-        self._wait_for_lock(writing=writing)
+        self._wait_for_lock(deadline, writing=writing)
         if writing and lacks_room:
             raise full_disk_error(self._directory)
 
@@ -185,21 +190,21 @@ class EmbeddedBackend(ChromaBackend):
         )
         return _StorageFault(error, found, sent=sent, permanent=not again)
 
-    def _repeat(self, request: Request, first: FailedCall) -> Any:
+    def _repeat(self, request: Request, deadline: float | None, first: FailedCall) -> Any:
         """Repeat a call that failed, with growing pauses, as long as that may help and does no harm."""
         pending, failed = [first], [first]
 
         def attempt() -> Any:
             if pending:
                 raise pending.pop()
-            return self._attempt(request)
+            return self._attempt(request, deadline)
 
         try:
             return call_repeatedly(
                 attempt,
                 repeatable=request.operation == "remember" or is_repeatable(request),
                 attempts=_ATTEMPTS,
-                deadline=deadline_at(_RETRY_SECONDS),
+                deadline=time.monotonic() + _RETRY_SECONDS if deadline is None else deadline,
                 stopped=threading.Event(),
                 on_retry=lambda _, fault: failed.append(fault),
             )
@@ -217,19 +222,31 @@ class EmbeddedBackend(ChromaBackend):
     # -- opening and closing -------------------------------------------------------------------------------------------
 
     @property
-    def ownership(self) -> Ownership | None:
-        """The lock that keeps other processes out; None while the database could not be opened anew."""
-        return self._ownership if self._is_open else None
+    def capabilities(self) -> Capabilities:
+        """See :class:`aiochroma.backend.protocol.Backend`."""
+        return Capabilities(full_text=True, history=True, files=True)
+
+    def describe(self) -> BackendInfo:
+        """See :class:`aiochroma.backend.protocol.Backend`."""
+        # Without an owner while it could not be opened again.
+        owner = self._ownership.owner if self._is_open else None
+        return BackendInfo(
+            self.capabilities,
+            self._system.settings,
+            owner,
+            self.recovery,
+            has_missing_vectors=bool(self.missing),
+        )
 
     def close(self) -> None:
         """Let Chroma close its files, then give up the ownership. Idempotent."""
         if not self._is_open:
             return
         self._is_open = False
-        indexed, self.indexed = self.indexed, None
+        hook, self.hook = self.hook, None
         try:
             with contextlib.ExitStack() as stack:
-                stack.callback(self._close_index, indexed)
+                stack.callback(self._close_hook, hook)
                 # Closing any descriptor of the file drops all locks that this process has on it, so the probe's come last.
                 stack.callback(self._probe.close)
                 super().close()
@@ -242,11 +259,11 @@ class EmbeddedBackend(ChromaBackend):
         finally:
             self._ownership.release()
 
-    def _close_index(self, indexed: LocalIndex | None) -> None:
-        """Note how far the full-text index goes, in terms of the database that it belongs to."""
-        if indexed is not None:
+    def _close_hook(self, hook: WriteHook | None) -> None:
+        """Tell what followed the writes how far the log goes, in terms of the database that it belongs to."""
+        if hook is not None:
             same = file_identity(self._directory) == self._identity
-            indexed.close(log_positions(self._directory) if same else {})
+            hook.close(log_positions(self._directory) if same else {})
 
     def _open(self) -> None:
         begun = time.monotonic()
@@ -276,8 +293,8 @@ class EmbeddedBackend(ChromaBackend):
 
     def _opened(self, prepared: Prepared) -> None:
         self.preflight, self.recovery = prepared.preflight, prepared.recovery
-        self.keep_index(LocalIndex(self._api, self._directory / TEXT_INDEX_FILE, prepared.positions))
-        self.missing = MissingVectors(self._api, prepared)
+        self.follow(self._make_hook(self.api, self._directory, prepared.positions))
+        self.missing = MissingVectors(self.api, prepared)
         self._own.update(
             reopen=self._reopen,
             copy_files=self._copy_files,
@@ -341,7 +358,7 @@ class EmbeddedBackend(ChromaBackend):
 
     # -- foreign locks -------------------------------------------------------------------------------------------------
 
-    def _wait_for_lock(self, *, writing: bool) -> None:
+    def _wait_for_lock(self, deadline: float | None, *, writing: bool) -> None:
         """Wait until no other process would make Chroma wait with the interpreter held.
 
         Raises:
@@ -352,7 +369,7 @@ class EmbeddedBackend(ChromaBackend):
             if holder is None:
                 self._patience = None
                 return
-            seconds = self._lock_seconds()
+            seconds = self._lock_seconds(deadline)
             log.warning(
                 "database.locked",
                 database=str(self._directory),
@@ -372,12 +389,11 @@ class EmbeddedBackend(ChromaBackend):
             )
         self._patience = None
 
-    def _lock_seconds(self) -> float:
+    def _lock_seconds(self, deadline: float | None) -> float:
         """Return how long to wait: until the caller's deadline; callers without one share one wait, not one each."""
         now = time.monotonic()
-        moment = deadline_at(None)
-        if moment is not None:
-            return max(0.0, moment - now - _ANSWER_SECONDS)
+        if deadline is not None:
+            return max(0.0, deadline - now - _ANSWER_SECONDS)
         if self._patience is None:
             self._patience = now + LOCK_WAIT_SECONDS
         return max(0.0, self._patience - now)

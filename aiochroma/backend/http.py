@@ -17,14 +17,17 @@ from aiochroma._errors import InvalidInputError
 from aiochroma._logging import get_logger
 from aiochroma.backend.address import Access
 from aiochroma.backend.chroma import _as_arrays
+from aiochroma.backend.protocol import BackendInfo, Capabilities
 from aiochroma.backend.retry import FailedCall, call_repeatedly, is_repeatable
 from aiochroma.core.request import Lane, Request
-from aiochroma.records.scratch_index import ScratchIndex
 
 if TYPE_CHECKING:
-    import httpx
-    from chromadb.config import Settings
+    from collections.abc import Callable
 
+    import httpx
+    from chromadb.api import ServerAPI
+
+    from aiochroma.backend.protocol import FurtherOperations
     from aiochroma.core.config import EngineOptions, Location
 
 __all__ = ["HttpBackend", "open_http"]
@@ -41,15 +44,22 @@ _COUNTS_AT_ONCE = 32
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
-def open_http(location: Location, options: EngineOptions) -> HttpBackend:
+def open_http(
+    location: Location, options: EngineOptions, make_operations: Callable[[ServerAPI], FurtherOperations]
+) -> HttpBackend:
     """Connect to a server; called once, on the serving thread.
+
+    Args:
+        location: Its address.
+        options: How it is used.
+        make_operations: Makes the operations that Chroma does not have.
 
     Raises:
         InvalidInputError: The file of certificates cannot be read.
         StoreUnavailableError: The server cannot be reached, or is none.
         AccessDeniedError: It did not accept the token.
     """
-    return HttpBackend(location, options)
+    return HttpBackend(location, options, make_operations)
 
 
 class HttpBackend:
@@ -58,17 +68,24 @@ class HttpBackend:
     Args:
         location: Its address.
         options: How it is used.
+        make_operations: Makes the operations that Chroma does not have.
 
     Attributes:
         max_batch_size: How many records the server takes in one call.
     """
 
-    def __init__(self, location: Location, options: EngineOptions) -> None:
+    def __init__(
+        self,
+        location: Location,
+        options: EngineOptions,
+        make_operations: Callable[[ServerAPI], FurtherOperations],
+    ) -> None:
         self._url = location.url
+        self._make_operations = make_operations
         self._options = options
         self._access = options.access or Access()
         self._attempts = options.attempts or _ATTEMPTS
-        self._hurry = threading.Event()
+        self._stopped = threading.Event()
         self._of_thread = threading.local()
         self._counts: dict[str, int] = {}
         self._connect()
@@ -79,10 +96,13 @@ class HttpBackend:
             raise
 
     @property
-    def settings(self) -> Settings:
-        """Chroma's settings as they are in force, without headers and credentials."""
-        settings: Settings = self._system.settings
-        return settings
+    def capabilities(self) -> Capabilities:
+        """See :class:`aiochroma.backend.protocol.Backend`."""
+        return Capabilities(parallel_calls=True, holds_gil=False)
+
+    def describe(self) -> BackendInfo:
+        """See :class:`aiochroma.backend.protocol.Backend`; the settings are without headers and credentials."""
+        return BackendInfo(self.capabilities, self._system.settings)
 
     def execute(self, request: Request, deadline: float | None = None) -> Any:
         """Carry out one call and return Chroma's result.
@@ -114,15 +134,15 @@ class HttpBackend:
                 repeatable=is_repeatable(request),
                 attempts=self._attempts,
                 deadline=deadline,
-                stopped=self._hurry,
+                stopped=self._stopped,
                 on_retry=retrying,
             )
         except FailedCall as fault:
             raise explained(fault, request, self._url, self._access) from fault.cause
 
-    def hurry(self) -> None:
-        """Repeat nothing any more."""
-        self._hurry.set()
+    def stop_retrying(self) -> None:
+        """See :class:`aiochroma.backend.protocol.Backend`."""
+        self._stopped.set()
 
     def close(self) -> None:
         """Close all connections."""
@@ -140,8 +160,8 @@ class HttpBackend:
             if request.operation == "reopen":
                 return self._reopen()
             if request.lane in {Lane.CATALOG, Lane.BARRIER}:
-                self._memories.forget_places()
-            own = self._of_memories.get(request.operation)
+                self._further.collections_changed()
+            own = self._own.get(request.operation)
             if own is not None:
                 return own(**request.arguments)
             result = getattr(self._api, request.operation)(**request.arguments)
@@ -179,8 +199,8 @@ class HttpBackend:
         self._system = System(settings)
         api: Any = self._system.instance(ServerAPI)  # type: ignore[type-abstract]
         self._api = api
-        self._memories = ScratchIndex(api)
-        self._of_memories = self._memories.operations()
+        self._further = self._make_operations(api)
+        self._own = self._further.operations()
         self._system.start()
         settings.chroma_server_ssl_verify = self._access.ca_file or verify
         settings.chroma_client_auth_credentials = None

@@ -219,8 +219,7 @@ def stats(path: PathOption = _HERE, as_json: JsonOption = False) -> None:
     async def work(memory: Memory) -> dict[str, Any]:
         counts = {name: await memory.count(name) for name in await memory.namespaces()}
         thread = memory.stats().as_dict()
-        facts = thread.pop("details")
-        return {"path": where, "namespaces": counts, **facts, "thread": thread}
+        return {"path": where, "namespaces": counts, "embedder": thread.pop("embedder"), "thread": thread}
 
     found = _with_memory(path, work)
     if as_json:

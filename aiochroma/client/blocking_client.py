@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import os
     from types import TracebackType
 
-    from aiochroma.core.registry import Lease
+    from aiochroma.core.connection import Connection, WhenFull
     from aiochroma.core.stats import Stats
     from aiochroma.disk.manifest import BackupReport
     from aiochroma.disk.recovery import RecoveryReport
@@ -49,17 +49,23 @@ class BlockingClient(Client):
     _server: Any
 
     def __init__(
-        self, lease: Lease, tenant: str, database: str, *, timeout: float | None, wait: bool
+        self,
+        connection: Connection,
+        tenant: str,
+        database: str,
+        *,
+        timeout: float | None,
+        when_full: WhenFull,
     ) -> None:
-        self._lease = lease
-        self._server = BlockingServer(lease, timeout, wait=wait)
+        self._connection = connection
+        self._server = BlockingServer(connection, timeout, when_full=when_full)
         self._admin_client = _BlockingAdmin(self._server)
         self.tenant = tenant
         self.database = database
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else "open"
-        return f"<{type(self).__name__} of {self._lease.engine.location.name}, {state}>"
+        return f"<{type(self).__name__} of {self._connection.describe().name}, {state}>"
 
     @property
     def admin(self) -> AdminClient:
@@ -69,16 +75,16 @@ class BlockingClient(Client):
     @property
     def closed(self) -> bool:
         """Whether this client was closed; others on the same database may still be open."""
-        return self._lease.released
+        return self._connection.closed
 
     def stats(self) -> Stats:
         """Return counters and times of the database's thread since it was opened."""
-        return self._lease.engine.stats()
+        return self._connection.describe().stats
 
     @property
     def recovery(self) -> RecoveryReport | None:
         """What had to be repaired when the database was opened; None for one that has no files."""
-        return getattr(self._lease.engine.resource, "recovery", None)
+        return self._connection.describe().recovery
 
     def health(self) -> Health:
         """Return the state of the store.
@@ -110,14 +116,14 @@ class BlockingClient(Client):
             BackupError: The target is refused, copying failed, or the copy is not complete; nothing is left behind.
         """
         refuse_on_loop()
-        location = self._lease.engine.location
-        if location.kind != "persistent":
-            raise BackupError(f"{location.name} has no files to back up.")
-        begun = begin_backup(Path(location.path), target, keep=keep, verify="full")
+        info = self._connection.describe()
+        if not info.capabilities.files:
+            raise BackupError(f"{info.name} has no files to back up.")
+        begun = begin_backup(Path(info.path), target, keep=keep, verify="full")
         try:
             # The client's own limit is for single requests.
             request = Request("copy_files", {"target": str(begun.partial.path)})
-            paused = call_blocking(self._server.queue(), request, None)
+            paused = call_blocking(self._connection, request, None)
             return finish_backup(begun, paused_ms=paused * 1000)
         except BaseException:
             begun.partial.discard()
@@ -134,8 +140,8 @@ class BlockingClient(Client):
         Raises:
             BlockingCallError: An event loop runs on this thread; the client is closed, but nobody has waited for it.
         """
-        self._lease.release()
-        Closing(self._lease.engine).wait(_CLOSE_SECONDS)
+        self._connection.close()
+        Closing(self._connection).wait(_CLOSE_SECONDS)
 
     def __enter__(self) -> BlockingClient:
         if self.closed:
@@ -159,7 +165,7 @@ class _Awaitable:
 
     def __init__(self, client: BlockingClient) -> None:
         self._client = client
-        self._lease = client._lease  # noqa: SLF001 - one package
+        self._connection = client._connection  # noqa: SLF001 - one package
         self._server = self
         self.tenant, self.database = client.tenant, client.database
 

@@ -158,16 +158,20 @@ def opened(settle: Callable[[], ConnectTarget]) -> BlockingClient:
     """Open what is settled by a callable, and block meanwhile; errors as :func:`PersistentClient`."""
     refuse_on_loop()
     target = settle()
-    lease = target.acquire()
+    connection = target.acquire()
     try:
-        call_blocking(lease.engine.serving.queue, Request("get_version", {}), deadline_at(target.timeout))
+        call_blocking(connection, Request("get_version", {}), deadline_at(target.timeout))
         from aiochroma.client.blocking_client import BlockingClient
 
         client = BlockingClient(
-            lease, target.tenant, target.database, timeout=target.timeout, wait=target.wait
+            connection,
+            target.tenant,
+            target.database,
+            timeout=target.timeout,
+            when_full="wait" if target.wait else "raise",
         )
         client.set_tenant(target.tenant, target.database)
     except BaseException:
-        lease.release()
+        connection.close()
         raise
     return client

@@ -14,7 +14,6 @@ from chromadb.api import AsyncServerAPI, ServerAPI
 from chromadb.api.types import IncludeMetadataDocumentsEmbeddings
 
 from aiochroma._deadline import deadline, deadline_at
-from aiochroma._errors import ClosedError
 from aiochroma._threads import refuse_on_loop
 from aiochroma.client.turns import Turns
 from aiochroma.core.calls import call, call_blocking
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
     from chromadb.config import Settings
 
-    from aiochroma.core.registry import Lease
+    from aiochroma.core.connection import Connection, WhenFull
 
 __all__ = ["BlockingServer", "ChromaApi"]
 
@@ -34,20 +33,20 @@ __all__ = ["BlockingServer", "ChromaApi"]
 class _EngineServer:
     """The part of the server that is written out; the operations are added below, from Chroma's own list.
 
-    Collections hold the server, and the server holds the client's lease: a database stays open as long as anything of
+    Collections hold the server, and the server holds the client's connection: a database stays open as long as anything of
     the client that opened it is in use.
 
     Args:
-        lease: The client's share in the engine.
+        connection: The client's share in what serves the database.
         timeout: The client's limit for each call, in seconds, or None.
-        wait: Whether callers stand in line when the queue is full.
+        when_full: What callers do when the queue is full: wait in line, or raise.
     """
 
-    def __init__(self, lease: Lease, timeout: float | None, *, wait: bool) -> None:
-        self.lease = lease
+    def __init__(self, connection: Connection, timeout: float | None, *, when_full: WhenFull) -> None:
+        self.connection = connection
         self.timeout = timeout
-        self.wait = wait
-        self.runner = EmbeddingRunner(lease.engine)
+        self.when_full = when_full
+        self.runner = EmbeddingRunner(connection)
         self.turns = Turns()
 
     def limit(self) -> AbstractContextManager[None]:
@@ -63,7 +62,7 @@ class _EngineServer:
         Not a coroutine function itself: where thousands of requests wait, every frame less is memory.
         """
         request = Request(operation, arguments, bulk, atomic)
-        return call(self.queue(), request, deadline_at(self.timeout), wait=self.wait)
+        return call(self.connection, request, deadline_at(self.timeout), when_full=self.when_full)
 
     def submit_blocking(
         self, operation: str, *, bulk: bool = False, atomic: bool = False, **arguments: Any
@@ -73,13 +72,12 @@ class _EngineServer:
         Raises:
             BlockingCallError: An event loop runs on this thread and would stand still.
         """
-        refuse_on_loop()
         request = Request(operation, arguments, bulk, atomic)
-        return call_blocking(self.queue(), request, deadline_at(self.timeout), wait=self.wait)
+        return call_blocking(self.connection, request, deadline_at(self.timeout), when_full=self.when_full)
 
     async def embed(self, function: Any, inputs: Any, *, is_query: bool) -> list[Any]:
         """Embed off the event loop and off the DB thread."""
-        self.queue().require_open()
+        self.connection.require_open()
         return await self.runner.embed(
             function, inputs, is_query=is_query, deadline=deadline_at(self.timeout)
         )
@@ -87,29 +85,16 @@ class _EngineServer:
     def embed_blocking(self, function: Any, inputs: Any, *, is_query: bool) -> list[Any]:
         """Embed on the embedding thread and block this one meanwhile."""
         refuse_on_loop()
-        self.queue().require_open()
+        self.connection.require_open()
         return self.runner.embed_blocking(
             function, inputs, is_query=is_query, deadline=deadline_at(self.timeout)
         )
 
     def get_settings(self) -> Settings:
         """Return Chroma's settings as they are in force; known since the database was opened."""
-        resource: Any = self.lease.engine.resource
-        settings: Settings = resource.settings
+        settings = self.connection.describe().settings
+        assert settings is not None, "a client is made when the database is open"
         return settings
-
-    def queue(self) -> Any:
-        """Return the queue of the DB thread.
-
-        Raises:
-            ClosedError: The client is closed.
-        """
-        if self.lease.released:
-            raise ClosedError(
-                f"This client of {self.lease.engine.location.name} is closed; open a new one to go on, with "
-                "`aiochroma.AsyncPersistentClient`, `AsyncEphemeralClient` or `AsyncHttpClient`."
-            )
-        return self.lease.engine.serving.queue
 
 
 def _operations(interface: Any, *, blocking: bool) -> dict[str, Any]:
@@ -128,7 +113,7 @@ def _operation(interface: Any, name: str, *, blocking: bool) -> Callable[..., An
         if values:
             arguments.update(zip(names, values, strict=False))
         request = Request(name, arguments)
-        return call(self.queue(), request, deadline_at(self.timeout), wait=self.wait)
+        return call(self.connection, request, deadline_at(self.timeout), when_full=self.when_full)
 
     def blocking_operation(self: _EngineServer, *values: Any, **arguments: Any) -> Any:
         if values:

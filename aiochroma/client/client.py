@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
-    from aiochroma.core.registry import Lease
+    from aiochroma.core.connection import Connection, WhenFull
     from aiochroma.core.stats import Stats
     from aiochroma.disk.manifest import BackupReport
     from aiochroma.disk.recovery import RecoveryReport
@@ -62,10 +62,16 @@ class AsyncClient(ChromaAsyncClient):
     _server: Any
 
     def __init__(
-        self, lease: Lease, tenant: str, database: str, *, timeout: float | None, wait: bool
+        self,
+        connection: Connection,
+        tenant: str,
+        database: str,
+        *,
+        timeout: float | None,
+        when_full: WhenFull,
     ) -> None:
-        self._lease = lease
-        self._server = ChromaApi(lease, timeout, wait=wait)
+        self._connection = connection
+        self._server = ChromaApi(connection, timeout, when_full=when_full)
         self._admin_client = AdminClient(self._server)
         self.tenant = tenant
         self.database = database
@@ -103,16 +109,16 @@ class AsyncClient(ChromaAsyncClient):
     @property
     def closed(self) -> bool:
         """Whether this client was closed; others on the same database may still be open."""
-        return self._lease.released
+        return self._connection.closed
 
     def stats(self) -> Stats:
         """Return counters and times of the database's thread since it was opened."""
-        return self._lease.engine.stats()
+        return self._connection.describe().stats
 
     @property
     def recovery(self) -> RecoveryReport | None:
         """What had to be repaired when the database was opened; None for one that has no files."""
-        return getattr(self._lease.engine.resource, "recovery", None)
+        return self._connection.describe().recovery
 
     async def health(self) -> Health:
         """Return the state of the store; never raises, except that a cancelled caller is released."""
@@ -169,8 +175,8 @@ class AsyncClient(ChromaAsyncClient):
             An awaitable that is done when the thread has ended (at once, while other clients keep the database open). It
             need not be awaited; ``close().wait(seconds)`` blocks instead, for callers without an event loop.
         """
-        self._lease.release()
-        return Closing(self._lease.engine)
+        self._connection.close()
+        return Closing(self._connection)
 
     async def aclose(self) -> None:
         """Close and wait for the end of the thread; not interrupted by cancellation; idempotent."""

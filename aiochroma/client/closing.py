@@ -11,7 +11,7 @@ from aiochroma._threads import refuse_on_loop
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from aiochroma.core.registry import Engine
+    from aiochroma.core.connection import Connection
 
 __all__ = ["Closing"]
 
@@ -23,8 +23,8 @@ class Closing:
     directory next might find it half closed.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
 
     def __await__(self) -> Generator[object, None, None]:
         return self._ended().__await__()
@@ -42,13 +42,11 @@ class Closing:
             BlockingCallError: An event loop runs on this thread; await instead.
         """
         refuse_on_loop()
-        return not self._engine.closing or self._engine.serving.join(
-            checked_seconds("timeout", timeout, zero=True)
-        )
+        return self._connection.join(checked_seconds("timeout", timeout, zero=True))
 
     async def _ended(self) -> None:
-        engine = self._engine
-        if not engine.closing or not engine.serving.thread.is_alive():
+        connection = self._connection
+        if connection.join(0):
             return
         loop = asyncio.get_running_loop()
         ended = loop.create_future()
@@ -63,7 +61,7 @@ class Closing:
             except RuntimeError:
                 return  # The loop was closed before the thread ended: nobody waits.
 
-        engine.serving.when_ended(announce)
+        connection.when_ended(announce)
         cancelled = False
         while not ended.done():
             try:
@@ -71,6 +69,6 @@ class Closing:
             except asyncio.CancelledError:  # noqa: PERF203 - waiting goes on
                 cancelled = True
         # The announcement is the thread's last act: this returns at once.
-        engine.serving.join()
+        connection.join()
         if cancelled:
             raise asyncio.CancelledError

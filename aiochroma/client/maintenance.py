@@ -76,7 +76,7 @@ async def health(client: AsyncClient, timeout: float = 5.0) -> Health:
         client: Whose store.
         timeout: A store that has not answered after so many seconds is unavailable.
     """
-    engine = client._lease.engine  # noqa: SLF001 - one package
+    connection = client._connection  # noqa: SLF001 - one package
     begun = time.perf_counter()
     latency: float | None = None
     documents: int | None = None
@@ -91,17 +91,17 @@ async def health(client: AsyncClient, timeout: float = 5.0) -> Health:
             )
     except Exception as caught:  # noqa: BLE001 - a health check reports what is wrong, it does not raise it
         error = f"{type(caught).__name__}: {caught}"
-    ownership = getattr(engine.resource, "ownership", None)
+    info = connection.describe()
     return Health(
         status="ok" if error is None else "unavailable",
-        mode=engine.location.kind,
+        mode=info.mode,
         latency_ms=latency,
-        pending=engine.serving.queue.unfinished,
+        pending=info.pending,
         documents=documents,
         error=error,
-        last_error=engine.serving.recorder.last_error,
-        owner=None if ownership is None else asdict(ownership.owner),
-        embedder=engine.details.get("embedder"),
+        last_error=info.last_error,
+        owner=None if info.owner is None else asdict(info.owner),
+        embedder=info.embedder,
         chroma_version=version,
         checked_at=time.time(),
     )
@@ -115,10 +115,11 @@ async def backup(
     progress: Callable[[str, int, int], None] | None,
 ) -> BackupReport:
     """Copy the store between two requests, verify the copy in a child process, and give it its name."""
-    location = client._lease.engine.location  # noqa: SLF001 - one package
-    if location.kind != "persistent":
-        raise BackupError(f"{location.name} has no files to back up.")
-    directory = Path(location.path)
+    connection = client._connection  # noqa: SLF001 - one package
+    info = connection.describe()
+    if not info.capabilities.files:
+        raise BackupError(f"{info.name} has no files to back up.")
+    directory = Path(info.path)
     unfinished: list[UnfinishedBackup] = []
 
     def begin() -> None:
@@ -128,10 +129,9 @@ async def backup(
         await _to_its_end(anyio.to_thread.run_sync(begin))
         (begun,) = unfinished
         # The client's own limit, which is for single requests, does not apply.
-        queue = client._server.queue()  # noqa: SLF001 - one package
         request = Request("copy_files", {"target": str(begun.partial.path)})
         async with _reported(progress, directory, begun.partial.path) as stage:
-            paused = await _to_its_end(call(queue, request, None))
+            paused = await _to_its_end(call(connection, request, None))
             stage[0] = "verify"
             finish = partial(finish_backup, begun, paused_ms=paused * 1000)
             return await _to_its_end(anyio.to_thread.run_sync(finish))

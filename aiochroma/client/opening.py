@@ -62,18 +62,22 @@ class ClientOpening:
 
     async def _open(self) -> AsyncClient:
         target = await off_loop(self.settle)
-        lease = target.acquire()
+        connection = target.acquire()
         try:
-            await call(lease.engine.serving.queue, Request("get_version", {}), deadline_at(target.timeout))
+            await call(connection, Request("get_version", {}), deadline_at(target.timeout))
             # Not before the DB thread has imported chromadb: on this thread it would stop the loop for half a second.
             from aiochroma.client.client import AsyncClient
 
             client = AsyncClient(
-                lease, target.tenant, target.database, timeout=target.timeout, wait=target.wait
+                connection,
+                target.tenant,
+                target.database,
+                timeout=target.timeout,
+                when_full="wait" if target.wait else "raise",
             )
             await client.set_tenant(target.tenant, target.database)
         except BaseException:
-            lease.release()
+            connection.close()
             raise
         return client
 

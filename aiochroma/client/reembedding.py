@@ -80,7 +80,7 @@ class FillReport:
 
 def lacks_vectors(client: Any) -> bool:
     """Tell at once, without a request, whether a client's database has records without vectors."""
-    return bool(getattr(client._lease.engine.resource, "missing", None))  # noqa: SLF001 - one package
+    return bool(client._connection.describe().has_missing_vectors)  # noqa: SLF001 - one package
 
 
 async def reembed_missing(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aiochroma._deadline import checked_seconds
@@ -11,17 +12,34 @@ from aiochroma.backend.address import AuthHeader, access_to, url_of
 from aiochroma.backend.embedded import open_embedded
 from aiochroma.backend.http import open_http
 from aiochroma.core.config import EngineOptions, Location, canonical_path
-from aiochroma.core.registry import acquire
+from aiochroma.core.registry import Opener, acquire
+from aiochroma.records.local_index import TEXT_INDEX_FILE, LocalIndex
+from aiochroma.records.scratch_index import ScratchIndex
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Mapping
+    from pathlib import Path
 
+    from chromadb.api import ServerAPI
     from chromadb.config import Settings
 
     from aiochroma.core.registry import Lease
 
 __all__ = ["DEFAULT_DATABASE", "DEFAULT_TENANT", "ConnectTarget", "embedded_target", "http_target"]
+
+
+def _local_index(api: ServerAPI, directory: Path | None, positions: Mapping[str, int]) -> LocalIndex:
+    return LocalIndex(api, None if directory is None else directory / TEXT_INDEX_FILE, positions)
+
+
+_EMBEDDED = Opener(partial(open_embedded, make_hook=_local_index))
+_OPENERS = {
+    "persistent": _EMBEDDED,
+    "ephemeral": _EMBEDDED,
+    # A forked child may make its own connections to a server.
+    "http": Opener(partial(open_http, make_operations=ScratchIndex), parallel=True, native=False),
+}
 
 DEFAULT_TENANT = "default_tenant"
 DEFAULT_DATABASE = "default_database"
@@ -52,9 +70,7 @@ class ConnectTarget:
 
     def acquire(self) -> Lease:
         """Return a share in the database's engine; errors as :func:`aiochroma.core.registry.acquire`."""
-        return acquire(
-            self.location, self.options, open_http if self.location.kind == "http" else open_embedded
-        )
+        return acquire(self.location, self.options, _OPENERS[self.location.kind])
 
 
 def embedded_target(path: str | os.PathLike[str] | None, options: EngineOptions, **use: Any) -> ConnectTarget:

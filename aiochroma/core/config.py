@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from aiochroma._errors import InvalidInputError
@@ -42,7 +42,7 @@ class Location:
         fingerprint: Tells clients of one server apart that send different headers, so that they never share a connection.
     """
 
-    kind: str
+    kind: Literal["persistent", "ephemeral", "http"]
     path: str = ""
     url: str = ""
     fingerprint: str = field(default="", repr=False)

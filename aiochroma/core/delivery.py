@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 from aiochroma._logging import get_logger
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Iterable, Sequence
 
-    from aiochroma.core.queue import Ticket
+    from aiochroma.core.queue import Home, Ticket
 
 __all__ = ["Outcome", "deliver", "report_unseen"]
 
@@ -33,20 +33,23 @@ class Outcome:
 
 
 def deliver(outcomes: Iterable[Outcome]) -> None:
-    """Resolve the futures of finished requests, with one wake-up for each event loop.
+    """Resolve the futures of finished requests, with one wakeup for each event loop and one batch for every other home.
 
     Futures that are done already (their caller left) are let alone. A loop that has been closed has no callers any more;
     its outcomes are dropped.
     """
-    by_loop: dict[asyncio.AbstractEventLoop | None, list[Outcome]] = {}
+    by_home: dict[asyncio.AbstractEventLoop | Home | None, list[Outcome]] = {}
     for outcome in outcomes:
-        by_loop.setdefault(outcome.ticket.loop, []).append(outcome)
-    for loop, batch in by_loop.items():
-        if loop is None:
+        by_home.setdefault(outcome.ticket.home, []).append(outcome)
+    for home, batch in by_home.items():
+        if home is None:
             _resolve(batch)
             continue
+        if not isinstance(home, asyncio.AbstractEventLoop):
+            home.take(batch)
+            continue
         try:
-            loop.call_soon_threadsafe(_resolve, batch)
+            home.call_soon_threadsafe(_resolve, batch)
         except RuntimeError:
             # The loop is closed: whoever waited is gone.
             log.debug("outcomes.dropped", reason="event loop closed", count=len(batch))
@@ -58,7 +61,7 @@ def deliver(outcomes: Iterable[Outcome]) -> None:
 def _resolve(batch: Sequence[Outcome]) -> None:
     for outcome in batch:
         future = outcome.ticket.future
-        if future.done():
+        if future is None or future.done():
             # The caller left between the end of the call and this moment.
             if outcome.error is not None:
                 report_unseen(outcome.ticket, outcome.error)
@@ -74,7 +77,7 @@ def report_unseen(ticket: Ticket, error: BaseException) -> None:
     ticket.context.run(
         log.warning,
         "request.abandoned_failure",
-        database=ticket.database,
+        database=ticket.queue.name,
         operation=ticket.request.operation,
         error=repr(error),
     )

@@ -20,10 +20,9 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from aiochroma._errors import OutcomeUnknownError, StoreUnavailableError
 from aiochroma._logging import get_logger
-from aiochroma.core.delivery import Outcome
 from aiochroma.core.plan import Step
 from aiochroma.core.queue import QueueState, Ticket, TicketState
-from aiochroma.core.worker import Resource, _without_frames, _WorkerState
+from aiochroma.core.worker import Resource, _without_frames, _WorkerState, latest_deadline
 
 if TYPE_CHECKING:
     from aiochroma.core.request import Request
@@ -42,7 +41,7 @@ class Remote(Protocol):
     def execute(self, request: Request, deadline: float | None = None) -> Any:
         """Carry out one call, which nobody waits for any more after ``deadline`` (``time.monotonic()``)."""
 
-    def hurry(self) -> None:
+    def stop_retrying(self) -> None:
         """Repeat nothing any more: what is under way ends soon."""
 
     def close(self) -> None:
@@ -68,7 +67,7 @@ class _Job:
         started = time.monotonic()
         try:
             merged = planner.merge(self.requests, self.step)
-            result = self._call(remote, self.tickets[0], merged, _latest(self.tickets))
+            result = self._call(remote, self.tickets, merged)
             whole = self.step.stop is None
             self.answers = [
                 (part, None) for part in (planner.split(self.requests, result) if whole else [result])
@@ -86,13 +85,13 @@ class _Job:
     def _alone(self, remote: Remote, ticket: Ticket) -> tuple[Any, BaseException | None]:
         """Run one member of a merged call that failed, so that only the guilty one fails."""
         try:
-            return self._call(remote, ticket, ticket.request, ticket.deadline), None
+            return self._call(remote, [ticket], ticket.request), None
         except BaseException as caught:  # noqa: BLE001 - see above
             return None, _without_frames(caught, globals())
 
-    def _call(self, remote: Remote, ticket: Ticket, request: Request, deadline: float | None) -> Any:
+    def _call(self, remote: Remote, tickets: list[Ticket], request: Request) -> Any:
         self.calls += 1
-        return ticket.context.run(remote.execute, request, deadline)
+        return tickets[0].context.run(remote.execute, request, latest_deadline(tickets))
 
 
 class ConnectionPool(_WorkerState):
@@ -145,7 +144,7 @@ class ConnectionPool(_WorkerState):
             self._await_news()
             self._collect()
             if not self.queue.drain:
-                remote.hurry()
+                remote.stop_retrying()
                 self.end(self.backlog, self.queue.closed_error())
                 self.backlog = []
             self._dispatch()
@@ -236,8 +235,8 @@ class ConnectionPool(_WorkerState):
             return [Step([0])] if self.backlog and not in_flight else []
 
     def _begin(self, step: Step, tickets: list[Ticket]) -> None:
-        tickets, late = self.queue.claim(tickets)
-        self.outcomes.extend(Outcome(ticket, error=self.queue.late_error(ticket)) for ticket in late)
+        tickets, expired = self.queue.claim(tickets)
+        self._refuse_expired(expired)
         if tickets:
             job = _Job(step, tickets, self.planner.describe(tickets[0].request, step))
             self._in_flight.append(job)
@@ -256,12 +255,6 @@ def _carry_out_jobs(
         put_down(job)
         # Nothing may be held while there is nothing to do.
         del job
-
-
-def _latest(tickets: list[Ticket]) -> float | None:
-    """Return the moment after which nobody waits for a merged call any more."""
-    moments = [ticket.deadline for ticket in tickets]
-    return None if None in moments else max(cast("list[float]", moments))
 
 
 def _own_copy(error: BaseException) -> BaseException:

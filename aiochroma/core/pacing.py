@@ -99,10 +99,9 @@ class Pacing:
         within = min(self._cost.records_within(self._budget), size + size // 2)
         self._limits.records_per_slice = max(_FEWEST_RECORDS, min(self._most, within))
 
-    def seen(self, loop: asyncio.AbstractEventLoop | None, now: float) -> None:
+    def seen(self, loop: asyncio.AbstractEventLoop, now: float) -> None:
         """Note that a loop uses the database."""
-        if loop is not None:
-            self._loops[loop] = now
+        self._loops[loop] = now
 
     def pause(self) -> None:
         """Return when every loop that used the database lately has gone round twice, or after the budget.

@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import contextvars
 import threading
 import time
 from collections import deque
 from enum import Enum, auto
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from aiochroma._deadline import set_deadline
 from aiochroma._errors import ClosedError, DeadlineExceededError, ForkedProcessError, QueueFullError
 
 if TYPE_CHECKING:
-    import asyncio
-    import concurrent.futures
-    from collections.abc import Iterable
+    from collections.abc import Generator, Iterable, Sequence
 
+    from aiochroma.core.connection import WhenFull
+    from aiochroma.core.delivery import Outcome
     from aiochroma.core.request import Request
 
-__all__ = ["QueueState", "RequestQueue", "Ticket", "TicketState"]
+__all__ = ["Home", "QueueState", "RequestQueue", "Ticket", "TicketState"]
 
 
 class TicketState(Enum):
     """Where a request is; every change happens under the queue's lock."""
 
+    IN_LINE = auto()
+    """The queue is full: it moves up as others finish."""
     QUEUED = auto()
     RUNNING = auto()
     DONE = auto()
@@ -33,6 +36,9 @@ class TicketState(Enum):
     """Its caller left, or its deadline passed, before it began: it never runs."""
     ABANDONED = auto()
     """Its caller left after it began: it runs to its end and the outcome is dropped."""
+
+
+_NOT_BEGUN = (TicketState.IN_LINE, TicketState.QUEUED)
 
 
 class QueueState(Enum):
@@ -44,65 +50,128 @@ class QueueState(Enum):
     FORKED = auto()
 
 
+class Home(Protocol):
+    """Where outcomes go, if neither to an event loop nor to a waiting thread: another process, for example."""
+
+    def take(self, outcomes: Sequence[Outcome]) -> None:
+        """Take a batch of outcomes, in order; called on the serving thread, must neither block nor raise."""
+
+
 class Ticket:
-    """A request on its way, with the place its outcome goes to.
+    """A request on its way, and where its outcome goes.
+
+    ``await`` it on the event loop that it was made on, or block a plain thread with :meth:`result`. A caller that is cancelled
+    is released at once. A request that was still queued then never runs; one that had begun runs to its end and its outcome is
+    dropped.
 
     Attributes:
-        loop: The event loop that ``future`` belongs to, or None where a plain thread waits.
-        future: Where the outcome goes. It belongs to this request alone.
-        database: The name of the queue it was put into, for messages.
+        home: The event loop that ``future`` belongs to, None where a plain thread waits, or what takes outcomes itself.
+        future: Where the outcome goes. It belongs to this request alone. None where ``home`` takes outcomes itself.
+        queue: The queue it was submitted to.
         deadline: The moment (``time.monotonic()``) after which the outcome is of no use, or None.
         progress: How many records of a request that was cut are done.
-        parts: The results of the pieces done so far.
+        slices: The results of the slices or pages done so far.
     """
 
     __slots__ = (
         "context",
-        "database",
         "deadline",
         "future",
-        "loop",
-        "parts",
+        "home",
         "progress",
+        "queue",
         "queued_at",
         "request",
+        "slices",
         "started_at",
         "state",
     )
 
+    queue: RequestQueue
+
     def __init__(
         self,
         request: Request,
-        loop: asyncio.AbstractEventLoop | None,
-        future: asyncio.Future[Any] | concurrent.futures.Future[Any],
+        home: asyncio.AbstractEventLoop | Home | None,
+        future: asyncio.Future[Any] | concurrent.futures.Future[Any] | None,
         deadline: float | None,
     ) -> None:
         self.request = request
-        self.loop = loop
+        self.home = home
         self.future = future
         self.deadline = deadline
         self.context = contextvars.copy_context()
-        if deadline is not None:
-            # A client's own limit as well: what waits on the DB thread, such as for a lock, looks here.
-            self.context.run(set_deadline, deadline)
         self.queued_at = time.monotonic()
         self.started_at = 0.0
-        self.state = TicketState.QUEUED
+        self.state = TicketState.IN_LINE
         self.progress = 0
-        self.parts: list[Any] | None = None
-        self.database = ""
+        self.slices: list[Any] | None = None
+
+    @classmethod
+    def here(cls, request: Request, deadline: float | None) -> Ticket:
+        """Return a ticket for the event loop that runs on this thread, or for this thread where none does."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return cls(request, None, concurrent.futures.Future(), deadline)
+        return cls(request, loop, loop.create_future(), deadline)
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        future, timer = self.future, None
+        assert isinstance(future, asyncio.Future), "made on a plain thread: use `result()`"
+        if self.deadline is not None:
+            seconds = max(0.0, self.deadline - time.monotonic())
+            timer = future.get_loop().call_later(seconds, self.expire)
+        try:
+            return (yield from future)
+        except asyncio.CancelledError:
+            self.cancel()
+            raise
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    def result(self) -> Any:
+        """Block this thread until the outcome is there, or the deadline has passed; return it, or raise it."""
+        future = self.future
+        assert isinstance(future, concurrent.futures.Future), "made on an event loop: `await` it"
+        seconds = None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
+        try:
+            return future.result(seconds)
+        except concurrent.futures.TimeoutError:
+            # On 3.11+ this is the builtin TimeoutError, which the call itself may have raised.
+            error = None if future.done() else self.queue.expire(self)
+            if error is None:
+                return future.result()
+            raise error from None
+        except BaseException:
+            self.cancel()
+            raise
+
+    def cancel(self) -> None:
+        """Note that the caller is gone: a queued request never runs, the outcome of a running one is dropped."""
+        self.queue.cancel(self)
+
+    def expire(self) -> None:
+        """Release the caller because the deadline has passed, unless the outcome is decided already."""
+        error = self.queue.expire(self)
+        if error is not None and self.future is not None and not self.future.done():
+            self.future.set_exception(error)
 
 
 class RequestQueue:
     """First in, first out; bounded; closes once and for good.
 
-    The state is checked and the request put down in one step under one lock, so nothing can land behind the end. Up to
-    ``limit`` requests are looked at together; those beyond stand in line and move up as others finish. A caller that
-    would rather not stand in line is refused.
+    The state is checked and the request appended in one step under one lock, so no request can follow the end. At most
+    ``limit`` requests are queued or running. A caller beyond that waits in line, outside of the queue, and moves up as others
+    finish; or it is refused, if it asked for that.
 
     Args:
         name: What to call the database in messages.
-        limit: How many requests may wait before a line forms.
+        limit: How many requests may be queued or running.
+
+    Attributes:
+        pending: How many requests are queued or running; never above ``limit``.
     """
 
     def __init__(self, name: str, limit: int) -> None:
@@ -111,7 +180,7 @@ class RequestQueue:
         self.lock = threading.Lock()
         self.state = QueueState.OPEN
         self.drain = True
-        # SimpleQueue.put is re-entrant, so a destructor may ring without risk of a deadlock.
+        # SimpleQueue.put is re-entrant, so a destructor may wake the thread without risk of a deadlock.
         self.wakeup: SimpleQueue[None] = SimpleQueue()
         self.counts = {
             "submitted": 0,
@@ -122,45 +191,76 @@ class RequestQueue:
             "abandoned": 0,
             "refused": 0,
         }
-        self.unfinished = 0
+        self.pending = 0
         self.failure: BaseException | None = None
-        self._waiting: deque[Ticket] = deque()
+        self._queued: deque[Ticket] = deque()
+        self._line: deque[Ticket] = deque()
         self._asleep = False
 
     # -- callers' side -------------------------------------------------------------------------------------------------
 
-    def submit(self, ticket: Ticket, *, wait: bool = True) -> None:
-        """Put a request down.
+    def submit(
+        self, request: Request, deadline: float | None = None, *, when_full: WhenFull = "wait"
+    ) -> Ticket:
+        """Submit a request from this thread; see :meth:`aiochroma.core.connection.Connection.submit`."""
+        ticket = Ticket.here(request, deadline)
+        self.put(ticket, when_full=when_full)
+        return ticket
+
+    def submit_many(
+        self, requests: Sequence[Request], deadline: float | None = None, *, when_full: WhenFull = "wait"
+    ) -> list[Ticket]:
+        """Submit several requests from this thread, in one step and with one wakeup: all of them or none."""
+        tickets = [Ticket.here(request, deadline) for request in requests]
+        self.put(*tickets, when_full=when_full)
+        return tickets
+
+    def put(self, *tickets: Ticket, when_full: WhenFull = "wait") -> None:
+        """Append requests, in one step: all of them or none.
 
         Args:
-            ticket: The request.
-            wait: Stand in line when the queue is full; else be refused.
+            tickets: The requests.
+            when_full: Wait in line when the queue is full, or raise.
 
         Raises:
             ClosedError: The database is closed or closing.
             ForkedProcessError: This process was forked after the database was opened.
-            QueueFullError: The queue is full and ``wait`` is False.
+            QueueFullError: The queue is full and ``when_full`` is ``"raise"``.
         """
         if self.state is QueueState.FORKED:
             raise forked_error(self.name)
         with self.lock:
             if self.state is not QueueState.OPEN:
                 raise self._closed_error()
-            if not wait and self.unfinished >= self.limit:
-                self.counts["refused"] += 1
+            if when_full == "raise" and self.pending + len(tickets) > self.limit:
+                self.counts["refused"] += len(tickets)
                 raise QueueFullError(
-                    f"The queue of {self.name} is full: {self.unfinished} requests are waiting or running and the limit is "
+                    f"The queue of {self.name} is full: {self.pending} requests are waiting or running and the limit is "
                     f"{self.limit}. Wait and try again, let callers wait in line, or raise `max_pending`.",
                     limit=self.limit,
                 )
-            ticket.database = self.name
-            self.counts["submitted"] += 1
-            self.unfinished += 1
-            self._waiting.append(ticket)
-            ring = self._asleep
-            self._asleep = False
-        if ring:
+            for ticket in tickets:
+                ticket.queue = self
+            self.counts["submitted"] += len(tickets)
+            self._line.extend(tickets)
+            wake = self._admit()
+        if wake:
             self.wakeup.put(None)
+
+    def _admit(self) -> bool:
+        """Move up those for whom there is room; return whether the serving thread has to be woken. The caller holds the lock."""
+        came = False
+        while self._line and self.pending < self.limit:
+            ticket = self._line.popleft()
+            if ticket.state is TicketState.IN_LINE:
+                ticket.state = TicketState.QUEUED
+                self._queued.append(ticket)
+                self.pending += 1
+                came = True
+        wake = came and self._asleep
+        if wake:
+            self._asleep = False
+        return wake
 
     def require_open(self) -> None:
         """Raise what :meth:`submit` would: for callers with costly preparations, such as embedding."""
@@ -169,14 +269,14 @@ class RequestQueue:
         if self.state is not QueueState.OPEN:
             raise self.closed_error()
 
-    def leave(self, ticket: Ticket) -> None:
+    def cancel(self, ticket: Ticket) -> None:
         """Note that the caller is gone: a queued request is dropped, a running one completes unseen."""
-        self._part(ticket, "cancelled")
+        self._release_caller(ticket, "cancelled")
 
     def expire(self, ticket: Ticket) -> DeadlineExceededError | None:
         """Note that the deadline passed; return the caller's error, or None when the outcome was already decided."""
-        before = self._part(ticket, "expired")
-        if before is TicketState.QUEUED:
+        before = self._release_caller(ticket, "expired")
+        if before in _NOT_BEGUN:
             return self._deadline_error(ticket, started=False)
         return self._deadline_error(ticket, started=True) if before is TicketState.RUNNING else None
 
@@ -194,16 +294,26 @@ class RequestQueue:
         self.lock = threading.Lock()
         self.wakeup = SimpleQueue()
 
-    def _part(self, ticket: Ticket, why: str) -> TicketState:
+    @property
+    def in_line(self) -> int:
+        """How many requests wait in line because the queue is full."""
+        return len(self._line)
+
+    def _release_caller(self, ticket: Ticket, why: str) -> TicketState:
+        wake = False
         with self.lock:
             before = ticket.state
-            if before is TicketState.QUEUED:
+            if before in _NOT_BEGUN:
                 ticket.state = TicketState.CANCELLED
                 self.counts[why] += 1
-                self.unfinished -= 1
+                if before is TicketState.QUEUED:
+                    self.pending -= 1
+                    wake = self._admit()
             elif before is TicketState.RUNNING:
                 ticket.state = TicketState.ABANDONED
                 self.counts["abandoned"] += 1
+        if wake:
+            self.wakeup.put(None)
         return before
 
     # -- the serving thread's side -------------------------------------------------------------------------------------
@@ -212,20 +322,20 @@ class RequestQueue:
         """Return all that came since the last look.
 
         Args:
-            block: Sleep until there is something, or until the queue is closed or the wakeup rings. No polling: a
-                sleeping thread costs nothing.
+            block: Sleep until there is something, until the queue is closed, or until a wakeup comes. No polling: a sleeping
+                thread costs nothing.
         """
         with self.lock:
-            taken = list(self._waiting)
-            self._waiting.clear()
+            taken = list(self._queued)
+            self._queued.clear()
             if taken or not block or self.state is not QueueState.OPEN:
                 return taken
             self._asleep = True
         self.wakeup.get()
         with self.lock:
             self._asleep = False
-            taken = list(self._waiting)
-            self._waiting.clear()
+            taken = list(self._queued)
+            self._queued.clear()
         return taken
 
     def claim(self, tickets: Iterable[Ticket]) -> tuple[list[Ticket], list[Ticket]]:
@@ -237,7 +347,7 @@ class RequestQueue:
         """
         now = time.monotonic()
         alive: list[Ticket] = []
-        late: list[Ticket] = []
+        expired: list[Ticket] = []
         with self.lock:
             for ticket in tickets:
                 if ticket.state is not TicketState.QUEUED:
@@ -246,13 +356,14 @@ class RequestQueue:
                 elif ticket.deadline is not None and ticket.deadline <= now:
                     ticket.state = TicketState.CANCELLED
                     self.counts["expired"] += 1
-                    self.unfinished -= 1
-                    late.append(ticket)
+                    self.pending -= 1
+                    expired.append(ticket)
                 else:
                     ticket.state = TicketState.RUNNING
                     ticket.started_at = now
                     alive.append(ticket)
-        return alive, late
+            self._admit()
+        return alive, expired
 
     def finish(self, tickets: Iterable[Ticket], *, failed: bool) -> list[Ticket]:
         """Mark requests as done; return those whose caller is gone, whose outcome nobody will see."""
@@ -264,19 +375,26 @@ class RequestQueue:
                 else:
                     self.counts["failed" if failed else "done"] += 1
                 ticket.state = TicketState.DONE
-                self.unfinished -= 1
+                self.pending -= 1
+            self._admit()
         return abandoned
 
-    def shut(self, failure: BaseException | None = None) -> list[Ticket]:
+    def end(self, failure: BaseException | None = None) -> list[Ticket]:
         """End for good and return what was still queued, so that no request stays unanswered."""
         with self.lock:
             self.state = QueueState.CLOSED
             self.failure = self.failure or failure
-            left = [ticket for ticket in self._waiting if ticket.state is TicketState.QUEUED]
-            self._waiting.clear()
+            for ticket in self._line:
+                if ticket.state is TicketState.IN_LINE:
+                    ticket.state = TicketState.QUEUED
+                    self._queued.append(ticket)
+                    self.pending += 1
+            self._line.clear()
+            left = [ticket for ticket in self._queued if ticket.state is TicketState.QUEUED]
+            self._queued.clear()
         return left
 
-    def late_error(self, ticket: Ticket) -> DeadlineExceededError:
+    def expired_error(self, ticket: Ticket) -> DeadlineExceededError:
         """Return the error of a request that was still queued when its deadline passed."""
         return self._deadline_error(ticket, started=False)
 
@@ -299,7 +417,7 @@ class RequestQueue:
         )
         return DeadlineExceededError(
             f"`{ticket.request.operation}` on {self.name} passed its deadline after {waited:.0f} ms and {what}. "
-            f"{self.unfinished} other requests were waiting or running.",
+            f"{self.pending} other requests were waiting or running.",
             started=started,
         )
 

@@ -1,7 +1,7 @@
 """One engine per database: found by location, counted by leases, closed with the last.
 
-Everything that opens or releases goes through the two functions :func:`acquire` and :meth:`Lease.release`, under one lock
-that is never held while Chroma runs.
+Everything that opens or releases goes through :func:`acquire` and :meth:`Lease.close`, under one lock that is never held while
+Chroma runs.
 """
 
 from __future__ import annotations
@@ -11,29 +11,37 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from aiochroma._errors import SettingsConflictError
+from aiochroma._errors import ClosedError, SettingsConflictError
 from aiochroma._logging import get_logger
 from aiochroma.core.config import DEFAULTS, EngineOptions, Location
+from aiochroma.core.connection import BackendInfo, EngineInfo
 from aiochroma.core.executors import ConnectionPool
 from aiochroma.core.queue import forked_error
 from aiochroma.core.schedule import ConnectionPlanner
 from aiochroma.core.stats import Stats
-from aiochroma.core.worker import Planner, Resource, Worker
+from aiochroma.core.worker import Worker
 
-__all__ = ["Engine", "Lease", "acquire", "close_all"]
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from aiochroma.backend.protocol import Backend
+    from aiochroma.core.connection import Serving, WhenFull
+    from aiochroma.core.queue import Ticket
+    from aiochroma.core.request import Request
+    from aiochroma.core.worker import Planner, Resource
+
+__all__ = ["BackendWorker", "Engine", "Lease", "Opener", "acquire", "close_all"]
 
 log = get_logger("aiochroma.engine")
-
-Opener = Callable[[Location, EngineOptions], Resource]
 
 _CONNECTIONS = 4
 _EXIT_DRAIN_SECONDS = 5.0
 _EXIT_JOIN_SECONDS = 30.0
-_COMPANION_JOIN_SECONDS = 5.0
+_WORKER_JOIN_SECONDS = 5.0
 
 _lock = threading.Lock()
 _engines: dict[Location, Engine] = {}
@@ -41,13 +49,47 @@ _opened_in_pid: int | None = None
 """The process in which Chroma's native threads were started; a fork of it cannot use Chroma at all."""
 
 
+@dataclass(frozen=True)
+class Opener:
+    """How databases of one kind are opened and served.
+
+    Attributes:
+        open: Opens one; called on the DB thread.
+        parallel: Several calls may be under way at once.
+        native: Chroma's native threads run in this process, so a forked child cannot use what its parent opened.
+        serve: Makes what serves it: ``serve(engine, on_idle=..., on_end=...)``. Default: a DB thread of this process.
+    """
+
+    open: Callable[[Location, EngineOptions], Backend]
+    parallel: bool = False
+    native: bool = True
+    serve: Callable[..., Serving] | None = None
+
+
+class BackendWorker(Worker):
+    """The DB thread of this process, which can describe its backend to other threads."""
+
+    def __init__(self, name: str, open_backend: Callable[[], Backend], **options: Any) -> None:
+        self._opened: list[Backend] = []
+        super().__init__(name, partial(_opened, open_backend, self._opened), **options)
+
+    def describe(self) -> BackendInfo | None:
+        """Return what the backend says of itself; None until it is open."""
+        return self._opened[0].describe() if self._opened else None
+
+
+def _opened(open_backend: Callable[[], Backend], opened: list[Backend]) -> Backend:
+    opened.append(open_backend())
+    return opened[0]
+
+
 class Engine:
-    """A database that is open, or opening: its DB thread and the threads that work for it.
+    """A database that is open, or opening: what serves it and the threads that work for it.
 
     Args:
         location: Where the database is.
         options: How it is served.
-        opener: Opens it; called on the DB thread.
+        opener: How it is opened.
         previous: An engine of the same database that is still closing; the new one waits for its end.
     """
 
@@ -59,47 +101,54 @@ class Engine:
         self.leases = 0
         self.lost_leases: list[None] = []
         self.closing = False
-        self.details: dict[str, Any] = {}
-        self.resource: Resource | None = None
-        self._companions: dict[object, Worker] = {}
-        self._opener = opener
+        self.embedder: str | None = None
+        self.opener = opener
+        self._extra_workers: dict[object, Worker] = {}
         self._previous = previous
-        connections = int(options.connections or _CONNECTIONS) if location.kind == "http" else 0
-        self.serving = Worker(
-            location.name,
-            self._open,
-            planner=ConnectionPlanner(connections=connections) if connections else None,
-            server=partial(ConnectionPool, connections=connections) if connections else None,
-            max_pending=int(options.max_pending or DEFAULTS["max_pending"]),
-            max_write_slice_ms=options.max_write_slice_ms or DEFAULTS["max_write_slice_ms"],
-            slow_request_ms=options.slow_request_ms or DEFAULTS["slow_request_ms"],
-            on_idle=self._release_lost,
-            on_end=self._ended,
+        self.serving: Serving = (opener.serve or _serve_here)(
+            self, on_idle=self._release_lost, on_end=self._ended
         )
-        self.serving.thread.name = f"aiochroma-db:{location.short_name}"
 
-    def _open(self) -> Resource:
+    def open(self) -> Backend:
+        """Open the database; called on the DB thread."""
         if self._previous is not None:
             self._previous.serving.join()
             self._previous = None
-        self.resource = self._opener(self.location, self.options)
+        backend = self.opener.open(self.location, self.options)
         _hook_exit(after_chroma=True)
-        return self.resource
+        return backend
 
-    def companion(
+    def extra_worker(
         self, key: object, name: str, open_resource: Callable[[], Resource], planner: Planner
     ) -> Worker:
         """Return a further thread that works for this database, such as the one that embeds; it ends with the engine."""
         with _lock:
-            serving = self._companions.get(key)
-            if serving is None:
-                serving = Worker(f"{name} of {self.location.name}", open_resource, planner=planner)
-                serving.thread.name = f"aiochroma-{name}:{self.location.short_name}"
+            worker = self._extra_workers.get(key)
+            if worker is None:
+                worker = Worker(f"{name} of {self.location.name}", open_resource, planner=planner)
+                worker.thread.name = f"aiochroma-{name}:{self.location.short_name}"
                 if self.closing:
-                    serving.queue.close(drain=False)
-                self._companions[key] = serving
-                serving.start()
-        return serving
+                    worker.queue.close(drain=False)
+                self._extra_workers[key] = worker
+                worker.start()
+        return worker
+
+    def describe(self) -> EngineInfo:
+        """Return what is known of the database; never blocks."""
+        backend, location = self.serving.describe(), self.location
+        known = BackendInfo() if backend is None else backend
+        return EngineInfo(
+            mode=location.kind if known.host is None else "shared",
+            name=location.name,
+            path=location.path,
+            url=location.url,
+            is_open=backend is not None,
+            **vars(known),
+            embedder=self.embedder,
+            stats=self.stats(),
+            pending=self.serving.queue.pending,
+            last_error=self.serving.recorder.last_error,
+        )
 
     def stats(self) -> Stats:
         """Return counters and times since the database was opened."""
@@ -108,25 +157,26 @@ class Engine:
         return Stats(
             name=self.location.name,
             **queue.counts,
-            pending=queue.unfinished,
+            pending=queue.pending,
+            in_line=queue.in_line,
             calls=recorder.calls,
             batches=recorder.batches,
             wait_ms=wait,
             run_ms=run,
-            details=dict(self.details),
+            embedder=self.embedder,
         )
 
     def begin_close(self, *, drain: bool) -> None:
         """Accept nothing more; the caller holds the registry's lock."""
         self.closing = True
         self.serving.close(drain=drain)
-        for companion in self._companions.values():
-            companion.close(drain=False)
+        for worker in self._extra_workers.values():
+            worker.close(drain=False)
 
     def mark_forked(self) -> None:
         """In a forked child: refuse everything."""
-        for serving in (self.serving, *self._companions.values()):
-            serving.queue.mark_forked()
+        for queue in (self.serving.queue, *(worker.queue for worker in self._extra_workers.values())):
+            queue.mark_forked()
 
     def _release_lost(self) -> None:
         while self.lost_leases:
@@ -135,43 +185,114 @@ class Engine:
 
     def _ended(self) -> None:
         with _lock:
-            companions = list(self._companions.values())
-            for companion in companions:
-                companion.close(drain=False)
+            workers = list(self._extra_workers.values())
+            for worker in workers:
+                worker.close(drain=False)
             if _engines.get(self.location) is self:
                 del _engines[self.location]
-        for companion in companions:
-            if not companion.join(_COMPANION_JOIN_SECONDS):
+        for worker in workers:
+            if not worker.join(_WORKER_JOIN_SECONDS):
                 log.warning(
-                    "companion.still_running",
-                    thread=companion.thread.name,
+                    "worker.still_running",
+                    thread=worker.thread.name,
                     hint="an embedding function has not returned; its thread ends when it does",
                 )
 
 
-class Lease:
-    """One client's share in an engine; the last to be released closes it.
+def _serve_here(engine: Engine, *, on_idle: Callable[[], None], on_end: Callable[[], None]) -> BackendWorker:
+    """Make the DB thread of an engine."""
+    location, options = engine.location, engine.options
+    connections = int(options.connections or _CONNECTIONS) if engine.opener.parallel else 0
+    worker = BackendWorker(
+        location.name,
+        engine.open,
+        planner=ConnectionPlanner(connections=connections) if connections else None,
+        server=partial(ConnectionPool, connections=connections) if connections else None,
+        max_pending=int(options.max_pending or DEFAULTS["max_pending"]),
+        max_write_slice_ms=options.max_write_slice_ms or DEFAULTS["max_write_slice_ms"],
+        slow_request_ms=options.slow_request_ms or DEFAULTS["slow_request_ms"],
+        on_idle=on_idle,
+        on_end=on_end,
+    )
+    worker.thread.name = f"aiochroma-db:{location.short_name}"
+    return worker
 
-    A lease that is collected without having been released warns, and is released by the DB thread: a destructor may run
+
+class Lease:
+    """One client's share in an engine; the last to be closed closes it. See :class:`aiochroma.core.connection.Connection`.
+
+    A lease that is collected without having been closed warns, and is released by the DB thread: a destructor may run
     in the middle of anything, so it takes no lock.
     """
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self.released = False
+        self.closed = False
         self._pid = os.getpid()
 
-    def release(self, *, drain: bool = True) -> bool:
-        """Give the share back; return whether the engine is closing now. Idempotent."""
-        if self.released:
-            return self.engine.closing
-        self.released = True
-        return _release(self.engine, drain=drain)
+    def submit(
+        self, request: Request, deadline: float | None = None, *, when_full: WhenFull = "wait"
+    ) -> Ticket:
+        """See :class:`aiochroma.core.connection.Connection`."""
+        if self.closed:
+            raise self._closed_error()
+        return self.engine.serving.queue.submit(request, deadline, when_full=when_full)
+
+    def submit_many(
+        self, requests: Sequence[Request], deadline: float | None = None, *, when_full: WhenFull = "wait"
+    ) -> list[Ticket]:
+        """See :class:`aiochroma.core.connection.Connection`."""
+        if self.closed:
+            raise self._closed_error()
+        return self.engine.serving.queue.submit_many(requests, deadline, when_full=when_full)
+
+    def require_open(self) -> None:
+        """See :class:`aiochroma.core.connection.Connection`."""
+        if self.closed:
+            raise self._closed_error()
+        self.engine.serving.queue.require_open()
+
+    def describe(self) -> EngineInfo:
+        """See :class:`aiochroma.core.connection.Connection`."""
+        return self.engine.describe()
+
+    def note_embedder(self, identity: str) -> None:
+        """See :class:`aiochroma.core.connection.Connection`."""
+        self.engine.embedder = identity
+
+    def extra_worker(
+        self, key: object, name: str, open_resource: Callable[[], Resource], planner: Planner
+    ) -> Worker:
+        """See :class:`aiochroma.core.connection.Connection`."""
+        return self.engine.extra_worker(key, name, open_resource, planner)
+
+    def close(self, *, drain: bool = True) -> None:
+        """See :class:`aiochroma.core.connection.Connection`."""
+        if not self.closed:
+            self.closed = True
+            _release(self.engine, drain=drain)
+
+    def when_ended(self, callback: Callable[[], None]) -> None:
+        """See :class:`aiochroma.core.connection.Connection`."""
+        if self.engine.closing:
+            self.engine.serving.when_ended(callback)
+        else:
+            callback()
+
+    def join(self, timeout: float | None = None) -> bool:
+        """See :class:`aiochroma.core.connection.Connection`."""
+        return not self.engine.closing or self.engine.serving.join(timeout)
+
+    def _closed_error(self) -> ClosedError:
+        return ClosedError(
+            f"This client of {self.engine.location.name} is closed; open a new one to go on, with "
+            "`aiochroma.AsyncPersistentClient`, `AsyncEphemeralClient` or `AsyncHttpClient`."
+        )
 
     def __del__(self) -> None:
-        if self.released or self._pid != os.getpid():
+        if self.closed or self._pid != os.getpid():
             return
-        self.released = True
+        self.closed = True
         self.engine.lost_leases.append(None)
         self.engine.serving.queue.wakeup.put(None)
         warnings.warn(
@@ -194,9 +315,8 @@ def acquire(location: Location, options: EngineOptions, opener: Opener) -> Lease
     """
     global _opened_in_pid  # noqa: PLW0603 - one fact about the process
     with _lock:
-        # A client of a server is no matter of native threads: a forked child may open its own.
-        embedded = location.kind != "http"
-        if embedded and _opened_in_pid not in {None, os.getpid()}:
+        # Without native threads a forked child may open its own.
+        if opener.native and _opened_in_pid not in {None, os.getpid()}:
             raise forked_error("A database")
         engine = _engines.get(location)
         if engine is not None and not engine.closing and engine.serving.queue.failure is None:
@@ -215,7 +335,7 @@ def acquire(location: Location, options: EngineOptions, opener: Opener) -> Lease
                 )
         else:
             engine = _engines[location] = Engine(location, options, opener, previous=engine)
-            if embedded:
+            if opener.native:
                 _opened_in_pid = os.getpid()
             _hook_exit(after_chroma=False)
             engine.serving.start()
@@ -230,12 +350,11 @@ def close_all(*, drain: bool = True) -> None:
             engine.begin_close(drain=drain)
 
 
-def _release(engine: Engine, *, drain: bool = True) -> bool:
+def _release(engine: Engine, *, drain: bool = True) -> None:
     with _lock:
         engine.leases -= 1
         if engine.leases <= 0:
             engine.begin_close(drain=drain)
-        return engine.closing
 
 
 def _close_at_exit() -> None:

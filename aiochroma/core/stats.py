@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from aiochroma._errors import StoreUnavailableError
@@ -30,8 +30,8 @@ class Latency:
 class Stats:
     """What a database's thread has done since it was opened.
 
-    ``submitted == done + failed + cancelled + expired + abandoned + pending``, except that a request which was abandoned and
-    is still running counts as abandoned.
+    ``submitted == done + failed + cancelled + expired + abandoned + pending + in_line``, except that a request which was
+    abandoned and is still running counts as abandoned.
 
     Attributes:
         name: The database.
@@ -42,12 +42,13 @@ class Stats:
         expired: Requests whose deadline passed while they were queued; they never ran.
         abandoned: Requests whose caller left, or whose deadline passed, while they ran; their outcome was dropped.
         refused: Requests that did not want to wait for a full queue.
-        pending: Requests that are queued or running now.
+        pending: Requests that are queued or running now; never above ``max_pending``.
+        in_line: Requests that wait in line because the queue is full.
         calls: Calls made into the database; fewer than requests where requests were merged, more where they were cut.
         batches: Rounds, in each of which the thread took all that waited.
         wait_ms: Time from submission to the start of the call, in milliseconds.
         run_ms: Time inside the call, in milliseconds.
-        details: Further facts, such as the embedder's name.
+        embedder: The identity of the embedder that a memory on this database uses, or None.
     """
 
     name: str
@@ -59,11 +60,12 @@ class Stats:
     abandoned: int = 0
     refused: int = 0
     pending: int = 0
+    in_line: int = 0
     calls: int = 0
     batches: int = 0
     wait_ms: Latency = Latency()
     run_ms: Latency = Latency()
-    details: dict[str, Any] = field(default_factory=dict)
+    embedder: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data, for logs and JSON."""
@@ -77,6 +79,7 @@ class StatsRecorder:
         self.calls = 0
         self.batches = 0
         self.last_error: str | None = None
+        self.busy_since: float | None = None
         self._wait: deque[float] = deque(maxlen=_SAMPLES)
         self._run: deque[float] = deque(maxlen=_SAMPLES)
 

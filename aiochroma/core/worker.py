@@ -23,6 +23,7 @@ Guarantees:
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import threading
 import time
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 
     from aiochroma.core.request import Request
 
-__all__ = ["Planner", "Resource", "Worker"]
+__all__ = ["Planner", "Resource", "Worker", "latest_deadline"]
 
 log = get_logger("aiochroma.engine")
 
@@ -55,8 +56,8 @@ _SLOW_REPORT_SECONDS = 1.0
 class Resource(Protocol):
     """What the thread owns."""
 
-    def execute(self, request: Request) -> Any:
-        """Carry out one call."""
+    def execute(self, request: Request, deadline: float | None = None) -> Any:
+        """Carry out one call; nobody waits for its result after ``deadline`` (``time.monotonic()``)."""
 
     def close(self) -> None:
         """Give everything back."""
@@ -100,7 +101,7 @@ class Worker:
         max_write_slice_ms: Budget of one piece of writing, in milliseconds.
         slow_request_ms: Requests that take longer, waiting included, are logged; milliseconds.
         server: Makes what serves on the thread, where it is not the thread alone; see :mod:`._connections`.
-        on_idle: Called on the thread when the wakeup rang and nothing waits.
+        on_idle: Called on the thread when a wakeup came and nothing waits.
         on_end: Called on the thread when the resource is closed.
     """
 
@@ -143,6 +144,11 @@ class Worker:
     def start(self) -> None:
         """Start the thread; opening is its first act."""
         self.thread.start()
+
+    @property
+    def busy_since(self) -> float | None:
+        """When the call began that the thread is in (``time.monotonic()``), or None."""
+        return self.recorder.busy_since
 
     def close(self, *, drain: bool = True) -> None:
         """Begin to close and return at once."""
@@ -226,8 +232,8 @@ class _WorkerState:
             self._step(resource, [waiting[member] for member in step.members], step)
             if self.outcomes and time.monotonic() - self.delivered_at > _DELIVERY_SECONDS:
                 self._flush()
-        unfinished = {TicketState.QUEUED, TicketState.RUNNING, TicketState.ABANDONED}
-        self.backlog = [ticket for ticket in waiting if ticket.state in unfinished]
+        open_states = {TicketState.QUEUED, TicketState.RUNNING, TicketState.ABANDONED}
+        self.backlog = [ticket for ticket in waiting if ticket.state in open_states]
         del waiting
         self._flush()
         return held
@@ -244,14 +250,14 @@ class _WorkerState:
             return [Step([position]) for position, ticket in enumerate(waiting) if not ticket.progress]
 
     def _step(self, resource: Resource, tickets: list[Ticket], step: Step) -> None:
-        tickets, late = self.queue.claim(tickets)
-        self.outcomes.extend(Outcome(ticket, error=self.queue.late_error(ticket)) for ticket in late)
+        tickets, expired = self.queue.claim(tickets)
+        self._refuse_expired(expired)
         if not tickets:
             return
         requests = [ticket.request for ticket in tickets]
         started = time.monotonic()
         try:
-            result, error = self._call(resource, tickets[0], self.planner.merge(requests, step)), None
+            result, error = self._call(resource, tickets, self.planner.merge(requests, step)), None
             if step.stop is None:
                 result = self.planner.split(requests, result)
         except BaseException as caught:  # noqa: BLE001 - native panics and SystemExit belong to the caller, not the thread
@@ -274,7 +280,7 @@ class _WorkerState:
         started = time.monotonic()
         result, error = None, None
         try:
-            result = self._call(resource, ticket, ticket.request)
+            result = self._call(resource, [ticket], ticket.request)
         except BaseException as caught:  # noqa: BLE001 - see above
             error = _without_frames(caught)
             if isinstance(merged, OutcomeUnknownError) and not isinstance(error, OutcomeUnknownError):
@@ -289,16 +295,23 @@ class _WorkerState:
         if error is not None:
             self._finish([ticket], [], self.planner.failure(ticket.request, step.start, error), seconds)
             return
-        if ticket.parts is None:
-            ticket.parts = []
-        ticket.parts.append(part)
+        if ticket.slices is None:
+            ticket.slices = []
+        ticket.slices.append(part)
         ticket.progress, last = self.planner.advance(ticket.request, step, part)
         if last:
-            self._finish([ticket], [self.planner.join(ticket.request, ticket.parts)], None, seconds)
+            self._finish([ticket], [self.planner.join(ticket.request, ticket.slices)], None, seconds)
 
-    def _call(self, resource: Resource, ticket: Ticket, request: Request) -> Any:
+    def _call(self, resource: Resource, tickets: Sequence[Ticket], request: Request) -> Any:
         self.recorder.calls += 1
-        return ticket.context.run(resource.execute, request)
+        self.recorder.busy_since = time.monotonic()
+        try:
+            return tickets[0].context.run(resource.execute, request, latest_deadline(tickets))
+        finally:
+            self.recorder.busy_since = None
+
+    def _refuse_expired(self, tickets: Sequence[Ticket]) -> None:
+        self.outcomes.extend(Outcome(ticket, error=self.queue.expired_error(ticket)) for ticket in tickets)
 
     def _finish(
         self, tickets: list[Ticket], results: list[Any], error: BaseException | None, seconds: float
@@ -309,7 +322,8 @@ class _WorkerState:
         now = time.monotonic()
         for ticket in tickets:
             self.recorder.record(ticket.started_at - ticket.queued_at, seconds)
-            self.pacing.seen(ticket.loop, now)
+            if isinstance(ticket.home, asyncio.AbstractEventLoop):
+                self.pacing.seen(ticket.home, now)
             # Waiting for the database to open is not a slow request.
             if now - max(ticket.queued_at, self.opened_at) > self.slow_seconds:
                 self._report_slow(ticket, now)
@@ -347,10 +361,12 @@ class _WorkerState:
     def end(self, tickets: Sequence[Ticket], error: BaseException) -> None:
         """Answer requests that will not be served any further; a write that was cut says how far it came."""
         begun = [ticket for ticket in tickets if ticket.state in {TicketState.RUNNING, TicketState.ABANDONED}]
-        alive, late = self.queue.claim([ticket for ticket in tickets if ticket.state is TicketState.QUEUED])
+        alive, expired = self.queue.claim(
+            [ticket for ticket in tickets if ticket.state is TicketState.QUEUED]
+        )
         for ticket in (*alive, *begun):
             self._answer([ticket], [], self.planner.failure(ticket.request, ticket.progress, error))
-        self.outcomes.extend(Outcome(ticket, error=self.queue.late_error(ticket)) for ticket in late)
+        self._refuse_expired(expired)
         self._flush()
 
 
@@ -386,11 +402,17 @@ def _wind_up(server: _WorkerState, resource: Resource | None, failure: BaseExcep
             resource.close()
         except BaseException as error:  # noqa: BLE001 - closing goes on whatever happens
             log.error("database.close_failed", database=queue.name, error=repr(error))  # noqa: TRY400 - an event
-    left = queue.shut(failure)
+    left = queue.end(failure)
     refusal = failure or ClosedError(f"{queue.name} was closed before this request was served.")
     server.end([*server.backlog, *left], refusal)
     server.backlog.clear()
     log.info("database.closed", database=queue.name)
+
+
+def latest_deadline(tickets: Sequence[Ticket]) -> float | None:
+    """Return the moment after which nobody waits for a merged call any more."""
+    moments = [ticket.deadline for ticket in tickets]
+    return None if None in moments else max(moment for moment in moments if moment is not None)
 
 
 def _without_frames(error: BaseException, module: dict[str, Any] | None = None) -> BaseException:

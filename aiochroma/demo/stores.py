@@ -65,7 +65,7 @@ class MemoryStore:
     async def open(self, directory: str) -> None:
         """Open the memory."""
         self._memory = await Memory(directory).open()
-        self.embedder = str(self._memory.stats().details["embedder"])
+        self.embedder = str(self._memory.stats().embedder)
 
     async def load(self, namespace: str, sentences: Sequence[Sentence]) -> None:
         """Write many sentences."""

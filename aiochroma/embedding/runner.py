@@ -9,7 +9,6 @@ Asynchronous functions do not come here: they are awaited on their caller's even
 
 from __future__ import annotations
 
-import threading
 import time
 import weakref
 from typing import TYPE_CHECKING, Any
@@ -31,7 +30,8 @@ from aiochroma.embedding.vector_cache import VectorCache
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from aiochroma.core.registry import Engine
+    from aiochroma.core.connection import Connection
+    from aiochroma.core.queue import RequestQueue
 
 __all__ = ["EmbeddingPlanner", "EmbeddingRunner", "EmbeddingWorker"]
 
@@ -95,46 +95,29 @@ class EmbeddingPlanner:
 
 
 class EmbeddingWorker:
-    """What an embedding thread owns: the cache, for each function that can be told apart.
-
-    Attributes:
-        busy_since: When the call began that it is in (``time.monotonic()``), or None.
-    """
+    """What an embedding thread owns: the cache, for each function that can be told apart."""
 
     def __init__(self) -> None:
-        self.busy_since: float | None = None
         self._caches: weakref.WeakKeyDictionary[Any, dict[bool, VectorCache]] = weakref.WeakKeyDictionary()
 
-    def execute(self, request: Request) -> list[Any]:
+    def execute(self, request: Request, deadline: float | None = None) -> list[Any]:  # noqa: ARG002 - the protocol
         """Embed a batch and return one float32 array per input."""
         function, inputs, is_query = (request.arguments[name] for name in ("function", "inputs", "is_query"))
         cache = self._cache(function, is_query=is_query) if _is_texts(inputs) else None
         if cache is None:
-            return self._call(function, inputs, is_query=is_query)
+            return call_function(function, inputs, is_query=is_query)
         known = {text: cache.get(text) for text in dict.fromkeys(inputs)}
         missing = [text for text, vector in known.items() if vector is None]
         if missing:
-            vectors = self._call(function, missing, is_query=is_query)
+            vectors = call_function(function, missing, is_query=is_query)
             for text, vector in zip(missing, vectors, strict=True):
                 known[text] = vector
                 cache.put(text, vector)
         return [known[text] for text in inputs]
 
-    def is_stuck(self, now: float) -> bool:
-        """Tell whether it has been in one call for long; may be asked from any thread."""
-        since = self.busy_since
-        return since is not None and now - since >= _STUCK_SECONDS
-
     def close(self) -> None:
         """Forget everything."""
         self._caches.clear()
-
-    def _call(self, function: Any, inputs: Any, *, is_query: bool) -> list[Any]:
-        self.busy_since = time.monotonic()
-        try:
-            return call_function(function, inputs, is_query=is_query)
-        finally:
-            self.busy_since = None
 
     def _cache(self, function: Any, *, is_query: bool) -> VectorCache | None:
         try:
@@ -146,20 +129,15 @@ class EmbeddingWorker:
         return caches[is_query]
 
 
-_workers: weakref.WeakKeyDictionary[Engine, dict[str, list[EmbeddingWorker]]] = weakref.WeakKeyDictionary()
-"""What the threads of each database own, by kind of function."""
-_workers_lock = threading.Lock()
-
-
 class EmbeddingRunner:
     """Embeds for the clients of one database.
 
     Args:
-        engine: The database; threads are started at first use and end with it.
+        connection: The database; threads are started at first use and end with it.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
 
     async def embed(self, function: Any, inputs: Any, *, is_query: bool, deadline: float | None) -> list[Any]:
         """Embed a batch without blocking the event loop.
@@ -200,25 +178,20 @@ class EmbeddingRunner:
         vectors: list[Any] = call_blocking(self._queue(function), request, deadline)
         return vectors
 
-    def _queue(self, function: Any) -> Any:
+    def _queue(self, function: Any) -> RequestQueue:
         """Return the queue of a thread that is not stuck, which is started where there is none."""
         kind = kind_of(function)
-        now = time.monotonic()
-        with _workers_lock:
-            workers = _workers.setdefault(self._engine, {}).setdefault(kind, [])
-            stuck = [worker.is_stuck(now) for worker in workers]
-            number = stuck.index(False) if False in stuck else len(workers)
-            if number == _MOST_THREADS:
-                raise EmbeddingFailedError(
-                    f"The embedding function {name_of(function)!r} has not come back from {number} calls, each of which began "
-                    f"more than {_STUCK_SECONDS:.0f} s ago. Give it a time limit of its own."
-                )
-            if number == len(workers):
-                workers.append(EmbeddingWorker())
-            worker = workers[number]
-        return self._engine.companion(
-            ("embed", kind, number), "embed", lambda: worker, EmbeddingPlanner()
-        ).queue
+        for number in range(_MOST_THREADS):
+            worker = self._connection.extra_worker(
+                ("embed", kind, number), "embed", EmbeddingWorker, EmbeddingPlanner()
+            )
+            since = worker.busy_since
+            if since is None or time.monotonic() - since < _STUCK_SECONDS:
+                return worker.queue
+        raise EmbeddingFailedError(
+            f"The embedding function {name_of(function)!r} has not come back from {_MOST_THREADS} calls, each of which began "
+            f"more than {_STUCK_SECONDS:.0f} s ago. Give it a time limit of its own."
+        )
 
 
 def _is_texts(inputs: Any) -> bool:

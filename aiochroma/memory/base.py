@@ -185,7 +185,7 @@ class BaseMemory:
         await self.aclose()
 
     def stats(self) -> Stats:
-        """Return counters and times of the store's thread, with the embedder in ``details``.
+        """Return counters and times of the store's thread, and the embedder's identity.
 
         Raises:
             ClosedError: The memory is not open.

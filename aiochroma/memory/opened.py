@@ -14,6 +14,7 @@ from aiochroma.memory.long import Splitter, middle
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from aiochroma.core.connection import Capabilities
     from aiochroma.embedding.choice import EmbedderFunction
     from aiochroma.memory.port import Port
 
@@ -93,9 +94,10 @@ class OpenStore:
         return self._embedder
 
     @property
-    def is_remote(self) -> bool:
-        """Whether the database is a server's."""
-        return bool(self.client._lease.engine.location.kind == "http")  # noqa: SLF001 - one package
+    def capabilities(self) -> Capabilities:
+        """What the database can do."""
+        capabilities: Capabilities = self.client._connection.describe().capabilities  # noqa: SLF001 - one package
+        return capabilities
 
     async def ready(self) -> None:
         """Open the client and load the embedder, if that has not been done or the last attempt failed.
@@ -116,7 +118,7 @@ class OpenStore:
                 self._client = None
                 await self.port.close(client)
             raise
-        self._client._lease.engine.details["embedder"] = self.embedder.identity  # noqa: SLF001 - one package
+        self._client._connection.note_embedder(self.embedder.identity)  # noqa: SLF001 - one package
 
     async def _prepare(self) -> None:
         if self._embedder is None:
@@ -125,7 +127,7 @@ class OpenStore:
             self._embedder = embedder
         if lacks_vectors(self._client):
             await self._fill_missing()
-        if self._history and self.is_remote:
+        if self._history and not self.capabilities.history:
             raise InvalidInputError(
                 "`history` is kept in a file beside the database, and this one is a server's; open the memory without it."
             )

@@ -18,7 +18,7 @@ from aiochroma.core.request import Request
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
 
-    from aiochroma.core.calls import Answer
+    from aiochroma.core.calls import CallOutcome
 
 __all__ = ["AsyncPort", "BlockingPort", "Port", "drive"]
 
@@ -31,7 +31,9 @@ class Port(Protocol):
     async def submit(self, client: Any, operation: str, **arguments: Any) -> Any:
         """Carry out one operation on the DB thread."""
 
-    async def submit_many(self, client: Any, operations: list[tuple[str, dict[str, Any]]]) -> list[Answer]:
+    async def submit_many(
+        self, client: Any, operations: list[tuple[str, dict[str, Any]]]
+    ) -> list[CallOutcome]:
         """Carry out several at the same time; an error is part of the answer."""
 
     async def embed(self, client: Any, function: Any, texts: list[str], *, is_query: bool) -> list[Any]:
@@ -63,11 +65,15 @@ class AsyncPort:
         """See :class:`Port`."""
         return await client._server.submit(operation, **arguments)  # noqa: SLF001 - one package
 
-    async def submit_many(self, client: Any, operations: list[tuple[str, dict[str, Any]]]) -> list[Answer]:
+    async def submit_many(
+        self, client: Any, operations: list[tuple[str, dict[str, Any]]]
+    ) -> list[CallOutcome]:
         """See :class:`Port`."""
         server = client._server  # noqa: SLF001 - one package
         requests = [Request(operation, arguments) for operation, arguments in operations]
-        return await call_many(server.queue(), requests, deadline_at(server.timeout), wait=server.wait)
+        return await call_many(
+            server.connection, requests, deadline_at(server.timeout), when_full=server.when_full
+        )
 
     async def embed(self, client: Any, function: Any, texts: list[str], *, is_query: bool) -> list[Any]:
         """See :class:`Port`."""
@@ -109,11 +115,15 @@ class BlockingPort:
         """See :class:`Port`."""
         return client._server.submit_blocking(operation, **arguments)  # noqa: SLF001 - one package
 
-    async def submit_many(self, client: Any, operations: list[tuple[str, dict[str, Any]]]) -> list[Answer]:
+    async def submit_many(
+        self, client: Any, operations: list[tuple[str, dict[str, Any]]]
+    ) -> list[CallOutcome]:
         """See :class:`Port`."""
         server = client._server  # noqa: SLF001 - one package
         requests = [Request(operation, arguments) for operation, arguments in operations]
-        return call_many_blocking(server.queue(), requests, deadline_at(server.timeout), wait=server.wait)
+        return call_many_blocking(
+            server.connection, requests, deadline_at(server.timeout), when_full=server.when_full
+        )
 
     async def embed(self, client: Any, function: Any, texts: list[str], *, is_query: bool) -> list[Any]:
         """See :class:`Port`."""

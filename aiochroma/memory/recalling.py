@@ -142,7 +142,7 @@ async def _search(
 def _arguments(
     store: Store, question: Question, search: NamespaceSearch, namespace: Any, vector: Any
 ) -> dict[str, Any]:
-    by_words = vector is None or (question.mode == "text" and not store.is_remote)
+    by_words = vector is None or (question.mode == "text" and store.capabilities.full_text)
     return {
         **namespace.place,
         "query_embeddings": [vector],
@@ -163,13 +163,13 @@ async def _vector(store: Store, question: Question) -> tuple[Any, EmbedderError 
         InvalidInputError: It embeds to nothing, and is asked by meaning.
         EmbedderError: It could not be embedded, and is asked by meaning.
     """
-    by_words = question.mode == "text" and not store.is_remote
+    by_words = question.mode == "text" and store.capabilities.full_text
     if by_words:
         return None, None
     try:
         return (await store.embed([question.text], is_query=True))[0].vector, None
     except (InvalidInputError, EmbedderError) as error:
-        if question.mode != "hybrid" or store.is_remote:
+        if question.mode != "hybrid" or not store.capabilities.full_text:
             raise
         return None, error if isinstance(error, EmbedderError) else None
 

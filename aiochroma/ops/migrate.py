@@ -155,10 +155,10 @@ async def _pairs(
 
 
 def _refuse_same(reader: Any, writer: Any, pairs: list[tuple[Pair, Pair]]) -> None:
-    places = [client._lease.engine.location for client in (reader, writer)]  # noqa: SLF001 - one package
-    same = (places[0].path, places[0].url) == (places[1].path, places[1].url)
+    source, target = (client._connection.describe() for client in (reader, writer))  # noqa: SLF001 - one package
+    same = (source.path, source.url) == (target.path, target.url)
     if same and {pair for pair, _ in pairs} & {pair for _, pair in pairs}:
-        raise InvalidInputError(f"`src` and `dst` are the same: {places[0].name}.")
+        raise InvalidInputError(f"`src` and `dst` are the same: {source.name}.")
 
 
 async def _copied(

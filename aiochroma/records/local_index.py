@@ -142,14 +142,14 @@ class LocalIndex(SearchingRecords):
     def forget_collection(self, collection: str) -> None:
         """Drop a collection that is gone."""
         self._current.discard(collection)
-        self.forget_places()
+        self.collections_changed()
         if self._index is not None:
             self._index.delete_namespace(collection)
 
     def forget_everything(self) -> None:
         """Drop all collections."""
         self._current.clear()
-        self.forget_places()
+        self.collections_changed()
         if self._index is not None:
             self._index.clear()
 

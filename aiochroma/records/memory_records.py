@@ -382,6 +382,6 @@ class MemoryRecords:
         self._parts.add_near(found, collection_id, holder, vectors, n_results, where, place)
         return found
 
-    def forget_places(self) -> None:
+    def collections_changed(self) -> None:
         """Look up anew which collections hold parts: one may have been made or deleted."""
         self._parts.forget_holders()

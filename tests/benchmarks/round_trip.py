@@ -26,7 +26,7 @@ REQUESTS = 4000
 class Nothing:
     """A resource that does nothing."""
 
-    def execute(self, request):
+    def execute(self, request, deadline=None):
         return None
 
     def close(self):

@@ -40,7 +40,7 @@ class FakeResource:
         self.closed = False
         self.call_counts = []
 
-    def execute(self, request):
+    def execute(self, request, deadline=None):
         self.threads.add(threading.get_ident())
         self.calls.append(request.arguments.get("tag"))
         self.call_counts.append(request.operation)
@@ -73,9 +73,9 @@ class Engine:
         self._gates.append(gate)
         return gate
 
-    def call(self, tag=None, do=None, *, operation="custom", deadline=None, wait=True, **more):
+    def call(self, tag=None, do=None, *, operation="custom", deadline=None, when_full="wait", **more):
         """Return the coroutine of one request; without a known operation it is a barrier, so strictly in order."""
-        return call(self.queue, request_of(tag, do, operation, **more), deadline, wait=wait)
+        return call(self.queue, request_of(tag, do, operation, **more), deadline, when_full=when_full)
 
     def task(self, *arguments, **named):
         return asyncio.get_running_loop().create_task(self.call(*arguments, **named))
@@ -88,7 +88,7 @@ class Engine:
         return task, gate
 
     def counts(self):
-        return {**self.queue.counts, "pending": self.queue.unfinished}
+        return {**self.queue.counts, "pending": self.queue.pending}
 
     def stop(self):
         for gate in self._gates:

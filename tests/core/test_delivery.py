@@ -8,26 +8,28 @@ import concurrent.futures
 import pytest
 
 from aiochroma.core.delivery import Outcome, deliver
-from aiochroma.core.queue import Ticket
+from aiochroma.core.queue import RequestQueue, Ticket
 from aiochroma.core.request import Request
 
 
-class Loop:
-    """An event loop of which only the door bell is there."""
+class Loop(asyncio.AbstractEventLoop):
+    """An event loop of which only the wakeup is there."""
 
     def __init__(self, *, closed=False):
         self.closed = closed
-        self.rung = 0
+        self.wakeups = 0
 
     def call_soon_threadsafe(self, callback, *arguments):
-        self.rung += 1
+        self.wakeups += 1
         if self.closed:
             raise RuntimeError("Event loop is closed")
         callback(*arguments)
 
 
-def ticket(loop=None):
-    return Ticket(Request("custom", {}), loop, concurrent.futures.Future(), None)
+def ticket(home=None):
+    made = Ticket(Request("custom", {}), home, concurrent.futures.Future(), None)
+    made.queue = RequestQueue("the queue", 1)
+    return made
 
 
 def test_deliver_leaves_done_future_alone():
@@ -58,8 +60,23 @@ def test_deliver_wakes_each_loop_once():
     loops = [Loop(), Loop()]
     tickets = [ticket(loops[number % 2]) for number in range(100)]
     deliver([Outcome(ticket, number) for number, ticket in enumerate(tickets)])
-    assert [loop.rung for loop in loops] == [1, 1]
+    assert [loop.wakeups for loop in loops] == [1, 1]
     assert [ticket.future.result() for ticket in tickets] == list(range(100))
+
+
+def test_a_home_that_is_no_event_loop_takes_its_outcomes_itself():
+    """Outcomes for another process go to its home in one batch, in order; the others are resolved here."""
+    batches = []
+
+    class Home:
+        def take(self, outcomes):
+            batches.append([outcome.result for outcome in outcomes])
+
+    home, loop = Home(), Loop()
+    tickets = [ticket(home), ticket(loop), ticket(home)]
+    deliver([Outcome(each, number) for number, each in enumerate(tickets)])
+    assert batches == [[0, 2]]
+    assert tickets[1].future.result() == 1
 
 
 def test_deliver_ignores_closed_loop():

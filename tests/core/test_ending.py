@@ -65,7 +65,7 @@ async def test_close_without_drain_stops_a_long_write_midway(engines, until, fak
     written = []
 
     class Store(fake_resource):
-        def execute(self, request):
+        def execute(self, request, deadline=None):
             written.extend(request.arguments["ids"])
             entered.set()
             assert go_on.wait(PATIENCE)
@@ -143,7 +143,7 @@ async def test_a_resource_that_fails_to_close_does_not_keep_the_thread(engines, 
     """The thread ends, and says what went wrong."""
 
     class Sticky:
-        def execute(self, request):
+        def execute(self, request, deadline=None):
             return "served"
 
         def close(self):

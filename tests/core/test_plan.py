@@ -25,7 +25,7 @@ class Store:
     def __init__(self):
         self.collections = {}
 
-    def execute(self, request):
+    def execute(self, request, deadline=None):
         operation = getattr(self, f"do{request.operation}", None)
         return "done" if operation is None else operation(**request.arguments)
 

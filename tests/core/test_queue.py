@@ -26,7 +26,7 @@ def test_taken_in_order_and_once():
     queue = RequestQueue("the queue", 10)
     tickets = [ticket() for _ in range(5)]
     for each in tickets:
-        queue.submit(each)
+        queue.put(each)
     assert queue.take(block=False) == tickets
     assert queue.take(block=False) == []
 
@@ -38,7 +38,7 @@ def test_a_sleeping_taker_is_woken_by_a_submit():
     thread = threading.Thread(target=lambda: taken.extend(queue.take(block=True)))
     thread.start()
     one = ticket()
-    queue.submit(one)
+    queue.put(one)
     thread.join(PATIENCE)
     assert not thread.is_alive()
     assert taken == [one]
@@ -58,10 +58,10 @@ def test_nothing_lands_behind_the_end():
     """After `shut` everything is refused with what ended the queue, and what was left is handed back."""
     queue = RequestQueue("the queue", 10)
     left = ticket()
-    queue.submit(left)
-    assert queue.shut(OSError("the disk is gone")) == [left]
+    queue.put(left)
+    assert queue.end(OSError("the disk is gone")) == [left]
     with pytest.raises(OSError, match="the disk is gone"):
-        queue.submit(ticket())
+        queue.put(ticket())
     assert queue.state is QueueState.CLOSED
 
 
@@ -70,7 +70,7 @@ def test_use_after_close():
     queue = RequestQueue("the database 'x'", 10)
     queue.close(drain=True)
     with pytest.raises(ClosedError, match="the database 'x' is closed; open a new client"):
-        queue.submit(ticket())
+        queue.put(ticket())
 
 
 def test_forked_queue_refuses_even_if_its_lock_was_held():
@@ -81,7 +81,7 @@ def test_forked_queue_refuses_even_if_its_lock_was_held():
     try:
         queue.mark_forked()
         with pytest.raises(ForkedProcessError, match="forked"):
-            queue.submit(ticket())
+            queue.put(ticket())
     finally:
         held.release()
 
@@ -90,14 +90,14 @@ def test_claimed_requests_are_running_and_cannot_be_cancelled_away():
     """Once claimed a request counts as begun: leaving abandons it."""
     queue = RequestQueue("the queue", 10)
     one = ticket()
-    queue.submit(one)
+    queue.put(one)
     queue.take(block=False)
     assert queue.claim([one]) == ([one], [])
-    queue.leave(one)
+    queue.cancel(one)
     assert one.state is TicketState.ABANDONED
     assert queue.finish([one], failed=False) == [one]
-    assert queue.unfinished == 0
-    queue.leave(one)
+    assert queue.pending == 0
+    queue.cancel(one)
     assert queue.counts["abandoned"] == 1
 
 
@@ -105,17 +105,17 @@ def test_late_requests_are_not_claimed():
     """A request whose deadline has passed is sorted out when its turn comes."""
     queue = RequestQueue("the queue", 10)
     late, early = ticket(time.monotonic() - 1), ticket(time.monotonic() + 1000)
-    queue.submit(late)
-    queue.submit(early)
+    queue.put(late)
+    queue.put(early)
     assert queue.claim(queue.take(block=False)) == ([early], [late])
-    assert queue.late_error(late).started is False
+    assert queue.expired_error(late).started is False
 
 
 def test_deadline_after_the_outcome_was_decided_changes_nothing():
     """A timer that fires late does not turn a finished call into a failure."""
     queue = RequestQueue("the queue", 10)
     one = ticket()
-    queue.submit(one)
+    queue.put(one)
     queue.claim(queue.take(block=False))
     queue.finish([one], failed=False)
     assert queue.expire(one) is None
@@ -138,6 +138,33 @@ def test_what_is_not_known_to_be_harmless_is_a_barrier(operation, lane):
     assert lane_of(operation) is lane
 
 
+def test_no_more_than_the_limit_is_queued_or_running():
+    """Callers beyond the limit wait in line outside of the queue, and move up in order as others finish or leave."""
+    queue = RequestQueue("the queue", 2)
+    tickets = [ticket() for _ in range(5)]
+    queue.put(*tickets)
+    first = queue.take(block=False)
+    assert first == tickets[:2]
+    assert (queue.pending, queue.in_line) == (2, 3)
+    queue.cancel(tickets[2])
+    queue.claim(first)
+    queue.finish(first[:1], failed=False)
+    assert queue.take(block=False) == [tickets[3]]
+    queue.cancel(tickets[3])
+    assert queue.take(block=False) == [tickets[4]]
+    assert (queue.pending, queue.in_line) == (2, 0)
+
+
+def test_several_requests_are_put_in_one_step_or_not_at_all():
+    """Where there is no room for all of them and the caller asked not to wait, none is accepted."""
+    queue = RequestQueue("the queue", 2)
+    with pytest.raises(QueueFullError):
+        queue.put(ticket(), ticket(), ticket(), when_full="raise")
+    assert queue.take(block=False) == []
+    assert queue.counts["submitted"] == 0
+    assert queue.counts["refused"] == 3
+
+
 actions = st.lists(st.sampled_from(["submit", "take", "claim", "leave", "expire", "finish"]), max_size=60)
 
 
@@ -151,9 +178,9 @@ def test_the_counters_always_add_up(actions, limit, data):
         if action == "submit":
             one = ticket()
             try:
-                queue.submit(one, wait=False)
+                queue.put(one, when_full=data.draw(st.sampled_from(["wait", "raise"])))
             except QueueFullError:
-                assert queue.unfinished >= limit
+                assert queue.pending >= limit
             else:
                 tickets.append(one)
         elif action == "take":
@@ -163,7 +190,7 @@ def test_the_counters_always_add_up(actions, limit, data):
             running = one.state in {TicketState.RUNNING, TicketState.ABANDONED}
             {
                 "claim": lambda one=one: queue.claim([one] if one in taken else []),
-                "leave": lambda one=one: queue.leave(one),
+                "leave": lambda one=one: queue.cancel(one),
                 "expire": lambda one=one: queue.expire(one),
                 "finish": lambda one=one, running=running: queue.finish(
                     [one] if running else [], failed=data.draw(st.booleans())
@@ -176,6 +203,9 @@ def _check_counts(queue, tickets):
     counts = queue.counts
     running_unseen = sum(each.state is TicketState.ABANDONED for each in tickets)
     finished = sum(counts[name] for name in ("done", "failed", "cancelled", "expired", "abandoned"))
-    assert counts["submitted"] == len(tickets) == finished + queue.unfinished - running_unseen
+    in_line = sum(each.state is TicketState.IN_LINE for each in tickets)
+    assert counts["submitted"] == len(tickets) == finished + queue.pending + in_line - running_unseen
+    assert queue.pending <= queue.limit
+    assert not in_line or queue.pending == queue.limit, "there is room, and somebody is kept in line"
     pending = {TicketState.QUEUED, TicketState.RUNNING, TicketState.ABANDONED}
-    assert queue.unfinished == sum(each.state in pending for each in tickets)
+    assert queue.pending == sum(each.state in pending for each in tickets)

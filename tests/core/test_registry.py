@@ -8,12 +8,12 @@ import threading
 
 import pytest
 
-from aiochroma._errors import ClosedError, InvalidInputError, SettingsConflictError
+from aiochroma._errors import BlockingCallError, InvalidInputError, SettingsConflictError
 from aiochroma.client.closing import Closing
 from aiochroma.core import registry as _registry
 from aiochroma.core.calls import call
 from aiochroma.core.config import EngineOptions, Location, canonical_path
-from aiochroma.core.registry import acquire
+from aiochroma.core.registry import Opener, acquire
 from aiochroma.core.request import Request
 
 PATIENCE = 30.0
@@ -51,14 +51,14 @@ def leases(opened):
     taken = []
 
     def take(name="x", **options):
-        lease = acquire(Location("persistent", f"/fake/{name}"), EngineOptions(**options), opened)
+        lease = acquire(Location("persistent", f"/fake/{name}"), EngineOptions(**options), Opener(opened))
         taken.append(lease)
         return lease
 
     yield take
     opened.gate.set()
     for lease in taken:
-        lease.release()
+        lease.close()
     for lease in taken:
         assert lease.engine.serving.join(PATIENCE)
 
@@ -107,12 +107,13 @@ async def test_the_last_release_closes(leases, opened):
     """A database stays open as long as anybody holds it."""
     first, second = leases(), leases()
     assert await ask(first) == "x"
-    assert first.release() is False
-    assert first.release() is False
-    await Closing(first.engine)
+    first.close()
+    first.close()
+    assert first.join(0), "others keep the database open, so there is nothing to wait for"
+    await Closing(first)
     assert await ask(second) == "x"
-    assert second.release() is True
-    await Closing(second.engine)
+    second.close()
+    await Closing(second)
     assert opened.resources[0].closed
     assert engine_threads() == []
 
@@ -123,7 +124,7 @@ async def test_reopening_waits_for_the_end_of_the_closing(leases, opened, until)
     first = leases()
     held = asyncio.create_task(ask(first, do=lambda: gate.wait(PATIENCE)))
     await until(lambda: opened.resources and opened.resources[0].calls)
-    first.release()
+    first.close()
     second = leases()
     assert second.engine is not first.engine
     answer = asyncio.create_task(ask(second, "second"))
@@ -140,7 +141,7 @@ async def test_open_failure_is_not_remembered(leases, opened):
     failed = leases()
     with pytest.raises(PermissionError):
         await ask(failed)
-    failed.release()
+    failed.close()
     opened.error = None
     assert await ask(leases()) == "x"
 
@@ -191,7 +192,7 @@ def test_spellings_of_a_path(tmp_path, monkeypatch):
 
 async def test_collected_without_close_warns_and_stops(opened, until):
     """A forgotten lease warns, and its thread ends although nobody asked."""
-    leases = [acquire(Location("persistent", "/fake/forgotten"), EngineOptions(), opened)]
+    leases = [acquire(Location("persistent", "/fake/forgotten"), EngineOptions(), Opener(opened))]
     serving = leases[0].engine.serving
     assert await ask(leases[0]) == "x"
     with pytest.warns(ResourceWarning, match="was not closed"):
@@ -206,9 +207,9 @@ async def test_collected_while_others_hold_it(leases, opened):
     gc.collect()
     assert await ask(forgotten) == "x"
     with pytest.warns(ResourceWarning):
-        acquire(Location("persistent", "/fake/y"), EngineOptions(), opened)
+        acquire(Location("persistent", "/fake/y"), EngineOptions(), Opener(opened))
     assert await ask(kept) == "x"
-    forgotten.release()
+    forgotten.close()
     assert await ask(kept) == "x"
     assert not kept.engine.closing
 
@@ -218,8 +219,8 @@ async def test_close_all_closes_everything(leases, opened):
     one, two = leases("one"), leases("two")
     assert await ask(one) == await ask(two) == "x"
     _registry.close_all()
-    await Closing(one.engine)
-    await Closing(two.engine)
+    await Closing(one)
+    await Closing(two)
     assert all(resource.closed for resource in opened.resources)
 
 
@@ -230,8 +231,8 @@ async def test_thread_is_gone_when_aclose_returns(leases):
     """When the await returns the thread is not alive any more, at once."""
     for number in range(50):
         lease = leases(f"n{number}")
-        lease.release()
-        await Closing(lease.engine)
+        lease.close()
+        await Closing(lease)
         assert not lease.engine.serving.thread.is_alive()
 
 
@@ -247,7 +248,7 @@ async def test_close_does_not_block_the_loop(leases, until):
 
     held = asyncio.create_task(ask(lease, do=slow))
     await until(entered.is_set)
-    lease.release()
+    lease.close()
     closing = asyncio.ensure_future(_closed(lease))
     for _ in range(100):
         await asyncio.sleep(0)
@@ -260,7 +261,7 @@ async def test_close_does_not_block_the_loop(leases, until):
 
 
 async def _closed(lease):
-    await Closing(lease.engine)
+    await Closing(lease)
 
 
 async def test_close_is_shielded(leases, until):
@@ -269,7 +270,7 @@ async def test_close_is_shielded(leases, until):
     gate = threading.Event()
     held = asyncio.create_task(ask(lease, do=lambda: gate.wait(PATIENCE)))
     await asyncio.sleep(0)
-    lease.release()
+    lease.close()
     closing = asyncio.create_task(_closed(lease))
     await asyncio.sleep(0)
     for _ in range(3):
@@ -288,7 +289,7 @@ async def test_concurrent_close(leases):
     """Many tasks may wait for one end, on this and other event loops."""
     lease = leases()
     await ask(lease)
-    lease.release()
+    lease.close()
     elsewhere = asyncio.to_thread(asyncio.run, _closed(lease))
     await asyncio.gather(elsewhere, *(_closed(lease) for _ in range(20)))
     assert not lease.engine.serving.thread.is_alive()
@@ -297,18 +298,18 @@ async def test_concurrent_close(leases):
 async def test_sync_close_on_running_loop_refused(leases):
     """Blocking on a thread whose event loop runs would be a deadlock, and is refused."""
     lease = leases()
-    lease.release()
-    with pytest.raises(ClosedError, match="aclose") as caught:
-        Closing(lease.engine).wait()
+    lease.close()
+    with pytest.raises(BlockingCallError, match="event loop") as caught:
+        Closing(lease).wait()
     assert isinstance(caught.value, RuntimeError)
 
 
 def test_sync_close_without_a_loop(leases):
     """Without an event loop `wait` blocks until the thread has ended."""
     lease = leases()
-    assert Closing(lease.engine).wait() is True
-    lease.release()
-    assert Closing(lease.engine).wait(PATIENCE) is True
+    assert Closing(lease).wait() is True
+    lease.close()
+    assert Closing(lease).wait(PATIENCE) is True
     assert not lease.engine.serving.thread.is_alive()
 
 
@@ -321,8 +322,8 @@ async def test_cancel_during_open_closes_the_resource(leases, opened, until):
     opening.cancel()
     with pytest.raises(asyncio.CancelledError):
         await opening
-    lease.release()
+    lease.close()
     opened.gate.set()
-    await Closing(lease.engine)
+    await Closing(lease)
     assert [resource.closed for resource in opened.resources] == [True]
     assert opened.resources[0].calls == []

@@ -335,7 +335,7 @@ async def test_queue_full_raises_and_counts(engines):
     waiting = engine.task("waits")
     await asyncio.sleep(0)
     with pytest.raises(QueueFullError, match="limit is 2") as caught:
-        await engine.call("refused", wait=False)
+        await engine.call("refused", when_full="raise")
     assert caught.value.limit == 2
     in_line = engine.task("in line")
     await asyncio.sleep(0)
@@ -345,7 +345,7 @@ async def test_queue_full_raises_and_counts(engines):
     assert engine.resource.calls == ["holder", "waits", "in line"]
     assert engine.counts()["refused"] == 1
     assert engine.counts()["submitted"] == 3
-    assert await engine.call("room again", wait=False) == "room again"
+    assert await engine.call("room again", when_full="raise") == "room again"
 
 
 # -- errors ------------------------------------------------------------------------------------------------------------
@@ -419,7 +419,7 @@ async def test_only_the_guilty_member_of_a_merged_call_fails(engine, fake_resour
     """When a merged call fails its members run again one by one."""
     execute = fake_resource.execute
 
-    def picky(request):
+    def picky(request, _deadline):
         ids = request.arguments.get("ids") or []
         if "bad" in ids:
             raise ValueError("bad id")
@@ -445,7 +445,7 @@ async def test_members_of_a_merged_write_that_may_have_happened_are_not_told_tha
     """Run again one by one they are refused, which is true of the second time only; whoever succeeds has succeeded."""
     execute = fake_resource.execute
 
-    def failing(request):
+    def failing(request, _deadline):
         ids = request.arguments.get("ids")
         if ids is None:
             return execute(engine.resource, request)
@@ -654,7 +654,7 @@ def _ticket():
 
 
 class _Empty:
-    def execute(self, request):
+    def execute(self, request, deadline=None):
         return None
 
     def close(self):
@@ -727,7 +727,7 @@ async def test_waiting_for_the_database_to_open_is_not_slow(engines, caplog, log
         return _Empty()
 
     engine = engines(slow_opening, slow_request_ms=5000)
-    engine.serving.queue.submit(early := _ticket())
+    engine.serving.queue.put(early := _ticket())
     early.queued_at -= 1000
     gate.set()
     with caplog.at_level(logging.WARNING, "aiochroma"):

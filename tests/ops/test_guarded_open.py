@@ -204,9 +204,9 @@ LOGGED = "Error in compaction: Failed to apply logs to the hnsw segment writer"
 
 def faulty(client, method, message, times=1):
     """Let the next calls of a method fail as Chroma lets them fail."""
-    backend = client._lease.engine.resource
-    backend._api = Faulty(backend._api, method, message, times)
-    return backend._api
+    backend = client._connection.engine.serving._opened[0]
+    backend.api = Faulty(backend.api, method, message, times)
+    return backend.api
 
 
 async def test_a_transient_fault_is_waited_out(database):

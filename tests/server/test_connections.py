@@ -59,7 +59,7 @@ class Fake:
 
         assert await asyncio.to_thread(wait), "not so many at once"
 
-    def hurry(self):
+    def stop_retrying(self):
         self.hurried = True
 
     def close(self):
@@ -220,4 +220,4 @@ async def test_counters_add_up(engine):
     assert len(outcomes) == 21
     counts, queue = engine.serving.queue.counts, engine.serving.queue
     assert counts["submitted"] == 21
-    assert (counts["done"], counts["failed"], queue.unfinished) == (20, 1, 0)
+    assert (counts["done"], counts["failed"], queue.pending) == (20, 1, 0)

@@ -52,7 +52,7 @@ async def test_arguments_come_first(environment, tmp_path):
     """An argument replaces the variable, and further arguments of the client are passed on."""
     environment(mode="http", host="nowhere.invalid")
     async with aiochroma.connect(mode="persistent", path=tmp_path, max_pending=7, timeout=30) as client:
-        assert client._lease.engine.options.max_pending == 7
+        assert client._connection.engine.options.max_pending == 7
         assert client._server.timeout == 30
 
 
