@@ -26,7 +26,7 @@ _SUBJECTS = ("database", "server", "collection", "namespace", "thread", "path")
 """Values that say what an event is about: the first that is there tells two events of one kind apart."""
 
 SENTENCES = {
-    "companion.still_running": "{thread} has not ended: {hint}",
+    "worker.still_running": "{thread} has not ended: {hint}",
     "database.close_failed": "{database} was not closed cleanly: {error}",
     "database.exit_while_running": "{database} was still at work when the program ended",
     "database.failed": "{database} cannot be used: {error}",
