@@ -41,7 +41,6 @@ _THREADS = 2
 
 P = ParamSpec("P")
 T = TypeVar("T")
-Own = TypeVar("Own")
 
 _executors: dict[int, ThreadPoolExecutor] = {}
 _driving = threading.local()
@@ -121,18 +120,15 @@ class Blocking(Protocol):
         """The object whose coroutines are driven."""
 
 
-B = TypeVar("B", bound=Blocking)
-
-
 def driven(
     method: Callable[Concatenate[Any, P], Coroutine[Any, Any, T]],
-) -> Callable[Concatenate[B, P], T]:
-    """Make the blocking form of an asynchronous method, for a class that has :class:`Blocking`'s attribute.
+) -> Callable[Concatenate[Any, P], T]:
+    """Make the blocking form of an asynchronous method, for a class that is :class:`Blocking`.
 
     Arguments, result and errors are the same, and so is what type checkers and :func:`help` show of them.
     """
 
-    def call(self: B, /, *values: P.args, **arguments: P.kwargs) -> T:
+    def call(self: Blocking, /, *values: P.args, **arguments: P.kwargs) -> T:
         return drive(method(self.asynchronous, *values, **arguments))
 
     call.__name__, call.__qualname__ = method.__name__, method.__qualname__

@@ -16,6 +16,8 @@ from aiochroma._errors import InvalidInputError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from pydantic import SecretStr
+
 __all__ = ["Access", "AuthHeader", "access_to", "redacted", "url_of"]
 
 AuthHeader = Literal["authorization", "x-chroma-token", "both"]
@@ -92,8 +94,8 @@ def url_of(host: str, port: int, *, ssl: bool) -> str:
 
 
 def access_to(
-    headers: Mapping[str, str] | None,
-    auth_token: Any,
+    headers: Mapping[str, str | SecretStr] | None,
+    auth_token: str | SecretStr | None,
     auth_header: AuthHeader,
     ca_file: Any,
     *further: Any,
@@ -164,7 +166,7 @@ def _checked_host(host: str) -> str:
     return f"[{host}]" if address.version == 6 else host
 
 
-def _checked_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
+def _checked_headers(headers: Mapping[str, str | SecretStr] | None) -> dict[str, str]:
     sent: dict[str, str] = {}
     for name, value in dict(headers or {}).items():
         if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path  # noqa: TC003 - read from the signatures when the command is built
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -19,6 +19,7 @@ from aiochroma.cli.maintenance import _bars
 from aiochroma.ops.migrate import migrate as move
 
 if TYPE_CHECKING:
+    from aiochroma.client.options import ConnectOverrides
     from aiochroma.ops.migration_report import MigrationReport
 
 __all__ = ["migrate_app"]
@@ -83,9 +84,9 @@ def migrate(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Copy a store: from a directory to a server, back, or elsewhere. Interrupted, it may be run again and goes on."""
-    of_server = _given(auth_token=token, ca_file=ca_file)
+    of_server = _given(token, ca_file)
     both = "://" in src and "://" in dst
-    of_destination = _given(auth_token=to_token, ca_file=to_ca_file) if both else of_server
+    of_destination = _given(to_token, to_ca_file) if both else of_server
     with _bars() as progress:
         report = asyncio.run(
             move(
@@ -110,8 +111,13 @@ def migrate(
     raise typer.Exit(report.exit_code)
 
 
-def _given(**options: Any) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if value is not None}
+def _given(token: str | None, ca_file: Path | None) -> ConnectOverrides:
+    given: ConnectOverrides = {}
+    if token is not None:
+        given["auth_token"] = token
+    if ca_file is not None:
+        given["ca_file"] = ca_file
+    return given
 
 
 def _print(console: Console, report: MigrationReport) -> None:

@@ -23,7 +23,7 @@ from chromadb.api.types import (
 )
 from chromadb.config import DEFAULT_DATABASE, DEFAULT_TENANT, Settings
 
-from aiochroma._errors import ClosedError
+from aiochroma._errors import ClosedError, InvalidInputError
 from aiochroma.client.chroma_api import ChromaApi
 from aiochroma.client.closing import Closing
 from aiochroma.client.collection import Collection
@@ -36,12 +36,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
-    from aiochroma.core.connection import Connection, WhenFull
+    from aiochroma.client.session import Session
     from aiochroma.core.stats import Stats
     from aiochroma.disk.manifest import BackupReport
     from aiochroma.disk.recovery import RecoveryReport
 
-__all__ = ["AdminClient", "AsyncClient"]
+__all__ = ["AdminClient", "AsyncClient", "described"]
 
 
 class AdminClient(AsyncAdminClient):
@@ -61,20 +61,22 @@ class AsyncClient(ChromaAsyncClient):
 
     _server: Any
 
-    def __init__(
-        self,
-        connection: Connection,
-        tenant: str,
-        database: str,
-        *,
-        timeout: float | None,
-        when_full: WhenFull,
-    ) -> None:
-        self._connection = connection
-        self._server = ChromaApi(connection, timeout, when_full=when_full)
+    def __init__(self, session: Session, tenant: str, database: str) -> None:
+        self.session = session
+        self._server = ChromaApi(session)
         self._admin_client = AdminClient(self._server)
         self.tenant = tenant
         self.database = database
+
+    def __repr__(self) -> str:
+        return described(self, self.session)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> AsyncClient:
+        # A program's state may be copied; the client in it is shared.
+        return self
+
+    def __reduce__(self) -> Any:
+        raise InvalidInputError(f"{self!r} cannot be pickled; open a client in each process.")
 
     @classmethod
     async def create(
@@ -86,7 +88,8 @@ class AsyncClient(ChromaAsyncClient):
         """Open what the settings describe, as Chroma's own ``create`` does."""
         from aiochroma.client.opening import AsyncEphemeralClient, AsyncHttpClient, AsyncPersistentClient
 
-        settings = settings or Settings()
+        if settings is None:
+            return await AsyncEphemeralClient(None, tenant, database)
         if settings.chroma_server_host:
             port, ssl = settings.chroma_server_http_port or 8000, bool(settings.chroma_server_ssl_enabled)
             return await AsyncHttpClient(
@@ -109,20 +112,20 @@ class AsyncClient(ChromaAsyncClient):
     @property
     def closed(self) -> bool:
         """Whether this client was closed; others on the same database may still be open."""
-        return self._connection.closed
+        return self.session.closed
 
     def stats(self) -> Stats:
         """Return counters and times of the database's thread since it was opened."""
-        return self._connection.describe().stats
+        return self.session.describe().stats
 
     @property
     def recovery(self) -> RecoveryReport | None:
         """What had to be repaired when the database was opened; None for one that has no files."""
-        return self._connection.describe().recovery
+        return self.session.describe().recovery
 
     async def health(self) -> Health:
         """Return the state of the store; never raises, except that a cancelled caller is released."""
-        return await health(self)
+        return await health(self.session, self.tenant, self.database)
 
     async def reset_connection(self) -> None:
         """Close the database and open it anew on its thread; requests wait meanwhile and do not fail.
@@ -130,7 +133,7 @@ class AsyncClient(ChromaAsyncClient):
         Raises:
             StoreUnavailableError: It cannot be opened; the next request tries again.
         """
-        await self._server.submit("reopen")
+        await self.session.submit("reopen")
 
     async def backup(
         self,
@@ -148,7 +151,8 @@ class AsyncClient(ChromaAsyncClient):
         Args:
             target: The backup's own directory, which must not exist; with ``keep`` the folder of all backups.
             keep: Delete the oldest backups of the folder so that so many remain.
-            progress: Called with the stage (``"copy"``, ``"verify"``, ``"done"``), bytes copied, and bytes in all.
+            progress: Called with the stage (``"copy"``, ``"verify"``, ``"done"``), bytes copied, and bytes in all. Without an
+                event loop only when a stage begins.
 
         Returns:
             Where it is, what it holds, and for how many milliseconds requests waited.
@@ -156,7 +160,7 @@ class AsyncClient(ChromaAsyncClient):
         Raises:
             BackupError: The target is refused, copying failed, or the copy is not complete; nothing is left behind.
         """
-        return await backup(self, target, keep=keep, progress=progress)
+        return await backup(self.session, target, keep=keep, progress=progress)
 
     async def _validate_tenant_database(self, tenant: str, database: str) -> None:
         """Ask for both, as Chroma does, which however takes whatever goes wrong for a missing tenant."""
@@ -175,11 +179,11 @@ class AsyncClient(ChromaAsyncClient):
             An awaitable that is done when the thread has ended (at once, while other clients keep the database open). It
             need not be awaited; ``close().wait(seconds)`` blocks instead, for callers without an event loop.
         """
-        self._connection.close()
-        return Closing(self._connection)
+        self.session.connection.close()
+        return Closing(self.session.connection)
 
     async def aclose(self) -> None:
-        """Close and wait for the end of the thread; not interrupted by cancellation; idempotent."""
+        """The same as ``await client.close()``."""
         await self.close()
 
     async def __aenter__(self) -> AsyncClient:
@@ -271,6 +275,13 @@ class AsyncClient(ChromaAsyncClient):
         if function is not None:
             collection._embedding_function = function  # noqa: SLF001 - past Chroma's check, which knows no coroutines
         return collection
+
+
+def described(client: object, session: Session) -> str:
+    """Return how a client is shown: its class, database, mode and state."""
+    info = session.describe()
+    state = "closed" if session.closed else "open"
+    return f"<{type(client).__name__} of {info.name}, mode {info.mode!r}, {state}>"
 
 
 def _storable(function: Any) -> Any:

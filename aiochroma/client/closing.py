@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from aiochroma._deadline import checked_seconds
-from aiochroma._threads import refuse_on_loop
+from aiochroma._threads import refuse_on_loop, waits_by_blocking
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -15,12 +15,18 @@ if TYPE_CHECKING:
 
 __all__ = ["Closing"]
 
+_DRIVEN_SECONDS = 30.0
+"""For how long a blocking client waits for the end of its database."""
+
 
 class Closing:
     """Done when the DB thread has ended, or at once while other clients keep the database open.
 
     Awaiting it is shielded: a cancelled caller still waits for the thread, then is cancelled. Otherwise whoever opens the
     directory next might find it half closed.
+
+    Args:
+        connection: A share that was given back.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -45,8 +51,10 @@ class Closing:
         return self._connection.join(checked_seconds("timeout", timeout, zero=True))
 
     async def _ended(self) -> None:
-        connection = self._connection
-        if connection.join(0):
+        if waits_by_blocking():
+            self._connection.join(_DRIVEN_SECONDS)
+            return
+        if self._connection.join(0):
             return
         loop = asyncio.get_running_loop()
         ended = loop.create_future()
@@ -61,7 +69,7 @@ class Closing:
             except RuntimeError:
                 return  # The loop was closed before the thread ended: nobody waits.
 
-        connection.when_ended(announce)
+        self._connection.when_ended(announce)
         cancelled = False
         while not ended.done():
             try:
@@ -69,6 +77,6 @@ class Closing:
             except asyncio.CancelledError:  # noqa: PERF203 - waiting goes on
                 cancelled = True
         # The announcement is the thread's last act: this returns at once.
-        connection.join()
+        self._connection.join()
         if cancelled:
             raise asyncio.CancelledError

@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 
     from chromadb.api.types import BaseRecordSet
 
+    from aiochroma.client.session import Session
+
 __all__ = ["Collection"]
 
 _LARGE = 64
@@ -82,6 +84,24 @@ class Collection(AsyncCollection):
     """
 
     _client: Any
+
+    @property
+    def session(self) -> Session:
+        """What the client that made it, and everything made by that client, share."""
+        session: Session = self._client.session
+        return session
+
+    @property
+    def embedding_function(self) -> Any:
+        """What embeds texts that are given without vectors; None where nothing does."""
+        return self._embedding_function
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name!r} of {self.session.describe().name}>"
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Collection:
+        # It is light and refers to the client, which a copy of a program's state shares.
+        return self
 
     async def add(
         self,
@@ -192,7 +212,7 @@ class Collection(AsyncCollection):
         include: Include = ["metadatas", "documents", "distances"],  # noqa: B006 - Chroma's signature; copied before use
     ) -> QueryResult:
         """Return the nearest records of each question. See ``AsyncCollection.query``."""
-        with self._client.limit():
+        with self.session.limit():
             request = await self._prepared(
                 self._validate_and_prepare_query_request,
                 max(_count(query_embeddings), _count(ids), _LARGE + 1 if query_uris is not None else 0),
@@ -250,7 +270,7 @@ class Collection(AsyncCollection):
         limit: int | None = None,
     ) -> DeleteResult:
         """Delete records by id or by filter. See ``AsyncCollection.delete``."""
-        with self._client.turns.take(self.id) as turn:
+        with self.session.turns.take(self.id) as turn:
             request = await self._prepared(
                 self._validate_and_prepare_delete_request,
                 _count(ids),
@@ -259,7 +279,7 @@ class Collection(AsyncCollection):
                 where_document=where_document,
                 limit=limit,
             )
-            await turn.come(self._client.timeout)
+            await turn.come(self.session.timeout)
             return cast(
                 "DeleteResult",
                 await self._client._delete(  # noqa: SLF001 - Chroma's own name
@@ -293,7 +313,7 @@ class Collection(AsyncCollection):
         images: Any,
         uris: Any,
     ) -> None:
-        with self._client.limit(), self._client.turns.take(self.id) as turn:
+        with self.session.limit(), self.session.turns.take(self.id) as turn:
             size = max(_count(ids), _LARGE + 1 if uris is not None and embeddings is None else 0)
             request = await self._prepared(
                 prepare,
@@ -305,8 +325,8 @@ class Collection(AsyncCollection):
                 images=images,
                 uris=uris,
             )
-            await turn.come(self._client.timeout)
-            await self._client.submit(
+            await turn.come(self.session.timeout)
+            await self.session.submit(
                 operation,
                 collection_id=self.id,
                 ids=request["ids"],
@@ -328,7 +348,7 @@ class Collection(AsyncCollection):
         if isinstance(waiting, _ToEmbed):
             inputs = await self._inputs(waiting)
             function = self._function_to_use()
-            request["embeddings"] = await self._client.embed(function, inputs, is_query=waiting.is_query)
+            request["embeddings"] = await self.session.embed(function, inputs, is_query=waiting.is_query)
             _check_vectors(request["embeddings"])
         return request
 

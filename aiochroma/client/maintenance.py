@@ -1,4 +1,4 @@
-"""What a client does for its store as a whole: health, a new connection, a backup."""
+"""What a client does for its store as a whole: health and backup."""
 
 from __future__ import annotations
 
@@ -10,20 +10,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-import anyio.to_thread
-
 from aiochroma._deadline import deadline
 from aiochroma._errors import BackupError
-from aiochroma.core.calls import call
-from aiochroma.core.request import Request
+from aiochroma._threads import off_loop, waits_by_blocking
 from aiochroma.disk.backup import begin_backup, finish_backup
 from aiochroma.disk.copying import size_of
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Callable, Coroutine
 
-    from aiochroma.client.client import AsyncClient
+    from aiochroma.client.session import Session
     from aiochroma.disk.backup import UnfinishedBackup
     from aiochroma.disk.manifest import BackupReport
 
@@ -69,14 +66,16 @@ class Health:
         return asdict(self)
 
 
-async def health(client: AsyncClient, timeout: float = 5.0) -> Health:
-    """Ask the store how it is; never raises, except that a cancelled caller is released.
+async def health(session: Session, tenant: str, database: str, timeout: float = 5.0) -> Health:
+    """Ask a store how it is; never raises, except that a cancelled caller is released.
 
     Args:
-        client: Whose store.
+        session: Whose store.
+        tenant: Whose documents are counted: Chroma's tenant.
+        database: Chroma's database within the tenant.
         timeout: A store that has not answered after so many seconds is unavailable.
     """
-    connection = client._connection  # noqa: SLF001 - one package
+    waits_by_blocking()
     begun = time.perf_counter()
     latency: float | None = None
     documents: int | None = None
@@ -84,14 +83,12 @@ async def health(client: AsyncClient, timeout: float = 5.0) -> Health:
     error: str | None = None
     try:
         with deadline(timeout):
-            version = await client.get_version()
+            version = await session.submit("get_version")
             latency = round((time.perf_counter() - begun) * 1000, 3)
-            documents = await client._server.submit(  # noqa: SLF001 - one package
-                "count_documents", tenant=client.tenant, database=client.database
-            )
+            documents = await session.submit("count_documents", tenant=tenant, database=database)
     except Exception as caught:  # noqa: BLE001 - a health check reports what is wrong, it does not raise it
         error = f"{type(caught).__name__}: {caught}"
-    info = connection.describe()
+    info = session.describe()
     return Health(
         status="ok" if error is None else "unavailable",
         mode=info.mode,
@@ -108,15 +105,14 @@ async def health(client: AsyncClient, timeout: float = 5.0) -> Health:
 
 
 async def backup(
-    client: AsyncClient,
+    session: Session,
     target: str | os.PathLike[str],
     *,
     keep: int | None,
     progress: Callable[[str, int, int], None] | None,
 ) -> BackupReport:
-    """Copy the store between two requests, verify the copy in a child process, and give it its name."""
-    connection = client._connection  # noqa: SLF001 - one package
-    info = connection.describe()
+    """Copy a store between two requests, verify the copy in a child process, and give it its name."""
+    info = session.describe()
     if not info.capabilities.files:
         raise BackupError(f"{info.name} has no files to back up.")
     directory = Path(info.path)
@@ -126,23 +122,23 @@ async def backup(
         unfinished.append(begin_backup(directory, target, keep=keep, verify="full"))
 
     try:
-        await _to_its_end(anyio.to_thread.run_sync(begin))
+        await _to_its_end(off_loop(begin))
         (begun,) = unfinished
-        # The client's own limit, which is for single requests, does not apply.
-        request = Request("copy_files", {"target": str(begun.partial.path)})
         async with _reported(progress, directory, begun.partial.path) as stage:
-            paused = await _to_its_end(call(connection, request, None))
-            stage[0] = "verify"
-            finish = partial(finish_backup, begun, paused_ms=paused * 1000)
-            return await _to_its_end(anyio.to_thread.run_sync(finish))
+            with deadline(None):  # The client's own limit is for single requests.
+                paused = await _to_its_end(session.submit("copy_files", target=str(begun.partial.path)))
+            stage("verify")
+            return await _to_its_end(off_loop(partial(finish_backup, begun, paused_ms=paused * 1000)))
     except BaseException:
         for begun in unfinished:
             begun.partial.discard()
         raise
 
 
-async def _to_its_end(work: Awaitable[T]) -> T:
+async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:
     """Await something to its end even when cancelled, and be cancelled then: nobody would clean up after it later."""
+    if waits_by_blocking():
+        return await work
     task = asyncio.ensure_future(work)
     cancelled: BaseException | None = None
     while not task.done():
@@ -160,30 +156,38 @@ async def _to_its_end(work: Awaitable[T]) -> T:
 @asynccontextmanager
 async def _reported(
     progress: Callable[[str, int, int], None] | None, directory: Path, temporary: Path
-) -> AsyncIterator[list[str]]:
-    """Tell a callback the stage, and how many bytes of how many have been copied, by looking at the copy."""
-    stage = ["copy"]
+) -> AsyncIterator[Callable[[str], None]]:
+    """Tell a callback the stage, and how many bytes of how many have been copied, by looking at the copy.
+
+    Yields:
+        A function that is told when another stage begins.
+    """
     if progress is None:
-        yield stage
+        yield lambda _: None
         return
-    total = await anyio.to_thread.run_sync(size_of, directory)
+    total = await off_loop(partial(size_of, directory))
+    stages = ["copy"]
 
     async def watch() -> None:
         told = None
         while True:
-            done = await anyio.to_thread.run_sync(size_of, temporary)
-            now = (stage[0], min(done, total) if stage[0] == "copy" else total)
+            done = await off_loop(partial(size_of, temporary))
+            now = (stages[-1], min(done, total) if stages[-1] == "copy" else total)
             if now != told:
                 progress(*now, total)
             told = now
-            await anyio.sleep(_PROGRESS_SECONDS)
+            await asyncio.sleep(_PROGRESS_SECONDS)
 
-    watcher = asyncio.ensure_future(watch())
-    try:
-        yield stage
-    finally:
-        watcher.cancel()
-        await asyncio.wait([watcher])
-    if not watcher.cancelled():
-        watcher.result()  # What the callback raised.
+    if waits_by_blocking():
+        progress("copy", 0, total)
+        yield lambda stage: progress(stage, total, total)
+    else:
+        watcher = asyncio.ensure_future(watch())
+        try:
+            yield stages.append
+        finally:
+            watcher.cancel()
+            await asyncio.wait([watcher])
+        if not watcher.cancelled():
+            watcher.result()  # What the callback raised.
     progress("done", total, total)

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn
+import asyncio
+from typing import TYPE_CHECKING, NoReturn
 
-from aiochroma._deadline import deadline_at
+from typing_extensions import Unpack
+
 from aiochroma._threads import off_loop
-from aiochroma.client.target import (
-    DEFAULT_DATABASE,
-    DEFAULT_TENANT,
-    ConnectTarget,
-    embedded_target,
-    http_target,
-)
-from aiochroma.core.calls import call
-from aiochroma.core.config import EngineOptions, Location
-from aiochroma.core.request import Request
+from aiochroma.client.options import ConnectOverrides, EphemeralOptions, HttpOptions, PersistentOptions
+from aiochroma.client.session import Session
+from aiochroma.client.target import DEFAULT_DATABASE, DEFAULT_TENANT
 
 if TYPE_CHECKING:
     import os
@@ -24,9 +18,12 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from chromadb.config import Settings
+    from pydantic import SecretStr
 
     from aiochroma.backend.address import AuthHeader
     from aiochroma.client.client import AsyncClient
+    from aiochroma.client.target import ConnectTarget
+    from aiochroma.core.connection import WhenFull
 
 __all__ = ["AsyncEphemeralClient", "AsyncHttpClient", "AsyncPersistentClient", "ClientOpening", "connect"]
 
@@ -34,52 +31,65 @@ __all__ = ["AsyncEphemeralClient", "AsyncHttpClient", "AsyncPersistentClient", "
 class ClientOpening:
     """A client that is about to be opened: ``await`` it, or use it with ``async with``.
 
+    It may be used any number of times, also at the same time: each ``await`` and each block has a client of its own.
+
     Args:
-        settle: Says what is to be opened. Called on a worker thread: it may ask the file system, or import much.
+        resolve: Says what is to be opened. It is called on a worker thread: it may ask the file system, or import much.
     """
 
-    def __init__(self, settle: Callable[[], ConnectTarget]) -> None:
-        self.settle = settle
-        self._clients: list[AsyncClient] = []
+    def __init__(self, resolve: Callable[[], ConnectTarget]) -> None:
+        self.resolve = resolve
+        self._entered: list[tuple[asyncio.Task[object] | None, AsyncClient]] = []
 
     def __await__(self) -> Generator[object, None, AsyncClient]:
-        return self._open().__await__()
+        return self.open().__await__()
 
     async def __aenter__(self) -> AsyncClient:
-        client = await self._open()
-        self._clients.append(client)
+        client = await self.open()
+        self._entered.append((asyncio.current_task(), client))
         return client
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self._clients.pop().aclose()
+        await self._leaving().close()
 
     def __getattr__(self, name: str) -> NoReturn:
         raise AttributeError(
             f"This client is not open yet, so it has no attribute {name!r}: `await` it, or use it with `async with`."
         )
 
-    async def _open(self) -> AsyncClient:
-        target = await off_loop(self.settle)
-        connection = target.acquire()
+    async def open(self) -> AsyncClient:
+        """Open a client; the same as awaiting this object.
+
+        Raises:
+            InvalidInputError: An argument, or the environment's configuration, is wrong.
+            StoreUnavailableError: It cannot be opened; see the error tree.
+            chromadb.errors.NotFoundError: There is no such tenant or database.
+        """
+        target = await off_loop(self.resolve)
+        session = Session(target.acquire(), timeout=target.timeout, when_full=target.when_full)
         try:
-            await call(connection, Request("get_version", {}), deadline_at(target.timeout))
+            with session.limit():
+                await session.submit("get_tenant", name=target.tenant)
+                await session.submit("get_database", name=target.database, tenant=target.tenant)
             # Not before the DB thread has imported chromadb: on this thread it would stop the loop for half a second.
             from aiochroma.client.client import AsyncClient
-
-            client = AsyncClient(
-                connection,
-                target.tenant,
-                target.database,
-                timeout=target.timeout,
-                when_full="wait" if target.wait else "raise",
-            )
-            await client.set_tenant(target.tenant, target.database)
         except BaseException:
-            connection.close()
+            session.connection.close()
             raise
-        return client
+        return AsyncClient(session, target.tenant, target.database)
+
+    def _leaving(self) -> AsyncClient:
+        """Return the client of the block that ends: the last one that this task has entered.
+
+        A block may end in another task than it began in, as those of test fixtures do; then it is one whose task has ended.
+        """
+        here = asyncio.current_task()
+        entered = list(enumerate(self._entered))
+        own = [position for position, (task, _) in entered if task is here]
+        orphaned = [position for position, (task, _) in entered if task is None or task.done()]
+        return self._entered.pop((own or orphaned or [len(entered) - 1])[-1])[1]
 
 
 def AsyncPersistentClient(  # noqa: N802 - named and called as Chroma's own
@@ -89,13 +99,13 @@ def AsyncPersistentClient(  # noqa: N802 - named and called as Chroma's own
     database: str = DEFAULT_DATABASE,
     *,
     timeout: float | None = None,
-    wait: bool = True,
-    max_pending: int | None = None,
-    max_write_slice_ms: float | None = None,
-    slow_request_ms: float | None = None,
-    lock_timeout: float | None = None,
+    when_full: WhenFull = "wait",
+    max_pending: int = 10_000,
+    slow_request_ms: float = 1000.0,
+    max_write_slice_ms: float = 10.0,
+    lock_timeout: float = 0.0,
     durable: bool | None = None,
-    allow_missing_vectors: bool | None = None,
+    allow_missing_vectors: bool = False,
 ) -> ClientOpening:
     """Open a database on disk.
 
@@ -104,18 +114,19 @@ def AsyncPersistentClient(  # noqa: N802 - named and called as Chroma's own
 
     Args:
         path: The directory; made if it does not exist.
-        settings: Chroma's own settings; not changed.
+        settings: Chroma's own settings; not changed. Default: Chroma's defaults, whatever environment and ``.env`` say.
         tenant: Chroma's tenant.
         database: Chroma's database within the tenant.
         timeout: Limit for each call, in seconds, waiting and embedding included; None for none. A
             :class:`~aiochroma.deadline` block overrides it.
-        wait: Stand in line when the queue is full; False raises :class:`~aiochroma.QueueFullError` instead.
-        max_pending: How many requests may wait before a line forms; default 10,000.
-        max_write_slice_ms: How long one piece of writing may hold the interpreter, in milliseconds; default 10.
-        slow_request_ms: Requests slower than this are logged, in milliseconds; default 1000.
-        lock_timeout: How long to wait for another process to let go of the directory, in seconds; default 0.
+        when_full: What a call does when the queue is full: ``"wait"`` in line, or ``"raise"``
+            :class:`~aiochroma.QueueFullError`.
+        max_pending: How many requests may be queued or running.
+        slow_request_ms: Requests slower than this are logged, in milliseconds.
+        max_write_slice_ms: How long one slice of a write may hold the interpreter, in milliseconds.
+        lock_timeout: How long to wait for another process to let go of the directory, in seconds.
         durable: Keep every vector in Chroma's log as well, so that a broken index can be rebuilt completely; about 4 bytes x
-            dimensions for each record ever written, bounded by ``client.backup``. Default: as the directory was.
+            dimensions for each record ever written, bounded by ``client.backup``. None leaves it as the directory was.
         allow_missing_vectors: Open even though records have lost their vectors; see ``client.recovery``.
 
     Returns:
@@ -132,16 +143,22 @@ def AsyncPersistentClient(  # noqa: N802 - named and called as Chroma's own
         >>> async with AsyncPersistentClient("./chroma") as client:  # doctest: +SKIP
         ...     collection = await client.get_or_create_collection("notes", embedding_function=None)
     """
-    options = EngineOptions(
-        settings,
-        max_pending,
-        max_write_slice_ms,
-        slow_request_ms,
-        lock_timeout,
-        durable,
-        allow_missing_vectors,
+    return ClientOpening(
+        PersistentOptions(
+            path=path,
+            settings=settings,
+            tenant=tenant,
+            database=database,
+            timeout=timeout,
+            when_full=when_full,
+            max_pending=max_pending,
+            slow_request_ms=slow_request_ms,
+            max_write_slice_ms=max_write_slice_ms,
+            lock_timeout=lock_timeout,
+            durable=durable,
+            allow_missing_vectors=allow_missing_vectors,
+        ).resolve
     )
-    return _opening_of(path, options, tenant=tenant, database=database, timeout=timeout, wait=wait)
 
 
 def AsyncEphemeralClient(  # noqa: N802 - named and called as Chroma's own
@@ -150,39 +167,49 @@ def AsyncEphemeralClient(  # noqa: N802 - named and called as Chroma's own
     database: str = DEFAULT_DATABASE,
     *,
     timeout: float | None = None,
-    wait: bool = True,
-    max_pending: int | None = None,
-    max_write_slice_ms: float | None = None,
-    slow_request_ms: float | None = None,
+    when_full: WhenFull = "wait",
+    max_pending: int = 10_000,
+    slow_request_ms: float = 1000.0,
+    max_write_slice_ms: float = 10.0,
 ) -> ClientOpening:
     """Open the database in memory that all ephemeral clients of this process share; the last to be closed forgets it.
 
     Arguments, result and errors as :func:`AsyncPersistentClient`.
     """
-    options = EngineOptions(settings, max_pending, max_write_slice_ms, slow_request_ms)
-    return _opening_of(None, options, tenant=tenant, database=database, timeout=timeout, wait=wait)
+    return ClientOpening(
+        EphemeralOptions(
+            settings=settings,
+            tenant=tenant,
+            database=database,
+            timeout=timeout,
+            when_full=when_full,
+            max_pending=max_pending,
+            slow_request_ms=slow_request_ms,
+            max_write_slice_ms=max_write_slice_ms,
+        ).resolve
+    )
 
 
 def AsyncHttpClient(  # noqa: N802 - named and called as Chroma's own
     host: str = "localhost",
     port: int = 8000,
     ssl: bool = False,
-    headers: Mapping[str, str] | None = None,
+    headers: Mapping[str, str | SecretStr] | None = None,
     settings: Settings | None = None,
     tenant: str = DEFAULT_TENANT,
     database: str = DEFAULT_DATABASE,
     *,
     timeout: float | None = None,
-    wait: bool = True,
-    max_pending: int | None = None,
-    slow_request_ms: float | None = None,
-    connections: int | None = None,
-    auth_token: Any = None,
+    when_full: WhenFull = "wait",
+    max_pending: int = 10_000,
+    slow_request_ms: float = 1000.0,
+    connections: int = 4,
+    auth_token: str | SecretStr | None = None,
     auth_header: AuthHeader = "authorization",
     ca_file: str | os.PathLike[str] | None = None,
-    connect_timeout: float | None = None,
-    read_timeout: float | None = None,
-    attempts: int | None = None,
+    connect_timeout: float = 5.0,
+    read_timeout: float = 60.0,
+    attempts: int = 6,
 ) -> ClientOpening:
     """Connect to a Chroma server.
 
@@ -199,22 +226,23 @@ def AsyncHttpClient(  # noqa: N802 - named and called as Chroma's own
         port: Its port.
         ssl: Speak TLS; the server's certificate is verified.
         headers: Sent with every request.
-        settings: Chroma's own settings; not changed.
+        settings: Chroma's own settings; not changed. Default: Chroma's defaults, whatever environment and ``.env`` say.
         tenant: Chroma's tenant.
         database: Chroma's database within the tenant.
         timeout: Limit for each call, in seconds, waiting, embedding and repeating included; None for none. A
             :class:`~aiochroma.deadline` block overrides it.
-        wait: Stand in line when the queue is full; False raises :class:`~aiochroma.QueueFullError` instead.
-        max_pending: How many requests may wait before a line forms; default 10,000.
-        slow_request_ms: Requests slower than this are logged, in milliseconds; default 1000.
-        connections: How many calls may be under way at once; default 4.
+        when_full: What a call does when the queue is full: ``"wait"`` in line, or ``"raise"``
+            :class:`~aiochroma.QueueFullError`.
+        max_pending: How many requests may be queued or running.
+        slow_request_ms: Requests slower than this are logged, in milliseconds.
+        connections: How many calls may be under way at once.
         auth_token: A token for the proxy before the server (Chroma servers check none themselves), a string or a
             ``pydantic.SecretStr``. It appears in no message, log or representation.
         auth_header: How it is sent: ``"authorization"`` (``Authorization: Bearer``), ``"x-chroma-token"``, or ``"both"``.
         ca_file: Certificates (PEM) of the authorities to trust instead of the system's.
-        connect_timeout: How long making a connection may take, in seconds; default 5.
-        read_timeout: How long the server may take to answer, in seconds; default 60.
-        attempts: How often a call is tried; default 6.
+        connect_timeout: How long making a connection may take, in seconds; at most a day.
+        read_timeout: How long the server may take to answer, in seconds; at most a day.
+        attempts: How often a call is tried.
 
     Returns:
         Something to ``await``, or to use with ``async with``, for an :class:`aiochroma.AsyncClient`.
@@ -233,32 +261,31 @@ def AsyncHttpClient(  # noqa: N802 - named and called as Chroma's own
         >>> async with AsyncHttpClient("chroma.internal", 8443, ssl=True, auth_token=token) as client:  # doctest: +SKIP
         ...     collection = await client.get_or_create_collection("notes", embedding_function=None)
     """
-    target = http_target(
-        host,
-        port,
-        ssl,
-        headers,
-        settings,
-        auth_token=auth_token,
-        auth_header=auth_header,
-        ca_file=ca_file,
-        options={
-            "max_pending": max_pending,
-            "slow_request_ms": slow_request_ms,
-            "connections": connections,
-            "connect_timeout": connect_timeout,
-            "read_timeout": read_timeout,
-            "attempts": attempts,
-        },
-        tenant=str(tenant),
-        database=str(database),
-        timeout=timeout,
-        wait=wait,
+    return ClientOpening(
+        HttpOptions(
+            host=host,
+            port=port,
+            ssl=ssl,
+            headers=headers,
+            settings=settings,
+            tenant=tenant,
+            database=database,
+            timeout=timeout,
+            when_full=when_full,
+            max_pending=max_pending,
+            slow_request_ms=slow_request_ms,
+            connections=connections,
+            auth_token=auth_token,
+            auth_header=auth_header,
+            ca_file=ca_file,
+            connect_timeout=connect_timeout,
+            read_timeout=read_timeout,
+            attempts=attempts,
+        ).resolve
     )
-    return ClientOpening(lambda: target)
 
 
-def connect(**overrides: Any) -> ClientOpening:
+def connect(**overrides: Unpack[ConnectOverrides]) -> ClientOpening:
     """Open what the environment says: a directory, a server, or a database in memory.
 
     ============================  ==================================================================================
@@ -275,10 +302,14 @@ def connect(**overrides: Any) -> ClientOpening:
     ``CHROMA_TIMEOUT``            limit for each call, in seconds; default none
     ============================  ==================================================================================
 
+    A variable that the mode does not use is not looked at, one that is empty counts as not set, and no file is read. A host
+    that is a URL says the port itself; elsewhere a ``CHROMA_PORT`` that Kubernetes made for a service called ``chroma`` is
+    refused by name.
+
     Args:
         overrides: ``mode``, ``path``, ``host``, ``port``, ``ssl``, ``auth_token``, ``auth_header``, ``ca_file``, ``tenant``,
-            ``database``, ``timeout``, in place of the variables; and any further argument of the client that is chosen
-            (``durable=True``, ``connections=8``, ...), which is passed on.
+            ``database`` and ``timeout`` in place of the variables; and any further argument of the client that is chosen
+            (``durable=True``, ``connections=8``, ...).
 
     Returns:
         As :func:`AsyncPersistentClient`, :func:`AsyncHttpClient` or :func:`AsyncEphemeralClient`.
@@ -287,15 +318,9 @@ def connect(**overrides: Any) -> ClientOpening:
         InvalidInputError: When awaited: values are wrong or missing; one error lists them all, secrets hidden.
     """
 
-    def settle() -> ConnectTarget:
-        from aiochroma.client.settings import ConnectionSettings
+    def resolve() -> ConnectTarget:
+        from aiochroma.client.environment import options_from_environment
 
-        return ConnectionSettings.settled(overrides)
+        return options_from_environment(overrides).resolve()
 
-    return ClientOpening(settle)
-
-
-def _opening_of(path: str | os.PathLike[str] | None, options: EngineOptions, **use: Any) -> ClientOpening:
-    # What is wrong with the arguments is said at once; only the file system is asked later.
-    ConnectTarget(Location("ephemeral"), options, **use)
-    return ClientOpening(partial(embedded_target, path, options, **use))
+    return ClientOpening(resolve)

@@ -15,7 +15,7 @@ from aiochroma._logging import get_logger
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-__all__ = ["EmbeddingSource", "FillReport", "SingleEmbedder", "lacks_vectors", "reembed_missing"]
+__all__ = ["EmbeddingSource", "FillReport", "SingleEmbedder", "reembed_missing"]
 
 log = get_logger("aiochroma.database")
 
@@ -76,11 +76,6 @@ class FillReport:
     def is_complete(self) -> bool:
         """Whether every record has a vector."""
         return not self.left
-
-
-def lacks_vectors(client: Any) -> bool:
-    """Tell at once, without a request, whether a client's database has records without vectors."""
-    return bool(client._connection.describe().has_missing_vectors)  # noqa: SLF001 - one package
 
 
 async def reembed_missing(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from aiochroma._deadline import deadline_at
 from aiochroma._errors import DeadlineExceededError
+from aiochroma._threads import waits_by_blocking
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
@@ -31,7 +32,12 @@ class Turns:
         )
 
     def take(self, key: Hashable) -> Turn:
-        """Stand in line; the result is to be used with ``with`` around preparation and submission."""
+        """Stand in line; the result is to be used with ``with`` around preparation and submission.
+
+        A blocking call has nobody before it: its thread prepares and submits one thing after the other.
+        """
+        if waits_by_blocking():
+            return Turn({}, key)
         return Turn(self._lines.setdefault(asyncio.get_running_loop(), {}), key)
 
 

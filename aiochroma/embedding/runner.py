@@ -13,8 +13,9 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from aiochroma._errors import EmbeddingFailedError
-from aiochroma.core.calls import call, call_blocking
+from aiochroma._errors import EmbeddingFailedError, EventLoopRequiredError
+from aiochroma._threads import waits_by_blocking
+from aiochroma.core.calls import call
 from aiochroma.core.plan import Limits, Step
 from aiochroma.core.request import Request
 from aiochroma.embedding.functions import (
@@ -157,25 +158,20 @@ class EmbeddingRunner:
             EmbeddingFailedError: The function raised, did not return one finite vector per input, is called from inside of
                 itself, or has not come back from several calls.
             DeadlineExceededError: The deadline passed first.
+            EventLoopRequiredError: The function is asynchronous, and this is a blocking call.
         """
         refuse_within(function)
         if is_asynchronous(function):
+            if waits_by_blocking():
+                raise EventLoopRequiredError(
+                    f"The embedding function {name_of(function)!r} is asynchronous and needs an event loop: use the asynchronous "
+                    "form of this call, or give a synchronous function."
+                )
             return await await_function(function, inputs, is_query=is_query, deadline=deadline)
         if _is_short(function, inputs):
             return call_function(function, inputs, is_query=is_query)
         request = Request("embed", {"function": function, "inputs": inputs, "is_query": is_query})
         vectors: list[Any] = await call(self._queue(function), request, deadline)
-        return vectors
-
-    def embed_blocking(
-        self, function: Any, inputs: Any, *, is_query: bool, deadline: float | None
-    ) -> list[Any]:
-        """Embed a batch and block this thread meanwhile; for synchronous functions."""
-        refuse_within(function)
-        if _is_short(function, inputs):
-            return call_function(function, inputs, is_query=is_query)
-        request = Request("embed", {"function": function, "inputs": inputs, "is_query": is_query})
-        vectors: list[Any] = call_blocking(self._queue(function), request, deadline)
         return vectors
 
     def _queue(self, function: Any) -> RequestQueue:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from aiochroma.client import blocking_opening
+from aiochroma import sync
 from aiochroma.client.opening import AsyncEphemeralClient, AsyncPersistentClient
 from aiochroma.memory.blocking import Memory as BlockingMemory
 from aiochroma.memory.memory import Memory
@@ -125,11 +125,7 @@ class BlockingAccess:
     async def client(self) -> Any:
         """See :class:`Access`."""
         if self._client is None:
-            client = (
-                blocking_opening.EphemeralClient()
-                if self._path is None
-                else blocking_opening.PersistentClient(self._path)
-            )
+            client = sync.EphemeralClient() if self._path is None else sync.PersistentClient(self._path)
             if self._client is None:
                 self._client = client
             else:  # Another thread was faster.

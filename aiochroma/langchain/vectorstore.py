@@ -9,11 +9,10 @@ from langchain_core.runnables import run_in_executor
 from langchain_core.vectorstores import VectorStore
 
 from aiochroma._errors import InvalidInputError
-from aiochroma._threads import refuse_on_loop
+from aiochroma._threads import drive, refuse_on_loop
 from aiochroma.langchain.access import AsyncAccess, BlockingAccess
 from aiochroma.langchain.documents import DocumentCollection
 from aiochroma.langchain.embeddings import AiochromaEmbeddings
-from aiochroma.memory.port import drive
 
 if TYPE_CHECKING:
     import os

@@ -10,7 +10,8 @@ from typing_extensions import Self
 from aiochroma._errors import ClosedError, InvalidInputError
 from aiochroma._logging import get_logger
 from aiochroma.client.opening import AsyncEphemeralClient, AsyncPersistentClient, ClientOpening
-from aiochroma.memory.port import AsyncPort
+from aiochroma.client.options import PersistentOptions
+from aiochroma.memory.port import Port
 from aiochroma.memory.recall import is_number
 from aiochroma.memory.store import Store
 
@@ -75,7 +76,7 @@ class BaseMemory:
             path,
             self._opening,
             choose_embedder,
-            self._port(),
+            Port(),
             client,
             split_chars=split_chars,
             history=bool(history),
@@ -122,15 +123,14 @@ class BaseMemory:
         )
 
         def settle() -> ConnectTarget:
-            from aiochroma.client.settings import ConnectionSettings
+            from aiochroma.client.environment import options_from_environment
 
-            target = ConnectionSettings.settled(overrides)
-            if target.location.kind != "persistent":
-                return target
-            options = replace(target.options, allow_missing_vectors=True)
-            if options.durable is None and durable:
-                options = replace(options, durable=True)
-            return replace(target, options=options)
+            options = options_from_environment(overrides)
+            if isinstance(options, PersistentOptions):
+                options = replace(options, allow_missing_vectors=True)
+                if options.durable is None and durable:
+                    options = replace(options, durable=True)
+            return options.resolve()
 
         memory._settle = settle
         memory._path = memory._store.describe = "that the environment names"
@@ -146,9 +146,6 @@ class BaseMemory:
         return AsyncPersistentClient(
             path, timeout=self._timeout, durable=self._durable or None, allow_missing_vectors=True
         )
-
-    def _port(self) -> Any:
-        return AsyncPort()
 
     async def open(self) -> Self:
         """Open the store; returns itself. Idempotent.

@@ -2,47 +2,24 @@
 
 from __future__ import annotations
 
-from functools import partial, update_wrapper
+from functools import update_wrapper
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar
 
-from aiochroma._threads import refuse_on_loop
-from aiochroma.client import blocking_opening as _blocking_opening
+from aiochroma._threads import drive
 from aiochroma.memory.memory import Memory as AsyncMemory
-from aiochroma.memory.port import BlockingPort, drive
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Coroutine
     from types import TracebackType
 
-    from aiochroma.client.blocking_client import BlockingClient
+    from aiochroma.client.blocking import BlockingClient
     from aiochroma.core.stats import Stats
 
 __all__ = ["Memory"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-class _DrivenMemory(AsyncMemory):
-    """A memory whose every step blocks instead of suspending."""
-
-    def _port(self) -> Any:
-        return BlockingPort()
-
-    def _opening(self) -> Any:
-        if self._settle is not None:
-            return partial(_blocking_opening.opened, self._settle)
-        path: Any = self._path
-        if path is None:
-            return partial(_blocking_opening.EphemeralClient, timeout=self._timeout)
-        return partial(
-            _blocking_opening.PersistentClient,
-            path,
-            timeout=self._timeout,
-            durable=self._durable or None,
-            allow_missing_vectors=True,
-        )
 
 
 def _driven(
@@ -71,7 +48,7 @@ class Memory:
         on_failure: ``"raise"`` or ``"degrade"``.
         timeout: Limit for each call, in seconds; None for none.
         durable: Keep every vector in Chroma's log as well.
-        client: A client from :func:`aiochroma.client.blocking_opening.PersistentClient` to use in place of one of its own.
+        client: A client from :func:`aiochroma.sync.PersistentClient` to use in place of one of its own.
         split_chars: Embed longer texts in parts of at most so many characters.
         history: Note every change.
         sweep_every: Sweep after a write, so many seconds after the last time.
@@ -93,13 +70,13 @@ class Memory:
         history: bool = False,
         sweep_every: float | None = None,
     ) -> None:
-        self._memory = _DrivenMemory(
+        self._memory = AsyncMemory(
             path,
             embedder=embedder,
             on_failure=on_failure,
             timeout=timeout,
             durable=durable,
-            client=client,  # type: ignore[arg-type]  # the port knows which kind it is
+            client=None if client is None else client.asynchronous,
             split_chars=split_chars,
             history=history,
             sweep_every=sweep_every,
@@ -119,7 +96,7 @@ class Memory:
     ) -> Memory:
         """Make a memory of what the environment names. See :meth:`aiochroma.Memory.from_env`."""
         memory = cls(None)
-        memory._memory = _DrivenMemory.from_env(
+        memory._memory = AsyncMemory.from_env(
             embedder=embedder,
             on_failure=on_failure,
             durable=durable,
@@ -174,12 +151,9 @@ class Memory:
         Raises:
             ClosedError: The memory is not open.
         """
-        return self._memory.client  # type: ignore[return-value]  # the port knows which kind it is
+        from aiochroma.client.blocking import BlockingClient
+
+        return BlockingClient(self._memory.client)
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
-        try:
-            refuse_on_loop()
-        except BaseException:
-            work.close()
-            raise
         return drive(work)

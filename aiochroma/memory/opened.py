@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from aiochroma._errors import ClosedError, EmbeddingFailedError, InvalidInputError
-from aiochroma.client.reembedding import SingleEmbedder, lacks_vectors, reembed_missing
+from aiochroma.client.reembedding import SingleEmbedder, reembed_missing
 from aiochroma.embedding.identity import PROBE, fingerprint_of
 from aiochroma.memory.long import Splitter, middle
 
@@ -96,7 +96,7 @@ class OpenStore:
     @property
     def capabilities(self) -> Capabilities:
         """What the database can do."""
-        capabilities: Capabilities = self.client._connection.describe().capabilities  # noqa: SLF001 - one package
+        capabilities: Capabilities = self.client.session.describe().capabilities
         return capabilities
 
     async def ready(self) -> None:
@@ -118,14 +118,14 @@ class OpenStore:
                 self._client = None
                 await self.port.close(client)
             raise
-        self._client._connection.note_embedder(self.embedder.identity)  # noqa: SLF001 - one package
+        self._client.session.connection.note_embedder(self.embedder.identity)
 
     async def _prepare(self) -> None:
         if self._embedder is None:
             embedder = await self.port.off_loop(self._choose_embedder)
             self._splitter = Splitter(embedder, self._split_chars)
             self._embedder = embedder
-        if lacks_vectors(self._client):
+        if self._client.session.describe().has_missing_vectors:
             await self._fill_missing()
         if self._history and not self.capabilities.history:
             raise InvalidInputError(
@@ -170,7 +170,7 @@ class OpenStore:
 
     def limit(self) -> Any:
         """Put one deadline over the steps of a call."""
-        return self._client._server.limit()  # noqa: SLF001 - one package
+        return self._client.session.limit()
 
     # -- embedding -----------------------------------------------------------------------------------------------------
 

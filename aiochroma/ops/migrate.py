@@ -14,14 +14,12 @@ from aiochroma.ops.places import place_of
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
+    from aiochroma.client.options import ConnectOverrides
     from aiochroma.ops.places import Place
 
 __all__ = ["migrate"]
-
-_OF_ONE_SERVER = ("auth_token", "ca_file")
-"""What the environment says of one server must not be sent to another."""
 
 Pair = tuple[str, str]
 
@@ -37,8 +35,8 @@ async def migrate(
     all_databases: bool = False,
     merge: bool = False,
     verify: bool = True,
-    src_options: Mapping[str, Any] | None = None,
-    dst_options: Mapping[str, Any] | None = None,
+    src_options: ConnectOverrides | None = None,
+    dst_options: ConnectOverrides | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> MigrationReport:
     """Copy all collections from a directory or a server to another.
@@ -96,7 +94,9 @@ async def migrate(
             "`all_databases` copies each database under its own name: name no database, and no tenant but that of a server."
         )
     if source.directory is None and target.directory is None:
-        target.options.update({name: None for name in _OF_ONE_SERVER if name not in (dst_options or {})})
+        # What the environment says of one server must not be sent to another.
+        target.options.setdefault("auth_token", None)
+        target.options.setdefault("ca_file", None)
     held = await off_loop(lambda: source.look(must_exist=True))
     await off_loop(lambda: target.look(must_exist=False))
     async with AsyncExitStack() as stack:
@@ -155,7 +155,7 @@ async def _pairs(
 
 
 def _refuse_same(reader: Any, writer: Any, pairs: list[tuple[Pair, Pair]]) -> None:
-    source, target = (client._connection.describe() for client in (reader, writer))  # noqa: SLF001 - one package
+    source, target = (client.session.describe() for client in (reader, writer))
     same = (source.path, source.url) == (target.path, target.url)
     if same and {pair for pair, _ in pairs} & {pair for _, pair in pairs}:
         raise InvalidInputError(f"`src` and `dst` are the same: {source.name}.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from aiochroma._errors import DatabasePathError, InvalidInputError
@@ -19,9 +19,9 @@ from aiochroma.records.history import HISTORY_FILE
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping
 
     from aiochroma.client.opening import ClientOpening
+    from aiochroma.client.options import ConnectOverrides
 
 __all__ = ["Place", "place_of"]
 
@@ -45,12 +45,16 @@ class Place:
     tenant: str | None
     database: str | None
     directory: Path | None
-    options: dict[str, Any] = field(repr=False)
+    options: ConnectOverrides = field(repr=False)
 
     def opening(self, tenant: str | None, database: str | None) -> ClientOpening:
         """Return what opens a client on a tenant and database; None for the environment's, else Chroma's default."""
-        named = {"tenant": tenant, "database": database}
-        return connect(**self.options, **{name: value for name, value in named.items() if value is not None})
+        options = self.options.copy()
+        if tenant is not None:
+            options["tenant"] = tenant
+        if database is not None:
+            options["database"] = database
+        return connect(**options)
 
     def look(self, *, must_exist: bool) -> list[tuple[str, str]]:
         """See that nobody has the directory open, this process included; nothing to see of a server.
@@ -94,7 +98,7 @@ def place_of(
     role: str,
     tenant: str | None,
     database: str | None,
-    options: Mapping[str, Any] | None,
+    options: ConnectOverrides | None,
 ) -> Place:
     """Read an argument that names a directory or a server.
 
@@ -112,7 +116,7 @@ def place_of(
     if not text.strip():
         raise InvalidInputError(f"`{role}` must be a directory or the address of a server, got {text!r}.")
     if "://" not in text:
-        own = {"mode": "persistent", "path": Path(text), "max_write_slice_ms": _HOLD_MS}
+        own: ConnectOverrides = {"mode": "persistent", "path": Path(text), "max_write_slice_ms": _HOLD_MS}
         return Place(text, tenant, database, Path(text), {**own, **(options or {})})
     try:
         parts = urlsplit(text.strip())
@@ -133,5 +137,5 @@ def place_of(
                     f"`{role}` names the {name} {named!r}, and the argument another: {given!r}."
                 )
         tenant, database = segments
-    server = {"mode": "http", "host": shown, "ssl": parts.scheme == "https"}
+    server: ConnectOverrides = {"mode": "http", "host": shown, "ssl": parts.scheme == "https"}
     return Place(shown, tenant, database, None, {**server, **(options or {})})

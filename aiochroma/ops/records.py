@@ -52,7 +52,7 @@ class Side:
         self.tenant = tenant
         self.database = database
         # Below the client: its collections would embed, check again, and want embedding functions.
-        self._server = client._server  # noqa: SLF001 - one package
+        self._session = client.session
         self._admin = client.admin
 
     @property
@@ -62,7 +62,7 @@ class Side:
 
     async def submit(self, operation: str, **arguments: Any) -> Any:
         """Carry out one operation in this database."""
-        return await self._server.submit(operation, **arguments, **self.where)
+        return await self._session.submit(operation, **arguments, **self.where)
 
     async def models(self) -> dict[str, Any]:
         """Return Chroma's descriptions of the collections by name, sorted; Chroma's order says nothing."""

@@ -52,7 +52,7 @@ async def _fill_and_rebuild(
         if not fill:
             return actions, None
         source = _DoctorsSource(client, embedder)
-        filled = await reembed_missing(client._server.submit, source, progress=progress)  # noqa: SLF001 - one package
+        filled = await reembed_missing(client.session.submit, source, progress=progress)
         actions.extend(f"{count} documents of {name} were embedded" for name, count in filled.filled.items())
         return actions, filled
 
@@ -80,7 +80,7 @@ class _DoctorsSource:
     async def embed(self, texts: list[str]) -> Sequence[Any]:
         """See :class:`aiochroma.client.reembedding.EmbeddingSource`."""
         assert self._chosen is not None
-        vectors: Sequence[Any] = await self._client._server.embed(  # noqa: SLF001 - one package
+        vectors: Sequence[Any] = await self._client.session.embed(
             self._chosen.function, texts, is_query=False
         )
         return vectors

@@ -113,7 +113,7 @@ async def _bytes_each(request: Request, count: int, release: Callable[[], None])
 
 @contextmanager
 def _held(contender: Ours) -> Iterator[Callable[[], None]]:
-    database: Any = contender.client._connection.engine.serving._opened[0]
+    database: Any = contender.client.session.connection.engine.serving._opened[0]
     execute, gate = database.execute, threading.Event()
 
     def wait_and_execute(request: Any) -> Any:

@@ -226,7 +226,7 @@ async def load(
     team = [Writer(f"w{n}", collections, diary, random.Random(f"{seed}/{n}")) for n in range(writers)]
     found = await examine(collections, json.loads(Path(state).read_text()), team)
     rebuilt = sum(entry.rebuilt for entry in client.recovery.collections)
-    preflight = client._connection.engine.serving._opened[0].preflight.seconds
+    preflight = client.session.connection.engine.serving._opened[0].preflight.seconds
     diary.say(
         kind="checked",
         rebuilt=rebuilt,

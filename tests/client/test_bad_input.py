@@ -94,7 +94,7 @@ async def test_senseless_reads_hurt_nobody_else(client, collection, arguments, e
     with pytest.raises(error):
         await collection.get(**arguments)
     assert await collection.count() == 3
-    assert client._connection.engine.serving.thread.is_alive()
+    assert client.session.connection.engine.serving.thread.is_alive()
 
 
 @pytest.mark.parametrize("count", [0, -1, 1.5, "3"])

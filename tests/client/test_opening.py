@@ -24,7 +24,7 @@ async def test_many_tasks_and_threads_open_one_engine(bindings, tmp_path):
 
     async def use():
         async with aiochroma.AsyncPersistentClient(path) as client:
-            seen.add(id(client._connection.engine))
+            seen.add(id(client.session.connection.engine))
             collection = await client.get_or_create_collection("things", embedding_function=None)
             return await collection.count()
 
@@ -50,7 +50,7 @@ async def test_many_tasks_and_threads_open_one_engine(bindings, tmp_path):
 async def test_first_opening_from_many_tasks(bindings, tmp_path):
     """Nobody has it open yet, and 32 tasks ask at once: they all get the same engine."""
     clients = await asyncio.gather(*(aiochroma.AsyncPersistentClient(tmp_path) for _ in range(32)))
-    assert len({id(client._connection.engine) for client in clients}) == 1
+    assert len({id(client.session.connection.engine) for client in clients}) == 1
     assert len(engine_threads()) == 1
     await asyncio.gather(*(client.aclose() for client in clients))
     assert len(bindings.threads) == 1
@@ -161,12 +161,12 @@ async def test_unknown_tenant_leaves_nothing_behind(tmp_path):
     with pytest.raises(Exception, match=r"tenant|[Nn]ot found"):
         await aiochroma.AsyncPersistentClient(tmp_path, tenant="strangers")
     async with aiochroma.AsyncPersistentClient(tmp_path) as client:
-        assert client._connection.engine.leases == 1
+        assert client.session.connection.engine.leases == 1
 
 
 async def test_cancel_during_open_closes_the_resource(bindings, tmp_path):
     """Whoever gives up while a database opens leaves no handle and no thread."""
-    opening = asyncio.ensure_future(aiochroma.AsyncPersistentClient(tmp_path)._open())
+    opening = asyncio.ensure_future(aiochroma.AsyncPersistentClient(tmp_path).open())
     while not engine_threads():
         await asyncio.sleep(0)
     (thread,) = engine_threads()

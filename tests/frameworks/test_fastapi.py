@@ -258,7 +258,7 @@ def test_without_the_lifespan(serving):
 
 def test_a_full_queue_is_503_with_retry_after(serving):
     """More requests than may wait are answered with 503 and when to come back."""
-    app = application(lambda: aiochroma.AsyncEphemeralClient(max_pending=1, wait=False))
+    app = application(lambda: aiochroma.AsyncEphemeralClient(max_pending=1, when_full="raise"))
 
     @app.get("/many")
     async def many(client: ClientDependency):

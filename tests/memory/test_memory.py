@@ -78,7 +78,7 @@ async def test_a_write_that_failed_and_happened_all_the_same_is_found_by_its_wor
     """The error says that nobody knows; whoever searches then finds what Chroma has, also by its words."""
     await memory.remember("the first lake")
     assert len(await memory.recall("lake", mode="text")) == 1
-    api = memory.client._connection.engine.serving._opened[0].api
+    api = memory.client.session.connection.engine.serving._opened[0].api
     upsert = api._upsert
 
     def upsert_and_fail(*arguments, **named):
@@ -441,7 +441,7 @@ async def test_the_blocking_twin_refuses_a_loop(path, embedder):
     memory = sync.Memory(path, embedder=embedder)
     with pytest.raises(aiochroma.BlockingCallError, match="event loop"):
         memory.count()
-    memory.close()
+    await asyncio.to_thread(memory.close)
 
 
 async def test_the_environment_says_where(path, embedder, monkeypatch):

@@ -121,10 +121,10 @@ async def test_a_memory_embeds_what_lost_its_vector(tmp_path):
 
     async with aiochroma.AsyncPersistentClient(tmp_path / "db", allow_missing_vectors=True) as client:
         assert lacks_vectors(client)
-        refused = await reembed_missing(client._server.submit, SingleEmbedder("theirs", embed))
+        refused = await reembed_missing(client.session.submit, SingleEmbedder("theirs", embed))
         assert not refused.is_complete
         assert refused.filled == {}
-        done = await reembed_missing(client._server.submit, SingleEmbedder("ours", embed))
+        done = await reembed_missing(client.session.submit, SingleEmbedder("ours", embed))
         assert done.is_complete
         assert not lacks_vectors(client)
     found = await contents(tmp_path / "db")
@@ -204,7 +204,7 @@ LOGGED = "Error in compaction: Failed to apply logs to the hnsw segment writer"
 
 def faulty(client, method, message, times=1):
     """Let the next calls of a method fail as Chroma lets them fail."""
-    backend = client._connection.engine.serving._opened[0]
+    backend = client.session.connection.engine.serving._opened[0]
     backend.api = Faulty(backend.api, method, message, times)
     return backend.api
 

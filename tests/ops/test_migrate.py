@@ -461,14 +461,14 @@ async def test_what_the_environment_says_of_one_server_is_not_sent_to_another(
 
     def noting(**options):
         opening = connect(**options)
-        settle = opening.settle
+        resolve = opening.resolve
 
         def settled():
-            target = settle()
+            target = resolve()
             sent[target.location.url] = dict(target.options.access.headers)
             return target
 
-        opening.settle = settled
+        opening.resolve = settled
         return opening
 
     monkeypatch.setattr(_places, "connect", noting)

@@ -97,7 +97,7 @@ class System:
 
     @property
     def _running(self) -> bool:
-        return self.client is not None and self.client._connection.engine.serving.thread.is_alive()
+        return self.client is not None and self.client.session.connection.engine.serving.thread.is_alive()
 
     def start(self) -> None:
         self.client = _open(self.settings, DEFAULT_TENANT, DEFAULT_DATABASE)
@@ -106,12 +106,12 @@ class System:
         """Close every client of this database, as stopping Chroma's ``System`` does, and wait for the end."""
         if self.client is None:
             return
-        engine = self.client._connection.engine
+        engine = self.client.session.connection.engine
         with _opened_lock:
-            clients = [client for client in _opened if client._connection.engine is engine]
-            _opened[:] = [client for client in _opened if client._connection.engine is not engine]
+            clients = [client for client in _opened if client.session.connection.engine is engine]
+            _opened[:] = [client for client in _opened if client.session.connection.engine is not engine]
         for client in clients:
-            client._connection.close()
+            client.session.connection.close()
         assert engine.serving.join(_CLOSE_SECONDS), "the DB thread did not end"
 
     def reset_state(self) -> None:
@@ -215,10 +215,10 @@ def close_everything() -> None:
         clients = list(_opened)
         _opened.clear()
     for client in clients:
-        client._connection.close()
+        client.session.connection.close()
     _registry.close_all()
     for client in clients:
-        assert client._connection.engine.serving.join(_CLOSE_SECONDS), "the DB thread did not end"
+        assert client.session.connection.engine.serving.join(_CLOSE_SECONDS), "the DB thread did not end"
 
 
 def _open(settings: Settings, tenant: str, database: str) -> Any:

@@ -86,7 +86,7 @@ async def test_the_secret_is_shown_nowhere(relay, name, caplog):
     shown.append(repr(opening))
     async with opening as client:
         collection = await client.create_collection(name, embedding_function=None)
-        engine = client._connection.engine
+        engine = client.session.connection.engine
         shown += [
             repr(client),
             repr(engine.location),

@@ -216,11 +216,11 @@ async def test_clients_of_one_configuration_share(server):
     """Equal clients share the connections, and the last one to close ends them."""
     first = await aiochroma.AsyncHttpClient("127.0.0.1", server.port, headers={"x-a": "1"})
     second = await aiochroma.AsyncHttpClient("127.0.0.1", server.port, headers={"X-A": "1"})
-    assert first._connection.engine is second._connection.engine
+    assert first.session.connection.engine is second.session.connection.engine
     await first.aclose()
     assert await second.heartbeat() > 0
     await second.aclose()
-    assert not second._connection.engine.serving.thread.is_alive()
+    assert not second.session.connection.engine.serving.thread.is_alive()
 
 
 async def test_other_options_conflict(server):

@@ -168,5 +168,5 @@ async def test_a_client_from_settings(client, server):
         client._server.get_settings(),
     ):
         async with await aiochroma.AsyncClient.create(settings=settings) as made:
-            assert made._connection.engine.location.url == f"http://127.0.0.1:{server.port}"
+            assert made.session.connection.engine.location.url == f"http://127.0.0.1:{server.port}"
             assert await made.heartbeat() > 0

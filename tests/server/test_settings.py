@@ -8,7 +8,7 @@ import sys
 import pytest
 
 import aiochroma
-from aiochroma.client.settings import ConnectionSettings
+from aiochroma.client.environment import options_from_environment
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def environment(monkeypatch):
 
 
 def target(**overrides):
-    return ConnectionSettings.settled(overrides)
+    return options_from_environment(overrides).resolve()
 
 
 async def test_a_directory(environment, tmp_path):
@@ -52,8 +52,8 @@ async def test_arguments_come_first(environment, tmp_path):
     """An argument replaces the variable, and further arguments of the client are passed on."""
     environment(mode="http", host="nowhere.invalid")
     async with aiochroma.connect(mode="persistent", path=tmp_path, max_pending=7, timeout=30) as client:
-        assert client._connection.engine.options.max_pending == 7
-        assert client._server.timeout == 30
+        assert client.session.connection.engine.options.max_pending == 7
+        assert client.session.timeout == 30
 
 
 def test_every_variable(environment, tmp_path):
@@ -73,7 +73,7 @@ def test_every_variable(environment, tmp_path):
     assert found.options.access.ca_file == str(tmp_path / "ca.pem")
     assert found.options.connections == 2
     assert "a-token" not in repr(found)
-    assert "a-token" not in repr(ConnectionSettings())
+    assert "a-token" not in repr(options_from_environment({}))
 
 
 def test_an_empty_variable_is_not_set(environment):

@@ -1,0 +1,296 @@
+"""The options of clients, with their defaults. The openers take them as keywords of the same names.
+
+Plain data and light to import. What is wrong with an option is said when it is given; only the file system is asked later, by
+``resolve``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
+
+from aiochroma._deadline import LONGEST_SECONDS, checked_seconds
+from aiochroma._errors import InvalidInputError
+from aiochroma.backend.address import Access, AuthHeader, access_to, url_of
+from aiochroma.client.target import DEFAULT_DATABASE, DEFAULT_TENANT, ConnectTarget
+from aiochroma.core.config import EngineOptions, Location, canonical_path
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping
+
+    from chromadb.config import Settings
+    from pydantic import SecretStr
+
+    from aiochroma.core.connection import WhenFull
+
+__all__ = [
+    "AnyOptions",
+    "ClientOptions",
+    "ConnectOverrides",
+    "EphemeralOptions",
+    "HttpOptions",
+    "Mode",
+    "PersistentOptions",
+]
+
+Mode = Literal["persistent", "http", "ephemeral"]
+
+_LONGEST_SOCKET_SECONDS = 86_400.0
+"""Sockets take no longer time limit than some weeks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientOptions:
+    """What all clients can be told.
+
+    Attributes:
+        settings: Chroma's own settings; not changed. Default: Chroma's defaults, whatever environment and ``.env`` say.
+        tenant: Chroma's tenant.
+        database: Chroma's database within the tenant.
+        timeout: Limit for each call, in seconds, waiting and embedding included; None for none.
+        when_full: What a call does when the queue is full: ``"wait"`` in line, or ``"raise"``
+            :class:`~aiochroma.QueueFullError`.
+        max_pending: How many requests may be queued or running.
+        slow_request_ms: Requests slower than this are logged, in milliseconds.
+    """
+
+    settings: Settings | None = field(default=None, repr=False)
+    tenant: str = DEFAULT_TENANT
+    database: str = DEFAULT_DATABASE
+    timeout: float | None = None
+    when_full: WhenFull = "wait"
+    max_pending: int = 10_000
+    slow_request_ms: float = 1000.0
+
+    def __post_init__(self) -> None:
+        _check_name("tenant", self.tenant)
+        _check_name("database", self.database)
+        checked_seconds("timeout", self.timeout)
+        if self.when_full not in {"wait", "raise"}:
+            raise InvalidInputError(f"`when_full` must be 'wait' or 'raise', got {self.when_full!r}.")
+        _check_whole("max_pending", self.max_pending)
+        _check_above_zero("slow_request_ms", self.slow_request_ms)
+
+    def resolve(self) -> ConnectTarget:
+        """Return what is to be opened; may ask the file system, so it is not for an event loop's thread."""
+        raise NotImplementedError
+
+    def _target(self, location: Location, **options: Any) -> ConnectTarget:
+        return ConnectTarget(
+            location,
+            EngineOptions(
+                self.settings,
+                max_pending=self._wish("max_pending"),
+                slow_request_ms=self._wish("slow_request_ms"),
+                **options,
+            ),
+            tenant=self.tenant,
+            database=self.database,
+            timeout=checked_seconds("timeout", self.timeout),
+            when_full=self.when_full,
+        )
+
+    def _wish(self, name: str) -> Any:
+        """Return an option, or None where it is the default: a second client without wishes shares what is open."""
+        value = getattr(self, name)
+        return None if value == next(each.default for each in fields(self) if each.name == name) else value
+
+
+@dataclass(frozen=True, kw_only=True)
+class EphemeralOptions(ClientOptions):
+    """What a client of the database in memory can be told.
+
+    Attributes:
+        max_write_slice_ms: How long one slice of a write may hold the interpreter, in milliseconds.
+    """
+
+    max_write_slice_ms: float = 10.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_above_zero("max_write_slice_ms", self.max_write_slice_ms)
+
+    def resolve(self) -> ConnectTarget:
+        """See :class:`ClientOptions`."""
+        return self._target(Location("ephemeral"), max_write_slice_ms=self._wish("max_write_slice_ms"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PersistentOptions(ClientOptions):
+    """What a client of a directory can be told.
+
+    Attributes:
+        path: The directory; made if it does not exist.
+        max_write_slice_ms: How long one slice of a write may hold the interpreter, in milliseconds.
+        lock_timeout: How long to wait for another process to let go of the directory, in seconds.
+        durable: Keep every vector in Chroma's log as well, so that a broken index can be rebuilt completely; None leaves it
+            as the directory was.
+        allow_missing_vectors: Open even though records have lost their vectors.
+    """
+
+    path: str | os.PathLike[str] = "./chroma"
+    max_write_slice_ms: float = 10.0
+    lock_timeout: float = 0.0
+    durable: bool | None = None
+    allow_missing_vectors: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_above_zero("max_write_slice_ms", self.max_write_slice_ms)
+        checked_seconds("lock_timeout", self.lock_timeout, zero=True)
+
+    def resolve(self) -> ConnectTarget:
+        """See :class:`ClientOptions`.
+
+        Raises:
+            InvalidInputError: The path is empty or not a path.
+        """
+        return self._target(
+            Location("persistent", canonical_path(self.path)),
+            max_write_slice_ms=self._wish("max_write_slice_ms"),
+            lock_timeout=min(self.lock_timeout, LONGEST_SECONDS),
+            durable=self.durable,
+            allow_missing_vectors=self.allow_missing_vectors,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class HttpOptions(ClientOptions):
+    """What a client of a Chroma server can be told.
+
+    Attributes:
+        host: Name or address of the server, or a whole URL, which then says port and path, too.
+        port: Its port.
+        ssl: Speak TLS; the server's certificate is verified.
+        headers: Sent with every request. Not shown.
+        connections: How many calls may be under way at once.
+        auth_token: A token for the proxy before the server. Not shown.
+        auth_header: How the token is sent.
+        ca_file: Certificates (PEM) of the authorities to trust instead of the system's.
+        connect_timeout: How long making a connection may take, in seconds; at most a day.
+        read_timeout: How long the server may take to answer, in seconds; at most a day.
+        attempts: How often a call is tried.
+    """
+
+    host: str = "localhost"
+    port: int = 8000
+    ssl: bool = False
+    headers: Mapping[str, str | SecretStr] | None = field(default=None, repr=False)
+    connections: int = 4
+    auth_token: str | SecretStr | None = field(default=None, repr=False)
+    auth_header: AuthHeader = "authorization"
+    ca_file: str | os.PathLike[str] | None = None
+    connect_timeout: float = 5.0
+    read_timeout: float = 60.0
+    attempts: int = 6
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_whole("connections", self.connections)
+        _check_whole("attempts", self.attempts)
+        _check_above_zero("connect_timeout", self.connect_timeout)
+        _check_above_zero("read_timeout", self.read_timeout)
+        self._url_and_access()
+
+    def resolve(self) -> ConnectTarget:
+        """See :class:`ClientOptions`."""
+        url, access = self._url_and_access()
+        return self._target(
+            Location("http", url=url, fingerprint=access.fingerprint),
+            access=access,
+            connections=self._wish("connections"),
+            attempts=self._wish("attempts"),
+            connect_timeout=_socket_seconds(self._wish("connect_timeout")),
+            read_timeout=_socket_seconds(self._wish("read_timeout")),
+        )
+
+    def _url_and_access(self) -> tuple[str, Access]:
+        """Return the server's address, and what is sent along with every request.
+
+        Raises:
+            InvalidInputError: One of the options is wrong; no secret is repeated.
+        """
+        url = url_of(self.host, self.port, ssl=self.ssl)
+        if self.ca_file is not None and not url.startswith("https:"):
+            raise InvalidInputError("`ca_file` is of no use without TLS: set `ssl=True`, or leave it out.")
+        headers, settings = dict(self.headers or {}), self.settings
+        credentials: tuple[Any, ...] = ()
+        if settings is not None:
+            _refuse_other_address(settings, self.host, self.port, url)
+            headers = {**(settings.chroma_server_headers or {}), **headers}
+            credentials = (
+                settings.chroma_client_auth_provider,
+                settings.chroma_client_auth_credentials,
+                settings.chroma_auth_token_transport_header,
+                settings.chroma_server_ssl_verify,
+            )
+        ca_file = None if self.ca_file is None else Path(self.ca_file).expanduser()
+        return url, access_to(headers, self.auth_token, self.auth_header, ca_file, self.tenant, *credentials)
+
+
+AnyOptions = PersistentOptions | EphemeralOptions | HttpOptions
+
+
+class ConnectOverrides(TypedDict, total=False):
+    """Keywords of :func:`aiochroma.connect`: in place of the environment's variables, and every other option of the client."""
+
+    mode: Mode
+    path: str | os.PathLike[str]
+    host: str
+    port: int
+    ssl: bool
+    auth_token: str | SecretStr | None
+    auth_header: AuthHeader
+    ca_file: str | os.PathLike[str] | None
+    tenant: str
+    database: str
+    timeout: float | None
+    settings: Settings | None
+    headers: Mapping[str, str | SecretStr] | None
+    when_full: WhenFull
+    max_pending: int
+    slow_request_ms: float
+    max_write_slice_ms: float
+    lock_timeout: float
+    durable: bool | None
+    allow_missing_vectors: bool
+    connections: int
+    connect_timeout: float
+    read_timeout: float
+    attempts: int
+
+
+def _refuse_other_address(settings: Settings, host: str, port: int, url: str) -> None:
+    """Chroma's own client refuses settings that name another server than its arguments, and so does this one."""
+    if settings.chroma_server_host == url:
+        return  # As an open client's own settings name it.
+    for name, mine, theirs in (
+        ("host", host, settings.chroma_server_host),
+        ("port", port, settings.chroma_server_http_port),
+    ):
+        if theirs is not None and theirs != mine:
+            raise InvalidInputError(
+                f"`settings` name another {name} ({theirs!r}) than the arguments ({mine!r})."
+            )
+
+
+def _check_name(name: str, value: object) -> None:
+    if not isinstance(value, str) or not value:
+        raise InvalidInputError(f"`{name}` must be a non-empty string, got {value!r}.")
+
+
+def _check_above_zero(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+        raise InvalidInputError(f"`{name}` must be a number above 0, got {value!r}.")
+
+
+def _check_whole(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
+        raise InvalidInputError(f"`{name}` must be a whole number above 0, got {value!r}.")
+
+
+def _socket_seconds(seconds: float | None) -> float | None:
+    return None if seconds is None or math.isnan(seconds) else min(seconds, _LONGEST_SOCKET_SECONDS)
