@@ -41,12 +41,17 @@ from aiochroma.disk.ownership import acquire
 from aiochroma.disk.schema import file_identity, wait_until_closed
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from aiochroma.backend.preparation import Prepared
     from aiochroma.backend.protocol import MakeHook, WriteHook
     from aiochroma.core.config import EngineOptions, Location
     from aiochroma.core.request import Request
+    from aiochroma.disk.ownership import Ownership
     from aiochroma.disk.preflight import PreflightReport
     from aiochroma.disk.recovery import RecoveryReport
+
+    TakeLock = Callable[[Path, float], Ownership]
 
 __all__ = ["EmbeddedBackend", "open_embedded"]
 
@@ -65,13 +70,16 @@ _ANSWER_SECONDS = 0.05
 _LITTLE_BYTES = 2**20
 
 
-def open_embedded(location: Location, options: EngineOptions, make_hook: MakeHook) -> ChromaBackend:
+def open_embedded(
+    location: Location, options: EngineOptions, make_hook: MakeHook, take_lock: TakeLock = acquire
+) -> ChromaBackend:
     """Open a database; called once, on its DB thread.
 
     Args:
         location: Where it is.
         options: How it is opened.
         make_hook: Makes what follows its writes.
+        take_lock: Takes the owner's lock, at every opening; called with the directory and the seconds to wait.
 
     Raises:
         DatabasePathError: The path is a file, or there is no permission to write in it.
@@ -85,7 +93,7 @@ def open_embedded(location: Location, options: EngineOptions, make_hook: MakeHoo
         backend = ChromaBackend(start_chroma(location, options))
         backend.follow(make_hook(backend.api, None, {}))
         return backend
-    return EmbeddedBackend(location, options, make_hook)
+    return EmbeddedBackend(location, options, make_hook, take_lock)
 
 
 class EmbeddedBackend(ChromaBackend):
@@ -100,9 +108,12 @@ class EmbeddedBackend(ChromaBackend):
     preflight: PreflightReport
     recovery: RecoveryReport
 
-    def __init__(self, location: Location, options: EngineOptions, make_hook: MakeHook) -> None:
+    def __init__(
+        self, location: Location, options: EngineOptions, make_hook: MakeHook, take_lock: TakeLock = acquire
+    ) -> None:
         self._location = location
         self._make_hook = make_hook
+        self._take_lock = take_lock
         self._options = options
         self._directory = Path(location.path)
         self._identity: tuple[int, int] | None = None
@@ -267,7 +278,7 @@ class EmbeddedBackend(ChromaBackend):
 
     def _open(self) -> None:
         begun = time.monotonic()
-        self._ownership = acquire(self._directory, self._options.lock_timeout or 0.0)
+        self._ownership = self._take_lock(self._directory, self._options.lock_timeout or 0.0)
         warning = self._ownership.warning
         if warning:
             log.warning("database.unsafe_file_system", database=str(self._directory), warning=warning)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["options_from_environment"]
 
-_SHOWN = frozenset({"mode", "port", "ssl", "auth_header", "ca_file", "timeout"})
+_SHOWN = frozenset({"mode", "port", "ssl", "auth_header", "ca_file", "timeout", "process"})
 """Fields whose wrong value is repeated in the message; in the others there may be a secret."""
 
 
@@ -52,6 +52,12 @@ class _Ephemeral(_Environment):
 
 class _Persistent(_Ephemeral):
     path: Path = Field(default=Path("./chroma"), validation_alias="CHROMA_DB_PATH")
+    process: Literal["shared", "this"] | None = None
+
+    @field_validator("process", mode="before")
+    @classmethod
+    def _lower(cls, value: Any) -> Any:
+        return value.strip().lower() if isinstance(value, str) else value
 
 
 class _Http(_Ephemeral):

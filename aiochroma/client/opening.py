@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from aiochroma.backend.address import AuthHeader
     from aiochroma.client.client import AsyncClient
+    from aiochroma.client.options import Process
     from aiochroma.client.target import ConnectTarget
     from aiochroma.core.connection import WhenFull
 
@@ -106,6 +107,8 @@ def AsyncPersistentClient(  # noqa: N802 - named and called as Chroma's own
     lock_timeout: float = 0.0,
     durable: bool | None = None,
     allow_missing_vectors: bool = False,
+    process: Process | None = None,
+    host_idle: float = 60.0,
 ) -> ClientOpening:
     """Open a database on disk.
 
@@ -128,6 +131,10 @@ def AsyncPersistentClient(  # noqa: N802 - named and called as Chroma's own
         durable: Keep every vector in Chroma's log as well, so that a broken index can be rebuilt completely; about 4 bytes x
             dimensions for each record ever written, bounded by ``client.backup``. None leaves it as the directory was.
         allow_missing_vectors: Open even though records have lost their vectors; see ``client.recovery``.
+        process: ``"shared"``: the directory's host serves it, a process that all programs of this user share; it is started by the
+            first that needs it. ``"this"``: this process alone opens it. None: through the host if there is one already, else
+            in this process.
+        host_idle: How long a host that this client starts stays when its last client has gone, in seconds.
 
     Returns:
         Something to ``await``, or to use with ``async with``, for an :class:`aiochroma.AsyncClient`.
@@ -157,6 +164,8 @@ def AsyncPersistentClient(  # noqa: N802 - named and called as Chroma's own
             lock_timeout=lock_timeout,
             durable=durable,
             allow_missing_vectors=allow_missing_vectors,
+            process=process,
+            host_idle=host_idle,
         ).resolve
     )
 
@@ -291,6 +300,7 @@ def connect(**overrides: Unpack[ConnectOverrides]) -> ClientOpening:
     ============================  ==================================================================================
     ``CHROMA_MODE``               ``persistent`` (default), ``http`` or ``ephemeral``
     ``CHROMA_DB_PATH``            the directory; default ``./chroma``
+    ``CHROMA_PROCESS``            ``shared`` or ``this``; default: through a host if there is one
     ``CHROMA_HOST``               the server's name, address or URL; required for ``http``
     ``CHROMA_PORT``               its port; default 8000
     ``CHROMA_SSL``                ``true`` for TLS; default ``false``
@@ -307,8 +317,8 @@ def connect(**overrides: Unpack[ConnectOverrides]) -> ClientOpening:
     refused by name.
 
     Args:
-        overrides: ``mode``, ``path``, ``host``, ``port``, ``ssl``, ``auth_token``, ``auth_header``, ``ca_file``, ``tenant``,
-            ``database`` and ``timeout`` in place of the variables; and any further argument of the client that is chosen
+        overrides: ``mode``, ``path``, ``host``, ``port``, ``ssl``, ``auth_token``, ``auth_header``, ``ca_file``, ``process``,
+            ``tenant``, ``database`` and ``timeout`` in place of the variables; and any further argument of the client that is chosen
             (``durable=True``, ``connections=8``, ...).
 
     Returns:

@@ -7,7 +7,7 @@ Plain data and light to import. What is wrong with an option is said when it is 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
@@ -16,6 +16,7 @@ from aiochroma._errors import InvalidInputError
 from aiochroma.backend.address import Access, AuthHeader, access_to, url_of
 from aiochroma.client.target import DEFAULT_DATABASE, DEFAULT_TENANT, ConnectTarget
 from aiochroma.core.config import EngineOptions, Location, canonical_path
+from aiochroma.host.opening import opener_for
 
 if TYPE_CHECKING:
     import os
@@ -34,9 +35,11 @@ __all__ = [
     "HttpOptions",
     "Mode",
     "PersistentOptions",
+    "Process",
 ]
 
 Mode = Literal["persistent", "http", "ephemeral"]
+Process = Literal["shared", "this"]
 
 _LONGEST_SOCKET_SECONDS = 86_400.0
 """Sockets take no longer time limit than some weeks."""
@@ -129,6 +132,10 @@ class PersistentOptions(ClientOptions):
         durable: Keep every vector in Chroma's log as well, so that a broken index can be rebuilt completely; None leaves it
             as the directory was.
         allow_missing_vectors: Open even though records have lost their vectors.
+        process: ``"shared"``: the directory's host serves it, a process that all programs of this user share; it is started by the
+            first that needs it. ``"this"``: this process alone opens it. None: through the host if there is one already, else
+            in this process.
+        host_idle: How long a host that this client starts stays when its last client has gone, in seconds.
     """
 
     path: str | os.PathLike[str] = "./chroma"
@@ -136,25 +143,34 @@ class PersistentOptions(ClientOptions):
     lock_timeout: float = 0.0
     durable: bool | None = None
     allow_missing_vectors: bool = False
+    process: Process | None = None
+    host_idle: float = 60.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_above_zero("max_write_slice_ms", self.max_write_slice_ms)
         checked_seconds("lock_timeout", self.lock_timeout, zero=True)
+        if self.process not in {None, "shared", "this"}:
+            raise InvalidInputError(f"`process` must be 'shared', 'this' or None, got {self.process!r}.")
+        checked_seconds("host_idle", self.host_idle, zero=True)
 
     def resolve(self) -> ConnectTarget:
         """See :class:`ClientOptions`.
 
         Raises:
             InvalidInputError: The path is empty or not a path.
+            DatabaseInUseError: It is wanted for this process alone, and a host with clients serves it.
         """
-        return self._target(
+        target = self._target(
             Location("persistent", canonical_path(self.path)),
             max_write_slice_ms=self._wish("max_write_slice_ms"),
             lock_timeout=min(self.lock_timeout, LONGEST_SECONDS),
             durable=self.durable,
             allow_missing_vectors=self.allow_missing_vectors,
+            process=self.process,
+            host_idle=min(self.host_idle, LONGEST_SECONDS),
         )
+        return replace(target, opener=opener_for(target.location.path, target.options))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -257,6 +273,8 @@ class ConnectOverrides(TypedDict, total=False):
     lock_timeout: float
     durable: bool | None
     allow_missing_vectors: bool
+    process: Process | None
+    host_idle: float
     connections: int
     connect_timeout: float
     read_timeout: float

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from aiochroma.backend.embedded import open_embedded
 from aiochroma.backend.http import open_http
 from aiochroma.core.registry import Opener, acquire
-from aiochroma.records.local_index import TEXT_INDEX_FILE, LocalIndex
+from aiochroma.host.opening import EMBEDDED
 from aiochroma.records.scratch_index import ScratchIndex
 
 if TYPE_CHECKING:
@@ -25,14 +24,9 @@ if TYPE_CHECKING:
 __all__ = ["DEFAULT_DATABASE", "DEFAULT_TENANT", "ConnectTarget"]
 
 
-def _local_index(api: ServerAPI, directory: Path | None, positions: Mapping[str, int]) -> LocalIndex:
-    return LocalIndex(api, None if directory is None else directory / TEXT_INDEX_FILE, positions)
-
-
-_EMBEDDED = Opener(partial(open_embedded, make_hook=_local_index))
 _OPENERS = {
-    "persistent": _EMBEDDED,
-    "ephemeral": _EMBEDDED,
+    "persistent": EMBEDDED,
+    "ephemeral": EMBEDDED,
     # A forked child may make its own connections to a server.
     "http": Opener(partial(open_http, make_operations=ScratchIndex), parallel=True, native=False),
 }
@@ -52,6 +46,7 @@ class ConnectTarget:
         database: Chroma's database within the tenant.
         timeout: Limit for each call, in seconds, or None.
         when_full: What a call does when the queue is full: wait in line, or raise.
+        opener: How it is opened; default: as its kind is in this process.
     """
 
     location: Location
@@ -60,7 +55,8 @@ class ConnectTarget:
     database: str = DEFAULT_DATABASE
     timeout: float | None = None
     when_full: WhenFull = "wait"
+    opener: Opener | None = None
 
     def acquire(self) -> Lease:
         """Return a share in the database's engine; errors as :func:`aiochroma.core.registry.acquire`."""
-        return acquire(self.location, self.options, _OPENERS[self.location.kind])
+        return acquire(self.location, self.options, self.opener or _OPENERS[self.location.kind])

@@ -82,6 +82,8 @@ class EngineOptions:
         attempts: How often a request to a server is tried; default 6.
         connect_timeout: How long making a connection to a server may take, in seconds; default 5.
         read_timeout: How long a server may take to answer, in seconds; default 60.
+        process: ``"shared"``: another process has the directory open and serves all; ``"this"``: this one has. None: whichever.
+        host_idle: How long a process that serves all stays without clients, in seconds; default 60.
     """
 
     settings: Settings | None = field(default=None, repr=False)
@@ -96,6 +98,8 @@ class EngineOptions:
     attempts: int | None = None
     connect_timeout: float | None = None
     read_timeout: float | None = None
+    process: str | None = None
+    host_idle: float | None = None
 
     def __post_init__(self) -> None:
         for name in _NUMBERS:

@@ -22,7 +22,7 @@ from aiochroma._errors import OutcomeUnknownError, StoreUnavailableError
 from aiochroma._logging import get_logger
 from aiochroma.core.plan import Step
 from aiochroma.core.queue import QueueState, Ticket, TicketState
-from aiochroma.core.worker import Resource, _without_frames, _WorkerState, latest_deadline
+from aiochroma.core.worker import Resource, WorkerState, _without_frames, latest_deadline
 
 if TYPE_CHECKING:
     from aiochroma.core.request import Request
@@ -94,12 +94,12 @@ class _Job:
         return tickets[0].context.run(remote.execute, request, latest_deadline(tickets))
 
 
-class ConnectionPool(_WorkerState):
+class ConnectionPool(WorkerState):
     """The state of the serving thread of a server; nobody else touches it, except for what has been put down.
 
     Args:
         connections: How many threads carry out steps.
-        arguments: See :class:`aiochroma.core.worker._WorkerState`.
+        arguments: See :class:`aiochroma.core.worker.WorkerState`.
     """
 
     planner: ConnectionPlanner

@@ -111,12 +111,16 @@ class Engine:
 
     def open(self) -> Backend:
         """Open the database; called on the DB thread."""
-        if self._previous is not None:
-            self._previous.serving.join()
-            self._previous = None
+        self.await_previous()
         backend = self.opener.open(self.location, self.options)
         _hook_exit(after_chroma=True)
         return backend
+
+    def await_previous(self) -> None:
+        """Block until an engine of the same database that was closing has let go of it."""
+        if self._previous is not None:
+            self._previous.serving.join()
+            self._previous = None
 
     def extra_worker(
         self, key: object, name: str, open_resource: Callable[[], Resource], planner: Planner
@@ -321,6 +325,8 @@ def acquire(location: Location, options: EngineOptions, opener: Opener) -> Lease
         engine = _engines.get(location)
         if engine is not None and not engine.closing and engine.serving.queue.failure is None:
             conflicts = options.conflicts_with(engine.options)
+            if options.process is not None and opener.native != engine.opener.native:
+                conflicts.append("process")
             if conflicts:
                 names = ", ".join(f"`{name}`" for name in conflicts)
                 raise SettingsConflictError(

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from aiochroma.core.request import Request
 
-__all__ = ["Planner", "Resource", "Worker", "latest_deadline"]
+__all__ = ["Planner", "Resource", "Worker", "WorkerState", "latest_deadline"]
 
 log = get_logger("aiochroma.engine")
 
@@ -114,7 +114,7 @@ class Worker:
         max_pending: int = 10_000,
         max_write_slice_ms: float = 10.0,
         slow_request_ms: float = 1000.0,
-        server: Callable[..., _WorkerState] | None = None,
+        server: Callable[..., WorkerState] | None = None,
         on_idle: Callable[[], None] = lambda: None,
         on_end: Callable[[], None] = lambda: None,
     ) -> None:
@@ -124,7 +124,7 @@ class Worker:
         self._ended: list[Callable[[], None]] = []
         self._over = False
         self._end_lock = threading.Lock()
-        serving = (server or _WorkerState)(
+        serving = (server or WorkerState)(
             self.queue,
             planner,
             Pacing(planner.limits, max_write_slice_ms),
@@ -176,8 +176,14 @@ class Worker:
             callback()
 
 
-class _WorkerState:
-    """The state of the serving thread; nobody else touches it."""
+class WorkerState:
+    """The state of the serving thread; nobody else touches it.
+
+    Attributes:
+        delivery_seconds: Outcomes wait at most this long for others to share a wakeup with.
+    """
+
+    delivery_seconds = _DELIVERY_SECONDS
 
     def __init__(
         self,
@@ -202,12 +208,14 @@ class _WorkerState:
         self.slow_unreported = 0
 
     def serve(self, resource: Resource) -> None:
+        """Serve until the queue is closed and empty."""
         self.opened_at = time.monotonic()
         held = False
         while True:
             if held and self.backlog:
                 self.pacing.pause()
             self.backlog.extend(self.queue.take(block=not self.backlog))
+            self.backlog = self.arrange(self.backlog)
             if not self.backlog:
                 if self.queue.state is not QueueState.OPEN:
                     return
@@ -223,20 +231,33 @@ class _WorkerState:
         """Serve one round; return whether it held the interpreter for a piece of writing."""
         turn = self.recorder.batches = self.recorder.batches + 1
         waiting = [ticket for ticket in self.backlog if ticket.state is not TicketState.CANCELLED]
+        members: list[Ticket] = []
         held = False
+        began = time.monotonic()
         for step in self._steps(waiting, turn):
+            members = [waiting[member] for member in step.members]
+            if self.postpones(step, members, time.monotonic() - began):
+                continue
             if step.records:
                 # Writing holds the interpreter: what is ready goes out before.
                 self._flush()
                 held = True
-            self._step(resource, [waiting[member] for member in step.members], step)
-            if self.outcomes and time.monotonic() - self.delivered_at > _DELIVERY_SECONDS:
+            self._step(resource, members, step)
+            if self.outcomes and time.monotonic() - self.delivered_at > self.delivery_seconds:
                 self._flush()
         open_states = {TicketState.QUEUED, TicketState.RUNNING, TicketState.ABANDONED}
         self.backlog = [ticket for ticket in waiting if ticket.state in open_states]
-        del waiting
+        del waiting, members
         self._flush()
         return held
+
+    def arrange(self, backlog: list[Ticket]) -> list[Ticket]:
+        """Return what waits in the order in which it is to be looked at: that of submission."""
+        return backlog
+
+    def postpones(self, step: Step, tickets: Sequence[Ticket], seconds: float) -> bool:  # noqa: ARG002 - for those that do
+        """Tell whether a step is left to the next round; this one has taken ``seconds`` so far."""
+        return False
 
     def _steps(self, waiting: list[Ticket], turn: int) -> list[Step]:
         """Ask the plan; should it stumble over somebody's arguments, serve one by one: only the guilty one fails."""
@@ -371,7 +392,7 @@ class _WorkerState:
 
 
 def _serve(
-    server: _WorkerState,
+    server: WorkerState,
     open_resource: Callable[[], Resource],
     on_end: Callable[[], None],
     announce: Callable[[], None],
@@ -395,7 +416,7 @@ def _serve(
         announce()
 
 
-def _wind_up(server: _WorkerState, resource: Resource | None, failure: BaseException | None) -> None:
+def _wind_up(server: WorkerState, resource: Resource | None, failure: BaseException | None) -> None:
     queue = server.queue
     if resource is not None:
         try:

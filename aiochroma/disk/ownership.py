@@ -56,6 +56,8 @@ class Owner:
         since: When it was opened, ISO 8601 in UTC.
         version: Version of this library.
         command: Name of the program.
+        role: ``"program"``, which shares it with nobody, or ``"host"``, which serves other processes.
+        socket: Where a host listens; else empty.
     """
 
     pid: int
@@ -63,6 +65,8 @@ class Owner:
     since: str
     version: str
     command: str
+    role: str = "program"
+    socket: str = ""
 
 
 class Ownership:
@@ -133,7 +137,12 @@ class Ownership:
 
 
 def acquire(
-    directory: str | os.PathLike[str], wait_seconds: float = 0.0, *, create: bool = True
+    directory: str | os.PathLike[str],
+    wait_seconds: float = 0.0,
+    *,
+    create: bool = True,
+    role: str = "program",
+    socket_path: str = "",
 ) -> Ownership:
     """Become the only owner of a database directory.
 
@@ -141,6 +150,8 @@ def acquire(
         directory: The database directory, in any spelling; created if missing.
         wait_seconds: How long to wait for another owner to let go.
         create: Whether a missing directory is created.
+        role: See :class:`Owner`.
+        socket_path: Where a host is going to listen.
 
     Returns:
         The ownership; keep it until Chroma has closed the directory. Its `warning` is for the log.
@@ -177,6 +188,8 @@ def acquire(
         since=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         version=version(),
         command=_command(),
+        role=role,
+        socket=socket_path,
     )
     try:
         write_atomically(canonical / OWNER_FILE, json.dumps(asdict(owner)))
@@ -197,7 +210,9 @@ def read_owner(directory: str | os.PathLike[str]) -> Owner | None:
     """
     try:
         values = json.loads((Path(directory) / OWNER_FILE).read_text(encoding="utf-8"))
-        return Owner(**{name: values[name] for name in Owner.__dataclass_fields__})
+        # A record of an earlier version has no role.
+        known = {name: values[name] for name in Owner.__dataclass_fields__ if name in values}
+        return Owner(**known)
     except (OSError, ValueError, KeyError, TypeError):
         # Missing, half gone with its directory, or written by somebody else: nothing is known.
         return None
@@ -207,9 +222,7 @@ def _in_use(directory: Path, wait_seconds: float) -> DatabaseInUseError:
     owner = _living_owner(directory)
     waited = f" (waited {wait_seconds:g} s)" if wait_seconds > 0 else ""
     advice = (
-        " Share one client per process; for several processes run a Chroma server (`chroma run --path"
-        " ...`) and connect"
-        " to it, or wait until the owner has closed."
+        ' Wait until the owner has closed, or open it with process="shared" in every program that uses it.'
     )
     if owner is None:
         return DatabaseInUseError(f"{directory} is in use by another process{waited}.{advice}")

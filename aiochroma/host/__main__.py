@@ -1,0 +1,152 @@
+"""The host process, ``python -m aiochroma.host DIRECTORY``: started by the first client that needs it."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import faulthandler
+import json
+import logging
+import logging.handlers
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aiochroma._errors import error_to_dict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from aiochroma.host.server import HostServer
+
+__all__ = ["IDLE_SECONDS", "main", "serve"]
+
+IDLE_SECONDS = 60.0
+_LOG_BYTES = 2**20
+
+
+def serve(
+    directory: str,
+    *,
+    idle: float | None,
+    options: dict[str, Any] | None = None,
+    announce: Callable[[BaseException | None], None] = lambda _: None,
+    to_terminal: bool = False,
+) -> int:
+    """Be the host of a directory until it ends; return the exit code.
+
+    Args:
+        directory: The canonical directory.
+        idle: Ends after so many seconds without a client; None for never.
+        options: How the database is served, as clients send it.
+        announce: Called once: with None when it listens, or with the error why it never will.
+        to_terminal: Keep standard error instead of the log file.
+    """
+    from aiochroma.host.messages import options_from_json
+    from aiochroma.host.opening import with_local_index
+    from aiochroma.host.server import HostServer
+
+    def listening(error: BaseException | None) -> None:
+        if error is None:
+            # The directory is there and ours from now on.
+            _log_into(Path(directory), to_terminal=to_terminal)
+        announce(error)
+
+    server = HostServer(Path(directory), options_from_json(options or {}), idle, with_local_index, listening)
+    _forward_events(server)
+    return server.run()
+
+
+def _log_into(directory: Path, *, to_terminal: bool) -> None:
+    """Write the log beside the data; what native code has to say goes there as well."""
+    from aiochroma.host.starting import HOST_LOG
+
+    path = directory / HOST_LOG
+    root = logging.getLogger("aiochroma")
+    root.setLevel(logging.INFO)
+    handler: logging.Handler
+    if to_terminal:
+        handler = logging.StreamHandler()
+    else:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        os.dup2(descriptor, 2)
+        os.close(descriptor)
+        handler = logging.handlers.RotatingFileHandler(
+            path, maxBytes=_LOG_BYTES, backupCount=1, encoding="utf-8"
+        )
+    handler.setFormatter(_JsonLines() if not to_terminal else logging.Formatter("%(asctime)s %(message)s"))
+    root.addHandler(handler)
+    faulthandler.enable(2)
+
+
+class _JsonLines(logging.Formatter):
+    """One line of JSON for each event."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        values = {name: value for name, value in vars(record).items() if name.startswith("aiochroma_")}
+        line = {
+            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
+            "pid": record.process,
+            "level": record.levelname.lower(),
+            **{name.removeprefix("aiochroma_"): value for name, value in values.items()},
+            "message": record.getMessage(),
+        }
+        return json.dumps(line, default=str)
+
+
+def _forward_events(server: HostServer) -> None:
+    """Have warnings logged by the clients, too."""
+
+    class Forwarding(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            event = getattr(record, "aiochroma_event", None)
+            if event is not None:
+                values = {
+                    name.removeprefix("aiochroma_"): value
+                    for name, value in vars(record).items()
+                    if name.startswith("aiochroma_") and name != "aiochroma_event"
+                }
+                server.forward_event(record.levelname.lower(), event, values)
+
+    logging.getLogger("aiochroma").addHandler(Forwarding(logging.WARNING))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a host that a client starts, which says what it is told over two pipes."""
+    parser = argparse.ArgumentParser(prog="python -m aiochroma.host", description=__doc__)
+    parser.add_argument("directory")
+    parser.add_argument("--idle", type=float, default=IDLE_SECONDS)
+    parser.add_argument("--detached", nargs=2, type=int, metavar=("TOLD", "READY"))
+    given = parser.parse_args(arguments)
+    if given.detached is None:
+        return serve(os.path.realpath(given.directory), idle=given.idle, to_terminal=True)
+    told, ready = given.detached
+    if os.fork():
+        # The starter has no child to wait for, and the host no parent.
+        os._exit(0)
+    with open(told, "rb") as reader:  # noqa: PTH123 - a descriptor, not a path
+        values = json.loads(reader.read() or b"{}")
+
+    def announce(error: BaseException | None) -> None:
+        answer = {"pid": os.getpid(), "error": None if error is None else error_to_dict(error)}
+        with contextlib.suppress(OSError):
+            os.write(ready, json.dumps(answer).encode() + b"\n")
+            os.close(ready)
+
+    idle = values.get("idle")
+    try:
+        return serve(
+            given.directory,
+            idle=IDLE_SECONDS if idle is None else float(idle),
+            options=values.get("options"),
+            announce=announce,
+        )
+    except BaseException as error:
+        announce(error)
+        raise
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,421 @@
+"""The queue of a database that another process serves: what waits here, and what has been sent.
+
+A request goes out on the thread of its caller, without blocking: at the end of the turn of its event loop, so that requests
+made in one turn arrive together and are merged, or at once from a plain thread. What does not fit into the socket, and
+requests of many records, are left to the link's thread. The host has at most a window of requests of one client; the others wait
+here, under the client's own ``max_pending``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+from aiochroma.core.delivery import Outcome, deliver
+from aiochroma.core.queue import RequestQueue, Ticket, TicketState
+from aiochroma.core.request import Lane
+from aiochroma.host.frames import FrameKind, frame
+from aiochroma.host.messages import LARGE, message_frames, records_of, request_to_wire
+
+if TYPE_CHECKING:
+    import contextvars
+    import socket
+    from collections.abc import Callable, Iterable, Iterator
+
+    from aiochroma._errors import DeadlineExceededError
+    from aiochroma.core.connection import WhenFull
+    from aiochroma.host.codec import Codec
+
+__all__ = ["LinkQueue", "Sent"]
+
+_WINDOW_REQUESTS = 256
+_WINDOW_BYTES = 16 * 2**20
+_BATCH_BYTES = 128 * 1024
+_VERDICT_SECONDS = 0.02
+"""For so long the host is asked whether a request whose deadline has passed had begun."""
+
+_NOT_SENT = (TicketState.IN_LINE, TicketState.QUEUED)
+
+
+class Sent:
+    """A request that the host has.
+
+    Attributes:
+        ticket: The request.
+        size: How many bytes it took so far.
+        decide_at: When its caller is told that it had begun, unless the host says otherwise before; None if nobody asks.
+        why: Why its caller left: ``"cancelled"``, ``"expired"``, or empty.
+    """
+
+    __slots__ = ("decide_at", "size", "ticket", "why")
+
+    def __init__(self, ticket: Ticket) -> None:
+        self.ticket = ticket
+        self.size = 0
+        self.decide_at: float | None = None
+        self.why = ""
+
+
+class _Wakeup:
+    """Stands for the queue's wakeup, and wakes the link's thread; may be used by a destructor."""
+
+    def __init__(self, wake: Callable[[], None]) -> None:
+        self._wake = wake
+
+    def put(self, _: None) -> None:
+        self._wake()
+
+
+class LinkQueue(RequestQueue):
+    """A queue whose serving thread is in another process.
+
+    Args:
+        name: What to call the database in messages.
+        limit: How many requests may be waiting here or sent.
+        wake: Wakes the link's thread; neither blocks nor raises.
+    """
+
+    def __init__(self, name: str, limit: int, wake: Callable[[], None]) -> None:
+        super().__init__(name, limit)
+        self.wakeup = _Wakeup(wake)  # type: ignore[assignment] # `put` is all that is used of it
+        self._wake_thread = wake
+        self._sent: dict[int, Sent] = {}
+        self._sent_bytes = 0
+        self._number = 0
+        self._control: deque[tuple[int, bytes]] = deque()
+        self._sending = threading.Lock()
+        self._asked = False
+        self._paused = False
+        self._socket: socket.socket | None = None
+        self._codec: Codec | None = None
+        self._unsent = b""
+        self._large: tuple[Sent, int, Iterator[bytes]] | None = None
+        self._loops: set[asyncio.AbstractEventLoop] = set()
+
+    # -- callers' side ---------------------------------------------------------------------------------------------------
+
+    def put(self, *tickets: Ticket, when_full: WhenFull = "wait") -> None:
+        """See :meth:`RequestQueue.put`."""
+        super().put(*tickets, when_full=when_full)
+        home = tickets[0].home if tickets else None
+        if self._socket is None:
+            # It may be that nobody connects again before somebody asks for something.
+            self._wake_thread()
+        if not isinstance(home, asyncio.AbstractEventLoop):
+            self.flush()
+        elif home not in self._loops:
+            # The other requests of this turn go out together with this one.
+            self._loops.add(home)
+            home.call_soon(self._flush_of, home)
+
+    def cancel(self, ticket: Ticket) -> None:
+        """See :meth:`RequestQueue.cancel`."""
+        if self._release_caller(ticket, "cancelled") is TicketState.RUNNING:
+            self._ask_verdict(ticket, "cancelled")
+
+    def expire(self, ticket: Ticket) -> DeadlineExceededError | None:
+        """See :meth:`RequestQueue.expire`. The error of one that was sent comes a moment later, with the host's verdict."""
+        before = self._release_caller(ticket, "expired")
+        if before is TicketState.RUNNING:
+            self._ask_verdict(ticket, "expired")
+        return self._deadline_error(ticket, started=False) if before in _NOT_SENT else None
+
+    def mark_forked(self) -> None:
+        """See :meth:`RequestQueue.mark_forked`. The copy of the connection is closed, so that the host sees the parent's end."""
+        super().mark_forked()
+        self._sending = threading.Lock()
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def _ask_verdict(self, ticket: Ticket, why: str) -> None:
+        """Tell the host that nobody waits for a request any more, and ask whether it had begun."""
+        with self.lock:
+            for number, sent in self._sent.items():
+                if sent.ticket is ticket:
+                    sent.why, sent.decide_at = why, time.monotonic() + _VERDICT_SECONDS
+                    self._control.append((number, b""))
+                    break
+        self.flush()
+        self._wake_thread()
+
+    def _flush_of(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loops.discard(loop)
+        self.flush()
+
+    # -- the link's thread: what has been sent ---------------------------------------------------------------------------
+
+    def attach(self, connected: socket.socket, codec: Codec) -> None:
+        """Send over this connection from now on."""
+        with self._sending:
+            self._socket, self._codec = connected, codec
+            self._unsent, self._large, self._paused = b"", None, False
+            self._control.clear()
+
+    def detach(self) -> list[Sent]:
+        """Send nothing any more, and return what the host had, in the order in which it was sent."""
+        with self._sending, self.lock:
+            self._socket, self._unsent, self._large = None, b"", None
+            had = list(self._sent.values())
+            self._sent.clear()
+            self._sent_bytes = 0
+        return had
+
+    def pause(self) -> None:
+        """Begin with no further request: the host goes, and serves only what it has received."""
+        self._paused = True
+
+    def arrived(self, number: int) -> Sent | None:
+        """Return a request whose outcome is there, or None where nobody knows it; there is room for another one."""
+        with self.lock:
+            sent = self._sent.pop(number, None)
+            if sent is not None:
+                self._sent_bytes -= sent.size
+        return sent
+
+    def put_back(self, tickets: Iterable[Ticket]) -> None:
+        """Put requests that are to be sent again before all others, in their order."""
+        with self.lock:
+            alive = [ticket for ticket in tickets if ticket.state is TicketState.RUNNING]
+            for ticket in alive:
+                ticket.state = TicketState.QUEUED
+                ticket.started_at = 0.0
+            self._queued.extendleft(reversed(alive))
+
+    def decided(self, number: int, *, began: bool) -> None:
+        """Take note of whether a request had begun that somebody wanted back."""
+        sent = self.arrived(number)
+        if sent is None:
+            return
+        ticket = sent.ticket
+        if not sent.why:
+            if not began and self.drain:
+                self.put_back([ticket])
+            elif not self.finish([ticket], failed=True):
+                deliver([Outcome(ticket, error=self.closed_error())])
+            return
+        with self.lock:
+            if not began and ticket.state is TicketState.ABANDONED:
+                self.counts["abandoned"] -= 1
+                self.counts[sent.why] += 1
+        self.finish([ticket], failed=True)
+        if sent.why == "expired":
+            deliver([Outcome(ticket, error=self._deadline_error(ticket, started=began))])
+
+    def late(self, ticket: Ticket) -> None:
+        """Tell a caller that its request had begun when its deadline passed."""
+        deliver([Outcome(ticket, error=self._deadline_error(ticket, started=True))])
+
+    def context_of(self, number: int) -> contextvars.Context | None:
+        """Return the context of a request that the host has."""
+        sent = self._sent.get(number)
+        return None if sent is None else sent.ticket.context
+
+    def recall(self) -> None:
+        """Ask for everything back that has not begun."""
+        with self.lock:
+            body = self._codec.encode("queued") if self._codec is not None else b""
+            self._control.extend((number, body) for number in self._sent)
+        self.flush()
+
+    def undecided(self) -> tuple[list[int], float | None]:
+        """Return the requests that the host has been asked about for long enough, and when the next one will be."""
+        now, next_at = time.monotonic(), None
+        over: list[int] = []
+        with self.lock:
+            for number, sent in self._sent.items():
+                if sent.decide_at is None:
+                    continue
+                if sent.decide_at <= now:
+                    over.append(number)
+                elif next_at is None or sent.decide_at < next_at:
+                    next_at = sent.decide_at
+        return over, next_at
+
+    def unclaimed(self) -> list[Ticket]:
+        """Take everything that has not been sent."""
+        return [ticket for ticket in self.take(block=False) if ticket.state is TicketState.QUEUED]
+
+    @property
+    def has_sent(self) -> bool:
+        """Whether the host has a request."""
+        return bool(self._sent)
+
+    @property
+    def has_queued(self) -> bool:
+        """Whether a request waits here."""
+        return bool(self._queued)
+
+    @property
+    def wants_to_write(self) -> bool:
+        """Whether something waits for room in the socket."""
+        return bool(self._unsent)
+
+    # -- sending -----------------------------------------------------------------------------------------------------------
+
+    def flush(self, *, link: bool = False) -> None:
+        """Send what may be sent; never blocks. Whoever sends already is left to send this, too.
+
+        Args:
+            link: This is the link's thread, which also sends what is large.
+        """
+        self._asked = True
+        while self._asked and self._sending.acquire(blocking=False):
+            try:
+                self._asked = False
+                self._send_waiting(link=link)
+            finally:
+                self._sending.release()
+
+    def _send_waiting(self, *, link: bool) -> None:
+        while self._socket is not None:
+            if self._unsent and not self._push(b""):
+                self._wake_thread()
+                return
+            if self._large is not None:
+                if not link:
+                    self._wake_thread()
+                    return
+                self._push(self._batch(reads_only=True) + self._next_piece())
+                continue
+            batch = self._batch()
+            if batch:
+                self._push(batch)
+            elif not self._begin_large(link=link):
+                return
+
+    def _push(self, data: bytes) -> bool:
+        """Send as much as fits, and keep the rest; return whether there is none."""
+        assert self._socket is not None
+        data = self._unsent + data if self._unsent else data
+        sent = 0
+        try:
+            while sent < len(data):
+                sent += self._socket.send(memoryview(data)[sent:])
+        except BlockingIOError:
+            pass
+        except OSError:
+            # The link's thread finds the same when it reads, and connects again.
+            sent = len(data)
+            self._socket = None
+        self._unsent = data[sent:]
+        return not self._unsent
+
+    def _batch(self, *, reads_only: bool = False) -> bytes:
+        """Return the frames of small requests that may be sent now, and of what else there is to say."""
+        assert self._codec is not None
+        frames: list[bytes] = []
+        size = 0
+        while self._control:
+            number, body = self._control.popleft()
+            if self._large is not None and self._large[1] == number:
+                # The host drops what it has of it.
+                self._large = None
+                self.decided(number, began=False)
+            frames.append(frame(FrameKind.CANCEL, number, body))
+        while size < _BATCH_BYTES:
+            chosen = self._choose(reads_only=reads_only)
+            if chosen is None:
+                break
+            number, sent = chosen
+            try:
+                encoded = list(
+                    message_frames(
+                        self._codec, FrameKind.REQUEST, number, request_to_wire(sent.ticket), large=False
+                    )
+                )
+            except Exception as error:  # noqa: BLE001 - belongs to the caller
+                self._fail(number, error)
+                continue
+            frames += encoded
+            sent.size = sum(map(len, encoded))
+            with self.lock:
+                self._sent_bytes += sent.size
+            size += sent.size
+        return b"".join(frames)
+
+    def _choose(self, *, reads_only: bool) -> tuple[int, Sent] | None:
+        """Take the next small request, if there is one and the host has room for it."""
+        with self.lock:
+            while self._queued and self._has_room() and not self._paused:
+                position = self._first_small_read() if reads_only else 0
+                if position is None:
+                    return None
+                ticket = self._queued[position]
+                if ticket.state is TicketState.QUEUED and _is_large(ticket):
+                    return None
+                del self._queued[position]
+                if ticket.state is TicketState.QUEUED:
+                    return self._claimed(ticket)
+        return None
+
+    def _first_small_read(self) -> int | None:
+        """Return the position of a read that may pass what is being sent: no barrier is before it."""
+        for position, ticket in enumerate(self._queued):
+            if ticket.request.lane is Lane.BARRIER:
+                return None
+            if ticket.request.lane is Lane.READ and not _is_large(ticket):
+                return position
+        return None
+
+    def _begin_large(self, *, link: bool) -> bool:
+        """Begin with a large request, if it is the next one; return whether there is more to do on this thread."""
+        assert self._codec is not None
+        with self.lock:
+            if not self._queued or self._paused or not self._has_room():
+                return False
+            if not link:
+                self._wake_thread()
+                return False
+            ticket = self._queued.popleft()
+            if ticket.state is not TicketState.QUEUED:
+                return True
+            number, sent = self._claimed(ticket)
+        try:
+            wire = request_to_wire(ticket)
+        except Exception as error:  # noqa: BLE001 - belongs to the caller
+            self._fail(number, error)
+            return True
+        self._large = (sent, number, message_frames(self._codec, FrameKind.REQUEST, number, wire, large=True))
+        return True
+
+    def _next_piece(self) -> bytes:
+        if self._large is None:
+            return b""
+        sent, number, pieces = self._large
+        try:
+            piece = next(pieces, b"")
+        except Exception as error:  # noqa: BLE001 - belongs to the caller
+            self._large = None
+            self._fail(number, error)
+            return frame(FrameKind.CANCEL, number)
+        if not piece:
+            self._large = None
+        sent.size += len(piece)
+        with self.lock:
+            if number in self._sent:
+                self._sent_bytes += len(piece)
+        return piece
+
+    def _has_room(self) -> bool:
+        return not self._sent or (len(self._sent) < _WINDOW_REQUESTS and self._sent_bytes < _WINDOW_BYTES)
+
+    def _claimed(self, ticket: Ticket) -> tuple[int, Sent]:
+        """Note that a request is with the host from now on. The caller holds the lock."""
+        self._number += 1
+        sent = self._sent[self._number] = Sent(ticket)
+        ticket.state = TicketState.RUNNING
+        return self._number, sent
+
+    def _fail(self, number: int, error: BaseException) -> None:
+        """Answer a request that cannot be sent."""
+        sent = self.arrived(number)
+        if sent is not None and not self.finish([sent.ticket], failed=True):
+            deliver([Outcome(sent.ticket, error=error)])
+
+
+def _is_large(ticket: Ticket) -> bool:
+    return records_of(ticket.request.arguments) > LARGE

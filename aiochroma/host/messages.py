@@ -1,0 +1,133 @@
+"""What the messages between a client and its host hold: written by one side, read by the other, in one place."""
+
+from __future__ import annotations
+
+import time
+from importlib import metadata
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from aiochroma._distribution import version
+from aiochroma.core.config import EngineOptions
+from aiochroma.core.request import Request
+from aiochroma.host.frames import FRAME_LIMIT, PROTOCOL, FrameKind, ProtocolError, frame
+from aiochroma.host.types import received, settings_from_json, settings_to_json, travelling
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from aiochroma.core.queue import Ticket
+    from aiochroma.host.codec import Codec
+
+__all__ = [
+    "LARGE",
+    "Received",
+    "event_values",
+    "message_frames",
+    "options_from_json",
+    "options_to_json",
+    "records_of",
+    "request_from_wire",
+    "request_to_wire",
+    "versions",
+]
+
+LARGE = 64
+"""Messages of more records than this are encoded and sent in pieces."""
+
+_SHARED_OPTIONS = ("max_write_slice_ms", "lock_timeout", "durable", "allow_missing_vectors")
+"""What of a client's options concerns the host; the others are matters of the client alone."""
+
+
+class Received(NamedTuple):
+    """A request as the host receives it."""
+
+    request: Request
+    deadline: float | None
+
+
+def versions() -> dict[str, Any]:
+    """Return what must be equal on both sides, as it is here."""
+    return {"protocol": PROTOCOL, "aiochroma": version(), "chromadb": metadata.version("chromadb")}
+
+
+def options_to_json(options: EngineOptions) -> dict[str, Any]:
+    """Return what a client asks of the host."""
+    values = {name: getattr(options, name) for name in _SHARED_OPTIONS}
+    settings = options.settings
+    return {**values, "settings": None if settings is None else settings_to_json(settings)}
+
+
+def options_from_json(values: Mapping[str, Any]) -> EngineOptions:
+    """Return what a client asks of the host.
+
+    Raises:
+        ProtocolError: They are no options.
+    """
+    try:
+        settings = values.get("settings")
+        return EngineOptions(
+            settings=None if settings is None else settings_from_json(settings),
+            **{name: values.get(name) for name in _SHARED_OPTIONS},
+        )
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ProtocolError(f"The options cannot be read: {type(error).__name__}") from None
+
+
+def request_to_wire(ticket: Ticket) -> list[Any]:
+    """Return a request as it travels. No clock is shared: a deadline travels as the seconds that are left."""
+    request = ticket.request
+    arguments, rows = travelling(request.arguments)
+    left = None if ticket.deadline is None else max(0.0, ticket.deadline - time.monotonic())
+    return [request.operation, arguments, rows, request.bulk, request.atomic, left]
+
+
+def request_from_wire(plain: Any) -> Received:
+    """Return a request.
+
+    Raises:
+        ProtocolError: It is none.
+    """
+    try:
+        operation, arguments, rows, bulk, atomic, left = plain
+        request = Request(operation, received(arguments, rows), bool(bulk), bool(atomic))
+        return Received(request, None if left is None else time.monotonic() + float(left))
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ProtocolError(f"A request cannot be read: {type(error).__name__}: {error}") from None
+
+
+def records_of(value: Any) -> int:
+    """Return about how many records there are in arguments or in a result."""
+    if type(value) is dict:
+        return max(
+            (len(value[name]) for name in ("ids", "query_embeddings") if type(value.get(name)) is list),
+            default=0,
+        )
+    return len(value) if type(value) is list else 0
+
+
+def message_frames(codec: Codec, kind: FrameKind, number: int, value: Any, *, large: bool) -> Iterator[bytes]:
+    """Yield the frames of a message; a large one is encoded a piece at a time.
+
+    Raises:
+        TypeError: There is something in it that does not travel. Frames may have been yielded before: ``CANCEL`` makes the
+            other side drop them.
+    """
+    if not large:
+        body = codec.encode(value)
+        if len(body) <= FRAME_LIMIT // 4:
+            yield frame(kind, number, body)
+            return
+    piece = b""
+    for following in codec.pieces(value):
+        if piece:
+            yield frame(FrameKind.PART, number, piece)
+        piece = following
+    yield frame(kind, number, piece)
+
+
+def event_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an event's values as they travel: texts, numbers, and the texts of everything else."""
+    return {
+        name: value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+        for name, value in values.items()
+    }

@@ -1,0 +1,105 @@
+"""How a database is opened in this process, and how a host is reached instead: the openers of a directory."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from functools import partial
+from typing import TYPE_CHECKING
+
+from aiochroma._errors import AiochromaError, DatabaseInUseError
+from aiochroma.backend.embedded import open_embedded
+from aiochroma.core.registry import Opener
+from aiochroma.disk.ownership import read_owner
+from aiochroma.host.frames import FrameKind, ProtocolError
+from aiochroma.host.handshake import ask
+from aiochroma.host.link import HostLink
+from aiochroma.host.rendezvous import connect, require_sockets
+from aiochroma.records.local_index import TEXT_INDEX_FILE, LocalIndex
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from chromadb.api import ServerAPI
+
+    from aiochroma.core.config import EngineOptions
+
+__all__ = ["EMBEDDED", "SHARED", "ask_to_leave", "opener_for", "with_local_index"]
+
+_LEAVING_SECONDS = 10.0
+
+
+def _local_index(api: ServerAPI, directory: Path | None, positions: Mapping[str, int]) -> LocalIndex:
+    return LocalIndex(api, None if directory is None else directory / TEXT_INDEX_FILE, positions)
+
+
+with_local_index = partial(open_embedded, make_hook=_local_index)
+"""Opens a database with a full-text index beside it."""
+
+EMBEDDED = Opener(with_local_index)
+"""A database of this process."""
+
+SHARED = Opener(with_local_index, native=False, serve=HostLink)
+"""A database that another process has open; a forked child may open its own link."""
+
+
+def opener_for(directory: str, options: EngineOptions) -> Opener:
+    """Return how a directory is opened. Asks the file system and the host: not for an event loop's thread.
+
+    Raises:
+        InvalidInputError: This system cannot share it.
+        DatabaseInUseError: It is wanted for this process alone, and a host with clients serves it.
+    """
+    if options.process == "shared":
+        require_sockets()
+        return SHARED
+    if options.process == "this":
+        ask_to_leave(directory)
+        return EMBEDDED
+    return SHARED if _is_served(directory) else EMBEDDED
+
+
+def _is_served(directory: str) -> bool:
+    with contextlib.suppress(AiochromaError):
+        connected = connect(directory)
+        if connected is not None:
+            connected.close()
+            return True
+    return False
+
+
+def ask_to_leave(directory: str) -> None:
+    """Have a host that serves nobody let go of a directory; does nothing where there is none.
+
+    Raises:
+        DatabaseInUseError: Clients are connected to it.
+    """
+    try:
+        connected = connect(directory)
+    except DatabaseInUseError:
+        raise
+    except AiochromaError:
+        return
+    if connected is None:
+        return
+    owner = read_owner(directory)
+    with connected:
+        try:
+            kind, _, answer = ask(connected, FrameKind.STOP, False)
+        except (OSError, ProtocolError):
+            return
+        if kind is FrameKind.REFUSED:
+            raise DatabaseInUseError(
+                f"{directory} is served by the host process {answer.get('pid')} with {answer.get('clients')} clients. Open it "
+                'with process="shared", or leave `process` out, to be one of them; or end them first.',
+                pid=answer.get("pid"),
+                host=None if owner is None else owner.host,
+                since=None if owner is None else owner.since,
+            )
+    until = time.monotonic() + _LEAVING_SECONDS
+    while time.monotonic() < until:
+        owner = read_owner(directory)
+        if owner is None or owner.role != "host":
+            return
+        time.sleep(0.01)

@@ -1,0 +1,180 @@
+"""Where clients and the host of a directory meet: a socket whose address follows from the directory, for one user alone.
+
+The folder of the sockets belongs to the user and is closed to everybody else; beyond that, both sides ask the kernel who is at
+the other end. Nothing listens on the network.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import socket
+import stat
+import struct
+import tempfile
+from pathlib import Path
+
+from aiochroma._errors import DatabaseInUseError, InvalidInputError, StoreUnavailableError
+from aiochroma.disk.ownership import read_owner
+
+__all__ = ["check_peer", "connect", "folder_of_sockets", "listen", "require_sockets", "socket_address"]
+
+_LONGEST_ADDRESS = 100
+"""``sun_path`` has 108 bytes on Linux and 104 on macOS, one of which ends it."""
+
+_BACKLOG = 128
+_FOLDER_VARIABLE = "AIOCHROMA_RUNTIME_DIR"
+
+
+def require_sockets() -> None:
+    """Make sure that this system can share a database between processes.
+
+    Raises:
+        InvalidInputError: It has no Unix-domain sockets.
+    """
+    if not hasattr(socket, "AF_UNIX"):
+        raise InvalidInputError(
+            '`process="shared"` needs Unix-domain sockets, which this Python does not have. Open the directory in one process '
+            "only, or run a Chroma server."
+        )
+
+
+def socket_address(directory: str | os.PathLike[str]) -> Path:
+    """Return the address of a directory's host; makes the folder it is in.
+
+    Args:
+        directory: The canonical directory.
+
+    Raises:
+        StoreUnavailableError: There is no folder for it that is this user's alone.
+    """
+    require_sockets()
+    name = f"{hashlib.sha256(os.fsencode(directory)).hexdigest()[:16]}.sock"
+    return folder_of_sockets(len(name)) / name
+
+
+def folder_of_sockets(length_of_name: int = 24) -> Path:
+    """Return the folder of this user's sockets; made where there is none.
+
+    Raises:
+        StoreUnavailableError: It belongs to somebody else, or is open to others, or its path is too long for a socket.
+    """
+    chosen = os.environ.get(_FOLDER_VARIABLE)
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    user = os.getuid() if hasattr(os, "getuid") else 0
+    folders = [Path(chosen)] if chosen else []
+    if not chosen and runtime and Path(runtime).is_dir():
+        folders.append(Path(runtime) / "aiochroma")
+    if not chosen:
+        folders.append(Path(tempfile.gettempdir()) / f"aiochroma-{user}")
+    for folder in folders:
+        if len(os.fsencode(folder)) + 1 + length_of_name <= _LONGEST_ADDRESS:
+            return _own(folder)
+    raise StoreUnavailableError(
+        f"The path of {str(folders[-1])!r} is too long for a socket, which may have {_LONGEST_ADDRESS} bytes. Set the variable "
+        f"{_FOLDER_VARIABLE} to a shorter folder, in every program that opens the database."
+    )
+
+
+def _own(folder: Path) -> Path:
+    """Make sure that a folder is this user's alone."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = folder.lstat()
+    except OSError as error:
+        raise StoreUnavailableError(
+            f"The folder of the hosts' sockets, {str(folder)!r}, cannot be used: {error.strerror or error}. Set "
+            f"{_FOLDER_VARIABLE} to another one, in every program that opens the database."
+        ) from error
+    mine = found.st_uid == os.getuid() and stat.S_ISDIR(found.st_mode)
+    if not mine or stat.S_IMODE(found.st_mode) & 0o077:
+        raise StoreUnavailableError(
+            f"The folder of the hosts' sockets, {str(folder)!r}, must be a directory of this user's with the permissions 0700, "
+            f"and is not (owner {found.st_uid}, permissions {stat.S_IMODE(found.st_mode):04o}). Correct it, or set "
+            f"{_FOLDER_VARIABLE} to another one."
+        )
+    return folder
+
+
+def listen(address: Path) -> socket.socket:
+    """Listen at an address; whoever calls owns the directory, so that what is there already is left over.
+
+    Raises:
+        OSError: It cannot be bound.
+    """
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            address.unlink()
+        mask = os.umask(0o177)
+        try:
+            listening.bind(os.fspath(address))
+        finally:
+            os.umask(mask)
+        listening.listen(_BACKLOG)
+        listening.setblocking(False)
+    except BaseException:
+        listening.close()
+        raise
+    return listening
+
+
+def connect(directory: str | os.PathLike[str]) -> socket.socket | None:
+    """Return a connection to the host of a directory, or None where none listens.
+
+    The address that the owner has written down comes first: its environment may be another one than ours.
+
+    Raises:
+        StoreUnavailableError: The folder of the sockets is not this user's alone.
+        DatabaseInUseError: Another user's process listens.
+    """
+    owner = read_owner(directory)
+    addresses = [] if owner is None or not owner.socket else [Path(owner.socket)]
+    try:
+        usual = socket_address(directory)
+    except StoreUnavailableError:
+        if not addresses:
+            raise
+    else:
+        if usual not in addresses:
+            addresses.append(usual)
+    for address in addresses:
+        connected = _connected(address)
+        if connected is not None:
+            check_peer(connected, f"the host of {os.fspath(directory)!r}")
+            return connected
+    return None
+
+
+def _connected(address: Path) -> socket.socket | None:
+    connecting = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connecting.settimeout(5.0)
+        connecting.connect(os.fspath(address))
+    except OSError:
+        connecting.close()
+        return None
+    return connecting
+
+
+def check_peer(connected: socket.socket, who: str) -> None:
+    """Make sure that the process at the other end is this user's. The connection is closed if it is not.
+
+    Raises:
+        DatabaseInUseError: It is another user's.
+    """
+    user = _user_at(connected)
+    if user not in {None, os.getuid()}:
+        connected.close()
+        raise DatabaseInUseError(
+            f"{who} belongs to user {user}; a database is shared by processes of one user only."
+        )
+
+
+def _user_at(connected: socket.socket) -> int | None:
+    """Return the user at the other end, as the kernel tells; None where it cannot, and the folder's permissions have to do."""
+    if hasattr(socket, "SO_PEERCRED"):
+        data = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        return int(struct.unpack("3i", data)[1])
+    return None

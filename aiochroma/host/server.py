@@ -1,0 +1,562 @@
+"""The host: has a directory open and serves every process of this user that connects.
+
+Two threads. The main thread accepts, reads and decodes, cancels, answers questions about the host, and ends it; so it answers
+also while the database is being repaired or a long call runs. The DB thread is that of any engine: it plans, calls Chroma, and
+sends the outcomes itself.
+
+Life:
+
+* The owner's lock comes first, on the DB thread. Whoever has it may remove a socket that was left over, and listens. Clients
+  connect, and their requests wait, while the database is still being opened.
+* Without a client for ``idle`` seconds it stops listening, looks once more, and ends.
+* Asked to end (``SIGTERM``, ``SIGINT``, a stop request) it tells its clients, serves what it has received, for at most
+  ten seconds, and ends. A second signal ends it at once.
+* The socket's name is removed before the lock is released: afterwards it would be the successor's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import signal
+import socket
+import threading
+import time
+from datetime import datetime, timezone
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from aiochroma._errors import AiochromaError, ClosedError, DatabaseInUseError
+from aiochroma._logging import get_logger
+from aiochroma.core.config import EngineOptions, Location
+from aiochroma.core.queue import TicketState
+from aiochroma.core.registry import BackendWorker
+from aiochroma.disk.ownership import acquire, read_owner
+from aiochroma.host import rendezvous
+from aiochroma.host.codec import Codec
+from aiochroma.host.errors import error_to_wire
+from aiochroma.host.frames import FrameKind, ProtocolError, frame, json_frame
+from aiochroma.host.messages import event_values, options_from_json, request_from_wire, versions
+from aiochroma.host.peer import Peer, PeerTicket, current_request
+from aiochroma.host.scheduling import SharedWorkerState
+from aiochroma.host.types import make_codec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from aiochroma.backend.protocol import Backend
+    from aiochroma.disk.ownership import Ownership
+
+__all__ = ["HostServer"]
+
+log = get_logger("aiochroma.host")
+
+_RECEIVE_BYTES = 256 * 1024
+_DRAIN_SECONDS = 10.0
+_LOOK_SECONDS = 60.0
+_LINGER_SECONDS = 2.0
+"""For how long a host whose database cannot be opened tells clients why."""
+
+_SUCCESSION_SECONDS = 10.0
+"""For how long a new host waits for one that is going."""
+
+_MOST_REQUESTS = 4096
+"""Of one client in the host; ours keep to far fewer."""
+
+
+class HostServer:
+    """One directory's host.
+
+    Args:
+        directory: The canonical directory.
+        options: How the database is served.
+        idle: Ends after so many seconds without a client; None for never.
+        open_backend: Opens the database: ``open_backend(location, options, take_lock=...)``, on the DB thread.
+        announce: Called once, when the host listens (with None), or with the error why it never will.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        options: EngineOptions,
+        idle: float | None,
+        open_backend: Callable[..., Backend],
+        announce: Callable[[BaseException | None], None],
+    ) -> None:
+        self._directory = directory
+        self._options = options
+        self._idle = idle
+        self._announce = announce
+        self._address = rendezvous.socket_address(directory)
+        self._since = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        self._versions = versions()
+        self._peers: set[Peer] = set()
+        self._listening: socket.socket | None = None
+        self._bound: os.stat_result | None = None
+        self._watched = False
+        self._alone_since = time.monotonic()
+        self._looked_at = time.monotonic()
+        self._ends_at: float | None = None
+        self._signals = 0
+        self._opened_told = False
+        self._imported = threading.Event()
+        self._selector = selectors.DefaultSelector()
+        self._wake_receiver, self._wake_sender = socket.socketpair()
+        location = Location("persistent", str(directory))
+        self._worker = BackendWorker(
+            location.name,
+            partial(open_backend, location, options, take_lock=self._take_lock),
+            server=partial(SharedWorkerState, max_write_slice_ms=options.max_write_slice_ms),
+            max_pending=2**31,
+            slow_request_ms=float("inf"),
+            on_end=self._wake,
+        )
+        self._worker.thread.name = f"aiochroma-db:{location.short_name}"
+
+    # -- the DB thread's side --------------------------------------------------------------------------------------------
+
+    def _take_lock(self, directory: Path, wait_seconds: float) -> Ownership:
+        """Become the owner, then listen; called at every opening."""
+        until = time.monotonic() + _SUCCESSION_SECONDS
+        while True:
+            try:
+                ownership = acquire(
+                    directory, wait_seconds, role="host", socket_path=os.fspath(self._address)
+                )
+                break
+            except DatabaseInUseError:
+                owner = read_owner(directory)
+                going = owner is not None and owner.role == "host" and not self._is_served()
+                if not going or time.monotonic() > until:
+                    raise
+                time.sleep(0.02)
+        if self._listening is None and self._ends_at is None:
+            try:
+                self._listen()
+            except OSError as error:
+                ownership.release()
+                raise DatabaseInUseError(
+                    f"The socket {os.fspath(self._address)!r} cannot be made: {error}"
+                ) from error
+            self._announce(None)
+            self._wake()
+        self._imported.wait()
+        return ownership
+
+    def _is_served(self) -> bool:
+        """Tell whether another host listens."""
+        with contextlib.suppress(AiochromaError):
+            other = rendezvous.connect(self._directory)
+            if other is not None:
+                other.close()
+                return True
+        return False
+
+    def _listen(self) -> None:
+        self._listening = rendezvous.listen(self._address)
+        self._bound = self._address.stat()
+        self._watched = False
+
+    def _facts_for(self, peer: Peer) -> bytes:
+        """Return the frame that says what has changed since this client was last told."""
+        recorder, info = self._worker.recorder, self._worker.describe()
+        told = info and (info.recovery, info.owner, info.has_missing_vectors)
+        news = None if told == peer.told else info
+        peer.told = told
+        return frame(
+            FrameKind.FACTS,
+            0,
+            self._codec.encode([recorder.calls, recorder.batches, recorder.last_error, news]),
+        )
+
+    # -- the main thread ---------------------------------------------------------------------------------------------------
+
+    def run(self) -> int:
+        """Serve until the end; return the exit code: 0, or 3 where the directory could not be had."""
+        self._selector.register(self._wake_receiver, selectors.EVENT_READ)
+        self._wake_receiver.setblocking(False)
+        self._wake_sender.setblocking(False)
+        signal.set_wakeup_fd(self._wake_sender.fileno(), warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        self._worker.start()
+        try:
+            # Two threads that import chromadb at the same time get in each other's way, so the DB thread waits.
+            self._codec = make_codec()
+            self._imported.set()
+            while not self._is_over():
+                self._turn()
+        finally:
+            self._imported.set()
+            self._stop_listening()
+            self._worker.close(drain=False)
+            over = self._worker.join(_DRAIN_SECONDS)
+            self._say_goodbye()
+        if not over:
+            log.error("host.killed", database=str(self._directory))
+            os._exit(1)
+        failure = self._worker.queue.failure
+        if failure is not None and not self._opened_told:
+            self._announce(failure)
+        return 3 if failure is not None else 0
+
+    def _is_over(self) -> bool:
+        if not self._worker.thread.is_alive():
+            if self._worker.queue.failure is None:
+                return True
+            return self._listening is None or (
+                self._ends_at is not None and time.monotonic() >= self._ends_at
+            )
+        return self._ends_at is not None and time.monotonic() >= self._ends_at
+
+    def _turn(self) -> None:
+        if self._listening is not None and not self._watched:
+            self._watched = True
+            self._selector.register(self._listening, selectors.EVENT_READ)
+        for key, events in self._selector.select(self._seconds_until_next()):
+            if key.fileobj is self._wake_receiver:
+                with contextlib.suppress(BlockingIOError):
+                    while self._wake_receiver.recv(4096):
+                        pass
+            elif key.fileobj is self._listening:
+                self._accept()
+            elif key.data is not None:
+                self._serve_peer(key.data, events)
+        for peer in list(self._peers):
+            if peer.failed:
+                self._drop(peer, peer.failed)
+            else:
+                self._watch(peer)
+        self._tell_of_opening()
+        self._look()
+
+    def _seconds_until_next(self) -> float:
+        now = time.monotonic()
+        moments = [self._looked_at + _LOOK_SECONDS]
+        if self._idle is not None and not self._peers:
+            moments.append(self._alone_since + self._idle)
+        if self._ends_at is not None:
+            moments.append(self._ends_at)
+        return max(0.0, min(moments) - now) + 0.001
+
+    def _wake(self) -> None:
+        with contextlib.suppress(OSError):
+            self._wake_sender.send(b"\0")
+
+    def _on_signal(self, number: int, _frame: Any) -> None:
+        self._signals += 1
+        if self._signals > 1:
+            os._exit(128 + number)
+        self._begin_end(f"signal {signal.Signals(number).name}")
+
+    # -- clients -----------------------------------------------------------------------------------------------------------
+
+    def _accept(self) -> bool:
+        """Accept who waits; return whether anybody did."""
+        came = False
+        while self._listening is not None:
+            try:
+                connected, _ = self._listening.accept()
+            except OSError:
+                break
+            try:
+                rendezvous.check_peer(connected, "A client")
+            except DatabaseInUseError as error:
+                log.warning("host.refused_client", database=str(self._directory), reason=str(error))
+                continue
+            peer = Peer(connected, self._codec, self._wake, self._facts_for)
+            self._peers.add(peer)
+            self._selector.register(connected, selectors.EVENT_READ, peer)
+            came = True
+        return came
+
+    def _watch(self, peer: Peer) -> None:
+        """Ask to be told when a client can read on, if something waits for that."""
+        wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if peer.has_unsent else 0)
+        if self._selector.get_key(peer.socket).events != wanted:
+            self._selector.modify(peer.socket, wanted, peer)
+
+    def _serve_peer(self, peer: Peer, events: int) -> None:
+        if events & selectors.EVENT_WRITE:
+            peer.send_unsent()
+        if not events & selectors.EVENT_READ or peer not in self._peers:
+            return
+        try:
+            data = peer.socket.recv(_RECEIVE_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._drop(peer, "")
+            return
+        tickets: list[PeerTicket] = []
+        try:
+            for kind, number, value in peer.reader.feed(data):
+                if kind is FrameKind.REQUEST and peer.greeted:
+                    tickets.append(self._ticket(peer, number, value))
+                else:
+                    # What came before it comes before it.
+                    self._submit(peer, tickets)
+                    tickets = []
+                    self._handle(peer, kind, number, value)
+        except ProtocolError as error:
+            self._submit(peer, tickets)
+            self._drop(peer, str(error))
+            return
+        self._submit(peer, tickets)
+
+    def _ticket(self, peer: Peer, number: int, value: Any) -> PeerTicket:
+        if len(peer.tickets) >= _MOST_REQUESTS or number in peer.tickets:
+            raise ProtocolError("It sent too many requests at once, or two of one number.")
+        ticket = PeerTicket(request_from_wire(value), peer, number)
+        peer.tickets[number] = ticket
+        return ticket
+
+    def _submit(self, peer: Peer, tickets: list[PeerTicket]) -> None:
+        if not tickets:
+            return
+        try:
+            self._worker.queue.put(*tickets)
+        except ClosedError:
+            # They did not run here: the client sends them to the next host.
+            for ticket in tickets:
+                peer.tickets.pop(ticket.number, None)
+                peer.send(frame(FrameKind.VERDICT, ticket.number, self._codec.encode(False)))
+        except AiochromaError as failure:
+            peer.send(frame(FrameKind.FAILED, 0, self._codec.encode(error_to_wire(failure))))
+
+    def _handle(self, peer: Peer, kind: FrameKind, number: int, value: Any) -> None:
+        if kind is FrameKind.HELLO:
+            self._greet(peer, value)
+        elif kind is FrameKind.CANCEL and peer.greeted:
+            self._cancel(peer, number, value)
+        elif kind is FrameKind.STATUS:
+            peer.send(json_frame(FrameKind.STATUS, self.status()))
+        elif kind is FrameKind.STOP:
+            self._asked_to_stop(peer, force=bool(value))
+        else:
+            raise ProtocolError(f"A message of the kind {kind.name} came, which no client sends now.")
+
+    def _greet(self, peer: Peer, hello: Any) -> None:
+        if not isinstance(hello, dict):
+            raise ProtocolError("The greeting cannot be read.")
+        others = self.clients
+        theirs = {name: hello.get(name) for name in self._versions}
+        if theirs != self._versions:
+            reason = {
+                "reason": "versions",
+                "mine": self._versions,
+                "pid": os.getpid(),
+                "clients": others,
+                "going": not others,
+            }
+            peer.send(json_frame(FrameKind.REFUSED, reason))
+            if not others:
+                self._begin_end("a client of another version came")
+            return
+        conflicts = options_from_json(hello.get("options") or {}).conflicts_with(self._options)
+        if conflicts:
+            peer.send(
+                json_frame(FrameKind.REFUSED, {"reason": "options", "names": conflicts, "pid": os.getpid()})
+            )
+            return
+        peer.pid, peer.greeted = int(hello.get("pid") or 0), True
+        peer.going = self._ends_at is not None
+        peer.send(
+            json_frame(
+                FrameKind.WELCOME,
+                {
+                    **self._versions,
+                    "pid": os.getpid(),
+                    "since": self._since,
+                    "clients": others + 1,
+                    "durable": self._options.durable,
+                },
+            )
+        )
+        if peer.going:
+            peer.send(frame(FrameKind.GOING, 0))
+        failure, info = self._worker.queue.failure, self._worker.describe()
+        if failure is not None:
+            peer.send(frame(FrameKind.FAILED, 0, self._codec.encode(error_to_wire(failure))))
+        elif info is not None:
+            self._tell_opened(peer)
+
+    def _cancel(self, peer: Peer, number: int, value: Any) -> None:
+        """A caller is gone, or would like its request back if it has not begun. Says what became of it."""
+        ticket = peer.tickets.get(number)
+        if ticket is None:
+            return
+        queue = self._worker.queue
+        if value == "queued" and ticket.state not in {TicketState.IN_LINE, TicketState.QUEUED}:
+            return
+        queue.cancel(ticket)
+        peer.tickets.pop(number, None)
+        began = ticket.state is not TicketState.CANCELLED
+        peer.send(frame(FrameKind.VERDICT, number, self._codec.encode(began)))
+
+    def _drop(self, peer: Peer, reason: str) -> None:
+        """A client is gone, or is sent away: what it had queued never runs, what runs completes."""
+        if peer not in self._peers:
+            return
+        self._peers.discard(peer)
+        self._selector.unregister(peer.socket)
+        peer.close()
+        if reason and peer.greeted:
+            log.warning("host.dropped_client", database=str(self._directory), client=peer.pid, reason=reason)
+        for ticket in list(peer.tickets.values()):
+            self._worker.queue.cancel(ticket)
+        peer.tickets.clear()
+        if not self._peers:
+            self._alone_since = time.monotonic()
+
+    def forward_event(self, level: str, event: str, values: dict[str, Any]) -> None:
+        """Have an event logged by the client whose request it is about, or by all where it is about none; any thread."""
+        ticket = current_request.get()
+        body = Codec().encode([level, event, event_values(values)])
+        if ticket is not None:
+            ticket.home.send(frame(FrameKind.EVENT, ticket.number, body))
+        else:
+            self.broadcast(frame(FrameKind.EVENT, 0, body))
+
+    def broadcast(self, data: bytes) -> None:
+        """Send to every client; called from any thread."""
+        for peer in list(self._peers):
+            if peer.greeted:
+                peer.send(data)
+
+    @property
+    def clients(self) -> int:
+        """How many clients are connected and served."""
+        return sum(peer.greeted for peer in self._peers)
+
+    def status(self) -> dict[str, Any]:
+        """Return what ``aiochroma host --status`` shows."""
+        queue, recorder = self._worker.queue, self._worker.recorder
+        wait, run = recorder.times()
+        return {
+            **self._versions,
+            "path": str(self._directory),
+            "pid": os.getpid(),
+            "since": self._since,
+            "state": "going"
+            if self._ends_at is not None
+            else "open"
+            if self._worker.describe()
+            else "opening",
+            "clients": [
+                {"pid": peer.pid, "requests": len(peer.tickets)} for peer in self._peers if peer.greeted
+            ],
+            "idle": self._idle,
+            "pending": queue.pending,
+            "done": queue.counts["done"],
+            "failed": queue.counts["failed"],
+            "calls": recorder.calls,
+            "wait_ms": {"p50": wait.p50, "p99": wait.p99, "max": wait.max},
+            "run_ms": {"p50": run.p50, "p99": run.p99, "max": run.max},
+            "last_error": recorder.last_error,
+        }
+
+    # -- beginning and end ---------------------------------------------------------------------------------------------------
+
+    def _tell_of_opening(self) -> None:
+        """Tell the clients when the database is open, or that it cannot be opened."""
+        if self._opened_told:
+            return
+        failure, info = self._worker.queue.failure, self._worker.describe()
+        if failure is not None and self._listening is not None:
+            self._opened_told = True
+            self.broadcast(frame(FrameKind.FAILED, 0, self._codec.encode(error_to_wire(failure))))
+            self._ends_at = time.monotonic() + _LINGER_SECONDS
+        elif info is not None:
+            self._opened_told = True
+            for peer in self._peers:
+                if peer.greeted:
+                    self._tell_opened(peer)
+
+    def _tell_opened(self, peer: Peer) -> None:
+        peer.send(frame(FrameKind.OPENED, 0))
+        peer.send(self._facts_for(peer))
+
+    def _asked_to_stop(self, peer: Peer, *, force: bool) -> None:
+        others = self.clients
+        if others and not force:
+            peer.send(
+                json_frame(FrameKind.REFUSED, {"reason": "clients", "clients": others, "pid": os.getpid()})
+            )
+            return
+        peer.send(json_frame(FrameKind.STOP, {"pid": os.getpid(), "clients": others}))
+        self._begin_end("it was asked to")
+
+    def _begin_end(self, why: str) -> None:
+        """Accept nothing more, serve what has come, and end."""
+        if self._ends_at is not None:
+            return
+        log.info("host.ending", database=str(self._directory), reason=why)
+        self._ends_at = time.monotonic() + _DRAIN_SECONDS
+        self._stop_listening()
+        for peer in self._peers:
+            peer.going = True
+            if peer.greeted:
+                peer.send(frame(FrameKind.GOING, 0))
+        self._worker.close(drain=True)
+
+    def _look(self) -> None:
+        """End when nobody is there; once a minute see whether socket and directory still are."""
+        now = time.monotonic()
+        if self._ends_at is not None or self._listening is None:
+            return
+        if (
+            self._idle is not None
+            and not self._peers
+            and now - self._alone_since >= self._idle
+            and not self._accept()
+        ):
+            self._begin_end("no client is connected")
+            return
+        if now - self._looked_at < _LOOK_SECONDS:
+            return
+        self._looked_at = now
+        if not self._directory.is_dir():
+            if not self._peers:
+                self._begin_end("the directory is gone")
+            return
+        if not self._is_bound():
+            self._stop_listening()
+            with contextlib.suppress(OSError):
+                rendezvous.socket_address(self._directory)
+                self._listen()
+            log.warning("host.socket_was_deleted", database=str(self._directory), hint="it was made again")
+
+    def _is_bound(self) -> bool:
+        """Tell whether the socket's name is still ours."""
+        try:
+            found = self._address.stat()
+        except OSError:
+            return False
+        return self._bound is not None and (found.st_dev, found.st_ino) == (
+            self._bound.st_dev,
+            self._bound.st_ino,
+        )
+
+    def _stop_listening(self) -> None:
+        listening, self._listening = self._listening, None
+        if listening is None:
+            return
+        if self._watched:
+            self._selector.unregister(listening)
+        if self._is_bound():
+            with contextlib.suppress(OSError):
+                self._address.unlink()
+        listening.close()
+
+    def _say_goodbye(self) -> None:
+        """Give the clients a moment to read what they are owed."""
+        until = time.monotonic() + _LINGER_SECONDS
+        while time.monotonic() < until and not all(peer.send_unsent() for peer in self._peers):
+            time.sleep(0.005)
+        for peer in list(self._peers):
+            peer.close()

@@ -1,0 +1,164 @@
+"""Reaching the host of a directory, and starting one where there is none: exactly one, whoever asks at the same moment."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import filelock
+
+from aiochroma._errors import ClosedError, DatabaseInUseError, StoreUnavailableError, error_from_dict
+from aiochroma.disk.ownership import read_owner
+from aiochroma.host.rendezvous import connect, socket_address
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Mapping
+
+__all__ = ["HOST_LOG", "reach"]
+
+HOST_LOG = "aiochroma-host.log"
+"""In the database's directory."""
+
+_LOCK_SECONDS = 0.02
+_REACH_SECONDS = 60.0
+_PYTHON_VARIABLE = "AIOCHROMA_HOST_PYTHON"
+_START_VARIABLE = "AIOCHROMA_HOST_START"
+
+
+def reach(directory: str, values: Mapping[str, Any], stopped: Callable[[], bool]) -> socket.socket:
+    """Return a connection to the host of a directory; starts one where none listens.
+
+    Args:
+        directory: The canonical directory.
+        values: What a host that is started is told: options, and for how long it stays without clients.
+        stopped: Whether nobody wants it any more.
+
+    Raises:
+        DatabaseInUseError: A program that shares it with nobody has the directory.
+        StoreUnavailableError: No host could be started, or the one that was cannot be reached.
+        ClosedError: Nobody wants it any more.
+    """
+    starting = filelock.FileLock(socket_address(directory).with_suffix(".starting"), thread_local=False)
+    until = time.monotonic() + _REACH_SECONDS
+    refused: Exception | None = None
+    while time.monotonic() < until:
+        if stopped():
+            raise ClosedError(f"The database {directory!r} was closed before its host could be reached.")
+        connected = connect(directory)
+        if connected is not None:
+            return connected
+        if os.environ.get(_START_VARIABLE) == "never":
+            raise StoreUnavailableError(
+                f"No host serves {directory!r}, and {_START_VARIABLE}=never leaves it to others to start one (`aiochroma host`)."
+            )
+        with contextlib.suppress(filelock.Timeout), starting.acquire(timeout=_LOCK_SECONDS):
+            # Whoever had the lock before may have started one.
+            connected = connect(directory)
+            if connected is not None:
+                return connected
+            try:
+                _start(directory, values)
+            except DatabaseInUseError as error:
+                owner = read_owner(directory)
+                if owner is None or owner.role != "host":
+                    raise
+                # One that listens a moment later, or that is going.
+                refused = error
+                time.sleep(_LOCK_SECONDS)
+    raise StoreUnavailableError(
+        f"The host of {directory!r} could not be reached within {_REACH_SECONDS:.0f} s."
+    ) from refused
+
+
+def _start(directory: str, values: Mapping[str, Any]) -> None:
+    """Start a host and wait until it listens.
+
+    Raises:
+        AiochromaError: It cannot serve the directory; the host's own error.
+        StoreUnavailableError: It ended without saying why.
+    """
+    told_reader, told_writer = os.pipe()
+    ready_reader, ready_writer = os.pipe()
+    try:
+        try:
+            # It forks once more and this process ends at once: the host is nobody's child.
+            subprocess.run(  # noqa: S603 - our own interpreter and module
+                [
+                    *_interpreter(),
+                    "-m",
+                    "aiochroma.host",
+                    directory,
+                    "--detached",
+                    str(told_reader),
+                    str(ready_writer),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                cwd="/",
+                env=_environment(),
+                pass_fds=(told_reader, ready_writer),
+                start_new_session=True,
+                check=True,
+            )
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise StoreUnavailableError(
+                f"No host could be started for {directory!r}: {error}. {_PYTHON_VARIABLE} names the Python interpreter to use."
+            ) from error
+        finally:
+            os.close(told_reader)
+            os.close(ready_writer)
+        with contextlib.suppress(BrokenPipeError), open(told_writer, "wb", closefd=False) as told:
+            told.write(json.dumps(values).encode())
+        os.close(told_writer)
+        told_writer = -1
+        answer = _answer(ready_reader)
+    finally:
+        if told_writer >= 0:
+            os.close(told_writer)
+        os.close(ready_reader)
+    if answer is None:
+        raise StoreUnavailableError(
+            f"The host of {directory!r} ended without saying why; its log is {str(Path(directory) / HOST_LOG)!r}."
+        )
+    if answer.get("error") is not None:
+        raise error_from_dict(answer["error"])
+
+
+def _answer(ready: int) -> dict[str, Any] | None:
+    """Wait for what a host says that has been started; None where it ended, or said nothing for too long."""
+    data = b""
+    until = time.monotonic() + _REACH_SECONDS
+    while not data.endswith(b"\n"):
+        readable, _, _ = select.select([ready], [], [], max(0.0, until - time.monotonic()))
+        received = os.read(ready, 65536) if readable else b""
+        if not received:
+            return None
+        data += received
+    answer: dict[str, Any] = json.loads(data)
+    return answer
+
+
+def _interpreter() -> list[str]:
+    chosen = os.environ.get(_PYTHON_VARIABLE) or sys.executable
+    if not chosen:
+        raise StoreUnavailableError(
+            f"This program has no Python interpreter of its own: name one in {_PYTHON_VARIABLE}."
+        )
+    # Never from the working directory, where that can be said.
+    return [chosen, "-P"] if sys.version_info >= (3, 11) else [chosen]
+
+
+def _environment() -> dict[str, str]:
+    """Return this process's environment, in which the package is found where it was found here."""
+    root = os.fspath(Path(__file__).resolve().parents[2])
+    path = os.environ.get("PYTHONPATH")
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([root, path] if path else [root])}
