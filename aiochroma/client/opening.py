@@ -131,9 +131,9 @@ def AsyncPersistentClient(  # noqa: N802 - named and called as Chroma's own
         durable: Keep every vector in Chroma's log as well, so that a broken index can be rebuilt completely; about 4 bytes x
             dimensions for each record ever written, bounded by ``client.backup``. None leaves it as the directory was.
         allow_missing_vectors: Open even though records have lost their vectors; see ``client.recovery``.
-        process: ``"shared"``: the directory's host serves it, a process that all programs of this user share; it is started by the
-            first that needs it. ``"this"``: this process alone opens it. None: through the host if there is one already, else
-            in this process.
+        process: ``"shared"``: the directory's host serves it, a process that all programs of this user share and that the first
+            of them starts. ``"this"``: this process alone opens it. None: through the host if there is one already, else in
+            this process.
         host_idle: How long a host that this client starts stays when its last client has gone, in seconds.
 
     Returns:
@@ -318,8 +318,8 @@ def connect(**overrides: Unpack[ConnectOverrides]) -> ClientOpening:
 
     Args:
         overrides: ``mode``, ``path``, ``host``, ``port``, ``ssl``, ``auth_token``, ``auth_header``, ``ca_file``, ``process``,
-            ``tenant``, ``database`` and ``timeout`` in place of the variables; and any further argument of the client that is chosen
-            (``durable=True``, ``connections=8``, ...).
+            ``tenant``, ``database`` and ``timeout`` in place of the variables; and any further argument of the client that is
+            chosen (``durable=True``, ``connections=8``, ...).
 
     Returns:
         As :func:`AsyncPersistentClient`, :func:`AsyncHttpClient` or :func:`AsyncEphemeralClient`.

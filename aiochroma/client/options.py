@@ -132,9 +132,9 @@ class PersistentOptions(ClientOptions):
         durable: Keep every vector in Chroma's log as well, so that a broken index can be rebuilt completely; None leaves it
             as the directory was.
         allow_missing_vectors: Open even though records have lost their vectors.
-        process: ``"shared"``: the directory's host serves it, a process that all programs of this user share; it is started by the
-            first that needs it. ``"this"``: this process alone opens it. None: through the host if there is one already, else
-            in this process.
+        process: ``"shared"``: the directory's host serves it, a process that all programs of this user share and that the first
+            of them starts. ``"this"``: this process alone opens it. None: through the host if there is one already, else in
+            this process.
         host_idle: How long a host that this client starts stays when its last client has gone, in seconds.
     """
 

@@ -12,11 +12,6 @@ from aiochroma.host.opening import EMBEDDED
 from aiochroma.records.scratch_index import ScratchIndex
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
-    from chromadb.api import ServerAPI
-
     from aiochroma.core.config import EngineOptions, Location
     from aiochroma.core.connection import WhenFull
     from aiochroma.core.registry import Lease
