@@ -3,11 +3,18 @@
 LoCoMo (Maharana et al., "Evaluating Very Long-Term Conversational Memory of LLM Agents", ACL 2024; CC BY-NC
 4.0) is not part of this project. FOLDER holds its conversations, one JSON file each.
 
-Every turn is indexed as ``"{speaker}: {text} [{blip_caption}]"``, each session is a thread, each conversation
-a namespace. Every question that has evidence is asked, with default settings. Recall@k by turn is the mean
-over questions of (evidence turns among the first k) / (evidence turns); by session the same with the sessions
-of the evidence, ranked by their best turn. Evidence is read as it is meant: a few entries of the data name two turns
-at once (``D8:6; D9:17``), or are misspelled (``D:11:26`` for ``D11:26``).
+Every turn is remembered as ``"{speaker}: {text} [{blip_caption}]"`` with the date of its session as ``created_at``, each
+conversation in a namespace. Every question that has evidence is asked with default settings, once with each session as a
+thread and once without threads. Recall@k by turn is the mean over questions of (evidence turns among the first k) /
+(evidence turns); by session the same with the sessions of the evidence, ranked by their best turn. Evidence is read as it
+is meant: a few entries of the data name two turns at once (``D8:6; D9:17``), or are misspelled (``D:11:26`` for
+``D11:26``). Intervals are those of 95 % of resampled sets of questions.
+
+Whether it knows that there is nothing is measured with 100 questions about other things (``off_topic.txt``, written before
+any formula was tuned): how many of them come back empty with ``min_score="auto"``, and what that costs in evidence.
+
+With ``--save FILE`` the outcome of every question is kept; with ``--against FILE`` the differences to it are printed, with
+the interval of paired resamples.
 """
 
 from __future__ import annotations
@@ -21,9 +28,12 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from aiochroma import Memory
 from aiochroma.embedding.hashed import HashedEmbedder
@@ -38,6 +48,8 @@ CATEGORIES = {1: "multi-hop", 2: "temporal", 3: "open-domain", 4: "single-hop", 
 MODES: tuple[Mode, ...] = ("text", "vector", "hybrid")
 CANDIDATES = 100
 """So many turns are asked for to see ten sessions."""
+RESAMPLES = 2000
+OFF_TOPIC = Path(__file__).with_name("off_topic.txt")
 
 
 @dataclass(frozen=True)
@@ -48,6 +60,7 @@ class Turn:
     session: int
     position: int
     text: str
+    created_at: datetime
 
 
 @dataclass(frozen=True)
@@ -70,13 +83,16 @@ class Conversation:
 
 @dataclass
 class Measured:
-    """Recall of one question by turn at 5 and 10, by session at 10, and the time it took."""
+    """Recall of one question by turn at 5 and 10, by session at 10; the best score, and the time it took."""
 
     conversation: str
+    question: str
     category: int
     turns_5: float
     turns_10: float
     sessions_10: float
+    certain_turns_10: float
+    score: float
     milliseconds: float
 
 
@@ -117,10 +133,17 @@ def _conversation(name: str, content: dict[str, Any]) -> Conversation:
     numbers = sorted(int(match[1]) for key in content if (match := re.fullmatch(r"session_(\d+)", key)))
     turns = []
     for number in numbers:
+        begun = _moment(content[f"session_{number}_date_time"])
         for position, turn in enumerate(content[f"session_{number}"]):
             caption = f" [{turn['blip_caption']}]" if turn.get("blip_caption") else ""
             turns.append(
-                Turn(turn["dia_id"], number, position, f"{turn['speaker']}: {turn['text']}{caption}")
+                Turn(
+                    turn["dia_id"],
+                    number,
+                    position,
+                    f"{turn['speaker']}: {turn['text']}{caption}",
+                    begun + timedelta(seconds=position),
+                )
             )
     questions = [
         Question(entry["question"], entry["category"], _evidence(entry["evidence"]))
@@ -128,6 +151,11 @@ def _conversation(name: str, content: dict[str, Any]) -> Conversation:
         if entry["evidence"]
     ]
     return Conversation(name, tuple(turns), tuple(questions))
+
+
+def _moment(text: str) -> datetime:
+    """Read the date of a session, such as ``11:01 am on 17 December, 2022``."""
+    return datetime.strptime(text, "%I:%M %p on %d %B, %Y").replace(tzinfo=timezone.utc)
 
 
 def _evidence(entries: Iterable[str]) -> tuple[str, ...]:
@@ -140,22 +168,19 @@ def _evidence(entries: Iterable[str]) -> tuple[str, ...]:
 
 
 async def measure(
-    conversations: Iterable[Conversation], embedder: Any, modes: Sequence[Mode]
+    conversations: Iterable[Conversation], embedder: Any, modes: Sequence[Mode], *, threads: bool
 ) -> dict[Mode, list[Measured]]:
     """Remember each conversation in a namespace of its own, and ask all questions in each mode."""
     measured: dict[Mode, list[Measured]] = {mode: [] for mode in modes}
     with tempfile.TemporaryDirectory() as folder:
         async with Memory(folder, embedder=embedder) as memory:
             for conversation in conversations:
-                items = [
-                    {
-                        "text": turn.text,
-                        "id": turn.id,
-                        "thread": f"session {turn.session}",
-                        "position": turn.position,
-                    }
-                    for turn in conversation.turns
-                ]
+                items = []
+                for turn in conversation.turns:
+                    item = {"text": turn.text, "id": turn.id, "created_at": turn.created_at}
+                    if threads:
+                        item |= {"thread": f"session {turn.session}", "position": turn.position}
+                    items.append(item)
                 await memory.remember_many(items, namespace=conversation.name)
                 for mode in modes:
                     measured[mode] += await ask(memory, conversation, mode)
@@ -163,25 +188,38 @@ async def measure(
 
 
 async def ask(memory: Memory, conversation: Conversation, mode: Mode) -> list[Measured]:
-    """Ask all questions about a conversation, one after the other, with default settings."""
+    """Ask all questions about a conversation, and those about other things, one after the other."""
     session_of = {turn.id: turn.session for turn in conversation.turns}
     measured = []
-    for question in conversation.questions:
+    off_topic = [Question(line, 0, ()) for line in OFF_TOPIC.read_text("utf-8").splitlines()]
+    for question in (*conversation.questions, *off_topic):
         start = time.perf_counter()
         turns = await memory.recall(question.text, namespaces=conversation.name, k=10, mode=mode)
         milliseconds = (time.perf_counter() - start) * 1000
-        more = await memory.recall(question.text, namespaces=conversation.name, k=CANDIDATES, mode=mode)
         found = [hit.id for hit in turns]
-        sessions = list(dict.fromkeys(session_of[hit.id] for hit in more))[:10]
+        certain = turns
+        if mode == "hybrid":
+            certain = await memory.recall(
+                question.text, namespaces=conversation.name, k=10, mode=mode, min_score="auto"
+            )
+        sessions: list[int] = []
+        if question.category:
+            more = await memory.recall(question.text, namespaces=conversation.name, k=CANDIDATES, mode=mode)
+            sessions = list(dict.fromkeys(session_of[hit.id] for hit in more))[:10]
         # Evidence that names no turn of the conversation can never be found, and counts as missed by turn.
         wanted_sessions = {session_of[turn] for turn in question.evidence if turn in session_of}
         measured.append(
             Measured(
                 conversation.name,
+                question.text,
                 question.category,
                 _share(question.evidence, found[:5]),
                 _share(question.evidence, found[:10]),
                 _share(wanted_sessions, sessions),
+                _share(question.evidence, [hit.id for hit in certain])
+                if question.category
+                else float(not certain),
+                turns[0].score if turns else 0.0,
                 milliseconds,
             )
         )
@@ -193,29 +231,52 @@ def _share(wanted: Iterable[object], found: Sequence[object]) -> float:
     return sum(one in found for one in wanted) / len(wanted) if wanted else 0.0
 
 
+def _values(measured: Sequence[Measured]) -> np.ndarray:
+    return 100 * np.array([(one.turns_5, one.turns_10, one.sessions_10) for one in measured])
+
+
+def _interval(values: np.ndarray) -> str:
+    """Return the interval of 95 % of the means of resamples."""
+    chance = np.random.default_rng(0)
+    means = [values[chance.integers(len(values), size=len(values))].mean(axis=0) for _ in range(RESAMPLES)]
+    low, high = np.percentile(means, [2.5, 97.5], axis=0)
+    return "  ".join(f"[{a:.1f}, {b:.1f}]" for a, b in zip(low, high, strict=True))
+
+
 def _row(name: str, measured: Sequence[Measured]) -> str:
-    means = [
-        100 * statistics.fmean(values)
-        for values in zip(*((one.turns_5, one.turns_10, one.sessions_10) for one in measured), strict=True)
-    ]
+    means = _values(measured).mean(axis=0)
     return f"  {name:<22}{len(measured):>6}{means[0]:>9.1f}{means[1]:>9.1f}{means[2]:>12.1f}"
 
 
-def report(measured: Sequence[Measured], title: str) -> None:
+def report(measured: Sequence[Measured], title: str, before: Sequence[Measured] | None) -> None:
     """Print the table of one embedder and mode."""
     times = sorted(one.milliseconds for one in measured)
     late = times[int(0.99 * (len(times) - 1))]
+    asked = [one for one in measured if one.category]
     print(f"\n{title}: {statistics.median(times):.2f} ms per recall (p99 {late:.2f})")
     print(f"  {'':<22}{'asked':>6}{'turn@5':>9}{'turn@10':>9}{'session@10':>12}")
-    print(_row("all with evidence", measured))
-    print(_row("categories 1 to 4", [one for one in measured if one.category != 5]))
+    print(_row("all with evidence", asked))
+    print(f"  {'95 % of resamples':<28}  {_interval(_values(asked))}")
+    if before is not None:
+        known = {(one.conversation, one.question, one.category): one for one in before}
+        pairs = [(one, known.get((one.conversation, one.question, one.category))) for one in asked]
+        both = [(now, then) for now, then in pairs if then is not None]
+        change = _values([now for now, _ in both]) - _values([then for _, then in both])
+        shown = "  ".join(f"{mean:+.1f}" for mean in change.mean(axis=0))
+        print(f"  {'against the other run':<28}  {shown}   {_interval(change)}")
+    print(_row("categories 1 to 4", [one for one in asked if one.category != 5]))
     groups: dict[str, list[Measured]] = defaultdict(list)
-    for one in measured:
+    for one in asked:
         groups[f"{one.category} {CATEGORIES[one.category]}"].append(one)
-    for one in measured:
+    for one in asked:
         groups[f"conversation {one.conversation}"].append(one)
     for name in sorted(groups):
         print(_row(name, groups[name]))
+    others = [one for one in measured if not one.category]
+    empty = 100 * statistics.fmean(one.certain_turns_10 for one in others)
+    cost = 100 * statistics.fmean(one.turns_10 - one.certain_turns_10 for one in asked)
+    if "hybrid" in title:
+        print(f'  min_score="auto": {empty:.1f} % of {len(others)} other questions come back empty, {cost:.1f} points fewer')
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -227,6 +288,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--model", type=Path, help="a folder with a model of sentence-transformers, measured as well"
     )
     parser.add_argument("--mode", choices=MODES, nargs="+", default=list(MODES))
+    parser.add_argument("--threads", choices=("yes", "no"), nargs="+", default=["yes", "no"])
+    parser.add_argument("--save", type=Path, help="a file for the outcome of every question")
+    parser.add_argument("--against", type=Path, help="such a file, to compare with")
     options = parser.parse_args(arguments)
     conversations = load(options.folder) if options.folder.is_dir() else []
     if not conversations:
@@ -235,9 +299,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     embedders = {name: EMBEDDERS[name]() for name in options.embedder}
     if options.model is not None:
         embedders[options.model.name] = SentenceModel(options.model)
+    before = json.loads(options.against.read_text("utf-8")) if options.against else {}
+    outcome: dict[str, list[Measured]] = {}
     for name, embedder in embedders.items():
-        for mode, measured in asyncio.run(measure(conversations, embedder, options.mode)).items():
-            report(measured, f"{name}, {mode}")
+        for threads in options.threads:
+            ran = asyncio.run(measure(conversations, embedder, options.mode, threads=threads == "yes"))
+            for mode, measured in ran.items():
+                title = f"{name}, {mode}, {'sessions as threads' if threads == 'yes' else 'no threads'}"
+                then = [Measured(**one) for one in before[title]] if title in before else None
+                report(measured, title, then)
+                outcome[title] = measured
+    if options.save:
+        kept = {title: [asdict(one) for one in measured] for title, measured in outcome.items()}
+        options.save.write_text(json.dumps(kept), "utf-8")
     return 0
 
 
