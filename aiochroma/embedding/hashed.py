@@ -37,7 +37,7 @@ class HashedEmbedder:
     @property
     def identity(self) -> str:
         """The features, their version and the dimensions."""
-        return f"hashed-ngrams-1:{_DIMENSIONS}"
+        return f"hashed-ngrams-2:{_DIMENSIONS}"
 
     @property
     def dimensions(self) -> int:

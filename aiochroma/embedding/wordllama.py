@@ -17,7 +17,7 @@ import numpy as np
 from aiochroma._distribution import install_line, missing_extra
 from aiochroma._errors import EmbedderError
 from aiochroma.embedding.protocol import normalise_rows
-from aiochroma.text.analysis import words_of_meaning
+from aiochroma.text.analysis import is_english_question, words_of_meaning
 from aiochroma.text.sections import bounded_question, sections
 
 if TYPE_CHECKING:
@@ -101,9 +101,13 @@ class WordLlamaEmbedder:
     def embed_query(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Embed questions by their words of meaning; the others are half of a question and say little.
 
-        On five LoCoMo conversations this raises recall@10 of turns by vectors alone from 44 to 53 %.
+        On five LoCoMo conversations this raises recall@10 of turns by vectors alone from 44 to 53 %. In other languages the
+        function words are not known, and capitals mean something.
         """
-        return self.embed([" ".join(words_of_meaning(bounded_question(text))) for text in texts])
+        bounded = [bounded_question(text) for text in texts]
+        return self.embed(
+            [" ".join(words_of_meaning(text)) if is_english_question(text) else text for text in bounded]
+        )
 
     def token_ids(self, text: str) -> list[int]:
         """Split a text into the model's tokens.

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from aiochroma._logging import get_logger
 from aiochroma.records.filters import filter_of
 from aiochroma.records.history import HISTORY_FILE, ChangeLog
-from aiochroma.records.record import Place, Record, stub, thread_position
+from aiochroma.records.record import CREATED_AT, Place, Record, place_in_order, stub
 from aiochroma.records.searching import Candidates, SearchingRecords, most_covering, most_near
 from aiochroma.text.index import IndexedText, Neighbour, TextIndex
 
@@ -359,5 +359,8 @@ def _rows(ids: Sequence[str], documents: Sequence[Any], metadatas: Sequence[Any]
 
 
 def _row(id: str, document: str, metadata: Mapping[str, Any]) -> IndexedText:
-    thread, position = thread_position(metadata)
-    return IndexedText(id, document, thread, position, metadata)
+    thread, position = place_in_order(metadata)
+    created = metadata.get(CREATED_AT)
+    return IndexedText(
+        id, document, thread, position, metadata, created if isinstance(created, (int, float)) else None
+    )

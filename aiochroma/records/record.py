@@ -18,6 +18,7 @@ __all__ = [
     "POSITION",
     "SCOPE",
     "THREAD",
+    "UNORDERED",
     "UPDATED_AT",
     "WRITING",
     "Place",
@@ -28,6 +29,7 @@ __all__ = [
     "has_expired",
     "merged_metadata",
     "part_id",
+    "place_in_order",
     "scope_filter",
     "scope_keys",
     "scope_parts",
@@ -44,6 +46,8 @@ EXPIRES_AT = "aiochroma:expires_at"
 PINNED = "aiochroma:pinned"
 THREAD = "aiochroma:thread"
 POSITION = "aiochroma:position"
+UNORDERED = "aiochroma:unordered"
+"""True for a memory of no conversation that has nothing to do with what was remembered before and after it."""
 SCOPE = "aiochroma:scope"
 """Whose memory it is: a path such as ``acme/user-7``. In its parts ``%`` is written ``%25`` and ``/`` is written ``%2F``."""
 PARTS = "aiochroma:parts"
@@ -144,6 +148,20 @@ def thread_position(metadata: Mapping[str, Any]) -> tuple[str | None, float]:
         thread if isinstance(thread, str) else None,
         float(place) if isinstance(place, (int, float)) and math.isfinite(place) else 0.0,
     )
+
+
+def place_in_order(metadata: Mapping[str, Any]) -> tuple[str | None, float]:
+    """Return beside which others a memory stands: its conversation, or else what was remembered before and after it.
+
+    Order of arrival is a conversation for every scope. A memory that says so, or that another program wrote, is in none.
+    """
+    thread, position = thread_position(metadata)
+    arrived = metadata.get(CREATED_AT)
+    if thread is not None or metadata.get(UNORDERED) or not isinstance(arrived, (int, float)):
+        return thread, position
+    scope = metadata.get(SCOPE)
+    # No conversation has a name like this: no text of a memory holds a NUL.
+    return f"\0\0{scope if isinstance(scope, str) else ''}", float(arrived)
 
 
 def before(record: Record | None) -> tuple[str | None, dict[str, Any] | None]:

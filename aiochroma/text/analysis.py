@@ -12,7 +12,9 @@ from __future__ import annotations
 import re
 import unicodedata
 
-__all__ = ["indexed_form", "match_expression", "query_terms", "words_of_meaning"]
+from aiochroma.text.sections import bounded_question
+
+__all__ = ["indexed_form", "is_english_question", "match_expression", "query_terms", "words_of_meaning"]
 
 # Scripts with spaces between words, whole in Unicode 6.1 and known to ``unicode61``: Latin, Greek, Cyrillic,
 # Armenian, Hebrew, Arabic, Syriac, Thaana, NKo; the scripts of India; Georgian; Ethiopic; and the extensions
@@ -21,13 +23,12 @@ _CODED_RUN = re.compile(r"[^\x00-\u07ff\u0900-\u0dff\u10a0-\u10ff\u1200-\u139f\u
 _VOWEL_POINTS = re.compile(
     r"[\u0591-\u05bd\u05bf-\u05c7\u0610-\u061a\u064b-\u065f\u0670\u06d6-\u06dc\u06df-\u06e8]"
 )
-# White space and ASCII punctuation separate; a symbol such as an emoji is a word of its own.
-_WORD = re.compile(r"[^\W_]+|[^\x00-\x7f\s]")
 _SINGLE_CODE = re.compile(r"u[0-9a-f]{3,6}")
 _ASCII_WORD = re.compile(r"[a-z0-9]+")
+_TYPOGRAPHIC = {0x2018: "'", 0x2019: "'", 0x201C: '"', 0x201D: '"', 0x2013: "-", 0x2014: "-", 0x2026: "."}
 _SEPARATOR_CATEGORIES = frozenset("PSZC")
-# Beyond this many different terms a question is a document; the first ones say what it is about.
-_MOST_TERMS = 32
+_MOST_TERMS = 128
+"""Of the terms of a longer question the first and the last half are looked up; see ``telling_terms``."""
 _STOP_WORDS = frozenset(
     re.findall(
         r"\w+",
@@ -58,17 +59,19 @@ def query_terms(question: str) -> list[str]:
     """Find the terms that a question asks for.
 
     Function words of English are left out, unless nothing else remains: they match nearly everything, which
-    costs time and says nothing. In other languages ``bm25()`` gives such words their small weight.
+    costs time and says nothing. In other languages how many memories hold them gives such words their small weight.
 
     Args:
-        question: Any text.
+        question: Any text; of a very long one its beginning and its end count.
 
     Returns:
-        Different terms in their order, at most 32; none holds a quotation mark.
+        Different terms in their order, at most 128; none holds a quotation mark.
     """
-    terms = list(dict.fromkeys(_split(question)))
-    telling = [term for term in terms if term not in _STOP_WORDS]
-    return (telling or terms)[:_MOST_TERMS]
+    terms = list(dict.fromkeys(_split(bounded_question(question))))
+    telling = [term for term in terms if term not in _STOP_WORDS] or terms
+    if len(telling) > _MOST_TERMS:
+        telling = telling[: _MOST_TERMS // 2] + telling[-(_MOST_TERMS // 2) :]
+    return telling
 
 
 def words_of_meaning(text: str) -> list[str]:
@@ -81,8 +84,29 @@ def words_of_meaning(text: str) -> list[str]:
         Its words in lower case, repeated ones included, without the function words of English; all its words
         when nothing else remains, and its punctuation when it has no words. Empty for a blank text only.
     """
-    words = _WORD.findall(text.casefold())
+    folded = text.casefold()
+    words = _ASCII_WORD.findall(folded) if folded.isascii() else _words(folded)
     return [word for word in words if word not in _STOP_WORDS] or words or text.split()
+
+
+def is_english_question(text: str) -> bool:
+    """Tell whether a text is English beyond doubt: ASCII but for its quotation marks, with a long function word."""
+    plain = text.lower().translate(_TYPOGRAPHIC)
+    return plain.isascii() and any(
+        len(word) > 2 and word in _STOP_WORDS for word in _ASCII_WORD.findall(plain)
+    )
+
+
+def _words(text: str) -> list[str]:
+    """Split a text where white space, punctuation or controls stand; a symbol such as an emoji is a word of its own."""
+    parts = []
+    for character in text:
+        kind = unicodedata.category(character)[0]
+        # Vowel signs and accents (M) are parts of their words.
+        parts.append(
+            character if kind in "LNM" else f" {character} " if kind == "S" and character > "\x7f" else " "
+        )
+    return "".join(parts).split()
 
 
 def match_expression(terms: list[str]) -> str:

@@ -2,25 +2,26 @@
 
 For a question of terms ``t`` and a memory ``d``::
 
+    held(t, d)  = 1 where d holds t; less where it holds a word akin to t, or where t is a date and d is of a day near it
+    n(t)        = sum of held(t, d) over all memories
     weight(t)   = log(1 + (N - n(t) + 1/2) / (n(t) + 1/2))
-    own(d)      = sum of weight(t) over the terms in d, divided by the sum over all terms
-    reach(t, d) = the largest of DECAY ** distance over the places, at most WINDOW away in d's thread, that
-                  hold t; 0 when none does
+    own(d)      = sum of weight(t) * held(t, d), divided by the sum of weight(t)
+    reach(t, d) = the largest of lent(offset) * held(t, e) over the memories e at most WINDOW places away from d
     coverage(d) = sum of weight(t) * reach(t, d), divided by the sum of weight(t), divided by length(d)
+    lent(o)     = BEFORE ** -o for what stands before d (o < 0), AFTER ** o for what stands after, 1 for d itself
     length(d)   = 1 + b * (words of d) / (mean words of a memory)
 
-``N`` memories, ``n(t)`` of them with ``t``. The weight is BM25's (Robertson & Zaragoza, "The Probabilistic
-Relevance Framework: BM25 and Beyond", 2009). How often a term occurs in a memory is not counted: memories are
-short, and a turn that repeats a name is not more about it; with the counts, as ``bm25()`` takes them, recall
-is three points lower. ``length`` is a weak pivoted normalisation (Singhal, Buckley & Mitra, "Pivoted Document
-Length Normalization", 1996); it need not be strong, because ``own`` does not grow by repetition.
+``N`` memories. The weight is BM25's (Robertson & Zaragoza, "The Probabilistic Relevance Framework: BM25 and Beyond",
+2009). How often a term occurs in a memory is not counted: memories are short, and a turn that repeats a name is not more
+about it; with the counts, as ``bm25()`` takes them, recall is three points lower. ``length`` is a weak pivoted
+normalisation (Singhal, Buckley & Mitra, "Pivoted Document Length Normalization", 1996); it need not be strong, because
+``own`` does not grow by repetition.
 
-``reach`` is what a conversation needs. "Where was it taken?" - "At the lake." - "Last June?": the turn that
-answers shares few words with the question, and the turns around it share the others. Taking for each term the
-nearest place, instead of adding a share of the neighbours' scores, keeps a memory that repeats its
-neighbours' words from beating one that adds to them. On five LoCoMo conversations it takes recall@10 of
-turns, by text alone over all of them, from 64 to 74 %; adding shares of the neighbours' scores gave 72 % at
-best, with one parameter more.
+``reach`` is what a conversation needs. "Where was it taken?" - "At the lake." - "Last June?": the turn that answers shares
+few words with the question, and the turns around it share the others. What stands before lends more than what stands
+after, because an answer follows its question. Taking for each term the nearest place, instead of adding a share of the
+neighbours' scores, keeps a memory that repeats its neighbours' words from beating one that adds to them. What stands near a
+memory is its conversation, or, for a memory of none, what was remembered before and after it in its scope.
 """
 
 from __future__ import annotations
@@ -35,23 +36,40 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
-    "DECAY",
+    "AFTER",
+    "BEFORE",
     "WINDOW",
     "Surroundings",
+    "Term",
     "best_rows",
     "length_factor",
-    "term_weights",
+    "term_weight",
     "windowed_coverage",
 ]
 
-# Measured flat between 0.65 and 0.8, and from 2 to 4 places.
-DECAY = 0.75
+# Measured flat between 0.7 and 0.85, 0.4 and 0.6, and from 2 to 4 places.
+BEFORE = 0.8
+AFTER = 0.5
 WINDOW = 3
 # Measured flat between 0 and 0.06 for turns of a conversation; longer texts are what it is for.
 _LENGTH_SHARE = 0.03
 # Adding up is quicker even at 145 row numbers for each one that is held; the bound is for what it allocates, eight bytes for
 # each number.
 _SPARSE = 16
+
+
+class Term(NamedTuple):
+    """One term of a question, and which rows hold it.
+
+    Attributes:
+        rows: The rows that hold it, or something akin to it; ascending, each once.
+        weight: What it counts in the question.
+        shares: How much of it each row holds, above 0 and at most 1; None where all hold the whole.
+    """
+
+    rows: NDArray[np.int64]
+    weight: float
+    shares: NDArray[np.float64] | None = None
 
 
 class Surroundings(NamedTuple):
@@ -68,17 +86,17 @@ class Surroundings(NamedTuple):
     offsets: tuple[int, ...]
 
 
-def term_weights(memories: int, with_term: Sequence[int]) -> list[float]:
-    """Weigh the terms of a question.
+def term_weight(memories: int, with_term: float) -> float:
+    """Weigh a term of a question.
 
     Args:
         memories: How many memories there are.
-        with_term: For each term, how many of them hold it.
+        with_term: How many of them hold it; shares count as such.
 
     Returns:
-        A positive weight for each term; the rarer, the greater.
+        A positive weight; the rarer, the greater.
     """
-    return [math.log1p(max(0.5, memories - found + 0.5) / (found + 0.5)) for found in with_term]
+    return math.log1p(max(0.5, memories - with_term + 0.5) / (with_term + 0.5))
 
 
 def length_factor(words: float, mean_words: float) -> float:
@@ -86,14 +104,11 @@ def length_factor(words: float, mean_words: float) -> float:
     return 1.0 + _LENGTH_SHARE * words / mean_words if mean_words > 0 else 1.0
 
 
-def best_rows(
-    rows: Sequence[NDArray[np.int64]], weights: Sequence[float], limit: int, allowed: NDArray[np.int64] | None
-) -> NDArray[np.int64]:
+def best_rows(terms: Sequence[Term], limit: int, allowed: NDArray[np.int64] | None) -> NDArray[np.int64]:
     """Find the rows whose own terms weigh most.
 
     Args:
-        rows: For each term the rows that hold it, ascending.
-        weights: For each term its weight.
+        terms: The terms of the question, at least one.
         limit: How many to return at most.
         allowed: When given, only these may be returned; ascending.
 
@@ -102,15 +117,19 @@ def best_rows(
     """
     import numpy as np
 
-    joined = np.concatenate(rows)
-    given = np.repeat(weights, [len(found) for found in rows])
-    lowest = min((int(found[0]) for found in rows if len(found)), default=0)
-    highest = max((int(found[-1]) for found in rows if len(found)), default=0)
+    joined = np.concatenate([term.rows for term in terms])
+    given = np.repeat([term.weight for term in terms], [len(term.rows) for term in terms])
+    if any(term.shares is not None for term in terms):
+        given *= np.concatenate(
+            [np.ones(len(term.rows)) if term.shares is None else term.shares for term in terms]
+        )
+    lowest = min((int(term.rows[0]) for term in terms if len(term.rows)), default=0)
+    highest = max((int(term.rows[-1]) for term in terms if len(term.rows)), default=0)
     if len(joined) * _SPARSE > highest - lowest:
         # Adding up in place of sorting: a tenth of the time for terms that thousands of rows hold.
         sums = np.bincount(joined - lowest, weights=given)
         # Every row of a term has at least its weight: with enough rows the best ones have no less.
-        enough = [weight for found, weight in zip(rows, weights, strict=True) if len(found) >= limit]
+        enough = [term.weight for term in terms if term.shares is None and len(term.rows) >= limit]
         least = max(enough, default=0.0) if allowed is None else 0.0
         held = np.flatnonzero(sums >= least if least > 0.0 else sums)
         sums = sums[held]
@@ -132,10 +151,10 @@ def best_rows(
 
 def windowed_coverage(
     candidates: NDArray[np.int64],
-    rows: Sequence[NDArray[np.int64]],
-    weights: Sequence[float],
+    terms: Sequence[Term],
     surroundings: Surroundings,
-    decay: float,
+    before: float,
+    after: float,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Compute ``own`` and ``coverage`` (before the division by ``length``).
 
@@ -144,37 +163,41 @@ def windowed_coverage(
 
     Args:
         candidates: The rows to score: the centres and their neighbours, ascending, each once.
-        rows: For each term the rows that hold it, ascending.
-        weights: For each term its weight.
+        terms: The terms of the question, at least one.
         surroundings: The neighbours of the centres.
-        decay: What a place of distance leaves of a term, 0 to 1.
+        before: What each place of distance leaves of a term that stands before, 0 to 1.
+        after: What each place leaves of one that stands after.
 
     Returns:
         ``own`` and ``coverage`` of each candidate, 0 to 1.
     """
     import numpy as np
 
-    held = np.stack([_among(candidates, found) for found in rows]).astype(np.float64)
+    held = np.stack([_held(candidates, term) for term in terms])
     reach = held.copy()
     centre_places = np.searchsorted(candidates, surroundings.centres)
     for column, offset in enumerate(surroundings.offsets):
         known = np.flatnonzero(surroundings.neighbours[:, column] >= 0)
         centres = centre_places[known]
         neighbours = np.searchsorted(candidates, surroundings.neighbours[known, column])
-        lent = decay ** abs(offset)
+        to_centre, to_neighbour = (before, after) if offset < 0 else (after, before)
         # At one offset a row is the neighbour of at most one centre, so no index occurs twice.
-        reach[:, centres] = np.maximum(reach[:, centres], lent * held[:, neighbours])
-        reach[:, neighbours] = np.maximum(reach[:, neighbours], lent * held[:, centres])
-    shares = np.asarray(weights) / sum(weights)
+        reach[:, centres] = np.maximum(reach[:, centres], to_centre ** abs(offset) * held[:, neighbours])
+        reach[:, neighbours] = np.maximum(
+            reach[:, neighbours], to_neighbour ** abs(offset) * held[:, centres]
+        )
+    weights = np.array([term.weight for term in terms])
+    shares = weights / weights.sum()
     return shares @ held, shares @ reach
 
 
-def _among(candidates: NDArray[np.int64], found: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Tell which candidates are found; both ascend, so this is several times as fast as ``numpy.isin``."""
+def _held(candidates: NDArray[np.int64], term: Term) -> NDArray[np.float64]:
+    """Return how much of a term each candidate holds; both ascend, so this is several times as fast as ``numpy.isin``."""
     import numpy as np
 
-    if len(found) == 0:
-        return np.zeros(len(candidates), dtype=bool)
-    places = np.minimum(np.searchsorted(found, candidates), len(found) - 1)
-    among: NDArray[np.bool_] = found[places] == candidates
-    return among
+    if len(term.rows) == 0:
+        return np.zeros(len(candidates))
+    places = np.minimum(np.searchsorted(term.rows, candidates), len(term.rows) - 1)
+    among = term.rows[places] == candidates
+    shares: NDArray[np.float64] = among.astype(np.float64)
+    return shares if term.shares is None else shares * term.shares[places]

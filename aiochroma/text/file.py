@@ -12,7 +12,7 @@ __all__ = ["connect", "create_terms", "delete_files", "full_text_available"]
 
 # Raise it whenever the tables or the form in which text is indexed change: a file of another number is
 # rebuilt.
-_FORMAT = 2
+_FORMAT = 3
 _SCHEMA = """
 CREATE TABLE namespaces (
     number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, watermark TEXT,
@@ -20,8 +20,9 @@ CREATE TABLE namespaces (
 CREATE TABLE memories (
     number INTEGER PRIMARY KEY, namespace INTEGER NOT NULL, id TEXT NOT NULL, thread TEXT,
     position REAL NOT NULL, words INTEGER NOT NULL, indexed TEXT NOT NULL,
-    document TEXT, metadata TEXT, UNIQUE (namespace, id));
+    document TEXT, metadata TEXT, created INTEGER, UNIQUE (namespace, id));
 CREATE INDEX memories_by_thread ON memories (namespace, thread, position) WHERE thread IS NOT NULL;
+CREATE INDEX memories_by_age ON memories (namespace, created) WHERE created IS NOT NULL;
 """
 # M*: vowel signs are parts of words in the scripts of India. Porter leaves anything but ASCII alone.
 _TOKENIZER = "porter unicode61 remove_diacritics 2 categories ''L* N* Co M*''"

@@ -19,20 +19,15 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
+import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from aiochroma.text.analysis import indexed_form, query_terms
+from aiochroma.text.analysis import indexed_form
 from aiochroma.text.coverage import WINDOW
 from aiochroma.text.file import connect, create_terms, delete_files, full_text_available
 from aiochroma.text.rows import read_rows
-from aiochroma.text.search import (
-    Postings,
-    Summary,
-    TextHit,
-    neighbour_columns,
-    search_namespace,
-    summary_of,
-)
+from aiochroma.text.search import TextHit, neighbour_columns, search_namespace
+from aiochroma.text.terms import Postings, Summary, summary_of, terms_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -51,6 +46,7 @@ class IndexedText(NamedTuple):
         position: Its place in the thread; memories with equal positions keep the order in which they were
             written.
         metadata: What else is stored of it, to be read back with its text; None keeps neither for that.
+        created: When it was first remembered, in seconds since 1970, or None where that is not known.
     """
 
     id: str
@@ -58,6 +54,7 @@ class IndexedText(NamedTuple):
     thread: str | None = None
     position: float = 0.0
     metadata: Mapping[str, Any] | None = None
+    created: float | None = None
 
 
 class Neighbour(NamedTuple):
@@ -204,6 +201,7 @@ class TextIndex:
         also: Sequence[str] = (),
         ids_allowed: Collection[str] | None = None,
         window: int = WINDOW,
+        now: float | None = None,
     ) -> list[TextHit]:
         """Find the memories that cover a question, by themselves or with their neighbours.
 
@@ -217,6 +215,7 @@ class TextIndex:
                 ignored.
             ids_allowed: When given, only these are returned; the others still lend them their terms.
             window: How many places of a thread lend their terms to each other; 0 looks at each memory alone.
+            now: The moment from which the question speaks of "yesterday"; the present, when not given.
 
         Returns:
             The hits, best first; of equal ones the newest first. One of ``also`` that covers nothing has score 0.
@@ -224,16 +223,19 @@ class TextIndex:
             A question without words finds nothing.
         """
         number = self._number(namespace)
-        terms = query_terms(question)
-        if number is None or not terms:
+        if number is None:
             return []
         if number not in self._summaries:
             self._summaries[number] = summary_of(self._connection, number)
+        summary = self._summaries[number]
+        moment = time.time() if now is None else now
+        terms = terms_of(self._connection, self._postings, number, summary, question, moment)
+        if not terms:
+            return []
         return search_namespace(
             self._connection,
-            self._postings,
             number,
-            self._summaries[number],
+            summary,
             terms,
             limit,
             pool=2 * limit if pool is None else pool,
@@ -389,21 +391,22 @@ class TextIndex:
         indexed = indexed_form(row.text)
         words = len(indexed.split())
         document, metadata = _readable(row, indexed)
+        created = None if row.created is None else int(row.created)
         found = self._connection.execute(
             "SELECT number, indexed, words FROM memories WHERE namespace = ? AND id = ?", (namespace, row.id)
         ).fetchone()
         if found is None:
             number = self._connection.execute(
-                "INSERT INTO memories (namespace, id, thread, position, words, indexed, document, metadata)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (namespace, row.id, row.thread, row.position, words, indexed, document, metadata),
+                "INSERT INTO memories (namespace, id, thread, position, words, indexed, document, metadata, created)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (namespace, row.id, row.thread, row.position, words, indexed, document, metadata, created),
             ).lastrowid
         else:
             number = found[0]
             self._connection.execute(
-                "UPDATE memories SET thread = ?, position = ?, words = ?, indexed = ?, document = ?, metadata = ?"
-                " WHERE number = ?",
-                (row.thread, row.position, words, indexed, document, metadata, number),
+                "UPDATE memories SET thread = ?, position = ?, words = ?, indexed = ?, document = ?, metadata = ?,"
+                " created = ? WHERE number = ?",
+                (row.thread, row.position, words, indexed, document, metadata, created, number),
             )
             if found[1] == indexed:
                 return 0, 0

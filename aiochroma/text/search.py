@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections import OrderedDict
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
-from aiochroma.text.analysis import match_expression
 from aiochroma.text.coverage import (
-    DECAY,
+    AFTER,
+    BEFORE,
     Surroundings,
     best_rows,
     length_factor,
-    term_weights,
     windowed_coverage,
 )
 from aiochroma.text.rows import read_rows
@@ -25,21 +23,14 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = [
-    "POOLS_GROW",
-    "Postings",
-    "Summary",
-    "TextHit",
-    "neighbour_columns",
-    "search_namespace",
-    "summary_of",
-]
+    from aiochroma.text.coverage import Term
+    from aiochroma.text.terms import Summary
+
+__all__ = ["POOLS_GROW", "TextHit", "neighbour_columns", "search_namespace"]
 
 
 POOLS_GROW = 4
 """So many times as many rows are looked at where a filter leaves too few."""
-_MOST_ROWS_KEPT = 1_000_000
-"""Eight bytes each."""
 
 
 class TextHit(NamedTuple):
@@ -61,85 +52,11 @@ class TextHit(NamedTuple):
     place: int | None
 
 
-class Summary(NamedTuple):
-    """What a search has to know of a namespace as a whole.
-
-    Attributes:
-        memories: How many there are.
-        words: How many words they have together.
-        has_threads: Whether any of them belongs to one.
-    """
-
-    memories: int
-    words: int
-    has_threads: bool
-
-
-class _Version(NamedTuple):
-    """What a namespace was like when rows were looked up.
-
-    Attributes:
-        replaced: How often rows of it were taken out or changed.
-        grown: How often rows were added behind all others.
-    """
-
-    replaced: int = 0
-    grown: int = 0
-
-
-class Postings:
-    """Which rows hold a term; those looked up last are kept, and completed when their namespace has grown.
-
-    Questions that are asked together share most of their terms, and reading the rows of a common one is the larger part of a
-    search (1 ms for one that 10,000 texts hold).
-
-    Args:
-        connection: The index's own.
-    """
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
-        self._kept: OrderedDict[tuple[int, str], tuple[_Version, NDArray[np.int64]]] = OrderedDict()
-        self._versions: dict[int, _Version] = {}
-        self._rows = 0
-
-    def rows(self, namespace: int, term: str) -> NDArray[np.int64]:
-        """Return the rows that hold a term, ascending; not to be changed."""
-        import numpy as np
-
-        key, now = (namespace, term), self._versions.get(namespace, _Version())
-        version, kept = self._kept.pop(key, (None, np.empty(0, dtype=np.int64)))
-        self._rows -= len(kept)
-        if version is None or version.replaced != now.replaced:
-            kept = _rows_with(self._connection, namespace, term, behind=0)
-        elif version != now:
-            # SQLite gives a new row a number above all others, so what was added stands behind what is known.
-            more = _rows_with(self._connection, namespace, term, behind=int(kept[-1]) if len(kept) else 0)
-            kept = np.concatenate([kept, more]) if len(more) else kept
-        self._kept[key] = (now, kept)
-        self._rows += len(kept)
-        while self._rows > _MOST_ROWS_KEPT and len(self._kept) > 1:
-            _, (_, dropped) = self._kept.popitem(last=False)
-            self._rows -= len(dropped)
-        return kept
-
-    def replaced(self, namespace: int) -> None:
-        """Note that rows of a namespace were taken out or hold other terms now."""
-        version = self._versions.get(namespace, _Version())
-        self._versions[namespace] = version._replace(replaced=version.replaced + 1)
-
-    def grown(self, namespace: int) -> None:
-        """Note that rows were added to a namespace."""
-        version = self._versions.get(namespace, _Version())
-        self._versions[namespace] = version._replace(grown=version.grown + 1)
-
-
 def search_namespace(
     connection: sqlite3.Connection,
-    postings: Postings,
     namespace: int,
     summary: Summary,
-    terms: Sequence[str],
+    terms: Sequence[Term],
     limit: int,
     *,
     pool: int,
@@ -154,8 +71,6 @@ def search_namespace(
     """
     import numpy as np
 
-    rows = [postings.rows(namespace, term) for term in terms]
-    question = _Question(rows, term_weights(summary.memories, [len(found) for found in rows]))
     window = window if summary.has_threads else 0
     described = _found(connection, namespace, also)
     allowed = None
@@ -164,16 +79,16 @@ def search_namespace(
         described = {row: described[row] for row in np.intersect1d(sorted(described), allowed).tolist()}
     wanted = np.array(sorted(described), dtype=np.int64)
     for size in (pool, pool * POOLS_GROW):
-        centres = best_rows(*question, size, None)
-        looked_at = _look_at(connection, question, centres, wanted, window)
+        centres = best_rows(terms, size, None)
+        looked_at = _look_at(connection, terms, centres, wanted, window)
         covering = looked_at.covering(allowed)
         if allowed is None or len(covering) >= limit or len(centres) < size:
             break
     else:
-        looked_at = _look_at(connection, question, best_rows(*question, pool, allowed), wanted, window)
+        looked_at = _look_at(connection, terms, best_rows(terms, pool, allowed), wanted, window)
         covering = looked_at.covering(allowed)
     covering = covering[:limit]
-    own, coverage = looked_at.scores(connection, question, np.union1d(covering, wanted))
+    own, coverage = looked_at.scores(connection, terms, np.union1d(covering, wanted))
     described |= _described(connection, [row for row in covering.tolist() if row not in described])
     places = {row: place for place, row in enumerate(covering.tolist())}
     mean_words = summary.words / max(1, summary.memories)
@@ -182,13 +97,6 @@ def search_namespace(
     ]
     hits.sort(reverse=True)
     return [TextHit(id, score, own[row], places.get(row)) for score, row, id in hits]
-
-
-class _Question(NamedTuple):
-    """The rows that hold each term, and the terms' weights."""
-
-    rows: list[NDArray[np.int64]]
-    weights: list[float]
 
 
 class _LookedAt(NamedTuple):
@@ -221,7 +129,7 @@ class _LookedAt(NamedTuple):
         return rows[np.argsort(-coverage, kind="stable")]
 
     def scores(
-        self, connection: sqlite3.Connection, question: _Question, rows: NDArray[np.int64]
+        self, connection: sqlite3.Connection, terms: Sequence[Term], rows: NDArray[np.int64]
     ) -> tuple[dict[int, float], dict[int, float]]:
         """Return ``own`` and ``coverage`` of some of the rows, by the whole window of each."""
         import numpy as np
@@ -230,7 +138,7 @@ class _LookedAt(NamedTuple):
         if self.window:
             surroundings = self._surroundings_of(connection, rows)
             known = np.union1d(rows, surroundings.neighbours[surroundings.neighbours >= 0])
-            own, coverage = windowed_coverage(known, *question, surroundings, DECAY)
+            own, coverage = windowed_coverage(known, terms, surroundings, BEFORE, AFTER)
         at = np.searchsorted(known, rows)
         numbers = rows.tolist()
         return (
@@ -253,7 +161,7 @@ class _LookedAt(NamedTuple):
 
 def _look_at(
     connection: sqlite3.Connection,
-    question: _Question,
+    terms: Sequence[Term],
     centres: NDArray[np.int64],
     wanted: NDArray[np.int64],
     window: int,
@@ -264,33 +172,8 @@ def _look_at(
     near = np.union1d(centres, surroundings.neighbours[surroundings.neighbours >= 0])
     # With a window they are scored anew, when it is known which are wanted; see `scores`.
     rows = near if window else np.union1d(near, wanted)
-    own, coverage = windowed_coverage(rows, *question, surroundings, DECAY)
+    own, coverage = windowed_coverage(rows, terms, surroundings, BEFORE, AFTER)
     return _LookedAt(rows, own, coverage, ~np.isin(rows, near), surroundings, window)
-
-
-def _rows_with(
-    connection: sqlite3.Connection, namespace: int, term: str, *, behind: int
-) -> NDArray[np.int64]:
-    """Return the rows behind a row that hold a term, ascending."""
-    import numpy as np
-
-    # One string instead of thousands of tuples: a quarter of the time. FTS5 yields rows in ascending order.
-    joined = connection.execute(
-        f"SELECT group_concat(rowid) FROM terms_{namespace} WHERE terms_{namespace} MATCH ? AND rowid > ?",  # noqa: S608
-        (match_expression([term]), behind),
-    ).fetchone()[0]
-    return np.fromstring(joined, dtype=np.int64, sep=",") if joined else np.empty(0, dtype=np.int64)
-
-
-def summary_of(connection: sqlite3.Connection, namespace: int) -> Summary:
-    """Sum up a namespace that exists."""
-    found = connection.execute(
-        "SELECT memories, words, EXISTS (SELECT 1 FROM memories AS m WHERE m.namespace = ?1 AND m.thread IS NOT NULL)"
-        " FROM namespaces WHERE number = ?1",
-        (namespace,),
-    )
-    memories, words, has_threads = found.fetchone()
-    return Summary(memories, words, bool(has_threads))
 
 
 def _found(
