@@ -26,7 +26,8 @@ class SearchSpec:
         vector_weight: What meaning counts beside the words in ``"hybrid"``; at least 0.
         weight: A factor on the scores, which makes namespaces comparable; above 0.
         max_distance: The largest cosine distance of a hit, or None. A memory that holds a word of the query is spared.
-        min_score: The lowest score of a hit, or None.
+        min_score: The lowest score of a hit; ``"auto"`` for no hit at all where the best one says that there is nothing (see
+            ``ranking.AUTO_MIN_SCORE``); None for no limit.
         embedder_max_distance: The distance up to which the embedder calls two texts related; above 0.
         where: A filter over metadata as JSON text (see ``filters.encoded``), or None.
         scope: The path of a scope (see ``record.scope_path``): only its memories and those of scopes below it; empty for all.
@@ -43,7 +44,7 @@ class SearchSpec:
     vector_weight: float = VECTOR_WEIGHT
     weight: float = 1.0
     max_distance: float | None = None
-    min_score: float | None = None
+    min_score: float | Literal["auto"] | None = None
     embedder_max_distance: float = 1.0
     where: str | None = None
     scope: str = ""

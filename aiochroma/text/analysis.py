@@ -5,6 +5,10 @@ text is prepared here: scripts that put no spaces between words (Chinese, Japane
 overlapping pairs of characters, as in Lucene's ``CJKBigramFilter``, and these pairs, symbols such as emoji,
 and every letter that an old SQLite may not know are written as hexadecimal codes, which any tokenizer takes
 for words.
+
+Identifiers and numbers are written in more than one way, so they are indexed, and asked for, in a second form as well:
+``kestrel_builder`` also as one word, ``parseHTTPResponse`` also in its parts, ``+49 170 123-4567`` also without separators and by
+its last eight digits.
 """
 
 from __future__ import annotations
@@ -26,6 +30,17 @@ _VOWEL_POINTS = re.compile(
 _SINGLE_CODE = re.compile(r"u[0-9a-f]{3,6}")
 _ASCII_WORD = re.compile(r"[a-z0-9]+")
 _TYPOGRAPHIC = {0x2018: "'", 0x2019: "'", 0x201C: '"', 0x201D: '"', 0x2013: "-", 0x2014: "-", 0x2026: "."}
+_JOINED = re.compile(r"(?<![A-Za-z0-9_-])[A-Za-z0-9]+(?:[_-][A-Za-z0-9]+){1,5}(?![A-Za-z0-9_-])")
+_CAMEL = re.compile(r"(?<![A-Za-z0-9])[A-Za-z0-9]*[a-z][A-Z][A-Za-z0-9]*")
+_CAMEL_PARTS = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|[0-9]+")
+_NUMBER = re.compile(r"(?<![A-Za-z0-9])\+?[0-9][0-9 ().,'/-]{3,40}[0-9](?![A-Za-z0-9])")
+_THOUSANDS = re.compile(r"[0-9]{1,3}(?:[ ,.'][0-9]{3})+")
+_CALENDAR_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}|[0-9]{1,2}[./][0-9]{1,2}[./][0-9]{4}")
+_LONG_DIGITS = re.compile(r"(?<![A-Za-z0-9])\+?[0-9]{9,15}(?![A-Za-z0-9])")
+_FEWEST_DIGITS = 7
+"""So many digits with separators between them are a telephone number, an account, an article."""
+_LAST_DIGITS = 8
+"""Telephone numbers are the same from here on, whatever stands before: +49 170, 0170, 0049 170."""
 _SEPARATOR_CATEGORIES = frozenset("PSZC")
 _MOST_TERMS = 128
 """Of the terms of a longer question the first and the last half are looked up; see ``telling_terms``."""
@@ -50,9 +65,13 @@ def indexed_form(text: str) -> str:
     Returns:
         A text that SQLite can store and ``unicode61`` splits into the right terms.
     """
-    if text.isascii():
-        return text.replace("\0", " ")
-    return _CODED_RUN.sub(lambda run: f" {' '.join(_coded(run.group(), last_alone=True))} ", _folded(text))
+    further = _further_forms(text)
+    form = text.replace("\0", " ")
+    if not text.isascii():
+        form = _CODED_RUN.sub(
+            lambda run: f" {' '.join(_coded(run.group(), last_alone=True))} ", _folded(text)
+        )
+    return f"{form} {' '.join(further)}" if further else form
 
 
 def query_terms(question: str) -> list[str]:
@@ -67,7 +86,8 @@ def query_terms(question: str) -> list[str]:
     Returns:
         Different terms in their order, at most 128; none holds a quotation mark.
     """
-    terms = list(dict.fromkeys(_split(bounded_question(question))))
+    question = bounded_question(question)
+    terms = list(dict.fromkeys([*_split(question), *_further_forms(question)]))
     telling = [term for term in terms if term not in _STOP_WORDS] or terms
     if len(telling) > _MOST_TERMS:
         telling = telling[: _MOST_TERMS // 2] + telling[-(_MOST_TERMS // 2) :]
@@ -119,6 +139,28 @@ def match_expression(terms: list[str]) -> str:
         Quoted strings joined by OR: no character in them can act as an operator. Empty for no terms.
     """
     return " OR ".join(f'"{term}"*' if _SINGLE_CODE.fullmatch(term) else f'"{term}"' for term in terms)
+
+
+def _further_forms(text: str) -> list[str]:
+    """Return the second forms of the identifiers and numbers in a text, each once."""
+    forms: list[str] = []
+    for match in _JOINED.finditer(text):
+        joined = re.sub("[_-]", "", match.group())
+        if not joined.isdigit():
+            forms.append(joined)
+    for match in _CAMEL.finditer(text):
+        forms += _CAMEL_PARTS.findall(match.group())
+    for match in _NUMBER.finditer(text):
+        digits = re.sub("[^0-9]", "", match.group())
+        if _CALENDAR_DAY.fullmatch(match.group()) or digits == match.group():
+            continue
+        if len(digits) >= _FEWEST_DIGITS:
+            forms += [digits, digits[-_LAST_DIGITS:]]
+        elif _THOUSANDS.fullmatch(match.group()):
+            forms.append(digits)
+    for match in _LONG_DIGITS.finditer(text):
+        forms.append(match.group()[-_LAST_DIGITS:])
+    return list(dict.fromkeys(form.lower() for form in forms))
 
 
 def _split(text: str) -> list[str]:

@@ -276,7 +276,9 @@ def report(measured: Sequence[Measured], title: str, before: Sequence[Measured] 
     empty = 100 * statistics.fmean(one.certain_turns_10 for one in others)
     cost = 100 * statistics.fmean(one.turns_10 - one.certain_turns_10 for one in asked)
     if "hybrid" in title:
-        print(f'  min_score="auto": {empty:.1f} % of {len(others)} other questions come back empty, {cost:.1f} points fewer')
+        print(
+            f'  min_score="auto": {empty:.1f} % of {len(others)} other questions come back empty, {cost:.1f} points fewer'
+        )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
