@@ -1,4 +1,4 @@
-"""The documents of one collection: what a vector store's methods do, as coroutines over an access."""
+"""The documents of one collection: what a vector store's methods do, as coroutines for either way to wait."""
 
 from __future__ import annotations
 
@@ -9,17 +9,21 @@ import numpy as np
 from langchain_core.documents import Document
 from langchain_core.vectorstores.utils import maximal_marginal_relevance
 
-from aiochroma._errors import EmbedderMismatchError, InvalidInputError
+from aiochroma._errors import InvalidInputError
+from aiochroma._threads import waits_by_blocking
 from aiochroma.embedding.choice import adapted
+from aiochroma.langchain.marks import EmbedderMark
 from aiochroma.memory.items import RESERVED, user_metadata
-from aiochroma.memory.store import DIMENSIONS, EMBEDDER, NAMESPACE
+from aiochroma.memory.memory import Memory
+from aiochroma.memory.store import DIMENSIONS, EMBEDDER, FINGERPRINT, NAMESPACE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 
     from langchain_core.embeddings import Embeddings
 
-    from aiochroma.langchain.access import Access
+    from aiochroma.client.lazy import LazyClient
+    from aiochroma.memory.recall import Recall
 
 __all__ = ["DocumentCollection"]
 
@@ -32,76 +36,52 @@ class DocumentCollection:
     """A collection that need not exist yet; see :class:`~aiochroma.langchain.AiochromaVectorStore` for the arguments.
 
     Args:
+        client: The client.
         name: The collection.
         embeddings: The embedder.
     """
 
-    def __init__(self, name: str, embeddings: Embeddings) -> None:
+    def __init__(self, client: LazyClient, name: str, embeddings: Embeddings) -> None:
+        self.client = client
         self._name = name
         self._embeddings = embeddings
-        self._collections: dict[Access, Any] = {}
-
-    def forget(self) -> None:
-        """Forget the open collections: their clients are about to be closed."""
-        self._collections.clear()
+        self._mark = EmbedderMark(
+            embeddings, adapted(embeddings).identity, identity_key=EMBEDDER, fingerprint_key=FINGERPRINT
+        )
 
     @property
     def space(self) -> str:
         """Its distance: ``"cosine"``, ``"l2"`` or ``"ip"``; known once it was used."""
-        collections = list(self._collections.values())
-        configuration = collections[0].configuration.get("hnsw") if collections else None
+        collection = self.client.known_collection(self._name)
+        configuration = collection.configuration.get("hnsw") if collection is not None else None
         space: str = (configuration or {}).get("space", "cosine")
         return space
 
-    async def _on_collection(
-        self, access: Access, work: Callable[[Any], Coroutine[Any, Any, T]], *, absent: T
-    ) -> T:
-        """Do something with the collection; ``absent`` is the outcome where there is none."""
-        from chromadb.errors import NotFoundError
-
-        for attempt in (1, 2):
-            try:
-                collection = self._collections.get(access)
-                if collection is None:
-                    client = await access.client()
-                    collection = await access.call(
-                        client.get_collection, name=self._name, embedding_function=None
-                    )
-                    self._check(collection)
-                    self._collections[access] = collection
-                return await work(collection)
-            except NotFoundError:  # noqa: PERF203 - there are two attempts
-                # It does not exist, or somebody has deleted it, and perhaps made it again.
-                if self._collections.pop(access, None) is None or attempt == 2:
-                    break
-        return absent
-
-    def _check(self, collection: Any) -> None:
-        stored = (collection.metadata or {}).get(EMBEDDER)
-        identity = adapted(self._embeddings).identity
-        if stored not in {None, identity}:
-            raise EmbedderMismatchError(
-                f"The collection {self._name!r} holds vectors of {stored!r} and this store embeds with {identity!r}. Vectors of "
-                "different embedders cannot be compared: open the store with the first one, or use another collection."
-            )
-
-    async def _make(self, access: Access, dimensions: int) -> None:
-        client = await access.client()
-        await access.call(
-            client.get_or_create_collection,
-            name=self._name,
-            configuration={"hnsw": {"space": "cosine"}},
-            metadata={
-                NAMESPACE: self._name,
-                EMBEDDER: adapted(self._embeddings).identity,
-                DIMENSIONS: dimensions,
-            },
-            embedding_function=None,
+    async def _embed_documents(self, texts: list[str]) -> list[list[float]]:
+        embeddings = self._embeddings
+        return (
+            embeddings.embed_documents(texts)
+            if waits_by_blocking()
+            else await embeddings.aembed_documents(texts)
         )
+
+    async def _embed_query(self, text: str) -> list[float]:
+        embeddings = self._embeddings
+        return embeddings.embed_query(text) if waits_by_blocking() else await embeddings.aembed_query(text)
+
+    async def _recall(self, query: str, **arguments: Any) -> Recall:
+        memory = Memory(client=await self.client.open(), embedder=self._embeddings)
+        return await (await memory.open()).recall(query, **arguments)
+
+    async def _on_collection(self, work: Callable[[Any], Coroutine[Any, Any, T]], *, absent: T) -> T:
+        return await self.client.on_collection(self._name, work, absent=absent, check=self._mark.check)
+
+    async def _make(self, dimensions: int) -> None:
+        marks = {NAMESPACE: self._name, DIMENSIONS: dimensions, **await self._mark.metadata()}
+        await self.client.make_collection(self._name, marks)
 
     async def add(
         self,
-        access: Access,
         texts: Iterable[str],
         metadatas: Sequence[Mapping[str, Any]] | None,
         ids: Sequence[str | None] | None,
@@ -119,17 +99,16 @@ class DocumentCollection:
             return []
         given = [id for id in ids or () if id is not None]
         all_ids = [id or str(uuid.uuid4()) for id in ids or [None] * len(documents)]
-        vectors = await access.embed_documents(self._embeddings, documents)
+        vectors = await self._embed_documents(documents)
         own = [
             {key: value for key, value in one.items() if not key.startswith(RESERVED)}
             for one in metadatas or [{}] * len(documents)
         ]
 
         async def write(collection: Any) -> bool:
-            known = await access.call(collection.get, ids=given, include=["metadatas"]) if given else None
+            known = await collection.get(ids=given, include=["metadatas"]) if given else None
             before = dict(zip(known["ids"], known["metadatas"], strict=True)) if known else {}
-            await access.call(
-                collection.upsert,
+            await collection.upsert(
                 ids=all_ids,
                 embeddings=vectors,
                 documents=documents,
@@ -141,20 +120,18 @@ class DocumentCollection:
             )
             return True
 
-        if not await self._on_collection(access, write, absent=False):
-            await self._make(access, len(vectors[0]))
-            await self._on_collection(access, write, absent=False)
+        if not await self._on_collection(write, absent=False):
+            await self._make(len(vectors[0]))
+            await self._on_collection(write, absent=False)
         return all_ids
 
-    async def get(self, access: Access, ids: Sequence[str]) -> list[Document]:
+    async def get(self, ids: Sequence[str]) -> list[Document]:
         """Return documents by id."""
         if not ids:
             return []
 
         async def read(collection: Any) -> list[Document]:
-            found = await access.call(
-                collection.get, ids=list(dict.fromkeys(ids)), include=["documents", "metadatas"]
-            )
+            found = await collection.get(ids=list(dict.fromkeys(ids)), include=["documents", "metadatas"])
             by_id = {
                 id: _document(id, text, metadata)
                 for id, text, metadata in zip(
@@ -163,11 +140,10 @@ class DocumentCollection:
             }
             return [by_id[id] for id in dict.fromkeys(ids) if id in by_id]
 
-        return await self._on_collection(access, read, absent=[])
+        return await self._on_collection(read, absent=[])
 
     async def delete(
         self,
-        access: Access,
         ids: Sequence[str] | None,
         filter: Mapping[str, Any] | None,
         unknown: Mapping[str, Any],
@@ -178,16 +154,15 @@ class DocumentCollection:
         async def remove(collection: Any) -> bool:
             chosen = list(dict.fromkeys(ids)) if ids is not None else None
             if chosen is None and filter is None:
-                chosen = (await access.call(collection.get, include=[]))["ids"]
+                chosen = (await collection.get(include=[]))["ids"]
             if chosen is None or chosen:
-                await access.call(collection.delete, ids=chosen, where=filter)
+                await collection.delete(ids=chosen, where=filter)
             return True
 
-        return await self._on_collection(access, remove, absent=True)
+        return await self._on_collection(remove, absent=True)
 
     async def search(
         self,
-        access: Access,
         query: str,
         k: int,
         filter: Mapping[str, Any] | None,
@@ -196,35 +171,31 @@ class DocumentCollection:
     ) -> list[Document]:
         """Return the documents that are found by a question."""
         if mode == "vector":
-            return [document for document, _ in await self.nearest(access, query, k, filter, options)]
+            return [document for document, _ in await self.nearest(query, k, filter, options)]
         _refuse(options)
-        found = await access.recall(
-            self._embeddings, query, namespaces=self._name, k=k, where=filter, mode=mode
-        )
+        found = await self._recall(query, namespaces=self._name, k=k, where=filter, mode=mode)
         return [Document(hit.text, id=hit.id, metadata=hit.metadata) for hit in found]
 
     async def nearest(
         self,
-        access: Access,
         query: str,
         k: int,
         filter: Mapping[str, Any] | None,
         options: Mapping[str, Any],
     ) -> list[tuple[Document, float]]:
         """Return the documents nearest to a question, with their distances."""
-        vector = await access.embed_query(self._embeddings, query)
-        return await self.query(access, vector, k, filter, options)
+        vector = await self._embed_query(query)
+        return await self.query(vector, k, filter, options)
 
     async def query(
         self,
-        access: Access,
         vector: Sequence[float],
         k: int,
         filter: Mapping[str, Any] | None,
         options: Mapping[str, Any],
     ) -> list[tuple[Document, float]]:
         """Return the documents nearest to a vector, with their distances."""
-        result = await self._rows(access, vector, k, filter, options, include=_FOUND)
+        result = await self._rows(vector, k, filter, options, include=_FOUND)
         return [
             (_document(id, text, metadata), distance)
             for id, text, metadata, distance in zip(
@@ -238,7 +209,6 @@ class DocumentCollection:
 
     async def diverse(
         self,
-        access: Access,
         query: str | Sequence[float],
         k: int,
         fetch_k: int,
@@ -247,9 +217,9 @@ class DocumentCollection:
         options: Mapping[str, Any],
     ) -> list[Document]:
         """Return documents near to a question or a vector that differ from each other."""
-        vector = await access.embed_query(self._embeddings, query) if isinstance(query, str) else query
+        vector = await self._embed_query(query) if isinstance(query, str) else query
         include = ("documents", "metadatas", "embeddings")
-        result = await self._rows(access, vector, max(k, fetch_k), filter, options, include=include)
+        result = await self._rows(vector, max(k, fetch_k), filter, options, include=include)
         documents = [
             _document(id, text, metadata)
             for id, text, metadata in zip(
@@ -265,7 +235,6 @@ class DocumentCollection:
 
     async def _rows(
         self,
-        access: Access,
         vector: Sequence[float],
         k: int,
         filter: Mapping[str, Any] | None,
@@ -277,8 +246,7 @@ class DocumentCollection:
         _refuse({name: value for name, value in options.items() if name != "where_document"})
 
         async def query(collection: Any) -> dict[str, Any]:
-            result: dict[str, Any] = await access.call(
-                collection.query,
+            result: dict[str, Any] = await collection.query(
                 query_embeddings=[list(vector)],
                 n_results=k,
                 where=filter,
@@ -287,7 +255,7 @@ class DocumentCollection:
             )
             return result
 
-        return await self._on_collection(access, query, absent={name: [[]] for name in ("ids", *include)})
+        return await self._on_collection(query, absent={name: [[]] for name in ("ids", *include)})
 
 
 def _document(id: str, text: str | None, metadata: Mapping[str, Any] | None) -> Document:

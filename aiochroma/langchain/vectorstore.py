@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from langchain_core.runnables import run_in_executor
 from langchain_core.vectorstores import VectorStore
 
-from aiochroma._errors import InvalidInputError
-from aiochroma._threads import drive, refuse_on_loop
-from aiochroma.langchain.access import AsyncAccess, BlockingAccess
+from aiochroma._threads import drive
+from aiochroma.client.lazy import LazyClient
 from aiochroma.langchain.documents import DocumentCollection
 from aiochroma.langchain.embeddings import AiochromaEmbeddings
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Coroutine, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from langchain_core.documents import Document
     from langchain_core.embeddings import Embeddings
 
-    from aiochroma.langchain.access import Access
 
 __all__ = ["AiochromaVectorStore"]
 
 T = TypeVar("T")
-
-_CLOSE_SECONDS = 30.0
 
 
 class AiochromaVectorStore(VectorStore):
@@ -45,7 +39,7 @@ class AiochromaVectorStore(VectorStore):
         embedding: LangChain's embedder. Default: the offline one of :class:`aiochroma.Memory`.
         collection_name: The collection.
         client: A client to use in place of one of its own, asynchronous or blocking, of a directory or of a server; it stays
-            open. An asynchronous one serves the asynchronous methods only.
+            open.
 
     Example:
         >>> store = AiochromaVectorStore("./memory")  # doctest: +SKIP
@@ -62,10 +56,7 @@ class AiochromaVectorStore(VectorStore):
         client: Any = None,
     ) -> None:
         self._embeddings = AiochromaEmbeddings() if embedding is None else embedding
-        self._documents = DocumentCollection(collection_name, self._embeddings)
-        asynchronous = client is not None and inspect.iscoroutinefunction(client.get_collection)
-        self._access = AsyncAccess(path, client) if client is None or asynchronous else None
-        self._blocking = None if asynchronous else BlockingAccess(path, client)
+        self._documents = DocumentCollection(LazyClient(path, client), collection_name, self._embeddings)
 
     @property
     def embeddings(self) -> Embeddings:
@@ -98,7 +89,7 @@ class AiochromaVectorStore(VectorStore):
             EmbedderMismatchError: The collection was written with another embedder.
             AiochromaError: See the error tree.
         """
-        return self._drive(lambda access: self._documents.add(access, texts, metadatas, ids, kwargs))
+        return drive(self._documents.add(texts, metadatas, ids, kwargs))
 
     async def aadd_texts(
         self,
@@ -109,15 +100,15 @@ class AiochromaVectorStore(VectorStore):
         **kwargs: Any,
     ) -> list[str]:
         """As :meth:`add_texts`."""
-        return await self._await(lambda access: self._documents.add(access, texts, metadatas, ids, kwargs))
+        return await self._documents.add(texts, metadatas, ids, kwargs)
 
     def get_by_ids(self, ids: Sequence[str], /) -> list[Document]:
         """Return the documents that have these ids, in this order; those that do not exist are left out."""
-        return self._drive(lambda access: self._documents.get(access, ids))
+        return drive(self._documents.get(ids))
 
     async def aget_by_ids(self, ids: Sequence[str], /) -> list[Document]:
         """As :meth:`get_by_ids`."""
-        return await self._await(lambda access: self._documents.get(access, ids))
+        return await self._documents.get(ids)
 
     def delete(
         self, ids: list[str] | None = None, *, filter: dict[str, Any] | None = None, **kwargs: Any
@@ -132,13 +123,13 @@ class AiochromaVectorStore(VectorStore):
         Returns:
             True.
         """
-        return self._drive(lambda access: self._documents.delete(access, ids, filter, kwargs))
+        return drive(self._documents.delete(ids, filter, kwargs))
 
     async def adelete(
         self, ids: list[str] | None = None, *, filter: dict[str, Any] | None = None, **kwargs: Any
     ) -> bool:
         """As :meth:`delete`."""
-        return await self._await(lambda access: self._documents.delete(access, ids, filter, kwargs))
+        return await self._documents.delete(ids, filter, kwargs)
 
     # -- searching -----------------------------------------------------------------------------------------------------
 
@@ -166,7 +157,7 @@ class AiochromaVectorStore(VectorStore):
                 program.
             AiochromaError: See the error tree.
         """
-        return self._drive(lambda access: self._documents.search(access, query, k, filter, mode, kwargs))
+        return drive(self._documents.search(query, k, filter, mode, kwargs))
 
     async def asimilarity_search(
         self,
@@ -178,34 +169,32 @@ class AiochromaVectorStore(VectorStore):
         **kwargs: Any,
     ) -> list[Document]:
         """As :meth:`similarity_search`."""
-        return await self._await(
-            lambda access: self._documents.search(access, query, k, filter, mode, kwargs)
-        )
+        return await self._documents.search(query, k, filter, mode, kwargs)
 
     def similarity_search_with_score(
         self, query: str, k: int = 4, *, filter: dict[str, Any] | None = None, **kwargs: Any
     ) -> list[tuple[Document, float]]:
         """Return the nearest documents, each with its distance: smaller is nearer."""
-        return self._drive(lambda access: self._documents.nearest(access, query, k, filter, kwargs))
+        return drive(self._documents.nearest(query, k, filter, kwargs))
 
     async def asimilarity_search_with_score(
         self, query: str, k: int = 4, *, filter: dict[str, Any] | None = None, **kwargs: Any
     ) -> list[tuple[Document, float]]:
         """As :meth:`similarity_search_with_score`."""
-        return await self._await(lambda access: self._documents.nearest(access, query, k, filter, kwargs))
+        return await self._documents.nearest(query, k, filter, kwargs)
 
     def similarity_search_by_vector(
         self, embedding: list[float], k: int = 4, *, filter: dict[str, Any] | None = None, **kwargs: Any
     ) -> list[Document]:
         """Return the documents nearest to a vector."""
-        found = self._drive(lambda access: self._documents.query(access, embedding, k, filter, kwargs))
+        found = drive(self._documents.query(embedding, k, filter, kwargs))
         return [document for document, _ in found]
 
     async def asimilarity_search_by_vector(
         self, embedding: list[float], k: int = 4, *, filter: dict[str, Any] | None = None, **kwargs: Any
     ) -> list[Document]:
         """As :meth:`similarity_search_by_vector`."""
-        found = await self._await(lambda access: self._documents.query(access, embedding, k, filter, kwargs))
+        found = await self._documents.query(embedding, k, filter, kwargs)
         return [document for document, _ in found]
 
     def max_marginal_relevance_search(
@@ -228,9 +217,7 @@ class AiochromaVectorStore(VectorStore):
             filter: Chroma's filter over metadata.
             kwargs: ``where_document``, Chroma's filter over texts.
         """
-        return self._drive(
-            lambda access: self._documents.diverse(access, query, k, fetch_k, lambda_mult, filter, kwargs)
-        )
+        return drive(self._documents.diverse(query, k, fetch_k, lambda_mult, filter, kwargs))
 
     async def amax_marginal_relevance_search(
         self,
@@ -243,9 +230,7 @@ class AiochromaVectorStore(VectorStore):
         **kwargs: Any,
     ) -> list[Document]:
         """As :meth:`max_marginal_relevance_search`."""
-        return await self._await(
-            lambda access: self._documents.diverse(access, query, k, fetch_k, lambda_mult, filter, kwargs)
-        )
+        return await self._documents.diverse(query, k, fetch_k, lambda_mult, filter, kwargs)
 
     def max_marginal_relevance_search_by_vector(
         self,
@@ -258,9 +243,7 @@ class AiochromaVectorStore(VectorStore):
         **kwargs: Any,
     ) -> list[Document]:
         """As :meth:`max_marginal_relevance_search`, for a vector."""
-        return self._drive(
-            lambda access: self._documents.diverse(access, embedding, k, fetch_k, lambda_mult, filter, kwargs)
-        )
+        return drive(self._documents.diverse(embedding, k, fetch_k, lambda_mult, filter, kwargs))
 
     async def amax_marginal_relevance_search_by_vector(
         self,
@@ -273,9 +256,7 @@ class AiochromaVectorStore(VectorStore):
         **kwargs: Any,
     ) -> list[Document]:
         """As :meth:`max_marginal_relevance_search`, for a vector."""
-        return await self._await(
-            lambda access: self._documents.diverse(access, embedding, k, fetch_k, lambda_mult, filter, kwargs)
-        )
+        return await self._documents.diverse(embedding, k, fetch_k, lambda_mult, filter, kwargs)
 
     # -- making and closing --------------------------------------------------------------------------------------------
 
@@ -311,38 +292,11 @@ class AiochromaVectorStore(VectorStore):
 
     def close(self) -> None:
         """Close the store's own clients and wait until the database's thread has ended; a later call opens them again."""
-        refuse_on_loop()
-        self._documents.forget()
-        closing = self._access.release() if self._access is not None else None
-        if self._blocking is not None:
-            drive(self._blocking.close())
-        if closing is not None:
-            closing.wait(_CLOSE_SECONDS)
+        drive(self._documents.client.close())
 
     async def aclose(self) -> None:
         """As :meth:`close`."""
-        self._documents.forget()
-        if self._blocking is not None:
-            # While the asynchronous client is open, this waits for nothing.
-            await run_in_executor(None, drive, self._blocking.close())
-        if self._access is not None:
-            await self._access.close()
-
-    # -- what the methods do -------------------------------------------------------------------------------------------
-
-    def _drive(self, work: Callable[[Access], Coroutine[Any, Any, T]]) -> T:
-        if self._blocking is None:
-            raise InvalidInputError(
-                "This vector store has an asynchronous client: use the methods that begin with `a` (`aadd_documents`, "
-                "`asimilarity_search`, ...), or give the store a `path`, which serves both."
-            )
-        refuse_on_loop()
-        return drive(work(self._blocking))
-
-    async def _await(self, work: Callable[[Access], Coroutine[Any, Any, T]]) -> T:
-        if self._access is None:
-            return await run_in_executor(None, self._drive, work)
-        return await work(self._access)
+        await self._documents.client.close()
 
     def _select_relevance_score_fn(self) -> Callable[[float], float]:
         """Return how LangChain's ``similarity_search_with_relevance_scores`` makes a relevance of a distance."""

@@ -37,6 +37,11 @@ ENVIRONMENTS = {
         ("test_langchain_standard.py",),
         "langchain-tests needs pytest 9, Chroma's own suite a pytest before it; it brings seven plugins of pytest",
     ),
+    "langgraph": Environment(
+        ("langgraph>=1", "langmem>=0.0.29"),
+        ("test_langgraph_graph.py",),
+        "langmem brings the clients of two providers of language models",
+    ),
 }
 
 

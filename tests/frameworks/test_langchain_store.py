@@ -173,12 +173,11 @@ def test_the_same_collection_as_langchain_chroma(tmp_path, embeddings):
 
 
 async def test_clients_of_the_caller(tmp_path):
-    """An asynchronous client serves the asynchronous methods, a blocking one both; neither is closed with the store."""
+    """A client of either kind serves both kinds of methods, and is not closed with the store."""
     async with await aiochroma.AsyncPersistentClient(tmp_path) as client:
         store = await AiochromaVectorStore.afrom_texts(TEXTS, Letters(), client=client)
         assert len(await store.asimilarity_search("x", k=5)) == 3
-        with pytest.raises(aiochroma.InvalidInputError, match="asimilarity_search"):
-            await asyncio.to_thread(store.similarity_search, "x")
+        assert len(await asyncio.to_thread(store.similarity_search, "x", 5)) == 3
         await store.aclose()
         assert not client.closed
     blocking = await asyncio.to_thread(sync.PersistentClient, tmp_path)
@@ -195,8 +194,11 @@ async def test_langchains_embeddings_in_a_memory(tmp_path):
         await memory.remember("abc")
         await memory.remember("xyz")
         assert [hit.text for hit in await memory.recall("cba", k=1, mode="vector")] == ["abc"]
-    other = Letters()
-    other.model = "letters-2"
-    async with aiochroma.Memory(tmp_path, embedder=other) as memory:
+
+    class Others(Letters):
+        def embed_documents(self, texts):
+            return [row[::-1] for row in super().embed_documents(texts)]
+
+    async with aiochroma.Memory(tmp_path, embedder=Others()) as memory:
         with pytest.raises(aiochroma.EmbedderMismatchError, match="letters-1"):
             await memory.recall("abc", namespaces="default")

@@ -1,0 +1,143 @@
+"""What of an item is stored, and back.
+
+An item is one record: its value as JSON in the document, its namespace, key and times in the metadata. A record needs a vector,
+so it has one of length 1 that means nothing. The vectors of an item's texts are records of a collection of their own, one for
+each text, which name the item and the version of it that they belong to: those of an older version mean nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+from aiochroma._errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["NO_VECTOR", "Stored", "below", "item_id", "value_as_json", "vector_records"]
+
+NO_VECTOR = [1.0]
+
+_DEPTH = "depth"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An item as it is stored.
+
+    Attributes:
+        id: Of its record.
+        namespace: Its labels.
+        key: Unique in the namespace.
+        value: What is remembered; empty where the item was read without.
+        created_at: Seconds since 1970.
+        updated_at: Likewise.
+        version: Different whenever it is written.
+        ttl: Minutes that it lives after it was last written or read, or None.
+        expires_at: When that ends, or None.
+        indexed: Whether it has vectors.
+        complete: Whether it was read with its value.
+    """
+
+    id: str
+    namespace: tuple[str, ...]
+    key: str
+    value: dict[str, Any]
+    created_at: float
+    updated_at: float
+    version: str
+    ttl: float | None
+    expires_at: float | None
+    indexed: bool
+    complete: bool = True
+
+    @classmethod
+    def of(cls, id: str, document: str | None, metadata: Mapping[str, Any]) -> Stored:
+        """Make an item of its record."""
+        return cls(
+            id,
+            tuple(json.loads(metadata["namespace"])),
+            json.loads(metadata["key"]),
+            {} if document is None else json.loads(document),
+            metadata["created_at"],
+            metadata["updated_at"],
+            metadata["version"],
+            metadata.get("ttl"),
+            metadata.get("expires_at"),
+            bool(metadata["indexed"]),
+            document is not None,
+        )
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What the record says about the item; None takes away what it said before."""
+        return {
+            **_places(self.namespace),
+            "namespace": json.dumps(self.namespace),
+            "key": json.dumps(self.key),
+            "created_at": self.created_at,
+            "updated_at": self.updated_at,
+            "version": self.version,
+            "ttl": self.ttl,
+            "expires_at": self.expires_at,
+            "indexed": self.indexed,
+        }
+
+    def fields(self) -> dict[str, Any]:
+        """Return what LangGraph's item is made of."""
+        return {
+            "namespace": self.namespace,
+            "key": self.key,
+            "value": self.value,
+            "created_at": datetime.fromtimestamp(self.created_at, timezone.utc),
+            "updated_at": datetime.fromtimestamp(self.updated_at, timezone.utc),
+        }
+
+    def has_expired(self, now: float) -> bool:
+        """Tell whether its time has passed."""
+        # Without a time to live, an end was set by somebody who had read the version before.
+        return self.ttl is not None and self.expires_at is not None and self.expires_at <= now
+
+
+def item_id(namespace: tuple[str, ...], key: str) -> str:
+    """Return the id of an item's record; labels and keys may be of any length."""
+    return hashlib.sha256(json.dumps([*namespace, key]).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def vector_records(item: Stored, vectors: list[Any]) -> dict[str, list[Any]]:
+    """Return the records of an item's vectors, as a collection's ``upsert`` takes them."""
+    metadata = {**_places(item.namespace), "item": item.id, "version": item.version}
+    return {
+        "ids": [f"{item.version}.{number}" for number in range(len(vectors))],
+        "embeddings": vectors,
+        "metadatas": [dict(metadata) for _ in vectors],
+    }
+
+
+def below(prefix: tuple[str, ...]) -> dict[str, Any] | None:
+    """Return Chroma's filter for what lies in a namespace or below it; None for everything."""
+    return {f"{_DEPTH}.{len(prefix)}": json.dumps(prefix)} if prefix else None
+
+
+def _places(namespace: tuple[str, ...]) -> dict[str, Any]:
+    return {f"{_DEPTH}.{depth}": json.dumps(namespace[:depth]) for depth in range(1, len(namespace) + 1)}
+
+
+def value_as_json(value: Mapping[str, Any], where: str) -> str:
+    """Write a value down.
+
+    Raises:
+        InvalidInputError: There is something in it that JSON does not have.
+    """
+    try:
+        text = json.dumps(dict(value), ensure_ascii=False, allow_nan=False)
+        text.encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidInputError(
+            f"The value of {where} cannot be written as JSON ({error}): {str(value)[:200]}."
+        ) from error
+    return text

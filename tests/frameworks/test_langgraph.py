@@ -1,0 +1,239 @@
+"""LangGraph: the store, on both ways to wait, across restarts, with times to live; the oracle's test has the rest."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from datetime import datetime, timezone
+
+import pytest
+
+import aiochroma
+from aiochroma import sync
+
+pytest.importorskip("langgraph.store", reason="langgraph-checkpoint is not installed (group `frameworks`)")
+
+from langgraph.store.base import GetOp, InvalidNamespaceError, PutOp, SearchOp
+
+from aiochroma.langgraph import AiochromaStore
+from aiochroma.langgraph import items as items_module
+
+
+class Clock:
+    """The time, which goes on when it is told to."""
+
+    def __init__(self):
+        self.now = 1_800_000_000.0
+
+    def time(self):
+        return self.now
+
+    def monotonic(self):
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(items_module, "time", clock)
+    return clock
+
+
+@pytest.fixture
+async def store(tmp_path):
+    async with AiochromaStore(tmp_path, index={"fields": ["text"]}) as store:
+        yield store
+
+
+def test_the_extra_is_named_where_langgraph_is_absent():
+    """Without the package the error names it, and the extra that brings it."""
+    code = (
+        "import sys; sys.modules['langgraph.store.base'] = None\n"
+        "try: import aiochroma.langgraph\n"
+        "except ImportError as error: print(error)"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "[langgraph]" in shown
+
+
+async def test_both_ways_on_one_object(store):
+    """What was put on the event loop is read on a plain thread and the other way round."""
+    await store.aput(("users", "ada"), "cat", {"text": "Her cat is called Kestrel."})
+    assert (await asyncio.to_thread(store.get, ("users", "ada"), "cat")).value["text"].endswith("Kestrel.")
+    await asyncio.to_thread(store.put, ("users", "bob"), "dog", {"text": "His dog is called Rex."})
+    found = await store.asearch(("users",), query="the name of the dog", limit=1)
+    assert [(item.namespace, item.key) for item in found] == [(("users", "bob"), "dog")]
+    assert 0 < found[0].score < 1
+    with pytest.raises(aiochroma.BlockingCallError):
+        store.batch([GetOp(("users", "ada"), "cat")])
+
+
+async def test_across_restarts(tmp_path):
+    """Another store on the same directory has everything, and says when the embedder is another one."""
+    value = {
+        "text": "Tea, no milk.",
+        "nested": {"list": [1, None, {"deep": "ü"}], "none": None},
+        "big": 2**70,
+    }
+    async with AiochromaStore(tmp_path, index={}) as store:
+        await store.aput(("a", "ü/"), "key\0 with anything 🙂", value)
+        before = await store.aget(("a", "ü/"), "key\0 with anything 🙂")
+    async with AiochromaStore(tmp_path, index={}) as store:
+        assert await store.aget(("a", "ü/"), "key\0 with anything 🙂") == before
+        assert before.value == value
+        assert (await store.asearch((), query="what does she drink?"))[0] == before
+        assert await store.alist_namespaces() == [("a", "ü/")]
+
+    def lengths(texts):
+        return [[1.0, float(len(text))] for text in texts]
+
+    async with AiochromaStore(tmp_path, index={"embed": lengths, "dims": 2}) as store:
+        assert await store.aget(("a", "ü/"), "key\0 with anything 🙂") == before
+        with pytest.raises(aiochroma.EmbedderMismatchError, match="lengths"):
+            await store.asearch((), query="tea")
+        with pytest.raises(aiochroma.EmbedderMismatchError, match="lengths"):
+            await store.aput(("a",), "b", {"text": "c"})
+    async with AiochromaStore(
+        tmp_path, index={"embed": lengths, "dims": 3}, collection_name="other"
+    ) as store:
+        with pytest.raises(aiochroma.EmbeddingFailedError, match="3 `dims`"):
+            await store.aput(("a",), "b", {"text": "c"})
+
+
+async def test_put_again(store):
+    """It keeps when it was made, is found by its new text alone, and by none when it shall not be."""
+    await store.aput(("a",), "k", {"text": "The harbour is frozen."})
+    made = (await store.aget(("a",), "k")).created_at
+    await store.aput(("a",), "k", {"text": "A recipe for pancakes."})
+    (item,) = await store.asearch(("a",), query="frozen harbour")
+    assert item.value == {"text": "A recipe for pancakes."}
+    assert item.score < 0.5
+    assert item.created_at == made < item.updated_at <= datetime.now(timezone.utc)
+    await store.aput(("a",), "k", {"text": "A recipe for pancakes."}, index=False)
+    assert [item.score for item in await store.asearch(("a",), query="pancakes")] == [None]
+
+
+async def test_one_batch(store):
+    """Reading sees what was there before; of several puts of one key the last one counts, also for the order."""
+    await store.aput(("a",), "one", {"n": 1})
+    results = await store.abatch(
+        [
+            PutOp(("a",), "one", {"n": 2}),
+            PutOp(("a",), "two", {"n": 3}),
+            PutOp(("a",), "one", {"n": 4}),
+            GetOp(("a",), "one"),
+            GetOp(("a",), "two"),
+            SearchOp(("a",)),
+        ]
+    )
+    assert [None if result is None else str(result)[:5] for result in results[:3]] == [None] * 3
+    assert (results[3].value, results[4], len(results[5])) == ({"n": 1}, None, 1)
+    assert [item.value["n"] for item in await store.asearch(("a",))] == [4, 3]
+
+
+async def test_at_the_same_time(store):
+    """Many callers put, read and search at once; each gets its own."""
+
+    async def one(number):
+        await store.aput(("many", str(number % 4)), str(number), {"text": f"note {number}", "n": number})
+        assert (await store.aget(("many", str(number % 4)), str(number))).value["n"] == number
+        found = await store.asearch(("many",), query=f"note {number}", filter={"n": {"$eq": number}})
+        assert [item.key for item in found] == [str(number)]
+
+    await asyncio.gather(*[one(number) for number in range(40)])
+    assert len(await store.asearch(("many",), limit=100)) == 40
+    assert await store.alist_namespaces(max_depth=1) == [("many",)]
+
+
+async def test_a_filter_that_lets_few_pass(store):
+    """A question looks at as many texts as it takes; items of several texts count once."""
+    await store.abatch(
+        [PutOp(("a",), str(n), {"text": f"apple {n}", "n": n}, ["text", "n"]) for n in range(120)]
+    )
+    found = await store.asearch(("a",), query="apple", filter={"n": {"$gte": 117}}, limit=5)
+    assert sorted(item.key for item in found) == ["117", "118", "119"]
+
+
+async def test_time_to_live(tmp_path, clock):
+    """An item is gone when its time has passed; reading lets it live longer, unless it shall not; sweeping deletes."""
+    ttl = {"default_ttl": 10, "refresh_on_read": True}
+    async with AiochromaStore(tmp_path, index={"fields": ["text"]}, ttl=ttl) as store:
+        await store.aput(("a",), "read", {"text": "one"})
+        await store.aput(("a",), "left", {"text": "two"})
+        await store.aput(("a",), "kept", {"text": "three"}, ttl=None)
+        clock.now += 9 * 60
+        assert await store.aget(("a",), "read")
+        assert await store.aget(("a",), "left", refresh_ttl=False)
+        clock.now += 2 * 60
+        assert await store.aget(("a",), "left") is None
+        assert [item.key for item in await store.asearch(("a",), query="one", refresh_ttl=False)] == [
+            "read",
+            "kept",
+        ]
+        assert await store.asweep() == 1
+        assert await store.asweep() == 0
+        clock.now += 7 * 60
+        assert {item.key for item in await store.asearch(("a",))} == {"read", "kept"}
+        clock.now += 9 * 60
+        assert await store.aget(("a",), "read", refresh_ttl=False)
+        clock.now += 2 * 60
+        assert [item.key for item in await store.asearch(())] == ["kept"]
+        # Putting it without a time to live ends the former one.
+        await store.aput(("a",), "read", {"text": "one"}, ttl=1)
+        await store.aput(("a",), "read", {"text": "one"}, ttl=None)
+        clock.now += 60 * 60
+        assert await store.aget(("a",), "read")
+        assert await store.asweep() == 0
+
+
+async def test_a_write_sweeps(tmp_path, clock):
+    """With an interval, a write that comes later deletes what has expired, and its vectors."""
+    ttl = {"sweep_interval_minutes": 5}
+    async with AiochromaStore(tmp_path, index={"fields": ["text"]}, ttl=ttl) as store:
+        await store.aput(("a",), "gone", {"text": "one"}, ttl=1)
+        clock.now += 6 * 60
+        await store.aput(("a",), "here", {"text": "two"})
+    async with await aiochroma.AsyncPersistentClient(tmp_path) as client:
+        for name in ("langgraph", "langgraph.vectors"):
+            assert await (await client.get_collection(name, embedding_function=None)).count() == 1
+
+
+async def test_wrong_arguments(store):
+    """What is wrong is refused by name before anything of a batch is done."""
+    first = PutOp(("a",), "first", {"n": 1})
+    wrong = [
+        (PutOp(("a",), "k", {"n": float("nan")}), "JSON"),
+        (PutOp(("a",), "k", {"n": object()}), "'k' in"),
+        (PutOp(("a",), "k", {"n": 1}, ttl=0), "minutes above 0"),
+        (SearchOp(("a",), {"n": {"$in": [1]}}), r"'\$in'"),
+        (SearchOp(("a",), {"n": {"m": {"$gt": "x"}}}), "'n.m'"),
+        (SearchOp(("a",), limit=-1), "at least 0"),
+        ("get", "str"),
+    ]
+    for op, message in wrong:
+        with pytest.raises(aiochroma.InvalidInputError, match=message):
+            await store.abatch([first, op])
+    with pytest.raises(InvalidNamespaceError):
+        await store.abatch([first, GetOp(("a.b",), "k")])
+    assert await store.aget(("a",), "first") is None
+    await store.aput(("a",), "text", {"n": "many", "none": None})
+    assert await store.asearch(("a",), filter={"none": {"$gt": 0}}) == []
+    assert await store.asearch(("a",), filter={"n": {"$gt": 0}}) == []
+
+
+async def test_clients_of_the_caller(tmp_path):
+    """A client of either kind serves both kinds of methods, and is not closed with the store."""
+    async with await aiochroma.AsyncPersistentClient(tmp_path) as client:
+        store = AiochromaStore(client=client)
+        await store.aput(("a",), "k", {"n": 1})
+        assert (await asyncio.to_thread(store.get, ("a",), "k")).value == {"n": 1}
+        await store.aclose()
+        assert not client.closed
+    blocking = await asyncio.to_thread(sync.PersistentClient, tmp_path)
+    store = AiochromaStore(client=blocking)
+    assert (await store.aget(("a",), "k")).value == {"n": 1}
+    assert (await asyncio.to_thread(store.get, ("a",), "k")).value == {"n": 1}
+    await store.aclose()
+    assert not blocking.closed
+    await asyncio.to_thread(blocking.close)
