@@ -10,6 +10,7 @@ import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from aiochroma._errors import InvalidInputError
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from pydantic import SecretStr
 
-__all__ = ["Access", "AuthHeader", "access_to", "redacted", "url_of"]
+__all__ = ["Access", "AuthHeader", "access_to", "is_loopback", "proxy_secrets", "redacted", "url_of"]
 
 AuthHeader = Literal["authorization", "x-chroma-token", "both"]
 
@@ -140,6 +141,27 @@ def access_to(
         ),
         fingerprint=hmac.new(_KEY, picture.encode(), hashlib.sha256).hexdigest(),
     )
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a host is this machine itself."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def proxy_secrets() -> tuple[str, ...]:
+    """Return the passwords of the proxies that the environment names."""
+    found = []
+    for address in getproxies().values():
+        try:
+            password = urlsplit(address).password
+        except ValueError:
+            continue
+        if password and len(password) >= _SHORTEST_SECRET:
+            found.append(password)
+    return tuple(found)
 
 
 def redacted(text: str, access: Access) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from aiochroma.backend.protocol import BackendInfo, Capabilities
+from aiochroma.backend.settings import chroma_settings
 from aiochroma.core.request import Lane
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ChromaBackend", "start_chroma"]
 
+_IN_PROCESS = "chromadb.api.rust.RustBindingsAPI"
+"""Whatever the caller's settings say: a database of this process never talks to a server."""
+
 _COUNTS_AT_ONCE = 8
 """Each holds the interpreter for about a millisecond."""
 
@@ -33,12 +37,12 @@ def start_chroma(location: Location, options: EngineOptions) -> System:
 
     chromadb is imported here, on the DB thread: it takes half a second, and the event loop goes on meanwhile.
     """
+    settings = chroma_settings(
+        options.settings, is_persistent=location.kind == "persistent", chroma_api_impl=_IN_PROCESS
+    )
     from chromadb.api import ServerAPI
-    from chromadb.config import Settings, System
+    from chromadb.config import System
 
-    settings = (options.settings or Settings()).model_copy(deep=True)
-    settings.anonymized_telemetry = False
-    settings.is_persistent = location.kind == "persistent"
     if location.path:
         settings.persist_directory = location.path
     system = System(settings)

@@ -10,15 +10,17 @@ from __future__ import annotations
 import ssl
 import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from aiochroma._errors import InvalidInputError
 from aiochroma._logging import get_logger
-from aiochroma.backend.address import Access
+from aiochroma.backend.address import Access, is_loopback, proxy_secrets
 from aiochroma.backend.chroma import _as_arrays
 from aiochroma.backend.protocol import BackendInfo, Capabilities
 from aiochroma.backend.retry import FailedCall, call_repeatedly, is_repeatable
+from aiochroma.backend.settings import chroma_settings
 from aiochroma.core.request import Lane, Request
 
 if TYPE_CHECKING:
@@ -41,7 +43,6 @@ _CONNECT_SECONDS = 5.0
 _READ_SECONDS = 60.0
 _SHORTEST_READ_SECONDS = 0.05
 _COUNTS_AT_ONCE = 32
-_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 def open_http(
@@ -83,7 +84,8 @@ class HttpBackend:
         self._url = location.url
         self._make_operations = make_operations
         self._options = options
-        self._access = options.access or Access()
+        access = options.access or Access()
+        self._access = replace(access, secrets=(*access.secrets, *proxy_secrets()))
         self._attempts = options.attempts or _ATTEMPTS
         self._stopped = threading.Event()
         self._of_thread = threading.local()
@@ -175,13 +177,12 @@ class HttpBackend:
         return result
 
     def _connect(self) -> None:
+        settings = chroma_settings(
+            self._options.settings, is_persistent=False, chroma_api_impl="chromadb.api.fastapi.FastAPI"
+        )
         from chromadb.api import ServerAPI
-        from chromadb.config import Settings, System
+        from chromadb.config import System
 
-        settings = (self._options.settings or Settings()).model_copy(deep=True)
-        settings.anonymized_telemetry = False
-        settings.is_persistent = False
-        settings.chroma_api_impl = "chromadb.api.fastapi.FastAPI"
         parts = urlsplit(self._url)
         settings.chroma_server_host, settings.chroma_server_http_port = self._url, parts.port
         settings.chroma_server_ssl_enabled = parts.scheme == "https"
@@ -189,39 +190,55 @@ class HttpBackend:
         verify = settings.chroma_server_ssl_verify
         if parts.scheme == "https":
             # Only a context is accepted without a warning of deprecation; Chroma hands on whatever it finds here.
-            settings.chroma_server_ssl_verify = self._tls_context(verify)  # type: ignore[assignment]
-        elif self._access.secrets and parts.hostname not in _LOOPBACK:
+            self._verify = self._tls_context(verify)
+            settings.chroma_server_ssl_verify = self._verify  # type: ignore[assignment]
+        elif self._access.secrets and not is_loopback(str(parts.hostname)):
             log.warning(
                 "server.unencrypted_credentials",
                 server=self._url,
                 hint="headers travel in the clear; use TLS",
             )
         self._system = System(settings)
-        api: Any = self._system.instance(ServerAPI)  # type: ignore[type-abstract]
+        try:
+            api: Any = self._system.instance(ServerAPI)  # type: ignore[type-abstract]
+        except (ValueError, ImportError):
+            # Not repeated: a proxy's address may contain a password.
+            raise InvalidInputError(
+                "The proxy that the environment names (HTTP_PROXY, HTTPS_PROXY or ALL_PROXY) cannot be used: its address is "
+                "wrong, or it is a SOCKS proxy and the package 'socksio' is missing."
+            ) from None
         self._api = api
         self._further = self._make_operations(api)
         self._own = self._further.operations()
         self._system.start()
         settings.chroma_server_ssl_verify = self._access.ca_file or verify
         settings.chroma_client_auth_credentials = None
-        # Private, but there is no other way to set timeouts, or to send headers that the settings do not show.
-        self._session: httpx.Client = self._api._session  # noqa: SLF001
         self._prepare_session()
 
     def _prepare_session(self) -> None:
+        """Put a transport of our own in the place of Chroma's: with time limits, and with headers that no settings show."""
         import httpx
 
         from aiochroma.backend.http_faults import examine
 
-        options = self._options
-        self._session.headers.update(dict(self._access.headers))
-        self._session.timeout = httpx.Timeout(
-            options.read_timeout or _READ_SECONDS, connect=options.connect_timeout or _CONNECT_SECONDS
+        options, parts = self._options, urlsplit(self._url)
+        chromas: httpx.Client = self._api._session  # noqa: SLF001 - there is no other way
+        self._session = httpx.Client(
+            headers={**chromas.headers, **dict(self._access.headers)},
+            timeout=httpx.Timeout(
+                options.read_timeout or _READ_SECONDS, connect=options.connect_timeout or _CONNECT_SECONDS
+            ),
+            limits=self._api.http_limits,
+            verify=self._verify if parts.scheme == "https" else True,
+            # What the environment says of proxies is for other machines.
+            trust_env=not is_loopback(str(parts.hostname)),
+            event_hooks={
+                "request": [self._shorten_timeouts],
+                "response": [lambda response: examine(response, self._access)],
+            },
         )
-        self._session.event_hooks = {
-            "request": [self._shorten_timeouts],
-            "response": [lambda response: examine(response, self._access)],
-        }
+        self._api._session = self._session  # noqa: SLF001 - there is no other way
+        chromas.close()
 
     def _tls_context(self, verify: bool | str | None) -> ssl.SSLContext:
         """Make what certificates are checked with.

@@ -33,6 +33,11 @@ _TOO_LARGE = 413
 _NOT_FOUND = 404
 _SERVER_ERROR = 500
 _SHOWN_CHARACTERS = 200
+_PAGE_BYTES = 20_000
+"""What lies beyond is not looked at: the reason stands at the beginning of an error page."""
+
+_TAG = re.compile(r"<([^<>]*)>")
+_HIDDEN = frozenset({"script", "style", "head"})
 
 _NEVER_SENT = (
     httpx.ConnectError,
@@ -113,7 +118,7 @@ def explained(fault: FailedCall, request: Request, url: str, access: Access) -> 
     ):
         return cause.chromas
     if fault.sent and request.lane is not Lane.READ:
-        error = _outcome_unknown(fault, request, url)
+        error = _outcome_unknown(fault, request, url, access)
     elif isinstance(cause, Answer):
         error = _answered(cause, url, access)
     else:
@@ -122,8 +127,8 @@ def explained(fault: FailedCall, request: Request, url: str, access: Access) -> 
     return error
 
 
-def _outcome_unknown(fault: FailedCall, request: Request, url: str) -> AiochromaError:
-    what = f"`{request.operation.lstrip('_')}` was sent to the Chroma server at {url}, but {_reason(fault.cause)}"
+def _outcome_unknown(fault: FailedCall, request: Request, url: str, access: Access) -> AiochromaError:
+    what = f"`{request.operation.lstrip('_')}` was sent to the Chroma server at {url}, but {_reason(fault.cause, access)}"
     times = f" ({fault.attempts} attempts)" if fault.attempts > 1 else ""
     return OutcomeUnknownError(
         f"{what}{times}, so it may or may not have happened. Read before you write again, or repeat it where that does no harm."
@@ -171,19 +176,19 @@ def _unreachable(fault: FailedCall, url: str, access: Access) -> AiochromaError:
             f"No TLS connection to {where} could be made: {tls.reason or tls}. Does it speak TLS at all? If not, `ssl=False`."
         )
     return StoreUnavailableError(
-        f"No Chroma server answers at {url} ({where}){times}: {_reason(fault.cause)}. Start it "
+        f"No Chroma server answers at {url} ({where}){times}: {_reason(fault.cause, access)}. Start it "
         f"(`chroma run --host {parts.hostname} --port {parts.port}`), or correct `host` and `port` (CHROMA_HOST, CHROMA_PORT)."
     )
 
 
-def _reason(cause: Exception) -> str:
+def _reason(cause: Exception, access: Access) -> str:
     if isinstance(cause, Answer):
         return f"the answer was {cause}"
     if isinstance(cause, httpx.ConnectTimeout):
         return "no connection was made in time"
     if isinstance(cause, httpx.TimeoutException):
         return "no answer came in time"
-    text = str(cause).rstrip(".") or type(cause).__name__
+    text = redacted(str(cause), access).rstrip(".") or type(cause).__name__
     return text[:1].lower() + text[1:]
 
 
@@ -212,8 +217,25 @@ def _shown(response: httpx.Response, access: Access) -> str:
         return (
             f" (a redirect to {redacted(response.headers.get('location', ''), access)[:_SHOWN_CHARACTERS]!r})"
         )
-    text = re.sub(
-        r"<(script|style|head)\b.*?</\1>|<[^>]*>", " ", response.text, flags=re.DOTALL | re.IGNORECASE
-    )
-    text = " ".join(redacted(text, access).split())
+    page = response.content[:_PAGE_BYTES].decode(errors="replace")
+    text = " ".join(redacted(_without_markup(page), access).split())
     return f" ({text[:_SHOWN_CHARACTERS]})" if text else ""
+
+
+def _without_markup(page: str) -> str:
+    """Return the text of an HTML page; one pass, whatever the page consists of."""
+    shown: list[str] = []
+    position, hidden = 0, ""
+    for match in _TAG.finditer(page):
+        if not hidden:
+            shown.append(page[position : match.start()])
+        position = match.end()
+        closing = match[1].startswith("/")
+        name = next(iter(match[1].strip("/ ").lower().split()), "")
+        if hidden:
+            hidden = "" if closing and name == hidden else hidden
+        elif not closing and name in _HIDDEN:
+            hidden = name
+    if not hidden:
+        shown.append(page[position:])
+    return " ".join(shown)

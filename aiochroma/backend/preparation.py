@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from aiochroma._errors import DatabaseCorruptError, DatabaseInUseError, DatabaseLockedError
 from aiochroma._logging import get_logger
 from aiochroma.backend.chroma import start_chroma
+from aiochroma.backend.settings import import_chromadb
 from aiochroma.disk.backup_vectors import vectors_in_backup
 from aiochroma.disk.foreign import foreign_users, refuse_foreign_users
 from aiochroma.disk.layout import SQLITE_FILE
@@ -165,6 +166,7 @@ def _trim_log(directory: Path, preflight: PreflightReport) -> None:
 
 def _refuse_plain_client(directory: Path) -> None:
     """Two systems on one directory in one process destroy each other's vectors, like two processes."""
+    import_chromadb()
     from chromadb.api.shared_system_client import SharedSystemClient
 
     for spelling, system in list(SharedSystemClient._identifier_to_system.items()):  # noqa: SLF001 - there is no public way

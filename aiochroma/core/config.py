@@ -27,7 +27,7 @@ _NUMBERS = (
     "read_timeout",
 )
 
-_SETTLED_HERE = frozenset({"persist_directory", "is_persistent", "anonymized_telemetry"})
+_SETTLED_HERE = frozenset({"persist_directory", "is_persistent", "anonymized_telemetry", "chroma_api_impl"})
 """What of Chroma's settings is decided at opening, whatever they say."""
 
 
@@ -130,7 +130,7 @@ def _comparable(value: Any, other: Any) -> Any:
     may here: those differences do not count. Settings that were left out are Chroma's defaults.
     """
     if value is None and hasattr(other, "model_dump"):
-        value = type(other)()
+        value = type(other).model_construct()  # The constructor reads the environment.
     if not hasattr(value, "model_dump"):
         return value
     return {key: item for key, item in value.model_dump().items() if key not in _SETTLED_HERE}
@@ -148,4 +148,9 @@ def canonical_path(path: str | os.PathLike[str]) -> str:
         raise InvalidInputError(f"`path` must be a string or a path, got {path!r}.") from None
     if not isinstance(text, str) or not text.strip() or "\0" in text:
         raise InvalidInputError(f"`path` must be a non-empty string or path, got {path!r}.")
-    return os.path.realpath(Path(text).expanduser())
+    try:
+        os.fsencode(text)
+        return os.path.realpath(Path(text).expanduser())
+    except (UnicodeEncodeError, RuntimeError):
+        # A lone surrogate, or the home directory of a user that does not exist.
+        raise InvalidInputError(f"`path` {text!r} cannot be a path of this system.") from None

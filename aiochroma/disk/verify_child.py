@@ -84,7 +84,9 @@ def _chroma(directory: Path) -> Iterator[Any]:
     from chromadb.config import Settings, System
 
     system = System(
-        Settings(anonymized_telemetry=False, is_persistent=True, persist_directory=str(directory))
+        Settings.model_construct(
+            anonymized_telemetry=False, is_persistent=True, persist_directory=str(directory)
+        )
     )
     api: Any = system.instance(ServerAPI)  # type: ignore[type-abstract]
     system.start()
