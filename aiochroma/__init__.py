@@ -39,15 +39,21 @@ from aiochroma._errors import (
 from aiochroma.client.opening import AsyncEphemeralClient, AsyncHttpClient, AsyncPersistentClient, connect
 from aiochroma.core.stats import Latency, Stats
 from aiochroma.memory.changes import MemoryChange
+from aiochroma.memory.listing import Listing
 from aiochroma.memory.memory import Memory
 from aiochroma.memory.recall import Hit, NamespaceSearch, Recall
+from aiochroma.memory.results import Count, Id, Items, Page, UnavailableHit
 
 if TYPE_CHECKING:
     __version__: str
     from aiochroma.client.client import AsyncClient
     from aiochroma.client.collection import Collection
+    from aiochroma.client.maintenance import Health
     from aiochroma.disk.manifest import BackupReport
+    from aiochroma.disk.recovery import RecoveryReport
+    from aiochroma.embedding.hashed import HashedEmbedder
     from aiochroma.embedding.protocol import Embedder, WindowedEmbedder
+    from aiochroma.embedding.wordllama import WordLlamaEmbedder
     from aiochroma.ops import DoctorReport, MigrationReport, doctor, migrate, restore
 
 __all__ = [
@@ -62,6 +68,7 @@ __all__ = [
     "BlockingCallError",
     "ClosedError",
     "Collection",
+    "Count",
     "DatabaseCorruptError",
     "DatabaseFormatError",
     "DatabaseInUseError",
@@ -76,9 +83,14 @@ __all__ = [
     "EmbeddingFailedError",
     "EventLoopRequiredError",
     "ForkedProcessError",
+    "HashedEmbedder",
+    "Health",
     "Hit",
+    "Id",
     "InvalidInputError",
+    "Items",
     "Latency",
+    "Listing",
     "Memory",
     "MemoryChange",
     "MigrationError",
@@ -86,13 +98,17 @@ __all__ = [
     "MissingExtraError",
     "NamespaceSearch",
     "OutcomeUnknownError",
+    "Page",
     "PartialWriteError",
     "QueueFullError",
     "Recall",
+    "RecoveryReport",
     "SettingsConflictError",
     "Stats",
     "StoreUnavailableError",
+    "UnavailableHit",
     "WindowedEmbedder",
+    "WordLlamaEmbedder",
     "connect",
     "deadline",
     "doctor",
@@ -110,6 +126,10 @@ _LATE = {
     "AsyncClient": "aiochroma.client.client",
     "Collection": "aiochroma.client.collection",
     "Embedder": "aiochroma.embedding.protocol",
+    "HashedEmbedder": "aiochroma.embedding.hashed",
+    "Health": "aiochroma.client.maintenance",
+    "RecoveryReport": "aiochroma.disk.recovery",
+    "WordLlamaEmbedder": "aiochroma.embedding.wordllama",
     "WindowedEmbedder": "aiochroma.embedding.protocol",
 }
 

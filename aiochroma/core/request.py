@@ -50,6 +50,7 @@ _READS = frozenset(
         "heartbeat",
         "list_collections",
         "list_databases",
+        "list_memories",
         "memory_history",
         "search_memories",
         "similar_memories",

@@ -1,113 +1,87 @@
-"""A memory for callers without an event loop: the same coroutines, driven to their end on the calling thread."""
+"""A memory for callers without an event loop: the coroutines of the asynchronous one, driven on the calling thread."""
 
 from __future__ import annotations
 
-from functools import update_wrapper
-from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar
+import functools
+import inspect
+from typing import TYPE_CHECKING, Any, Concatenate, NoReturn, ParamSpec, TypeVar
 
-from aiochroma._threads import drive
+from aiochroma._threads import drive, driven
 from aiochroma.memory.memory import Memory as AsyncMemory
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Awaitable, Callable, Coroutine
     from types import TracebackType
+
+    from typing_extensions import Self
 
     from aiochroma.client.blocking import BlockingClient
     from aiochroma.core.stats import Stats
 
 __all__ = ["Memory"]
 
+C = TypeVar("C")
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def _driven(
-    method: Callable[Concatenate[AsyncMemory, P], Coroutine[Any, Any, T]],
-) -> Callable[Concatenate[Memory, P], T]:
-    """Make the blocking form of a method: same arguments, result and errors."""
+def _arguments_of(
+    template: Callable[P, Any],
+) -> Callable[[Callable[Concatenate[C, ...], T]], Callable[Concatenate[C, P], T]]:
+    """Give a method the arguments and the words of what it calls, also for type checkers and :func:`help`."""
 
-    def call(self: Memory, /, *values: P.args, **arguments: P.kwargs) -> T:
-        self.open()
-        return self._run(method(self._memory, *values, **arguments))
+    def with_arguments(method: Callable[Concatenate[C, ...], T]) -> Callable[Concatenate[C, P], T]:
+        own = next(iter(inspect.signature(method).parameters.values()))
+        arguments = inspect.signature(template).parameters.values()
+        method.__signature__ = inspect.Signature([own, *arguments])  # type: ignore[attr-defined] # as `driven` does
+        method.__doc__ = template.__doc__
+        return method
 
-    update_wrapper(call, method)
+    return with_arguments
+
+
+def _awaited(
+    method: Callable[Concatenate[AsyncMemory, P], Awaitable[T]],
+) -> Callable[Concatenate[AsyncMemory, P], Coroutine[Any, Any, T]]:
+    """Make a coroutine of a method that returns something to await."""
+
+    @functools.wraps(method)
+    async def call(self: AsyncMemory, /, *values: P.args, **arguments: P.kwargs) -> T:
+        return await method(self, *values, **arguments)
+
     return call
 
 
 class Memory:
-    """:class:`aiochroma.Memory` for scripts, threads and Streamlit: same arguments, results and errors, no ``await``.
+    """A memory for scripts, threads and Streamlit: :class:`aiochroma.Memory` with calls that block.
 
-    It may be used from any number of threads at once, beside asynchronous memories of the same directory, and refuses to run
-    on a thread whose event loop would stand still. Opens with ``with`` (or at the first call). The embedder, and the items of
-    ``remember_many``, must be synchronous; batches are embedded and written in turn.
-
-    Args:
-        path: The directory; None keeps everything in memory.
-        embedder: A synchronous one; see :class:`aiochroma.Memory`, also for the others.
-        on_failure: ``"raise"`` or ``"degrade"``.
-        timeout: Limit for each call, in seconds; None for none.
-        durable: Keep every vector in Chroma's log as well.
-        client: A client from :func:`aiochroma.sync.PersistentClient` to use in place of one of its own.
-        split_chars: Embed longer texts in parts of at most so many characters.
-        history: Note every change.
-        sweep_every: Sweep after a write, so many seconds after the last time.
-
-    Raises:
-        InvalidInputError: An argument is wrong.
+    Arguments, results and errors are those of the asynchronous one. It opens with ``with``, with :meth:`open`, or at its first
+    call, and may be used from any number of threads at once. Copies of the object share the memory.
     """
 
-    def __init__(
-        self,
-        path: str | os.PathLike[str] | None = "./memory",
-        *,
-        embedder: Any = None,
-        on_failure: Literal["raise", "degrade"] = "raise",
-        timeout: float | None = None,
-        durable: bool = True,
-        client: BlockingClient | None = None,
-        split_chars: int | None = None,
-        history: bool = False,
-        sweep_every: float | None = None,
-    ) -> None:
-        self._memory = AsyncMemory(
-            path,
-            embedder=embedder,
-            on_failure=on_failure,
-            timeout=timeout,
-            durable=durable,
-            client=None if client is None else client.asynchronous,
-            split_chars=split_chars,
-            history=history,
-            sweep_every=sweep_every,
-        )
+    @_arguments_of(AsyncMemory)
+    def __init__(self, *values: Any, **options: Any) -> None:
+        self._memory = AsyncMemory(*values, **options)
 
     @classmethod
-    def from_env(
-        cls,
-        *,
-        embedder: Any = None,
-        on_failure: Literal["raise", "degrade"] = "raise",
-        durable: bool = True,
-        split_chars: int | None = None,
-        history: bool = False,
-        sweep_every: float | None = None,
-        **overrides: Any,
-    ) -> Memory:
-        """Make a memory of what the environment names. See :meth:`aiochroma.Memory.from_env`."""
-        memory = cls(None)
-        memory._memory = AsyncMemory.from_env(
-            embedder=embedder,
-            on_failure=on_failure,
-            durable=durable,
-            split_chars=split_chars,
-            history=history,
-            sweep_every=sweep_every,
-            **overrides,
-        )
+    @_arguments_of(AsyncMemory.from_env)
+    def from_env(cls: type[Memory], *values: Any, **options: Any) -> Memory:  # noqa: D102 - see the asynchronous one
+        memory = cls.__new__(cls)
+        memory._memory = AsyncMemory.from_env(*values, **options)  # noqa: SLF001 - of this class
         return memory
 
-    def __enter__(self) -> Memory:
+    @property
+    def asynchronous(self) -> AsyncMemory:
+        """The memory whose coroutines are driven."""
+        self._memory._life.enter()  # noqa: SLF001 - one class in two forms
+        return self._memory
+
+    def open(self) -> Self:
+        """Open the store; returns itself. Idempotent. See :meth:`aiochroma.Memory.open`."""
+        drive(self._memory.open())
+        return self
+
+    def __enter__(self) -> Self:
         return self.open()
 
     def __exit__(
@@ -115,38 +89,21 @@ class Memory:
     ) -> None:
         self.close()
 
-    def open(self) -> Memory:
-        """Open the store; returns itself. Idempotent. See :meth:`aiochroma.Memory.open`."""
-        self._run(self._memory.open())
+    def __repr__(self) -> str:
+        return repr(self._memory)
+
+    def __copy__(self) -> Self:
         return self
 
-    def close(self) -> None:
-        """Close the store and wait for its thread to end. Idempotent."""
-        drive(self._memory.aclose())
+    def __deepcopy__(self, _: object) -> Self:
+        return self
 
-    remember = _driven(AsyncMemory.remember)
-    remember_many = _driven(AsyncMemory.remember_many)
-    update = _driven(AsyncMemory.update)
-    pin = _driven(AsyncMemory.pin)
-    recall = _driven(AsyncMemory.recall)
-    similar = _driven(AsyncMemory.similar)
-    get = _driven(AsyncMemory.get)
-    forget = _driven(AsyncMemory.forget)
-    forget_namespace = _driven(AsyncMemory.forget_namespace)
-    sweep = _driven(AsyncMemory.sweep)
-    namespaces = _driven(AsyncMemory.namespaces)
-    count = _driven(AsyncMemory.count)
-    history = _driven(AsyncMemory.history)
-    export = _driven(AsyncMemory.export)
-    import_ = _driven(AsyncMemory.import_)
-
-    def stats(self) -> Stats:
-        """Return counters and times of the store's thread. See :meth:`aiochroma.Memory.stats`."""
-        return self._memory.stats()
+    def __reduce__(self) -> NoReturn:
+        self._memory.__reduce__()
 
     @property
     def client(self) -> BlockingClient:
-        """The client below.
+        """The client below: Chroma's own API on the same thread.
 
         Raises:
             ClosedError: The memory is not open.
@@ -155,5 +112,33 @@ class Memory:
 
         return BlockingClient(self._memory.client)
 
-    def _run(self, work: Coroutine[Any, Any, T]) -> T:
-        return drive(work)
+    def stats(self) -> Stats:
+        """Return counters and times of the store's thread. See :meth:`aiochroma.Memory.stats`."""
+        return self._memory.stats()
+
+    close = driven(AsyncMemory.close)
+    health = driven(AsyncMemory.health)
+    backup = driven(AsyncMemory.backup)
+
+    remember = driven(AsyncMemory.remember)
+    remember_many = driven(AsyncMemory.remember_many)
+    remember_messages = driven(AsyncMemory.remember_messages)
+    update = driven(AsyncMemory.update)
+    pin = driven(AsyncMemory.pin)
+
+    recall = driven(AsyncMemory.recall)
+    similar = driven(AsyncMemory.similar)
+    get = driven(AsyncMemory.get)
+    get_many = driven(AsyncMemory.get_many)
+    list = driven(_awaited(AsyncMemory.list))
+    namespaces = driven(AsyncMemory.namespaces)
+    count = driven(AsyncMemory.count)
+    history = driven(AsyncMemory.history)
+
+    forget = driven(AsyncMemory.forget)
+    forget_many = driven(AsyncMemory.forget_many)
+    forget_namespace = driven(AsyncMemory.forget_namespace)
+    sweep = driven(AsyncMemory.sweep)
+
+    export = driven(AsyncMemory.export)
+    import_ = driven(AsyncMemory.import_)

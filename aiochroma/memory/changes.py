@@ -6,12 +6,16 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from aiochroma.memory.items import user_metadata
+from aiochroma.memory.items import check_id, check_k, user_metadata
+from aiochroma.memory.namespaces import collection_name
+from aiochroma.memory.opening import Call
+from aiochroma.memory.results import Items
 
 if TYPE_CHECKING:
+    from aiochroma.memory.store import Store
     from aiochroma.records.history import Entry
 
-__all__ = ["Changes", "MemoryChange", "change_from"]
+__all__ = ["MemoryChange", "history"]
 
 
 @dataclass(frozen=True)
@@ -35,15 +39,22 @@ class MemoryChange:
     metadata: dict[str, Any] | None
 
 
-class Changes(list[MemoryChange]):
-    """The empty list that an unavailable store gives; ``error`` tells why."""
+def history(id: str | None, *, namespace: str | None, limit: int) -> Call[Items[MemoryChange]]:
+    """Return what was changed; see ``Memory.history``."""
+    if id is not None:
+        check_id(id)
+    if namespace is not None:
+        collection_name(namespace)
+    check_k(limit, "`limit`")
 
-    def __init__(self, error: BaseException) -> None:
-        super().__init__()
-        self.error = error
+    async def work(store: Store) -> Items[MemoryChange]:
+        entries = await store.submit("memory_history", namespace=namespace, id=id, limit=limit)
+        return Items(_change(entry) for entry in entries)
+
+    return Call("history", work, Items[MemoryChange].failed)
 
 
-def change_from(entry: Entry) -> MemoryChange:
+def _change(entry: Entry) -> MemoryChange:
     """Make a change of an entry of the history."""
     return MemoryChange(
         at=datetime.fromtimestamp(entry.at, timezone.utc),

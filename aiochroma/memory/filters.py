@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from aiochroma._errors import InvalidInputError
-from aiochroma.memory.items import check_encodable, check_value
+from aiochroma.core.limits import check_storable_text
+from aiochroma.memory.items import check_value
 from aiochroma.records.filters import COMPARISONS
 
-__all__ = ["check_where"]
+__all__ = ["check_where", "checked_where"]
 
 _OPERATORS = frozenset({*COMPARISONS, "$eq", "$ne", "$in", "$nin"})
 
@@ -34,7 +35,7 @@ def check_where(where: Any) -> None:
     # Chroma finds texts under this name, and refuses to compare them.
     if not isinstance(key, str) or key.startswith("$") or key == "#document":
         raise InvalidInputError(f"`where` has the key {key!r}; it must be the name of a metadata value.")
-    check_encodable(key, f"The key {key!r} of `where`")
+    check_storable_text(key, f"The key {key!r} of `where`")
     if not isinstance(condition, Mapping):
         _check_scalar(condition, f"{key!r} of `where`")
         return
@@ -44,6 +45,13 @@ def check_where(where: Any) -> None:
         )
     operator, given = next(iter(condition.items()))
     _check_given(operator, given, f"{operator!r} of {key!r} in `where`")
+
+
+def checked_where(where: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """Return a filter that has been checked; None is none."""
+    if where is not None:
+        check_where(where)
+    return where
 
 
 def _check_given(operator: str, given: Any, what: str) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from aiochroma._errors import InvalidInputError
+from aiochroma.core.limits import check_metadata_size, check_storable_text
 from aiochroma.records.record import (
     CREATED_AT,
     EXPIRES_AT,
@@ -33,12 +34,12 @@ __all__ = [
     "THREAD",
     "UPDATED_AT",
     "Item",
-    "check_encodable",
     "check_id",
     "check_k",
     "check_text",
     "check_thread",
     "check_value",
+    "checked_ids",
     "checked_item",
     "checked_metadata",
     "checked_scope",
@@ -182,15 +183,16 @@ def _end_of(ttl: Any, where: str) -> float:
     return end
 
 
-def check_thread(thread: Any, where: str = "`thread`") -> None:
-    """Check that something names a thread.
+def check_thread(thread: Any, where: str = "`thread`") -> str:
+    """Check that something names a thread, and return it.
 
     Raises:
         InvalidInputError: It is not a string, is empty, or cannot be stored.
     """
     if not isinstance(thread, str) or not thread:
         raise InvalidInputError(f"{where} must be a non-empty string, got {thread!r}.")
-    check_encodable(thread, where)
+    check_storable_text(thread, where)
+    return thread
 
 
 _DEEPEST_SCOPE = 8
@@ -214,39 +216,31 @@ def checked_scope(scope: Any, where: str = "`scope`") -> str:
     for part in parts:
         if not isinstance(part, str) or not part:
             raise InvalidInputError(f"{where} must consist of texts that are not empty, got {scope!r}.")
-        check_encodable(part, where)
+        check_storable_text(part, where)
     return scope_path(parts)
 
 
-def check_id(id: Any, where: str = "`id`") -> None:
-    """Check that something is an id.
+def checked_ids(ids: Any) -> list[str]:
+    """Return ids, each once.
+
+    Raises:
+        InvalidInputError: One is no id; its position is named.
+    """
+    if isinstance(ids, (str, bytes)) or not isinstance(ids, Iterable):
+        raise InvalidInputError(f"`ids` must be several ids, got {ids!r}.")
+    return list(dict.fromkeys(check_id(id, f"ids[{number}]") for number, id in enumerate(ids)))
+
+
+def check_id(id: Any, where: str = "`id`") -> str:
+    """Check that something is an id, and return it.
 
     Raises:
         InvalidInputError: It is not a string, is empty, or cannot be stored.
     """
     if not isinstance(id, str) or not id:
         raise InvalidInputError(f"{where} must be a non-empty string, got {id!r}.")
-    if "\0" in id:
-        # SQLite ends some texts there: it would be written, and not be found again.
-        raise InvalidInputError(f"{where} must not hold a null character, got {id!r}.")
-    check_encodable(id, where)
-
-
-def check_encodable(text: str, where: str) -> None:
-    """Check that a text can be stored as UTF-8.
-
-    Raises:
-        InvalidInputError: It holds one half of a surrogate pair.
-    """
-    if text.isascii():
-        return
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise InvalidInputError(
-            f"{where} has {text[error.start]!r} at {error.start}: one half of a surrogate pair, which is not text. Decode what "
-            "it came from with `errors='replace'`, for example."
-        ) from None
+    check_storable_text(id, where)
+    return id
 
 
 def check_text(text: Any, where: str) -> str:
@@ -259,12 +253,17 @@ def check_text(text: Any, where: str) -> str:
         raise InvalidInputError(f"{where} must be a string, got {type(text).__name__}: {text!r}.")
     if not text.strip():
         raise InvalidInputError(f"{where} is blank ({text!r}); there is nothing in it.")
-    check_encodable(text, where)
+    check_storable_text(text, where)
     return text
 
 
-def checked_metadata(metadata: Any, where: str) -> dict[str, Any]:
+def checked_metadata(metadata: Any, where: str, *, removing: bool = False) -> dict[str, Any]:
     """Check a user's metadata: a flat mapping from strings to strings, numbers and booleans.
+
+    Args:
+        metadata: The user's, or None.
+        where: How the message names what it belongs to.
+        removing: Whether None is allowed as a value, to take a key away.
 
     Raises:
         InvalidInputError: It is not.
@@ -279,13 +278,16 @@ def checked_metadata(metadata: Any, where: str) -> dict[str, Any]:
                 f"The `metadata` of {where} has the key {key!r}; keys are non-empty strings that do not begin "
                 f"with any of {_NOT_FOR_KEYS}."
             )
+        if removing and value is None:
+            continue
         if not isinstance(value, (str, int, float, bool)):
             raise InvalidInputError(
                 f"The `metadata` of {where} has {key!r} = {value!r} ({type(value).__name__}); Chroma stores "
                 "strings, integers, floats and booleans. Write nested values as JSON text."
             )
-        check_encodable(key, f"The `metadata` of {where}")
+        check_storable_text(key, f"The `metadata` of {where}")
         check_value(value, f"The `metadata` of {where} has {key!r} = {value!r}, which")
+    check_metadata_size(metadata, where)
     return dict(metadata)
 
 
@@ -296,7 +298,7 @@ def check_value(value: str | float, what: str) -> None:
         InvalidInputError: It cannot.
     """
     if isinstance(value, str):
-        check_encodable(value, what)
+        check_storable_text(value, what)
     elif isinstance(value, float) and not math.isfinite(value):
         raise InvalidInputError(f"{what} is not a finite number.")
     elif isinstance(value, int) and not -(2**63) <= value < 2**63:

@@ -13,7 +13,7 @@ import hashlib
 import re
 
 from aiochroma._errors import InvalidInputError
-from aiochroma.memory.items import check_encodable
+from aiochroma.core.limits import check_storable_text
 
 __all__ = ["collection_name", "namespace_of", "parts_name"]
 
@@ -34,7 +34,7 @@ def collection_name(namespace: str) -> str:
         raise InvalidInputError(f"`namespace` must be a string that is not blank, got {namespace!r}.")
     if _LEGAL.fullmatch(namespace) and not _ESCAPED.fullmatch(namespace):
         return namespace
-    check_encodable(namespace, "`namespace`")
+    check_storable_text(namespace, "`namespace`")
     data = namespace.encode()
     escaped = "".join(chr(byte) if byte in _KEPT else f"_{byte:02x}" for byte in data)
     name = f"ns.{escaped}.x"

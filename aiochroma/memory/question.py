@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from aiochroma._errors import InvalidInputError
-from aiochroma.memory.items import check_text, seconds_of
+from aiochroma.memory.items import check_text, check_thread, checked_scope, seconds_of
 from aiochroma.memory.namespaces import collection_name
 from aiochroma.memory.recall import NamespaceSearch, is_number, searches_from
 from aiochroma.records.spec import VECTOR_WEIGHT, Mode
@@ -29,6 +29,9 @@ class Question:
         text: The question.
         searches: How each namespace is searched; None for all namespaces alike, as ``common`` says.
         common: How a namespace that says nothing itself is searched.
+        scope: The path of a scope: only its memories and those below it; empty for all.
+        thread: Only memories of this thread, or None for all.
+        min_score: The lowest score of a hit, or None.
         mode: By meaning, by text, or both.
         vector_weight: What the vectors count beside the text.
         since: Only memories first remembered at this moment (seconds since 1970) or later, or None.
@@ -41,6 +44,9 @@ class Question:
     text: str
     searches: dict[str, NamespaceSearch] | None
     common: NamespaceSearch
+    scope: str
+    thread: str | None
+    min_score: float | None
     mode: Mode
     vector_weight: float
     since: float | None
@@ -54,8 +60,11 @@ def question_from(
     query: Any,
     *,
     namespaces: Any = None,
+    scope: Any = None,
+    thread: Any = None,
     k: int = 5,
     max_distance: float | Literal["auto"] | None = None,
+    min_score: float | None = None,
     where: Mapping[str, Any] | None = None,
     mode: Mode = "hybrid",
     vector_weight: float = VECTOR_WEIGHT,
@@ -79,6 +88,8 @@ def question_from(
         raise InvalidInputError(f"`vector_weight` must be at least 0, got {vector_weight!r}.")
     if not isinstance(window, int) or isinstance(window, bool) or not 0 <= window <= _MOST_NEIGHBOURS:
         raise InvalidInputError(f"`window` must be an integer from 0 to {_MOST_NEIGHBOURS}, got {window!r}.")
+    if min_score is not None and not (is_number(min_score) and math.isfinite(min_score)):
+        raise InvalidInputError(f"`min_score` must be a finite number, or None, got {min_score!r}.")
     searches, common = searches_from(namespaces, k, max_distance, where)
     for name in searches or ():
         collection_name(name)
@@ -89,6 +100,9 @@ def question_from(
         text=query,
         searches=searches,
         common=common,
+        scope="" if scope is None else checked_scope(scope),
+        thread=None if thread is None else check_thread(thread),
+        min_score=min_score,
         mode=mode,
         vector_weight=vector_weight,
         since=None if since is None else seconds_of(since, "`since`"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from aiochroma._errors import InvalidInputError
@@ -130,6 +130,20 @@ class Recall(Sequence[Hit]):
     timings: dict[str, float] = field(default_factory=dict)
     indexing: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def error(self) -> BaseException | None:
+        """Why the question as a whole failed, or None."""
+        return self.errors.get("")
+
+    @classmethod
+    def failed(cls, error: BaseException) -> Recall:
+        """Make the empty one of a question that failed as a whole."""
+        return cls(errors={"": error})
+
+    def cut(self, limit: int | None) -> Recall:
+        """Return it with no more hits than a limit."""
+        return self if limit is None else replace(self, hits=self.hits[:limit])
+
     @overload
     def __getitem__(self, index: int) -> Hit: ...
 
@@ -148,21 +162,24 @@ class Recall(Sequence[Hit]):
         max_chars: int | None = None,
         max_tokens: int | None = None,
         count_tokens: Callable[[str], int] | None = None,
-        template: str = "- [{date}] {text}",
+        template: str = "- [{date}] {speaker}{text}",
         heading: str | None = "{namespace}:",
         order: Literal["score", "newest", "oldest"] = "score",
     ) -> str:
         """Write the hits for a prompt, grouped by namespace; a memory is never cut in half.
 
-        What does not fit is left out, the lowest scores first.
+        What does not fit is left out, the lowest scores first. With ``window`` the neighbours of the hits are written too, each
+        once, in the order of their thread. Stored texts cannot look like a heading or an entry: their lines but the first are
+        indented, so begin a template of your own with something of your own.
 
         Args:
             max_chars: The most characters, or None.
             max_tokens: The most tokens, or None.
             count_tokens: Counts the tokens of a text as the language model does; default: a quarter of its UTF-8 bytes,
                 rounded up, a common rule of thumb.
-            template: One hit; may use ``{text}``, ``{passage}`` (of a long text the part that was found), ``{namespace}``,
-                ``{id}``, ``{date}``, ``{score}``, ``{distance}``, and ``{metadata}``.
+            template: One memory; may use ``{text}``, ``{passage}`` (of a long text the part that was found), ``{speaker}`` (of a
+                message its name or role, with a colon), ``{namespace}``, ``{id}``, ``{date}``, ``{score}``, ``{distance}``, and
+                ``{metadata}``.
             heading: Above each namespace; may use ``{namespace}``; None for no headings and no grouping.
             order: Within a namespace: best first, newest first, or oldest first.
 

@@ -7,6 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from aiochroma._errors import EmbedderError, InvalidInputError, StoreUnavailableError
 from aiochroma._logging import get_logger
+from aiochroma.memory.items import check_id, check_k
+from aiochroma.memory.namespaces import collection_name
+from aiochroma.memory.opening import Call
+from aiochroma.memory.question import question_from
 from aiochroma.memory.recall import Hit, Recall, hit_from
 from aiochroma.memory.store import Namespace
 from aiochroma.records.filters import encoded
@@ -20,12 +24,38 @@ if TYPE_CHECKING:
     from aiochroma.memory.store import Store
     from aiochroma.records.spec import Neighbour, SearchHit, SearchResult
 
-__all__ = ["answer", "similar"]
+__all__ = ["recall", "similar_to"]
 
 log = get_logger("aiochroma.memory")
 
 
-async def answer(store: Store, question: Question) -> Recall:
+def recall(query: str, *, limit: int | None, **asked: Any) -> Call[Recall]:
+    """Find what was remembered about something; see ``Memory.recall``."""
+    question = question_from(query, **asked)
+    if limit is not None:
+        check_k(limit, "`limit`")
+
+    async def work(store: Store) -> Recall:
+        with store.limit():
+            return (await _answer(store, question)).cut(limit)
+
+    return Call("recall", work, Recall.failed)
+
+
+def similar_to(id: str, *, namespace: str, k: int) -> Call[Recall]:
+    """Find the memories nearest to one of them; see ``Memory.similar``."""
+    check_id(id)
+    collection_name(namespace)
+    check_k(k)
+
+    async def work(store: Store) -> Recall:
+        with store.limit():
+            return await _similar(store, namespace, id, k)
+
+    return Call("similar", work, Recall.failed)
+
+
+async def _answer(store: Store, question: Question) -> Recall:
     """Answer a question.
 
     Raises:
@@ -59,7 +89,7 @@ async def answer(store: Store, question: Question) -> Recall:
     return Recall(tuple(hits), errors, timings, indexing)
 
 
-async def similar(store: Store, namespace: str, id: str, k: int) -> Recall:
+async def _similar(store: Store, namespace: str, id: str, k: int) -> Recall:
     """Find the memories nearest to one of them, by its stored vector."""
     spec = SearchSpec(k, mode="vector", embedder_max_distance=store.embedder.max_distance or 1.0)
 
@@ -91,7 +121,10 @@ def spec_of(
         weight=search.weight,
         max_distance=embedder_max_distance if search.max_distance == "auto" else search.max_distance,
         embedder_max_distance=embedder_max_distance,
+        min_score=question.min_score,
         where=encoded(search.where),
+        scope=question.scope,
+        thread=question.thread,
         since=question.since,
         until=question.until,
         half_life=question.half_life,
@@ -121,7 +154,7 @@ async def _search(
             ("search_memories", _arguments(store, question, searches[name], found[name], vector))
             for name in names
         ]
-        answers = await store.port.submit_many(store.client, operations) if operations else []
+        answers = await store.submit_many(operations) if operations else []
         missing = []
         for name, got in zip(names, answers, strict=True):
             timings[f"search:{name}"] = round(got.total_ms, 3)

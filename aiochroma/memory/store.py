@@ -1,24 +1,26 @@
-"""The namespaces of a memory and their records: a collection for each."""
+"""What a memory stands on: an open client, an embedder, and a collection for each namespace."""
 
 from __future__ import annotations
 
-import contextlib
-import uuid
+import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from aiochroma._errors import EmbedderError, EmbedderMismatchError
+from aiochroma._errors import ClosedError, EmbedderError, EmbedderMismatchError, InvalidInputError
+from aiochroma._threads import off_loop
+from aiochroma.client.opening import ClientOpening
+from aiochroma.client.reembedding import SingleEmbedder, reembed_missing
 from aiochroma.embedding.identity import is_alike, is_same_name
 from aiochroma.memory.namespaces import collection_name, namespace_of, parts_name
-from aiochroma.memory.opened import OpenStore
-from aiochroma.memory.recall import Hit, hit_from
-from aiochroma.records.filters import plain
-from aiochroma.records.record import PART_OF, PARTS, WRITING, part_id
+from aiochroma.memory.vectors import TextEmbedder
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-    from aiochroma.memory.items import Item
-    from aiochroma.memory.opened import Embedded
+    from aiochroma.client.target import ConnectTarget
+    from aiochroma.core.calls import CallOutcome
+    from aiochroma.core.connection import Capabilities, EngineInfo
+    from aiochroma.embedding.choice import EmbedderFunction
+    from aiochroma.memory.vectors import Embedded
 
 __all__ = ["Namespace", "Store"]
 
@@ -28,10 +30,8 @@ NAMESPACE = "aiochroma:namespace"
 EMBEDDER = "aiochroma:embedder"
 DIMENSIONS = "aiochroma:dimensions"
 FINGERPRINT = "aiochroma:embedder_fingerprint"
-PARTS_FOR = "aiochroma:parts_for"
 
-_PARTS_AT_ONCE = 256
-_DELETED_AT_ONCE = 64
+_REOPEN_SECONDS = 1.0
 
 
 class Namespace:
@@ -40,7 +40,7 @@ class Namespace:
     Attributes:
         name: The namespace.
         place: The arguments that every operation on its collection has.
-        parts: The name of the collection that holds the parts of its long texts.
+        parts: The name of the collection that holds the chunks of its long texts.
     """
 
     __slots__ = ("name", "parts", "place")
@@ -51,17 +51,173 @@ class Namespace:
         self.parts = parts_name(name)
 
 
-class Store(OpenStore):
-    """A collection for each namespace, on an open client; arguments as :class:`OpenStore`."""
+class Store:
+    """Opens the database when it is first needed, and again when it failed; finds and makes namespaces.
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
+    Args:
+        resolve: Says which database is to be opened; called off the event loop.
+        choose_embedder: Returns the embedder; may take long.
+        client: A client to use in place of one of its own, or None.
+        describe: What messages call the memory.
+        split_chars: The most characters of a chunk of a long text, or None for what the embedder reads.
+        history: Whether every change is noted.
+    """
+
+    def __init__(
+        self,
+        resolve: Callable[[], ConnectTarget],
+        choose_embedder: Callable[[], EmbedderFunction],
+        client: Any,
+        *,
+        describe: str,
+        split_chars: int | None,
+        history: bool,
+    ) -> None:
+        self.describe = describe
+        self.keeps_history = history
+        self._resolve = resolve
+        self._choose_embedder = choose_embedder
+        self._client = client
+        self._owns_client = client is None
+        self._split_chars = split_chars
+        self._texts: TextEmbedder | None = None
+        self._failure: Exception | None = None
+        self._failed_at = 0.0
+        self._has_reembedded = False
         self._namespaces: dict[str, Namespace] = {}
 
-    def _opened_anew(self) -> None:
+    # -- opening -------------------------------------------------------------------------------------------------------
+
+    @property
+    def client(self) -> Any:
+        """The open client.
+
+        Raises:
+            ClosedError: It is not open.
+        """
+        if self._client is None:
+            raise ClosedError(
+                f"The memory {self.describe} is not open; use `async with` or `await memory.open()`."
+            )
+        return self._client
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is an open client."""
+        return self._client is not None and not self._client.closed
+
+    @property
+    def embedder(self) -> EmbedderFunction:
+        """The embedder; known once the store was opened."""
+        assert self._texts is not None
+        return self._texts.function
+
+    @property
+    def info(self) -> EngineInfo:
+        """What is known of the database.
+
+        Raises:
+            ClosedError: It is not open.
+        """
+        info: EngineInfo = self.client.session.describe()
+        return info
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the database can do."""
+        return self.info.capabilities
+
+    async def ready(self) -> None:
+        """Open the client and load the embedder, if that has not been done or the last attempt failed.
+
+        Raises:
+            StoreUnavailableError: The client cannot be opened; within a second the same error is given again.
+        """
+        if self._client is None or (self._owns_client and self._client.closed):
+            if self._failure is not None and time.monotonic() - self._failed_at < _REOPEN_SECONDS:
+                raise self._failure
+            await self._open_client()
+        try:
+            await self._prepare()
+        except Exception:
+            # Nobody closes what could not be opened.
+            client = self._client
+            if self._owns_client and client is not None:
+                self._client = None
+                await client.close()
+            raise
+        self._client.session.connection.note_embedder(self.embedder.identity)
+
+    async def _open_client(self) -> None:
+        try:
+            client = await ClientOpening(self._resolve).open()
+        except Exception as error:
+            self._failure, self._failed_at = error, time.monotonic()
+            raise
+        if self._client is not None and not self._client.closed:
+            await client.close()  # Another task was faster.
+            return
+        self._client, self._failure, self._has_reembedded = client, None, False
         self._namespaces.clear()
 
+    async def _prepare(self) -> None:
+        if self._texts is None:
+            embedder = await off_loop(self._choose_embedder)
+            self._texts = TextEmbedder(embedder, self._split_chars)
+        if self.info.has_missing_vectors and not self._has_reembedded:
+            self._has_reembedded = True
+            # What a broken index lost and no log held; what is not ours is left for its owner.
+            await reembed_missing(self.submit, SingleEmbedder(self.embedder.identity, self._document_vectors))
+        if self.keeps_history and not self.capabilities.history:
+            raise InvalidInputError(
+                "`history` is kept in a file beside the database, and this one is a server's; open the memory without it."
+            )
+
+    async def close(self) -> None:
+        """Close the client, if it is ours."""
+        self._namespaces.clear()
+        if self._client is not None and self._owns_client:
+            await self._client.close()
+
+    # -- carrying out --------------------------------------------------------------------------------------------------
+
+    async def submit(self, operation: str, **arguments: Any) -> Any:
+        """Carry out one operation on the DB thread."""
+        return await self._client.session.submit(operation, **arguments)
+
+    async def submit_many(self, operations: list[tuple[str, dict[str, Any]]]) -> list[CallOutcome]:
+        """Carry out several operations at the same time; an error is part of the outcome."""
+        outcomes: list[CallOutcome] = await self._client.session.submit_many(operations)
+        return outcomes
+
+    def limit(self) -> Any:
+        """Put one deadline over the steps of a call."""
+        return self._client.session.limit()
+
+    async def embed(self, texts: Sequence[str], *, is_query: bool) -> list[Embedded]:
+        """Embed texts of any length; see :meth:`TextEmbedder.embed`."""
+        assert self._texts is not None
+        return await self._texts.embed(self._client, texts, is_query=is_query)
+
+    async def _document_vectors(self, texts: list[str]) -> list[Any]:
+        return [embedded.vector for embedded in await self.embed(texts, is_query=False)]
+
     # -- namespaces ----------------------------------------------------------------------------------------------------
+
+    @property
+    def database(self) -> dict[str, str]:
+        """Tenant and database, as arguments of an operation."""
+        return {"tenant": self._client.tenant, "database": self._client.database}
+
+    async def names(self) -> list[str]:
+        """Return the names of all namespaces, sorted."""
+        models = await self.submit("list_collections", limit=None, offset=None, **self.database)
+        names = []
+        for model in models:
+            metadata = model.metadata or {}
+            if EMBEDDER in metadata:
+                names.append(metadata.get(NAMESPACE) or namespace_of(model.name) or model.name)
+        return sorted(names)
 
     async def find(
         self, names: Sequence[str], *, any_embedder: bool = False
@@ -70,7 +226,7 @@ class Store(OpenStore):
 
         Args:
             names: Their names.
-            any_embedder: Also those of other embedders, for what compares no vectors.
+            any_embedder: Whether those of other embedders are given too, for what compares no vectors.
 
         Returns:
             For each name the namespace, None where it does not exist, or the exception.
@@ -81,15 +237,10 @@ class Store(OpenStore):
         found: dict[str, Namespace | Exception | None] = {
             name: self._namespaces[name] for name in names if name in self._namespaces
         }
-        client = self._client
         operations = [
-            (
-                "get_collection",
-                {"name": collection_name(name), "tenant": client.tenant, "database": client.database},
-            )
-            for name in unknown
+            ("get_collection", {"name": collection_name(name), **self.database}) for name in unknown
         ]
-        answers = await self.port.submit_many(client, operations) if operations else []
+        answers = await self.submit_many(operations) if operations else []
         for name, answer in zip(unknown, answers, strict=True):
             if answer.error is None:
                 found[name] = await self._known(name, answer.result, any_embedder=any_embedder)
@@ -126,7 +277,7 @@ class Store(OpenStore):
             try:
                 return await work(namespace)
             except NotFoundError:
-                # Somebody has deleted it, and perhaps made it anew.
+                # Somebody has deleted it, and perhaps made it again.
                 self.drop(name)
                 if attempt == 2:
                     raise
@@ -137,35 +288,36 @@ class Store(OpenStore):
         from chromadb.errors import NotFoundError
 
         try:
-            return await work(await self.made(name))
+            return await work(await self._made(name))
         except NotFoundError:
             self.drop(name)
-            return await work(await self.made(name))
+            return await work(await self._made(name))
 
-    async def made(self, name: str) -> Namespace:
-        """Return a namespace, making it where there is none."""
+    async def _made(self, name: str) -> Namespace:
         known = await self.existing(name)
         if known is not None:
             return known
-        embedder = self.embedder
-        fingerprint = await self.fingerprint()
+        fingerprint = await self._fingerprint()
         model = await self.submit(
             "get_or_create_collection",
             name=collection_name(name),
             configuration={"hnsw": {"space": "cosine"}},
             metadata={
                 NAMESPACE: name,
-                EMBEDDER: embedder.identity,
-                DIMENSIONS: embedder.dimensions,
+                EMBEDDER: self.embedder.identity,
+                DIMENSIONS: self.embedder.dimensions,
                 FINGERPRINT: fingerprint,
             },
-            tenant=self._client.tenant,
-            database=self._client.database,
+            **self.database,
         )
         namespace = await self._known(name, model)
         if isinstance(namespace, Exception):
             raise namespace
         return namespace
+
+    async def _fingerprint(self) -> str:
+        assert self._texts is not None
+        return await self._texts.fingerprint(self._client)
 
     async def _known(self, name: str, model: Any, *, any_embedder: bool = False) -> Namespace | Exception:
         metadata = model.metadata or {}
@@ -193,7 +345,7 @@ class Store(OpenStore):
         if not isinstance(fingerprint, str) or (same and embedder.is_certain):
             return same
         try:
-            alike = is_alike(fingerprint, await self.fingerprint())
+            alike = is_alike(fingerprint, await self._fingerprint())
         except EmbedderError:
             return same  # Its failure is told where its vectors are needed.
         return alike and dimensions in {None, embedder.dimensions}
@@ -201,235 +353,6 @@ class Store(OpenStore):
     def drop(self, name: str) -> None:
         """Forget what is known of a namespace that may be gone."""
         self._namespaces.pop(name, None)
-
-    async def names(self) -> list[str]:
-        """Return the names of all namespaces, sorted."""
-        models = await self.submit(
-            "list_collections",
-            limit=None,
-            offset=None,
-            tenant=self._client.tenant,
-            database=self._client.database,
-        )
-        names = []
-        for model in models:
-            metadata = model.metadata or {}
-            if EMBEDDER in metadata:
-                names.append(metadata.get(NAMESPACE) or namespace_of(model.name) or model.name)
-        return sorted(names)
-
-    # -- records -------------------------------------------------------------------------------------------------------
-
-    def _audit(self, namespace: Namespace) -> str | None:
-        return namespace.name if self._history else None
-
-    async def write(
-        self,
-        namespace: Namespace,
-        items: Sequence[Item],
-        embedded: Sequence[Embedded],
-        *,
-        bulk: bool,
-        exact: bool = False,
-        dedupe: bool = False,
-    ) -> dict[str, str]:
-        """Write items whose ids are all different, as one request.
-
-        Args:
-            namespace: Where.
-            items: What; see ``distinct``.
-            embedded: The vectors of each.
-            bulk: Yield to others.
-            exact: Leave nothing of what was there before.
-            dedupe: Refresh what was said before in its thread.
-
-        Returns:
-            Other ids, of texts whose own id belongs to a memory that was changed to another text since.
-        """
-        writings = await self._write_parts(namespace, items, embedded)
-        moved: dict[str, str] = await self.submit(
-            "remember",
-            bulk=bulk,
-            **namespace.place,
-            ids=[item.id for item in items],
-            embeddings=[entry.vector for entry in embedded],
-            documents=[item.text for item in items],
-            metadatas=[
-                {
-                    **item.metadata,
-                    **item.own,
-                    **writings.get(item.id, {}),
-                }
-                for item in items
-            ],
-            uris=None,
-            parts=namespace.parts,
-            exact=exact,
-            dedupe=dedupe,
-            history_namespace=self._audit(namespace),
-        )
-        return moved
-
-    async def _write_parts(
-        self, namespace: Namespace, items: Sequence[Item], embedded: Sequence[Embedded]
-    ) -> dict[str, dict[str, Any]]:
-        """Write the parts of long texts, and return what their memories are to say about them.
-
-        The parts come first: a memory that is there has all its parts.
-        """
-        long = {item.id: entry.parts for item, entry in zip(items, embedded, strict=True) if entry.parts}
-        if not long:
-            return {}
-        place = {"tenant": self._client.tenant, "database": self._client.database}
-        holder = await self.submit(
-            "get_or_create_collection",
-            name=namespace.parts,
-            configuration={"hnsw": {"space": "cosine"}},
-            metadata={PARTS_FOR: namespace.name},
-            **place,
-        )
-        writings: dict[str, dict[str, Any]] = {
-            id: {WRITING: uuid.uuid4().hex, PARTS: len(parts)} for id, parts in long.items()
-        }
-        rows = [
-            (part_id(writings[id][WRITING], number), id, text, vector)
-            for id, parts in long.items()
-            for number, (text, vector) in enumerate(parts)
-        ]
-        for start in range(0, len(rows), _PARTS_AT_ONCE):
-            page = rows[start : start + _PARTS_AT_ONCE]
-            await self.submit(
-                "_upsert",
-                bulk=len(rows) > _PARTS_AT_ONCE,
-                collection_id=holder.id,
-                ids=[row[0] for row in page],
-                embeddings=[row[3] for row in page],
-                metadatas=[{PART_OF: row[1]} for row in page],
-                documents=[row[2] for row in page],
-                uris=None,
-                **place,
-            )
-        return writings
-
-    async def change(
-        self,
-        namespace: Namespace,
-        id: str,
-        values: Mapping[str, Any],
-        *,
-        action: str,
-        item: Item | None = None,
-        embedded: Embedded | None = None,
-    ) -> Hit | None:
-        """MemoryChange a memory that is there, and return it as it is then.
-
-        Args:
-            namespace: Where.
-            id: Which.
-            values: Metadata to set; None takes a value away.
-            action: What the history calls it.
-            item: Its new text, or None.
-            embedded: The vectors of that.
-        """
-        writing: dict[str, Any] = {}
-        if item is not None and embedded is not None:
-            writing = (await self._write_parts(namespace, [item], [embedded])).get(id, {})
-        changed = await self.submit(
-            "change_memories",
-            atomic=True,
-            **namespace.place,
-            ids=[id],
-            embeddings=None if embedded is None else [embedded.vector],
-            metadatas=[{**values, **writing}],
-            documents=None if item is None else [item.text],
-            uris=None,
-            parts=namespace.parts,
-            action=action,
-            history_namespace=self._audit(namespace),
-        )
-        return (
-            hit_from(namespace.name, id, changed[0]["document"], changed[0]["metadata"]) if changed else None
-        )
-
-    async def read(
-        self,
-        namespace: Namespace,
-        ids: list[str],
-        *,
-        embeddings: bool = False,
-    ) -> list[tuple[Hit, Any]]:
-        """Return records by id, each with its vector if that is wanted (else None)."""
-        include = ["metadatas", "documents", *(["embeddings"] if embeddings else [])]
-        result = await self.submit(
-            "_get",
-            **namespace.place,
-            ids=ids,
-            where=None,
-            where_document=None,
-            limit=None,
-            offset=None,
-            include=include,
-        )
-        vectors = result["embeddings"] if embeddings else [None] * len(result["ids"])
-        return [
-            (hit_from(namespace.name, id, document, metadata), vector)
-            for id, document, metadata, vector in zip(
-                result["ids"], result["documents"], result["metadatas"], vectors, strict=True
-            )
-        ]
-
-    async def forget(
-        self, namespace: Namespace, ids: Sequence[str], *, action: str, expired_only: bool = False
-    ) -> int:
-        """Delete memories by id, or those of them that have expired, and return how many there were."""
-        forgotten = 0
-        for start in range(0, len(ids), _DELETED_AT_ONCE):
-            forgotten += await self.submit(
-                "forget_memories",
-                atomic=True,
-                **namespace.place,
-                ids=list(ids[start : start + _DELETED_AT_ONCE]),
-                parts=namespace.parts,
-                action=action,
-                expired_only=expired_only,
-                history_namespace=self._audit(namespace),
-            )
-        return forgotten
-
-    async def ids(self, namespace: Namespace, where: Mapping[str, Any] | None = None) -> list[str]:
-        """Return the ids of all records, or of those that pass a filter."""
-        result = await self.submit(
-            "_get",
-            **namespace.place,
-            ids=None,
-            where=plain(where) if where else None,
-            where_document=None,
-            limit=None,
-            offset=None,
-            include=[],
-        )
-        ids: list[str] = result["ids"]
-        return ids
-
-    async def count(self, namespace: Namespace) -> int:
-        """Return how many memories there are."""
-        count: int = await self.submit("_count", **namespace.place)
-        return count
-
-    async def forget_namespace(self, namespace: Namespace) -> int:
-        """Delete a namespace and all that belongs to it, and return how many memories it held."""
-        from chromadb.errors import NotFoundError
-
-        forgotten = 0
-        if self._history:
-            forgotten = await self.forget(namespace, await self.ids(namespace), action="forget")
-        forgotten += await self.count(namespace)
-        self.drop(namespace.name)
-        place = {"tenant": self._client.tenant, "database": self._client.database}
-        await self.submit("delete_collection", name=collection_name(namespace.name), **place)
-        with contextlib.suppress(NotFoundError):  # It had no long texts.
-            await self.submit("delete_collection", name=namespace.parts, **place)
-        return forgotten
 
 
 def _described(identity: str | None, metadata: Mapping[str, Any]) -> str:

@@ -12,9 +12,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from aiochroma._errors import InvalidInputError
 from aiochroma._files import Replacement, expand
-from aiochroma.memory.bulk import write_batches
+from aiochroma._threads import off_loop
 from aiochroma.memory.items import Item, item_from
+from aiochroma.memory.listing import matching_ids, read_hits
 from aiochroma.memory.namespaces import collection_name
+from aiochroma.memory.opening import Call
+from aiochroma.memory.remembering import remember_batches
+from aiochroma.memory.results import Count
 
 if TYPE_CHECKING:
     import os
@@ -24,16 +28,17 @@ if TYPE_CHECKING:
     from aiochroma.memory.recall import Hit
     from aiochroma.memory.store import Namespace, Store
 
-__all__ = ["export_file", "import_file"]
+__all__ = ["exporting", "importing"]
 
 T = TypeVar("T")
 
 _PAGE = 500
 _ROWS_AT_ONCE = 256
+_WINDOW = 2048
 _JSON_SUFFIXES = frozenset({".jsonl", ".ndjson", ".json"})
 _TEXT_SUFFIXES = frozenset({".txt", ".md"})
 _MOMENTS = ("created_at", "updated_at", "expires_at")
-_CSV_FIELDS = frozenset({"text", "id", "thread", "position", "pinned", *_MOMENTS})
+_CSV_FIELDS = frozenset({"text", "id", "scope", "thread", "position", "pinned", *_MOMENTS})
 
 _LONGEST_FIELD = 2**31 - 1
 """In characters: the most that fits into a C long on every system."""
@@ -43,7 +48,37 @@ _csv_limit = threading.Lock()
 Row = tuple[str, Item]
 
 
-async def export_file(
+def exporting(
+    file: str | os.PathLike[str],
+    *,
+    namespaces: Iterable[str] | str | None,
+    progress: Callable[[int], None] | None,
+) -> Call[Count]:
+    """Write memories to a file; see ``Memory.export``."""
+    names = [namespaces] if isinstance(namespaces, str) else None if namespaces is None else list(namespaces)
+    for name in names or ():
+        collection_name(name)
+
+    async def work(store: Store) -> Count:
+        return Count(await _export(store, file, names, progress))
+
+    return Call("export", work, Count.failed)
+
+
+def importing(
+    file: str | os.PathLike[str], *, namespace: str | None, progress: Callable[[int], None] | None
+) -> Call[Count]:
+    """Remember what is in a file or folder; see ``Memory.import_``."""
+    home = "default" if namespace is None else namespace
+    collection_name(home)
+
+    async def work(store: Store) -> Count:
+        return Count(await _import(store, file, home, progress))
+
+    return Call("import_", work, Count.failed)
+
+
+async def _export(
     store: Store,
     file: str | os.PathLike[str],
     names: list[str] | None,
@@ -51,7 +86,6 @@ async def export_file(
 ) -> int:
     """Write memories as JSON lines; see ``Memory.export``."""
     target = expand(file, "file")
-    off_loop = store.port.off_loop
     if names is None:
         names = await store.names()
     written = 0
@@ -77,11 +111,11 @@ async def _export_namespace(
 ) -> int:
     async def pages(place: Namespace) -> int:
         # By id, not by position: what is deleted meanwhile moves nothing.
-        ids = await store.ids(place)
+        ids = await matching_ids(store, place, None)
         count = 0
         for start in range(0, len(ids), _PAGE):
-            lines = [_line(hit) for hit, _ in await store.read(place, ids[start : start + _PAGE])]
-            await store.port.off_loop(partial(output.writelines, lines))
+            lines = [_line(hit) for hit in await read_hits(store, place, ids[start : start + _PAGE])]
+            await off_loop(partial(output.writelines, lines))
             count += len(lines)
             if progress is not None:
                 progress(before + count)
@@ -95,6 +129,8 @@ def _line(hit: Hit) -> str:
     entry: dict[str, Any] = {"id": hit.id, "namespace": hit.namespace, "text": hit.text}
     if hit.metadata:
         entry["metadata"] = hit.metadata
+    if hit.scope:
+        entry["scope"] = list(hit.scope)
     if hit.thread is not None:
         entry["thread"] = hit.thread
     entry["position"] = hit.position
@@ -110,12 +146,12 @@ def _line(hit: Hit) -> str:
     )
 
 
-async def import_file(
+async def _import(
     store: Store, file: str | os.PathLike[str], namespace: str, progress: Callable[[int], None] | None
 ) -> int:
     """Remember what is in a file or folder; see ``Memory.import_``."""
     path = expand(file, "file")
-    rows, exact = await store.port.off_loop(lambda: _reader(path, namespace))
+    rows, exact = await off_loop(lambda: _reader(path, namespace))
     count = 0
 
     def written(batch: list[Item]) -> None:
@@ -125,22 +161,23 @@ async def import_file(
             progress(count)
 
     with closing(rows):
-        await write_batches(store, _batches(store, rows), written, exact=exact, dedupe=False)
+        await remember_batches(store, _batches(rows), written, exact=exact)
     return count
 
 
-async def _batches(store: Store, rows: Generator[Row, None, None]) -> AsyncIterator[tuple[str, list[Item]]]:
-    """Read rows off the loop, and gather those of one namespace that follow each other."""
+async def _batches(rows: Generator[Row, None, None]) -> AsyncIterator[tuple[str, list[Item]]]:
+    """Read rows off the loop, a window at a time, and gather those of one namespace, wherever they stand in the window."""
     while True:
-        batch, error = await store.port.off_loop(lambda: _some(rows))
-        start = 0
-        for stop in range(1, len(batch) + 1):
-            if stop == len(batch) or batch[stop][0] != batch[start][0]:
-                yield batch[start][0], [item for _, item in batch[start:stop]]
-                start = stop
+        window, error = await off_loop(lambda: _some(rows))
+        namespaces: dict[str, list[Item]] = {}
+        for namespace, item in window:
+            namespaces.setdefault(namespace, []).append(item)
+        for namespace, items in namespaces.items():
+            for start in range(0, len(items), _ROWS_AT_ONCE):
+                yield namespace, items[start : start + _ROWS_AT_ONCE]
         if error is not None:
             raise error
-        if not batch:
+        if not window:
             return
 
 
@@ -148,7 +185,7 @@ def _some(rows: Iterator[Row]) -> tuple[list[Row], Exception | None]:
     """Read some rows, and what ended the reading: the rows before a bad one are to be written."""
     batch: list[Row] = []
     try:
-        for row in islice(rows, _ROWS_AT_ONCE):
+        for row in islice(rows, _WINDOW):
             batch.append(row)  # noqa: PERF402 - one by one, so that those before an error stay
     except Exception as error:  # noqa: BLE001 - raised when they are written
         return batch, error

@@ -1,336 +1,159 @@
-"""Remembering, changing and forgetting."""
+"""Items and their vectors become records, and records are changed."""
 
 from __future__ import annotations
 
-import time
+import uuid
 from typing import TYPE_CHECKING, Any
 
-from aiochroma._errors import AiochromaError, InvalidInputError
-from aiochroma._logging import get_logger
-from aiochroma.memory.base import BaseMemory
-from aiochroma.memory.bulk import batches, distinct, write_batches
-from aiochroma.memory.degraded import NoItems, NoNumber, NoText
-from aiochroma.memory.filters import check_where
-from aiochroma.memory.items import (
-    EXPIRES_AT,
-    PINNED,
-    UPDATED_AT,
-    Item,
-    check_id,
-    check_text,
-    check_thread,
-    checked_item,
-    now_in_seconds,
-)
-from aiochroma.memory.namespaces import collection_name
+from aiochroma.memory.items import CREATED_AT, THREAD, UPDATED_AT, Item, now_in_seconds
+from aiochroma.memory.recall import hit_from
+from aiochroma.records.record import PART_OF, PARTS, WRITING, part_id
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Callable, Iterable, Mapping
-    from datetime import datetime, timedelta
+    from collections.abc import Mapping, Sequence
 
     from aiochroma.memory.recall import Hit
-    from aiochroma.memory.store import Namespace
+    from aiochroma.memory.store import Namespace, Store
+    from aiochroma.memory.vectors import Embedded
 
-__all__ = ["WritingMemory"]
+__all__ = ["change_memory", "distinct", "write_items"]
 
-log = get_logger("aiochroma.memory")
+PARTS_FOR = "aiochroma:parts_for"
+
+_CHUNKS_AT_ONCE = 256
 
 
-class WritingMemory(BaseMemory):
-    """The calls that change something; see :class:`aiochroma.Memory`."""
+def distinct(items: list[Item], *, dedupe: bool) -> list[Item]:
+    """Give every item its moment, and return those to be written, no two of one id.
 
-    _swept_at = float("-inf")
+    One write cannot hold an id twice. In a thread the later one is another memory with an id of its own; elsewhere, or with
+    ``dedupe``, the later one counts, as if they had been written one after the other.
+    """
+    now = now_in_seconds()
+    found: dict[str, Item] = {}
+    for number, item in enumerate(items):
+        # Keeps the order in which they were given, also within one request.
+        made = item.own.setdefault(CREATED_AT, round(now + number * 1e-6, 6))
+        item.own.setdefault(UPDATED_AT, now)
+        if item.id in found and THREAD in item.own and not dedupe and item.id == item.derived_id():
+            item.id = item.derived_id(1, made)
+        found[item.id] = item
+    return list(found.values())
 
-    async def remember(
-        self,
-        text: str,
-        *,
-        namespace: str = "default",
-        id: str | None = None,
-        metadata: Mapping[str, Any] | None = None,
-        scope: str | tuple[str, ...] | None = None,
-        thread: str | None = None,
-        position: float | None = None,
-        ttl: float | timedelta | None = None,
-        expires_at: datetime | float | None = None,
-        created_at: datetime | float | None = None,
-        pinned: bool = False,
-        dedupe: bool | None = None,
-    ) -> str:
-        """Remember a text; a text that is remembered already is refreshed.
 
-        Args:
-            text: Any text that is not blank.
-            namespace: Any text; made when it is first used.
-            id: Its id within the namespace. By default it follows from the text, so remembering a text twice is harmless.
-            metadata: Strings, numbers and booleans to keep with it and to filter by.
-            scope: Whose memory it is: a person, a customer, a session, as a text or as several from the widest to the narrowest,
-                such as ``("acme", "user-7")``. What two people say alike is two memories.
-            thread: The conversation it belongs to: memories of one thread lend each other relevance. A text that is repeated
-                there is remembered again.
-            position: Its place in the thread; default: after what was remembered before. One that is remembered again keeps its
-                place.
-            ttl: Forget it after so many seconds. A text that is remembered again without ``ttl`` and ``expires_at`` stays.
-            expires_at: Forget it at this moment: a datetime, or seconds since 1970.
-            created_at: When it was said: a datetime, or seconds since 1970; default: now.
-            pinned: Keep it when others are swept away.
-            dedupe: True refreshes a text that is repeated in its thread; default: only outside of threads.
+async def write_items(
+    store: Store,
+    namespace: Namespace,
+    items: Sequence[Item],
+    embedded: Sequence[Embedded],
+    *,
+    bulk: bool = False,
+    exact: bool = False,
+    dedupe: bool,
+) -> dict[str, str]:
+    """Write items whose ids are all different, as one request.
 
-        Returns:
-            The id. Degraded: an empty string with ``.error``.
+    Returns:
+        Other ids, of texts whose own id belongs to another memory.
+    """
+    writings = await _write_chunks(store, namespace, items, embedded)
+    moved: dict[str, str] = await store.submit(
+        "remember",
+        bulk=bulk,
+        **namespace.place,
+        ids=[item.id for item in items],
+        embeddings=[entry.vector for entry in embedded],
+        documents=[item.text for item in items],
+        metadatas=[{**item.metadata, **item.own, **writings.get(item.id, {})} for item in items],
+        uris=None,
+        parts=namespace.parts,
+        exact=exact,
+        dedupe=dedupe,
+        history_namespace=namespace.name if store.keeps_history else None,
+    )
+    return moved
 
-        Raises:
-            InvalidInputError: An argument is wrong, or the text embeds to nothing; nothing was written.
-            MissingExtraError: The text is longer than the embedder reads, and there is nothing to split it with.
-            EmbedderMismatchError: The namespace was written with another embedder.
-            AiochromaError: See the error tree.
-        """
-        item = checked_item(
-            text,
-            id=id,
-            metadata=metadata,
-            scope=scope,
-            thread=thread,
-            position=position,
-            ttl=ttl,
-            expires_at=expires_at,
-            created_at=created_at,
-            pinned=pinned,
+
+async def _write_chunks(
+    store: Store, namespace: Namespace, items: Sequence[Item], embedded: Sequence[Embedded]
+) -> dict[str, dict[str, Any]]:
+    """Write the chunks of long texts, and return what their memories are to say about them.
+
+    The chunks come first: a memory that is there has all its chunks.
+    """
+    long = {item.id: entry.parts for item, entry in zip(items, embedded, strict=True) if entry.parts}
+    if not long:
+        return {}
+    holder = await store.submit(
+        "get_or_create_collection",
+        name=namespace.parts,
+        configuration={"hnsw": {"space": "cosine"}},
+        metadata={PARTS_FOR: namespace.name},
+        **store.database,
+    )
+    writings: dict[str, dict[str, Any]] = {
+        id: {WRITING: uuid.uuid4().hex, PARTS: len(parts)} for id, parts in long.items()
+    }
+    rows = [
+        (part_id(writings[id][WRITING], number), id, text, vector)
+        for id, parts in long.items()
+        for number, (text, vector) in enumerate(parts)
+    ]
+    for start in range(0, len(rows), _CHUNKS_AT_ONCE):
+        page = rows[start : start + _CHUNKS_AT_ONCE]
+        await store.submit(
+            "_upsert",
+            bulk=len(rows) > _CHUNKS_AT_ONCE,
+            collection_id=holder.id,
+            ids=[row[0] for row in page],
+            embeddings=[row[3] for row in page],
+            metadatas=[{PART_OF: row[1]} for row in page],
+            documents=[row[2] for row in page],
+            uris=None,
+            **store.database,
         )
-        collection_name(namespace)
+    return writings
 
-        async def work() -> str:
-            with self._store.limit():
-                embedded = await self._store.embed([item.text], is_query=False)
-                moved = await self._store.on_made(
-                    namespace,
-                    lambda place: self._store.write(
-                        place,
-                        distinct([item], dedupe=bool(dedupe)),
-                        embedded,
-                        bulk=False,
-                        dedupe=bool(dedupe),
-                    ),
-                )
-            await self._sweep_in_passing()
-            return moved.get(item.id, item.id)
 
-        return await self._guarded("remember", work, NoText)
+async def change_memory(
+    store: Store,
+    namespace: str,
+    id: str,
+    values: Mapping[str, Any],
+    *,
+    action: str,
+    text: str | None = None,
+) -> Hit | None:
+    """Change a memory that is there, and return it as it is then; None where there is none.
 
-    async def remember_many(
-        self,
-        items: Iterable[Any] | AsyncIterable[Any],
-        *,
-        namespace: str = "default",
-        thread: str | None = None,
-        progress: Callable[[int], None] | None = None,
-    ) -> list[str]:
-        """Remember many texts, in batches that yield to recalls; while one is written, the next one is embedded.
+    Args:
+        store: The store.
+        namespace: Its namespace.
+        id: Its id.
+        values: Metadata to set; None takes a value away.
+        action: What the history calls the change.
+        text: Its new text, or None.
+    """
 
-        Interrupted, it may be run again from the beginning: what is there already is refreshed, not duplicated.
-        Holds two batches and the ids.
-
-        Args:
-            items: Texts, or mappings with ``remember``'s arguments (but ``namespace``); any iterable, also asynchronous.
-            namespace: Where.
-            thread: The conversation of items that name none.
-            progress: Called after each batch with the number of items written so far.
-
-        Returns:
-            The ids, in order. Degraded: an empty list with ``.error``.
-
-        Raises:
-            InvalidInputError: An argument is wrong; or an item is, and the batches before its own were written.
-            AiochromaError: See the error tree.
-        """
-        collection_name(namespace)
-        if thread is not None:
-            check_thread(thread)
-
-        async def work() -> list[str]:
-            ids: list[str] = []
-
-            def written(batch: list[Item]) -> None:
-                ids.extend(item.id for item in batch)
-                if progress is not None:
-                    progress(len(ids))
-
-            await write_batches(
-                self._store,
-                batches(items, namespace, {} if thread is None else {"thread": thread}),
-                written,
-                exact=False,
-                dedupe=False,
-            )
-            await self._sweep_in_passing()
-            return ids
-
-        return await self._guarded("remember_many", work, NoItems)
-
-    async def update(
-        self,
-        id: str,
-        *,
-        namespace: str = "default",
-        text: str | None = None,
-        metadata: Mapping[str, Any] | None = None,
-        ttl: float | timedelta | None = None,
-        expires_at: datetime | float | None = None,
-    ) -> Hit | None:
-        """MemoryChange a memory; what is not given stays as it is.
-
-        It keeps its id, also when it is given another text: remembering its new text, or its former one, makes a memory
-        of its own.
-
-        Args:
-            id: Which.
-            namespace: Where.
-            text: The new text; embedded anew.
-            metadata: Values to add or to replace.
-            ttl: As for :meth:`remember`.
-            expires_at: Likewise.
-
-        Returns:
-            The memory as it is now; None where there is none (or, degraded, where the store is unavailable).
-
-        Raises:
-            InvalidInputError: An argument is wrong; nothing was changed.
-            AiochromaError: See the error tree.
-        """
-        check_id(id)
-        collection_name(namespace)
-        if text is not None:
-            check_text(text, "`text`")
-        change = checked_item(text or "-", id=id, metadata=metadata, ttl=ttl, expires_at=expires_at)
-
-        async def work() -> Hit | None:
-            values = {**change.metadata, **change.own, UPDATED_AT: now_in_seconds()}
-            with self._store.limit():
-                embedded = None if text is None else (await self._store.embed([text], is_query=False))[0]
-                item = None if text is None else change
-                return await self._store.on(
-                    namespace,
-                    lambda place: self._store.change(
-                        place, id, values, action="update", item=item, embedded=embedded
-                    ),
-                    absent=None,
-                )
-
-        return await self._guarded("update", work, lambda _: None)
-
-    async def pin(self, id: str, *, namespace: str = "default", pinned: bool = True) -> bool:
-        """Pin a memory, or unpin it: a pinned one does not expire and is not swept away.
-
-        Returns:
-            Whether there is such a memory. Degraded: False.
-
-        Raises:
-            InvalidInputError: An argument is wrong.
-            AiochromaError: See the error tree.
-        """
-        check_id(id)
-        collection_name(namespace)
-
-        async def work() -> bool:
-            values = {PINNED: True if pinned else None}
-            hit = await self._store.on(
-                namespace,
-                lambda place: self._store.change(place, id, values, action="pin" if pinned else "unpin"),
-                absent=None,
-            )
-            return hit is not None
-
-        return await self._guarded("pin", work, lambda _: False)
-
-    async def forget(
-        self,
-        id: str | None = None,
-        *,
-        namespace: str = "default",
-        where: Mapping[str, Any] | None = None,
-    ) -> int:
-        """Forget one memory, or all of a namespace that pass a filter.
-
-        Args:
-            id: Which one; or
-            namespace: Where.
-            where: Chroma's filter over metadata.
-
-        Returns:
-            How many were forgotten. Degraded: 0 with ``.error``.
-
-        Raises:
-            InvalidInputError: An argument is wrong; give either ``id`` or ``where``.
-            AiochromaError: See the error tree.
-        """
-        if (id is None) == (where is None):
-            raise InvalidInputError(
-                "`forget` needs either an `id` or a `where`; see `forget_namespace` for everything."
-            )
-        if id is not None:
-            check_id(id)
-        if where is not None:
-            check_where(where)
-        collection_name(namespace)
-
-        async def work() -> int:
-            async def forget(place: Namespace) -> int:
-                ids = [id] if id is not None else await self._store.ids(place, where)
-                return await self._store.forget(place, ids, action="forget")
-
-            return await self._store.on(namespace, forget, absent=0)
-
-        return await self._guarded("forget", work, NoNumber)
-
-    async def forget_namespace(self, namespace: str) -> int:
-        """Forget a whole namespace.
-
-        Returns:
-            How many memories it held. Degraded: 0 with ``.error``.
-
-        Raises:
-            InvalidInputError: The namespace is blank or not a string.
-            AiochromaError: See the error tree.
-        """
-        collection_name(namespace)
-
-        return await self._guarded(
-            "forget_namespace",
-            lambda: self._store.on(namespace, self._store.forget_namespace, absent=0),
-            NoNumber,
+    async def change(place: Namespace) -> Hit | None:
+        writing = {}
+        if embedded is not None and text is not None:
+            writing = (await _write_chunks(store, place, [Item(text, id)], embedded)).get(id, {})
+        changed = await store.submit(
+            "change_memories",
+            atomic=True,
+            **place.place,
+            ids=[id],
+            embeddings=None if embedded is None else [embedded[0].vector],
+            metadatas=[{**values, **writing}],
+            documents=None if text is None else [text],
+            uris=None,
+            parts=place.parts,
+            action=action,
+            history_namespace=place.name if store.keeps_history else None,
         )
+        return hit_from(place.name, id, changed[0]["document"], changed[0]["metadata"]) if changed else None
 
-    async def sweep(self, *, namespace: str | None = None) -> int:
-        """Delete what has expired, from one namespace or from all; pinned memories stay.
-
-        Returns:
-            How many were deleted. Degraded: 0 with ``.error``.
-
-        Raises:
-            InvalidInputError: The namespace is blank or not a string.
-            AiochromaError: See the error tree.
-        """
-        if namespace is not None:
-            collection_name(namespace)
-
-        return await self._guarded("sweep", lambda: self._sweep(namespace), NoNumber)
-
-    async def _sweep(self, namespace: str | None) -> int:
-        async def sweep(place: Namespace) -> int:
-            expired = await self._store.ids(place, {EXPIRES_AT: {"$lte": time.time()}})
-            return await self._store.forget(place, expired, action="sweep", expired_only=True)
-
-        names = [namespace] if namespace is not None else await self._store.names()
-        return sum([await self._store.on(name, sweep, absent=0) for name in names])
-
-    async def _sweep_in_passing(self) -> None:
-        """Sweep after a write, if that is wanted and it is time."""
-        now = time.monotonic()
-        if self._sweep_every is None or now - self._swept_at < self._sweep_every:
-            return
-        self._swept_at = now
-        try:
-            await self._sweep(None)
-        except AiochromaError as error:
-            # What was to be written is there; the next write sweeps again.
-            log.warning("memory.sweep_failed", error=repr(error))
+    with store.limit():
+        embedded = None if text is None else await store.embed([text], is_query=False)
+        return await store.on(namespace, change, absent=None)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiochroma.records.chunks import Parts
 from aiochroma.records.history import Entry
+from aiochroma.records.listing import list_filter, page_ids
 from aiochroma.records.reading import Reader
 from aiochroma.records.record import (
     CREATED_AT,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from chromadb.api import ServerAPI
 
     from aiochroma.records.history import ChangeLog
+    from aiochroma.records.listing import ListSpec
 
 __all__ = ["MemoryRecords"]
 
@@ -62,6 +64,7 @@ class MemoryRecords:
             "remember": self.remember,
             "change_memories": self.change,
             "forget_memories": self.forget,
+            "list_memories": self.page,
             "memory_history": self.history,
         }
 
@@ -307,6 +310,21 @@ class MemoryRecords:
         self._deleted(str(collection_id), gone)
         self._parts.drop(parts, place, old.values(), keep=set())
         return len(gone)
+
+    # -- listing -------------------------------------------------------------------------------------------------------
+
+    def page(self, collection_id: Any, spec: ListSpec, tenant: str, database: str) -> Sequence[Record]:
+        """Return a page of the memories of a collection, in order."""
+        place = {"tenant": tenant, "database": database}
+        found: Any = self._api._get(  # noqa: SLF001 - Chroma's own name
+            collection_id, where=list_filter(spec), include=["metadatas"], **place
+        )
+        metadatas = {
+            id: metadata or {} for id, metadata in zip(found["ids"], found["metadatas"], strict=True)
+        }
+        ids = page_ids(metadatas, spec)
+        records = self._reader.records(collection_id, ids, None, place)
+        return [records[id] for id in ids if id in records]
 
     # -- what an index and a history add -------------------------------------------------------------------------------
 

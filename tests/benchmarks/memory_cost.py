@@ -46,7 +46,7 @@ async def remember(memory: Memory, count: int) -> tuple[float, float]:
     plain = await client.get_or_create_collection(
         "plain", embedding_function=None, configuration={"hnsw": {"space": "cosine"}}
     )
-    place = await memory._store.made("default")
+    place = await memory._life.store._made("default")
     with_index, without = [], []
     for number in range(count // BATCH):
         batch = texts(BATCH, number)
@@ -58,14 +58,21 @@ async def remember(memory: Memory, count: int) -> tuple[float, float]:
             given = {**common, "metadatas": [dict(metadata) for metadata in metadatas]}
             begun = time.perf_counter()
             if kind == "with":
-                await memory._store.submit(
-                    "remember", bulk=True, **place.place, **given, parts=place.parts, exact=False, audit=None
+                await memory._life.store.submit(
+                    "remember",
+                    bulk=True,
+                    **place.place,
+                    **given,
+                    parts=place.parts,
+                    exact=False,
+                    dedupe=False,
+                    history_namespace=None,
                 )
                 with_index.append(time.perf_counter() - begun)
             else:
                 # Chroma gets the same: the position, which a memory is given, included.
                 stored = [{**metadata, "aiochroma:position": 0.0} for metadata in metadatas]
-                await memory._store.submit(
+                await memory._life.store.submit(
                     "_upsert",
                     bulk=True,
                     **{**place.place, "collection_id": plain.id},

@@ -39,27 +39,28 @@ async def test_batches_are_written_in_order_and_reported(memory):
     assert [one.text for one in (*hit.before, *hit.after)] == ["fact 299", "fact 301"]
 
 
-async def test_the_next_batch_is_embedded_while_one_is_written(memory, monkeypatch):
+async def test_the_next_batch_is_embedded_while_one_is_written(path, letters):
     """Embedding of the second batch begins before the first one is acknowledged."""
     happened = []
-    embed, write = memory._store.embed, memory._store.write
+    embedder = letters()
+    embed = embedder.embed
 
-    async def noted_embed(texts, **arguments):
+    def noted(texts):
         happened.append("embed")
-        return await embed(texts, **arguments)
+        return embed(texts)
 
-    async def noted_write(*values, **arguments):
-        await write(*values, **arguments)
-        happened.append("written")
-
-    monkeypatch.setattr(memory._store, "embed", noted_embed)
-    monkeypatch.setattr(memory._store, "write", noted_write)
-    await memory.remember_many(f"fact {n}" for n in range(600))
+    embedder.embed = noted
+    async with aiochroma.Memory(path, embedder=embedder) as memory:
+        await memory.remember("a first one")
+        happened.clear()
+        await memory.remember_many(
+            (f"fact {n}" for n in range(600)), progress=lambda _: happened.append("written")
+        )
     assert happened[:2] == ["embed", "embed"]
     assert happened.count("written") == 3
 
 
-async def test_no_more_than_three_batches_are_alive(path, letters):
+async def test_no_more_than_three_batches_are_alive(path, letters, monkeypatch):
     """However many items there are, only those of the batches under way are held."""
 
     class Text(str):
@@ -78,13 +79,13 @@ async def test_no_more_than_three_batches_are_alive(path, letters):
 
     async with aiochroma.Memory(path, embedder=letters()) as memory:
         # The cache of vectors is bounded in bytes, not empty; it is not what is measured here.
-        memory._store.port.embed = _uncached(letters())
+        monkeypatch.setattr("aiochroma.client.session.Session.embed", _uncached(letters()))
         await memory.remember_many(items())
     assert most <= 3 * 256 + 1
 
 
 def _uncached(embedder):
-    async def embed(client, function, texts, *, is_query):
+    async def embed(session, function, texts, *, is_query):
         return list(embedder.embed(texts))
 
     return embed
@@ -165,7 +166,7 @@ async def test_export_and_import_are_the_identity(path, tmp_path, embedder):
             "ключ": "",
         }
         await memory.remember(
-            "with everything\r\n\tand\0more\x85", metadata=metadata, ttl=3600, pinned=True, id="an id\n"
+            "with everything\r\n\tand more\x85", metadata=metadata, ttl=3600, pinned=True, id="an id\n"
         )
         assert await memory.export(first) == 601
         assert await memory.export(tmp_path / "part.jsonl", namespaces="default") == 1

@@ -38,7 +38,7 @@ async def test_an_expired_memory_is_never_returned_and_takes_no_place(memory):
         assert all("pear" in hit.text for hit in hits)
     assert await memory.get(expired) is None
     assert await memory.update(expired, metadata={"a": 1}) is None
-    assert await memory.pin(expired) is False
+    assert await memory.pin(expired) is None
     assert not await memory.similar(expired)
     assert await memory.sweep() == 70
     assert await memory.count() == 5
@@ -182,9 +182,9 @@ async def test_the_history_tells_what_was_there_before(noted, path, embedder):
 async def test_a_change_that_fails_leaves_no_entry(noted):
     """What Chroma refuses is withdrawn from the history."""
     await noted.remember("a text")
-    place = (await noted._store.find(["default"]))["default"]
+    place = (await noted._life.store.find(["default"]))["default"]
     with pytest.raises(Exception, match="dimension"):
-        await noted._store.submit(
+        await noted._life.store.submit(
             "remember",
             **place.place,
             ids=["x"],

@@ -54,9 +54,9 @@ async def test_opposite_facts_are_both_kept(memory):
     assert not await memory.similar("nobody")
 
 
-async def test_the_first_memories_of_a_namespace_may_come_at_once(memory):
+async def test_the_first_memories_of_a_namespace_may_come_at_once(memory, path):
     """Two tasks that make one namespace make one, and so do two memories and a plain collection on it."""
-    async with aiochroma.Memory(memory._path, embedder=HashedEmbedder()) as other:
+    async with aiochroma.Memory(path, embedder=HashedEmbedder()) as other:
         await asyncio.gather(
             *(
                 each.remember(f"fact {number}", namespace="new one")
@@ -94,7 +94,7 @@ async def test_a_write_that_failed_and_happened_all_the_same_is_found_by_its_wor
     assert "the first lake" in found
 
 
-async def test_a_namespace_deleted_by_somebody_else_is_empty(memory):
+async def test_a_namespace_deleted_by_somebody_else_is_empty(memory, path):
     """A namespace that vanished is empty, may be made anew, and works although it was known before."""
     await memory.remember("old fact", namespace="shared")
     assert len(await memory.recall("fact", namespaces="shared")) == 1
@@ -107,7 +107,7 @@ async def test_a_namespace_deleted_by_somebody_else_is_empty(memory):
     await memory.remember("new fact", namespace="shared")
     await memory.client.delete_collection("shared")
     await memory.remember("newer fact", namespace="shared")
-    async with aiochroma.Memory(memory._path, embedder=HashedEmbedder()) as other:
+    async with aiochroma.Memory(path, embedder=HashedEmbedder()) as other:
         await other.forget_namespace("shared")
         await other.remember("newest fact", namespace="shared")
     assert [hit.text for hit in await memory.recall("fact", namespaces="shared")] == ["newest fact"]
@@ -120,7 +120,7 @@ async def test_what_does_not_exist_is_empty(memory):
     assert not await memory.recall("anything")
     assert await memory.get("x", namespace="nowhere") is None
     assert await memory.update("x", text="new", namespace="nowhere") is None
-    assert await memory.pin("x", namespace="nowhere") is False
+    assert await memory.pin("x", namespace="nowhere") is None
     assert await memory.forget("x", namespace="nowhere") == 0
     assert await memory.forget_namespace("nowhere") == 0
     assert await memory.sweep() == await memory.count() == await memory.count("nowhere") == 0
@@ -178,7 +178,14 @@ _BAD = [
     ("remember", ["half \ud800 pair"], {}, "surrogate"),
     ("remember", ["a"], {"id": 3}, "`id`.*got 3"),
     ("remember", ["a"], {"id": ""}, "`id`"),
-    ("remember", ["a"], {"id": "a\0b"}, "`id`.*null"),
+    ("remember", ["a\0b"], {}, "NUL character at position 1"),
+    ("remember", ["a"], {"id": "a\0b"}, "`id`.*NUL character at position 1"),
+    ("remember", ["a"], {"metadata": {"k": "ab\0"}}, "'k'.*NUL character at position 2"),
+    ("remember", ["a"], {"metadata": {"\0": 1}}, "NUL character at position 0"),
+    ("remember", ["a"], {"namespace": "a\0"}, "`namespace`.*NUL"),
+    ("remember", ["a"], {"scope": ("a", "\0")}, "`scope`.*NUL"),
+    ("remember", ["a"], {"thread": "\0"}, "`thread`.*NUL"),
+    ("remember", ["a"], {"metadata": {f"k{n}": n for n in range(6000)}}, "6,000 values.*5,400"),
     ("remember", ["a"], {"namespace": " "}, "`namespace`"),
     ("remember", ["a"], {"namespace": "\udfff"}, "`namespace`.*surrogate"),
     ("remember", ["a"], {"metadata": {"k": {"deep": 1}}}, "'k'.*dict"),
@@ -357,14 +364,19 @@ async def test_degraded_results_are_empty_and_say_why(tmp_path):
     file = tmp_path / "file"
     file.write_text("not a directory")
     async with aiochroma.Memory(file, embedder=HashedEmbedder(), on_failure="degrade") as memory:
-        recall = await memory.recall("anything")
-        assert not recall
-        assert isinstance(recall.errors[""], aiochroma.StoreUnavailableError)
-        assert (await memory.similar("x")).errors
         for result in (
+            await memory.recall("anything"),
+            await memory.similar("x"),
+            await memory.get("x"),
+            await memory.get_many(["x"]),
+            await memory.list(),
+            await memory.update("x", text="y"),
+            await memory.pin("x"),
             await memory.remember("fact"),
             await memory.remember_many(["fact"]),
+            await memory.remember_messages([{"role": "user", "content": "hi"}], thread="t"),
             await memory.forget("x"),
+            await memory.forget_many(["x"]),
             await memory.forget_namespace("x"),
             await memory.sweep(),
             await memory.namespaces(),
@@ -375,11 +387,20 @@ async def test_degraded_results_are_empty_and_say_why(tmp_path):
         ):
             assert not result
             assert isinstance(result.error, aiochroma.StoreUnavailableError)
-        assert await memory.get("x") is None
-        assert await memory.update("x", text="y") is None
-        assert await memory.pin("x") is False
+        with pytest.raises(aiochroma.StoreUnavailableError):
+            async for _ in memory.list():
+                pass
         with pytest.raises(InvalidInputError):
             await memory.remember("")
+
+
+async def test_results_that_are_there_have_no_error(memory):
+    """What tells an outage from "there is none" is None wherever there was no outage."""
+    id = await memory.remember("a fact")
+    for result in (id, await memory.count(), await memory.forget("x"), await memory.namespaces()):
+        assert result.error is None
+    assert (await memory.recall("fact")).error is None
+    assert await memory.get("x") is None
 
 
 async def test_a_closed_memory_says_so(path, embedder):
@@ -399,7 +420,7 @@ def test_the_blocking_twin_has_the_same_methods_and_parameters():
         return {name: member for name, member in inspect.getmembers(kind) if not name.startswith("_")}
 
     one, other = offered(aiochroma.Memory), offered(sync.Memory)
-    assert set(one) - {"aclose"} == set(other) - {"close"}
+    assert set(one) - {"aclose"} == set(other) - {"asynchronous"}
     for name in set(one) & set(other) - {"client"}:
         mine, theirs = (inspect.signature(entry[name]).parameters for entry in (one, other))
         assert list(mine.values()) == list(theirs.values()), name

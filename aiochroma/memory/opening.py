@@ -1,0 +1,238 @@
+"""The life of a memory: what it is opened with, and what happens around each of its calls."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+
+from aiochroma._deadline import checked_seconds
+from aiochroma._errors import AiochromaError, ClosedError, InvalidInputError
+from aiochroma._logging import get_logger
+from aiochroma._threads import waits_by_blocking
+from aiochroma.client.options import EphemeralOptions, PersistentOptions
+from aiochroma.memory.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from aiochroma.client.blocking import BlockingClient
+    from aiochroma.client.client import AsyncClient
+    from aiochroma.client.options import ConnectOverrides, Process
+    from aiochroma.client.target import ConnectTarget
+    from aiochroma.embedding.choice import EmbedderFunction
+
+__all__ = ["Call", "Home", "Life", "MemoryOptions", "home_in_environment", "home_of"]
+
+log = get_logger("aiochroma.memory")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryOptions:
+    """How a memory behaves, whatever database it is on; see :class:`aiochroma.Memory`."""
+
+    embedder: Any = None
+    on_failure: Literal["raise", "degrade"] = "raise"
+    split_chars: int | None = None
+    history: bool = False
+    sweep_every: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.on_failure not in {"raise", "degrade"}:
+            raise InvalidInputError(f"`on_failure` must be 'raise' or 'degrade', got {self.on_failure!r}.")
+        checked_seconds("sweep_every", self.sweep_every)
+        embedder = self.embedder
+        usable = callable(embedder) or hasattr(embedder, "embed") or hasattr(embedder, "embed_documents")
+        if embedder is not None and not usable:
+            raise InvalidInputError(f"`embedder` must be an embedder or a callable, got {embedder!r}.")
+
+    def choose_embedder(self) -> EmbedderFunction:
+        """Return the embedder; may load a model."""
+        from aiochroma.embedding.choice import adapted, default_embedder
+
+        return default_embedder() if self.embedder is None else adapted(self.embedder)
+
+
+@dataclass(frozen=True)
+class Home:
+    """Where a memory is.
+
+    Attributes:
+        name: What messages call it.
+        resolve: Returns the database; asks the file system, so it is not for an event loop's thread.
+        client: A client to use in place of one of its own, or None.
+    """
+
+    name: str
+    resolve: Callable[[], ConnectTarget]
+    client: AsyncClient | None = None
+
+
+def home_of(
+    path: str | os.PathLike[str] | None,
+    client: AsyncClient | BlockingClient | None,
+    *,
+    durable: bool,
+    lock_timeout: float,
+    process: Process | None,
+    host_idle: float,
+    **common: Any,
+) -> Home:
+    """Return the home of a memory on a directory, on a client, or in memory; see :class:`aiochroma.Memory`.
+
+    Raises:
+        InvalidInputError: An argument is wrong, or is for a client that has been opened already.
+    """
+    of_directory: dict[str, Any] = {"lock_timeout": lock_timeout, "process": process, "host_idle": host_idle}
+    if client is not None:
+        defaults = {field.name: field.default for field in fields(PersistentOptions)}
+        ignored = [name for name, value in {**common, **of_directory}.items() if value != defaults[name]]
+        if ignored:
+            raise InvalidInputError(f"`client` is open with options of its own; give {ignored} to it.")
+        on: Any = getattr(client, "asynchronous", client)
+        return Home(f"on {client!r}", _no_database, on)
+    if path is None:
+        ephemeral = EphemeralOptions(**common)
+        # Two memories without a path share nothing.
+        own = uuid.uuid4().hex
+
+        def resolve() -> ConnectTarget:
+            target = ephemeral.resolve()
+            return replace(target, location=replace(target.location, fingerprint=own))
+
+        return Home("in memory", resolve)
+    # Vectors that are lost are made again from their texts when the memory is opened.
+    options = PersistentOptions(
+        path=path, durable=durable, allow_missing_vectors=True, **of_directory, **common
+    )
+    return Home(repr(os.fspath(path)), options.resolve)
+
+
+def home_in_environment(overrides: ConnectOverrides) -> Home:
+    """Return the home that the environment names."""
+
+    def resolve() -> ConnectTarget:
+        from aiochroma.client.environment import options_from_environment
+
+        options = options_from_environment(overrides)
+        if isinstance(options, PersistentOptions):
+            durable = True if options.durable is None else options.durable
+            options = replace(options, allow_missing_vectors=True, durable=durable)
+        return options.resolve()
+
+    return Home("that the environment names", resolve)
+
+
+def _no_database() -> ConnectTarget:
+    raise ClosedError("The client of this memory was closed.")
+
+
+@dataclass(frozen=True)
+class Call(Generic[T]):
+    """A call of a memory whose arguments have been checked.
+
+    Attributes:
+        name: What the log calls it.
+        work: What is done, on an open store.
+        failed: Makes the empty result that carries an error, where the memory degrades.
+        sweeps: Whether it is a write after which the memory may sweep in passing.
+    """
+
+    name: str
+    work: Callable[[Store], Awaitable[T]]
+    failed: Callable[[BaseException], T]
+    sweeps: bool = False
+
+
+class Life:
+    """What happens around the calls of a memory: opening, degrading, sweeping in passing, closing.
+
+    Args:
+        options: How it behaves.
+        home: Where it is.
+    """
+
+    def __init__(self, options: MemoryOptions, home: Home) -> None:
+        self.name = home.name
+        self.store = Store(
+            home.resolve,
+            options.choose_embedder,
+            home.client,
+            describe=home.name,
+            split_chars=options.split_chars,
+            history=options.history,
+        )
+        self._degrades = options.on_failure == "degrade"
+        self._sweep_every = options.sweep_every
+        self._swept_at = float("-inf")
+        self._entered = False
+        self._closed = False
+
+    def __repr__(self) -> str:
+        if self._closed:
+            state = "closed"
+        elif not self._entered:
+            state = "not open yet"
+        else:
+            state = f"open, {self.store.info.mode}" if self.store.is_open else "unavailable"
+        return f"{self.name}, {state}"
+
+    def enter(self) -> None:
+        """Let the next call open the store."""
+        self._entered = True
+
+    async def open(self) -> None:
+        """Open the store; where the memory degrades, do not raise."""
+        self.enter()
+        await self.run(Call("open", _nothing, lambda _: None))
+
+    async def close(self) -> None:
+        """Close the store. Idempotent."""
+        waits_by_blocking()  # Says at once that asyncio is needed.
+        self._closed = True
+        await self.store.close()
+
+    async def run(self, call: Call[T]) -> T:
+        """Carry out a call on an open store."""
+        waits_by_blocking()  # Says at once that asyncio is needed.
+        if self._closed:
+            raise ClosedError(f"The memory {self.name} is closed; make a new one.")
+        if not self._entered:
+            raise ClosedError(
+                f"The memory {self.name} is not open yet; use `async with` or `await memory.open()`."
+            )
+        try:
+            await self.store.ready()
+            result = await call.work(self.store)
+        except InvalidInputError:
+            raise
+        except Exception as error:
+            if not self._degrades:
+                raise
+            log.warning("memory.degraded", operation=call.name, error=repr(error))
+            return call.failed(error)
+        if call.sweeps:
+            await self._sweep_in_passing()
+        return result
+
+    async def _sweep_in_passing(self) -> None:
+        """Sweep after a write, if the memory is to do so and it is time."""
+        now = time.monotonic()
+        if self._sweep_every is None or now - self._swept_at < self._sweep_every:
+            return
+        self._swept_at = now
+        try:
+            from aiochroma.memory.forgetting import sweep_expired
+
+            await sweep_expired(self.store, None)
+        except AiochromaError as error:
+            # What was to be written is there; the next write sweeps again.
+            log.warning("memory.sweep_failed", error=repr(error))
+
+
+async def _nothing(_: Store) -> None:
+    """Opening is what every call does first."""
