@@ -125,6 +125,10 @@ class ChromaBackend:
         if self.hook is not None and request.lane in {Lane.CATALOG, Lane.BARRIER}:
             self.hook.collections_changed()
 
+    def work(self) -> bool:
+        """Do a slice of what the follower has left to do; return whether there is more."""
+        return self.hook is not None and self.hook.work()
+
     def follow(self, hook: WriteHook) -> None:
         """Have every write followed from now on, and offer the operations that the follower adds."""
         self.hook = hook

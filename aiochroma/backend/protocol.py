@@ -63,6 +63,9 @@ class WriteHook(FurtherOperations, Protocol):
     def after_write(self, request: Request) -> None:
         """Follow a write of Chroma's own that was carried out."""
 
+    def work(self) -> bool:
+        """Do a slice of what is left to do; return whether there is more."""
+
     def distrust(self, collection: str) -> None:
         """Note that a write to a collection failed that may have happened."""
 

@@ -50,6 +50,7 @@ _READS = frozenset(
         "heartbeat",
         "list_collections",
         "list_databases",
+        "index_memories",
         "list_memories",
         "memory_history",
         "search_memories",

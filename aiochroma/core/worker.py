@@ -18,6 +18,8 @@ Guarantees:
   thread goes on. If opening fails, every caller gets that error and the thread ends.
 * Closing. Nothing is accepted any more; what waits is served (or refused, and a write that is cut stops after its present
   piece); the resource is closed; the thread ends. No request stays unanswered, whatever ends the thread.
+* Work of its own. A resource may have some, such as an index that has to be filled again: a slice of it follows each round, and
+  slice follows slice while nothing waits. It is given up when the database is closed.
 * Idle. The thread sleeps without polling and holds no request, argument or result.
 """
 
@@ -27,7 +29,7 @@ import asyncio
 import contextvars
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from aiochroma._errors import ClosedError, OutcomeUnknownError
 from aiochroma._logging import get_logger
@@ -61,6 +63,14 @@ class Resource(Protocol):
 
     def close(self) -> None:
         """Give everything back."""
+
+
+@runtime_checkable
+class Working(Protocol):
+    """A resource that has work of its own, which is done between the requests of others."""
+
+    def work(self) -> bool:
+        """Do a slice of it, of some milliseconds; return whether there is more."""
 
 
 class Planner(Protocol):
@@ -210,22 +220,27 @@ class WorkerState:
     def serve(self, resource: Resource) -> None:
         """Serve until the queue is closed and empty."""
         self.opened_at = time.monotonic()
-        held = False
+        held = more = False
+        working = resource if isinstance(resource, Working) else None
         while True:
             if held and self.backlog:
                 self.pacing.pause()
-            self.backlog.extend(self.queue.take(block=not self.backlog))
+            self.backlog.extend(self.queue.take(block=not self.backlog and not more))
             self.backlog = self.arrange(self.backlog)
             if not self.backlog:
                 if self.queue.state is not QueueState.OPEN:
                     return
-                self.on_idle()
+                if more and working is not None:
+                    more = working.work()
+                else:
+                    self.on_idle()
                 continue
             if not self.queue.drain:
                 self.end(self.backlog, self.queue.closed_error())
                 self.backlog = []
                 continue
             held = self._round(resource)
+            more = working is not None and working.work()
 
     def _round(self, resource: Resource) -> bool:
         """Serve one round; return whether it held the interpreter for a piece of writing."""

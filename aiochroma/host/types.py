@@ -17,6 +17,8 @@ from aiochroma.core.connection import BackendInfo, Capabilities
 from aiochroma.disk.ownership import Owner
 from aiochroma.disk.recovery import CollectionRecovery, RecoveryReport
 from aiochroma.host.codec import Codec, Rows
+from aiochroma.records.ranking import ScoreParts
+from aiochroma.records.spec import Neighbour, SearchHit, SearchResult, SearchSpec
 
 if TYPE_CHECKING:
     import enum
@@ -31,6 +33,7 @@ _ROWS_AT_ONCE = 512
 """So many vectors become one array: stacking more would hold the interpreter for longer."""
 
 _REPORTS: tuple[type[Any], ...] = (BackendInfo, Capabilities, Owner, RecoveryReport, CollectionRecovery)
+_SEARCHES: tuple[type[Any], ...] = (SearchSpec, SearchResult, SearchHit, ScoreParts, Neighbour)
 _SPACES = ["cosine", "l2", "ip"]
 
 
@@ -55,7 +58,7 @@ def make_codec() -> Codec:
     codec.register(17, Search, Search.to_dict, dict)
     codec.register(18, type(Path()), str, Path)
     codec.register(19, Settings, settings_to_json, settings_from_json)
-    for code, kind in enumerate(_REPORTS, start=20):
+    for code, kind in enumerate((*_REPORTS, *_SEARCHES), start=20):
         register_dataclass(codec, code, kind)
     return codec
 

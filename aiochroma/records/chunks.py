@@ -6,7 +6,7 @@ left behind are never taken for its own.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aiochroma.records.record import (
     PART_OF,
@@ -14,7 +14,6 @@ from aiochroma.records.record import (
     WRITING,
     Place,
     Record,
-    add_parts,
     part_id,
     writing_of,
 )
@@ -26,12 +25,28 @@ if TYPE_CHECKING:
 
     from aiochroma.records.reading import Reader
 
-__all__ = ["Parts"]
+__all__ = ["NearChunk", "Parts"]
 
 _AT_ONCE = 256
 _MORE = 4
 _MOST = 4096
 """Beyond so many fetched, others may stay hidden behind the parts of one text."""
+
+
+class NearChunk(NamedTuple):
+    """A chunk that is near a query.
+
+    Attributes:
+        memory: The id of the memory that it belongs to.
+        writing: The writing of that memory.
+        distance: Its cosine distance.
+        text: Its text.
+    """
+
+    memory: str
+    writing: str
+    distance: float
+    text: str
 
 
 class Parts:
@@ -63,51 +78,35 @@ class Parts:
                 self._holders[key] = None
         return self._holders[key]
 
-    def add_near(
-        self,
-        found: list[dict[str, Record]],
-        collection_id: Any,
-        holder: Any,
-        vectors: Sequence[Any],
-        n_results: int,
-        where: Mapping[str, Any] | None,
-        place: Place,
-    ) -> None:
-        """Add the nearest memories by their parts.
+    def nearest(
+        self, holder: Any, vectors: Sequence[Any], n_results: int, place: Place
+    ) -> list[list[NearChunk]]:
+        """Return for each vector the nearest chunk of each memory, nearest first.
 
-        As many writings as are wanted are looked for, however many parts of one are the nearest; numbers alone, so that
-        only the nearest part of each has to be read.
+        As many memories as ``n_results`` are looked for, however many chunks of one are the nearest; numbers alone, so that
+        only the nearest chunk of each has to be read.
         """
         fetched = n_results
         while True:
             near = self._reader.nearest(holder, vectors, fetched, place)
-            nearest = [_nearest_of_each(rows) for rows in near]
+            nearest = [_nearest_of_each(distances) for distances in near]
             if fetched >= _MOST or all(
-                len(rows) < fetched or len(writings) >= n_results
-                for rows, writings in zip(near, nearest, strict=True)
+                len(distances) < fetched or len(writings) >= n_results
+                for distances, writings in zip(near, nearest, strict=True)
             ):
                 break
             fetched *= _MORE
         read = self._reader.records(
             holder, list({id: None for writings in nearest for id in writings}), None, place
         )
-        rows = [
+        return [
             [
-                (id, distance, read[id]["document"], read[id]["metadata"])
+                NearChunk(read[id]["metadata"][PART_OF], writing_of(id), distance, read[id]["document"])
                 for id, distance in writings.items()
                 if id in read
             ]
             for writings in nearest
         ]
-        missing = {
-            row[3][PART_OF]: None
-            for own, known in zip(rows, found, strict=True)
-            for row in own
-            if row[3][PART_OF] not in known
-        }
-        records = self._reader.records(collection_id, list(missing), where, place)
-        for candidates, own in zip(found, rows, strict=True):
-            add_parts(candidates, records, own)
 
     def move(
         self,
@@ -146,9 +145,9 @@ class Parts:
                 self._api._delete(holder, ids=unwanted[start : start + _AT_ONCE], **place)  # noqa: SLF001
 
 
-def _nearest_of_each(parts: Mapping[str, Record]) -> dict[str, float]:
-    """Return id and distance of the nearest part of each writing; the parts come nearest first."""
+def _nearest_of_each(distances: Mapping[str, float]) -> dict[str, float]:
+    """Return id and distance of the nearest chunk of each writing; the chunks come nearest first."""
     nearest: dict[str, tuple[str, float]] = {}
-    for id, record in parts.items():
-        nearest.setdefault(writing_of(id), (id, record["distance"]))
+    for id, distance in distances.items():
+        nearest.setdefault(writing_of(id), (id, distance))
     return dict(nearest.values())

@@ -1,8 +1,7 @@
-"""The full-text index beside Chroma: written in the same request as Chroma, searched in the same request as the vectors.
+"""A memory's searches on a directory: by the index that is kept beside Chroma.
 
-Chroma is the truth and the index follows it. Every write to a collection that is indexed goes to Chroma first and then to
-the index, whoever makes it. A collection whose index may have missed something (the process died, or another program wrote
-to it) is indexed again from Chroma's documents before it is searched.
+What passes a filter, has not expired and belongs to a scope is known by row before anything is compared. A small set of rows
+is then searched exactly; of a large one Chroma's index gives the nearest. Every candidate gets its exact distance.
 
 Everything here runs on the DB thread.
 """
@@ -10,55 +9,95 @@ Everything here runs on the DB thread.
 from __future__ import annotations
 
 import sqlite3
-from typing import TYPE_CHECKING, Any, TypeVar
+import time
+from typing import TYPE_CHECKING, Any
 
-from aiochroma._logging import get_logger
 from aiochroma.records.filters import filter_of
 from aiochroma.records.history import HISTORY_FILE, ChangeLog
-from aiochroma.records.record import CREATED_AT, Place, Record, place_in_order, stub
-from aiochroma.records.searching import Candidates, SearchingRecords, most_covering, most_near
-from aiochroma.text.index import IndexedText, Neighbour, TextIndex
+from aiochroma.records.index_keeper import IndexKeeper, indexed_row
+from aiochroma.records.record import WRITING, Place, Record, record_of
+from aiochroma.records.searching import Candidates, Found, SearchingRecords, most_covering, most_near
+from aiochroma.records.spec import Neighbour
+from aiochroma.text.vectors import EXACT_ROWS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
+    import numpy as np
     from chromadb.api import ServerAPI
+    from numpy.typing import NDArray
 
     from aiochroma.core.request import Request
+    from aiochroma.records.chunks import NearChunk
     from aiochroma.records.spec import SearchSpec
+    from aiochroma.text.index import TextIndex
+    from aiochroma.text.rows import RowFilter
 
 __all__ = ["TEXT_INDEX_FILE", "LocalIndex"]
 
-log = get_logger("aiochroma.text")
-
-T = TypeVar("T")
-
 TEXT_INDEX_FILE = "aiochroma-text.sqlite3"
 
-_PAGE = 500
 _POOL = 2
 """So many times as many as the text gives are looked at: what is not looked at lends its neighbours nothing."""
-_WRITES_BY_ID = frozenset({"_add", "_update", "_upsert"})
+_SPARE = 1.5
+"""Of what Chroma finds a filter keeps now more, now less than its share of all."""
+_MORE = 4
+_MOST_FETCHED = 4096
+"""Beyond so many Chroma's search takes longer than comparing every row."""
 
 
 class LocalIndex(SearchingRecords):
-    """Keeps the collections that a memory uses in a full-text index.
+    """The operations of a memory on a directory, or in this process's memory.
 
     Args:
         api: Chroma.
         file: The index's own file, or None to keep it in memory.
-        positions: For each collection how far its log went when the database was opened; what the index noted when it
-            was closed last must be the same.
+        positions: See ``IndexKeeper``.
     """
 
     def __init__(self, api: ServerAPI, file: Path | None, positions: Mapping[str, int]) -> None:
         super().__init__(api)
         self._file = file
-        self._positions = dict(positions)
-        self._index: TextIndex | None = None
+        self.keeper = IndexKeeper(api, file, positions)
         self._history: ChangeLog | None = None
-        self._current: set[str] = set()
+
+    def operations(self) -> dict[str, Callable[..., Any]]:
+        """See ``MemoryRecords``."""
+        return {**super().operations(), "index_memories": self.index}
+
+    def index(self, collection_id: Any, tenant: str, database: str) -> float:
+        """Copy one slice of a collection into the index, if any is missing; return which share the index has."""
+        return self.keeper.copy(str(collection_id), {"tenant": tenant, "database": database})
+
+    def after_write(self, request: Request) -> None:
+        """Bring the index up to date after a write that Chroma has carried out."""
+        self.keeper.after_write(request)
+
+    def work(self) -> bool:
+        """Copy a slice of what the index lacks; return whether there is more."""
+        return self.keeper.work()
+
+    def distrust(self, collection: str) -> None:
+        """Compare a collection with Chroma before it is searched: a write to it failed that may have happened."""
+        self.keeper.distrust(collection)
+
+    def forget_collection(self, collection: str) -> None:
+        """Drop a collection that is gone."""
+        self.collections_changed()
+        self.keeper.forget(collection)
+
+    def forget_everything(self) -> None:
+        """Drop all collections."""
+        self.collections_changed()
+        self.keeper.forget_everything()
+
+    def close(self, positions: Mapping[str, int]) -> None:
+        """Note how far the index goes, and close what is open; see ``IndexKeeper.close``."""
+        if self._history is not None:
+            self._history.close()
+            self._history = None
+        self.keeper.close(positions)
 
     # -- memories ------------------------------------------------------------------------------------------------------
 
@@ -70,20 +109,26 @@ class LocalIndex(SearchingRecords):
         return self._history
 
     def _known(self, collection_id: Any, ids: list[str], place: Place) -> dict[str, Record]:
-        try:
-            self._bring_up_to_date(str(collection_id), place)
-            known = self._open_index().places(str(collection_id), ids)
-        except sqlite3.DatabaseError as error:
-            self._lose(str(collection_id), error)
-            return super()._known(collection_id, ids, place)
-        return self._reader.records(collection_id, [id for id in ids if id in known], None, place)
+        collection = str(collection_id)
+        index, share, _ = self.keeper.usable(collection, place)
+        if index is not None and share == 1.0:
+            try:
+                rows = index.rows(collection, ids)
+                read = index.read(rows.values()) if rows else {}
+                known = {id: record_of(id, *read[row][1:]) for id, row in rows.items() if row in read}
+                if len(known) == len(rows):
+                    return known
+            except sqlite3.DatabaseError as error:
+                self.keeper.failed(error)
+        return super()._known(collection_id, ids, place)
 
     def _last_position(self, collection_id: Any, thread: str, place: Place) -> float | None:
+        collection = str(collection_id)
+        index, share, _ = self.keeper.usable(collection, place)
         try:
-            self._bring_up_to_date(str(collection_id), place)
-            return self._open_index().last_position(str(collection_id), thread)
+            return None if index is None or share < 1.0 else index.last_position(collection, thread)
         except sqlite3.DatabaseError as error:
-            self._lose(str(collection_id), error)
+            self.keeper.failed(error)
             return None
 
     def _written(
@@ -93,67 +138,19 @@ class LocalIndex(SearchingRecords):
         documents: Sequence[str],
         metadatas: Sequence[Mapping[str, Any]],
         known: Mapping[str, Record],
+        vectors: Sequence[Any] | None,
     ) -> None:
         rows = []
-        for id, document, metadata in zip(ids, documents, metadatas, strict=True):
+        for at, (id, document, metadata) in enumerate(zip(ids, documents, metadatas, strict=True)):
             old = known[id]["metadata"] if id in known else {}
             merged = {name: value for name, value in {**old, **metadata}.items() if value is not None}
-            rows.append(_row(id, document, merged))
-        self._follow(collection, lambda index: index.upsert(collection, rows))
+            rows.append(indexed_row(id, document, merged, None if vectors is None else vectors[at]))
+        self.keeper.written(collection, rows)
 
     def _deleted(self, collection: str, ids: Sequence[str]) -> None:
-        self._follow(collection, lambda index: index.delete(collection, ids))
+        self.keeper.deleted(collection, ids)
 
-    def _follow(self, collection: str, change: Callable[[TextIndex], object]) -> None:
-        if collection not in self._current:
-            return
-        try:
-            change(self._open_index())
-        except sqlite3.ProgrammingError as error:
-            self._current.discard(collection)
-            log.warning("text_index.not_followed", collection=collection, error=str(error))
-        except sqlite3.DatabaseError as error:
-            # The record is safe in Chroma. The collection is indexed again before it is searched.
-            self._lose(collection, error)
-
-    # -- following Chroma's writes -------------------------------------------------------------------------------------
-
-    def after_write(self, request: Request) -> None:
-        """Bring the index up to date after a write that Chroma has carried out."""
-        collection = str(request.arguments["collection_id"])
-        arguments, ids = request.arguments, request.arguments.get("ids")
-        if request.operation in _WRITES_BY_ID and ids:
-            # What became of a record depends on what was there before; Chroma knows.
-            self._follow(collection, lambda index: self._copy(index, collection, _place(arguments), ids))
-        elif (
-            request.operation == "_delete"
-            and ids
-            and not arguments.get("where")
-            and not arguments.get("where_document")
-        ):
-            self._deleted(collection, ids)
-        else:
-            self._current.discard(collection)
-
-    def distrust(self, collection: str) -> None:
-        """Index a collection again before it is searched: a write to it failed that may have happened."""
-        self._current.discard(collection)
-
-    def forget_collection(self, collection: str) -> None:
-        """Drop a collection that is gone."""
-        self._current.discard(collection)
-        self.collections_changed()
-        if self._index is not None:
-            self._index.delete_namespace(collection)
-
-    def forget_everything(self) -> None:
-        """Drop all collections."""
-        self._current.clear()
-        self.collections_changed()
-        if self._index is not None:
-            self._index.clear()
-
-    # -- searching -----------------------------------------------------------------------------------------------------
+    # -- candidates ----------------------------------------------------------------------------------------------------
 
     def _candidates(
         self,
@@ -165,202 +162,242 @@ class LocalIndex(SearchingRecords):
         chunks: str,
         place: Place,
     ) -> Candidates:
-        where = filter_of(spec)
-        collection = str(collection_id)
-        found: list[dict[str, Record]] = [{} for _ in queries]
-        if spec.mode != "text" and query_embeddings[0] is not None:
-            # A chunk names its memory in its metadata, so where there are chunks that is needed at once.
-            numbers_first = where is None and self._parts.holder(chunks, place) is None
-            found = self._search_vectors(
-                collection_id,
-                query_embeddings,
-                most_near(spec, reach),
-                where,
-                chunks,
-                place,
-                details=not numbers_first,
-            )
-        if spec.mode != "vector":
-            self._twice(
-                collection,
-                lambda: self._search_text(found, collection_id, queries, spec, reach, where, place),
-            )
-        return Candidates([list(records.values()) for records in found])
-
-    def _complete(self, collection_id: Any, found: Sequence[Sequence[Record]], place: Place) -> None:
-        """Add document and metadata to what has none yet and is there."""
-        missing = [record for records in found for record in records if record["metadata"] is None]
-        kept = self._kept(collection_id, list(dict.fromkeys(record["id"] for record in missing)), place)
-        for record in missing:
-            if record["id"] in kept:
-                record["document"], record["metadata"] = kept[record["id"]]
-
-    def _kept(self, collection_id: Any, ids: list[str], place: Place) -> dict[str, tuple[str, Any]]:
-        """Return text and metadata of the memories that are there, of ids."""
-        collection = str(collection_id)
-        kept: dict[str, tuple[str, Any]] = {}
-        if self._is_current(collection):
+        problem = None
+        for _ in range(2):
+            index, share, problem = self.keeper.usable(str(collection_id), place)
+            if index is None:
+                break
+            search = _Search(self, index, collection_id, query_embeddings, spec, reach, place, share)
             try:
-                kept = self._open_index().read(collection, ids)
+                return Candidates(search.run(queries, self._chunk_collection(chunks, place)), share)
             except sqlite3.DatabaseError as error:
-                self._lose(collection, error)
-        missing = [id for id in ids if id not in kept]
-        for id, record in self._reader.records(collection_id, missing, None, place).items():
-            kept[id] = (record["document"], record["metadata"])
-        return kept
+                self.keeper.failed(error)
+        found = self._found_by_chroma(
+            collection_id, query_embeddings, most_near(spec, reach), filter_of(spec), chunks, place
+        )
+        return Candidates([list(one.values()) for one in found], 1.0, problem)
 
-    def _search_text(
-        self,
-        found: list[dict[str, Record]],
-        collection_id: Any,
-        queries: Sequence[str],
-        spec: SearchSpec,
-        reach: int,
-        where: Mapping[str, Any] | None,
-        place: Place,
-    ) -> None:
-        collection = str(collection_id)
-        self._bring_up_to_date(collection, place)
-        index = self._open_index()
-        allowed = None
-        if where:
-            result: Any = self._api._get(collection_id, where=dict(where), include=[], **place)  # noqa: SLF001
-            allowed = set(result["ids"])
-        limit = most_covering(spec, reach)
-        for query, candidates in zip(queries, found, strict=True):
-            for hit in index.search(
-                collection, query, limit, pool=_POOL * limit, also=list(candidates), ids_allowed=allowed
-            ):
-                record = candidates.setdefault(hit.id, stub(hit.id, None))
-                record.update(text=hit.score, own=hit.own, place=hit.place)
+    def _complete(self, collection_id: Any, found: Sequence[Found], place: Place) -> None:
+        missing = [one for one in found if one.metadata is None]
+        rows = {one.key: one for one in missing if isinstance(one.key, int) and one.key > 0}
+        index = self.keeper.usable(str(collection_id), place)[0] if rows else None
+        if index is not None:
+            try:
+                read, ids = index.read(rows), {}
+                if len(read) < len(rows):
+                    ids = index.ids_of(rows.keys() - read.keys())
+            except sqlite3.DatabaseError as error:
+                self.keeper.failed(error)
+                read, ids = {}, {}
+            for one in missing:
+                row = one.key if isinstance(one.key, int) else 0
+                if row in read:
+                    one.id, one.document, one.metadata = read[row]
+                one.id = one.id or ids.get(row, "")
+        unread = [one for one in missing if one.metadata is None and one.id]
+        records = self._reader.records(
+            collection_id, list(dict.fromkeys(one.id for one in unread)), None, place
+        )
+        for one in unread:
+            if one.id in records:
+                one.document, one.metadata = records[one.id]["document"], records[one.id]["metadata"]
 
     def _neighbours(
         self, collection_id: Any, ids: list[str], window: int, place: Place
-    ) -> list[tuple[str, int, Record]]:
-        pairs = self._twice(str(collection_id), lambda: self._pairs(str(collection_id), ids, window, place))
-        records = {pair.neighbour: stub(pair.neighbour, None) for pair in pairs}
-        self._complete(collection_id, [list(records.values())], place)
-        return [
-            (pair.id, pair.offset, records[pair.neighbour])
-            for pair in pairs
-            if records[pair.neighbour]["metadata"] is not None
-        ]
-
-    def _pairs(self, collection: str, ids: list[str], window: int, place: Place) -> list[Neighbour]:
-        self._bring_up_to_date(collection, place)
-        return self._open_index().neighbours(collection, ids, window)
-
-    def _twice(self, collection: str, look: Callable[[], T]) -> T:
-        """Look something up; in an index that turns out to be damaged once more, when it has been made anew."""
+    ) -> Iterable[tuple[str, int, Neighbour]]:
+        collection = str(collection_id)
+        index, _, _ = self.keeper.usable(collection, place)
+        if index is None:
+            return []
         try:
-            return look()
+            rows = {row: id for id, row in index.rows(collection, ids).items()}
+            near = index.neighbours(rows, window)
+            read = index.read({row for _, row, _ in near})
         except sqlite3.DatabaseError as error:
-            self._lose(collection, error)
-            return look()
+            self.keeper.failed(error)
+            return []
+        return [(rows[row], offset, Neighbour(*read[other])) for row, other, offset in near if other in read]
 
-    # -- keeping in step -----------------------------------------------------------------------------------------------
+    def _vectors(self, collection_id: Any, ids: list[str], place: Place) -> dict[str, Any]:
+        import numpy as np
 
-    def close(self, positions: Mapping[str, int]) -> None:
-        """Note how far the index goes, and close its file.
+        collection = str(collection_id)
+        index, share, _ = self.keeper.usable(collection, place)
+        vectors: dict[str, Any] = {}
+        if index is not None and share == 1.0:
+            try:
+                ids_by_row = {row: id for id, row in index.rows(collection, ids).items()}
+                rows, matrix = index.vectors(np.array(list(ids_by_row), dtype=np.int64))
+                vectors = {ids_by_row[row]: vector for row, vector in zip(rows.tolist(), matrix, strict=True)}
+            except sqlite3.DatabaseError as error:
+                self.keeper.failed(error)
+        missing = [id for id in ids if id not in vectors]
+        return {**vectors, **super()._vectors(collection_id, missing, place)} if missing else vectors
 
-        Args:
-            positions: For each collection how far its log goes, read after Chroma has closed.
-        """
-        if self._history is not None:
-            self._history.close()
-            self._history = None
-        if self._index is None:
-            return
-        try:
-            known = set(self._index.namespaces())
-            for collection in self._current:
-                self._index.set_watermark(collection, str(positions.get(collection, 0)))
-            for collection in known - set(positions) if positions else ():
-                self._index.delete_namespace(collection)
-        except sqlite3.DatabaseError as error:
-            log.warning("text_index.watermark_failed", error=str(error))
-        self._index.close()
-        self._index = None
+    def _chunk_collection(self, chunks: str, place: Place) -> Any:
+        return self._parts.holder(chunks, place)
 
-    def _bring_up_to_date(self, collection: str, place: Place) -> None:
-        if not self._is_current(collection):
-            self._rebuild(collection, place)
 
-    def _is_current(self, collection: str) -> bool:
-        """Tell whether the index has all of a collection."""
-        if collection in self._current:
-            return True
-        try:
-            index = self._open_index()
-            mark = index.watermark(collection)
-            if mark is None or mark != str(self._positions.get(collection)):
-                return False
-            # From here on the file runs ahead of the mark; should the process die, it is not believed.
-            index.set_watermark(collection, "open")
-        except sqlite3.DatabaseError as error:
-            self._lose(collection, error)
-            return False
-        self._current.add(collection)
-        return True
+class _Search:
+    """One search over an index that can be used."""
 
-    def _rebuild(self, collection: str, place: Place) -> None:
-        index = self._open_index()
-        index.delete_namespace(collection)
-        index.set_watermark(collection, "open")
-        offset = 0
-        while True:
-            result: Any = self._api._get(  # noqa: SLF001 - Chroma's own name
-                collection, limit=_PAGE, offset=offset, include=["documents", "metadatas"], **place
-            )
-            if result["ids"]:
-                index.upsert(collection, _rows(result["ids"], result["documents"], result["metadatas"]))
-            offset += len(result["ids"])
-            if len(result["ids"]) < _PAGE:
-                break
-        self._current.add(collection)
-        if offset:
-            log.info("text_index.rebuilt", collection=collection, records=offset)
+    def __init__(
+        self,
+        records: LocalIndex,
+        index: TextIndex,
+        collection_id: Any,
+        query_embeddings: Sequence[Any],
+        spec: SearchSpec,
+        reach: int,
+        place: Place,
+        share: float,
+    ) -> None:
+        import numpy as np
 
-    def _copy(self, index: TextIndex, collection: str, place: Place, ids: Sequence[str]) -> None:
-        result: Any = self._api._get(collection, ids=list(ids), include=["documents", "metadatas"], **place)  # noqa: SLF001
-        index.upsert(collection, _rows(result["ids"], result["documents"], result["metadatas"]))
+        self._records = records
+        self._index = index
+        self._collection_id, self._collection = collection_id, str(collection_id)
+        self._embeddings = query_embeddings
+        self._spec = spec
+        self._limit, self._covering = most_near(spec, reach), most_covering(spec, reach)
+        self._place = place
+        self._is_complete = share == 1.0
+        self._where = filter_of(spec)
+        self._keep: RowFilter = index.filter(self._collection, self._where, time.time())
+        self._queries: NDArray[np.float32] | None = None
+        self._unindexed: list[dict[str, float]] = []
+        """What Chroma found and the index does not have yet."""
+        if spec.mode != "text" and query_embeddings[0] is not None:
+            matrix: NDArray[np.float32] = np.asarray(query_embeddings, dtype=np.float32)
+            lengths = np.linalg.norm(matrix, axis=1, keepdims=True)
+            self._queries = (matrix / np.where(lengths > 0, lengths, 1.0)).astype(np.float32, copy=False)
 
-    def _open_index(self) -> TextIndex:
-        if self._index is None:
-            self._index = TextIndex.open_or_recreate(self._file if self._file is not None else ":memory:")
-        return self._index
+    def run(self, queries: Sequence[str], chunk_collection: Any) -> list[list[Found]]:
+        """Return the candidates of each query."""
+        import numpy as np
 
-    def _lose(self, collection: str, error: Exception) -> None:
-        if isinstance(error, sqlite3.ProgrammingError):
-            raise error  # Nothing is wrong with what is in the file.
-        log.warning(
-            "text_index.failed",
-            collection=collection,
-            error=str(error),
-            hint="indexed again at the next search",
+        near = self._nearest()
+        chunks = (
+            self._near_chunks(chunk_collection)
+            if chunk_collection is not None and self._queries is not None
+            else [{} for _ in queries]
         )
-        self._current.clear()
-        self._positions.clear()
-        try:
-            self._open_index().recreate()
-        except (sqlite3.DatabaseError, OSError):
-            self._index = None
+        found = []
+        for number, query in enumerate(queries):
+            rows, distances = near[number]
+            known = dict(zip(rows.tolist(), distances.tolist(), strict=True))
+            also = (
+                np.union1d(rows, np.array(list(chunks[number]), dtype=np.int64)) if chunks[number] else rows
+            )
+            by_row = {row: Found(row, distance=known.get(row)) for row in also.tolist()}
+            if self._spec.mode != "vector":
+                for hit in self._index.search(
+                    self._collection,
+                    query,
+                    self._covering,
+                    pool=_POOL * self._covering,
+                    also=also,
+                    keep=self._keep,
+                ):
+                    one = by_row.get(hit.row)
+                    if one is None:
+                        one = by_row[hit.row] = Found(hit.row)
+                    one.text, one.own = hit.score, hit.own
+            self._add_distances(number, by_row)
+            for row, chunk in chunks[number].items():
+                one = by_row[row]
+                one.passage = chunk.text
+                one.distance = chunk.distance if one.distance is None else min(chunk.distance, one.distance)
+            unindexed = self._unindexed[number] if self._unindexed else {}
+            found.append(
+                [*by_row.values(), *(Found(-at, id, unindexed[id]) for at, id in enumerate(unindexed, 1))]
+            )
+        return found
 
+    def _nearest(self) -> list[tuple[NDArray[np.int64], NDArray[np.float64]]]:
+        """Return rows and distances of the nearest for each query."""
+        import numpy as np
 
-def _place(arguments: Mapping[str, Any]) -> dict[str, str]:
-    return {name: arguments[name] for name in ("tenant", "database") if name in arguments}
+        if self._queries is None:
+            return [(np.empty(0, dtype=np.int64), np.empty(0))] * len(self._embeddings)
+        total = self._index.count(self._collection)
+        usable = total - len(self._keep.excluded) if self._keep.allowed is None else len(self._keep.allowed)
+        exact = None
+        if self._is_complete and usable <= EXACT_ROWS:
+            exact = self._index.nearest(self._collection, self._queries, self._limit, self._keep)
+        return self._nearest_by_chroma(self._queries, total, usable) if exact is None else exact
 
+    def _nearest_by_chroma(
+        self, queries: NDArray[np.float32], total: int, usable: int
+    ) -> list[tuple[NDArray[np.int64], NDArray[np.float64]]]:
+        """Ask Chroma's index, for more where a filter leaves some out; compare every row where that is not enough."""
+        import numpy as np
 
-def _rows(ids: Sequence[str], documents: Sequence[Any], metadatas: Sequence[Any]) -> list[IndexedText]:
-    return [
-        _row(id, document or "", metadata or {})
-        for id, document, metadata in zip(ids, documents, metadatas or [None] * len(ids), strict=True)
-    ]
+        reader = self._records._reader  # noqa: SLF001 - of one module
+        fetched = self._limit
+        if self._is_complete and usable < total:
+            fetched = min(_MOST_FETCHED, int(self._limit * total / max(1, usable) * _SPARE))
+        while True:
+            # An index that is not complete cannot tell what passes: Chroma filters then.
+            where = None if self._is_complete else self._where
+            near = reader.nearest(self._collection_id, self._embeddings, fetched, self._place, where)
+            rows_of = self._index.rows(self._collection, {id: None for one in near for id in one})
+            found: list[tuple[NDArray[np.int64], NDArray[np.float64]]] = []
+            for one in near:
+                rows = np.array([rows_of[id] for id in one if id in rows_of], dtype=np.int64)
+                distances = np.array([one[id] for id in one if id in rows_of])
+                kept = self._keep.keeps(rows)
+                found.append((rows[kept][: self._limit], distances[kept][: self._limit]))
+            if not self._is_complete:
+                self._unindexed = [{id: one[id] for id in one if id not in rows_of} for one in near]
+                return found
+            if all(len(rows) >= min(self._limit, usable) for rows, _ in found) or fetched >= total:
+                return found
+            if fetched >= _MOST_FETCHED:
+                exact = self._index.nearest(self._collection, queries, self._limit, self._keep)
+                return found if exact is None else exact
+            fetched *= _MORE
 
+    def _add_distances(self, number: int, by_row: Mapping[int, Found]) -> None:
+        """Give every candidate its exact distance."""
+        import numpy as np
 
-def _row(id: str, document: str, metadata: Mapping[str, Any]) -> IndexedText:
-    thread, position = place_in_order(metadata)
-    created = metadata.get(CREATED_AT)
-    return IndexedText(
-        id, document, thread, position, metadata, created if isinstance(created, (int, float)) else None
-    )
+        missing = [row for row, one in by_row.items() if one.distance is None]
+        if self._queries is None or not missing:
+            return
+        distances = self._index.distances(
+            self._collection, self._queries[number : number + 1], np.array(missing, dtype=np.int64)
+        )
+        if distances is not None:
+            for row, distance in zip(missing, distances[0].tolist(), strict=True):
+                if distance == distance:
+                    by_row[row].distance = distance
+
+    def _near_chunks(self, chunk_collection: Any) -> list[dict[int, NearChunk]]:
+        """Return for each query the memories whose chunks are nearest, by row, with the nearest chunk of each."""
+        import numpy as np
+
+        fetched = self._limit
+        while True:
+            near = self._records._parts.nearest(  # noqa: SLF001 - of one module
+                chunk_collection, self._embeddings, fetched, self._place
+            )
+            rows_of = self._index.rows(
+                self._collection, {chunk.memory: None for one in near for chunk in one}
+            )
+            rows = np.unique(np.array(list(rows_of.values()), dtype=np.int64))
+            read = self._index.read(rows[self._keep.keeps(rows)].tolist())
+            found: list[dict[int, NearChunk]] = []
+            for one in near:
+                by_row: dict[int, NearChunk] = {}
+                for chunk in one:
+                    row = rows_of.get(chunk.memory, 0)
+                    if row in read and read[row][2].get(WRITING) == chunk.writing:
+                        by_row.setdefault(row, chunk)
+                found.append(by_row)
+            if fetched >= _MOST_FETCHED or all(
+                len(by_row) >= self._limit or len(one) < fetched
+                for by_row, one in zip(found, near, strict=True)
+            ):
+                return found
+            fetched *= _MORE

@@ -25,9 +25,9 @@ from aiochroma.records.record import (
     Place,
     Record,
     before,
-    candidate,
     has_expired,
     merged_metadata,
+    record_of,
     text_id,
     thread_position,
 )
@@ -148,7 +148,7 @@ class MemoryRecords:
         except BaseException:
             self._withdraw(noted)
             raise
-        self._written(str(collection_id), ids, documents, stored, known)
+        self._written(str(collection_id), ids, documents, stored, known, embeddings)
         self._parts.drop(parts, place, old.values(), keep={entry.get(WRITING) for entry in stored})
         return moved
 
@@ -264,13 +264,14 @@ class MemoryRecords:
             record = old[ids[row]]
             merged = {k: v for k, v in {**record["metadata"], **given[number]}.items() if v is not None}
             text = record["document"] if texts is None else texts[number]
-            changed.append(candidate(ids[row], text, merged, None))
+            changed.append(record_of(ids[row], text, merged))
         self._written(
             str(collection_id),
             [record["id"] for record in changed],
             [record["document"] for record in changed],
             [record["metadata"] for record in changed],
             {},
+            None if embeddings is None else [embeddings[row] for row in rows],
         )
         if texts is not None:
             keep = {metadata.get(WRITING) for metadata in given}
@@ -351,6 +352,7 @@ class MemoryRecords:
         documents: Sequence[str],
         metadatas: Sequence[Mapping[str, Any]],
         known: Mapping[str, Record],
+        vectors: Sequence[Any] | None,
     ) -> None:
         """Follow a write; ``metadatas`` is what was written over that of ``known``."""
 
@@ -365,40 +367,6 @@ class MemoryRecords:
         log = self._log() if noted is not None else None
         if log is not None and noted is not None:
             log.withdraw(noted)
-
-    # -- reading -------------------------------------------------------------------------------------------------------
-
-    def _search_vectors(
-        self,
-        collection_id: Any,
-        vectors: Sequence[Any],
-        n_results: int,
-        where: Mapping[str, Any] | None,
-        parts: str,
-        place: Place,
-        where_document: Mapping[str, Any] | None = None,
-        *,
-        details: bool = True,
-    ) -> list[dict[str, Record]]:
-        """Return for each vector the nearest memories by id, whether they are near as a whole or by a part.
-
-        Without ``details`` they have neither document nor metadata, and parts are not looked at.
-        """
-        if not details:
-            return self._reader.nearest(collection_id, vectors, n_results, place)
-        holder = self._parts.holder(parts, place) if where_document is None else None
-        found: list[dict[str, Record]] = [{} for _ in vectors]
-        for candidates, rows in zip(
-            found,
-            self._reader.query(collection_id, vectors, n_results, where, where_document, place),
-            strict=True,
-        ):
-            for id, distance, document, metadata in rows:
-                candidates[id] = candidate(id, document, metadata, distance)
-        if holder is None:
-            return found
-        self._parts.add_near(found, collection_id, holder, vectors, n_results, where, place)
-        return found
 
     def collections_changed(self) -> None:
         """Look up anew which collections hold parts: one may have been made or deleted."""

@@ -22,6 +22,7 @@ namespaces then stay comparable.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -56,21 +57,22 @@ class Candidate(NamedTuple):
     """A memory that the full-text index or the vector search came up with.
 
     Attributes:
-        id: Its id, unique in its namespace.
+        id: Tells it from the others of its namespace; of equally good ones the smaller comes first.
         text: Its coverage of the question by itself and its surroundings, 0 to 1 (``TextHit.score``).
         own_text: Its coverage by itself, 0 to 1 (``TextHit.own``).
         distance: Its cosine distance from the question, 0 to 2, or None when it is not among the nearest.
         age: Seconds since it was written or refreshed; negative counts as 0.
     """
 
-    id: str
+    id: int | str
     text: float = 0.0
     own_text: float = 0.0
     distance: float | None = None
     age: float = 0.0
 
 
-class ScoreParts(NamedTuple):
+@dataclass(frozen=True)
+class ScoreParts:
     """A score and what it is made of; the names are those of the module's formula.
 
     Attributes:

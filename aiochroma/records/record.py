@@ -23,18 +23,16 @@ __all__ = [
     "WRITING",
     "Place",
     "Record",
-    "add_parts",
     "before",
-    "candidate",
     "has_expired",
     "merged_metadata",
     "part_id",
     "place_in_order",
+    "record_of",
     "scope_filter",
     "scope_keys",
     "scope_parts",
     "scope_path",
-    "stub",
     "text_id",
     "thread_position",
     "writing_of",
@@ -117,22 +115,9 @@ def has_expired(metadata: Mapping[str, Any], now: float) -> bool:
     return isinstance(end, (int, float)) and end <= now and not metadata.get(PINNED)
 
 
-def candidate(id: str, document: Any, metadata: Any, distance: float | None) -> Record:
-    """Make what a search returns of a record."""
-    return {
-        "id": id,
-        "distance": distance,
-        "text": 0.0,
-        "own": 0.0,
-        "place": None,
-        "document": document or "",
-        "metadata": metadata or {},
-    }
-
-
-def stub(id: str, distance: float | None) -> Record:
-    """Make what a search returns of a record that was not read: its metadata is None."""
-    return {**candidate(id, "", None, distance), "metadata": None}
+def record_of(id: str, document: Any, metadata: Any) -> Record:
+    """Make a record of what Chroma or the index holds of it."""
+    return {"id": id, "document": document or "", "metadata": metadata or {}}
 
 
 def thread_position(metadata: Mapping[str, Any]) -> tuple[str | None, float]:
@@ -185,15 +170,3 @@ def merged_metadata(given: Mapping[str, Any], known: Record | None, *, exact: bo
         stored.setdefault(POSITION, made)
     stored.update((key, None) for key in (EXPIRES_AT, PARTS, WRITING) if key in old and key not in stored)
     return stored
-
-
-def add_parts(candidates: dict[str, Record], records: Mapping[str, Record], rows: Iterable[Any]) -> None:
-    """Add memories by their nearest parts; the rows come nearest first."""
-    for id, distance, document, metadata in rows:
-        owner = metadata[PART_OF]
-        known = candidates.get(owner) or records.get(owner)
-        if known is None or known["metadata"].get(WRITING) != writing_of(id) or "passage" in known:
-            continue
-        entry = candidates.setdefault(owner, dict(known))
-        entry["passage"] = document
-        entry["distance"] = distance if entry["distance"] is None else min(distance, entry["distance"])

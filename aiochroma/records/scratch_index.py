@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from aiochroma.records.chunks import Parts
 from aiochroma.records.filters import filter_of
-from aiochroma.records.record import POSITION, SCOPE, THREAD, Place, Record
-from aiochroma.records.searching import Candidates, SearchingRecords, most_covering, most_near
+from aiochroma.records.record import POSITION, SCOPE, THREAD, Place
+from aiochroma.records.searching import Candidates, Found, SearchingRecords, most_covering, most_near
+from aiochroma.records.spec import Neighbour
 from aiochroma.text.analysis import words_of_meaning
 from aiochroma.text.index import IndexedText, TextIndex
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from aiochroma.records.reading import Reader
     from aiochroma.records.spec import SearchSpec
@@ -55,7 +56,7 @@ class ScratchIndex(SearchingRecords):
         place: Place,
     ) -> Candidates:
         where = filter_of(spec)
-        found = self._search_vectors(
+        found = self._found_by_chroma(
             collection_id, query_embeddings, most_near(spec, reach), where, chunks, place
         )
         pairs = zip(queries, query_embeddings, found, strict=True)
@@ -63,35 +64,24 @@ class ScratchIndex(SearchingRecords):
             containing = _containing(query)
             if containing:
                 pool = _POOL * most_covering(spec, reach)
-                near = self._search_vectors(
+                near = self._found_by_chroma(
                     collection_id, [vector], pool, where, chunks, place, where_document=containing
                 )
-                for id, record in near[0].items():
-                    candidates.setdefault(id, record)
-            self._score(query, candidates)
+                for id, one in near[0].items():
+                    candidates.setdefault(id, one)
+            _score(query, candidates)
         if spec.mode == "text":
             for candidates in found:
-                for record in candidates.values():
-                    record["distance"] = None
+                for one in candidates.values():
+                    one.distance = None
         return Candidates([list(candidates.values()) for candidates in found])
 
-    def _complete(self, collection_id: Any, found: Sequence[Sequence[Record]], place: Place) -> None:
+    def _complete(self, collection_id: Any, found: Sequence[Found], place: Place) -> None:
         """Everything was read when it was found."""
-
-    def _score(self, query: str, candidates: dict[str, Record]) -> None:
-        """Compare the texts of the candidates with a query."""
-        if not candidates:
-            return
-        with closing(TextIndex(":memory:")) as index:
-            index.upsert(
-                "candidates", [IndexedText(id, record["document"]) for id, record in candidates.items()]
-            )
-            for hit in index.search("candidates", query, len(candidates), window=0):
-                candidates[hit.id].update(text=hit.score, own=hit.own, place=hit.place)
 
     def _neighbours(
         self, collection_id: Any, ids: list[str], window: int, place: Place
-    ) -> list[tuple[str, int, Record]]:
+    ) -> Iterable[tuple[str, int, Neighbour]]:
         pairs: list[tuple[str, int, str]] = []
         records = self._reader.records(collection_id, ids, None, place)
         threads = {
@@ -111,7 +101,11 @@ class ScratchIndex(SearchingRecords):
         near = self._reader.records(
             collection_id, list(dict.fromkeys(pair[2] for pair in pairs)), None, place
         )
-        return [(id, offset, near[neighbour]) for id, offset, neighbour in pairs if neighbour in near]
+        return [
+            (id, offset, Neighbour(other, near[other]["document"], near[other]["metadata"]))
+            for id, offset, other in pairs
+            if other in near
+        ]
 
     def _turns(self, collection_id: Any, scope: str | None, thread: str, place: Place) -> list[str]:
         """Return the ids of a thread in order."""
@@ -146,6 +140,19 @@ class _DoubtedParts(Parts):
         """See ``Parts``."""
         super().forget_holders()
         self._asked_at.clear()
+
+
+def _score(query: str, candidates: Mapping[str, Found]) -> None:
+    """Compare the texts of the candidates with a query."""
+    if not candidates:
+        return
+    with closing(TextIndex(":memory:")) as index:
+        index.upsert("candidates", [IndexedText(id, one.document) for id, one in candidates.items()])
+        hits = index.search("candidates", query, len(candidates), window=0)
+        ids = index.ids_of(hit.row for hit in hits)
+        for hit in hits:
+            one = candidates[ids[hit.row]]
+            one.text, one.own = hit.score, hit.own
 
 
 def _containing(query: str) -> dict[str, Any] | None:

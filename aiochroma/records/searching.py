@@ -7,21 +7,21 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aiochroma.records.memory_records import MemoryRecords
 from aiochroma.records.ranking import Candidate, diversify, rank
-from aiochroma.records.record import CREATED_AT, UPDATED_AT, has_expired, thread_position
+from aiochroma.records.record import CREATED_AT, UPDATED_AT, WRITING, has_expired, thread_position
 from aiochroma.records.spec import Neighbour, SearchHit, SearchResult, SearchSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from aiochroma.records.ranking import ScoreParts
-    from aiochroma.records.record import Place, Record
+    from aiochroma.records.record import Place
 
-__all__ = ["Candidates", "SearchingRecords", "most_covering", "most_near"]
+__all__ = ["Candidates", "Found", "SearchingRecords", "most_covering", "most_near"]
 
 # What the vectors and the text each give to the ranking, at least. More, of the nearest 100 and of the covering 40, changed
 # less in our measurement than one conversation differs from another.
@@ -31,6 +31,8 @@ _WIDER = 4
 """Where memories that have expired take the place of others, so many times as many are fetched."""
 _DIVERSE = 4
 """Diversity chooses among so many times as many as are returned."""
+_MOST_NEIGHBOURS = 2000
+"""So many memories come along as neighbours of the hits of one search at most; the best hits have theirs."""
 
 
 def most_near(spec: SearchSpec, reach: int = 1) -> int:
@@ -43,16 +45,44 @@ def most_covering(spec: SearchSpec, reach: int = 1) -> int:
     return max(_COVERING, 2 * spec.k) * reach
 
 
+@dataclass(slots=True)
+class Found:
+    """A memory that a search came up with.
+
+    Attributes:
+        key: Tells it from the others; of equally good ones the smaller key comes first.
+        id: Its id; empty where it is not known yet.
+        distance: Its cosine distance from the query, or None where it is not known.
+        text: How much of the query it and its surroundings cover, 0 to 1.
+        own: How much of the query it covers itself, 0 to 1.
+        document: Its text.
+        metadata: What is stored with it; None where it was not read yet, or is gone.
+        passage: Of a long text the chunk that is nearest to the query, or None.
+    """
+
+    key: int | str
+    id: str = ""
+    distance: float | None = None
+    text: float = 0.0
+    own: float = 0.0
+    document: str = ""
+    metadata: dict[str, Any] | None = None
+    passage: str | None = None
+
+
+Ranked = list[tuple[Found, "ScoreParts"]]
+
+
 class Candidates(NamedTuple):
     """What may be ranked for each of several queries.
 
     Attributes:
-        found: For each query the candidates; those that were not read yet have None as metadata.
+        found: For each query the candidates.
         indexed: See ``SearchResult``.
         problem: See ``SearchResult``.
     """
 
-    found: list[list[Record]]
+    found: list[list[Found]]
     indexed: float = 1.0
     problem: str | None = None
 
@@ -107,7 +137,7 @@ class SearchingRecords(MemoryRecords):
         near = self._near(collection_id, ranked, spec, place) if spec.window else {}
         return [
             SearchResult(
-                tuple(_hit(record, parts, near.get(record["id"], {})) for record, parts in one),
+                tuple(_hit(found, parts, near.get(found.id, {})) for found, parts in one),
                 candidates.indexed,
                 candidates.problem,
             )
@@ -143,99 +173,145 @@ class SearchingRecords(MemoryRecords):
         """Return what may be ranked; ``reach`` says how many times as many as usual."""
 
     @abstractmethod
-    def _complete(self, collection_id: Any, found: Sequence[Sequence[Record]], place: Place) -> None:
-        """Give document and metadata to what has no metadata yet, and is there."""
+    def _complete(self, collection_id: Any, found: Sequence[Found], place: Place) -> None:
+        """Give id, document and metadata to what has no metadata yet, and is there."""
 
     @abstractmethod
     def _neighbours(
         self, collection_id: Any, ids: list[str], window: int, place: Place
-    ) -> list[tuple[str, int, Record]]:
+    ) -> Iterable[tuple[str, int, Neighbour]]:
         """Return what stands near memories in their threads: the memory's id, the offset, and the neighbour."""
 
     def _vectors(self, collection_id: Any, ids: list[str], place: Place) -> dict[str, Any]:
         """Return the stored vectors of memories that are there."""
         return self._reader.vectors(collection_id, ids, place)
 
+    def _found_by_chroma(
+        self,
+        collection_id: Any,
+        vectors: Sequence[Any],
+        n_results: int,
+        where: Mapping[str, Any] | None,
+        chunks: str,
+        place: Place,
+        where_document: Mapping[str, Any] | None = None,
+    ) -> list[dict[str, Found]]:
+        """Return for each vector the nearest memories by id, whether they are near as a whole or by a chunk."""
+        if vectors[0] is None:
+            return [{} for _ in vectors]
+        found = [
+            {
+                id: Found(id, id, distance, 0.0, 0.0, document, metadata)
+                for id, distance, document, metadata in rows
+            }
+            for rows in self._reader.query(collection_id, vectors, n_results, where, where_document, place)
+        ]
+        holder = self._parts.holder(chunks, place) if where_document is None else None
+        if holder is None:
+            return found
+        near = self._parts.nearest(holder, vectors, n_results, place)
+        missing = {
+            chunk.memory: None
+            for known, some in zip(found, near, strict=True)
+            for chunk in some
+            if chunk.memory not in known
+        }
+        records = self._reader.records(collection_id, list(missing), where, place)
+        for known, some in zip(found, near, strict=True):
+            for chunk in some:
+                if chunk.memory not in known and chunk.memory in records:
+                    record = records[chunk.memory]
+                    known[chunk.memory] = Found(
+                        chunk.memory, chunk.memory, document=record["document"], metadata=record["metadata"]
+                    )
+                one = known.get(chunk.memory)
+                if one is None or (one.metadata or {}).get(WRITING) != chunk.writing:
+                    continue
+                if one.passage is None:
+                    one.passage = chunk.text
+                    one.distance = (
+                        chunk.distance if one.distance is None else min(one.distance, chunk.distance)
+                    )
+        return found
+
     # -- from candidates to hits ---------------------------------------------------------------------------------------
 
     def _ranked(
-        self, collection_id: Any, found: Sequence[list[Record]], spec: SearchSpec, reach: int, place: Place
-    ) -> tuple[list[list[tuple[Record, ScoreParts]]], bool]:
+        self,
+        collection_id: Any,
+        candidates: Sequence[list[Found]],
+        spec: SearchSpec,
+        reach: int,
+        place: Place,
+    ) -> tuple[list[Ranked], bool]:
         """Rank candidates; tell whether that is enough, or others may have been hidden behind what is gone or expired."""
         now = time.time()
         if spec.half_life is not None:
-            self._complete(collection_id, found, place)
-        ranked = [_best(records, spec, now) for records in found]
+            self._complete(collection_id, [found for some in candidates for found in some], place)
+        ranked = [_best(some, spec, now) for some in candidates]
         # Only what is returned has to be read.
-        self._complete(collection_id, [[record for record, _ in one] for one in ranked], place)
+        self._complete(collection_id, [found for one in ranked for found, _ in one], place)
         enough = True
-        for number, records in enumerate(found):
-            if all(_is_valid(record, now) for record, _ in ranked[number]):
+        for number, some in enumerate(candidates):
+            if all(_is_valid(found, now) for found, _ in ranked[number]):
                 continue
-            self._complete(collection_id, [records], place)
-            valid = [record for record in records if _is_valid(record, now)]
+            self._complete(collection_id, some, place)
+            valid = [found for found in some if _is_valid(found, now)]
             ranked[number] = _best(valid, spec, now)
-            fetched, left = (
-                sum(record["distance"] is not None for record in some) for some in (records, valid)
-            )
+            fetched, left = (sum(found.distance is not None for found in group) for group in (some, valid))
             enough = enough and (fetched < most_near(spec, reach) or left >= most_near(spec))
         return ranked, enough
 
-    def _diverse(
-        self, collection_id: Any, ranked: list[tuple[Record, ScoreParts]], spec: SearchSpec, place: Place
-    ) -> list[tuple[Record, ScoreParts]]:
+    def _diverse(self, collection_id: Any, ranked: Ranked, spec: SearchSpec, place: Place) -> Ranked:
         """Choose the hits that add most to those before them."""
         import numpy as np
 
-        vectors = self._vectors(collection_id, [record["id"] for record, _ in ranked], place)
-        ranked = [entry for entry in ranked if entry[0]["id"] in vectors]
+        vectors = self._vectors(collection_id, [found.id for found, _ in ranked], place)
+        ranked = [entry for entry in ranked if entry[0].id in vectors]
         if not ranked:
             return []
-        matrix = np.asarray([vectors[record["id"]] for record, _ in ranked], dtype=np.float32)
-        matrix /= np.linalg.norm(matrix, axis=1, keepdims=True)
+        matrix = np.asarray([vectors[found.id] for found, _ in ranked], dtype=np.float32)
+        lengths = np.linalg.norm(matrix, axis=1, keepdims=True)
+        matrix /= np.where(lengths > 0, lengths, 1.0)
         chosen = diversify([parts.score for _, parts in ranked], matrix, spec.k, spec.diversity)
         return [ranked[index] for index in chosen]
 
     def _near(
-        self,
-        collection_id: Any,
-        ranked: Sequence[Sequence[tuple[Record, ScoreParts]]],
-        spec: SearchSpec,
-        place: Place,
+        self, collection_id: Any, ranked: Sequence[Ranked], spec: SearchSpec, place: Place
     ) -> dict[str, dict[int, Neighbour]]:
         """Return for each hit that stands in a thread its neighbours by offset; what has expired is left out."""
         now = time.time()
+        most = max(1, _MOST_NEIGHBOURS // (2 * spec.window))
         ids = {
-            record["id"]: None
+            found.id: None
             for one in ranked
-            for record, _ in one
-            if thread_position(record["metadata"])[0] is not None
+            for found, _ in one[:most]
+            if thread_position(found.metadata or {})[0] is not None
         }
         near: dict[str, dict[int, Neighbour]] = {}
-        for id, offset, record in (
+        for id, offset, neighbour in (
             self._neighbours(collection_id, list(ids), spec.window, place) if ids else ()
         ):
-            if not has_expired(record["metadata"], now):
-                neighbour = Neighbour(record["id"], record["document"], record["metadata"])
+            if not has_expired(neighbour.metadata, now):
                 near.setdefault(id, {})[offset] = neighbour
         return near
 
 
-def _best(records: Sequence[Record], spec: SearchSpec, now: float) -> list[tuple[Record, ScoreParts]]:
+def _best(some: Sequence[Found], spec: SearchSpec, now: float) -> Ranked:
     """Rank the candidates of one query, and return as many as are needed."""
-    by_id = {record["id"]: record for record in records}
+    by_key = {found.key: found for found in some}
     candidates = [
         Candidate(
-            id,
-            record["text"],
-            record["own"],
-            record["distance"],
-            0.0 if spec.half_life is None else _age(record["metadata"] or {}, now),
+            found.key,
+            found.text,
+            found.own,
+            found.distance,
+            0.0 if spec.half_life is None else _age(found.metadata or {}, now),
         )
-        for id, record in by_id.items()
+        for found in by_key.values()
     ]
     limit = spec.k * (_DIVERSE if spec.diversity > 0 else 1)
-    return [(by_id[candidate.id], parts) for candidate, parts in rank(candidates, spec, limit=limit)]
+    return [(by_key[candidate.id], parts) for candidate, parts in rank(candidates, spec, limit=limit)]
 
 
 def _age(metadata: Mapping[str, Any], now: float) -> float:
@@ -243,20 +319,20 @@ def _age(metadata: Mapping[str, Any], now: float) -> float:
     return now - written if isinstance(written, (int, float)) else 0.0
 
 
-def _is_valid(record: Record, now: float) -> bool:
-    return record["metadata"] is not None and not has_expired(record["metadata"], now)
+def _is_valid(found: Found, now: float) -> bool:
+    return found.metadata is not None and not has_expired(found.metadata, now)
 
 
-def _hit(record: Record, parts: ScoreParts, near: Mapping[int, Neighbour]) -> SearchHit:
+def _hit(found: Found, parts: ScoreParts, near: Mapping[int, Neighbour]) -> SearchHit:
     offsets = sorted(near)
     return SearchHit(
-        record["id"],
-        record["document"],
+        found.id,
+        found.document,
         # Two queries may have found it, and their callers may change what they get.
-        dict(record["metadata"]),
-        record["distance"],
+        dict(found.metadata or {}),
+        found.distance,
         parts,
-        record.get("passage"),
+        found.passage,
         tuple(near[offset] for offset in offsets if offset < 0),
         tuple(near[offset] for offset in offsets if offset > 0),
     )

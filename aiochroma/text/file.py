@@ -1,4 +1,4 @@
-"""The file of the full-text index: its tables, and how it is opened, checked and deleted."""
+"""The file of the index: its tables, and how it is opened, checked and deleted."""
 
 from __future__ import annotations
 
@@ -12,17 +12,24 @@ __all__ = ["connect", "create_terms", "delete_files", "full_text_available"]
 
 # Raise it whenever the tables or the form in which text is indexed change: a file of another number is
 # rebuilt.
-_FORMAT = 3
+_FORMAT = 4
 _SCHEMA = """
 CREATE TABLE namespaces (
     number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, watermark TEXT,
     memories INTEGER NOT NULL DEFAULT 0, words INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE memories (
     number INTEGER PRIMARY KEY, namespace INTEGER NOT NULL, id TEXT NOT NULL, thread TEXT,
-    position REAL NOT NULL, words INTEGER NOT NULL, indexed TEXT NOT NULL,
-    document TEXT, metadata TEXT, created INTEGER, UNIQUE (namespace, id));
+    position REAL NOT NULL, created REAL NOT NULL, expires REAL, words INTEGER NOT NULL, indexed TEXT NOT NULL,
+    document TEXT, metadata TEXT, UNIQUE (namespace, id));
 CREATE INDEX memories_by_thread ON memories (namespace, thread, position) WHERE thread IS NOT NULL;
-CREATE INDEX memories_by_age ON memories (namespace, created) WHERE created IS NOT NULL;
+CREATE INDEX memories_by_creation ON memories (namespace, created, id);
+CREATE INDEX memories_by_expiry ON memories (namespace, expires) WHERE expires IS NOT NULL;
+CREATE TABLE vectors (number INTEGER PRIMARY KEY, vector BLOB NOT NULL);
+CREATE TABLE metadata_keys (
+    number INTEGER PRIMARY KEY, namespace INTEGER NOT NULL, name TEXT NOT NULL, UNIQUE (namespace, name));
+CREATE TABLE metadata_values (
+    key INTEGER NOT NULL, kind TEXT NOT NULL, value NOT NULL, memory INTEGER NOT NULL,
+    PRIMARY KEY (key, kind, value, memory)) WITHOUT ROWID;
 """
 # M*: vowel signs are parts of words in the scripts of India. Porter leaves anything but ASCII alone.
 _TOKENIZER = "porter unicode61 remove_diacritics 2 categories ''L* N* Co M*''"
@@ -52,8 +59,12 @@ def connect(path: str) -> sqlite3.Connection:
     left_behind = path != ":memory:" and Path(f"{path}-wal").exists()
     if path != ":memory:":
         touch_private(Path(path))
-    connection = sqlite3.connect(path, isolation_level=None, timeout=1.0, cached_statements=512)
+    if path != ":memory:":
+        touch_private(Path(path))
+    connection = sqlite3.connect(path, isolation_level=None, timeout=0.1, cached_statements=512)
     try:
+        # What is deleted is overwritten; it may have been forgotten for a reason.
+        connection.execute("PRAGMA secure_delete = ON")
         # What is deleted is overwritten; it may have been forgotten for a reason.
         connection.execute("PRAGMA secure_delete = ON")
         # One connection owns the file, so there is no need for shared memory, which not every file system

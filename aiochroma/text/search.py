@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from aiochroma.text.coverage import (
@@ -14,89 +13,75 @@ from aiochroma.text.coverage import (
     length_factor,
     windowed_coverage,
 )
+from aiochroma.text.memories import neighbour_columns
 from aiochroma.text.rows import read_rows
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Collection, Sequence
+    from collections.abc import Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
     from aiochroma.text.coverage import Term
+    from aiochroma.text.rows import RowFilter
     from aiochroma.text.terms import Summary
 
-__all__ = ["POOLS_GROW", "TextHit", "neighbour_columns", "search_namespace"]
+__all__ = ["TextHit", "search_namespace"]
 
 
-POOLS_GROW = 4
-"""So many times as many rows are looked at where a filter leaves too few."""
+_POOLS_GROW = 4
+"""So many times as many rows are looked at at most where some may not be returned."""
 
 
 class TextHit(NamedTuple):
     """A memory that covers something of the question, by itself or by what stands near it.
 
     Attributes:
-        id: The memory's id.
-        score: How much of the question the memory and its surroundings cover, 0 to 1; comparable between
-            namespaces.
-        own: How much of the question's weight is in the memory itself, 0 to 1; 0 when only its neighbours
-            match.
-        place: Its place among what covers most of the question, from 0; None for one that is there only because it
-            was asked for.
+        row: The memory's row.
+        score: How much of the question the memory and its surroundings cover, 0 to 1; comparable between namespaces.
+        own: How much of the question's weight is in the memory itself, 0 to 1; 0 when only its neighbours match.
+        rank: Its rank among what covers most of the question, from 0; None for one that was asked for and is not among it.
     """
 
-    id: str
+    row: int
     score: float
     own: float
-    place: int | None
+    rank: int | None
 
 
 def search_namespace(
     connection: sqlite3.Connection,
-    namespace: int,
     summary: Summary,
     terms: Sequence[Term],
     limit: int,
     *,
     pool: int,
-    also: Sequence[str],
-    ids_allowed: Collection[str] | None,
+    also: NDArray[np.int64],
+    keep: RowFilter,
     window: int,
 ) -> list[TextHit]:
-    """Do what ``TextIndex.search`` promises, for a namespace that exists and at least one term.
-
-    Which rows are found, and how good they are, does not depend on what else is asked for: so a filter has the same
-    result whether it is known here or applied to what is returned.
-    """
+    """Do what ``TextIndex.search`` promises, for a namespace that exists and at least one term."""
     import numpy as np
 
     window = window if summary.has_threads else 0
-    described = _found(connection, namespace, also)
-    allowed = None
-    if ids_allowed is not None:
-        allowed = np.array(sorted(_found(connection, namespace, ids_allowed)), dtype=np.int64)
-        described = {row: described[row] for row in np.intersect1d(sorted(described), allowed).tolist()}
-    wanted = np.array(sorted(described), dtype=np.int64)
-    for size in (pool, pool * POOLS_GROW):
-        centres = best_rows(terms, size, None)
-        looked_at = _look_at(connection, terms, centres, wanted, window)
-        covering = looked_at.covering(allowed)
-        if allowed is None or len(covering) >= limit or len(centres) < size:
-            break
-    else:
-        looked_at = _look_at(connection, terms, best_rows(terms, pool, allowed), wanted, window)
-        covering = looked_at.covering(allowed)
-    covering = covering[:limit]
-    own, coverage = looked_at.scores(connection, terms, np.union1d(covering, wanted))
-    described |= _described(connection, [row for row in covering.tolist() if row not in described])
-    places = {row: place for place, row in enumerate(covering.tolist())}
+    wanted = np.unique(also)
+    centres = best_rows(terms, pool, None)
+    if keep.allowed is not None:
+        # What may not be returned lends its terms to what may, and what may can be anywhere among what covers something.
+        centres = np.union1d(centres, best_rows(terms, pool, keep.allowed))
+    elif len(keep.excluded):
+        centres = best_rows(terms, pool + min(len(keep.excluded), _POOLS_GROW * pool), None)
+    looked_at = _look_at(connection, terms, centres, wanted, window)
+    covering = looked_at.covering(keep)[:limit]
+    scored = np.union1d(covering, wanted)
+    own, coverage = looked_at.scores(connection, terms, scored)
+    words = _words(connection, scored)
+    ranks = {row: rank for rank, row in enumerate(covering.tolist())}
     mean_words = summary.words / max(1, summary.memories)
-    hits = [
-        (coverage[row] / length_factor(words, mean_words), row, id) for row, (id, words) in described.items()
-    ]
+    hits = [(coverage[row] / length_factor(words[row], mean_words), row) for row in words]
     hits.sort(reverse=True)
-    return [TextHit(id, score, own[row], places.get(row)) for score, row, id in hits]
+    return [TextHit(row, score, own[row], ranks.get(row)) for score, row in hits]
 
 
 class _LookedAt(NamedTuple):
@@ -118,13 +103,11 @@ class _LookedAt(NamedTuple):
     surroundings: Surroundings
     window: int
 
-    def covering(self, allowed: NDArray[np.int64] | None) -> NDArray[np.int64]:
+    def covering(self, keep: RowFilter) -> NDArray[np.int64]:
         """Return the rows that cover something, best first; of equal ones the newest first."""
         import numpy as np
 
-        chosen = (self.coverage > 0) & ~self.wanted_only
-        if allowed is not None:
-            chosen &= np.isin(self.rows, allowed)
+        chosen = (self.coverage > 0) & ~self.wanted_only & keep.keeps(self.rows)
         rows, coverage = self.rows[chosen][::-1], self.coverage[chosen][::-1]
         return rows[np.argsort(-coverage, kind="stable")]
 
@@ -176,20 +159,10 @@ def _look_at(
     return _LookedAt(rows, own, coverage, ~np.isin(rows, near), surroundings, window)
 
 
-def _found(
-    connection: sqlite3.Connection, namespace: int, ids: Collection[str]
-) -> dict[int, tuple[str, int]]:
-    """Return id and number of words of the rows of ids; ids that are not there have none."""
-    source = "json_each(?) AS wanted CROSS JOIN memories AS m ON m.namespace = ? AND m.id = wanted.value"
-    found = read_rows(connection, "m.number, m.id, m.words", source, (json.dumps(list(ids)), namespace))
-    return {number: (id, words) for number, id, words in found}
-
-
-def _described(connection: sqlite3.Connection, rows: Sequence[int]) -> dict[int, tuple[str, int]]:
-    """Return id and number of words of rows."""
+def _words(connection: sqlite3.Connection, rows: NDArray[np.int64]) -> dict[int, int]:
+    """Return how many words the rows have that are there."""
     source = "json_each(?) AS wanted CROSS JOIN memories AS m ON m.number = wanted.value"
-    found = read_rows(connection, "m.number, m.id, m.words", source, (json.dumps(rows),))
-    return {number: (id, words) for number, id, words in found}
+    return dict(read_rows(connection, "m.number, m.words", source, (json.dumps(rows.tolist()),)))
 
 
 def _surroundings(connection: sqlite3.Connection, centres: NDArray[np.int64], window: int) -> Surroundings:
@@ -206,18 +179,3 @@ def _surroundings(connection: sqlite3.Connection, centres: NDArray[np.int64], wi
     )
     found.sort()
     return Surroundings(centres, np.array(found, dtype=np.int64)[:, 1:], offsets)
-
-
-@lru_cache(maxsize=32)
-def neighbour_columns(column: str, window: int) -> str:
-    """Write the queries for what stands up to ``window`` places before and behind the row ``m``."""
-    missing = "-1" if column == "number" else "NULL"
-    subqueries = []
-    for offset in (*range(-window, 0), *range(1, window + 1)):
-        comparison, order = (">", "ASC") if offset > 0 else ("<", "DESC")
-        subqueries.append(
-            f"COALESCE((SELECT n.{column} FROM memories AS n WHERE n.namespace = m.namespace"  # noqa: S608
-            f" AND n.thread = m.thread AND (n.position, n.number) {comparison} (m.position, m.number)"
-            f" ORDER BY n.position {order}, n.number {order} LIMIT 1 OFFSET {abs(offset) - 1}), {missing})"
-        )
-    return ", ".join(subqueries)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from typing import TYPE_CHECKING, NamedTuple
 
 from aiochroma.text.analysis import match_expression, query_terms
 from aiochroma.text.coverage import Term, term_weight
 from aiochroma.text.dates import periods_in
 from aiochroma.text.kinship import Vocabulary, may_have_kin
+from aiochroma.text.rows import RowCache, read_numbers
 from aiochroma.text.sections import bounded_question
 
 if TYPE_CHECKING:
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Postings", "Summary", "summary_of", "terms_of"]
 
-_MOST_ROWS_KEPT = 1_000_000
-"""Eight bytes each."""
 _MOST_TERMS = 32
 """Of a question with more, which is a document, those of its terms count that are there and that fewest memories hold."""
 _MOST_VOCABULARIES = 8
@@ -50,32 +48,19 @@ class Summary(NamedTuple):
         has_threads: Whether any of them has neighbours.
         oldest: When the oldest was first remembered, in seconds since 1970, or None where it is not known of any.
         newest: When the newest was.
+        next_expiry: When the first of them expires, in seconds since 1970, or None when none does.
     """
 
     memories: int
     words: int
     has_threads: bool
-    oldest: int | None
-    newest: int | None
-
-
-class _Version(NamedTuple):
-    """What a namespace was like when rows were looked up.
-
-    Attributes:
-        replaced: How often rows of it were taken out or changed.
-        grown: How often rows were added behind all others.
-    """
-
-    replaced: int = 0
-    grown: int = 0
+    oldest: float | None
+    newest: float | None
+    next_expiry: float | None
 
 
 class Postings:
-    """Which rows hold a term; those looked up last are kept, and completed when their namespace has grown.
-
-    Questions that are asked together share most of their terms, and reading the rows of a common one is the larger part of a
-    search (1 ms for one that 10,000 texts hold).
+    """Which rows hold a term; see ``RowCache``.
 
     Args:
         connection: The index's own.
@@ -83,30 +68,14 @@ class Postings:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
-        self._kept: OrderedDict[tuple[int, str], tuple[_Version, NDArray[np.int64]]] = OrderedDict()
-        self._versions: dict[int, _Version] = {}
-        self._rows = 0
+        self._cache = RowCache(
+            lambda namespace, term, behind: _rows_with(connection, namespace, term, behind)
+        )
         self._vocabularies: dict[int, Vocabulary] = {}
 
     def rows(self, namespace: int, term: str) -> NDArray[np.int64]:
         """Return the rows that hold a term, ascending; not to be changed."""
-        import numpy as np
-
-        key, now = (namespace, term), self._versions.get(namespace, _Version())
-        version, kept = self._kept.pop(key, (None, np.empty(0, dtype=np.int64)))
-        self._rows -= len(kept)
-        if version is None or version.replaced != now.replaced:
-            kept = _rows_with(self._connection, namespace, term, behind=0)
-        elif version != now:
-            # SQLite gives a new row a number above all others, so what was added stands behind what is known.
-            more = _rows_with(self._connection, namespace, term, behind=int(kept[-1]) if len(kept) else 0)
-            kept = np.concatenate([kept, more]) if len(more) else kept
-        self._kept[key] = (now, kept)
-        self._rows += len(kept)
-        while self._rows > _MOST_ROWS_KEPT and len(self._kept) > 1:
-            _, (_, dropped) = self._kept.popitem(last=False)
-            self._rows -= len(dropped)
-        return kept
+        return self._cache.rows(namespace, term)
 
     def vocabulary(self, namespace: int, summary: Summary) -> Vocabulary:
         """Return the words of a namespace; made again when much of it has changed."""
@@ -119,14 +88,12 @@ class Postings:
 
     def replaced(self, namespace: int) -> None:
         """Note that rows of a namespace were taken out or hold other terms now."""
-        version = self._versions.get(namespace, _Version())
-        self._versions[namespace] = version._replace(replaced=version.replaced + 1)
+        self._cache.replaced(namespace)
         self._vocabularies.pop(namespace, None)
 
     def grown(self, namespace: int) -> None:
         """Note that rows were added to a namespace."""
-        version = self._versions.get(namespace, _Version())
-        self._versions[namespace] = version._replace(grown=version.grown + 1)
+        self._cache.grown(namespace)
 
 
 def terms_of(
@@ -229,7 +196,7 @@ def _rows_between(
     import numpy as np
 
     rows, created = connection.execute(
-        "SELECT group_concat(number), group_concat(created) FROM memories"
+        "SELECT group_concat(number), group_concat(CAST(created AS INTEGER)) FROM memories"
         " WHERE namespace = ? AND created >= ? AND created < ?",
         (namespace, begin, end),
     ).fetchone()
@@ -238,28 +205,26 @@ def _rows_between(
     return np.fromstring(rows, dtype=np.int64, sep=","), np.fromstring(created, dtype=np.float64, sep=",")
 
 
-def _rows_with(
-    connection: sqlite3.Connection, namespace: int, term: str, *, behind: int
-) -> NDArray[np.int64]:
+def _rows_with(connection: sqlite3.Connection, namespace: int, term: str, behind: int) -> NDArray[np.int64]:
     """Return the rows behind a row that hold a term, ascending."""
-    import numpy as np
-
-    # One string instead of thousands of tuples: a quarter of the time. FTS5 yields rows in ascending order.
-    joined = connection.execute(
-        f"SELECT group_concat(rowid) FROM terms_{namespace} WHERE terms_{namespace} MATCH ? AND rowid > ?",  # noqa: S608
+    # FTS5 yields rows in ascending order.
+    return read_numbers(
+        connection,
+        "rowid",
+        f"terms_{namespace} WHERE terms_{namespace} MATCH ? AND rowid > ?",
         (match_expression([term]), behind),
-    ).fetchone()[0]
-    return np.fromstring(joined, dtype=np.int64, sep=",") if joined else np.empty(0, dtype=np.int64)
+    )
 
 
 def summary_of(connection: sqlite3.Connection, namespace: int) -> Summary:
     """Sum up a namespace that exists."""
     found = connection.execute(
         "SELECT memories, words, EXISTS (SELECT 1 FROM memories AS m WHERE m.namespace = ?1 AND m.thread IS NOT NULL),"
-        " (SELECT min(created) FROM memories WHERE namespace = ?1 AND created IS NOT NULL),"
-        " (SELECT max(created) FROM memories WHERE namespace = ?1 AND created IS NOT NULL)"
+        " (SELECT min(created) FROM memories WHERE namespace = ?1 AND created > 0),"
+        " (SELECT max(created) FROM memories WHERE namespace = ?1 AND created > 0),"
+        " (SELECT min(expires) FROM memories WHERE namespace = ?1 AND expires IS NOT NULL)"
         " FROM namespaces WHERE number = ?1",
         (namespace,),
     )
-    memories, words, has_threads, oldest, newest = found.fetchone()
-    return Summary(memories, words, bool(has_threads), oldest, newest)
+    memories, words, has_threads, oldest, newest, next_expiry = found.fetchone()
+    return Summary(memories, words, bool(has_threads), oldest, newest, next_expiry)

@@ -279,6 +279,13 @@ def test_what_is_gone_is_never_returned(shared, fresh):
     run_state_machine_as_test(lives, settings=settings(max_examples=15, stateful_step_count=15, **PATIENT))
 
 
+def completed(memory):
+    """Return a memory when its index is whole: each recall meanwhile answers from what is there, and says so."""
+    while memory.recall("note").indexing:
+        pass
+    return memory
+
+
 def test_the_index_rebuilt_equals_the_index_written(tmp_path):
     """Deleting the index between two openings changes no answer, nor does a damaged file or a foreign write."""
     index = tmp_path / "memory" / "aiochroma-text.sqlite3"
@@ -306,7 +313,7 @@ def test_the_index_rebuilt_equals_the_index_written(tmp_path):
         assert answers(memory) == written
     index.unlink()
     with opened() as memory:
-        assert answers(memory) == written
+        assert answers(completed(memory)) == written
     index.write_bytes(b"damaged" * 1000)
     with opened() as memory:
-        assert answers(memory) == written
+        assert answers(completed(memory)) == written

@@ -1,0 +1,360 @@
+"""The index kept in step with Chroma: opened, followed, filled again in slices, and given up where it cannot be used.
+
+Chroma is the truth and the index follows it. Every write to a collection that is indexed goes to Chroma first and then to the
+index, whoever makes it. A collection whose index may have missed something (the process died, or another program wrote to it)
+is compared with Chroma and copied again, a few records at a time, between other requests; meanwhile a search answers from
+what is there.
+
+Everything here runs on the DB thread.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from aiochroma._logging import get_logger
+from aiochroma.records.record import CREATED_AT, EXPIRES_AT, PINNED, Place, place_in_order
+from aiochroma.text.index import CACHE_BYTES, IndexedText, TextIndex
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    from chromadb.api import ServerAPI
+
+    from aiochroma.core.request import Request
+
+__all__ = ["IndexKeeper", "indexed_row"]
+
+log = get_logger("aiochroma.text")
+
+_AT_ONCE = 256
+"""So many records are copied before a search is answered; of more, it is answered from what is there."""
+_SLICE = 64
+"""Records copied in one slice: 5 to 10 ms."""
+_UNUSABLE_SECONDS = 5.0
+"""So long after a failure to open the file it is not tried again: each attempt may wait for another's lock."""
+_WRITES_BY_ID = frozenset({"_add", "_update", "_upsert"})
+_ODD = (sqlite3.ProgrammingError, sqlite3.InterfaceError, UnicodeError, OverflowError, ValueError, TypeError)
+"""What one record that cannot be stored raises; nothing is wrong with the file."""
+
+
+@dataclass
+class _Copying:
+    """A collection that is being copied into the index.
+
+    Attributes:
+        place: Its tenant and database.
+        ids: Those that are to be copied, in Chroma's order.
+        done: How many of them were.
+    """
+
+    place: Place
+    ids: list[str]
+    done: int = 0
+
+    @property
+    def share(self) -> float:
+        """Which share of the collection was copied; below 1 until it is current."""
+        return min(0.999, self.done / len(self.ids)) if self.ids else 0.0
+
+
+class IndexKeeper:
+    """Keeps collections of one database in an index.
+
+    Args:
+        api: Chroma.
+        file: The index's own file, or None to keep it in memory.
+        positions: For each collection how far its log went when the database was opened; what the index noted when it was
+            closed last must be the same.
+        cache_bytes: How much of the vectors may stay in memory.
+    """
+
+    def __init__(
+        self,
+        api: ServerAPI,
+        file: Path | None,
+        positions: Mapping[str, int],
+        cache_bytes: int = CACHE_BYTES,
+    ) -> None:
+        self._api: Any = api
+        self._file = file
+        self._positions = dict(positions)
+        self._cache_bytes = cache_bytes
+        self._index: TextIndex | None = None
+        self._current: set[str] = set()
+        self._copying: dict[str, _Copying] = {}
+        self._problem: tuple[float, str] | None = None
+
+    # -- using it ------------------------------------------------------------------------------------------------------
+
+    def usable(self, collection: str, place: Place) -> tuple[TextIndex | None, float, str | None]:
+        """Return the index, which share of a collection it has, and why there is none, if there is none."""
+        while (problem := self._present_problem()) is None:
+            try:
+                return self._open(), self._prepare(collection, place), None
+            except sqlite3.DatabaseError as error:  # noqa: PERF203 - at most twice
+                self.failed(error)
+        return None, 0.0, problem
+
+    def current(self, collection: str) -> TextIndex | None:
+        """Return the index where it has all of a collection, without copying anything; else None."""
+        try:
+            return None if self._present_problem() or not self._is_current(collection) else self._open()
+        except sqlite3.DatabaseError as error:
+            self.failed(error)
+            return None
+
+    def failed(self, error: sqlite3.Error) -> None:
+        """Make the index again after an error, or leave it alone for a while where that cannot help."""
+        log.warning("text_index.failed", collection="", error=str(error), hint="made again when it is used")
+        self._current.clear()
+        self._copying.clear()
+        if self._index is not None and not isinstance(error, sqlite3.OperationalError):
+            self._positions.clear()
+            try:
+                self._index.recreate()
+            except (sqlite3.DatabaseError, OSError) as again:
+                self._give_up(again)
+        else:
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        """Leave the index alone for a while."""
+        problem = (
+            f"The index {str(self._file or 'in memory')!r} cannot be used: {error}. Memories are found by meaning, those that "
+            "only share words with it may be missing. The file may be deleted: it is made again from Chroma's records."
+        )
+        self._problem = (time.monotonic() + _UNUSABLE_SECONDS, problem)
+        if self._index is not None:
+            self._index.close()
+            self._index = None
+
+    def _present_problem(self) -> str | None:
+        if self._problem is not None and time.monotonic() >= self._problem[0]:
+            self._problem = None
+        return None if self._problem is None else self._problem[1]
+
+    def work(self) -> bool:
+        """Copy one slice of what waits to be copied; return whether there is more."""
+        if self._present_problem() is not None:
+            return False
+        for collection in list(self._copying):
+            try:
+                self._copy_slice(collection, _SLICE)
+            except sqlite3.DatabaseError as error:
+                self.failed(error)
+            except Exception as error:  # noqa: BLE001 - whoever searches the collection gets it
+                log.warning("text_index.not_followed", collection=collection, error=str(error))
+                self._copying.pop(collection, None)
+            break
+        return bool(self._copying)
+
+    def copy(self, collection: str, place: Place) -> float:
+        """Copy one slice of a collection; return which share of it the index has.
+
+        Raises:
+            sqlite3.DatabaseError: The index cannot be used.
+        """
+        self._open()
+        if self._prepare(collection, place) < 1.0:
+            self._copy_slice(collection, _SLICE)
+        copying = self._copying.get(collection)
+        return 1.0 if copying is None else copying.share
+
+    # -- following Chroma's writes -------------------------------------------------------------------------------------
+
+    def after_write(self, request: Request) -> None:
+        """Bring the index up to date after a write that Chroma has carried out."""
+        collection = str(request.arguments["collection_id"])
+        arguments, ids = request.arguments, request.arguments.get("ids")
+        if request.operation in _WRITES_BY_ID and ids:
+            # What became of a record depends on what was there before; Chroma knows.
+            place = {name: arguments[name] for name in ("tenant", "database") if name in arguments}
+            self._follow(collection, lambda index: self._copy_ids(index, collection, place, ids))
+        elif (
+            request.operation == "_delete"
+            and ids
+            and not arguments.get("where")
+            and not arguments.get("where_document")
+        ):
+            self.deleted(collection, ids)
+        else:
+            self.distrust(collection)
+
+    def written(self, collection: str, rows: Sequence[IndexedText]) -> None:
+        """Follow records that were written."""
+        self._follow(collection, lambda index: _write(index, collection, rows))
+
+    def deleted(self, collection: str, ids: Sequence[str]) -> None:
+        """Follow records that were deleted."""
+        self._follow(collection, lambda index: index.delete(collection, ids))
+
+    def distrust(self, collection: str) -> None:
+        """Compare a collection with Chroma before it is searched: what happened to it is not known."""
+        self._current.discard(collection)
+        self._copying.pop(collection, None)
+
+    def forget(self, collection: str) -> None:
+        """Drop a collection that is gone."""
+        self.distrust(collection)
+        self._dropping(lambda index: index.delete_namespace(collection))
+
+    def forget_everything(self) -> None:
+        """Drop all collections."""
+        self._current.clear()
+        self._copying.clear()
+        self._dropping(lambda index: index.clear())
+
+    def close(self, positions: Mapping[str, int]) -> None:
+        """Note how far the index goes, and close its file.
+
+        Args:
+            positions: For each collection how far its log goes, read after Chroma has closed.
+        """
+        if self._index is None:
+            return
+        try:
+            known = set(self._index.namespaces())
+            for collection in self._current:
+                self._index.set_watermark(collection, str(positions.get(collection, 0)))
+            for collection in known - set(positions) if positions else ():
+                self._index.delete_namespace(collection)
+        except sqlite3.DatabaseError as error:
+            log.warning("text_index.watermark_failed", error=str(error))
+        self._index.close()
+        self._index = None
+
+    def _dropping(self, drop: Callable[[TextIndex], object]) -> None:
+        if self._index is not None:
+            try:
+                drop(self._index)
+            except sqlite3.DatabaseError as error:
+                self.failed(error)
+
+    def _follow(self, collection: str, change: Callable[[TextIndex], object]) -> None:
+        if collection not in self._current and collection not in self._copying:
+            return
+        try:
+            if self._present_problem() is None:
+                change(self._open())
+        except sqlite3.DatabaseError as error:
+            # The record is safe in Chroma. The collection is indexed again before it is searched.
+            self.failed(error)
+
+    # -- keeping in step -----------------------------------------------------------------------------------------------
+
+    def _open(self) -> TextIndex:
+        problem = self._present_problem()
+        if problem is not None:
+            raise sqlite3.OperationalError(problem)
+        if self._index is None:
+            self._index = TextIndex.open_or_recreate(
+                self._file if self._file is not None else ":memory:", cache_bytes=self._cache_bytes
+            )
+        return self._index
+
+    def _is_current(self, collection: str) -> bool:
+        """Tell whether the index has all of a collection."""
+        if collection in self._current:
+            return True
+        if collection in self._copying:
+            return False
+        index = self._open()
+        mark = index.watermark(collection)
+        if mark is None or mark != str(self._positions.get(collection)):
+            return False
+        # From here on the file runs ahead of the mark; should the process die, it is not believed.
+        index.set_watermark(collection, "open")
+        self._current.add(collection)
+        return True
+
+    def _prepare(self, collection: str, place: Place) -> float:
+        """Copy a collection if it is small, or begin to copy it; return which share of it is there."""
+        if self._is_current(collection):
+            return 1.0
+        if collection not in self._copying:
+            self._begin(collection, place)
+            if len(self._copying[collection].ids) <= _AT_ONCE:
+                self._copy_slice(collection, _AT_ONCE)
+        copying = self._copying.get(collection)
+        return 1.0 if copying is None else copying.share
+
+    def _begin(self, collection: str, place: Place) -> None:
+        """Compare the ids of a collection with the index's: what is gone leaves it, what is new comes first."""
+        index = self._open()
+        index.set_watermark(collection, "open")
+        result: Any = self._api._get(collection, include=[], **place)  # noqa: SLF001 - Chroma's own name
+        there, known = result["ids"], index.ids(collection)
+        index.delete(collection, known.difference(there))
+        ids = [id for id in there if id not in known] + [id for id in there if id in known]
+        self._copying[collection] = _Copying(place, ids)
+
+    def _copy_slice(self, collection: str, size: int) -> None:
+        copying = self._copying[collection]
+        ids = copying.ids[copying.done : copying.done + size]
+        if ids:
+            self._copy_ids(self._open(), collection, copying.place, ids)
+            copying.done += len(ids)
+        if copying.done >= len(copying.ids):
+            del self._copying[collection]
+            self._current.add(collection)
+            if len(copying.ids) > _AT_ONCE:
+                log.info("text_index.rebuilt", collection=collection, records=len(copying.ids))
+
+    def _copy_ids(self, index: TextIndex, collection: str, place: Place, ids: Sequence[str]) -> None:
+        """Copy records from Chroma; those that are not there leave the index."""
+        include = ["documents", "metadatas", "embeddings"]
+        try:
+            result: Any = self._api._get(collection, ids=list(ids), include=include, **place)  # noqa: SLF001
+        except Exception:  # noqa: BLE001 - a record may have lost its vector, which Chroma then cannot read
+            result = self._api._get(collection, ids=list(ids), include=include[:2], **place)  # noqa: SLF001
+        found = result["ids"]
+        nothing = [None] * len(found)
+        vectors = result.get("embeddings")
+        columns = zip(
+            found,
+            result["documents"] or nothing,
+            result["metadatas"] or nothing,
+            nothing if vectors is None else vectors,
+            strict=True,
+        )
+        _write(index, collection, [indexed_row(*row) for row in columns])
+        if len(found) < len(set(ids)):
+            index.delete(collection, set(ids).difference(found))
+
+
+def indexed_row(
+    id: str, document: str | None, metadata: Mapping[str, Any] | None, vector: Any
+) -> IndexedText:
+    """Return what the index stores of a record; other programs may have written anything."""
+    metadata = metadata or {}
+    thread, position = place_in_order(metadata)
+    created, expires = metadata.get(CREATED_AT), metadata.get(EXPIRES_AT)
+    return IndexedText(
+        id,
+        document or "",
+        thread,
+        position,
+        metadata,
+        float(created) if isinstance(created, (int, float)) else 0.0,
+        float(expires) if isinstance(expires, (int, float)) and not metadata.get(PINNED) else None,
+        vector,
+    )
+
+
+def _write(index: TextIndex, collection: str, rows: Iterable[IndexedText]) -> None:
+    """Write rows; one that cannot be stored is left out, and the others are not."""
+    rows = list(rows)
+    try:
+        index.upsert(collection, rows)
+    except _ODD as error:
+        if len(rows) == 1:
+            log.warning("text_index.not_followed", collection=collection, error=f"{rows[0].id!r}: {error}")
+            index.delete(collection, [rows[0].id])
+            return
+        for row in rows:
+            _write(index, collection, [row])

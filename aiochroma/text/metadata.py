@@ -1,0 +1,210 @@
+"""Metadata as rows that a filter finds by an index: the table of keys and values in the index's file.
+
+A value keeps its kind, because Chroma tells them apart: a string, an integer, a float or a boolean. A float is stored as the
+integer that has the same bits in an order that agrees with the floats': so it passes through JSON without losing a digit.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from functools import reduce
+from typing import TYPE_CHECKING, Any
+
+from aiochroma.text.rows import RowCache, read_numbers
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterable, Mapping, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["MetadataTable"]
+
+_SQL = {"$eq": "=", "$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
+_LARGEST = 2**63 - 1
+
+
+class MetadataTable:
+    """The metadata of all namespaces.
+
+    Args:
+        connection: The index's own; the caller holds the transaction.
+    """
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._keys: dict[tuple[int, str], int] = {}
+        self._cache = RowCache(self._read)
+
+    # -- writing -------------------------------------------------------------------------------------------------------
+
+    def add(self, namespace: int, entries: Iterable[tuple[int, Mapping[str, Any]]]) -> None:
+        """Store the metadata of rows that have none."""
+        rows = self._rows(namespace, entries)
+        if rows:
+            self._connection.execute(
+                "INSERT OR IGNORE INTO metadata_values SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'),"
+                " json_extract(value, '$[2]'), json_extract(value, '$[3]') FROM json_each(?)",
+                (json.dumps(rows),),
+            )
+        self._cache.grown(namespace)
+
+    def remove(self, namespace: int, entries: Iterable[tuple[int, Mapping[str, Any]]]) -> None:
+        """Take out what :meth:`add` stored."""
+        self._cache.replaced(namespace)
+        rows = self._rows(namespace, entries)
+        if rows:
+            self._connection.execute(
+                "DELETE FROM metadata_values WHERE (key, kind, value, memory) IN (SELECT json_extract(value, '$[0]'),"
+                " json_extract(value, '$[1]'), json_extract(value, '$[2]'), json_extract(value, '$[3]') FROM json_each(?))",
+                (json.dumps(rows),),
+            )
+
+    def drop(self, namespace: int) -> None:
+        """Forget the keys of a namespace whose rows were removed."""
+        self._cache.replaced(namespace)
+        self._keys.clear()
+        self._connection.execute(
+            "DELETE FROM metadata_values WHERE key IN (SELECT number FROM metadata_keys WHERE namespace = ?)",
+            (namespace,),
+        )
+        self._connection.execute("DELETE FROM metadata_keys WHERE namespace = ?", (namespace,))
+
+    def rolled_back(self) -> None:
+        """Forget the keys that a transaction made which did not happen."""
+        self._keys.clear()
+
+    def _rows(
+        self, namespace: int, entries: Iterable[tuple[int, Mapping[str, Any]]]
+    ) -> list[tuple[int, str, Any, int]]:
+        return [
+            (self._key_made(namespace, name), *stored, number)
+            for number, metadata in entries
+            for name, value in metadata.items()
+            if (stored := _stored(value)) is not None
+        ]
+
+    def _key_made(self, namespace: int, name: str) -> int:
+        number = self._key(namespace, name)
+        if number is None:
+            number = self._connection.execute(
+                "INSERT INTO metadata_keys (namespace, name) VALUES (?, ?)", (namespace, name)
+            ).lastrowid
+            assert number is not None
+            self._keys[namespace, name] = number
+        return number
+
+    def _key(self, namespace: int, name: str) -> int | None:
+        number = self._keys.get((namespace, name))
+        if number is None:
+            found = self._connection.execute(
+                "SELECT number FROM metadata_keys WHERE namespace = ? AND name = ?", (namespace, name)
+            ).fetchone()
+            if found is not None:
+                number = self._keys[namespace, name] = int(found[0])
+        return number
+
+    def everything(self, namespace: int) -> NDArray[np.int64]:
+        """Return all rows of a namespace, ascending; not to be changed."""
+        return self._cache.rows(namespace, None)
+
+    # -- filters -------------------------------------------------------------------------------------------------------
+
+    def matching(self, namespace: int, where: Mapping[str, Any]) -> NDArray[np.int64]:
+        """Return the rows that pass one of Chroma's filters, ascending; not to be changed.
+
+        Numbers are compared with numbers and anything else with its own kind. Rows without such a value pass ``$ne`` and
+        ``$nin`` and nothing else.
+        """
+        import numpy as np
+
+        (key, condition), *_ = where.items()
+        if key == "$and":
+            return reduce(np.intersect1d, (self.matching(namespace, part) for part in condition))
+        if key == "$or":
+            return reduce(np.union1d, (self.matching(namespace, part) for part in condition))
+        operator, given = next(iter(condition.items())) if hasattr(condition, "items") else ("$eq", condition)
+        if operator in {"$ne", "$nin"}:
+            passing = self._equal(namespace, key, given if operator == "$nin" else [given])
+            return np.setdiff1d(self.everything(namespace), passing, assume_unique=True)
+        if operator in {"$eq", "$in"}:
+            return self._equal(namespace, key, given if operator == "$in" else [given])
+        return self._compared(namespace, key, operator, [given])
+
+    def _equal(self, namespace: int, key: str, values: Sequence[Any]) -> NDArray[np.int64]:
+        return self._compared(namespace, key, "$eq", values)
+
+    def _compared(self, namespace: int, key: str, operator: str, values: Sequence[Any]) -> NDArray[np.int64]:
+        """Return the rows whose value compares with any of some values."""
+        import numpy as np
+
+        number = self._key(namespace, key)
+        by_kind: dict[str, list[Any]] = {}
+        for value in values:
+            for kind, stored in _sought(operator, value):
+                by_kind.setdefault(kind, []).append(stored)
+        if number is None or not by_kind:
+            return np.empty(0, dtype=np.int64)
+        found = [
+            self._cache.rows(namespace, (number, kind, operator, tuple(dict.fromkeys(stored))))
+            for kind, stored in by_kind.items()
+        ]
+        return reduce(np.union1d, found) if len(found) > 1 else found[0]
+
+    def _read(self, namespace: int, what: Any, behind: int) -> NDArray[np.int64]:
+        """Read the rows that have a value, or all of a namespace."""
+        if what is None:
+            return read_numbers(
+                self._connection,
+                "number",
+                "(SELECT number FROM memories WHERE namespace = ? AND number > ? ORDER BY number)",
+                (namespace, behind),
+            )
+        key, kind, operator, values = what
+        condition = f"value {_SQL[operator]} ?"
+        parameter = values[0]
+        if len(values) > 1:
+            condition, parameter = "value IN (SELECT value FROM json_each(?))", json.dumps(values)
+        found = read_numbers(
+            self._connection,
+            "memory",
+            f"metadata_values WHERE key = ? AND kind = ? AND {condition} AND memory > ?",
+            (key, kind, parameter, behind),
+        )
+        found.sort()  # SQLite has them in the order of the values.
+        return found
+
+
+def _stored(value: Any) -> tuple[str, Any] | None:
+    """Return the kind of a value and what stands for it in the table; None for what cannot be compared."""
+    if isinstance(value, bool):
+        return "b", int(value)
+    if isinstance(value, int):
+        return ("i", value) if -_LARGEST - 1 <= value <= _LARGEST else None
+    if isinstance(value, float):
+        return ("f", _ordered(value)) if value == value else None
+    if isinstance(value, str):
+        # SQLite ends a JSON text at a null character.
+        return "s", value.replace("\\", "\\\\").replace("\0", "\\0")
+    return None
+
+
+def _sought(operator: str, value: Any) -> list[tuple[str, Any]]:
+    """Return what a value is compared with, by kind.
+
+    Chroma keeps integers and floats apart, and converts what is asked for: an integer is compared with a float without its
+    fraction, so 0 is at least 0.5.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        stored = _stored(value)
+        return [stored] if stored is not None and operator == "$eq" else []
+    whole = max(-_LARGEST - 1, min(_LARGEST, int(value)))
+    return [("i", whole), ("f", _ordered(float(value)))]
+
+
+def _ordered(value: float) -> int:
+    """Return an integer for a float, in the same order; the same one for 0.0 and -0.0."""
+    bits: int = struct.unpack(">q", struct.pack(">d", value + 0.0))[0]
+    return bits if bits >= 0 else bits ^ _LARGEST

@@ -1,0 +1,336 @@
+"""The vectors of the memories: kept in the index's file, and searched exactly.
+
+Chroma's index is approximate and looks at all of a namespace; this one takes any set of rows. Vectors that were looked at last
+stay in memory, all of a small namespace and those asked for of a large one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any
+
+from aiochroma.text.rows import among, read_numbers
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Callable, Iterator, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from aiochroma.text.rows import RowFilter
+
+__all__ = ["EXACT_ROWS", "VectorTable"]
+
+EXACT_ROWS = 20_000
+"""Up to so many vectors are compared one by one; of more, Chroma's index is asked.
+
+Measured with 256 dimensions, one query, best 50, CPU time: 1,000 vectors 0.05 ms, 5,000 0.5 ms, 10,000 1.4 ms, 20,000 2.9 ms;
+Chroma's index 0.9 ms at 1,000 and 1.5 ms at 100,000. What is exact needs no second look for a filter, which costs Chroma
+10 to 100 ms, so a little more than the plain search costs is worth it.
+"""
+
+_PAGE = 4096
+_SPARE = 1.5
+_BLOCK = 200_000
+"""Numbers multiplied at once."""
+
+
+class VectorTable:
+    """The vectors of all namespaces.
+
+    Args:
+        connection: The index's own; the caller holds the transaction.
+        cache_bytes: How much may stay in memory.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, cache_bytes: int) -> None:
+        self._connection = connection
+        self._cache_bytes = cache_bytes
+        self._loaded: OrderedDict[int, _Loaded] = OrderedDict()
+
+    # -- writing -------------------------------------------------------------------------------------------------------
+
+    def write(self, namespace: int, numbers: Sequence[int], vectors: Sequence[Any]) -> None:
+        """Store the vectors of rows, which may have had others; all have one length."""
+        import numpy as np
+
+        if not numbers:
+            return
+        matrix = np.asarray(vectors, dtype="<f4")
+        if matrix.ndim != 2 or matrix.shape[1] == 0:
+            return
+        self._connection.execute(
+            "INSERT OR REPLACE INTO vectors SELECT value, substr(?2, 1 + key * ?3, ?3) FROM json_each(?1)",
+            (json.dumps(list(numbers)), matrix.tobytes(), 4 * matrix.shape[1]),
+        )
+        loaded = self._loaded.get(namespace)
+        if loaded is not None and not loaded.put(np.asarray(numbers, dtype=np.int64), matrix):
+            del self._loaded[namespace]
+
+    def remove(self, namespace: int, numbers: Sequence[int]) -> None:
+        """Remove the vectors of rows."""
+        import numpy as np
+
+        self._connection.execute(
+            "DELETE FROM vectors WHERE number IN (SELECT value FROM json_each(?))",
+            (json.dumps(list(numbers)),),
+        )
+        if namespace in self._loaded:
+            self._loaded[namespace].drop(np.asarray(numbers, dtype=np.int64))
+
+    def drop(self, namespace: int) -> None:
+        """Remove all vectors of a namespace whose rows are still there."""
+        self._connection.execute(
+            "DELETE FROM vectors WHERE number IN (SELECT number FROM memories WHERE namespace = ?)",
+            (namespace,),
+        )
+        self._loaded.pop(namespace, None)
+
+    def rolled_back(self) -> None:
+        """Forget what is in memory: a transaction that wrote vectors did not happen."""
+        self._loaded.clear()
+
+    # -- reading -------------------------------------------------------------------------------------------------------
+
+    def read(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Return the rows that have a vector, in order, with the vectors as they were stored."""
+        import numpy as np
+
+        source = "(SELECT v.number, v.vector FROM json_each(?) AS w CROSS JOIN vectors AS v ON v.number = w.value ORDER BY w.key)"
+        found, joined = self._connection.execute(
+            f"SELECT group_concat(number), CAST(group_concat(vector, '') AS BLOB) FROM {source}",  # noqa: S608
+            (json.dumps(rows.tolist()),),
+        ).fetchone()
+        if not found:
+            return np.empty(0, dtype=np.int64), np.empty((0, 0), dtype=np.float32)
+        numbers = np.fromstring(found, dtype=np.int64, sep=",")
+        matrix = np.frombuffer(joined, dtype="<f4").reshape(len(numbers), -1)
+        return numbers, matrix
+
+    def pages(self, namespace: int) -> Iterator[tuple[list[str], NDArray[np.float32]]]:
+        """Return all vectors of a namespace, page by page, with the ids of their memories."""
+        last = 0
+        while True:
+            numbers = read_numbers(
+                self._connection,
+                "number",
+                "(SELECT number FROM memories WHERE namespace = ? AND number > ? ORDER BY number LIMIT ?)",
+                (namespace, last, _PAGE),
+            )
+            if not len(numbers):
+                return
+            last = int(numbers[-1])
+            with_vector, matrix = self.read(numbers)
+            ids = self._connection.execute(
+                "SELECT json_group_array(id) FROM (SELECT m.id FROM json_each(?) AS w CROSS JOIN memories AS m"
+                " ON m.number = w.value ORDER BY w.key)",
+                (json.dumps(with_vector.tolist()),),
+            ).fetchone()[0]
+            yield json.loads(ids), matrix
+
+    def distances(
+        self, namespace: int, queries: NDArray[np.float32], rows: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        """Return the cosine distances of rows (columns) from queries (rows); NaN where there is no vector of that length."""
+        import numpy as np
+
+        found = np.full((len(queries), len(rows)), np.nan)
+        loaded = self._with(namespace, rows)
+        if loaded is not None and loaded.dimensions == queries.shape[1]:
+            there, at = loaded.places(rows)
+            found[:, there] = 1.0 - _products(queries, loaded.matrix[at])
+        return found
+
+    def nearest(
+        self,
+        namespace: int,
+        queries: NDArray[np.float32],
+        keep: RowFilter,
+        limit: int,
+        everything: Callable[[], NDArray[np.int64]],
+    ) -> list[tuple[NDArray[np.int64], NDArray[np.float64]]] | None:
+        """Return for each query the nearest rows, nearest first, with their cosine distances.
+
+        Args:
+            namespace: The namespace.
+            queries: Vectors of length 1.
+            keep: Which rows may be returned.
+            limit: The most to return for each.
+            everything: Returns all rows of the namespace, ascending.
+
+        Returns:
+            None where the vectors are not as long as the queries: Chroma says what is wrong.
+        """
+        import numpy as np
+
+        rows = keep.allowed
+        loaded = self._loaded.get(namespace)
+        if rows is None and (loaded is None or not loaded.is_complete):
+            rows = everything()
+        loaded = loaded if rows is None else self._with(namespace, rows)
+        if loaded is None:
+            return [(np.empty(0, dtype=np.int64), np.empty(0))] * len(queries)
+        if loaded.dimensions != queries.shape[1]:
+            return None
+        if keep.allowed is None:
+            loaded.is_complete = True
+            numbers, matrix = loaded.numbers[: loaded.used], loaded.matrix[: loaded.used]
+            hidden = (numbers < 0) | among(numbers, keep.excluded)
+        else:
+            there, at = loaded.places(keep.allowed)
+            numbers, matrix = keep.allowed[there], loaded.matrix[at]
+            hidden = np.zeros(len(numbers), dtype=bool)
+        distances = 1.0 - _products(queries, matrix)
+        if hidden.any():
+            distances[:, hidden] = np.inf
+        return [_smallest(numbers, one, limit) for one in distances]
+
+    def _with(self, namespace: int, rows: NDArray[np.int64]) -> _Loaded | None:
+        """Return what is in memory of a namespace, after the vectors of some rows were read into it."""
+        loaded = self._loaded.get(namespace)
+        missing = rows if loaded is None else rows[~loaded.knows(rows)]
+        for start in range(0, len(missing), _PAGE):
+            asked = missing[start : start + _PAGE]
+            numbers, matrix = self.read(asked)
+            if loaded is None:
+                loaded = _Loaded(matrix.shape[1], len(missing))
+            if not loaded.put(numbers, matrix):
+                self._loaded.pop(namespace, None)
+                return None
+            loaded.lacking(asked, numbers)
+        if loaded is None or not loaded.dimensions:
+            return None
+        self._loaded[namespace] = loaded
+        self._loaded.move_to_end(namespace)
+        while self._loaded and sum(one.matrix.nbytes for one in self._loaded.values()) > self._cache_bytes:
+            self._loaded.popitem(last=False)  # What is being searched is held by its caller.
+        return loaded
+
+
+class _Loaded:
+    """Vectors of one namespace in memory, of length 1.
+
+    Attributes:
+        dimensions: How long they were; 0 when none was there.
+        matrix: The vectors, in any order; rows behind ``used`` are room for more.
+        numbers: The row number of each; -1 for one that is gone.
+        used: How many are in use, those that are gone included.
+        count: How many are there.
+        is_complete: Whether all rows of the namespace that have a vector are here.
+    """
+
+    def __init__(self, dimensions: int, room: int) -> None:
+        import numpy as np
+
+        self.dimensions = dimensions
+        self.matrix = np.zeros((room, dimensions), dtype=np.float32)
+        self.numbers = np.full(room, -1, dtype=np.int64)
+        self.used = self.count = 0
+        self.is_complete = False
+        self._without = np.empty(0, dtype=np.int64)
+        self._order: NDArray[np.int64] | None = None
+        self._sorted = np.empty(0, dtype=np.int64)
+
+    def knows(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Tell for which rows it is known what vector they have, or that they have none."""
+        known = self.places(rows)[0]
+        return known | among(rows, self._without) if len(self._without) else known
+
+    def places(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+        """Tell which rows are here, and where those are in the matrix."""
+        import numpy as np
+
+        if self._order is None:
+            alive = np.flatnonzero(self.numbers[: self.used] >= 0)
+            self._order = alive[np.argsort(self.numbers[alive], kind="stable")]
+            self._sorted = self.numbers[self._order]
+        if not len(self._sorted):
+            return np.zeros(len(rows), dtype=bool), np.empty(0, dtype=np.int64)
+        at = np.minimum(np.searchsorted(self._sorted, rows), len(self._sorted) - 1)
+        there = self._sorted[at] == rows
+        return there, self._order[at[there]]
+
+    def put(self, rows: NDArray[np.int64], vectors: NDArray[np.float32]) -> bool:
+        """Add vectors, or replace those of rows that are here; False where they have another length."""
+        import numpy as np
+
+        if not len(rows):
+            return True
+        if vectors.shape[1] != self.dimensions:
+            if self.used:
+                return False
+            self.dimensions = vectors.shape[1]
+            self.matrix = np.zeros((len(self.numbers), self.dimensions), dtype=np.float32)
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+        unit = vectors / np.where(lengths > 0, lengths, 1.0)
+        there, at = self.places(rows)
+        self.matrix[at] = unit[there]
+        new, added = rows[~there], unit[~there]
+        if len(new):
+            self._make_room(len(new))
+            end = self.used + len(new)
+            self.matrix[self.used : end], self.numbers[self.used : end] = added, new
+            self.used, self.count, self._order = end, self.count + len(new), None
+            if len(self._without):
+                self._without = np.setdiff1d(self._without, new)
+        return True
+
+    def drop(self, rows: NDArray[np.int64]) -> None:
+        """Let go of rows."""
+        import numpy as np
+
+        there, at = self.places(rows)
+        self.numbers[at] = -1
+        self.count -= int(there.sum())
+        self._order = None
+        self._without = np.setdiff1d(self._without, rows)
+
+    def lacking(self, asked: NDArray[np.int64], found: NDArray[np.int64]) -> None:
+        """Note which rows have no vector."""
+        import numpy as np
+
+        if len(found) < len(asked):
+            self._without = np.union1d(self._without, np.setdiff1d(asked, found))
+
+    def _make_room(self, more: int) -> None:
+        import numpy as np
+
+        if self.used + more <= len(self.numbers):
+            return
+        alive = np.flatnonzero(self.numbers[: self.used] >= 0)
+        room = int(_SPARE * (len(alive) + more))
+        matrix = np.zeros((room, self.dimensions), dtype=np.float32)
+        numbers = np.full(room, -1, dtype=np.int64)
+        matrix[: len(alive)], numbers[: len(alive)] = self.matrix[alive], self.numbers[alive]
+        self.matrix, self.numbers, self.used, self._order = matrix, numbers, len(alive), None
+
+
+def _products(queries: NDArray[np.float32], matrix: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the products of queries (rows of the result) and vectors (columns).
+
+    In blocks so small that the library of linear algebra takes no second thread: it waits for the other's result with a busy
+    loop, which on a machine with other work took 5.5 ms of CPU time where this takes 0.2 (10,000 vectors).
+    """
+    import numpy as np
+
+    products = np.empty((len(queries), len(matrix)), dtype=np.float32)
+    step = max(1, _BLOCK // max(1, matrix.shape[1]))
+    for start in range(0, len(matrix), step):
+        block = matrix[start : start + step]
+        for query, row in zip(queries, products, strict=True):
+            np.dot(block, query, out=row[start : start + step])
+    return products
+
+
+def _smallest(
+    numbers: NDArray[np.int64], distances: NDArray[np.float32], limit: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return the rows of the smallest finite distances, in order; of equal ones the lower row first."""
+    import numpy as np
+
+    at = np.argpartition(distances, limit)[:limit] if len(distances) > limit else np.arange(len(distances))
+    at = at[np.isfinite(distances[at])]
+    at = at[np.lexsort((numbers[at], distances[at]))]
+    return numbers[at], distances[at].astype(np.float64)
