@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from aiochroma._errors import StoreUnavailableError
+from aiochroma.backend.faults import is_panic
 from aiochroma.backend.protocol import BackendInfo, Capabilities
+from aiochroma.backend.reading import read_records
 from aiochroma.backend.settings import chroma_settings
-from aiochroma.core.request import Lane
+from aiochroma.core.operations import Effect, Lane, Result
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,11 +71,12 @@ class ChromaBackend:
 
         self._system = system
         self.api: ServerAPI = system.instance(ServerAPI)  # type: ignore[type-abstract]
-        self._touched: set[str] = set()
+        self._read: set[str] = set()
         self._counts: dict[str, int] = {}
-        self._changed: dict[str, Any] = {}
+        self._changed: set[str] = set()
         self.hook: WriteHook | None = None
         self._own: dict[str, Callable[..., Any]] = {"count_documents": self.count_documents}
+        self._further: dict[str, Callable[..., Any]] = {}
 
     @property
     def capabilities(self) -> Capabilities:
@@ -87,43 +91,39 @@ class ChromaBackend:
         """See :class:`aiochroma.backend.protocol.Backend`; nothing is repeated here."""
 
     def execute(self, request: Request, deadline: float | None = None) -> Any:  # noqa: ARG002 - nothing waits or is repeated here
-        """Carry out one call and return Chroma's result."""
-        operation, arguments = request.operation, request.arguments
-        self._prepare(request)
-        own = self._own.get(operation)
-        if own is not None:
-            if request.lane is Lane.WRITE:
-                self._changed[str(arguments["collection_id"])] = arguments
-            return own(**arguments)
-        if operation == "delete_collection" and self.hook is not None:
-            self._delete_collection(arguments)
-            return None
-        result = getattr(self.api, operation)(**arguments)
-        if operation in {"_get", "_query"} and result.get("embeddings") is not None:
-            result["embeddings"] = _as_arrays(operation, result["embeddings"])
-        elif request.lane is Lane.WRITE:
-            self._changed[str(arguments["collection_id"])] = arguments
-            if self.hook is not None:
-                self.hook.after_write(request)
-        elif operation in {"reset", "delete_collection", "delete_database"}:
-            self._touched.clear()
-            self._counts.clear()
-            self._changed.clear()
-            if self.hook is not None:
-                self.hook.forget_everything()
-        return result
+        """See :class:`aiochroma.backend.protocol.Backend`."""
+        try:
+            return self._carry_out(request)
+        except BaseException as error:
+            if not is_panic(error):
+                raise
+            raise StoreUnavailableError(
+                f"Chroma's native code failed in the middle of `{request.row.label}`: {error}"
+            ) from error
 
-    def _prepare(self, request: Request) -> None:
-        operation, arguments = request.operation, request.arguments
-        if "collection_id" in arguments and operation not in {
-            "_get",
-            "_query",
-            "search_memories",
-            "similar_memories",
-        }:
-            self._touch(arguments)
-        if self.hook is not None and request.lane in {Lane.CATALOG, Lane.BARRIER}:
+    def _carry_out(self, request: Request) -> Any:
+        """Carry out one call and return Chroma's result."""
+        row, arguments = request.row, request.arguments
+        if request.collection and not row.reads_first:
+            self._read_first(arguments)
+        if self.hook is not None and row.lane in {Lane.CATALOG, Lane.BARRIER}:
             self.hook.collections_changed()
+        if row.lane is Lane.WRITE:
+            self._changed.add(request.collection)
+        own = self._own.get(row.name) or self._further.get(row.name)
+        if own is not None:
+            result = own(**arguments)
+        elif row.result in {Result.RECORDS, Result.ROWS}:
+            return read_records(self.api, request)
+        elif row.effect is Effect.DROPS_COLLECTION:
+            return self._delete_collection(arguments)
+        else:
+            result = getattr(self.api, row.name)(**arguments)
+        if row.effect is Effect.DROPS_ALL:
+            self._forget_all()
+        elif row.lane is Lane.WRITE and self.hook is not None and row.name not in self._further:
+            self.hook.after_write(request)
+        return result
 
     def work(self) -> bool:
         """Do a slice of what the follower has left to do; return whether there is more."""
@@ -131,18 +131,24 @@ class ChromaBackend:
 
     def follow(self, hook: WriteHook) -> None:
         """Have every write followed from now on, and offer the operations that the follower adds."""
-        self.hook = hook
-        self._own.update(hook.operations())
+        self.hook, self._further = hook, hook.operations()
 
     def _delete_collection(self, arguments: Any) -> None:
-        """Delete a collection and its index, which goes by the id that nobody can look up afterwards."""
+        """Delete a collection and what follows it, which goes by the id that cannot be looked up afterwards."""
         collection = str(self.api.get_collection(**arguments).id)
         self.api.delete_collection(**arguments)
-        self._touched.discard(collection)
+        self._read.discard(collection)
         self._counts.pop(collection, None)
-        self._changed.pop(collection, None)
-        assert self.hook is not None
-        self.hook.forget_collection(collection)
+        self._changed.discard(collection)
+        if self.hook is not None:
+            self.hook.forget_collection(collection)
+
+    def _forget_all(self) -> None:
+        self._read.clear()
+        self._counts.clear()
+        self._changed.clear()
+        if self.hook is not None:
+            self.hook.forget_everything()
 
     def count_documents(self, tenant: str, database: str) -> int:
         """Return how many records a database holds, without holding the interpreter for long.
@@ -158,21 +164,21 @@ class ChromaBackend:
         ]
         for entry in stale[:_COUNTS_AT_ONCE]:
             arguments: dict[str, Any] = {"collection_id": entry.id, "tenant": tenant, "database": database}
-            self._touch(arguments)
+            self._read_first(arguments)
             self._counts[str(entry.id)] = self.api._count(**arguments)  # noqa: SLF001 - Chroma's own name
-            self._changed.pop(str(entry.id), None)
+            self._changed.discard(str(entry.id))
         return sum(self._counts.get(str(entry.id), 0) for entry in collections)
 
     def close(self) -> None:
         """Let go of the database."""
-        self._own = {}
+        self._own, self._further = {}, {}
         if self.hook is not None:
             self.hook.close({})
             self.hook = None
         del self.api
         self._system.stop()
 
-    def _touch(self, arguments: Any) -> None:
+    def _read_first(self, arguments: Any) -> None:
         """Read a collection once before it is written or counted for the first time.
 
         Chroma replays a collection's log on first use. Inside ``get`` it does so with the interpreter released (6 ms of
@@ -180,21 +186,8 @@ class ChromaBackend:
         at the next write.
         """
         collection = str(arguments["collection_id"])
-        if collection in self._touched:
+        if collection in self._read:
             return
         place = {name: arguments[name] for name in ("tenant", "database") if name in arguments}
         self.api._get(collection_id=arguments["collection_id"], limit=1, include=[], **place)  # noqa: SLF001 - Chroma's own name
-        self._touched.add(collection)
-
-
-def _as_arrays(operation: str, embeddings: Any) -> Any:
-    """Turn vectors from lists into arrays here, piece by piece, and not on the event loop, all at once.
-
-    Returns:
-        float64, as Chroma's own conversion gives: shape (records, dimensions) for ``_get``, a list of such for ``_query``.
-    """
-    import numpy as np
-
-    if operation == "_get":
-        return np.array(embeddings)
-    return [np.array(rows) for rows in embeddings]
+        self._read.add(collection)

@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any
 from aiochroma._errors import AiochromaError, DatabaseLockedError, DatabaseMovedError, StoreUnavailableError
 from aiochroma._logging import get_logger
 from aiochroma.backend.chroma import ChromaBackend, start_chroma
-from aiochroma.backend.faults import Fault, FaultKind, WriteOutcome, classify
+from aiochroma.backend.faults import Fault, FaultKind, WriteOutcome, classify, is_panic
 from aiochroma.backend.missing import MissingVectors
 from aiochroma.backend.preparation import LOCK_WAIT_SECONDS, prepare_directory
 from aiochroma.backend.protocol import BackendInfo, Capabilities
-from aiochroma.backend.retry import FailedCall, call_repeatedly, is_repeatable
+from aiochroma.backend.retry import FailedCall, call_repeatedly
 from aiochroma.backend.storage_faults import (
     RESERVED_BYTES,
     error_of,
@@ -33,7 +33,7 @@ from aiochroma.backend.storage_faults import (
     opening_error,
     unknown_outcome,
 )
-from aiochroma.core.request import Lane
+from aiochroma.core.operations import Lane, Space
 from aiochroma.disk.copying import copy_database
 from aiochroma.disk.lock_probe import LockProbe
 from aiochroma.disk.log_positions import log_positions
@@ -146,14 +146,15 @@ class EmbeddedBackend(ChromaBackend):
         Raises:
             FailedCall: The storage failed.
         """
-        if request.operation != "reopen":
+        if not request.row.opens:
             self._make_ready(request, deadline)
         try:
-            result = super().execute(request, deadline)
+            result = self._carry_out(request)
         except AiochromaError:
             raise
-        except Exception as error:
-            fault = self._fault(request, error)
+        except BaseException as error:
+            known = isinstance(error, Exception) or is_panic(error)
+            fault = self._fault(request, error) if known else None
             if fault is None:
                 raise
             if fault.sent and self.hook is not None:
@@ -176,11 +177,12 @@ class EmbeddedBackend(ChromaBackend):
 
     def _lacks_room(self, request: Request) -> bool:
         """Tell whether the disk is too full for a call; what only takes something away needs little."""
-        if request.operation == "copy_files":
+        space = request.row.space
+        if space is Space.NONE and request.lane is not Lane.READ:
             return False
-        return is_full(self._directory, _LITTLE_BYTES if "delete" in request.operation else RESERVED_BYTES)
+        return is_full(self._directory, _LITTLE_BYTES if space is Space.LITTLE else RESERVED_BYTES)
 
-    def _fault(self, request: Request, error: Exception) -> FailedCall | None:
+    def _fault(self, request: Request, error: BaseException) -> FailedCall | None:
         """Look an error up, and note what has to be done before the next call; None where the storage is not to blame."""
         found = classify(error)
         if found.name == "unrecognised":
@@ -213,7 +215,7 @@ class EmbeddedBackend(ChromaBackend):
         try:
             return call_repeatedly(
                 attempt,
-                repeatable=request.operation == "remember" or is_repeatable(request),
+                repeatable=request.row.may_be_repeated(request.arguments),
                 attempts=_ATTEMPTS,
                 deadline=time.monotonic() + _RETRY_SECONDS if deadline is None else deadline,
                 stopped=threading.Event(),
@@ -417,6 +419,6 @@ class _StorageFault(FailedCall):
         found: What the table says of it.
     """
 
-    def __init__(self, cause: Exception, found: Fault, *, sent: bool, permanent: bool) -> None:
+    def __init__(self, cause: BaseException, found: Fault, *, sent: bool, permanent: bool) -> None:
         super().__init__(cause, sent=sent, permanent=permanent)
         self.found = found

@@ -173,6 +173,13 @@ FAULTS: tuple[Fault, ...] = (
     ),
 )
 
+_PANIC = Fault(
+    "panic",
+    FaultKind.PERMANENT,
+    "Chroma's native code failed in the middle of a call, and may not be usable as it is.",
+    "The database is opened again before the next call. Read the message of the error that caused this one.",
+    reopen_first=True,
+)
 _UNRECOGNISED = Fault(
     "unrecognised",
     FaultKind.PERMANENT,
@@ -184,8 +191,14 @@ _MAY_HAVE_COMMITTED = frozenset({10, 13})
 applied when the database is opened next. Met with 1034, a failed fsync, and with full disks."""
 
 _CODE = re.compile(r"\(code: (\d+)\)")
+_PANIC_CLASS = "PanicException"
 # Only these classes ever carry a fault of the storage; the others are about the caller's arguments.
-_STORAGE_CLASSES = frozenset({"InternalError", "AttributeError", "PanicException", "ValueError"})
+_STORAGE_CLASSES = frozenset({"InternalError", "AttributeError", _PANIC_CLASS, "ValueError"})
+
+
+def is_panic(error: BaseException) -> bool:
+    """Tell whether an error is a panic of native code, which is no ``Exception``."""
+    return type(error).__name__ == _PANIC_CLASS
 
 
 def classify(error: BaseException) -> Fault:
@@ -202,7 +215,7 @@ def classify(error: BaseException) -> Fault:
     code = int(found[1]) if found else None
     row = _UNRECOGNISED
     if type(error).__name__ in _STORAGE_CLASSES:
-        row = _by_code(code) or _by_text(text) or _UNRECOGNISED
+        row = _by_code(code) or _by_text(text) or (_PANIC if is_panic(error) else _UNRECOGNISED)
     return replace(row, outcome=_outcome(row, text, code), sqlite_code=code)
 
 

@@ -17,11 +17,12 @@ from urllib.parse import urlsplit
 from aiochroma._errors import InvalidInputError
 from aiochroma._logging import get_logger
 from aiochroma.backend.address import Access, is_loopback, proxy_secrets
-from aiochroma.backend.chroma import _as_arrays
 from aiochroma.backend.protocol import BackendInfo, Capabilities
-from aiochroma.backend.retry import FailedCall, call_repeatedly, is_repeatable
+from aiochroma.backend.reading import read_records
+from aiochroma.backend.retry import FailedCall, call_repeatedly
 from aiochroma.backend.settings import chroma_settings
-from aiochroma.core.request import Lane, Request
+from aiochroma.core.operations import Lane, Result
+from aiochroma.core.request import Request
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -133,7 +134,7 @@ class HttpBackend:
         try:
             return call_repeatedly(
                 lambda: self._once(request, deadline),
-                repeatable=is_repeatable(request),
+                repeatable=request.row.may_be_repeated(request.arguments),
                 attempts=self._attempts,
                 deadline=deadline,
                 stopped=self._stopped,
@@ -157,24 +158,19 @@ class HttpBackend:
         self._of_thread.deadline = deadline
         self._of_thread.reads = request.lane is Lane.READ
         try:
-            if request.operation == "count_documents":
-                return self._count_documents(**request.arguments)
-            if request.operation == "reopen":
-                return self._reopen()
             if request.lane in {Lane.CATALOG, Lane.BARRIER}:
                 self._further.collections_changed()
             own = self._own.get(request.operation)
             if own is not None:
                 return own(**request.arguments)
-            result = getattr(self._api, request.operation)(**request.arguments)
+            if request.row.result in {Result.RECORDS, Result.ROWS}:
+                return read_records(self._api, request)
+            return getattr(self._api, request.operation)(**request.arguments)
         except Exception as error:
             fault = fault_of(error)
             if fault is None:
                 raise
             raise fault from error
-        if request.operation in {"_get", "_query"} and result.get("embeddings") is not None:
-            result["embeddings"] = _as_arrays(request.operation, result["embeddings"])
-        return result
 
     def _connect(self) -> None:
         settings = chroma_settings(
@@ -209,7 +205,11 @@ class HttpBackend:
             ) from None
         self._api = api
         self._further = self._make_operations(api)
-        self._own = self._further.operations()
+        self._own: dict[str, Callable[..., Any]] = {
+            "count_documents": self._count_documents,
+            "reopen": self._reopen,
+            **self._further.operations(),
+        }
         self._system.start()
         settings.chroma_server_ssl_verify = self._access.ca_file or verify
         settings.chroma_client_auth_credentials = None

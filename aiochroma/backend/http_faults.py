@@ -18,7 +18,7 @@ from chromadb.errors import ChromaError, error_types
 from aiochroma._errors import AccessDeniedError, AiochromaError, OutcomeUnknownError, StoreUnavailableError
 from aiochroma.backend.address import redacted
 from aiochroma.backend.retry import FailedCall
-from aiochroma.core.request import Lane
+from aiochroma.core.operations import Lane
 
 if TYPE_CHECKING:
     from aiochroma.backend.address import Access
@@ -128,7 +128,7 @@ def explained(fault: FailedCall, request: Request, url: str, access: Access) -> 
 
 
 def _outcome_unknown(fault: FailedCall, request: Request, url: str, access: Access) -> AiochromaError:
-    what = f"`{request.operation.lstrip('_')}` was sent to the Chroma server at {url}, but {_reason(fault.cause, access)}"
+    what = f"`{request.row.label}` was sent to the Chroma server at {url}, but {_reason(fault.cause, access)}"
     times = f" ({fault.attempts} attempts)" if fault.attempts > 1 else ""
     return OutcomeUnknownError(
         f"{what}{times}, so it may or may not have happened. Read before you write again, or repeat it where that does no harm."
@@ -181,7 +181,7 @@ def _unreachable(fault: FailedCall, url: str, access: Access) -> AiochromaError:
     )
 
 
-def _reason(cause: Exception, access: Access) -> str:
+def _reason(cause: BaseException, access: Access) -> str:
     if isinstance(cause, Answer):
         return f"the answer was {cause}"
     if isinstance(cause, httpx.ConnectTimeout):

@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from aiochroma._logging import get_logger
+from aiochroma.core.operations import Effect
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,8 +23,6 @@ log = get_logger("aiochroma.database")
 _SLICE = 16
 _PAUSE_SECONDS = 0.005
 """Writing holds the interpreter; between two slices others get it."""
-
-_WRITES_WITH_VECTORS = frozenset({"_upsert", "remember"})
 
 
 class MissingVectors:
@@ -60,9 +59,8 @@ class MissingVectors:
         ids = request.arguments.get("ids")
         if collection not in self._ids or ids is None:
             return
-        if request.operation == "_delete" or (
-            request.operation in _WRITES_WITH_VECTORS and request.arguments.get("embeddings") is not None
-        ):
+        deleted = request.row.effect is Effect.DELETES
+        if deleted or (request.row.gives_vectors and request.arguments.get("embeddings") is not None):
             self._found(collection, ids)
 
     def finish_recovery(self, prepared: Prepared) -> None:

@@ -18,24 +18,16 @@ from tenacity import (
 )
 from tenacity.stop import stop_base
 
-from aiochroma.core.request import Lane
-
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable
 
-    from aiochroma.core.request import Request
-
-__all__ = ["FailedCall", "call_repeatedly", "is_repeatable"]
+__all__ = ["FailedCall", "call_repeatedly"]
 
 T = TypeVar("T")
 
 _FIRST_PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 2.0
-
-_REPEATABLE_WRITES = frozenset(
-    {"_add", "_update", "_upsert", "change_memories", "get_or_create_collection", "remember"}
-)
 
 
 class FailedCall(Exception):  # noqa: N818 - never a caller's
@@ -49,29 +41,15 @@ class FailedCall(Exception):  # noqa: N818 - never a caller's
         attempts: How many there have been.
     """
 
-    def __init__(self, cause: Exception, *, sent: bool, permanent: bool = False, pause: float = 0.0) -> None:
+    def __init__(
+        self, cause: BaseException, *, sent: bool, permanent: bool = False, pause: float = 0.0
+    ) -> None:
         super().__init__(str(cause))
         self.cause = cause
         self.sent = sent
         self.permanent = permanent
         self.pause = pause
         self.attempts = 1
-
-
-def is_repeatable(request: Request) -> bool:
-    """Whether a call may be made twice without anybody being able to tell, in its effect or in its result.
-
-    Reads may; so may writes that name their records by id. Not so deleting by a filter (the second time nothing matches,
-    and the number reported would be wrong), nor creating, renaming or deleting collections (the second time fails).
-    """
-    arguments = request.arguments
-    if request.lane is Lane.READ or request.operation in _REPEATABLE_WRITES:
-        return True
-    if request.operation == "create_collection":
-        return bool(arguments.get("get_or_create"))
-    return request.operation == "_delete" and not any(
-        arguments.get(name) is not None for name in ("where", "where_document", "limit")
-    )
 
 
 def call_repeatedly(

@@ -73,9 +73,8 @@ async def call(
         DeadlineExceededError: The deadline passed first; ``.started`` tells whether the call had begun.
         ClosedError, ForkedProcessError, QueueFullError: See :meth:`Connection.submit`.
     """
-    blocking = waits_by_blocking()
-    ticket = connection.submit(request, deadline, when_full=when_full)
-    return ticket.result() if blocking else await ticket
+    waits_by_blocking()
+    return await connection.submit(request, deadline, when_full=when_full)
 
 
 def call_blocking(

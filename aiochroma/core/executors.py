@@ -22,9 +22,11 @@ from aiochroma._errors import OutcomeUnknownError, StoreUnavailableError
 from aiochroma._logging import get_logger
 from aiochroma.core.plan import Step
 from aiochroma.core.queue import QueueState, Ticket, TicketState
-from aiochroma.core.worker import Resource, WorkerState, _without_frames, latest_deadline
+from aiochroma.core.worker import Resource, WorkerState, _without_frames, latest_deadline, unplannable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from aiochroma.core.request import Request
     from aiochroma.core.schedule import ConnectionPlanner, InFlight
 
@@ -203,8 +205,8 @@ class ConnectionPool(WorkerState):
         self.backlog = [ticket for ticket in self.backlog if ticket.state is not TicketState.CANCELLED]
         free = self._connections - len(self._in_flight)
         while free and self.backlog:
-            turn = self.recorder.batches = self.recorder.batches + 1
-            steps = self._scheduled(turn, free)
+            number = self.recorder.batches = self.recorder.batches + 1
+            steps = self._scheduled(number, free)
             waiting = self.backlog
             chosen: set[int] = set()
             for step in steps:
@@ -216,23 +218,30 @@ class ConnectionPool(WorkerState):
             # Some of them had passed their deadline, so a connection is still idle.
             free = self._connections - len(self._in_flight)
 
-    def _scheduled(self, turn: int, free: int) -> list[Step]:
-        """Ask the plan; should it stumble over somebody's arguments, serve one by one: only the guilty one fails."""
+    def _scheduled(self, number: int, free: int) -> list[Step]:
+        """Ask the plan; should it stumble over somebody's arguments, those are answered alone and the others go on."""
         in_flight = [job.description for job in self._in_flight]
-        try:
-            return self.planner.schedule(
-                [ticket.request for ticket in self.backlog],
-                [ticket.progress for ticket in self.backlog],
-                turn,
+
+        def plan(positions: Sequence[int]) -> list[Step]:
+            tickets = [self.backlog[position] for position in positions]
+            steps = self.planner.schedule(
+                [ticket.request for ticket in tickets],
+                [ticket.progress for ticket in tickets],
+                number,
                 in_flight,
                 free,
             )
+            for step in steps:
+                step.members = [positions[member] for member in step.members]
+            return steps
+
+        everything = range(len(self.backlog))
+        try:
+            return plan(everything)
         except Exception as error:  # noqa: BLE001 - one caller's arguments must not end everybody's thread
             log.warning("plan.failed", database=self.queue.name, error=repr(error))
-            cut = [ticket for ticket in self.backlog if ticket.progress]
-            self.end(cut, error)
-            self.backlog = [ticket for ticket in self.backlog if not ticket.progress]
-            return [Step([0])] if self.backlog and not in_flight else []
+        guilty = unplannable(everything, plan)[:free]
+        return [Step([position]) for position in guilty] or plan([0])
 
     def _begin(self, step: Step, tickets: list[Ticket]) -> None:
         tickets, expired = self.queue.claim(tickets)

@@ -13,6 +13,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol
 
 from aiochroma._errors import ClosedError, DeadlineExceededError, ForkedProcessError, QueueFullError
+from aiochroma._threads import waits_by_blocking
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Sequence
@@ -117,6 +118,9 @@ class Ticket:
         return cls(request, loop, loop.create_future(), deadline)
 
     def __await__(self) -> Generator[Any, None, Any]:
+        if self.home is None:
+            waits_by_blocking()
+            return self.result()
         future, timer = self.future, None
         assert isinstance(future, asyncio.Future), "made on a plain thread: use `result()`"
         if self.deadline is not None:
@@ -351,7 +355,10 @@ class RequestQueue:
         with self.lock:
             for ticket in tickets:
                 if ticket.state is not TicketState.QUEUED:
-                    if ticket.progress and ticket.state in {TicketState.RUNNING, TicketState.ABANDONED}:
+                    if ticket.slices is not None and ticket.state in {
+                        TicketState.RUNNING,
+                        TicketState.ABANDONED,
+                    }:
                         alive.append(ticket)
                 elif ticket.deadline is not None and ticket.deadline <= now:
                     ticket.state = TicketState.CANCELLED
@@ -416,7 +423,7 @@ class RequestQueue:
             else "was still queued: it never ran"
         )
         return DeadlineExceededError(
-            f"`{ticket.request.operation}` on {self.name} passed its deadline after {waited:.0f} ms and {what}. "
+            f"`{ticket.request.row.label}` on {self.name} passed its deadline after {waited:.0f} ms and {what}. "
             f"{self.pending} other requests were waiting or running.",
             started=started,
         )

@@ -16,11 +16,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from aiochroma.core.plan import BULK_TURN, Limits, RecordPlanner, Step
-from aiochroma.core.request import Lane, Request
+from aiochroma.core.operations import Lane
+from aiochroma.core.plan import BULK_ROUND, Limits, RecordPlanner, Step
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+    from aiochroma.core.request import Request
 
 __all__ = ["ConnectionPlanner", "InFlight"]
 
@@ -66,7 +68,7 @@ class ConnectionPlanner(RecordPlanner):
         self,
         waiting: Sequence[Request],
         progress: Sequence[int],
-        turn: int,
+        number: int,
         in_flight: Sequence[InFlight],
         free: int,
     ) -> list[Step]:
@@ -75,7 +77,7 @@ class ConnectionPlanner(RecordPlanner):
         Args:
             waiting: Requests in order of submission, without those in flight.
             progress: For each, how many records are done already.
-            turn: The number of the look, for taking turns between interactive and bulk writing.
+            number: The number of the look, by which interactive and bulk writing alternate.
             in_flight: What the connections are doing.
             free: How many connections are idle.
 
@@ -90,7 +92,9 @@ class ConnectionPlanner(RecordPlanner):
         if barrier == 0:
             return [Step([0])] if waiting and not in_flight else []
         of_lane = {
-            lane: [position for position in range(barrier) if lanes[position] is lane][: self.limits.window]
+            lane: [position for position in range(barrier) if lanes[position] is lane][
+                : self.limits.lookahead
+            ]
             for lane in Lane
         }
         written = {step.collection for step in in_flight if step.lane is Lane.WRITE}
@@ -107,8 +111,8 @@ class ConnectionPlanner(RecordPlanner):
         steps.extend(interactive)
         steps.sort(key=lambda step: step.members[0])
         room = self._most_bulk - sum(step.bulk for step in in_flight)
-        bulk = _rotated(bulk, turn)[: max(0, room)]
-        return [*bulk, *steps][:free] if turn % BULK_TURN == 0 else [*steps, *bulk][:free]
+        bulk = _rotated(bulk, number)[: max(0, room)]
+        return [*bulk, *steps][:free] if number % BULK_ROUND == 0 else [*steps, *bulk][:free]
 
     def describe(self, request: Request, step: Step) -> InFlight:
         """Return what others have to know of a step while it is in flight; ``request`` is its first member."""
@@ -137,7 +141,7 @@ class ConnectionPlanner(RecordPlanner):
         """Shorten a write until its records fit into one body."""
         head = waiting[step.members[0]]
         ids = head.arguments.get("ids")
-        if ids is None or head.operation == "_delete":
+        if ids is None:
             return step
         if len(step.members) == 1:
             if head.atomic:
@@ -157,8 +161,8 @@ class ConnectionPlanner(RecordPlanner):
         return step
 
 
-def _rotated(steps: list[Step], turn: int) -> list[Step]:
-    first = turn % len(steps) if steps else 0
+def _rotated(steps: list[Step], number: int) -> list[Step]:
+    first = number % len(steps) if steps else 0
     return steps[first:] + steps[:first]
 
 

@@ -88,11 +88,11 @@ class StatsRecorder:
         self._wait.append(wait_seconds)
         self._run.append(run_seconds)
 
-    def record_error(self, operation: str, error: BaseException) -> None:
+    def record_error(self, label: str, error: BaseException) -> None:
         """Note the last error that concerns the store, and not a caller's arguments."""
         code = getattr(error, "code", None)
         if isinstance(error, (StoreUnavailableError, OSError)) or (callable(code) and code() >= _INTERNAL):
-            self.last_error = f"{operation.lstrip('_')}: {type(error).__name__}: {error}"
+            self.last_error = f"{label}: {type(error).__name__}: {error}"
 
     def times(self) -> tuple[Latency, Latency]:
         """Return the times waited and run."""

@@ -40,11 +40,11 @@ from aiochroma.core.queue import QueueState, RequestQueue, Ticket, TicketState
 from aiochroma.core.stats import StatsRecorder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from aiochroma.core.request import Request
 
-__all__ = ["Planner", "Resource", "Worker", "WorkerState", "latest_deadline"]
+__all__ = ["Planner", "Resource", "Worker", "WorkerState", "latest_deadline", "unplannable"]
 
 log = get_logger("aiochroma.engine")
 
@@ -78,7 +78,7 @@ class Planner(Protocol):
 
     limits: Limits
 
-    def plan(self, waiting: Sequence[Request], progress: Sequence[int], turn: int) -> list[Step]:
+    def plan(self, waiting: Sequence[Request], progress: Sequence[int], number: int) -> list[Step]:
         """Choose the steps of one round."""
 
     def merge(self, requests: Sequence[Request], step: Step) -> Request:
@@ -244,12 +244,12 @@ class WorkerState:
 
     def _round(self, resource: Resource) -> bool:
         """Serve one round; return whether it held the interpreter for a piece of writing."""
-        turn = self.recorder.batches = self.recorder.batches + 1
+        number = self.recorder.batches = self.recorder.batches + 1
         waiting = [ticket for ticket in self.backlog if ticket.state is not TicketState.CANCELLED]
         members: list[Ticket] = []
         held = False
         began = time.monotonic()
-        for step in self._steps(waiting, turn):
+        for step in self._steps(waiting, number):
             members = [waiting[member] for member in step.members]
             if self.postpones(step, members, time.monotonic() - began):
                 continue
@@ -274,16 +274,26 @@ class WorkerState:
         """Tell whether a step is left to the next round; this one has taken ``seconds`` so far."""
         return False
 
-    def _steps(self, waiting: list[Ticket], turn: int) -> list[Step]:
-        """Ask the plan; should it stumble over somebody's arguments, serve one by one: only the guilty one fails."""
-        try:
-            return self.planner.plan(
-                [ticket.request for ticket in waiting], [ticket.progress for ticket in waiting], turn
+    def _steps(self, waiting: list[Ticket], number: int) -> list[Step]:
+        """Ask the plan; should it stumble over somebody's arguments, those are answered alone and the others go on."""
+
+        def plan(positions: Sequence[int]) -> list[Step]:
+            tickets = [waiting[position] for position in positions]
+            steps = self.planner.plan(
+                [ticket.request for ticket in tickets], [ticket.progress for ticket in tickets], number
             )
+            for step in steps:
+                step.members = [positions[member] for member in step.members]
+            return steps
+
+        try:
+            return plan(range(len(waiting)))
         except Exception as error:  # noqa: BLE001 - one caller's arguments must not end everybody's thread
             log.warning("plan.failed", database=self.queue.name, error=repr(error))
-            self.end([ticket for ticket in waiting if ticket.progress], error)
-            return [Step([position]) for position, ticket in enumerate(waiting) if not ticket.progress]
+        # A request that the plan cannot take goes to Chroma as it is, which says what is wrong with it. The others wait for the
+        # next round.
+        guilty = unplannable(range(len(waiting)), plan)
+        return [Step([position]) for position in guilty] or plan([0])
 
     def _step(self, resource: Resource, tickets: list[Ticket], step: Step) -> None:
         tickets, expired = self.queue.claim(tickets)
@@ -354,7 +364,7 @@ class WorkerState:
     ) -> None:
         self._answer(tickets, results, error)
         if error is not None:
-            self.recorder.record_error(tickets[0].request.operation, error)
+            self.recorder.record_error(tickets[0].request.row.label, error)
         now = time.monotonic()
         for ticket in tickets:
             self.recorder.record(ticket.started_at - ticket.queued_at, seconds)
@@ -443,6 +453,17 @@ def _wind_up(server: WorkerState, resource: Resource | None, failure: BaseExcept
     server.end([*server.backlog, *left], refusal)
     server.backlog.clear()
     log.info("database.closed", database=queue.name)
+
+
+def unplannable(positions: Iterable[int], plan: Callable[[Sequence[int]], object]) -> list[int]:
+    """Return the positions of the requests that the plan cannot take even alone."""
+    guilty = []
+    for position in positions:
+        try:
+            plan([position])
+        except Exception:  # noqa: BLE001, PERF203 - whatever it is, it is this request's
+            guilty.append(position)
+    return guilty
 
 
 def latest_deadline(tickets: Sequence[Ticket]) -> float | None:

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 
 from aiochroma._errors import AiochromaError, ClosedError, OutcomeUnknownError, StoreUnavailableError
 from aiochroma._logging import get_logger
-from aiochroma.backend.retry import is_repeatable
 from aiochroma.core.config import DEFAULTS
 from aiochroma.core.delivery import Outcome, deliver
 from aiochroma.core.queue import QueueState, TicketState
@@ -459,15 +458,15 @@ class _LinkState:
                 self.queue.late(ticket)
             return
         deaths = self._deaths_of[ticket] = self._deaths_of.get(ticket, 0) + 1
-        if not is_repeatable(ticket.request):
+        if not ticket.request.row.may_be_repeated(ticket.request.arguments):
             error: AiochromaError = OutcomeUnknownError(
-                f"`{ticket.request.operation.lstrip('_')}` on {self.queue.name} was under way when the process that serves it "
+                f"`{ticket.request.row.label}` on {self.queue.name} was under way when the process that serves it "
                 "ended. It may have been carried out or not, and a second time it would have another effect: look before you "
                 "repeat it."
             )
         elif deaths >= _DEATHS_OF_ONE_REQUEST:
             error = StoreUnavailableError(
-                f"`{ticket.request.operation.lstrip('_')}` on {self.queue.name} was under way both times when the process that "
+                f"`{ticket.request.row.label}` on {self.queue.name} was under way both times when the process that "
                 f"serves it ended, and may be the reason; it is not sent once more. The log of the host is {self._log_path!r}."
             )
         else:

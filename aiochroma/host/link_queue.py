@@ -15,8 +15,8 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from aiochroma.core.delivery import Outcome, deliver
+from aiochroma.core.operations import Lane
 from aiochroma.core.queue import RequestQueue, Ticket, TicketState
-from aiochroma.core.request import Lane
 from aiochroma.host.frames import FrameKind, frame
 from aiochroma.host.messages import LARGE, message_frames, records_of, request_to_wire
 

@@ -11,8 +11,8 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from aiochroma.core.operations import Lane
 from aiochroma.core.pacing import Pacing
-from aiochroma.core.request import Lane
 from aiochroma.core.worker import WorkerState
 
 if TYPE_CHECKING:
@@ -102,10 +102,10 @@ def dealt_out(backlog: list[Ticket]) -> list[Ticket]:
     The order of a client's own requests stays, and what has begun stays before everything else: nothing may overtake a write
     that is cut, and its client may be gone.
     """
-    begun = [ticket for ticket in backlog if ticket.progress]
+    begun = [ticket for ticket in backlog if ticket.slices is not None]
     lines: dict[Any, deque[Ticket]] = {}
     for ticket in backlog:
-        if not ticket.progress:
+        if ticket.slices is None:
             lines.setdefault(ticket.home, deque()).append(ticket)
     if len(lines) < 2:
         return [*begun, *(ticket for line in lines.values() for ticket in line)]

@@ -140,7 +140,7 @@ async def _delete(
     """Delete memories by id, or those of them that have expired, and return how many there were."""
     forgotten = 0
     for start in range(0, len(ids), _DELETED_AT_ONCE):
-        forgotten += await store.submit(
+        gone = await store.submit(
             "forget_memories",
             atomic=True,
             **namespace.place,
@@ -150,4 +150,5 @@ async def _delete(
             expired_only=expired_only,
             history_namespace=namespace.name if store.keeps_history else None,
         )
+        forgotten += len(gone)
     return Count(forgotten)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from aiochroma._logging import get_logger
+from aiochroma.core.operations import Effect
 from aiochroma.records.record import CREATED_AT, EXPIRES_AT, PINNED, Place, place_in_order
 from aiochroma.text.index import CACHE_BYTES, IndexedText, TextIndex
 
@@ -37,7 +38,6 @@ _SLICE = 64
 """Records copied in one slice: 5 to 10 ms."""
 _UNUSABLE_SECONDS = 5.0
 """So long after a failure to open the file it is not tried again: each attempt may wait for another's lock."""
-_WRITES_BY_ID = frozenset({"_add", "_update", "_upsert"})
 _ODD = (sqlite3.ProgrammingError, sqlite3.InterfaceError, UnicodeError, OverflowError, ValueError, TypeError)
 """What one record that cannot be stored raises; nothing is wrong with the file."""
 
@@ -171,12 +171,12 @@ class IndexKeeper:
         """Bring the index up to date after a write that Chroma has carried out."""
         collection = str(request.arguments["collection_id"])
         arguments, ids = request.arguments, request.arguments.get("ids")
-        if request.operation in _WRITES_BY_ID and ids:
+        if request.row.effect is Effect.WRITES and ids:
             # What became of a record depends on what was there before; Chroma knows.
             place = {name: arguments[name] for name in ("tenant", "database") if name in arguments}
             self._follow(collection, lambda index: self._copy_ids(index, collection, place, ids))
         elif (
-            request.operation == "_delete"
+            request.row.effect is Effect.DELETES
             and ids
             and not arguments.get("where")
             and not arguments.get("where_document")

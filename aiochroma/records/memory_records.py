@@ -288,8 +288,8 @@ class MemoryRecords:
         action: str,
         expired_only: bool,
         history_namespace: str | None,
-    ) -> int:
-        """Delete memories, or those of them that have expired, and return how many there were."""
+    ) -> list[str]:
+        """Delete memories, or those of them that have expired, and return the ids of those that were there."""
         place = {"tenant": tenant, "database": database}
         now = time.time()
         old = self._known(collection_id, ids, place)
@@ -297,7 +297,7 @@ class MemoryRecords:
             # Somebody may have remembered or pinned one since it was looked up.
             old = {id: record for id, record in old.items() if has_expired(record["metadata"], now)}
         if not old:
-            return 0
+            return []
         gone = list(old)
         noted = self._note(
             history_namespace,
@@ -310,7 +310,7 @@ class MemoryRecords:
             raise
         self._deleted(str(collection_id), gone)
         self._parts.drop(parts, place, old.values(), keep=set())
-        return len(gone)
+        return gone
 
     # -- listing -------------------------------------------------------------------------------------------------------
 

@@ -8,10 +8,10 @@ import pytest
 from aiochroma.backend.address import Access
 from aiochroma.backend.http_faults import Answer, examine
 
-_NOBODY = Access()
+ANYBODY = Access()
 
 
-def _shown(body, access=_NOBODY):
+def _shown(body, access=ANYBODY):
     request = httpx.Request("GET", "http://x/")
     response = httpx.Response(502, headers={"content-type": "text/html"}, content=body, request=request)
     with pytest.raises(Answer) as caught:

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from aiochroma._errors import PartialWriteError
-from aiochroma.core.plan import BULK_TURN, Limits, RecordPlanner, Step
-from aiochroma.core.request import Lane, Request
+from aiochroma.core.operations import Lane
+from aiochroma.core.plan import BULK_ROUND, Limits, RecordPlanner, Step
+from aiochroma.core.request import Request
 from aiochroma.records.spec import SearchSpec
 
 IDS = [f"id{number}" for number in range(8)]
@@ -205,7 +206,7 @@ def queries(draw):
 
 counts = st.builds(lambda name: Request("_count", {"collection_id": name}), collections)
 requests = st.one_of(writes(), deletes(), gets(), queries(), counts)
-small = Limits(records_per_slice=3, vectors_per_call=4, ids_per_call=5, records_per_page=2, window=6)
+small = Limits(records_per_slice=3, vectors_per_call=4, ids_per_call=5, records_per_page=2, lookahead=6)
 
 
 class Comparison:
@@ -575,13 +576,12 @@ def rounds_until(done, planner, waiting, progress, arrive, most=2000):
                 served.append(request)
                 if step.stop is None:
                     ended.add(member)
-                elif request.lane is Lane.READ:
-                    progress[member] += step.stop - step.start
-                    if progress[member] >= 6:
-                        ended.add(member)
                 else:
-                    progress[member] = step.stop
-                    if step.stop >= len(request.arguments["ids"]):
+                    # A large read finds six records.
+                    stop = 6 if step.lists_ids else step.stop
+                    part = {"ids": [f"{number}" for number in range(step.start, stop)]}
+                    progress[member], last = planner.advance(request, step, part)
+                    if last:
                         ended.add(member)
         waiting = [request for position, request in enumerate(waiting) if position not in ended]
         progress = [done for position, done in enumerate(progress) if position not in ended]
@@ -605,7 +605,7 @@ def test_bulk_writing_is_never_starved(writers):
 
     planner = RecordPlanner(Limits(records_per_slice=3))
     took = rounds_until(all_served, planner, bulk, [0] * writers, _always_a_small_write)
-    assert took <= BULK_TURN * (writers + 1)
+    assert took <= BULK_ROUND * (writers + 1)
 
 
 def test_small_writes_go_before_bulk_writing():
@@ -627,6 +627,41 @@ def test_small_writes_are_not_starved_by_bulk_writing():
         planner.plan([bulk, _upsert("other", ["x"])], [3, 0], turn)[-1].members[0] for turn in range(1, 9)
     ]
     assert heads.count(1) == 6
+
+
+def test_a_large_read_asks_for_the_rest_of_the_ids_once_and_then_by_id():
+    """Pages by offset would cost the square: after the first page come all other ids in one call, and pages of those."""
+    planner = RecordPlanner(copy.copy(small))
+    request = Request("_get", {"collection_id": "a", "where": {"k": 1}, "include": ["documents"]})
+    found = [f"id{number}" for number in range(5)]
+    progress, calls = 0, []
+    for turn in range(1, 10):
+        (step,) = planner.plan([request], [progress], turn)
+        call = planner.merge([request], step).arguments
+        calls.append({name: call.get(name) for name in ("ids", "where", "limit", "offset", "include")})
+        start = call.get("offset") or 0
+        ids = call.get("ids") or found[start : None if call.get("limit") is None else start + call["limit"]]
+        progress, last = planner.advance(request, step, {"ids": ids})
+        if last:
+            break
+    where, documents, nothing = {"k": 1}, ["documents"], dict.fromkeys(("where", "limit", "offset"))
+    assert calls == [
+        {"ids": None, "where": where, "limit": 2, "offset": None, "include": documents},
+        {"ids": None, "where": where, "limit": None, "offset": 2, "include": []},
+        {**nothing, "ids": ["id2", "id3"], "include": documents},
+        {**nothing, "ids": ["id4"], "include": documents},
+    ]
+
+
+def test_what_cannot_be_compared_is_not_merged():
+    """Filters that are nested very deep, and objects of other kinds, are served alone; the plan goes on."""
+    where = {"k": 1}
+    for level in range(5000):
+        where = {"$and": [where, {"k": level}]}
+    deep = [Request("_get", {"collection_id": "a", "ids": ["x"], "where": where}) for _ in range(2)]
+    odd = [Request("_count", {"collection_id": "a", "of": object}) for _ in range(2)]
+    steps = RecordPlanner().plan([*deep, *odd], [0] * 4, 1)
+    assert [step.members for step in steps] == [[0], [1], [2], [3]]
 
 
 def test_overlapping_large_reads_do_not_starve_writing():

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from aiochroma._errors import ClosedError, ForkedProcessError, QueueFullError
 from aiochroma.core.queue import QueueState, RequestQueue, Ticket, TicketState
-from aiochroma.core.request import Lane, Request, lane_of
+from aiochroma.core.request import Request
 
 PATIENCE = 30.0
 
@@ -120,22 +120,6 @@ def test_deadline_after_the_outcome_was_decided_changes_nothing():
     queue.finish([one], failed=False)
     assert queue.expire(one) is None
     assert queue.counts["expired"] == queue.counts["abandoned"] == 0
-
-
-@pytest.mark.parametrize(
-    ("operation", "lane"),
-    [
-        ("_query", Lane.READ),
-        ("_add", Lane.WRITE),
-        ("get_or_create_collection", Lane.CATALOG),
-        ("delete_collection", Lane.BARRIER),
-        ("_modify", Lane.BARRIER),
-        ("something new", Lane.BARRIER),
-    ],
-)
-def test_what_is_not_known_to_be_harmless_is_a_barrier(operation, lane):
-    """Every operation has a lane, and the strictest is the default."""
-    assert lane_of(operation) is lane
 
 
 def test_no_more_than_the_limit_is_queued_or_running():

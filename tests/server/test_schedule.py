@@ -7,8 +7,9 @@ import itertools
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aiochroma.core.operations import Lane
 from aiochroma.core.plan import Limits
-from aiochroma.core.request import Lane, Request
+from aiochroma.core.request import Request
 from aiochroma.core.schedule import ConnectionPlanner
 
 COLLECTIONS = ("one", "two", "three")
@@ -105,9 +106,14 @@ class Run:
     def finish(self, which):
         members, step, _ = self.flying.pop(which % len(self.flying))
         for request in members:
-            size = len(request.arguments.get("ids") or ()) if request.lane is Lane.WRITE else 9
-            if step.stop is not None and step.stop < size:
-                self.progress[id(request)] = step.stop
+            last = True
+            if step.stop is not None:
+                # A large read finds nine records.
+                part = {
+                    "ids": [f"{number}" for number in range(step.start, 9 if step.lists_ids else step.stop)]
+                }
+                self.progress[id(request)], last = self.planner.advance(request, step, part)
+            if not last:
                 order = {id(one): position for position, one in enumerate(self.arrived)}
                 self.waiting = sorted([*self.waiting, request], key=lambda one: order[id(one)])
             else:

@@ -1,0 +1,118 @@
+"""Reads that Chroma does not take as they are: more ids or values than SQLite takes variables, and ids that are gone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from aiochroma.core.operations import Result
+from aiochroma.core.slices import joined
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from aiochroma.core.request import Request
+
+__all__ = ["read_records"]
+
+_MOST_VARIABLES = 30_000
+"""SQLite takes 32,766 variables in one statement; Chroma's statement has a few of its own."""
+
+_ID_UNKNOWN = "Error finding id"
+
+
+def read_records(api: Any, request: Request) -> Any:
+    """Carry out a ``get`` or a ``query`` and return Chroma's result, with vectors as arrays.
+
+    A ``get`` with very many ids, or with a filter that names very many values, is asked in several. A ``query`` within ids of
+    which some do not exist searches within the others; Chroma refuses it.
+    """
+    method: Callable[..., Any] = getattr(api, request.operation)
+    if request.row.result is Result.RECORDS:
+        parts = [method(**arguments) for arguments in _takeable(dict(request.arguments))]
+        for part in parts:
+            if part.get("embeddings") is not None:
+                part["embeddings"] = _array(part["embeddings"])
+        return joined(request, parts)
+    try:
+        result = method(**request.arguments)
+    except Exception as error:
+        if _ID_UNKNOWN not in str(error) or not request.arguments.get("ids"):
+            raise
+        result = _query_within(api, method, dict(request.arguments))
+        if result is None:
+            raise
+    if result.get("embeddings") is not None:
+        result["embeddings"] = [_array(rows) for rows in result["embeddings"]]
+    return result
+
+
+def _takeable(arguments: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Return the arguments of the calls whose results together are those of one that is too large."""
+    ids, where = arguments.get("ids"), arguments.get("where")
+    if arguments.get("limit") is not None or arguments.get("offset"):
+        yield arguments
+    elif ids is not None and len(ids) > _MOST_VARIABLES:
+        for start in range(0, len(ids), _MOST_VARIABLES):
+            yield {**arguments, "ids": ids[start : start + _MOST_VARIABLES]}
+    else:
+        for part in _takeable_filters(where):
+            yield {**arguments, "where": part}
+
+
+def _takeable_filters(where: Any) -> Iterator[Any]:
+    """Return filters that match one after the other what a filter with a very long ``$in`` matches."""
+    found = _long_list(where) if where else None
+    if found is None:
+        yield where
+        return
+    key, values, rest = found
+    values = list(dict.fromkeys(values))
+    for start in range(0, len(values), _MOST_VARIABLES):
+        part = {key: {"$in": values[start : start + _MOST_VARIABLES]}}
+        yield {"$and": [*rest, part]} if rest else part
+
+
+def _long_list(where: Mapping[str, Any]) -> tuple[str, Any, list[Any]] | None:
+    """Return key and values of a condition that names too many values, and the conditions beside it."""
+    if len(where) != 1:
+        return None
+    ((key, condition),) = where.items()
+    if key == "$and":
+        for number, entry in enumerate(condition):
+            found = _long_list(entry)
+            if found is not None and not found[2]:
+                return found[0], found[1], [*condition[:number], *condition[number + 1 :]]
+        return None
+    values = condition.get("$in") if isinstance(condition, dict) else None
+    return (key, values, []) if values is not None and len(values) > _MOST_VARIABLES else None
+
+
+def _query_within(api: Any, method: Callable[..., Any], arguments: dict[str, Any]) -> Any:
+    """Search within those of the ids that exist; None where all do, so that the error has another reason."""
+    where = {name: arguments[name] for name in ("collection_id", "tenant", "database") if name in arguments}
+    ids = list(arguments["ids"])
+    known: set[str] = set()
+    for start in range(0, len(ids), _MOST_VARIABLES):
+        part = ids[start : start + _MOST_VARIABLES]
+        known.update(api._get(ids=part, include=[], **where)["ids"])  # noqa: SLF001 - Chroma's own name
+    if known.issuperset(ids):
+        return None
+    arguments["ids"] = [id for id in ids if id in known]
+    if arguments["ids"]:
+        return method(**arguments)
+    included = list(arguments.get("include") or ())
+    fields = ("embeddings", "documents", "uris", "data", "metadatas", "distances")
+    return {
+        "ids": [[] for _ in arguments["query_embeddings"]],
+        **{
+            name: [[] for _ in arguments["query_embeddings"]] if name in included else None for name in fields
+        },
+        "included": included,
+    }
+
+
+def _array(rows: Any) -> Any:
+    """Turn vectors into a float64 array, as Chroma's own conversion does: here, page by page, and not on the event loop."""
+    import numpy as np
+
+    return np.array(rows)
