@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass, replace
 from enum import Enum
 
-__all__ = ["FAULTS", "Fault", "FaultKind", "WriteOutcome", "classify"]
+__all__ = ["FAULTS", "Fault", "FaultKind", "WriteOutcome", "classify", "is_not_written"]
 
 
 class FaultKind(str, Enum):
@@ -217,6 +217,15 @@ def classify(error: BaseException) -> Fault:
     if type(error).__name__ in _STORAGE_CLASSES:
         row = _by_code(code) or _by_text(text) or (_PANIC if is_panic(error) else _UNRECOGNISED)
     return replace(row, outcome=_outcome(row, text, code), sqlite_code=code)
+
+
+def is_not_written(error: BaseException) -> bool:
+    """Tell whether a write that raised an error of Chroma's is certain not to happen, now or when Chroma opens again."""
+    if not isinstance(error, Exception):
+        return False
+    # The other classes are about the caller's arguments, which Chroma looks at before it writes.
+    about_storage = type(error).__name__ in _STORAGE_CLASSES
+    return not about_storage or classify(error).outcome is WriteOutcome.NOT_WRITTEN
 
 
 def _by_code(code: int | None) -> Fault | None:

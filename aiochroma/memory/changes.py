@@ -48,7 +48,9 @@ def history(id: str | None, *, namespace: str | None, limit: int) -> Call[Items[
     check_k(limit, "`limit`")
 
     async def work(store: Store) -> Items[MemoryChange]:
-        entries = await store.submit("memory_history", namespace=namespace, id=id, limit=limit)
+        entries = await store.submit(
+            "memory_history", namespace=namespace, id=id, limit=limit, **store.database
+        )
         return Items(_change(entry) for entry in entries)
 
     return Call("history", work, Items[MemoryChange].failed)

@@ -18,6 +18,7 @@ from aiochroma.records.record import (
     POSITION,
     SCOPE,
     THREAD,
+    UNORDERED,
     UPDATED_AT,
     scope_keys,
     scope_path,
@@ -32,6 +33,7 @@ __all__ = [
     "RESERVED",
     "SCOPE",
     "THREAD",
+    "UNORDERED",
     "UPDATED_AT",
     "Item",
     "check_id",
@@ -146,9 +148,10 @@ def checked_item(
     own: dict[str, Any] = {}
     if scope is not None:
         own.update(scope_keys(checked_scope(scope, f"The `scope` of {where}")))
-    if thread is not None:
-        check_thread(thread, f"The `thread` of {where}")
-        own[THREAD] = thread
+    if thread is False:
+        own[UNORDERED] = True
+    elif thread is not None:
+        own[THREAD] = check_thread(thread, f"The `thread` of {where}")
     if position is not None:
         own[POSITION] = _finite(position, f"The `position` of {where}")
     if ttl is not None:

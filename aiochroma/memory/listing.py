@@ -30,7 +30,7 @@ __all__ = [
     "names",
     "one",
     "page",
-    "read_hits",
+    "read_records",
     "spec_from",
 ]
 
@@ -197,8 +197,10 @@ def _cursor_from(text: Any) -> tuple[float, str]:
         ) from None
 
 
-async def read_hits(store: Store, namespace: Namespace, ids: Sequence[str]) -> list[Hit]:
-    """Return memories by id; those that are not there are left out."""
+async def read_records(
+    store: Store, namespace: Namespace, ids: Sequence[str]
+) -> list[tuple[Hit, Mapping[str, Any]]]:
+    """Return memories by id, each with all that is stored beside its text; those that are not there are left out."""
     result = await store.submit(
         "_get",
         **namespace.place,
@@ -210,7 +212,7 @@ async def read_hits(store: Store, namespace: Namespace, ids: Sequence[str]) -> l
         include=["metadatas", "documents"],
     )
     return [
-        hit_from(namespace.name, id, document, metadata)
+        (hit_from(namespace.name, id, document, metadata), metadata or {})
         for id, document, metadata in zip(
             result["ids"], result["documents"], result["metadatas"], strict=True
         )
@@ -224,7 +226,7 @@ async def _valid_hits(store: Store, namespace: str, ids: Sequence[str]) -> dict[
         hits = [
             hit
             for start in range(0, len(ids), _AT_ONCE)
-            for hit in await read_hits(store, place, ids[start : start + _AT_ONCE])
+            for hit, _ in await read_records(store, place, ids[start : start + _AT_ONCE])
         ]
         return {hit.id: hit for hit in hits if not has_passed(hit)}
 

@@ -260,7 +260,7 @@ class Memory:
         *,
         namespace: str = "default",
         scope: Scope | None = None,
-        thread: str | None = None,
+        thread: str | Literal[False] | None = None,
         id: str | None = None,
         metadata: Mapping[str, Any] | None = None,
         ttl: float | timedelta | None = None,
@@ -278,7 +278,8 @@ class Memory:
             scope: Whose memory it is: a person, a customer, a session, as a text or as several from the widest to the narrowest,
                 such as ``("acme", "user-7")``. What two people say alike is two memories.
             thread: The conversation it belongs to: memories of one thread lend each other relevance. A text that is repeated
-                there is remembered again.
+                there is remembered again. Without one, what was remembered before and after it in its scope lends it some;
+                False: it stands alone.
             id: Its id within the namespace. By default it follows from scope, thread and text.
             metadata: Strings, numbers and booleans to keep with it and to filter by.
             ttl: Seconds after which it is forgotten. One that is remembered again without ``ttl`` and ``expires_at`` stays.
@@ -321,7 +322,7 @@ class Memory:
         *,
         namespace: str = "default",
         scope: Scope | None = None,
-        thread: str | None = None,
+        thread: str | Literal[False] | None = None,
         dedupe: bool | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> Items[str]:
@@ -334,7 +335,7 @@ class Memory:
             items: Texts, or mappings with ``remember``'s arguments (but ``namespace``); any iterable, also asynchronous.
             namespace: The namespace of all items.
             scope: The scope of items that name none.
-            thread: The conversation of items that name none.
+            thread: The conversation of items that name none, or False.
             dedupe: True refreshes texts that are repeated in their thread.
             progress: Called after each batch with the number of items written so far.
 

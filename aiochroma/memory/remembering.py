@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from aiochroma._errors import InvalidInputError
 from aiochroma._threads import Started, start
@@ -51,7 +51,7 @@ def many(
     *,
     namespace: str,
     scope: Any,
-    thread: str | None,
+    thread: str | Literal[False] | None,
     dedupe: bool | None,
     progress: Callable[[int], None] | None,
 ) -> Call[Items[str]]:
@@ -59,7 +59,7 @@ def many(
     collection_name(namespace)
     defaults: dict[str, Any] = {}
     if thread is not None:
-        defaults["thread"] = check_thread(thread)
+        defaults["thread"] = thread if thread is False else check_thread(thread)
     if scope is not None:
         checked_scope(scope)
         defaults["scope"] = scope

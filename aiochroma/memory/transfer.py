@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import threading
+from collections import Counter
 from contextlib import closing
 from functools import partial
 from itertools import islice
@@ -13,8 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from aiochroma._errors import InvalidInputError
 from aiochroma._files import Replacement, expand
 from aiochroma._threads import off_loop
-from aiochroma.memory.items import Item, item_from
-from aiochroma.memory.listing import matching_ids, read_hits
+from aiochroma.memory.items import CREATED_AT, THREAD, UNORDERED, Item, item_from
+from aiochroma.memory.listing import matching_ids, read_records
 from aiochroma.memory.namespaces import collection_name
 from aiochroma.memory.opening import Call
 from aiochroma.memory.remembering import remember_batches
@@ -22,7 +23,7 @@ from aiochroma.memory.results import Count
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator
+    from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from aiochroma.memory.recall import Hit
@@ -114,7 +115,10 @@ async def _export_namespace(
         ids = await matching_ids(store, place, None)
         count = 0
         for start in range(0, len(ids), _PAGE):
-            lines = [_line(hit) for hit in await read_hits(store, place, ids[start : start + _PAGE])]
+            lines = [
+                _line(hit, stored)
+                for hit, stored in await read_records(store, place, ids[start : start + _PAGE])
+            ]
             await off_loop(partial(output.writelines, lines))
             count += len(lines)
             if progress is not None:
@@ -124,7 +128,7 @@ async def _export_namespace(
     return await store.on(name, pages, absent=0, any_embedder=True)
 
 
-def _line(hit: Hit) -> str:
+def _line(hit: Hit, stored: Mapping[str, Any]) -> str:
     """Write a memory as a line; moments as seconds since 1970, which loses nothing."""
     entry: dict[str, Any] = {"id": hit.id, "namespace": hit.namespace, "text": hit.text}
     if hit.metadata:
@@ -133,6 +137,8 @@ def _line(hit: Hit) -> str:
         entry["scope"] = list(hit.scope)
     if hit.thread is not None:
         entry["thread"] = hit.thread
+    elif stored.get(UNORDERED):
+        entry["thread"] = False
     entry["position"] = hit.position
     for name in _MOMENTS:
         moment = getattr(hit, name)
@@ -160,9 +166,22 @@ async def _import(
         if progress is not None:
             progress(count)
 
-    with closing(rows):
-        await remember_batches(store, _batches(rows), written, exact=exact)
+    with closing(rows), closing(_numbered(rows)) as numbered:
+        await remember_batches(store, _batches(numbered), written, exact=exact)
     return count
+
+
+def _numbered(rows: Iterable[Row]) -> Generator[Row, None, None]:
+    """Give turns of a thread that have neither id nor moment ids by how often they were said so far in the file.
+
+    So a text that is repeated is there as often, and an import that is run again duplicates nothing.
+    """
+    said: Counter[tuple[str, str]] = Counter()
+    for namespace, item in rows:
+        if THREAD in item.own and CREATED_AT not in item.own and item.id == item.derived_id():
+            said[namespace, item.id] += 1
+            item.id = item.derived_id(said[namespace, item.id])
+        yield namespace, item
 
 
 async def _batches(rows: Generator[Row, None, None]) -> AsyncIterator[tuple[str, list[Item]]]:
@@ -254,6 +273,7 @@ def _from_csv(path: Path, namespace: str) -> Generator[Row, None, None]:
             }
             if metadata:
                 entry["metadata"] = metadata
+            entry.setdefault("thread", False)
             yield _row(entry, values.get("namespace") or namespace, where)
 
 
@@ -311,7 +331,8 @@ def _from_folder(path: Path, namespace: str) -> Generator[Row, None, None]:
         except (OSError, UnicodeDecodeError) as error:
             raise InvalidInputError(f"{str(file)!r} cannot be read as UTF-8 text: {error}") from error
         if text.strip():
-            yield _row({"text": text, "id": name, "metadata": {"source": name}}, namespace, name)
+            entry = {"text": text, "id": name, "metadata": {"source": name}, "thread": False}
+            yield _row(entry, namespace, name)
 
 
 def _row(entry: Any, namespace: str, where: str) -> Row:

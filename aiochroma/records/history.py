@@ -1,8 +1,8 @@
 """The trail of what changed in a memory: an SQLite file of its own beside Chroma's, written on the DB thread.
 
 Unlike the full-text index it cannot be made again, so a damaged file is reported, not replaced. An entry is written before
-the change and withdrawn should the change fail: a process that dies in between leaves an entry for a change that did not
-happen, never a change without an entry.
+the change, and withdrawn where the change is certain not to happen: a process that dies in between, or a failure that leaves it
+open, may leave an entry for a change that did not happen, never a change without an entry.
 """
 
 from __future__ import annotations
@@ -19,14 +19,16 @@ from aiochroma._files import touch_private
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-__all__ = ["HISTORY_FILE", "ChangeLog", "Entry"]
+__all__ = ["HISTORY_FILE", "ChangeLog", "Entry", "database_key"]
 
 HISTORY_FILE = "aiochroma-history.sqlite3"
+
+_DEFAULT = ("default_tenant", "default_database")
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS changes (
     number INTEGER PRIMARY KEY, at REAL NOT NULL, action TEXT NOT NULL, namespace TEXT NOT NULL, id TEXT NOT NULL,
-    text TEXT, metadata TEXT);
+    text TEXT, metadata TEXT, database TEXT NOT NULL DEFAULT '');
 CREATE INDEX IF NOT EXISTS changes_by_id ON changes (namespace, id);
 """
 
@@ -51,6 +53,11 @@ class Entry(NamedTuple):
     metadata: dict[str, Any] | None
 
 
+def database_key(tenant: str, database: str) -> str:
+    """Return what the file calls a database of Chroma's; the default one is called nothing."""
+    return "" if (tenant, database) == _DEFAULT else json.dumps([tenant, database])
+
+
 class ChangeLog:
     """The trail of one database; to be made, used and closed on one thread.
 
@@ -72,14 +79,27 @@ class ChangeLog:
                 self._connection.execute("PRAGMA secure_delete = ON")
                 self._connection.execute("PRAGMA synchronous = NORMAL")
                 self._connection.executescript(_SCHEMA)
+                self._add_database()
             except BaseException:
                 self._connection.close()
                 raise
 
-    def note(self, entries: Iterable[Entry]) -> tuple[int, int]:
-        """Write entries in one transaction, and return the range of their numbers: first, and behind the last."""
+    def _add_database(self) -> None:
+        """Add the column to a file of before there was one: its entries are those of Chroma's default database."""
+        columns = {row[1] for row in self._connection.execute("PRAGMA table_info(changes)")}
+        if "database" not in columns:
+            self._connection.execute("ALTER TABLE changes ADD COLUMN database TEXT NOT NULL DEFAULT ''")
+
+    def note(self, database: str, entries: Iterable[Entry]) -> tuple[int, int]:
+        """Write entries in one transaction, and return the range of their numbers: first, and behind the last.
+
+        Args:
+            database: Chroma's database; see :func:`database_key`.
+            entries: The entries.
+        """
         rows = [
-            (*entry[:5], None if entry.metadata is None else json.dumps(entry.metadata)) for entry in entries
+            (*entry[:5], None if entry.metadata is None else json.dumps(entry.metadata), database)
+            for entry in entries
         ]
         with self._explained():
             self._connection.execute("BEGIN IMMEDIATE")
@@ -88,7 +108,8 @@ class ChangeLog:
                     "SELECT COALESCE(MAX(number), 0) + 1 FROM changes"
                 ).fetchone()[0]
                 self._connection.executemany(
-                    "INSERT INTO changes (number, at, action, namespace, id, text, metadata) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    "INSERT INTO changes (number, at, action, namespace, id, text, metadata, database)"
+                    " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                     [(first + place, *row) for place, row in enumerate(rows)],
                 )
             except BaseException:
@@ -102,10 +123,11 @@ class ChangeLog:
         with self._explained():
             self._connection.execute("DELETE FROM changes WHERE number >= ? AND number < ?", numbers)
 
-    def read(self, namespace: str | None, id: str | None, limit: int) -> list[Entry]:
+    def read(self, database: str, namespace: str | None, id: str | None, limit: int) -> list[Entry]:
         """Return entries, newest first.
 
         Args:
+            database: Only of this database; see :func:`database_key`.
             namespace: Only of this one, or None.
             id: Only of this memory, or None.
             limit: The most to return.
@@ -113,8 +135,9 @@ class ChangeLog:
         with self._explained():
             found = self._connection.execute(
                 "SELECT at, action, namespace, id, text, metadata FROM changes"
-                " WHERE (?1 IS NULL OR namespace = ?1) AND (?2 IS NULL OR id = ?2) ORDER BY number DESC LIMIT ?3",
-                (namespace, id, limit),
+                " WHERE database = ?1 AND (?2 IS NULL OR namespace = ?2) AND (?3 IS NULL OR id = ?3)"
+                " ORDER BY number DESC LIMIT ?4",
+                (database, namespace, id, limit),
             ).fetchall()
         return [
             Entry(at, action, where, which, text, None if metadata is None else json.loads(metadata))

@@ -11,8 +11,9 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from aiochroma.backend.faults import is_not_written
 from aiochroma.records.chunks import Parts
-from aiochroma.records.history import Entry
+from aiochroma.records.history import Entry, database_key
 from aiochroma.records.listing import list_filter, page_ids
 from aiochroma.records.reading import Reader
 from aiochroma.records.record import (
@@ -127,6 +128,7 @@ class MemoryRecords:
         ]
         noted = self._note(
             history_namespace,
+            place,
             [
                 Entry(
                     now,
@@ -145,8 +147,8 @@ class MemoryRecords:
             self._api._upsert(  # noqa: SLF001 - Chroma's own name
                 collection_id, ids, embeddings, stored, documents, uris, tenant, database
             )
-        except BaseException:
-            self._withdraw(noted)
+        except BaseException as error:
+            self._withdraw(noted, error)
             raise
         self._written(str(collection_id), ids, documents, stored, known, embeddings)
         self._parts.drop(parts, place, old.values(), keep={entry.get(WRITING) for entry in stored})
@@ -243,6 +245,7 @@ class MemoryRecords:
             given = [{PARTS: None, WRITING: None, **metadata} for metadata in given]
         noted = self._note(
             history_namespace,
+            place,
             [Entry(now, action, history_namespace or "", ids[row], *before(old[ids[row]])) for row in rows],
         )
         try:
@@ -256,8 +259,8 @@ class MemoryRecords:
                 tenant,
                 database,
             )
-        except BaseException:
-            self._withdraw(noted)
+        except BaseException as error:
+            self._withdraw(noted, error)
             raise
         changed = []
         for number, row in enumerate(rows):
@@ -301,12 +304,13 @@ class MemoryRecords:
         gone = list(old)
         noted = self._note(
             history_namespace,
+            place,
             [Entry(now, action, history_namespace or "", id, *before(old[id])) for id in gone],
         )
         try:
             self._api._delete(collection_id, ids=gone, **place)  # noqa: SLF001 - Chroma's own name
-        except BaseException:
-            self._withdraw(noted)
+        except BaseException as error:
+            self._withdraw(noted, error)
             raise
         self._deleted(str(collection_id), gone)
         self._parts.drop(parts, place, old.values(), keep=set())
@@ -329,10 +333,12 @@ class MemoryRecords:
 
     # -- what an index and a history add -------------------------------------------------------------------------------
 
-    def history(self, namespace: str | None, id: str | None, limit: int) -> list[Entry]:
-        """Return what changed, newest first."""
+    def history(
+        self, namespace: str | None, id: str | None, limit: int, tenant: str, database: str
+    ) -> list[Entry]:
+        """Return what changed in a database, newest first."""
         log = self._log()
-        return [] if log is None else log.read(namespace, id, limit)
+        return [] if log is None else log.read(database_key(tenant, database), namespace, id, limit)
 
     def _log(self) -> ChangeLog | None:
         return None
@@ -359,11 +365,16 @@ class MemoryRecords:
     def _deleted(self, collection: str, ids: Sequence[str]) -> None:
         """Follow a deletion."""
 
-    def _note(self, history_namespace: str | None, entries: Iterable[Entry]) -> tuple[int, int] | None:
+    def _note(
+        self, history_namespace: str | None, place: Place, entries: Iterable[Entry]
+    ) -> tuple[int, int] | None:
         log = None if history_namespace is None else self._log()
-        return None if log is None else log.note(entries)
+        return None if log is None else log.note(database_key(**place), entries)
 
-    def _withdraw(self, noted: tuple[int, int] | None) -> None:
+    def _withdraw(self, noted: tuple[int, int] | None, error: BaseException) -> None:
+        """Take back what was noted of a change that did not happen. One that may have happened keeps its entry."""
+        if not is_not_written(error):
+            return
         log = self._log() if noted is not None else None
         if log is not None and noted is not None:
             log.withdraw(noted)

@@ -286,3 +286,27 @@ async def test_an_export_that_fails_leaves_the_old_file(memory, tmp_path):
     assert list(tmp_path.glob("*.partial")) == []
     with pytest.raises(InvalidInputError, match="cannot be written"):
         await memory.export(tmp_path / "no" / "such" / "folder.jsonl")
+
+
+async def test_a_conversation_is_imported_whole_and_once(memory, tmp_path):
+    """What is said twice in a thread is there twice, and importing the file again duplicates nothing."""
+    file = tmp_path / "chat.csv"
+    file.write_text('text,thread,scope\nyes,t,ada\nno,t,ada\nyes,t,ada\nyes,t,"ben"\nalone,,\n')
+    for _ in range(2):
+        assert await memory.import_(file) == 5
+    assert await memory.count() == 5
+    assert [hit.text for hit in await memory.list(scope="ada", thread="t")] == ["yes", "no", "yes"]
+    await memory.export(tmp_path / "out.jsonl")
+    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert {line.get("thread") for line in lines} == {"t", False}
+    assert [line["scope"] for line in lines if "scope" in line].count(["ada"]) == 3
+
+
+async def test_namespaces_that_alternate_are_written_in_batches(memory, tmp_path):
+    """The rows of one namespace are gathered wherever they stand in the file."""
+    file = tmp_path / "all.jsonl"
+    rows = [{"text": f"fact {n}", "namespace": "ab"[n % 2]} for n in range(200)]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    seen = []
+    assert await memory.import_(file, progress=seen.append) == 200
+    assert seen == [100, 200]

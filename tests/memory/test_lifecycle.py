@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import time
+from contextlib import closing
 from datetime import datetime, timedelta, timezone
 
 import pytest
+from chromadb.errors import InternalError
 
 import aiochroma
 from aiochroma.memory.items import CREATED_AT
@@ -243,3 +246,41 @@ async def test_the_former_text_may_be_long(path, letters):
         assert again != changed
         hit = (await memory.recall("Jazz quizzes fizz with pizzazz.", mode="vector"))[0]
         assert (hit.id, hit.text, hit.passage) == (again, long, "Jazz quizzes fizz with pizzazz.")
+
+
+async def test_a_change_that_failed_and_happened_all_the_same_has_an_entry(noted, monkeypatch):
+    """Where Chroma has a change in its log when it reports an error, the entry stays."""
+    id = await noted.remember("The key is under the mat.")
+    api = type(noted.client.session.connection.engine.serving._opened[0].api)
+    update = api._update
+
+    def update_and_fail(*arguments, **named):
+        update(*arguments, **named)
+        raise InternalError("Error in compaction: Error persisting hnsw index: No space left on device")
+
+    monkeypatch.setattr(api, "_update", update_and_fail)
+    with pytest.raises(aiochroma.AiochromaError):
+        await noted.update(id, text="The key is in the shed.")
+    monkeypatch.setattr(api, "_update", update)
+    assert (await noted.get(id)).text == "The key is in the shed."
+    assert "update" in [change.action for change in await noted.history(id)]
+
+
+async def test_the_history_of_a_database_is_its_own(path, embedder):
+    """Of two databases in one directory neither shows the changes of the other, and an older file is the default one's."""
+    async with aiochroma.AsyncPersistentClient(path) as root:
+        await root.admin.create_database("south")
+    async with (
+        aiochroma.AsyncPersistentClient(path) as north,
+        aiochroma.AsyncPersistentClient(path, database="south") as south,
+        aiochroma.Memory(client=north, embedder=embedder, history=True) as of_north,
+        aiochroma.Memory(client=south, embedder=embedder, history=True) as of_south,
+    ):
+        wage = await of_north.remember("Robin's salary is 61000.")
+        await of_south.remember("The canteen opens at noon.")
+        assert await of_south.history(wage) == []
+        assert len(await of_south.history()) == len(await of_north.history()) == 1
+    with closing(sqlite3.connect(path / "aiochroma-history.sqlite3")) as file, file:
+        file.execute("ALTER TABLE changes DROP COLUMN database")
+    async with aiochroma.Memory(path, embedder=embedder) as memory:
+        assert len(await memory.history()) == 2

@@ -1,0 +1,142 @@
+"""What a memory is opened with, what it is alone with, and what a program may do with the object."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import dataclasses
+import inspect
+import pickle
+import sys
+
+import pytest
+
+import aiochroma
+from aiochroma import InvalidInputError, sync
+from aiochroma.client.options import EphemeralOptions, PersistentOptions
+
+
+async def test_two_memories_without_a_path_share_nothing(embedder):
+    """Each has its own, and nothing is left of it when it is closed."""
+    async with (
+        aiochroma.Memory(None, embedder=embedder) as one,
+        aiochroma.Memory(None, embedder=embedder) as other,
+    ):
+        await one.remember("the first bot's secret")
+        assert (await one.count(), await other.count()) == (1, 0)
+        assert not await other.recall("secret")
+    async with aiochroma.Memory(None, embedder=embedder) as memory:
+        assert await memory.count() == 0
+
+
+@pytest.mark.parametrize("durable", [True, False])
+async def test_durable_means_what_it_says(path, embedder, durable):
+    """False keeps Chroma's log short although the directory was durable before, and True keeps it."""
+    async with aiochroma.Memory(path, embedder=embedder, durable=not durable) as memory:
+        await memory.remember("fact")
+    async with aiochroma.Memory(path, embedder=embedder, durable=durable) as memory:
+        await memory.remember("another")
+        assert memory.client.session.connection.engine.options.durable is durable
+
+
+def test_a_memory_takes_the_options_of_its_client():
+    """Every option of a client that concerns a memory is an argument of the same name with the same default."""
+    arguments = inspect.signature(aiochroma.Memory).parameters
+    own = {"path", "durable", "allow_missing_vectors", "tenant", "database", "when_full"}
+    for kind in (PersistentOptions, EphemeralOptions):
+        for each in dataclasses.fields(kind):
+            if each.name not in own:
+                assert arguments[each.name].default == each.default, each.name
+
+
+async def test_a_client_keeps_its_own_options(path, embedder):
+    """With a client of its own a memory refuses options that would have no effect."""
+    async with aiochroma.AsyncPersistentClient(path) as client:
+        for options in ({"timeout": 3.0}, {"max_pending": 5}, {"lock_timeout": 1.0}):
+            with pytest.raises(InvalidInputError, match=f"`client`.*{next(iter(options))}"):
+                aiochroma.Memory(client=client, embedder=embedder, **options)
+        async with aiochroma.Memory(client=client, embedder=embedder) as memory:
+            await memory.remember("fact")
+        assert not client.closed
+
+
+def test_a_blocking_client_may_be_given(path, embedder):
+    """A blocking memory takes a blocking client, and leaves it open."""
+    with sync.PersistentClient(path) as client:
+        with sync.Memory(client=client, embedder=embedder) as memory:
+            memory.remember("fact")
+        assert client.count_collections() == 1
+
+
+async def test_a_memory_says_where_it_is_and_in_which_state(path, embedder):
+    """The representation names path, mode and state."""
+    memory = aiochroma.Memory(path, embedder=embedder)
+    assert repr(memory) == f"<Memory {str(path)!r}, not open yet>"
+    async with memory:
+        assert repr(memory) == f"<Memory {str(path)!r}, open, persistent>"
+    assert repr(memory) == f"<Memory {str(path)!r}, closed>"
+
+
+@dataclasses.dataclass
+class State:
+    """What agents carry along."""
+
+    memory: object
+
+
+async def test_copies_share_the_memory_and_pickling_is_refused(memory):
+    """State with a memory inside is copied, and the memory in it is the same; another process gets a clear error."""
+
+    state = State(memory)
+    assert copy.deepcopy(state).memory is copy.copy(memory) is dataclasses.asdict(state)["memory"] is memory
+    with pytest.raises(InvalidInputError, match="cannot be pickled"):
+        pickle.dumps(state)
+    blocking = sync.Memory(None)
+    assert copy.deepcopy([blocking])[0] is blocking
+    with pytest.raises(InvalidInputError, match="cannot be pickled"):
+        pickle.dumps(blocking)
+
+
+async def test_close_is_awaited_by_either_name(path, embedder):
+    """``close`` and ``aclose`` do the same, as often as they are called."""
+    for close in ("close", "aclose"):
+        memory = await aiochroma.Memory(path, embedder=embedder).open()
+        await getattr(memory, close)()
+        await memory.close()
+        with pytest.raises(aiochroma.ClosedError, match="is closed"):
+            await memory.count()
+
+
+def test_without_asyncio_every_call_says_so(path, embedder):
+    """A coroutine that no asyncio event loop runs, as under trio, says at once what it needs; also where it would degrade."""
+    memory = aiochroma.Memory(path, embedder=embedder, on_failure="degrade")
+    for call in (memory.open(), memory.remember("fact"), memory.recall("fact"), memory.close()):
+        with pytest.raises(aiochroma.AiochromaError, match="asyncio"):
+            call.send(None)
+        call.close()
+
+
+async def test_health_and_backup_are_there(memory, tmp_path):
+    """What a client can do for its store, its memory can."""
+    await memory.remember("fact")
+    state = await memory.health()
+    assert (state.status, state.documents) == ("ok", 1)
+    assert (await memory.backup(tmp_path / "backup")).records == 1
+
+
+def test_an_infinite_timeout_is_none(path, embedder):
+    """A limit that no clock can hold is no limit."""
+    with sync.Memory(path, embedder=embedder, timeout=float("inf")) as memory:
+        assert memory.count() == 0
+
+
+def test_the_blocking_form_shows_the_same_signatures():
+    """What ``help`` and type checkers show of the blocking memory are the arguments of the asynchronous one."""
+    for name in ("recall", "list", "remember", "from_env"):
+        one, other = (inspect.signature(getattr(kind, name)) for kind in (aiochroma.Memory, sync.Memory))
+        assert list(one.parameters.values()) == list(other.parameters.values())
+        assert getattr(sync.Memory, name).__doc__ == getattr(aiochroma.Memory, name).__doc__
+    one, other = (inspect.signature(kind).parameters for kind in (aiochroma.Memory, sync.Memory))
+    assert list(one.values()) == list(other.values())
+    assert not asyncio.iscoroutinefunction(sync.Memory.recall)
+    assert sys.modules["aiochroma.sync"].Memory is sync.Memory
