@@ -224,7 +224,7 @@ class HttpBackend:
         options, parts = self._options, urlsplit(self._url)
         chromas: httpx.Client = self._api._session  # noqa: SLF001 - there is no other way
         self._session = httpx.Client(
-            headers={**chromas.headers, **dict(self._access.headers)},
+            headers=chromas.headers,
             timeout=httpx.Timeout(
                 options.read_timeout or _READ_SECONDS, connect=options.connect_timeout or _CONNECT_SECONDS
             ),
@@ -237,6 +237,7 @@ class HttpBackend:
                 "response": [lambda response: examine(response, self._access)],
             },
         )
+        self._session.headers.update(dict(self._access.headers))
         self._api._session = self._session  # noqa: SLF001 - there is no other way
         chromas.close()
 

@@ -8,14 +8,12 @@ import pytest
 from aiochroma.backend.address import Access
 from aiochroma.backend.http_faults import Answer, examine
 
-ANYBODY = Access()
 
-
-def _shown(body, access=ANYBODY):
+def _shown(body, access=None):
     request = httpx.Request("GET", "http://x/")
     response = httpx.Response(502, headers={"content-type": "text/html"}, content=body, request=request)
     with pytest.raises(Answer) as caught:
-        examine(response, access)
+        examine(response, access or Access())
     return str(caught.value)
 
 

@@ -13,7 +13,7 @@ from chromadb.config import Settings
 from pydantic import SecretStr
 
 import aiochroma
-from aiochroma.client.target import http_target
+from aiochroma.client.options import HttpOptions
 
 
 async def test_each_client_sends_its_own_headers(relay):
@@ -173,7 +173,10 @@ def test_wrong_arguments(arguments, what):
 )
 def test_addresses(arguments, url):
     """A host may be a name, an address or a URL; there is one spelling for each server."""
-    assert http_target(*arguments, None, None).location.url == url
+    assert (
+        HttpOptions(**dict(zip(("host", "port", "ssl"), arguments, strict=True))).resolve().location.url
+        == url
+    )
 
 
 def test_credentials_tell_locations_apart():
@@ -186,13 +189,10 @@ def test_credentials_tell_locations_apart():
         {"auth_token": "one-token", "auth_header": "both"},
         {"tenant": "other"},
     ]
-    targets = [
-        http_target("h", 1, False, arguments.pop("headers", None), None, **arguments)
-        for arguments in map(dict, given)
-    ]
+    targets = [HttpOptions(host="h", port=1, **arguments).resolve() for arguments in given]
     assert len({target.location for target in targets}) == len(given)
     assert len({repr(target.location) for target in targets}) == 1
-    same = http_target("H", 1, False, {"X-A": "one"}, None)
+    same = HttpOptions(host="H", port=1, headers={"X-A": "one"}).resolve()
     assert same.location == targets[1].location
 
 
