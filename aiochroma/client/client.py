@@ -28,6 +28,7 @@ from aiochroma.client.chroma_api import ChromaApi
 from aiochroma.client.closing import Closing
 from aiochroma.client.collection import Collection
 from aiochroma.client.maintenance import Health, backup, health
+from aiochroma.core.limits import check_index
 from aiochroma.core.registry import close_all
 from aiochroma.embedding.functions import is_asynchronous
 
@@ -224,6 +225,7 @@ class AsyncClient(ChromaAsyncClient):
         get_or_create: bool = False,
     ) -> Collection:
         """Make a collection. See ``chromadb.api.AsyncClientAPI``."""
+        _check_index(schema, configuration, metadata)
         created = await super().create_collection(
             name,
             schema,
@@ -265,6 +267,7 @@ class AsyncClient(ChromaAsyncClient):
         data_loader: DataLoader[Loadable] | None = None,
     ) -> Collection:
         """Return a collection, making it where there is none. See ``chromadb.api.AsyncClientAPI``."""
+        _check_index(schema, configuration, metadata)
         found = await super().get_or_create_collection(
             name, schema, _copied(configuration), metadata, _storable(embedding_function), data_loader
         )
@@ -289,6 +292,22 @@ def _storable(function: Any) -> Any:
     if function is None or is_asynchronous(function) or not hasattr(function, "name"):
         return None
     return function
+
+
+def _check_index(schema: Schema | None, configuration: Any, metadata: CollectionMetadata | None) -> None:
+    """Refuse an index that would crash Chroma's native code, wherever it is asked for.
+
+    Raises:
+        InvalidInputError: It would.
+    """
+    check_index((configuration or {}).get("hnsw"))
+    if metadata is not None and "hnsw:M" in metadata:
+        check_index({"max_neighbors": metadata["hnsw:M"]})
+    for kinds in () if schema is None else (schema.defaults, *schema.keys.values()):
+        vectors = kinds.float_list
+        if vectors is not None and vectors.vector_index is not None:
+            hnsw = vectors.vector_index.config.hnsw
+            check_index(None if hnsw is None else hnsw.model_dump())
 
 
 def _copied(configuration: CreateCollectionConfiguration | None) -> CreateCollectionConfiguration | None:

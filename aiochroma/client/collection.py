@@ -42,6 +42,7 @@ from chromadb.errors import InvalidArgumentError
 from chromadb.execution.expression.plan import Search  # noqa: TC002 - signatures resolve as Chroma's do
 
 from aiochroma._threads import off_loop
+from aiochroma.core.limits import check_filter, check_records
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -434,6 +435,12 @@ def _count(values: Any) -> int:
 
 
 def _checked(request: Any) -> Any:
+    """Find what Chroma would take and could never apply, or would refuse in the middle of a write that is cut into slices."""
+    if request.get("ids") is not None and "metadatas" in request:
+        check_records(request["ids"], request["metadatas"], request["documents"])
+    else:
+        for name in ("ids", "where", "where_document"):
+            check_filter(request.get(name), f"`{name}`")
     embeddings = request.get("embeddings")
     if embeddings is not None and not isinstance(embeddings, _ToEmbed):
         _check_vectors(embeddings)

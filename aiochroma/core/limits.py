@@ -10,33 +10,117 @@ from typing import TYPE_CHECKING, Any
 from aiochroma._errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-__all__ = ["MOST_METADATA_VALUES", "check_metadata_size", "check_storable_text"]
+__all__ = [
+    "MOST_METADATA_VALUES",
+    "check_filter",
+    "check_index",
+    "check_metadata_size",
+    "check_records",
+    "check_storable_text",
+]
 
 MOST_METADATA_VALUES = 5_400
 """Chroma writes the metadata of a record in one statement with six variables for each value, and SQLite takes 32,766. The
 document, and what aiochroma adds, need a few."""
 
+_CHROMAS_MOST_VALUES = 5_461
+"""The exact limit, in which a document counts as one value."""
 
-def check_metadata_size(metadata: Mapping[str, Any], where: str) -> None:
+_NEIGHBORS = range(2, 16_385)
+"""With none Chroma's native code crashes at the first write, with one it finds next to nothing, and with more its files pass
+for damaged."""
+
+
+def check_records(
+    ids: Sequence[str],
+    metadatas: Sequence[Mapping[str, Any] | None] | None,
+    documents: Sequence[str | None] | None,
+) -> None:
+    """Check that records can be stored; Chroma has checked their form.
+
+    Args:
+        ids: Their ids.
+        metadatas: Their metadata, where there are any.
+        documents: Their documents, where there are any.
+
+    Raises:
+        InvalidInputError: One of them cannot; names it, and nothing is written.
+    """
+    for position, id in enumerate(ids):
+        check_storable_text(id, f"ids[{position}]")
+    for position, document in enumerate(documents or ()):
+        if isinstance(document, str):
+            check_storable_text(document, f"documents[{position}]")
+    for position, metadata in enumerate(metadatas or ()):
+        if metadata is None:
+            continue
+        where = f"metadatas[{position}]"
+        for key, value in metadata.items():
+            check_storable_text(key, f"A key of {where}")
+            for part in value if isinstance(value, list) else (value,):
+                if isinstance(part, str):
+                    check_storable_text(part, f"{where}[{key!r}]")
+        has_document = documents is not None and documents[position] is not None
+        check_metadata_size(metadata, where, most=_CHROMAS_MOST_VALUES - has_document)
+
+
+def check_filter(value: object, where: str) -> None:
+    """Check that all that a filter compares with is text where it is a string; Chroma has checked its form.
+
+    Args:
+        value: The filter, or a part of it.
+        where: How the message names it.
+
+    Raises:
+        InvalidInputError: A string is not text.
+    """
+    if isinstance(value, str):
+        _check_text(value, where)
+    elif isinstance(value, dict):
+        for key, part in value.items():
+            check_filter(key, where)
+            check_filter(part, where)
+    elif isinstance(value, list):
+        for part in value:
+            check_filter(part, where)
+
+
+def check_index(options: Mapping[str, Any] | None) -> None:
+    """Check that Chroma can keep an index with these options.
+
+    Args:
+        options: Of the configuration's ``hnsw``, or None.
+
+    Raises:
+        InvalidInputError: It cannot: it would crash the process, at the first write and at every opening afterwards.
+    """
+    neighbors = (options or {}).get("max_neighbors")
+    if isinstance(neighbors, int) and neighbors not in _NEIGHBORS:
+        raise InvalidInputError(
+            f"`max_neighbors` (`hnsw:M`) of an index must be from {_NEIGHBORS[0]} to {_NEIGHBORS[-1]}, got {neighbors!r}: "
+            "Chroma's native code does not work with others."
+        )
+
+
+def check_metadata_size(metadata: Mapping[str, Any], where: str, *, most: int = MOST_METADATA_VALUES) -> None:
     """Check that the metadata of a record can be stored; every element of a list counts.
 
     Args:
         metadata: The metadata.
         where: How the message names what it belongs to.
+        most: How many values there may be.
 
     Raises:
         InvalidInputError: There are too many values.
     """
-    if len(metadata) * 8 < MOST_METADATA_VALUES and not any(
-        isinstance(value, list) for value in metadata.values()
-    ):
+    if len(metadata) <= most and not any(isinstance(value, list) for value in metadata.values()):
         return
     values = sum(len(value) if isinstance(value, list) else 1 for value in metadata.values())
-    if values > MOST_METADATA_VALUES:
+    if values > most:
         raise InvalidInputError(
-            f"The metadata of {where} has {values:,} values, and Chroma can store {MOST_METADATA_VALUES:,} of one record. "
+            f"The metadata of {where} has {values:,} values, and Chroma can store {most:,} of one record. "
             "Write what belongs together as one JSON text."
         )
 
@@ -56,6 +140,10 @@ def check_storable_text(text: str, where: str) -> None:
             f"{where} has a NUL character at position {text.index(chr(0))}: the full-text index of SQLite ends there, and newer "
             "releases call such an index damaged. Remove it with `text.replace('\\0', '')`."
         )
+    _check_text(text, where)
+
+
+def _check_text(text: str, where: str) -> None:
     if text.isascii():
         return
     try:

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from chromadb.errors import DuplicateIDError
 
+from aiochroma import InvalidInputError
+
 LONG = 300
 """More records than one piece of writing has: the last may be wrong when the first are long written, unless found first."""
 
@@ -42,6 +44,23 @@ CASES = {
     "text in a vector": ({"embeddings": last([1.0, "x", 3.0, 4.0])}, "(?i)embedding|numeric|float"),
     "nested metadata": ({"metadatas": last({"a": {"b": 1}})}, "(?i)metadata"),
     "an object in metadata": ({"metadatas": last({"a": object()})}, "(?i)metadata"),
+    "NUL in a document": (
+        {"documents": last("text\0text")},
+        r"documents\[\d+\] has a NUL character at position 4",
+    ),
+    "NUL in an id": ({"ids": last("a\0")}, r"ids\[\d+\] has a NUL character at position 1"),
+    "NUL in metadata": ({"metadatas": last({"a": "b\0"})}, r"metadatas\[\d+\]\['a'\] has a NUL"),
+    "NUL in a list of metadata": (
+        {"metadatas": last({"a": ["b", "\0"]})},
+        r"metadatas\[\d+\]\['a'\] has a NUL",
+    ),
+    "NUL in a key": ({"metadatas": last({"a\0": 1})}, r"A key of metadatas\[\d+\] has a NUL"),
+    "half a surrogate pair": ({"documents": last("x\ud800")}, r"documents\[\d+\].*surrogate"),
+    "more metadata than fits": (
+        {"metadatas": last({f"k{number}": 1 for number in range(5461)})},
+        r"metadatas\[\d+\] has 5,461 values.*5,460",
+    ),
+    "a longer list than fits": ({"metadatas": last({"a": [1] * 5461})}, r"metadatas\[\d+\] has 5,461 values"),
     "a document that is no string": ({"documents": last(b"bytes")}, "(?i)document"),
 }
 
@@ -120,3 +139,35 @@ async def test_a_limited_delete_deletes_no_more(collection):
     result = await collection.delete(ids=[f"id{n}" for n in range(150)], where={"k": 1}, limit=5)
     assert result["deleted"] == 5
     assert await collection.count() == 195
+
+
+async def test_as_much_metadata_as_fits(client, collection):
+    """The largest record that Chroma can apply is written, read, and found again after reopening."""
+    await collection.add(
+        ids=["a"], embeddings=[[1.0, 2.0]], documents=["x"], metadatas=[{f"k{n}": n for n in range(5460)}]
+    )
+    await client.reset_connection()
+    assert len((await collection.get(ids=["a"], where={"k7": 7}))["metadatas"][0]) == 5460
+
+
+@pytest.mark.parametrize("neighbors", [0, 1, 16_385])
+async def test_an_index_that_would_crash(client, neighbors):
+    """Chroma's native code would end the process; it is refused wherever it is asked for."""
+    for arguments in (
+        {"configuration": {"hnsw": {"max_neighbors": neighbors}}},
+        {"metadata": {"hnsw:M": neighbors}},
+    ):
+        for make in (client.create_collection, client.get_or_create_collection):
+            with pytest.raises(InvalidInputError, match="max_neighbors"):
+                await make("things", embedding_function=None, **arguments)
+    assert await client.list_collections() == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"ids": ["\ud800"]}, {"where": {"a": "\ud800"}}, {"where_document": {"$contains": "\ud800"}}],
+)
+async def test_what_is_no_text_is_our_error(collection, arguments):
+    """Half a surrogate pair cannot be asked for; the codec's own error does not reach the caller."""
+    with pytest.raises(InvalidInputError, match="surrogate"):
+        await collection.get(**arguments)
