@@ -1,10 +1,11 @@
 """A chat bot that searches four namespaces for every message, and answers even when one of them fails.
 
-The handlers look as they do with discord.py or python-telegram-bot; the network is left out, messages come from standard input.
-Each line is a message; `!remember NAMESPACE TEXT` remembers, anything else is a question.
+Everybody has notes and a conversation of their own: what one person says is never shown to another. The handlers look as they do
+with discord.py or python-telegram-bot; the network is left out, messages come from standard input. Each line is a message, with
+its author before a `>`; `!remember NAMESPACE TEXT` remembers, `!forget` forgets the author, anything else is a question.
 
     python examples/four_namespace_bot.py --path ./bot
-    echo "what is my cat called?" | python examples/four_namespace_bot.py --path ./bot
+    echo "ada> what is my cat called?" | python examples/four_namespace_bot.py --path ./bot
     python examples/four_namespace_bot.py --path ./bot --broken         # one namespace really fails
 """
 
@@ -20,6 +21,8 @@ import aiochroma
 
 # How many memories of each namespace may go into an answer.
 NAMESPACES = {"personal": 5, "academic": 2, "projects": 2, "style": 1}
+TURNS = 6
+"""How many of the last messages of a person go into an answer."""
 AT_ONCE = 8
 BLANK_LINES = "\n\n"
 
@@ -35,7 +38,9 @@ class Bot:
         try:
             if content.startswith("!remember "):
                 return await self._remember(author, content.removeprefix("!remember "))
-            return await self._answer(content)
+            if content == "!forget":
+                return f"Forgot {await self.memory.forget(scope=author)} memories of {author}."
+            return await self._answer(author, content)
         except aiochroma.InvalidInputError as error:
             return f"I did not understand that: {error}"
 
@@ -43,14 +48,19 @@ class Bot:
         namespace, _, text = content.partition(" ")
         if namespace not in NAMESPACES:
             return f"I know the namespaces {', '.join(NAMESPACES)}."
-        id = await self.memory.remember(text, namespace=namespace, metadata={"author": author})
+        id = await self.memory.remember(text, namespace=namespace, scope=author)
         # The memory degrades: if the store is unavailable the id is empty, and says why.
         return f"Remembered in {namespace}." if id else f"I could not remember that: {id.error}"
 
-    async def _answer(self, question: str) -> str:
-        recalled = await self.memory.recall(question, namespaces=NAMESPACES)
+    async def _answer(self, author: str, question: str) -> str:
+        recalled = await self.memory.recall(question, namespaces=NAMESPACES, scope=author)
+        lately = await self.memory.list("chat", scope=author, thread="chat", newest_first=True, limit=TURNS)
+        message = {"role": "user", "name": author, "content": question}
+        await self.memory.remember_messages([message], namespace="chat", scope=author, thread="chat")
         # Here a language model would answer. This is what it would be sent.
-        prompt = f"Answer from these notes.\n\n{recalled.as_context(max_chars=1500, template='- {text}')}\n\nQuestion: {question}"
+        notes = recalled.as_context(max_chars=1500, template="- {text}")
+        before = "".join(f"{hit.metadata['name']}: {hit.text}\n" for hit in reversed(lately))
+        prompt = f"Answer from these notes.\n\n{notes}\n\n{before}{author}: {question}"
         # One namespace that fails loses none of what the others found.
         failed = [
             f"({name or 'everything'} could not be searched: {error})"
@@ -60,10 +70,11 @@ class Bot:
 
 
 async def from_standard_input():
-    """Yield the lines of standard input without blocking the event loop."""
+    """Yield authors and messages from standard input without blocking the event loop."""
     while line := await asyncio.to_thread(sys.stdin.readline):
+        author, mark, content = line.partition(">")
         if line.strip():
-            yield "you", line.strip()
+            yield (author.strip() if mark else "you"), (content if mark else line).strip()
 
 
 async def serve(bot: Bot) -> None:

@@ -40,6 +40,25 @@ def test_the_bot_remembers_and_answers(run, tmp_path):
         assert "could not be searched" not in answer
 
 
+def test_the_bot_keeps_people_apart(run, tmp_path):
+    """Two people who say the same have a note each, and neither is shown the other's notes or messages."""
+    talk = (
+        "ada> !remember personal My cat is called Kestrel.\n"
+        "ben> !remember personal My cat is called Kestrel.\n"
+        "ben> !remember personal My parrot is called Ada.\n"
+        "ada> what is my cat called?\n"
+        "ben> !forget\n"
+        "ada> and my parrot?\n"
+    )
+    shown = run("four_namespace_bot.py", "--path", tmp_path, typed=talk)
+    assert "Forgot 2 memories of ben." in shown
+    assert shown.count("personal:\n- My cat is called Kestrel.") == 2
+    assert "My parrot" not in shown
+    again = run("four_namespace_bot.py", "--path", tmp_path, typed="ada> what did I ask?\nben> and I?\n")
+    assert "ada: what is my cat called?\nada: and my parrot?\nada: what did I ask?" in again
+    assert "notes.\n\n\n\nben: and I?" in again
+
+
 def test_the_bot_answers_although_a_namespace_fails(run, tmp_path):
     """A namespace that another embedder has written cannot be searched; the answer has what the others hold, and says so."""
     run("four_namespace_bot.py", "--path", tmp_path, typed="!remember personal My cat is called Kestrel.\n")
