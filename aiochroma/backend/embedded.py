@@ -36,9 +36,8 @@ from aiochroma.backend.storage_faults import (
 from aiochroma.core.operations import Lane, Space
 from aiochroma.disk.copying import copy_database
 from aiochroma.disk.lock_probe import LockProbe
-from aiochroma.disk.log_positions import log_positions
 from aiochroma.disk.ownership import acquire
-from aiochroma.disk.schema import file_identity, wait_until_closed
+from aiochroma.disk.sqlite_file import file_identity, log_positions, wait_until_closed
 
 if TYPE_CHECKING:
     from collections.abc import Callable

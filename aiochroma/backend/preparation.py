@@ -20,17 +20,16 @@ from aiochroma.disk.backup_vectors import vectors_in_backup
 from aiochroma.disk.foreign import foreign_users, refuse_foreign_users
 from aiochroma.disk.layout import SQLITE_FILE
 from aiochroma.disk.lock_probe import LockProbe
-from aiochroma.disk.log_positions import log_positions
 from aiochroma.disk.manifest import recorded_backup, recorded_sequences
-from aiochroma.disk.preflight import preflight
+from aiochroma.disk.preflight import note_look, preflight
 from aiochroma.disk.recovery import complete_retained_log, recover
-from aiochroma.disk.schema import prepare, trim_retained_log, wait_until_closed
+from aiochroma.disk.sqlite_file import log_positions, prepare, trim_retained_log, wait_until_closed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from aiochroma.core.config import EngineOptions, Location
-    from aiochroma.disk.preflight import PreflightReport
+    from aiochroma.disk.preflight_report import PreflightReport
     from aiochroma.disk.recovery import RecoveryReport
 
 __all__ = ["LOCK_WAIT_SECONDS", "Prepared", "prepare_directory"]
@@ -80,21 +79,36 @@ def prepare_directory(
         refuse_foreign_users(directory)
     _wait_for_lock(directory)
     looked = preflight(directory)
+    if looked.is_older and not looked.sqlite_problems:
+        # Chroma migrates its tables when it starts, and touches no index then; what is in them is looked at afterwards.
+        start_chroma(location, options).stop()
+        wait_until_closed(directory)
+        looked = preflight(directory)
     recovery = recover(directory, looked)
     from_backup, recovery = _search_backup(directory, looked, recovery)
     if recovery.missing and not options.allow_missing_vectors:
         raise _lost_vectors(directory, looked, recovery)
-    if options.durable and looked.keeps_log is False:
+    keep_log = options.durable
+    if keep_log and looked.keeps_log is False:
         # The log was purged so far: put back what only the index holds, so that the promise covers everything. Before the
         # purging is switched off, so that a crash in between cannot pass for a job done.
-        complete_retained_log(directory, looked)
-    if not prepare(directory, keep_log=options.durable, write_ahead=write_ahead):
+        incomplete = complete_retained_log(directory, looked)
+        if incomplete:
+            log.warning("log.incomplete", database=str(directory), collections=", ".join(incomplete))
+            keep_log = None
+    if not prepare(directory, keep_log=keep_log, write_ahead=write_ahead):
         # Chroma makes the table of the log's settings itself, at its first open; 20 ms, once in a database's life.
         start_chroma(location, options).stop()
         wait_until_closed(directory)
-        prepare(directory, keep_log=options.durable, write_ahead=write_ahead)
+        prepare(directory, keep_log=keep_log, write_ahead=write_ahead)
     if looked.keeps_log and not looked.damaged:
         _trim_log(directory, looked)
+    note_look(directory, looked)
+    for entry in looked.collections:
+        if entry.unusable:
+            log.error(
+                "collection.unusable", database=str(directory), collection=entry.label, reason=entry.unusable
+            )
     return Prepared(looked, recovery, log_positions(directory), from_backup)
 
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from aiochroma._logging import get_logger
 from aiochroma.disk.layout import connect_read_only
-from aiochroma.disk.recovery import _index_settings
 from aiochroma.disk.retained_log import iter_log_vectors
 from aiochroma.disk.salvage import salvage_vectors
+from aiochroma.disk.schema import stored_collections
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -39,18 +39,20 @@ def vectors_in_backup(
     """
     try:
         with connect_read_only(backup) as connection:
-            place = connection.execute(
-                "SELECT s.id, c.dimension FROM segments AS s JOIN collections AS c ON c.id = s.collection"
-                " WHERE s.collection = ? AND s.scope = 'VECTOR'",
-                (collection_id,),
-            ).fetchone()
-            if place is None:
-                return {}
-            cosine, neighbors = _index_settings(connection, collection_id)
+            stored = next(
+                (entry for entry in stored_collections(connection) if entry.id == collection_id), None
+            )
+        if stored is None:
+            return {}
         found = dict(iter_log_vectors(backup, collection_id, ids))
         wanted = set(ids) - found.keys()
         if wanted:
-            held = salvage_vectors(backup / place[0], place[1], cosine=cosine, neighbors=neighbors)
+            held = salvage_vectors(
+                backup / stored.vector_segment,
+                stored.dimension,
+                cosine=stored.settings.is_cosine,
+                neighbors=stored.settings.neighbors,
+            )
             found.update({id: vector for id, vector in held.vectors.items() if id in wanted})
     except (OSError, sqlite3.DatabaseError, ValueError) as error:
         _logger.warning("backup.unreadable", backup=str(backup), error=str(error))

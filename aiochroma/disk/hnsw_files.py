@@ -13,6 +13,8 @@ Nothing is executed and nothing is written.
 from __future__ import annotations
 
 import math
+import os
+import stat
 import struct
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -53,6 +55,11 @@ _MAXIMUM_LEVEL = 64
 # allocated.
 _MAXIMUM_SPARE = 1 << 22
 _DELETED_MARK = 1 << 16
+_LARGEST_ELEMENT = 1 << 28
+# Their number is stored in 16 bits.
+_MOST_LINKS = (1 << 16) - 1
+# Upper levels have one link list for every few elements; so many words for each element are more than any index needs.
+_WORDS_PER_ELEMENT = 4
 
 
 @dataclass(frozen=True)
@@ -121,7 +128,8 @@ def inspect_index(
     """
     problems: list[str] = []
     id_map: IdMap | None = None
-    if (directory / ID_MAP_FILE).exists():
+    persisted = os.path.lexists(directory / ID_MAP_FILE)
+    if persisted:
         try:
             id_map = read_id_map(directory)
         except IndexUnreadableError as error:
@@ -137,22 +145,24 @@ def inspect_index(
     try:
         header = read_header(directory, dimension)
         elements, sampled = header.count, header.count > link_limit
-        _check_counts(header, id_map)
-        _check_upper_links(directory, header)
-        _check_level0(directory, header, id_map, link_limit)
+        if id_map is not None:
+            # Without one the index is rebuilt in any case, and the count in its header is not worth reading gigabytes for.
+            _check_counts(header, id_map)
+            _check_upper_links(directory, header)
+            _check_level0(directory, header, id_map, link_limit)
     except IndexUnreadableError as error:
         problems.append(str(error))
     return IndexReport(
         problems=tuple(problems),
         ids=frozenset(id_map.labels) if id_map is not None else frozenset(),
-        persisted=(directory / ID_MAP_FILE).exists(),
+        persisted=persisted,
         elements=elements,
         sampled=sampled,
     )
 
 
-def _check_counts(header: Header, id_map: IdMap | None) -> None:
-    if id_map is not None and header.count != id_map.total_added:
+def _check_counts(header: Header, id_map: IdMap) -> None:
+    if header.count != id_map.total_added:
         raise IndexUnreadableError(
             f"{HEADER_FILE} has {header.count} elements, {ID_MAP_FILE} {id_map.total_added}:"
             " interrupted persist"
@@ -165,7 +175,7 @@ def _was_ever_filled(directory: Path) -> bool:
     Chroma creates empty ones long before its first persist. Chroma 1.5.9 would start an empty index over
     whatever is there; later versions refuse to.
     """
-    if not (directory / HEADER_FILE).exists():
+    if not os.path.lexists(directory / HEADER_FILE):
         return False
     try:
         return read_header(directory, None, complete=False).count > 0
@@ -184,13 +194,13 @@ def read_header(directory: Path, dimension: int | None, *, complete: bool = True
     Raises:
         IndexUnreadableError: Missing, cut off, or implausible.
     """
+    size = _size(directory, HEADER_FILE)
+    if size != _HEADER.size:
+        raise IndexUnreadableError(f"{HEADER_FILE} has {size} bytes, expected {_HEADER.size}")
     try:
-        content = (directory / HEADER_FILE).read_bytes()
-    except OSError as error:
-        raise IndexUnreadableError(f"{HEADER_FILE} cannot be read: {error.strerror}") from error
-    if len(content) != _HEADER.size:
-        raise IndexUnreadableError(f"{HEADER_FILE} has {len(content)} bytes, expected {_HEADER.size}")
-    values = _HEADER.unpack(content)
+        values = _HEADER.unpack((directory / HEADER_FILE).read_bytes())
+    except (OSError, struct.error) as error:
+        raise IndexUnreadableError(f"{HEADER_FILE} cannot be read: {error}") from error
     header = Header(*values[:11])
     multiplier, construction_depth = values[12], values[13]
     if header.version != _PERSISTENCE_VERSION:
@@ -199,10 +209,11 @@ def read_header(directory: Path, dimension: int | None, *, complete: bool = True
         )
     plausible = (
         header.offset_level0 == 0
-        and 0 < header.links_level0 <= 1 << 15
+        and 0 < header.links_level0 <= _MOST_LINKS
         and 0 < header.links_upper <= header.links_level0
         and header.data_offset == 4 + 4 * header.links_level0
         and header.data_offset < header.label_offset == header.element_size - _LABEL_BYTES
+        and header.element_size <= _LARGEST_ELEMENT
         and header.count <= header.capacity <= 64 * header.count + _MAXIMUM_SPARE
         and (header.count == 0 or header.entry_point < header.count)
         and -1 <= header.top_level <= _MAXIMUM_LEVEL
@@ -224,12 +235,20 @@ def read_header(directory: Path, dimension: int | None, *, complete: bool = True
 
 
 def _check_size(directory: Path, name: str, needed: int) -> None:
-    try:
-        size = (directory / name).stat().st_size
-    except OSError as error:
-        raise IndexUnreadableError(f"{name} cannot be read: {error.strerror}") from error
+    size = _size(directory, name)
     if size < needed:
         raise IndexUnreadableError(f"{name} has {size} bytes, at least {needed} are needed")
+
+
+def _size(directory: Path, name: str) -> int:
+    """Return the size of a file of an index; of a named pipe, for one, nothing would ever be read."""
+    try:
+        status = (directory / name).stat()
+    except OSError as error:
+        raise IndexUnreadableError(f"{name} cannot be read: {error.strerror}") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise IndexUnreadableError(f"{name} is not a regular file")
+    return status.st_size
 
 
 def map_elements(file: Path, header: Header) -> npt.NDArray[np.void]:
@@ -265,7 +284,7 @@ def map_elements(file: Path, header: Header) -> npt.NDArray[np.void]:
     return np.memmap(file, dtype=layout, mode="r", shape=(count,))
 
 
-def _check_level0(directory: Path, header: Header, id_map: IdMap | None, link_limit: int) -> None:
+def _check_level0(directory: Path, header: Header, id_map: IdMap, link_limit: int) -> None:
     """Follow the level-0 links, and compare labels with ids."""
     import numpy as np
 
@@ -287,8 +306,6 @@ def _check_level0(directory: Path, header: Header, id_map: IdMap | None, link_li
         raise IndexUnreadableError(
             f"{LEVEL0_FILE}: element {outside[0] * step} links to an element that does not exist"
         )
-    if id_map is None:
-        return
     labels = np.sort(np.ascontiguousarray(elements["label"])[(counts & _DELETED_MARK) == 0])
     expected = np.sort(np.fromiter(id_map.labels.values(), dtype=np.uint64, count=len(id_map.labels)))
     if not np.array_equal(labels, expected):
@@ -307,12 +324,10 @@ def _check_upper_links(directory: Path, header: Header) -> None:
     """
     import numpy as np
 
-    file = directory / LINK_LISTS_FILE
-    try:
-        content = np.fromfile(file, dtype="<u4")
-    except OSError as error:
-        raise IndexUnreadableError(f"{LINK_LISTS_FILE} cannot be read: {error.strerror}") from error
     words = 1 + header.links_upper  # one word says how many links follow; there is always room for all
+    # A file that a damaged index has filled the disk with is not read as a whole.
+    limit = header.count * (1 + _WORDS_PER_ELEMENT * words) + _MAXIMUM_LEVEL * words
+    content = _words(directory, min(limit, _size(directory, LINK_LISTS_FILE) // 4))
     levels = np.zeros(header.count, dtype=np.int32)
     lists: list[tuple[int, int]] = []  # (position of a list, its level)
     # Most elements live on level 0 only and are one zero word: jump from one that does not to the next.
@@ -340,6 +355,15 @@ def _check_upper_links(directory: Path, header: Header) -> None:
         )
     if lists:
         _check_link_lists(content, np.asarray(lists), levels, words)
+
+
+def _words(directory: Path, count: int) -> npt.NDArray[np.uint32]:
+    import numpy as np
+
+    try:
+        return np.fromfile(directory / LINK_LISTS_FILE, dtype="<u4", count=count)
+    except OSError as error:
+        raise IndexUnreadableError(f"{LINK_LISTS_FILE} cannot be read: {error.strerror}") from error
 
 
 def _check_link_lists(

@@ -24,6 +24,8 @@ __all__ = [
     "OWNER_FILE",
     "PARTIAL_MARKER",
     "QUARANTINE_PREFIX",
+    "REBUILD_NOTE",
+    "SEEN_NOTE",
     "SQLITE_FILE",
     "connect_read_only",
     "connect_read_write",
@@ -43,6 +45,10 @@ LOCK_FILE = ".aiochroma.lock"
 OWNER_FILE = ".aiochroma.owner.json"
 BACKUP_NOTE = ".aiochroma.backup.json"  # in a database: its newest backup
 MANIFEST = "aiochroma-backup.json"  # in a backup
+SEEN_NOTE = ".aiochroma.seen.json"  # in a database: what was found sound, and how its files looked then
+REBUILD_NOTE = (
+    ".aiochroma.rebuilding.json"  # in a database: the indexes whose rebuild has begun and not ended
+)
 PARTIAL_MARKER = ".aiochroma.partial.json"  # in a directory that is not complete yet
 # Chroma looks only into directories named after a segment, so it never sees this one.
 QUARANTINE_PREFIX = "quarantine-"
@@ -113,4 +119,7 @@ def connect_read_write(directory: Path) -> Iterator[sqlite3.Connection]:
 
 def _connect(directory: Path, mode: str) -> sqlite3.Connection:
     uri = f"{(directory / SQLITE_FILE).absolute().as_uri()}?mode={mode}"
-    return sqlite3.connect(uri, uri=True, timeout=_SQLITE_BUSY_SECONDS, isolation_level=None)
+    connection = sqlite3.connect(uri, uri=True, timeout=_SQLITE_BUSY_SECONDS, isolation_level=None)
+    # Another program may have written text that is none; it is reported where it is used, and must not end the look.
+    connection.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")
+    return connection

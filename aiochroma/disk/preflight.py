@@ -2,18 +2,20 @@
 
 Chroma notices little of what can be wrong with its files: a damaged index makes it crash or fill the disk, a
 missing one makes it answer from what is left, without an error. So the SQLite file, its version, every index
-and the agreement of the two are checked here. About 25 ms for 10,000 records of 384 dimensions; what would
-take longer is sampled, and the report says so.
+and the agreement of the two are checked here. About 25 ms for 10,000 records of 384 dimensions, and next to nothing for what
+has not changed since the last look; what would take longer is sampled, and the report says so.
+
+What is found is untrusted: whatever lies there, the result is a report and no error.
 """
 
 from __future__ import annotations
 
-import json
 import mmap
 import re
 import sqlite3
+import sys
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from importlib import util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,140 +24,49 @@ from aiochroma._errors import DatabaseFormatError
 from aiochroma.disk.hnsw_files import LINK_CHECK_LIMIT, inspect_index
 from aiochroma.disk.layout import (
     ID_MAP_FILE,
+    REBUILD_NOTE,
     SQLITE_FILE,
     connect_read_only,
     index_directories,
     log_topic,
 )
+from aiochroma.disk.preflight_report import CollectionReport, PreflightReport
+from aiochroma.disk.schema import (
+    ADD,
+    DELETE,
+    MOST_VALUES,
+    UPSERT,
+    LogEntry,
+    StoredCollection,
+    full_text_tables,
+    has_log_index,
+    is_readable,
+    json_object,
+    keeps_log,
+    log_entries,
+    record_ids,
+    stored_collections,
+    tables_of,
+)
+from aiochroma.disk.seen import index_stamp, read_seen, sqlite_is_unchanged, write_seen
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
-__all__ = ["CollectionReport", "PreflightReport", "preflight"]
+__all__ = ["CollectionReport", "PreflightReport", "note_look", "preflight"]
 
 # The newest migration of each kind in Chroma 1.5.0 to 1.5.9.
 _KNOWN_MIGRATIONS: Mapping[str, int] = {"sysdb": 10, "metadb": 6, "embeddings_queue": 2}
-# Older than these, the tables read here look different; Chroma migrates them at its next open.
-_OLDEST_READABLE: Mapping[str, int] = {"sysdb": 9, "metadb": 5, "embeddings_queue": 2}
 _PROGRESS_STEP = 50_000
 _MIGRATION_NAME = re.compile(r"\d{5}-[a-z0-9-]+\.sqlite\.sql")
+_THOROUGH_SECONDS = 600.0
+_QUICK_SECONDS = 2.0
+# "malformed inverted index for FTS5 table main.t", "unable to validate the inverted index for FTS5 table main.t: ...", and
+# what the next version of SQLite may say.
+_FULL_TEXT_COMPLAINT = re.compile(r"\bfts5\b|inverted index", re.IGNORECASE)
 
 
-@dataclass(frozen=True)
-class CollectionReport:
-    """One collection: what SQLite knows of it and what its index holds.
-
-    Attributes:
-        collection_id: Id of the collection.
-        name: Name of the collection.
-        database: Name of the Chroma database it is in.
-        tenant: Name of the tenant.
-        dimension: Length of its vectors; None before the first write.
-        records: Records in SQLite.
-        vectors: Vectors in the index on disk.
-        pending: Log entries that Chroma will replay at open.
-        retained: Log entries of this collection in all.
-        persisted_sequence: Sequence number up to which the index on disk is complete; 0 if never persisted.
-        applied_sequence: The same for SQLite's own tables.
-        vector_segment_id: Name of the index directory.
-        metadata_segment_id: Segment of the records in SQLite.
-        index_problems: One sentence for each thing wrong with the index files.
-        missing: Ids of records without a vector in the index or in the log entries to be replayed.
-        surplus: Number of ids that have a vector in the index but no record.
-        sampled: Whether only a sample of the index's links was followed.
-    """
-
-    collection_id: str
-    name: str
-    database: str
-    tenant: str
-    dimension: int | None
-    records: int
-    vectors: int
-    pending: int
-    retained: int
-    persisted_sequence: int
-    applied_sequence: int
-    vector_segment_id: str
-    metadata_segment_id: str
-    index_problems: tuple[str, ...] = ()
-    missing: tuple[str, ...] = field(default=(), repr=False)
-    surplus: int = 0
-    sampled: bool = False
-
-    @property
-    def label(self) -> str:
-        """The name, with database and tenant where they are not Chroma's defaults."""
-        if (self.tenant, self.database) == ("default_tenant", "default_database"):
-            return self.name
-        return f"{self.tenant}/{self.database}/{self.name}"
-
-    @property
-    def problems(self) -> tuple[str, ...]:
-        """One sentence for each thing that is wrong."""
-        found = [f"{self.label}: {problem}" for problem in self.index_problems]
-        if self.missing:
-            found.append(
-                f"{self.label}: {len(self.missing)} of {self.records} records have no vector in the index"
-            )
-        return tuple(found)
-
-
-@dataclass(frozen=True)
-class PreflightReport:
-    """The state of a database directory.
-
-    Attributes:
-        directory: The directory.
-        is_new: There is no database yet; Chroma will create one.
-        sqlite_problems: What is wrong with the SQLite file; never repaired without being asked.
-        collections: One report for each; empty when the SQLite file cannot be read.
-        log_rows: Entries in the write-ahead log.
-        log_bytes: Bytes of vectors and metadata in it.
-        keeps_log: Whether purging is switched off, so that the log holds every vector; None for a new
-            database.
-        journal_mode: SQLite's journal mode, "wal" or "delete"; "" for a new database.
-        size_bytes: Size of the SQLite file.
-        free_bytes: How much of it a vacuum would give back.
-        orphaned_directories: Index directories that belong to no collection.
-        migrations: Newest applied migration of each kind.
-        is_older: Written by an older Chroma; collections are checked only after Chroma has migrated it.
-        notes: What was not checked completely, and why.
-        seconds: How long it took.
-    """
-
-    directory: Path
-    is_new: bool = False
-    sqlite_problems: tuple[str, ...] = ()
-    collections: tuple[CollectionReport, ...] = ()
-    log_rows: int = 0
-    log_bytes: int = 0
-    keeps_log: bool | None = None
-    journal_mode: str = ""
-    size_bytes: int = 0
-    free_bytes: int = 0
-    orphaned_directories: tuple[str, ...] = ()
-    migrations: Mapping[str, int] = field(default_factory=dict)
-    is_older: bool = False
-    notes: tuple[str, ...] = ()
-    seconds: float = 0.0
-
-    @property
-    def problems(self) -> tuple[str, ...]:
-        """One sentence for each thing that is wrong, the SQLite file first."""
-        return self.sqlite_problems + tuple(
-            problem for report in self.collections for problem in report.problems
-        )
-
-    @property
-    def damaged(self) -> tuple[CollectionReport, ...]:
-        """The collections that need `recover`."""
-        return tuple(report for report in self.collections if report.index_problems or report.missing)
-
-
-def preflight(
-    directory: Path, *, check_seconds: float = 2.0, link_limit: int = LINK_CHECK_LIMIT
-) -> PreflightReport:
+def preflight(directory: Path, *, thorough: bool = False) -> PreflightReport:
     """Check a database directory.
 
     Call it while this process owns the directory and Chroma does not have it open. Nothing is changed,
@@ -164,8 +75,8 @@ def preflight(
 
     Args:
         directory: The canonical database directory.
-        check_seconds: Longest time for SQLite's own check of its pages, and for counting the log.
-        link_limit: Elements of an index up to which every link is followed.
+        thorough: Look at everything, whether it has changed since the last look or not, and sample nothing; minutes for a large
+            database.
 
     Returns:
         The report. Damage is reported, not raised.
@@ -175,16 +86,35 @@ def preflight(
     """
     started = time.monotonic()
     sqlite_file = directory / SQLITE_FILE
-    size = sqlite_file.stat().st_size if sqlite_file.exists() else 0
+    size = sqlite_file.stat().st_size if sqlite_file.is_file() else 0
     if size == 0:
         report = _without_database(directory)
     else:
         try:
             with connect_read_only(directory) as connection:
-                report = _inspect(directory, connection, check_seconds, link_limit)
+                report = _Look(directory, connection, thorough=thorough).report()
         except sqlite3.DatabaseError as error:
             report = PreflightReport(directory, sqlite_problems=(f"{SQLITE_FILE}: {error}",))
     return replace(report, size_bytes=size, seconds=time.monotonic() - started)
+
+
+def note_look(directory: Path, report: PreflightReport) -> None:
+    """Note what a look has found sound, so that the next one need not look at it again while it does not change."""
+    noted = {}
+    for entry in report.collections:
+        stamp = index_stamp(directory / entry.vector_segment_id)
+        if stamp and not entry.problems and not entry.sampled:
+            noted[entry.collection_id] = {
+                "stamp": stamp,
+                "persisted": entry.persisted_sequence,
+                "applied": entry.applied_sequence,
+                "dimension": entry.dimension,
+                "records": entry.records,
+                "vectors": entry.vectors,
+                "pending": entry.pending,
+                "surplus": entry.surplus,
+            }
+    write_seen(directory, noted)
 
 
 def _without_database(directory: Path) -> PreflightReport:
@@ -196,40 +126,237 @@ def _without_database(directory: Path) -> PreflightReport:
     return PreflightReport(directory, sqlite_problems=(problem,), orphaned_directories=leftovers)
 
 
-def _inspect(
-    directory: Path, connection: sqlite3.Connection, check_seconds: float, link_limit: int
-) -> PreflightReport:
-    tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    if not tables:
-        return _without_database(directory)
-    if not {"migrations", "collections", "segments", "embeddings_queue"} <= tables:
-        return PreflightReport(directory, sqlite_problems=(f"{SQLITE_FILE} is not a Chroma database",))
-    migrations = _check_format(directory, connection)
-    notes: list[str] = []
-    problems = _quick_check(connection, check_seconds, notes)
-    is_older = any(migrations.get(kind, 0) < version for kind, version in _OLDEST_READABLE.items())
-    if is_older:
-        notes.append("written by an older Chroma: collections are checked after Chroma has migrated it")
-    log = _log_sizes(connection, check_seconds, notes)
-    collections = () if is_older else _inspect_collections(directory, connection, log, link_limit)
-    notes.extend(
-        f"{report.label}: links of the index were sampled" for report in collections if report.sampled
-    )
-    page_size, free_pages = _pragma(connection, "page_size"), _pragma(connection, "freelist_count")
-    segments = {row[0] for row in connection.execute("SELECT id FROM segments")}
-    return PreflightReport(
-        directory,
-        sqlite_problems=tuple(problems),
-        collections=collections,
-        log_rows=sum(rows for rows, _ in log.values()),
-        log_bytes=sum(size for _, size in log.values()),
-        keeps_log=_keeps_log(connection),
-        journal_mode=str(connection.execute("PRAGMA journal_mode").fetchone()[0]),
-        free_bytes=page_size * free_pages,
-        orphaned_directories=tuple(name for name in index_directories(directory) if name not in segments),
-        migrations=migrations,
-        is_older=is_older,
-        notes=tuple(notes),
+class _Look:
+    """One look at a database whose SQLite file can be opened.
+
+    Args:
+        directory: The directory.
+        connection: Its SQLite file, read only.
+        thorough: See `preflight`.
+    """
+
+    def __init__(self, directory: Path, connection: sqlite3.Connection, *, thorough: bool) -> None:
+        self._directory = directory
+        self._connection = connection
+        self._thorough = thorough
+        self._seconds = _THOROUGH_SECONDS if thorough else _QUICK_SECONDS
+        self._links = sys.maxsize if thorough else LINK_CHECK_LIMIT
+        self._seen = {} if thorough else read_seen(directory)
+        self._notes: list[str] = []
+
+    def report(self) -> PreflightReport:
+        """Look at everything.
+
+        Raises:
+            DatabaseFormatError: A newer Chroma than the installed one wrote it.
+            sqlite3.DatabaseError: The file is damaged.
+        """
+        directory, connection = self._directory, self._connection
+        tables = tables_of(connection)
+        if not tables:
+            return _without_database(directory)
+        if not {"migrations", "collections", "segments", "embeddings_queue"} <= tables:
+            return PreflightReport(directory, sqlite_problems=(f"{SQLITE_FILE} is not a Chroma database",))
+        migrations = _check_format(directory, connection)
+        damage, full_text = self._check_pages()
+        is_older = not is_readable(connection)
+        if is_older:
+            self._notes.append(
+                "written by an older Chroma: collections are checked after Chroma has migrated it"
+            )
+        collections = () if is_older else self._collections()
+        self._notes.extend(
+            f"{report.label}: links of the index were sampled" for report in collections if report.sampled
+        )
+        rows, size = self._log_size()
+        segments = {row[0] for row in connection.execute("SELECT id FROM segments")}
+        return PreflightReport(
+            directory,
+            sqlite_problems=damage,
+            full_text_problems=full_text,
+            collections=collections,
+            log_rows=rows,
+            log_bytes=size,
+            keeps_log=keeps_log(connection),
+            journal_mode=str(connection.execute("PRAGMA journal_mode").fetchone()[0]),
+            free_bytes=_pragma(connection, "page_size") * _pragma(connection, "freelist_count"),
+            orphaned_directories=tuple(name for name in index_directories(directory) if name not in segments),
+            migrations=migrations,
+            is_older=is_older,
+            notes=tuple(self._notes),
+        )
+
+    # -- the SQLite file -----------------------------------------------------------------------------------------------
+
+    def _check_pages(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Let SQLite check its pages, for a bounded time; returns damage, and complaints about full-text tables alone."""
+        if sqlite_is_unchanged(self._directory, self._seen):
+            return (), ()
+        try:
+            rows = _rows_in_time(self._connection, "PRAGMA quick_check(20)", self._seconds)
+        except sqlite3.OperationalError as error:
+            if "no such module" not in str(error):
+                raise
+            self._notes.append(f"SQLite's check of its pages could not be made: {error}")
+            return (), ()
+        if rows is None:
+            self._notes.append(f"SQLite's check of its pages was stopped after {self._seconds:g} s")
+            return (), ()
+        return self._sorted_complaints([str(row[0]) for row in rows if row[0] != "ok"])
+
+    def _sorted_complaints(self, complaints: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Tell damage from a full-text table that another version of SQLite reads differently."""
+        tables = full_text_tables(self._connection)
+        damage: list[str] = []
+        full_text: list[str] = []
+        for complaint in complaints:
+            derived = _FULL_TEXT_COMPLAINT.search(complaint) and any(name in complaint for name in tables)
+            (full_text if derived else damage).append(f"{SQLITE_FILE}: {complaint}")
+        return tuple(damage), tuple(full_text)
+
+    def _log_size(self) -> tuple[int, int]:
+        """Return the entries in the log and the bytes of their vectors; zeros unless the look is thorough."""
+        if not self._thorough:
+            return 0, 0
+        # The LIMIT keeps SQLite from reading the vectors themselves, which takes five times as long.
+        query = "SELECT count(*), coalesce(sum(size), 0) FROM (SELECT length(vector) AS size FROM embeddings_queue LIMIT -1)"
+        rows = _rows_in_time(self._connection, query, self._seconds)
+        if rows is None:
+            self._notes.append(f"the log was not counted: it took longer than {self._seconds:g} s")
+            return 0, 0
+        return int(rows[0][0]), int(rows[0][1])
+
+    # -- collections ---------------------------------------------------------------------------------------------------
+
+    def _collections(self) -> tuple[CollectionReport, ...]:
+        rebuilding = rebuilds_begun(self._directory)
+        stored = stored_collections(self._connection)
+        found = {entry.id: self._as_seen(entry) for entry in stored if entry.id not in rebuilding}
+        changed = {entry.id: entry.persisted for entry in stored if found.get(entry.id) is None}
+        log = log_entries(self._connection, changed)
+        reports = []
+        for entry in stored:
+            report = found.get(entry.id) or self._inspected(entry, log.get(entry.id, []))
+            if entry.id in rebuilding and not report.unusable:
+                report = replace(report, unusable=_DIED)
+            reports.append(report)
+        return tuple(reports)
+
+    def _as_seen(self, stored: StoredCollection) -> CollectionReport | None:
+        """Return what the last look found, where nothing has changed since."""
+        collections = self._seen.get("collections")
+        noted = collections.get(stored.id) if isinstance(collections, dict) else None
+        if not isinstance(noted, dict) or stored.problem or stored.settings.problem:
+            return None
+        now = {"persisted": stored.persisted, "applied": stored.applied, "dimension": stored.dimension}
+        if any(noted.get(name) != value for name, value in now.items()):
+            return None
+        stamp = index_stamp(self._directory / stored.vector_segment)
+        if not stamp or stamp != noted.get("stamp") or not self._log_ends_at(stored):
+            return None
+        numbers = [
+            number
+            for number in map(noted.get, ("records", "vectors", "pending", "surplus"))
+            if type(number) is int
+        ]
+        if len(numbers) != 4:
+            return None
+        records, vectors, pending, surplus = numbers
+        return replace(_report(stored), records=records, vectors=vectors, pending=pending, surplus=surplus)
+
+    def _log_ends_at(self, stored: StoredCollection) -> bool:
+        """Tell whether all of a collection's log has been applied; not known without our index on the log."""
+        if not has_log_index(self._connection):
+            return False
+        newest = self._connection.execute(
+            "SELECT max(seq_id) FROM embeddings_queue WHERE topic = ?", (log_topic(stored.id),)
+        ).fetchone()[0]
+        return newest is None or newest <= stored.applied
+
+    def _inspected(self, stored: StoredCollection, log: Sequence[LogEntry]) -> CollectionReport:
+        if stored.problem or stored.settings.problem:
+            return replace(
+                _report(stored), unusable=stored.problem or stored.settings.problem, pending=len(log)
+            )
+        path = self._directory / stored.vector_segment
+        try:
+            index = inspect_index(path, stored.dimension, link_limit=self._links)
+        except (ArithmeticError, LookupError, MemoryError, OSError, TypeError, ValueError) as error:
+            # Whatever numbers lie there.
+            problem = f"the index files cannot be read: {type(error).__name__}: {error}"
+            return replace(_report(stored), index_problems=(problem,), pending=len(log))
+        problems = list(index.problems)
+        if not index.persisted and stored.persisted > 0 and not problems:
+            what = ID_MAP_FILE if path.is_dir() else "the index directory"
+            problems.append(
+                f"the index was persisted up to log entry {stored.persisted}, but {what} is missing"
+            )
+        ids = record_ids(self._connection, stored.metadata_segment)
+        to_come = {entry.id for entry in log if entry.has_vector and entry.operation in {ADD, UPSERT}}
+        to_go = {entry.id for entry in log if entry.operation == DELETE}
+        return replace(
+            _report(stored),
+            records=len(ids),
+            vectors=len(index.ids),
+            pending=len(log),
+            index_problems=tuple(problems),
+            unappliable=self._unappliable(entry for entry in log if entry.sequence > stored.applied),
+            missing=() if problems else tuple(sorted(ids - index.ids - to_come)),
+            surplus=0 if problems else len(index.ids - ids - to_go),
+            sampled=index.sampled,
+        )
+
+    def _unappliable(self, entries: Iterable[LogEntry]) -> dict[int, str]:
+        """Return what is wrong with entries that SQLite cannot take: Chroma logs them, and then fails at each use."""
+        found = {}
+        for entry in entries:
+            row = self._connection.execute(
+                "SELECT metadata FROM embeddings_queue WHERE seq_id = ?", (entry.sequence,)
+            ).fetchone()
+            metadata = json_object(row[0]) if row is not None else {}
+            values = max(
+                [len(metadata), *(len(value) for value in metadata.values() if isinstance(value, list))]
+            )
+            if values > MOST_VALUES:
+                found[entry.sequence] = (
+                    f"record {entry.id!r} has {values} metadata values, {MOST_VALUES} are possible"
+                )
+        return found
+
+
+_DIED = (
+    "rebuilding its index ended the process, so it is not tried again; `aiochroma doctor --repair` tries it in a process of its"
+    " own"
+)
+
+
+def rebuilds_begun(directory: Path) -> dict[str, str]:
+    """Return the collections whose rebuild was begun and did not end, by id: their names."""
+    file = directory / REBUILD_NOTE
+    try:
+        return {
+            str(id): str(name)
+            for id, name in json_object(file.read_text(encoding="utf-8") if file.is_file() else None).items()
+        }
+    except (OSError, ValueError):
+        return {}
+
+
+def _report(stored: StoredCollection) -> CollectionReport:
+    return CollectionReport(
+        collection_id=stored.id,
+        name=stored.name,
+        database=stored.database,
+        tenant=stored.tenant,
+        dimension=stored.dimension,
+        records=0,
+        vectors=0,
+        pending=0,
+        persisted_sequence=stored.persisted,
+        applied_sequence=stored.applied,
+        vector_segment_id=stored.vector_segment,
+        metadata_segment_id=stored.metadata_segment,
+        settings=stored.settings,
     )
 
 
@@ -271,15 +398,6 @@ def _is_known_to_installed_chroma(migration: str) -> bool:
     return False
 
 
-def _quick_check(connection: sqlite3.Connection, seconds: float, notes: list[str]) -> list[str]:
-    """Let SQLite check its pages, for a bounded time; returns what it found."""
-    rows = _rows_in_time(connection, "PRAGMA quick_check(5)", seconds)
-    if rows is None:
-        notes.append(f"SQLite's check of its pages was stopped after {seconds:g} s")
-        return []
-    return [f"{SQLITE_FILE}: {row[0]}" for row in rows if row[0] != "ok"]
-
-
 def _rows_in_time(connection: sqlite3.Connection, query: str, seconds: float) -> list[Any] | None:
     """Return the rows of a query, or None if it took longer than that."""
     deadline = time.monotonic() + seconds
@@ -293,87 +411,3 @@ def _rows_in_time(connection: sqlite3.Connection, query: str, seconds: float) ->
         return None
     finally:
         connection.set_progress_handler(None, 0)
-
-
-def _keeps_log(connection: sqlite3.Connection) -> bool:
-    """Tell whether the database's own configuration keeps Chroma from purging the log."""
-    row = connection.execute("SELECT config_json_str FROM embeddings_queue_config LIMIT 1").fetchone()
-    return row is not None and json.loads(row[0]).get("automatically_purge") is False
-
-
-def _log_sizes(
-    connection: sqlite3.Connection, seconds: float, notes: list[str]
-) -> dict[str, tuple[int, int]]:
-    """Return the entries and the bytes of vectors in the log, by topic; nothing if that takes too long."""
-    # The LIMIT keeps SQLite from sorting the vectors themselves, which takes five times as long.
-    query = (
-        "SELECT topic, count(*), coalesce(sum(size), 0) FROM"
-        " (SELECT topic, length(vector) AS size FROM embeddings_queue LIMIT -1) GROUP BY topic"
-    )
-    rows = _rows_in_time(connection, query, seconds)
-    if rows is None:
-        notes.append(f"the log was not counted: it took longer than {seconds:g} s")
-    return {topic: (count, size) for topic, count, size in rows or ()}
-
-
-def _inspect_collections(
-    directory: Path, connection: sqlite3.Connection, log: Mapping[str, tuple[int, int]], link_limit: int
-) -> tuple[CollectionReport, ...]:
-    rows = connection.execute(
-        "SELECT c.id, c.name, c.dimension, d.name, d.tenant_id, v.id, m.id,"
-        " coalesce((SELECT seq_id FROM max_seq_id WHERE segment_id = v.id), 0),"
-        " coalesce((SELECT seq_id FROM max_seq_id WHERE segment_id = m.id), 0)"
-        " FROM collections c JOIN databases d ON d.id = c.database_id"
-        " JOIN segments v ON v.collection = c.id AND v.scope = 'VECTOR'"
-        " JOIN segments m ON m.collection = c.id AND m.scope = 'METADATA' ORDER BY c.name, c.id"
-    ).fetchall()
-    return tuple(_inspect_collection(directory, connection, row, log, link_limit) for row in rows)
-
-
-def _inspect_collection(
-    directory: Path,
-    connection: sqlite3.Connection,
-    row: tuple[Any, ...],
-    log: Mapping[str, tuple[int, int]],
-    link_limit: int,
-) -> CollectionReport:
-    collection_id, name, dimension, database, tenant, vector_segment, metadata_segment, persisted, applied = (
-        row
-    )
-    index = inspect_index(directory / vector_segment, dimension, link_limit=link_limit)
-    problems = list(index.problems)
-    if not index.persisted and persisted > 0 and not problems:
-        what = ID_MAP_FILE if (directory / vector_segment).is_dir() else "the index directory"
-        problems.append(f"the index was persisted up to log entry {persisted}, but {what} is missing")
-    ids = {
-        record[0]
-        for record in connection.execute(
-            "SELECT embedding_id FROM embeddings WHERE segment_id = ?", (metadata_segment,)
-        )
-    }
-    topic = log_topic(collection_id)
-    pending = connection.execute(
-        "SELECT id, operation, vector IS NOT NULL FROM embeddings_queue WHERE topic = ? AND seq_id > ?",
-        (topic, persisted),
-    ).fetchall()
-    to_come = {record for record, operation, has_vector in pending if has_vector and operation in {0, 2}}
-    to_go = {record for record, operation, _ in pending if operation == 3}
-    return CollectionReport(
-        collection_id=collection_id,
-        name=name,
-        database=database,
-        tenant=tenant,
-        dimension=dimension,
-        records=len(ids),
-        vectors=len(index.ids),
-        pending=len(pending),
-        retained=log.get(topic, (0, 0))[0],
-        persisted_sequence=persisted,
-        applied_sequence=applied,
-        vector_segment_id=vector_segment,
-        metadata_segment_id=metadata_segment,
-        index_problems=tuple(problems),
-        missing=() if problems else tuple(sorted(ids - index.ids - to_come)),
-        surplus=0 if problems else len(index.ids - ids - to_go),
-        sampled=index.sampled,
-    )

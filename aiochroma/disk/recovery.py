@@ -9,7 +9,6 @@ is changed in one transaction before anything is renamed, so that a crash in bet
 
 from __future__ import annotations
 
-import json
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -27,6 +26,7 @@ from aiochroma.disk.layout import (
 )
 from aiochroma.disk.retained_log import replay
 from aiochroma.disk.salvage import Salvage, salvage_vectors
+from aiochroma.disk.schema import ADD, record_ids
 
 if TYPE_CHECKING:
     import sqlite3
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from aiochroma.disk.preflight import CollectionReport, PreflightReport
+    from aiochroma.disk.preflight_report import CollectionReport, PreflightReport
 
 __all__ = [
     "CollectionRecovery",
@@ -49,7 +49,6 @@ __all__ = [
 ]
 
 _logger = get_logger("aiochroma.disk")
-_ADD = 0  # Chroma's code for "add if absent"
 
 
 @dataclass(frozen=True)
@@ -148,9 +147,7 @@ def refuse_damaged_sqlite(directory: Path, report: PreflightReport) -> None:
     if report.sqlite_problems:
         raise DatabaseCorruptError(
             f"{directory / SQLITE_FILE} is damaged and was not touched: {'; '.join(report.sqlite_problems)}."
-            " Restore a"
-            " backup into this path, or move the whole database aside (quarantine) and start with an empty"
-            " one.",
+            " Restore a backup into this path, or move the whole database aside and start with an empty one.",
             problems=report.sqlite_problems,
         )
 
@@ -159,13 +156,13 @@ def _recover(
     directory: Path, connection: sqlite3.Connection, holder: Path, damaged: CollectionReport
 ) -> CollectionRecovery:
     outcome = replay(connection, damaged.collection_id)
-    records = _record_ids(connection, damaged)
+    records = record_ids(connection, damaged.metadata_segment_id)
     wanted = (records | outcome.with_vector) - outcome.deleted
     index_directory = directory / damaged.vector_segment_id
     rebuild = bool(damaged.index_problems) or any(record in outcome.with_vector for record in damaged.missing)
     salvage = Salvage()
     if rebuild:
-        salvage = _salvage(connection, index_directory, damaged)
+        salvage = _salvage(index_directory, damaged)
         needed = {
             record: vector
             for record, vector in salvage.vectors.items()
@@ -194,16 +191,18 @@ def _recover(
     )
 
 
-def complete_retained_log(directory: Path, report: PreflightReport) -> int:
-    """Put every vector that only a healthy index holds into the log as well; returns how many.
+def complete_retained_log(directory: Path, report: PreflightReport) -> tuple[str, ...]:
+    """Put every vector that only a healthy index holds into the log as well.
 
     For a database that was filled with purging on and shall be durable from now on (or whose log was
-    trimmed). Call it with purging already switched off, while this process owns the directory and Chroma
-    does not have it open.
+    trimmed). Call it while this process owns the directory and Chroma does not have it open.
 
     Args:
         directory: The canonical database directory.
         report: What `preflight` found; damaged collections are left alone.
+
+    Returns:
+        The collections whose log is not complete all the same.
 
     Raises:
         DatabaseCorruptError: The SQLite file itself is damaged; nothing was touched.
@@ -211,56 +210,33 @@ def complete_retained_log(directory: Path, report: PreflightReport) -> int:
         hand.
     """
     refuse_damaged_sqlite(directory, report)
-    written = 0
+    incomplete = []
     with connect_read_write(directory) as connection:
         for collection in report.collections:
-            if collection.problems or collection.vectors == 0:
-                continue
+            if collection.problems:
+                continue  # Recovery has done what can be done.
             outcome = replay(connection, collection.collection_id)
-            if _record_ids(connection, collection) <= outcome.with_vector:
+            lacking = record_ids(connection, collection.metadata_segment_id) - outcome.with_vector
+            if not lacking:
                 continue
-            salvage = _salvage(connection, directory / collection.vector_segment_id, collection)
+            salvage = _salvage(directory / collection.vector_segment_id, collection)
             absent = {
                 record: vector
                 for record, vector in salvage.vectors.items()
                 if record not in outcome.with_vector and record not in outcome.deleted
             }
             with _transaction(connection):
-                written += len(_add_log_entries(connection, collection, absent))
-    return written
+                lacking -= _add_log_entries(connection, collection, absent)
+            if lacking:
+                incomplete.append(collection.label)
+    return tuple(incomplete)
 
 
-def _record_ids(connection: sqlite3.Connection, collection: CollectionReport) -> set[str]:
-    rows = connection.execute(
-        "SELECT embedding_id FROM embeddings WHERE segment_id = ?", (collection.metadata_segment_id,)
+def _salvage(index_directory: Path, collection: CollectionReport) -> Salvage:
+    settings = collection.settings
+    return salvage_vectors(
+        index_directory, collection.dimension, cosine=settings.is_cosine, neighbors=settings.neighbors
     )
-    return {row[0] for row in rows}
-
-
-def _salvage(connection: sqlite3.Connection, index_directory: Path, collection: CollectionReport) -> Salvage:
-    cosine, neighbors = _index_settings(connection, collection.collection_id)
-    return salvage_vectors(index_directory, collection.dimension, cosine=cosine, neighbors=neighbors)
-
-
-def _index_settings(connection: sqlite3.Connection, collection_id: str) -> tuple[bool, int]:
-    """Return whether the collection's distance is the cosine, and its ``max_neighbors``."""
-    schema, configuration = connection.execute(
-        "SELECT schema_str, config_json_str FROM collections WHERE id = ?", (collection_id,)
-    ).fetchone()
-    old = dict(
-        connection.execute(
-            "SELECT key, coalesce(str_value, int_value) FROM collection_metadata WHERE collection_id = ?"
-            " AND key IN ('hnsw:space', 'hnsw:M')",
-            (collection_id,),
-        )
-    )
-    embedding = json.loads(schema or "{}").get("keys", {}).get("#embedding", {})
-    current = embedding.get("float_list", {}).get("vector_index", {}).get("config", {})
-    legacy = json.loads(configuration or "{}").get("hnsw") or {}
-    space = current.get("space") or legacy.get("space") or old.get("hnsw:space")
-    hnsw = current.get("hnsw") or {}
-    neighbors = hnsw.get("max_neighbors") or legacy.get("max_neighbors") or old.get("hnsw:M") or 16
-    return space == "cosine", int(neighbors)
 
 
 def _rebuild_from_log(
@@ -292,7 +268,7 @@ def _add_log_entries(
     free = (number for number in range(1, seen + 1) if number not in taken)
     topic = log_topic(collection.collection_id)
     entries = [
-        (number, _ADD, topic, record, vector.astype("<f4").tobytes(), "FLOAT32", "{}")
+        (number, ADD, topic, record, vector.astype("<f4").tobytes(), "FLOAT32", "{}")
         for number, (record, vector) in zip(free, vectors.items(), strict=False)
     ]
     connection.executemany(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from aiochroma.disk.layout import connect_read_only, log_topic
+from aiochroma.disk.schema import ADD, DELETE, UPDATE, UPSERT, log_entries
 
 if TYPE_CHECKING:
     import sqlite3
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 __all__ = ["LogOutcome", "iter_log_vectors", "replay"]
-
-_ADD, _UPDATE, _UPSERT, _DELETE = range(4)
 
 
 @dataclass(frozen=True)
@@ -48,20 +47,15 @@ def replay(connection: sqlite3.Connection, collection_id: str, after: int = 0) -
     """
     present: set[str] = set()
     deleted: set[str] = set()
-    rows = connection.execute(
-        "SELECT operation, id, vector IS NOT NULL FROM embeddings_queue WHERE topic = ? AND seq_id > ?"
-        " ORDER BY seq_id",
-        (log_topic(collection_id), after),
-    )
-    for operation, record_id, has_vector in rows:
-        if operation == _DELETE:
-            present.discard(record_id)
-            deleted.add(record_id)
-        elif operation in {_ADD, _UPSERT} and has_vector:
+    for entry in log_entries(connection, {collection_id: after}).get(collection_id, []):
+        if entry.operation == DELETE:
+            present.discard(entry.id)
+            deleted.add(entry.id)
+        elif entry.operation in {ADD, UPSERT} and entry.has_vector:
             # An update of an id that the index does not know is ignored by Chroma, so it adds nothing here
             # either.
-            present.add(record_id)
-            deleted.discard(record_id)
+            present.add(entry.id)
+            deleted.discard(entry.id)
     return LogOutcome(frozenset(present), frozenset(deleted))
 
 
@@ -90,16 +84,15 @@ def iter_log_vectors(
         topic = log_topic(collection_id)
         newest: dict[str, int] = {}
         rows = connection.execute(
-            "SELECT seq_id, id, operation FROM embeddings_queue WHERE topic = ? AND (vector IS NOT NULL OR"
-            " operation = 3)"
-            " ORDER BY seq_id",
+            "SELECT seq_id, id, operation FROM embeddings_queue"
+            " WHERE topic = ? AND (vector IS NOT NULL OR operation = 3) ORDER BY seq_id",
             (topic,),
         )
         for sequence, record_id, operation in rows:
-            if operation == _DELETE:
+            if operation == DELETE:
                 newest.pop(record_id, None)
-            elif (operation != _UPDATE or record_id in newest) and (
-                operation != _ADD or record_id not in newest
+            elif (operation != UPDATE or record_id in newest) and (
+                operation != ADD or record_id not in newest
             ):
                 newest[record_id] = sequence
         wanted = newest if ids is None else {key: newest[key] for key in ids if key in newest}

@@ -4,15 +4,15 @@ An element of ``data_level0.bin`` carries its own label, and the id map says whi
 vector can be read without the graph around it. Why that is sound after a kill in the middle of a persist:
 
 - Chroma writes the id map last. Whichever version of it is complete on disk, every label in it was written to
-  ``data_level0.bin`` by that persist or an earlier one, at a place that never changes.
+  ``data_level0.bin`` by that persist or an earlier one, at a position that never changes.
 - What an interrupted persist was rewriting is either links, which are not used here, or the vector of a
   record whose write is still in the log, because Chroma purges the log only afterwards; the replay then
   overwrites what is read here.
-- The place is not trusted but verified: each label must occur exactly once, links must stay within bounds
+- The position is not trusted but verified: each label must occur exactly once, links must stay within bounds
   and vectors be finite (and of unit length where Chroma stores them so).
 
 Damage by other means (a bad disk) is recognised only where it breaks one of these rules; all elements within
-a page of such a place are then given up. Without a readable id map nothing is salvaged: labels are numbered
+a page of such a position are then given up. Without a readable id map nothing is salvaged: labels are numbered
 in the order of first writes, deletions included, which SQLite does not record, so any assignment would be a
 guess.
 """
@@ -46,13 +46,10 @@ class Salvage:
     Attributes:
         vectors: Vector of each id that could be read.
         explanation: What could not be read, and why; "" when everything was.
-        normalised: Whether the vectors came out with length one because their norms are lost (cosine only;
-            distances are not affected).
     """
 
     vectors: dict[str, npt.NDArray[np.float32]] = field(default_factory=dict, repr=False)
     explanation: str = ""
-    normalised: bool = False
 
 
 def salvage_vectors(
@@ -71,14 +68,15 @@ def salvage_vectors(
     """
     import numpy as np
 
-    if dimension is None or not (index_directory / LEVEL0_FILE).exists():
+    if dimension is None or not (index_directory / LEVEL0_FILE).is_file():
         return Salvage(explanation="there are no index files to read")
     try:
         id_map, is_cut = _id_map(index_directory)
     except IndexUnreadableError as error:
         return Salvage(explanation=f"vectors cannot be told apart: {error}")
     layout = _layout(index_directory, dimension, neighbors, id_map.total_added)
-    elements = map_elements(index_directory / LEVEL0_FILE, layout)
+    # The id map says how many there ever were; a file that damage has made endless is not read to its end.
+    elements = map_elements(index_directory / LEVEL0_FILE, layout)[: id_map.total_added]
     good = _sound_elements(elements, layout, cosine)
     if len(elements) and not good.any():
         return Salvage(explanation=f"no element of {LEVEL0_FILE} is as expected")
@@ -88,21 +86,19 @@ def salvage_vectors(
         for label, position, count in zip(labels, first, repeats, strict=True)
         if count == 1 and good[position]
     }
-    places = {record: position_of[label] for record, label in id_map.labels.items() if label in position_of}
+    positions = {
+        record: position_of[label] for record, label in id_map.labels.items() if label in position_of
+    }
     norms = _norms(index_directory, len(elements)) if cosine else None
     vectors = {}
-    for record, position in places.items():
+    for record, position in positions.items():
         vector = np.array(elements["vector"][position], dtype=np.float32)
         vectors[record] = vector if norms is None else vector * norms[position]
-    lost = len(id_map.labels) - len(places)
-    reasons = [f"{lost} vectors are cut off or lie in damaged places of {LEVEL0_FILE}"] if lost else []
+    lost = len(id_map.labels) - len(positions)
+    reasons = [f"{lost} vectors are cut off or lie in damaged positions of {LEVEL0_FILE}"] if lost else []
     if is_cut:
         reasons.append(f"{ID_MAP_FILE} is cut off after {len(id_map.labels)} ids")
-    return Salvage(
-        vectors=vectors,
-        explanation="; ".join(reasons),
-        normalised=cosine and norms is None,
-    )
+    return Salvage(vectors=vectors, explanation="; ".join(reasons))
 
 
 def _id_map(index_directory: Path) -> tuple[IdMap, bool]:
@@ -110,7 +106,7 @@ def _id_map(index_directory: Path) -> tuple[IdMap, bool]:
     try:
         return read_id_map(index_directory), False
     except IndexUnreadableError:
-        if not (index_directory / ID_MAP_FILE).exists():
+        if not (index_directory / ID_MAP_FILE).is_file():
             raise
         return read_cut_id_map(index_directory), True
 
@@ -159,7 +155,7 @@ def _norms(index_directory: Path, count: int) -> npt.NDArray[np.float32] | None:
     import numpy as np
 
     file = index_directory / LENGTH_FILE
-    if not file.exists() or file.stat().st_size < 4 * count:
+    if not file.is_file() or file.stat().st_size < 4 * count:
         return None
     norms = np.fromfile(file, dtype="<f4", count=count)
     return norms if bool(np.isfinite(norms).all()) and bool((norms >= 0).all()) else None

@@ -1,171 +1,173 @@
-"""Settings of Chroma's SQLite file that are ours to choose, and figures that are ours to know.
+"""All SQL that reads Chroma's own tables, of every version of Chroma whose data is read here.
 
-Everything here opens the file with Python's own SQLite, so it is for the time before Chroma opens the
-directory and after it has closed it. A process that has the file open with two SQLite libraries at once
-loses locks: POSIX drops all locks of a process on a file as soon as it closes any descriptor of that file.
+What lies on disk is untrusted: a column may be missing (an older Chroma wrote the file), and a value may be of another type than
+Chroma writes (another program did). So the columns that are there are asked for, and values are checked as they are read.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import sqlite3
-import sys
-import time
-from pathlib import Path
-from typing import TYPE_CHECKING
+import math
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from aiochroma._errors import DatabaseCorruptError, DatabaseLockedError
-from aiochroma._files import touch_private
-from aiochroma.disk.layout import SQLITE_FILE, connect_read_write, log_topic
+from aiochroma.disk.layout import log_topic
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    import sqlite3
+    from collections.abc import Iterable, Mapping
 
-    from aiochroma.disk.preflight import PreflightReport
+__all__ = [
+    "ADD",
+    "DELETE",
+    "LOG_INDEX",
+    "MAX_NEIGHBORS",
+    "MIN_NEIGHBORS",
+    "MOST_VALUES",
+    "UPDATE",
+    "UPSERT",
+    "IndexSettings",
+    "LogEntry",
+    "StoredCollection",
+    "columns_of",
+    "full_text_tables",
+    "has_log_index",
+    "is_readable",
+    "keeps_log",
+    "log_entries",
+    "log_positions_in",
+    "record_ids",
+    "stored_collections",
+    "tables_of",
+]
 
-__all__ = ["file_identity", "prepare", "record_ids", "trim_retained_log", "vacuum", "wait_until_closed"]
+ADD, UPDATE, UPSERT, DELETE = range(4)
+"""Chroma's codes for the operations in its log."""
 
-_CONFIGURATION_TYPE = "EmbeddingsQueueConfigurationInternal"
-_POLL_SECONDS = 0.002
+LOG_INDEX = "aiochroma_log_by_topic"
+"""Our index on Chroma's log, which has none by collection: without it each write reads the whole retained log."""
+
+MOST_VALUES = 5461
+"""A record with more metadata keys (or more entries in one list) can be logged but never applied: SQLite takes 32,766 variables
+in one statement, and Chroma needs six for each."""
+
+MIN_NEIGHBORS, MAX_NEIGHBORS = 2, 32_767
+"""Chroma's native code crashes with fewer, and stores twice the number in 16 bits."""
+
+_REQUIRED: Mapping[str, frozenset[str]] = {
+    "collections": frozenset({"id", "name", "dimension", "database_id"}),
+    "databases": frozenset({"id", "name", "tenant_id"}),
+    "segments": frozenset({"id", "scope", "collection"}),
+    "max_seq_id": frozenset({"segment_id", "seq_id"}),
+    "embeddings": frozenset({"segment_id", "embedding_id"}),
+    "embeddings_queue": frozenset({"seq_id", "operation", "topic", "id", "vector", "encoding", "metadata"}),
+}
+_LARGEST_DIMENSION = 1 << 24
 
 
-def prepare(directory: Path, *, keep_log: bool | None = None, write_ahead: bool = True) -> bool:
-    """Write the settings that Chroma finds and keeps when it opens the file.
+class LogEntry(NamedTuple):
+    """An entry of the log, without its vector.
 
-    ``journal_mode=wal`` halves the time of a small write. Switching purging off keeps every vector in the
-    log, so that a broken index can be rebuilt completely; the price is about 4 bytes x dimensions for each
-    record ever written.
-
-    In a directory without a database an empty SQLite file is created, in which Chroma then builds its
-    tables. The configuration of the log is such a table, and cannot be made early (Chroma's migration would
-    stumble over it), so with ``keep_log`` a new database needs two rounds: `prepare`, open Chroma, close
-    Chroma, `wait_until_closed`, `prepare`, open Chroma. That costs about 20 ms, once.
-
-    Args:
-        directory: The canonical directory; owned by this process, not open in Chroma.
-        keep_log: True switches purging off, False on; None leaves it as it is.
-        write_ahead: Use SQLite's write-ahead journal; pass False where shared memory does not work (network
-            disks).
-
-    Returns:
-        True when all is set; False when Chroma has to create its tables first and `prepare` be called again.
-
-    Raises:
-        DatabaseLockedError: Another process is using the file.
-        DatabaseCorruptError: The file is not a usable SQLite file; run `preflight` first for the details.
+    Attributes:
+        sequence: Its number.
+        operation: One of `ADD`, `UPDATE`, `UPSERT`, `DELETE`.
+        id: The record.
+        has_vector: Whether there is a vector with it.
     """
-    touch_private(directory / SQLITE_FILE)
-    try:
-        with connect_read_write(directory) as connection:
-            _set_journal_mode(connection, "wal" if write_ahead else "delete")
-            return keep_log is None or _set_keep_log(connection, keep_log)
-    except sqlite3.OperationalError as error:
-        if "locked" in str(error) or "busy" in str(error):
-            raise DatabaseLockedError(
-                f"{directory / SQLITE_FILE} is locked by another process; close what has it open (a database"
-                " browser, a"
-                " backup, a plain chromadb client)"
-            ) from error
-        raise _unusable(directory, error) from error
-    except sqlite3.DatabaseError as error:
-        raise _unusable(directory, error) from error
+
+    sequence: int
+    operation: int
+    id: str
+    has_vector: bool
 
 
-def _unusable(directory: Path, error: Exception) -> DatabaseCorruptError:
-    problem = f"{SQLITE_FILE}: {error}"
-    return DatabaseCorruptError(f"{directory / SQLITE_FILE} cannot be used: {error}", problems=(problem,))
+@dataclass(frozen=True)
+class IndexSettings:
+    """What a collection's vector index is made with.
+
+    Attributes:
+        is_cosine: Whether its distance is the cosine; vectors are stored with length one then.
+        neighbors: Links of an element.
+        problem: Why Chroma's native code must not be let near it; "" where nothing is wrong.
+    """
+
+    is_cosine: bool = False
+    neighbors: int = 16
+    problem: str = ""
 
 
-def _set_journal_mode(connection: sqlite3.Connection, mode: str) -> None:
-    current = connection.execute("PRAGMA journal_mode").fetchone()[0]
-    if current != mode:
-        connection.execute(f"PRAGMA journal_mode={mode}").fetchone()
+@dataclass(frozen=True)
+class StoredCollection:
+    """A collection as SQLite knows it.
+
+    Attributes:
+        id: Its id.
+        name: Its name.
+        database: Name of its Chroma database.
+        tenant: Name of the tenant.
+        dimension: Length of its vectors; None before the first write.
+        vector_segment: Name of the index directory.
+        metadata_segment: Segment of its records.
+        persisted: Number of the last log entry that the index on disk holds; 0 if it was never persisted.
+        applied: The same for SQLite's own tables.
+        settings: What its index is made with.
+        problem: Why it cannot be used, where its rows are not what Chroma writes; else "".
+    """
+
+    id: str
+    name: str
+    database: str
+    tenant: str
+    dimension: int | None
+    vector_segment: str
+    metadata_segment: str
+    persisted: int
+    applied: int
+    settings: IndexSettings
+    problem: str = ""
 
 
-def _set_keep_log(connection: sqlite3.Connection, keep_log: bool) -> bool:
-    table = connection.execute(
-        "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'embeddings_queue_config'"
-    ).fetchone()
-    if table is None:
-        return False
-    row = connection.execute("SELECT id, config_json_str FROM embeddings_queue_config LIMIT 1").fetchone()
-    configuration = json.loads(row[1]) if row is not None else {"_type": _CONFIGURATION_TYPE}
-    if configuration.get("automatically_purge") is not (not keep_log):
-        configuration["automatically_purge"] = not keep_log
+def tables_of(connection: sqlite3.Connection) -> set[str]:
+    """Return the names of the tables."""
+    rows = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+    return {str(row[0]) for row in rows}
+
+
+def columns_of(connection: sqlite3.Connection, table: str) -> set[str]:
+    """Return the names of a table's columns; none where there is no such table."""
+    return {str(row[0]) for row in connection.execute("SELECT name FROM pragma_table_info(?)", (table,))}
+
+
+def is_readable(connection: sqlite3.Connection) -> bool:
+    """Tell whether the tables have what is read here; those of an older Chroma have it only after Chroma migrated them."""
+    return all(columns <= columns_of(connection, table) for table, columns in _REQUIRED.items())
+
+
+def full_text_tables(connection: sqlite3.Connection) -> set[str]:
+    """Return the names of FTS5 tables, whose content is derived from other tables and can be made again."""
+    rows = connection.execute(
+        "SELECT name FROM sqlite_master WHERE type = 'table' AND sql LIKE 'CREATE VIRTUAL TABLE%USING fts5%'"
+    )
+    return {str(row[0]) for row in rows}
+
+
+def has_log_index(connection: sqlite3.Connection) -> bool:
+    """Tell whether the log has our index by collection."""
+    return (
         connection.execute(
-            "INSERT OR REPLACE INTO embeddings_queue_config (id, config_json_str) VALUES (?, ?)",
-            (row[0] if row is not None else 1, json.dumps(configuration, separators=(",", ":"))),
-        )
-    return True
+            "SELECT 1 FROM sqlite_master WHERE type = 'index' AND name = ?", (LOG_INDEX,)
+        ).fetchone()
+        is not None
+    )
 
 
-def trim_retained_log(
-    directory: Path, report: PreflightReport, *, up_to: Mapping[str, int] | None = None
-) -> int:
-    """Delete from the log what the verified indexes on disk hold as well; returns how many entries.
-
-    This is what bounds a log that is kept. From then on a broken index can no longer be rebuilt from the log
-    alone, so call it when the vectors exist elsewhere: after a backup that was verified. The newest entry of
-    the whole log always stays, because SQLite numbers the next one after it and Chroma ignores entries with
-    old numbers.
-
-    Args:
-        directory: The canonical directory; owned by this process, not open in Chroma.
-        report: A `preflight` report made since Chroma closed the directory. Collections with problems are
-            left alone.
-        up_to: By collection id, the newest entry that exists elsewhere; what is newer stays, and so do
-            collections that are not named. None: everything exists elsewhere.
-
-    Raises:
-        DatabaseCorruptError: The report names problems of the SQLite file.
-        sqlite3.DatabaseError: Deleting failed; nothing was deleted.
-    """
-    if report.sqlite_problems:
-        raise DatabaseCorruptError(
-            f"the log of {directory} is not trimmed while the file is damaged",
-            problems=report.sqlite_problems,
-        )
-    deleted = 0
-    with connect_read_write(directory) as connection:
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            newest = connection.execute("SELECT max(seq_id) FROM embeddings_queue").fetchone()[0]
-            for collection in report.collections:
-                held = min(collection.persisted_sequence, collection.applied_sequence)
-                if up_to is not None:
-                    held = min(held, up_to.get(collection.collection_id, 0))
-                if collection.problems or newest is None:
-                    continue
-                deleted += connection.execute(
-                    "DELETE FROM embeddings_queue WHERE topic = ? AND seq_id <= ? AND seq_id < ?",
-                    (log_topic(collection.collection_id), held, newest),
-                ).rowcount
-            connection.execute("COMMIT")
-        except BaseException:
-            connection.execute("ROLLBACK")
-            raise
-    return deleted
-
-
-def vacuum(directory: Path) -> int:
-    """Give unused pages of the SQLite file back to the file system.
-
-    Args:
-        directory: The canonical directory; owned by this process, not open in Chroma. Needs room for a
-            second copy.
-
-    Returns:
-        By how many bytes the file shrank.
-
-    Raises:
-        sqlite3.DatabaseError: Damaged, locked, or no room; the file is as it was.
-    """
-    sqlite_file = directory / SQLITE_FILE
-    before = sqlite_file.stat().st_size
-    with connect_read_write(directory) as connection:
-        connection.execute("VACUUM")
-    return before - sqlite_file.stat().st_size
+def keeps_log(connection: sqlite3.Connection) -> bool:
+    """Tell whether the database's own configuration keeps Chroma from purging the log."""
+    if not columns_of(connection, "embeddings_queue_config"):
+        return False
+    row = connection.execute("SELECT config_json_str FROM embeddings_queue_config LIMIT 1").fetchone()
+    return row is not None and json_object(row[0]).get("automatically_purge") is False
 
 
 def record_ids(connection: sqlite3.Connection, metadata_segment: str) -> set[str]:
@@ -176,58 +178,159 @@ def record_ids(connection: sqlite3.Connection, metadata_segment: str) -> set[str
         metadata_segment: Id of the collection's segment of records.
     """
     rows = connection.execute("SELECT embedding_id FROM embeddings WHERE segment_id = ?", (metadata_segment,))
-    return {row[0] for row in rows}
+    return {row[0] for row in rows if type(row[0]) is str}
 
 
-def file_identity(directory: Path) -> tuple[int, int] | None:
-    """Return device and inode of the SQLite file, or None if it is gone.
-
-    One ``stat`` call, harmless while Chroma has the file open. When it changes, the file was moved, deleted
-    or replaced, and Chroma's writes would fail with code 1032 or vanish.
-    """
-    try:
-        # As text: asked before every call, and a path object takes three times as long.
-        status = os.stat(f"{directory}/{SQLITE_FILE}")  # noqa: PTH116 - see above
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
+def log_positions_in(connection: sqlite3.Connection) -> dict[str, int]:
+    """Return, by collection id, the number of the last write that Chroma has applied to its records."""
+    rows = connection.execute(
+        "SELECT s.collection, m.seq_id FROM segments AS s LEFT JOIN max_seq_id AS m ON m.segment_id = s.id"
+        " WHERE s.scope = 'METADATA'"
+    )
+    return {str(collection): sequence_number(position) for collection, position in rows}
 
 
-def wait_until_closed(
-    directory: Path, timeout_seconds: float = 5.0, *, but_for: Collection[int] = ()
-) -> bool:
-    """Wait until this process has no descriptor of the database's files left.
-
-    Chroma's ``close()`` returns before its native threads have closed the files (5 ms later, typically), and
-    until then Python's SQLite must not touch them.
+def log_entries(connection: sqlite3.Connection, after: Mapping[str, int]) -> dict[str, list[LogEntry]]:
+    """Return entries of the log by collection id, in their order; the log is read at most once.
 
     Args:
-        directory: The canonical directory.
-        timeout_seconds: How long to wait at most.
-        but_for: Descriptors that may stay open, such as a `LockProbe`'s.
-
-    Returns:
-        True when they are closed; True at once where the system does not tell (only Linux does).
+        connection: Any connection to the database.
+        after: By collection id, the number up to which entries are left out; collections that are not named are left out.
     """
-    deadline = time.monotonic() + timeout_seconds
-    while _open_files_below(directory, but_for):
-        if time.monotonic() >= deadline:
-            return False
-        time.sleep(_POLL_SECONDS)
-    return True
-
-
-def _open_files_below(directory: Path, but_for: Collection[int]) -> list[str]:
-    if not sys.platform.startswith("linux"):
-        return []
-    prefix = str(directory / SQLITE_FILE)
-    found = []
-    for descriptor in Path("/proc/self/fd").iterdir():
-        try:
-            target = str(descriptor.readlink())
-        except OSError:
-            # Closed between the listing and the look.
-            continue
-        if target.startswith(prefix) and int(descriptor.name) not in but_for:
-            found.append(target)
+    found: defaultdict[str, list[LogEntry]] = defaultdict(list)
+    columns = "seq_id, operation, id, vector IS NOT NULL"
+    if has_log_index(connection):
+        for collection, sequence in after.items():
+            rows = connection.execute(
+                f"SELECT {columns} FROM embeddings_queue WHERE topic = ? AND seq_id > ? ORDER BY seq_id",  # noqa: S608 - a constant
+                (log_topic(collection), sequence),
+            )
+            for row in rows:
+                _append(found[collection], row)
+        return found
+    by_topic = {log_topic(collection): collection for collection in after}
+    rows = connection.execute(
+        f"SELECT topic, {columns} FROM embeddings_queue WHERE seq_id > ? ORDER BY seq_id",  # noqa: S608 - a constant
+        (min(after.values(), default=0),),
+    )
+    for topic, *row in rows:
+        owner = by_topic.get(topic)
+        if owner is not None and row[0] > after[owner]:
+            _append(found[owner], row)
     return found
+
+
+def _append(entries: list[LogEntry], row: Iterable[Any]) -> None:
+    sequence, operation, id, has_vector = row
+    if type(id) is str and type(operation) is int:
+        entries.append(LogEntry(sequence, operation, id, bool(has_vector)))
+
+
+def stored_collections(connection: sqlite3.Connection) -> list[StoredCollection]:
+    """Return all collections, by name."""
+    columns = columns_of(connection, "collections")
+    wanted = ", ".join(
+        f"c.{name}" if name in columns else "NULL" for name in ("config_json_str", "schema_str")
+    )
+    rows = connection.execute(
+        "SELECT c.id, c.name, c.dimension, d.name, d.tenant_id,"
+        " (SELECT id FROM segments WHERE collection = c.id AND scope = 'VECTOR'),"
+        " (SELECT id FROM segments WHERE collection = c.id AND scope = 'METADATA'),"
+        f" {wanted} FROM collections AS c LEFT JOIN databases AS d ON d.id = c.database_id ORDER BY c.name, c.id"
+    ).fetchall()
+    sequences = dict(connection.execute("SELECT segment_id, seq_id FROM max_seq_id"))
+    old_settings: defaultdict[str, dict[str, Any]] = defaultdict(dict)
+    for id, key, value in connection.execute(
+        "SELECT collection_id, key, coalesce(str_value, int_value) FROM collection_metadata"
+        " WHERE key IN ('hnsw:space', 'hnsw:M')"
+    ):
+        old_settings[id][key] = value
+    found = []
+    for id, name, dimension, database, tenant, vector, metadata, configuration, schema in rows:
+        problem = ""
+        if not all(type(value) is str for value in (id, name, database, tenant)):
+            problem = "its name, database or tenant is missing in SQLite"
+        elif type(vector) is not str or type(metadata) is not str:
+            problem = "it has no segments in SQLite: making or deleting it was interrupted"
+        elif dimension is not None and not (type(dimension) is int and 0 < dimension <= _LARGEST_DIMENSION):
+            problem = f"its dimension is {dimension!r} in SQLite"
+        found.append(
+            StoredCollection(
+                id=shown(id),
+                name=shown(name),
+                database=shown(database),
+                tenant=shown(tenant),
+                dimension=None if problem else dimension,
+                vector_segment=shown(vector),
+                metadata_segment=shown(metadata),
+                persisted=sequence_number(sequences.get(vector)),
+                applied=sequence_number(sequences.get(metadata)),
+                settings=index_settings(schema, configuration, old_settings.get(id, {})),
+                problem=problem,
+            )
+        )
+    return found
+
+
+def index_settings(schema: Any, configuration: Any, old: Mapping[str, Any]) -> IndexSettings:
+    """Return what an index is made with, from the three places where versions of Chroma have written it.
+
+    Args:
+        schema: The column ``schema_str``.
+        configuration: The column ``config_json_str``.
+        old: The collection's metadata ``hnsw:space`` and ``hnsw:M``.
+    """
+    current = _object_in(json_object(schema), "keys", "#embedding", "float_list", "vector_index", "config")
+    legacy = _object_in(json_object(configuration), "hnsw")
+    space = current.get("space") or legacy.get("space") or old.get("hnsw:space")
+    neighbors = next(
+        (
+            value
+            for value in (
+                _object_in(current, "hnsw").get("max_neighbors"),
+                legacy.get("max_neighbors"),
+                old.get("hnsw:M"),
+            )
+            if value is not None
+        ),
+        16,
+    )
+    if type(neighbors) is not int or not MIN_NEIGHBORS <= neighbors <= MAX_NEIGHBORS:
+        problem = (
+            f"its setting `max_neighbors` is {neighbors!r}, with which Chroma's native code crashes"
+            f" ({MIN_NEIGHBORS} to {MAX_NEIGHBORS} is possible)"
+        )
+        return IndexSettings(space == "cosine", 16, problem)
+    return IndexSettings(space == "cosine", neighbors)
+
+
+def sequence_number(value: Any) -> int:
+    """Return a number of the log; Chroma before 0.6 stored it as bytes. 0 for anything else."""
+    if isinstance(value, bytes) and len(value) <= 8:
+        return int.from_bytes(value, "big")
+    if isinstance(value, float) and math.isfinite(value):
+        return int(value)
+    return value if type(value) is int and value > 0 else 0
+
+
+def json_object(text: Any) -> dict[str, Any]:
+    """Return an object that is stored as JSON; an empty one where it is none."""
+    try:
+        found = json.loads(text) if isinstance(text, str) else {}
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _object_in(container: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    found: Any = container
+    for name in names:
+        found = found.get(name) if isinstance(found, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
+def shown(value: Any) -> str:
+    """Return a value of SQLite as text that can be printed; "" for NULL."""
+    if value is None:
+        return ""
+    return str(value).encode("utf-8", "replace").decode()

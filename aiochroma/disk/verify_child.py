@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from aiochroma.disk.layout import connect_read_only
 from aiochroma.disk.preflight import preflight
-from aiochroma.disk.schema import prepare, record_ids, wait_until_closed
+from aiochroma.disk.schema import record_ids
+from aiochroma.disk.sqlite_file import prepare, wait_until_closed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -5,7 +5,6 @@ Everything here needs the database closed: it becomes the directory's owner for 
 
 from __future__ import annotations
 
-import sys
 import time
 import uuid
 from collections.abc import Callable
@@ -27,7 +26,7 @@ from aiochroma.disk.ownership import acquire, read_owner
 from aiochroma.disk.partial import PartialDirectory
 from aiochroma.disk.preflight import preflight
 from aiochroma.disk.recovery import quarantine_orphans
-from aiochroma.disk.schema import vacuum
+from aiochroma.disk.sqlite_file import vacuum
 from aiochroma.ops.repair import fill_and_rebuild
 from aiochroma.ops.report import CollectionState, DoctorReport
 
@@ -42,7 +41,6 @@ __all__ = ["Progress", "doctor"]
 
 Progress = Callable[[str, int, int], None]
 
-_CHECK_SECONDS = 600.0
 _WORTH_A_VACUUM = 0.2
 
 
@@ -165,7 +163,7 @@ class _Examination:
         self._progress("check", 0, 1)
         if changes:
             refuse_foreign_users(self._directory)
-        found = preflight(self._directory, check_seconds=_CHECK_SECONDS, link_limit=sys.maxsize)
+        found = preflight(self._directory, thorough=True)
         self._progress("check", 1, 1)
         return found
 

@@ -10,11 +10,11 @@ from urllib.parse import unquote, urlsplit
 from aiochroma._errors import DatabasePathError, InvalidInputError
 from aiochroma.backend.address import url_of
 from aiochroma.client.opening import connect
-from aiochroma.disk.databases import databases_in
 from aiochroma.disk.filesystem import canonical_directory
 from aiochroma.disk.foreign import refuse_foreign_users
 from aiochroma.disk.layout import SQLITE_FILE
 from aiochroma.disk.ownership import acquire
+from aiochroma.disk.sqlite_file import databases_in
 from aiochroma.records.history import HISTORY_FILE
 
 if TYPE_CHECKING:

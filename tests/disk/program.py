@@ -28,7 +28,7 @@ def build(directory, plan):
     """Fill collections as told, closing Chroma at the end."""
     import chromadb
 
-    from aiochroma.disk.schema import prepare, wait_until_closed
+    from aiochroma.disk.sqlite_file import prepare, wait_until_closed
 
     path = Path(directory)
     path.mkdir(exist_ok=True)

@@ -11,7 +11,7 @@ import threading
 import pytest
 
 from aiochroma.disk.lock_probe import LockProbe, is_supported
-from aiochroma.disk.schema import prepare, wait_until_closed
+from aiochroma.disk.sqlite_file import prepare, wait_until_closed
 
 pytestmark = pytest.mark.skipif(not is_supported, reason="F_GETLK is used on 64-bit Linux only")
 

@@ -16,7 +16,7 @@ from aiochroma.disk.id_map import IndexUnreadableError, read_id_map
 from aiochroma.disk.layout import index_directories
 from aiochroma.disk.preflight import preflight
 from aiochroma.disk.recovery import complete_retained_log, quarantine_database, quarantine_orphans, recover
-from aiochroma.disk.schema import prepare
+from aiochroma.disk.sqlite_file import prepare
 
 PLAIN = {"main": {"count": 300, "sync": 100}}
 SQLITE = "chroma.sqlite3"

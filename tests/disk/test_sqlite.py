@@ -14,7 +14,7 @@ from aiochroma.disk import layout
 from aiochroma.disk.preflight import preflight
 from aiochroma.disk.recovery import recover
 from aiochroma.disk.retained_log import iter_log_vectors
-from aiochroma.disk.schema import file_identity, prepare, trim_retained_log, vacuum, wait_until_closed
+from aiochroma.disk.sqlite_file import file_identity, prepare, trim_retained_log, vacuum, wait_until_closed
 
 DURABLE = {"wal": True, "durable": True, "collections": {"main": {"count": 1500}, "other": {"count": 200}}}
 
