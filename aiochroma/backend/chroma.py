@@ -17,7 +17,7 @@ from aiochroma.backend.settings import chroma_settings
 from aiochroma.core.operations import Effect, Lane, Result
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from chromadb.api import ServerAPI
     from chromadb.config import System
@@ -64,6 +64,7 @@ class ChromaBackend:
     Attributes:
         api: Chroma.
         hook: What follows the writes, or None.
+        unusable: By id, collections that Chroma must not be let near, and why; the others are not affected.
     """
 
     def __init__(self, system: System) -> None:
@@ -74,6 +75,7 @@ class ChromaBackend:
         self._read: set[str] = set()
         self._counts: dict[str, int] = {}
         self._changed: set[str] = set()
+        self.unusable: Mapping[str, str] = {}
         self.hook: WriteHook | None = None
         self._own: dict[str, Callable[..., Any]] = {"count_documents": self.count_documents}
         self._further: dict[str, Callable[..., Any]] = {}
@@ -160,7 +162,8 @@ class ChromaBackend:
         stale = [
             entry
             for entry in collections
-            if str(entry.id) not in self._counts or str(entry.id) in self._changed
+            if str(entry.id) not in self.unusable
+            and (str(entry.id) not in self._counts or str(entry.id) in self._changed)
         ]
         for entry in stale[:_COUNTS_AT_ONCE]:
             arguments: dict[str, Any] = {"collection_id": entry.id, "tenant": tenant, "database": database}

@@ -17,7 +17,13 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aiochroma._errors import AiochromaError, DatabaseLockedError, DatabaseMovedError, StoreUnavailableError
+from aiochroma._errors import (
+    AiochromaError,
+    DatabaseCorruptError,
+    DatabaseLockedError,
+    DatabaseMovedError,
+    StoreUnavailableError,
+)
 from aiochroma._logging import get_logger
 from aiochroma.backend.chroma import ChromaBackend, start_chroma
 from aiochroma.backend.faults import Fault, FaultKind, WriteOutcome, classify, is_panic
@@ -37,6 +43,7 @@ from aiochroma.core.operations import Lane, Space
 from aiochroma.disk.copying import copy_database
 from aiochroma.disk.lock_probe import LockProbe
 from aiochroma.disk.ownership import acquire
+from aiochroma.disk.seen import note_clean_close
 from aiochroma.disk.sqlite_file import file_identity, log_positions, wait_until_closed
 
 if TYPE_CHECKING:
@@ -47,7 +54,7 @@ if TYPE_CHECKING:
     from aiochroma.core.config import EngineOptions, Location
     from aiochroma.core.request import Request
     from aiochroma.disk.ownership import Ownership
-    from aiochroma.disk.preflight import PreflightReport
+    from aiochroma.disk.preflight_report import PreflightReport
     from aiochroma.disk.recovery import RecoveryReport
 
     TakeLock = Callable[[Path, float], Ownership]
@@ -132,7 +139,14 @@ class EmbeddedBackend(ChromaBackend):
             DatabaseLockedError: Another process held SQLite's lock until the deadline; nothing was written.
             StoreUnavailableError: Any other fault of the storage, with Chroma's error as its cause; nothing was written.
             OutcomeUnknownError: A write that may have happened failed, and could not be repeated.
+            DatabaseCorruptError: The collection is one that Chroma must not be let near; others can be used.
         """
+        reason = self.unusable.get(request.collection)
+        if reason is not None:
+            raise DatabaseCorruptError(
+                f"The collection {request.collection} of {str(self._directory)!r} cannot be used: {reason}.",
+                problems=(reason,),
+            )
         try:
             return self._attempt(request, deadline)
         except FailedCall as fault:
@@ -275,6 +289,8 @@ class EmbeddedBackend(ChromaBackend):
         """Tell what followed the writes how far the log goes, in terms of the database that it belongs to."""
         if hook is not None:
             same = file_identity(self._directory) == self._identity
+            if same:
+                note_clean_close(self._directory)
             hook.close(log_positions(self._directory) if same else {})
 
     def _open(self) -> None:
@@ -305,6 +321,9 @@ class EmbeddedBackend(ChromaBackend):
 
     def _opened(self, prepared: Prepared) -> None:
         self.preflight, self.recovery = prepared.preflight, prepared.recovery
+        self.unusable = {
+            entry.collection_id: entry.unusable for entry in self.preflight.collections if entry.unusable
+        }
         self.follow(self._make_hook(self.api, self._directory, prepared.positions))
         self.missing = MissingVectors(self.api, prepared)
         self._own.update(

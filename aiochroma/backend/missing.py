@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiochroma._logging import get_logger
 from aiochroma.core.operations import Effect
+from aiochroma.disk.rebuilds import begin_rebuild, end_rebuild
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -35,6 +36,7 @@ class MissingVectors:
 
     def __init__(self, api: ServerAPI, prepared: Prepared) -> None:
         self._api: Any = api
+        self._directory = prepared.preflight.directory
         self._places = {
             entry.collection_id: {"tenant": entry.tenant, "database": entry.database}
             for entry in prepared.preflight.collections
@@ -75,7 +77,9 @@ class MissingVectors:
                 of=len(rebuilt),
                 vectors=entry.from_log,
             )
+            begin_rebuild(self._directory, entry.collection_id)
             self._api._get(entry.collection_id, limit=1, include=[], **self._places[entry.collection_id])  # noqa: SLF001
+            end_rebuild(self._directory, entry.collection_id)
             log.warning("index.rebuilt", collection=entry.label, seconds=round(time.monotonic() - begun, 3))
         for collection, vectors in prepared.from_backup.items():
             self._write(collection, list(vectors), list(vectors.values()))

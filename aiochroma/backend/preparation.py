@@ -17,11 +17,13 @@ from aiochroma._logging import get_logger
 from aiochroma.backend.chroma import start_chroma
 from aiochroma.backend.settings import import_chromadb
 from aiochroma.disk.backup_vectors import vectors_in_backup
+from aiochroma.disk.copying import survives_rebuilding
 from aiochroma.disk.foreign import foreign_users, refuse_foreign_users
 from aiochroma.disk.layout import SQLITE_FILE
 from aiochroma.disk.lock_probe import LockProbe
 from aiochroma.disk.manifest import recorded_backup, recorded_sequences
 from aiochroma.disk.preflight import note_look, preflight
+from aiochroma.disk.rebuilds import end_rebuild, note_crash, unfinished
 from aiochroma.disk.recovery import complete_retained_log, recover
 from aiochroma.disk.sqlite_file import log_positions, prepare, trim_retained_log, wait_until_closed
 
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
     from aiochroma.core.config import EngineOptions, Location
     from aiochroma.disk.preflight_report import PreflightReport
-    from aiochroma.disk.recovery import RecoveryReport
+from aiochroma.disk.recovery import RecoveryReport
 
 __all__ = ["LOCK_WAIT_SECONDS", "Prepared", "prepare_directory"]
 
@@ -78,16 +80,45 @@ def prepare_directory(
     if not all(_is_fork_of_ours(process) for process in foreign_users(directory)):
         refuse_foreign_users(directory)
     _wait_for_lock(directory)
-    looked = preflight(directory)
-    if looked.is_older and not looked.sqlite_problems:
-        # Chroma migrates its tables when it starts, and touches no index then; what is in them is looked at afterwards.
-        start_chroma(location, options).stop()
-        wait_until_closed(directory)
-        looked = preflight(directory)
+    looked = _looked(directory, location, options)
     recovery = recover(directory, looked)
     from_backup, recovery = _search_backup(directory, looked, recovery)
     if recovery.missing and not options.allow_missing_vectors:
         raise _lost_vectors(directory, looked, recovery)
+    _set_up(directory, location, options, looked, write_ahead=write_ahead)
+    if looked.keeps_log and not looked.damaged:
+        _trim_log(directory, looked)
+    note_look(directory, looked)
+    for entry in looked.collections:
+        if entry.unusable:
+            log.error(
+                "collection.unusable", database=str(directory), collection=entry.label, reason=entry.unusable
+            )
+    return Prepared(looked, recovery, log_positions(directory), from_backup)
+
+
+def _looked(directory: Path, location: Location, options: EngineOptions) -> PreflightReport:
+    """Look a directory over; one that an older Chroma wrote after Chroma has migrated its tables."""
+    for collection in unfinished(directory):
+        # The process that rebuilt it ended: by a signal from outside, or of the rebuild? A child tells.
+        log.warning("index.rebuild_tried_in_child", database=str(directory), collection=collection)
+        if survives_rebuilding(directory, collection):
+            end_rebuild(directory, collection)
+        else:
+            note_crash(directory, collection)
+    looked = preflight(directory)
+    if looked.is_older and not looked.sqlite_problems:
+        # It does so when it starts, and touches no index then.
+        start_chroma(location, options).stop()
+        wait_until_closed(directory)
+        looked = preflight(directory)
+    return looked
+
+
+def _set_up(
+    directory: Path, location: Location, options: EngineOptions, looked: PreflightReport, *, write_ahead: bool
+) -> None:
+    """Write the settings that Chroma finds when it opens the directory."""
     keep_log = options.durable
     if keep_log and looked.keeps_log is False:
         # The log was purged so far: put back what only the index holds, so that the promise covers everything. Before the
@@ -101,15 +132,6 @@ def prepare_directory(
         start_chroma(location, options).stop()
         wait_until_closed(directory)
         prepare(directory, keep_log=keep_log, write_ahead=write_ahead)
-    if looked.keeps_log and not looked.damaged:
-        _trim_log(directory, looked)
-    note_look(directory, looked)
-    for entry in looked.collections:
-        if entry.unusable:
-            log.error(
-                "collection.unusable", database=str(directory), collection=entry.label, reason=entry.unusable
-            )
-    return Prepared(looked, recovery, log_positions(directory), from_backup)
 
 
 def _wait_for_lock(directory: Path) -> None:

@@ -19,10 +19,18 @@ from aiochroma.disk.layout import (
     OWNER_FILE,
     PARTIAL_MARKER,
     QUARANTINE_PREFIX,
+    SEEN_NOTE,
     SQLITE_FILE,
 )
 
-__all__ = ["Verification", "copy_database", "refuse_lack_of_room", "size_of", "verify_copy"]
+__all__ = [
+    "Verification",
+    "copy_database",
+    "refuse_lack_of_room",
+    "size_of",
+    "survives_rebuilding",
+    "verify_copy",
+]
 
 Verification = Literal["full", "quick"]
 
@@ -32,6 +40,7 @@ _LEFT_BEHIND = (
     BACKUP_NOTE,
     MANIFEST,
     PARTIAL_MARKER,
+    SEEN_NOTE,
     f"{SQLITE_FILE}-shm",
     f"{QUARANTINE_PREFIX}*",
 )
@@ -56,7 +65,7 @@ def copy_database(directory: Path, target: Path) -> None:
 
 
 def verify_copy(target: Path, how: Verification = "full") -> dict[str, Any]:
-    """Open a copy and check that every record has its vector; see :mod:`aiochroma.disk.verify_child`.
+    """Open a copy and check that every record has its vector; see :mod:`aiochroma.backend.verify_child`.
 
     Args:
         target: The copy.
@@ -69,7 +78,7 @@ def verify_copy(target: Path, how: Verification = "full") -> dict[str, Any]:
         BackupError: It is not complete, or the child died of it.
     """
     try:
-        printed = run_child("aiochroma.disk.verify_child", [target, how], seconds=_seconds(target))
+        printed = run_child("aiochroma.backend.verify_child", [target, how], seconds=_seconds(target))
         result: dict[str, Any] = json.loads(printed)
     except (ChildError, ValueError) as error:
         raise BackupError(f"{str(target)!r} could not be verified: {error}.") from error
@@ -77,6 +86,25 @@ def verify_copy(target: Path, how: Verification = "full") -> dict[str, Any]:
         raise BackupError(f"{str(target)!r} is not a complete database: {'; '.join(result['problems'])}")
     collections: dict[str, Any] = result["collections"]
     return collections
+
+
+def survives_rebuilding(directory: Path, collection_id: str) -> bool:
+    """Have a child process read a collection once, which makes Chroma rebuild its index; returns whether the child lived.
+
+    Args:
+        directory: The database; owned by this process, not open in Chroma.
+        collection_id: Id of the collection.
+    """
+    try:
+        run_child(
+            "aiochroma.backend.verify_child",
+            [directory, "rebuild", collection_id],
+            seconds=_seconds(directory),
+        )
+    except ChildError as error:
+        # A child that raises has lived; what Chroma raised comes again when the collection is used.
+        return error.code is not None and error.code > 0
+    return True
 
 
 def refuse_lack_of_room(source: Path, folder: Path) -> None:

@@ -24,13 +24,13 @@ from aiochroma._errors import DatabaseFormatError
 from aiochroma.disk.hnsw_files import LINK_CHECK_LIMIT, inspect_index
 from aiochroma.disk.layout import (
     ID_MAP_FILE,
-    REBUILD_NOTE,
     SQLITE_FILE,
     connect_read_only,
     index_directories,
     log_topic,
 )
 from aiochroma.disk.preflight_report import CollectionReport, PreflightReport
+from aiochroma.disk.rebuilds import crashing
 from aiochroma.disk.schema import (
     ADD,
     DELETE,
@@ -229,15 +229,15 @@ class _Look:
     # -- collections ---------------------------------------------------------------------------------------------------
 
     def _collections(self) -> tuple[CollectionReport, ...]:
-        rebuilding = rebuilds_begun(self._directory)
+        dying = crashing(self._directory)
         stored = stored_collections(self._connection)
-        found = {entry.id: self._as_seen(entry) for entry in stored if entry.id not in rebuilding}
+        found = {entry.id: self._as_seen(entry) for entry in stored if entry.id not in dying}
         changed = {entry.id: entry.persisted for entry in stored if found.get(entry.id) is None}
         log = log_entries(self._connection, changed)
         reports = []
         for entry in stored:
             report = found.get(entry.id) or self._inspected(entry, log.get(entry.id, []))
-            if entry.id in rebuilding and not report.unusable:
+            if entry.id in dying and not report.unusable:
                 report = replace(report, unusable=_DIED)
             reports.append(report)
         return tuple(reports)
@@ -294,13 +294,15 @@ class _Look:
         ids = record_ids(self._connection, stored.metadata_segment)
         to_come = {entry.id for entry in log if entry.has_vector and entry.operation in {ADD, UPSERT}}
         to_go = {entry.id for entry in log if entry.operation == DELETE}
+        unappliable = self._unappliable(entry for entry in log if entry.sequence > stored.applied)
         return replace(
             _report(stored),
             records=len(ids),
             vectors=len(index.ids),
             pending=len(log),
             index_problems=tuple(problems),
-            unappliable=self._unappliable(entry for entry in log if entry.sequence > stored.applied),
+            unappliable=unappliable,
+            unusable=_POISONED if unappliable else "",
             missing=() if problems else tuple(sorted(ids - index.ids - to_come)),
             surplus=0 if problems else len(index.ids - ids - to_go),
             sampled=index.sampled,
@@ -324,22 +326,11 @@ class _Look:
         return found
 
 
-_DIED = (
-    "rebuilding its index ended the process, so it is not tried again; `aiochroma doctor --repair` tries it in a process of its"
-    " own"
+_POISONED = (
+    "Chroma fails at each use, because there is an entry in its log that can never be applied; `aiochroma doctor --repair` takes"
+    " it out"
 )
-
-
-def rebuilds_begun(directory: Path) -> dict[str, str]:
-    """Return the collections whose rebuild was begun and did not end, by id: their names."""
-    file = directory / REBUILD_NOTE
-    try:
-        return {
-            str(id): str(name)
-            for id, name in json_object(file.read_text(encoding="utf-8") if file.is_file() else None).items()
-        }
-    except (OSError, ValueError):
-        return {}
+_DIED = "rebuilding its index ends the process (Chroma's native code crashes); restore a backup, or delete the collection"
 
 
 def _report(stored: StoredCollection) -> CollectionReport:

@@ -259,13 +259,14 @@ def _add_log_entries(
 
     The entries get numbers that purging freed, and none above what SQLite's tables and the index have seen:
     so the replay meets them before anything newer, and SQLite's side, which has applied them long ago, does
-    not meet them at all.
+    not meet them at all. They get the highest of these, so that the lower ones are left for collections that
+    have seen less: each has freed at least as many as it needs.
     """
     seen = min(collection.applied_sequence, collection.persisted_sequence or collection.applied_sequence)
     taken = {
         row[0] for row in connection.execute("SELECT seq_id FROM embeddings_queue WHERE seq_id <= ?", (seen,))
     }
-    free = (number for number in range(1, seen + 1) if number not in taken)
+    free = (number for number in range(seen, 0, -1) if number not in taken)
     topic = log_topic(collection.collection_id)
     entries = [
         (number, ADD, topic, record, vector.astype("<f4").tobytes(), "FLOAT32", "{}")

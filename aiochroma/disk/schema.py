@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ADD",
     "DELETE",
+    "LARGEST_DIMENSION",
     "LOG_INDEX",
     "MAX_NEIGHBORS",
     "MIN_NEIGHBORS",
@@ -63,7 +64,7 @@ _REQUIRED: Mapping[str, frozenset[str]] = {
     "embeddings": frozenset({"segment_id", "embedding_id"}),
     "embeddings_queue": frozenset({"seq_id", "operation", "topic", "id", "vector", "encoding", "metadata"}),
 }
-_LARGEST_DIMENSION = 1 << 24
+LARGEST_DIMENSION = 1 << 24
 
 
 class LogEntry(NamedTuple):
@@ -233,7 +234,7 @@ def stored_collections(connection: sqlite3.Connection) -> list[StoredCollection]
         f"c.{name}" if name in columns else "NULL" for name in ("config_json_str", "schema_str")
     )
     rows = connection.execute(
-        "SELECT c.id, c.name, c.dimension, d.name, d.tenant_id,"
+        "SELECT c.id, c.name, c.dimension, d.name, d.tenant_id,"  # noqa: S608 - names of columns that are there
         " (SELECT id FROM segments WHERE collection = c.id AND scope = 'VECTOR'),"
         " (SELECT id FROM segments WHERE collection = c.id AND scope = 'METADATA'),"
         f" {wanted} FROM collections AS c LEFT JOIN databases AS d ON d.id = c.database_id ORDER BY c.name, c.id"
@@ -252,7 +253,7 @@ def stored_collections(connection: sqlite3.Connection) -> list[StoredCollection]
             problem = "its name, database or tenant is missing in SQLite"
         elif type(vector) is not str or type(metadata) is not str:
             problem = "it has no segments in SQLite: making or deleting it was interrupted"
-        elif dimension is not None and not (type(dimension) is int and 0 < dimension <= _LARGEST_DIMENSION):
+        elif dimension is not None and not (type(dimension) is int and 0 < dimension <= LARGEST_DIMENSION):
             problem = f"its dimension is {dimension!r} in SQLite"
         found.append(
             StoredCollection(

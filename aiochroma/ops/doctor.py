@@ -17,14 +17,16 @@ from aiochroma._distribution import version as own_version
 from aiochroma._errors import DatabaseInUseError, DatabasePathError, InvalidInputError
 from aiochroma._threads import refuse_on_loop
 from aiochroma.disk.backup import begin_backup
-from aiochroma.disk.copying import copy_database, refuse_lack_of_room, size_of
+from aiochroma.disk.copying import copy_database, refuse_lack_of_room, size_of, survives_rebuilding
 from aiochroma.disk.filesystem import canonical_directory
 from aiochroma.disk.foreign import refuse_foreign_users
 from aiochroma.disk.layout import QUARANTINE_PREFIX, SQLITE_FILE
 from aiochroma.disk.manifest import recorded_backup
+from aiochroma.disk.mending import mend
 from aiochroma.disk.ownership import acquire, read_owner
 from aiochroma.disk.partial import PartialDirectory
 from aiochroma.disk.preflight import preflight
+from aiochroma.disk.rebuilds import crashing, end_rebuild
 from aiochroma.disk.recovery import quarantine_orphans
 from aiochroma.disk.sqlite_file import vacuum
 from aiochroma.ops.repair import fill_and_rebuild
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from aiochroma.disk.ownership import Ownership
-    from aiochroma.disk.preflight import CollectionReport, PreflightReport
+    from aiochroma.disk.preflight_report import CollectionReport, PreflightReport
 
 __all__ = ["Progress", "doctor"]
 
@@ -131,18 +133,18 @@ class _Examination:
             found = self._look(changes=repair or vacuum or fill)
             if found.sqlite_problems or not (repair or vacuum or fill):
                 return self._report(found)
-            works = bool(
-                (repair and (found.damaged or found.orphaned_directories))
-                or vacuum
-                or (fill and found.damaged)
+            dying = crashing(directory)
+            broken = (
+                found.damaged
+                or found.full_text_problems
+                or found.orphaned_directories
+                or _mendable(found)
+                or dying
             )
-            if works:
+            if vacuum or (repair and broken) or (fill and found.damaged):
                 self._save(backup_to)
-            if repair and found.orphaned_directories:
-                place = quarantine_orphans(directory, found)
-                self._actions.append(
-                    f"{len(found.orphaned_directories)} orphaned index directories were moved to {place}"
-                )
+            if repair:
+                found = self._mend(found, dying)
         finally:
             ownership.release()
         if found.damaged and (repair or fill):
@@ -158,6 +160,23 @@ class _Examination:
             return replace(self._report(self._look(changes=False)), filled=filled)
         finally:
             ownership.release()
+
+    def _mend(self, found: PreflightReport, dying: frozenset[str]) -> PreflightReport:
+        """Mend what is mended without Chroma; returns what is left."""
+        directory = self._directory
+        if found.orphaned_directories:
+            quarantine = quarantine_orphans(directory, found)
+            self._actions.append(
+                f"{len(found.orphaned_directories)} orphaned index directories were moved to {quarantine}"
+            )
+        self._actions.extend(mend(directory, found))
+        for collection in dying:
+            if survives_rebuilding(directory, collection):
+                end_rebuild(directory, collection)
+                self._actions.append(
+                    f"the index of {collection} can be rebuilt again; a process of its own has tried it"
+                )
+        return preflight(directory, thorough=True) if self._actions else found
 
     def _look(self, *, changes: bool) -> PreflightReport:
         self._progress("check", 0, 1)
@@ -227,6 +246,10 @@ class _Examination:
         )
 
 
+def _mendable(found: PreflightReport) -> bool:
+    return any(entry.unusable for entry in found.collections)
+
+
 def _advice(found: PreflightReport, backup: Path | None, quarantines: list[Path]) -> list[str]:
     """Say what would help, in the order of urgency."""
     advice = []
@@ -239,6 +262,15 @@ def _advice(found: PreflightReport, backup: Path | None, quarantines: list[Path]
         names = ", ".join(entry.label for entry in broken)
         advice.append(
             f"--repair sets the broken index of {names} aside and rebuilds it (opening the database does that, too)."
+        )
+    if found.full_text_problems:
+        advice.append(
+            "--repair makes Chroma's full-text tables again from the documents; nothing is lost. Versions of SQLite read them "
+            "differently."
+        )
+    if _mendable(found):
+        advice.append(
+            "--repair mends what makes Chroma crash or fail; the other collections can be used meanwhile."
         )
     missing = sum(len(entry.missing) for entry in found.collections)
     if missing:

@@ -1,6 +1,7 @@
 """Opens a copy of a database in a process of its own and checks that every record has its vector.
 
-Run as ``python -m aiochroma.disk.verify_child DIRECTORY full|quick``; prints one JSON object. In a child, so that a copy that
+Run as ``python -m aiochroma.backend.verify_child DIRECTORY full|quick``; prints one JSON object. With ``rebuild COLLECTION_ID``
+it reads that collection once, which makes Chroma rebuild its index. In a child, so that a copy that
 makes Chroma's native code crash takes nobody with it, and with a limit on the size of files, so that it fills no disk.
 """
 
@@ -12,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aiochroma.backend.chroma import start_chroma
+from aiochroma.core.config import EngineOptions, Location
 from aiochroma.disk.layout import connect_read_only
 from aiochroma.disk.preflight import preflight
 from aiochroma.disk.schema import record_ids
@@ -20,7 +23,7 @@ from aiochroma.disk.sqlite_file import prepare, wait_until_closed
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from aiochroma.disk.preflight import CollectionReport
+    from aiochroma.disk.preflight_report import CollectionReport
 
 __all__ = ["main", "verify"]
 
@@ -40,19 +43,23 @@ def verify(directory: Path, *, full: bool = True) -> dict[str, Any]:
         ``records`` and ``sequence`` (up to which write of the log it goes).
     """
     report = preflight(directory)
-    problems = list(report.problems)
+    usable = tuple(entry for entry in report.collections if not entry.unusable)
+    # What is derived can be made again; and one collection that Chroma cannot use keeps nobody from a backup of the others. How
+    # far its log goes is not said of it: nothing of it may be forgotten because of this copy.
+    problems = [*report.sqlite_problems, *(problem for entry in usable for problem in entry.problems)]
     collections = {
         entry.collection_id: {
             "name": entry.label,
             "records": entry.records,
-            "sequence": entry.applied_sequence,
+            "sequence": 0 if entry.unusable else entry.applied_sequence,
+            **({"problem": entry.unusable} if entry.unusable else {}),
         }
         for entry in report.collections
     }
     if report.is_new:
         problems.append("there is no database in it")
     if not problems:
-        problems = _read_collections(directory, report.collections, full=full)
+        problems = _read_collections(directory, usable, full=full)
         # One file instead of three: it can be read wherever it is kept, on a disk that cannot be written, too.
         if wait_until_closed(directory):
             prepare(directory, write_ahead=False)
@@ -81,20 +88,27 @@ def _read_collections(directory: Path, collections: tuple[CollectionReport, ...]
 
 @contextmanager
 def _chroma(directory: Path) -> Iterator[Any]:
-    from chromadb.api import ServerAPI
-    from chromadb.config import Settings, System
-
-    system = System(
-        Settings.model_construct(
-            anonymized_telemetry=False, is_persistent=True, persist_directory=str(directory)
-        )
-    )
-    api: Any = system.instance(ServerAPI)  # type: ignore[type-abstract]
-    system.start()
+    system = start_chroma(Location("persistent", str(directory)), EngineOptions())
+    api: Any = system.instance(_server_api())
     try:
         yield api
     finally:
+        del api
         system.stop()
+
+
+def _server_api() -> Any:
+    from chromadb.api import ServerAPI
+
+    return ServerAPI
+
+
+def rebuild(directory: Path, collection_id: str) -> None:
+    """Have Chroma rebuild the index of one collection."""
+    for entry in preflight(directory).collections:
+        if entry.collection_id == collection_id:
+            with _chroma(directory) as api:
+                api._get(collection_id, limit=1, include=[], tenant=entry.tenant, database=entry.database)  # noqa: SLF001 - Chroma's own name
 
 
 def _read_collection(api: Any, entry: CollectionReport, ids: Sequence[str], *, full: bool) -> list[str]:
@@ -130,10 +144,13 @@ def _limit_file_size(directory: Path) -> None:
 
 
 def main() -> int:
-    """Verify the directory that the command line names."""
-    directory = Path(sys.argv[1])
+    """Do what the command line says."""
+    directory, what, *rest = Path(sys.argv[1]), *sys.argv[2:]
     _limit_file_size(directory)
-    sys.stdout.write(json.dumps(verify(directory, full=sys.argv[2:] != ["quick"])))
+    if what == "rebuild":
+        rebuild(directory, rest[0])
+    else:
+        sys.stdout.write(json.dumps(verify(directory, full=what == "full")))
     return 0
 
 

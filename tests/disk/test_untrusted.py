@@ -1,0 +1,328 @@
+"""What lies on disk is untrusted: whatever it is, it is reported, and one collection never keeps the others from opening."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import pickle
+import random
+import resource
+import shutil
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import aiochroma
+from aiochroma.disk import rebuilds
+from aiochroma.disk.id_map import IndexUnreadableError, read_cut_id_map, read_id_map
+from aiochroma.disk.layout import INDEX_FILES, SQLITE_FILE
+from aiochroma.disk.preflight import preflight
+
+ID_MAP = "index_metadata.pickle"
+GOOD = {"id_to_label": {"a": 1, "b": 2}, "label_to_id": {1: "a", 2: "b"}, "total_elements_added": 2}
+
+
+class Command:
+    def __reduce__(self):
+        return os.system, ("touch /tmp/should-never-be-there",)
+
+
+ODD_MAPS = {
+    "negative label": {**GOOD, "id_to_label": {"a": -1, "b": 2}},
+    "huge label": {**GOOD, "id_to_label": {"a": 2**70, "b": 2}},
+    "label of text": {**GOOD, "id_to_label": {"a": "1", "b": 2}},
+    "no label": {**GOOD, "id_to_label": {"a": None, "b": 2}},
+    "boolean label": {**GOOD, "id_to_label": {"a": True, "b": 2}},
+    "label beyond what was ever added": {**GOOD, "id_to_label": {"a": 7, "b": 2}},
+    "id that is a number": {**GOOD, "id_to_label": {1: 1, "b": 2}},
+    "two ids of one label": {**GOOD, "id_to_label": {"a": 2, "b": 2}},
+    "labels of other ids": {**GOOD, "label_to_id": {1: "b", 2: "a"}},
+    "labels that are a list": {**GOOD, "label_to_id": ["a", "b"]},
+    "negative total": {**GOOD, "total_elements_added": -2},
+    "huge total": {**GOOD, "total_elements_added": 2**80},
+    "total of text": {**GOOD, "total_elements_added": "2"},
+    "no total": {name: GOOD[name] for name in ("id_to_label", "label_to_id")},
+    "a list": [1, 2, 3],
+    "a command": {**GOOD, "id_to_label": Command()},
+    "a set": {**GOOD, "id_to_label": {1, 2}},
+    "a number with a point": {**GOOD, "id_to_label": {"a": 1.0, "b": 2}},
+}
+ODD_BYTES = {
+    "a place in a table of 32 GiB": b"\x80\x02}r\xff\xff\xff\x7f.",
+    "a text of 4 GiB": b"\x80\x02}(X\xff\xff\xff\xff",
+    "bytes of a terabyte": b"\x80\x05\x96\x00\x00\x00\x00\x00\x01\x00\x00.",
+    "a text of a terabyte": b"\x80\x05\x8d\x00\x00\x00\x00\x00\x01\x00\x00.",
+    "no beginning of a group": b"\x80\x02}u.",
+    "a value that was never there": b"\x80\x02h\x07.",
+    "nothing but an end": b".",
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("name", [*ODD_MAPS, *ODD_BYTES])
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_an_odd_id_map_is_an_error_of_ours(tmp_path, name, protocol):
+    """Wrong types, impossible numbers, instructions that run code or take memory: refused, and nothing is run."""
+    content = ODD_BYTES[name] if name in ODD_BYTES else pickle.dumps(ODD_MAPS[name], protocol=protocol)
+    (tmp_path / ID_MAP).write_bytes(content)
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(IndexUnreadableError):
+        read_id_map(tmp_path)
+    with contextlib.suppress(IndexUnreadableError):
+        read_cut_id_map(tmp_path)
+    assert not Path("/tmp/should-never-be-there").exists()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < most + 100_000, "it took more than 100 MB"
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_an_id_map_of_any_writer_is_read(tmp_path, protocol):
+    """Chroma's native writer, and Python's of before 1.0 in every protocol; texts that repeat, long ones, none."""
+    labels = {f"id {number} ü": number for number in range(1, 300)} | {"x" * 70_000: 300, "": 301}
+    content = {
+        "dimensionality": None,
+        "total_elements_added": 400_000,
+        "id_to_label": labels,
+        "label_to_id": {label: id for id, label in labels.items()},
+        "id_to_seq_id": {},
+    }
+    (tmp_path / ID_MAP).write_bytes(pickle.dumps(content, protocol=protocol))
+    assert read_id_map(tmp_path).labels == labels
+    assert read_id_map(tmp_path).total_added == 400_000
+
+
+def test_a_huge_id_map_is_not_read(tmp_path):
+    """One that is far larger than its vectors can account for is refused before it is read."""
+    with (tmp_path / ID_MAP).open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(IndexUnreadableError, match="far more"):
+        read_id_map(tmp_path)
+
+
+async def fill(path, *, damaged=("bad", 300)):
+    name, count = damaged
+    async with aiochroma.AsyncPersistentClient(path, durable=True) as client:
+        for collection_name, records in (("good", 200), (name, count)):
+            collection = await client.create_collection(
+                collection_name,
+                embedding_function=None,
+                configuration={"hnsw": {"sync_threshold": 50, "batch_size": 50}},
+            )
+            await collection.upsert(
+                ids=[f"r{n}" for n in range(records)],
+                embeddings=np.random.default_rng(1).standard_normal((records, 8)).astype("float32"),
+                documents=[f"document {n}" for n in range(records)],
+            )
+
+
+@pytest.fixture(scope="module")
+def seed(tmp_path_factory):
+    """A durable database with two collections of indexes on disk, closed."""
+    path = tmp_path_factory.mktemp("seed") / "db"
+    asyncio.run(fill(path))
+    return path
+
+
+@pytest.fixture
+def database(seed, tmp_path):
+    """A copy of it."""
+    return shutil.copytree(seed, tmp_path / "db")
+
+
+def index_of(path, name):
+    (report,) = [entry for entry in preflight(path).collections if entry.name == name]
+    return path / report.vector_segment_id
+
+
+async def counts(path):
+    """Return what each collection holds, read with its vectors; the error of one that cannot be."""
+    found = {}
+    async with aiochroma.AsyncPersistentClient(path, durable=True, allow_missing_vectors=True) as client:
+        for collection in await client.list_collections():
+            try:
+                found[collection.name] = len((await collection.get(include=["embeddings"]))["ids"])
+            except aiochroma.DatabaseCorruptError as error:
+                found[collection.name] = error
+    return found
+
+
+@pytest.mark.parametrize("file", INDEX_FILES)
+@pytest.mark.parametrize("kind", ["pipe", "directory", "link to nothing", "endless"])
+async def test_a_file_of_an_index_that_is_no_file(database, file, kind):
+    """A named pipe is not waited for, an endless file not read to its end; the index is set aside and rebuilt."""
+    path = index_of(database, "bad") / file
+    if kind == "endless":
+        os.truncate(path, 2**40)
+    else:
+        path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "directory":
+        path.mkdir()
+    elif kind == "link to nothing":
+        path.symlink_to(database / "nowhere")
+    begun = preflight(database)
+    assert begun.sqlite_problems == ()
+    assert await counts(database) == {"good": 200, "bad": 300}
+
+
+def test_flipped_bytes_of_an_index_are_reported_and_never_raised(database):
+    """240 random damages of the five files: a report each time, whatever numbers come out of it."""
+    index = index_of(database, "bad")
+    files = {file: (index / file).read_bytes() for file in INDEX_FILES}
+    generator = random.Random(7)
+    noticed = 0
+    for _ in range(240):
+        name = generator.choice(INDEX_FILES)
+        content = bytearray(files[name])
+        if not content:
+            continue
+        for _ in range(generator.choice([1, 1, 4, 64])):
+            content[generator.randrange(len(content))] = generator.randrange(256)
+        (index / name).write_bytes(content)
+        noticed += bool(preflight(database, thorough=True).problems)
+        (index / name).write_bytes(files[name])
+    assert noticed > 60
+    assert preflight(database, thorough=True).problems == ()
+
+
+ODD_ROWS = {
+    "dimension of text": "UPDATE collections SET dimension = 'eight' WHERE name = 'bad'",
+    "negative dimension": "UPDATE collections SET dimension = -8 WHERE name = 'bad'",
+    "huge dimension": "UPDATE collections SET dimension = 1099511627776 WHERE name = 'bad'",
+    "no segments": "DELETE FROM segments WHERE collection = (SELECT id FROM collections WHERE name = 'bad')",
+    "no links": "UPDATE collections SET schema_str = replace(schema_str, '\"max_neighbors\":16', '\"max_neighbors\":0')"
+    " WHERE name = 'bad'",
+    "links of text": 'UPDATE collections SET schema_str = replace(schema_str, \'"max_neighbors":16\', \'"max_neighbors":"x"\')'
+    " WHERE name = 'bad'",
+    "too many links": "UPDATE collections SET schema_str = replace(schema_str, '\"max_neighbors\":16', '\"max_neighbors\":99999')"
+    " WHERE name = 'bad'",
+}
+
+
+@pytest.mark.parametrize("name", ODD_ROWS)
+async def test_an_odd_row_is_of_its_collection_alone(database, name):
+    """The directory opens, the other collection is whole, and the odd one is refused by name before Chroma sees it."""
+    connection = sqlite3.connect(database / SQLITE_FILE)
+    with connection:
+        connection.execute(ODD_ROWS[name])
+    connection.close()
+    report = preflight(database)
+    assert report.sqlite_problems == ()
+    assert [entry.name for entry in report.collections if entry.problems] == ["bad"]
+    async with aiochroma.AsyncPersistentClient(database, durable=True) as client:
+        good = await client.get_collection("good", embedding_function=None)
+        assert len((await good.get(include=["embeddings"]))["ids"]) == 200
+        (entry,) = [entry for entry in report.collections if entry.name == "bad"]
+        with pytest.raises(aiochroma.DatabaseCorruptError):
+            await client._server.submit("_count", collection_id=entry.collection_id)
+    found = await asyncio.to_thread(aiochroma.doctor, database, repair=True)
+    if name == "no segments":
+        assert found.exit_code == 1  # Nothing is left of it to be mended.
+        return
+    assert found.exit_code == 0, found.problems
+    assert await counts(database) == {"good": 200, "bad": 300}
+    async with aiochroma.AsyncPersistentClient(database) as client:
+        assert (await client.health()).documents == 500
+
+
+async def test_odd_values_of_sqlite_are_no_errors(database):
+    """Numbers as bytes, ids that are no text, text that is no text, settings that are no JSON: looked at, not raised."""
+    connection = sqlite3.connect(database / SQLITE_FILE)
+    with connection:
+        connection.execute("UPDATE max_seq_id SET seq_id = CAST(x'00000000000000ff' AS BLOB) WHERE rowid = 1")
+        connection.execute("UPDATE collections SET config_json_str = '[1' WHERE name = 'good'")
+        connection.execute(
+            "INSERT INTO embeddings (segment_id, embedding_id, seq_id)"
+            " SELECT segment_id, x'ff00', 1 FROM embeddings WHERE segment_id IN"
+            " (SELECT id FROM segments WHERE scope = 'METADATA') LIMIT 1"
+        )
+        connection.execute(
+            "INSERT INTO embeddings (segment_id, embedding_id, seq_id)"
+            " SELECT segment_id, CAST(x'ff41' AS TEXT), 1 FROM embeddings WHERE typeof(embedding_id) = 'text' LIMIT 1"
+        )
+    connection.close()
+    assert preflight(database).sqlite_problems == ()
+
+
+async def test_settings_that_crash_chroma_are_mended_when_asked(database):
+    """Doctor finds them, says so, and gives the collection settings with which its records are there again."""
+    connection = sqlite3.connect(database / SQLITE_FILE)
+    with connection:
+        connection.execute(ODD_ROWS["no links"])
+    connection.close()
+    found = await asyncio.to_thread(aiochroma.doctor, database)
+    assert any("max_neighbors" in problem for problem in found.problems)
+    assert any("--repair" in line for line in found.advice)
+    repaired = await asyncio.to_thread(aiochroma.doctor, database, repair=True)
+    assert repaired.exit_code == 0, repaired.problems
+    assert await counts(database) == {"good": 200, "bad": 300}
+
+
+POISON = """
+import sys, chromadb
+collection = chromadb.PersistentClient(sys.argv[1]).get_collection("bad", embedding_function=None)
+try:
+    collection.upsert(ids=["poison"], embeddings=[[1.0] * 8], metadatas=[{f"k{n}": n for n in range(6000)}])
+except Exception as error:
+    print(type(error).__name__)
+"""
+
+
+async def test_an_entry_that_can_never_be_applied_is_taken_out(database):
+    """Plain Chroma logs it and fails from then on; here the others go on, and a repair brings the collection back."""
+    done = subprocess.run(
+        [sys.executable, "-c", POISON, database], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "InternalError"
+    found = await counts(database)
+    assert found["good"] == 200
+    assert "doctor --repair" in str(found["bad"])
+    report = await asyncio.to_thread(aiochroma.doctor, database)
+    assert report.exit_code == 1
+    assert any("5461" in problem for problem in report.problems)
+    repaired = await asyncio.to_thread(aiochroma.doctor, database, repair=True)
+    assert repaired.exit_code == 0, repaired.problems
+    assert await counts(database) == {"good": 200, "bad": 300}
+    async with aiochroma.AsyncPersistentClient(database, durable=True) as client:
+        collection = await client.get_collection("bad", embedding_function=None)
+        await collection.upsert(ids=["later"], embeddings=[[2.0] * 8])
+        assert await collection.count() == 301
+
+
+async def test_a_rebuild_that_did_not_end_is_tried_in_a_child(database):
+    """When the child lives the collection is as it was; nothing is noted any more."""
+    (entry,) = [entry for entry in preflight(database).collections if entry.name == "bad"]
+    rebuilds.begin_rebuild(database, entry.collection_id)
+    assert await counts(database) == {"good": 200, "bad": 300}
+    assert rebuilds.unfinished(database) == []
+    assert rebuilds.crashing(database) == frozenset()
+
+
+async def test_a_rebuild_that_ends_the_process_is_not_tried_again(database):
+    """Every opening leaves that collection alone; a repair tries once more, in a process of its own."""
+    (entry,) = [entry for entry in preflight(database).collections if entry.name == "bad"]
+    rebuilds.note_crash(database, entry.collection_id)
+    for _ in range(2):
+        found = await counts(database)
+        assert found["good"] == 200
+        assert isinstance(found["bad"], aiochroma.DatabaseCorruptError)
+    repaired = await asyncio.to_thread(aiochroma.doctor, database, repair=True)
+    assert repaired.exit_code == 0, repaired.problems
+    assert await counts(database) == {"good": 200, "bad": 300}
+
+
+async def test_a_rebuild_is_noted_before_it_begins(database, monkeypatch):
+    """Should it end the process, the next opening knows."""
+    header = index_of(database, "bad") / "header.bin"
+    header.write_bytes(header.read_bytes()[:10])
+    noted = []
+    from aiochroma.backend import missing
+
+    monkeypatch.setattr(missing, "end_rebuild", lambda path, _: noted.append(rebuilds.unfinished(path)))
+    assert await counts(database) == {"good": 200, "bad": 300}
+    assert [len(ids) for ids in noted] == [1]
