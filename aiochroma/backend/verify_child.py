@@ -88,19 +88,15 @@ def _read_collections(directory: Path, collections: tuple[CollectionReport, ...]
 
 @contextmanager
 def _chroma(directory: Path) -> Iterator[Any]:
+    from chromadb.api import ServerAPI
+
     system = start_chroma(Location("persistent", str(directory)), EngineOptions())
-    api: Any = system.instance(_server_api())
+    api: Any = system.instance(ServerAPI)  # type: ignore[type-abstract]
     try:
         yield api
     finally:
         del api
         system.stop()
-
-
-def _server_api() -> Any:
-    from chromadb.api import ServerAPI
-
-    return ServerAPI
 
 
 def rebuild(directory: Path, collection_id: str) -> None:

@@ -219,7 +219,7 @@ async def test_an_odd_row_is_of_its_collection_alone(database, name):
         assert len((await good.get(include=["embeddings"]))["ids"]) == 200
         (entry,) = [entry for entry in report.collections if entry.name == "bad"]
         with pytest.raises(aiochroma.DatabaseCorruptError):
-            await client._server.submit("_count", collection_id=entry.collection_id)
+            await client.session.submit("_count", collection_id=entry.collection_id)
     found = await asyncio.to_thread(aiochroma.doctor, database, repair=True)
     if name == "no segments":
         assert found.exit_code == 1  # Nothing is left of it to be mended.

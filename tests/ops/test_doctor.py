@@ -90,7 +90,7 @@ async def test_filling_goes_on_where_it_was_interrupted(purged):
         seen.extend(texts)
         return embed(texts)
 
-    with pytest.raises(RuntimeError):
+    with pytest.raises(aiochroma.EmbeddingFailedError, match="no more today"):
         await look(purged, reembed_missing=True, embedder=interrupted)
     report = await look(purged)
     assert 0 < report.missing <= RECORDS - 64

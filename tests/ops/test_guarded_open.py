@@ -11,7 +11,7 @@ import pytest
 from ops_databases import RECORDS, contents, fill, index_of, lose_vectors, print_of, vectors
 
 import aiochroma
-from aiochroma.client.reembedding import SingleEmbedder, lacks_vectors, reembed_missing
+from aiochroma.client.reembedding import SingleEmbedder, reembed_missing
 from aiochroma.disk.ownership import acquire
 
 
@@ -120,13 +120,13 @@ async def test_a_memory_embeds_what_lost_its_vector(tmp_path):
         return [vectors()[int(text.split()[1])] for text in texts]
 
     async with aiochroma.AsyncPersistentClient(tmp_path / "db", allow_missing_vectors=True) as client:
-        assert lacks_vectors(client)
+        assert client.session.describe().has_missing_vectors
         refused = await reembed_missing(client.session.submit, SingleEmbedder("theirs", embed))
         assert not refused.is_complete
         assert refused.filled == {}
         done = await reembed_missing(client.session.submit, SingleEmbedder("ours", embed))
         assert done.is_complete
-        assert not lacks_vectors(client)
+        assert not client.session.describe().has_missing_vectors
     found = await contents(tmp_path / "db")
     assert found["r2"] == (vectors()[2].tolist(), "document 2")
 
