@@ -26,6 +26,18 @@ _SUBJECTS = ("database", "server", "collection", "namespace", "thread", "path")
 """Values that say what an event is about: the first that is there tells two events of one kind apart."""
 
 SENTENCES = {
+    "backup.leftover_removed": "{path} was removed: {hint}",
+    "backup.unreadable": "the backup {backup} cannot be read: {error}",
+    "collection.unusable": "the collection {collection} of {database} cannot be used: {reason}",
+    "database.quarantined": "the whole database of {directory} was moved to {quarantine}",
+    "index.rebuild_tried_in_child": "a rebuild of the index of collection {collection} did not end; a child process tries it",
+    "index.recovered": (
+        "the vector index of {collection} was damaged: {from_log} vectors are i"
+        "n the log, {from_index} were read from it, {missing} are nowhere; its files are in {quarantine}"
+    ),
+    "lock.renewed": "the lock file of {directory} was deleted while it was open; it was locked again",
+    "log.incomplete": "{database} is not durable yet: the log lacks vectors of {collections}",
+    "owner.not_written": "who owns {directory} could not be written down: {error}",
     "worker.still_running": "{thread} has not ended: {hint}",
     "database.close_failed": "{database} was not closed cleanly: {error}",
     "database.exit_while_running": "{database} was still at work when the program ended",

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["UnfinishedBackup", "begin_backup", "finish_backup"]
 
-_logger = get_logger("aiochroma.backup")
+log = get_logger("aiochroma.backup")
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def begin_backup(
     if not os.access(final.parent, os.W_OK | os.X_OK):
         raise BackupError(f"There is no permission to write in {str(final.parent)!r}.")
     for left in remove_abandoned(final.parent):
-        _logger.warning("backup.leftover_removed", path=left, hint="left behind by a process that was killed")
+        log.warning("backup.leftover_removed", path=left, hint="left behind by a process that was killed")
     refuse_lack_of_room(directory, final.parent)
     try:
         partial = PartialDirectory(final)
@@ -128,7 +128,7 @@ def finish_backup(backup: UnfinishedBackup, *, paused_ms: float) -> BackupReport
     except BaseException:
         backup.partial.discard()
         raise
-    _logger.info(
+    log.info(
         "backup.finished",
         source=str(backup.source),
         backup=str(backup.final),

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["vectors_in_backup"]
 
-_logger = get_logger("aiochroma.backup")
+log = get_logger("aiochroma.backup")
 
 
 def vectors_in_backup(
@@ -55,6 +55,6 @@ def vectors_in_backup(
             )
             found.update({id: vector for id, vector in held.vectors.items() if id in wanted})
     except (OSError, sqlite3.DatabaseError, ValueError) as error:
-        _logger.warning("backup.unreadable", backup=str(backup), error=str(error))
+        log.warning("backup.unreadable", backup=str(backup), error=str(error))
         return {}
     return found

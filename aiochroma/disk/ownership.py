@@ -39,7 +39,7 @@ from aiochroma.disk.layout import LOCK_FILE, OWNER_FILE
 
 __all__ = ["Owner", "Ownership", "acquire", "read_owner"]
 
-_logger = get_logger("aiochroma.disk")
+log = get_logger("aiochroma.disk")
 # Between taking the lock and writing the record lie microseconds; a reader that finds no living owner looks
 # again.
 _RECORD_ATTEMPTS = 5
@@ -120,7 +120,7 @@ class Ownership:
             fresh = acquire(self.directory, create=False)
             self._lock, self._identity, self.owner = fresh._lock, fresh._identity, fresh.owner  # noqa: SLF001 - its own class
             fresh._released = True  # noqa: SLF001
-        _logger.warning("lock_file_was_deleted", directory=str(self.directory), hint="it was locked again")
+        log.warning("lock.renewed", directory=str(self.directory), hint="it was locked again")
 
     def release(self) -> None:
         """Give the directory up; does nothing the second time, and nothing in a forked child."""
@@ -196,7 +196,7 @@ def acquire(
     except OSError as error:
         # The record only serves the message of a second process; a full disk must not keep anybody from
         # reading.
-        _logger.warning("owner_record_not_written", directory=str(canonical), error=str(error))
+        log.warning("owner.not_written", directory=str(canonical), error=str(error))
     except BaseException:
         lock.release()
         raise

@@ -48,7 +48,7 @@ __all__ = [
     "refuse_damaged_sqlite",
 ]
 
-_logger = get_logger("aiochroma.disk")
+log = get_logger("aiochroma.disk")
 
 
 @dataclass(frozen=True)
@@ -125,8 +125,8 @@ def recover(directory: Path, report: PreflightReport) -> RecoveryReport:
     with connect_read_write(directory) as connection:
         entries = tuple(_recover(directory, connection, holder, damaged) for damaged in report.damaged)
     for entry in entries:
-        _logger.warning(
-            "index_recovered",
+        log.warning(
+            "index.recovered",
             directory=str(directory),
             collection=entry.label,
             rebuilt=entry.rebuilt,
@@ -305,7 +305,7 @@ def quarantine_database(directory: Path) -> Path:
     files = [entry for entry in directory.iterdir() if entry.name.startswith(SQLITE_FILE)]
     for entry in [*files, *index_directories(directory).values()]:
         entry.rename(holder / entry.name)
-    _logger.warning("database_quarantined", directory=str(directory), quarantine=str(holder))
+    log.warning("database.quarantined", directory=str(directory), quarantine=str(holder))
     return holder
 
 
