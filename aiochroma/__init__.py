@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from aiochroma.disk.manifest import BackupReport
     from aiochroma.disk.recovery import RecoveryReport
     from aiochroma.embedding.hashed import HashedEmbedder
+    from aiochroma.embedding.minilm import MiniLmEmbedder
     from aiochroma.embedding.protocol import Embedder, WindowedEmbedder
     from aiochroma.embedding.wordllama import WordLlamaEmbedder
     from aiochroma.ops import DoctorReport, MigrationReport, doctor, migrate, restore
@@ -95,6 +96,7 @@ __all__ = [
     "MemoryChange",
     "MigrationError",
     "MigrationReport",
+    "MiniLmEmbedder",
     "MissingExtraError",
     "NamespaceSearch",
     "OutcomeUnknownError",
@@ -130,6 +132,7 @@ _LATE = {
     "Health": "aiochroma.client.maintenance",
     "RecoveryReport": "aiochroma.disk.recovery",
     "WordLlamaEmbedder": "aiochroma.embedding.wordllama",
+    "MiniLmEmbedder": "aiochroma.embedding.minilm",
     "WindowedEmbedder": "aiochroma.embedding.protocol",
 }
 

@@ -48,6 +48,7 @@ SENTENCES = {
     "database.not_durable": "{database} was opened first without `durable=True`, which holds from the next opening on",
     "database.still_open": "Chroma has not closed the files of {database}",
     "database.unsafe_file_system": "{database} is on a file system that is not safe for it: {warning}",
+    "embedder.slower": "{function} is used as it is, which is slower: {reason}",
     "embedder.fallback": "the embedder is {embedder}, because {reason}; it {hint}",
     "host.dropped_client": "the host of {database} sent the client {client} away: {reason}",
     "host.killed": "the host of {database} was ended in the middle of a call",

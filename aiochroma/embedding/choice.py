@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import inspect
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
-from aiochroma._errors import InvalidInputError, MissingExtraError
+from aiochroma._errors import EmbedderError, InvalidInputError, MissingExtraError
 from aiochroma._logging import get_logger
-from aiochroma.embedding.identity import identity_of
+from aiochroma.embedding.functions import kind_of
+from aiochroma.embedding.identity import identity_of, is_same_name
 from aiochroma.embedding.protocol import Embedder, InlineEmbedder, QueryEmbedder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-__all__ = ["EmbedderFunction", "adapted", "default_embedder", "is_langchain"]
+__all__ = [
+    "NAMES",
+    "EmbedderFunction",
+    "adapted",
+    "chosen",
+    "default_embedder",
+    "is_langchain",
+    "known_embedder",
+]
 
 log = get_logger("aiochroma.embedding")
 
@@ -111,20 +120,89 @@ class _AsynchronousRows(_Rows):
         return await vectors if inspect.isawaitable(vectors) else vectors
 
 
-@lru_cache(maxsize=1)
-def default_embedder() -> EmbedderFunction:
-    """Return the embedder that needs no network: static word vectors where ``wordllama`` is installed, else hashed n-grams.
+NAMES = ("auto", "minilm", "wordllama", "hashed")
+"""The embedders that a text may name; ``"auto"`` is the default."""
 
-    Loads its weights, some 0.1 s: not to be called on an event loop. Which one it is is logged once.
+
+def chosen(embedder: Any, stored: Sequence[str] = ()) -> EmbedderFunction:
+    """Return the embedder that a memory uses; may load a model, so not to be called on an event loop.
+
+    Args:
+        embedder: An embedder as :func:`adapted` takes it, one of ``NAMES``, or None for ``"auto"``.
+        stored: The identities of the embedders that the database was written with, the most frequent first. ``"auto"`` is
+            the first of them that is one of ours and installed, and for a new database the best one installed.
+
+    Raises:
+        InvalidInputError: It is no embedder, or no name of one.
+        EmbedderError: The one that is named cannot be loaded.
     """
-    from aiochroma.embedding.hashed import HashedEmbedder
+    if embedder is None or embedder == "auto":
+        return (
+            next((known for identity in stored if (known := known_embedder(identity))), None)
+            or default_embedder()
+        )
+    if not isinstance(embedder, str):
+        return adapted(embedder)
+    if embedder not in NAMES:
+        raise InvalidInputError(
+            f"`embedder` must be an embedder or one of {', '.join(map(repr, NAMES))}, got {embedder!r}."
+        )
+    return _named(embedder)
 
+
+def known_embedder(identity: str) -> EmbedderFunction | None:
+    """Return the embedder of ours that has an identity, or None where none has it or it is not installed."""
+    name = next((name for kind, name in _KINDS.items() if identity.startswith(kind)), None)
+    if name is None:
+        return None
     try:
+        embedder = _named(name)
+    except (EmbedderError, MissingExtraError):
+        return None
+    return embedder if is_same_name(identity, embedder.identity) else None
+
+
+_KINDS = {
+    "hashed-ngrams": "hashed",
+    "wordllama:": "wordllama",
+    "minilm:": "minilm",
+    "chroma:default:": "minilm",
+    "chroma:onnx_mini_lm_l6_v2:": "minilm",
+}
+
+
+@cache
+def _named(name: str) -> EmbedderFunction:
+    """Load an embedder of ours, once in a process: they share nothing but their weights."""
+    if name == "minilm":
+        from aiochroma.embedding.minilm import MiniLmEmbedder
+
+        return adapted(MiniLmEmbedder())
+    if name == "wordllama":
         from aiochroma.embedding.wordllama import WordLlamaEmbedder
 
-        embedder: Embedder = WordLlamaEmbedder()
+        return adapted(WordLlamaEmbedder())
+    from aiochroma.embedding.hashed import HashedEmbedder
+
+    return adapted(HashedEmbedder())
+
+
+@lru_cache(maxsize=1)
+def default_embedder() -> EmbedderFunction:
+    """Return the best embedder that is installed and needs no network.
+
+    That is static word vectors where the extra ``local`` is installed, else MiniLM where ``minilm`` is, else hashed n-grams.
+    Beside the words of a question static vectors find within a point of what MiniLM finds, in a hundredth of its time; who
+    wants MiniLM names it. Loads the weights, 0.1 to 0.5 s: not to be called on an event loop. Which one it is is logged once.
+    """
+    from aiochroma.embedding.minilm import is_packaged
+
+    try:
+        embedder = _named("wordllama")
     except MissingExtraError as error:
-        embedder = HashedEmbedder()
+        if is_packaged():
+            return _named("minilm")
+        embedder = _named("hashed")
         log.warning(
             "embedder.fallback",
             embedder=embedder.identity,
@@ -133,7 +211,7 @@ def default_embedder() -> EmbedderFunction:
         )
     else:
         log.info("embedder.default", embedder=embedder.identity)
-    return adapted(embedder)
+    return embedder
 
 
 def adapted(embedder: Any) -> EmbedderFunction:
@@ -173,6 +251,9 @@ def adapted(embedder: Any) -> EmbedderFunction:
             f"`embedder` must be an aiochroma Embedder, a Chroma embedding function, LangChain's Embeddings, or a callable "
             f"from a list of texts to vectors, got {embedder!r}."
         )
+    own_model = _chromas_model(embedder)
+    if own_model is not None:
+        return own_model
     identity, is_certain = identity_of(embedder)
     max_distance = getattr(embedder, "max_distance", None)
     return EmbedderFunction(
@@ -183,6 +264,27 @@ def adapted(embedder: Any) -> EmbedderFunction:
         is_certain=is_certain,
         **_window(embedder),
     )
+
+
+def _chromas_model(function: Any) -> EmbedderFunction | None:
+    """Return ours in place of Chroma's two functions for MiniLM, where Chroma has the model already: the vectors are the same."""
+    from aiochroma.embedding.minilm import MiniLmEmbedder, chromas_folder
+
+    if kind_of(function) not in _CHROMAS_FUNCTIONS or not (chromas_folder() / "model.onnx").is_file():
+        return None
+    try:
+        return adapted(MiniLmEmbedder(chromas_folder()))
+    except (EmbedderError, MissingExtraError) as error:
+        log.warning("embedder.slower", function=kind_of(function), reason=str(error))
+        return None
+
+
+_CHROMAS_FUNCTIONS = frozenset(
+    {
+        "chromadb.api.types.DefaultEmbeddingFunction",
+        "chromadb.utils.embedding_functions.onnx_mini_lm_l6_v2.ONNXMiniLM_L6_V2",
+    }
+)
 
 
 def is_langchain(embedder: Any) -> bool:
@@ -205,6 +307,8 @@ def _window(embedder: Any) -> dict[str, Any]:
         InvalidInputError: What it says is no number of tokens.
     """
     window = getattr(embedder, "window", None)
+    if window is None and callable(getattr(embedder, "max_tokens", None)):
+        window = embedder.max_tokens()  # Chroma's own name for it.
     if window is None:
         return {}
     if not isinstance(window, int) or isinstance(window, bool) or window < 1:
