@@ -33,6 +33,7 @@ from aiochroma._errors import (
     OutcomeUnknownError,
     PartialWriteError,
     QueueFullError,
+    RerankFailedError,
     SettingsConflictError,
     StoreUnavailableError,
 )
@@ -105,6 +106,7 @@ __all__ = [
     "QueueFullError",
     "Recall",
     "RecoveryReport",
+    "RerankFailedError",
     "SettingsConflictError",
     "Stats",
     "StoreUnavailableError",

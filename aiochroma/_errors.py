@@ -29,6 +29,7 @@ whole, its thread, its queue or its files is one of these:
     ├── EmbedderError
     │   ├── EmbedderMismatchError              the data was embedded by another embedder
     │   └── EmbeddingFailedError               the embedder raised, or returned something that is not a vector
+    ├── RerankFailedError                      a recall's `rerank` failed; the hits are in the order of their scores
     ├── BackupError                            a backup or a restore was refused or did not verify
     └── MigrationError                         the destination of a migration already holds something else
 
@@ -71,6 +72,7 @@ __all__ = [
     "OutcomeUnknownError",
     "PartialWriteError",
     "QueueFullError",
+    "RerankFailedError",
     "SettingsConflictError",
     "StoreUnavailableError",
     "error_from_dict",
@@ -234,6 +236,10 @@ class EmbedderMismatchError(EmbedderError):
 
 class EmbeddingFailedError(EmbedderError):
     """The embedder raised, or returned something that is not a finite, non-zero vector for every text."""
+
+
+class RerankFailedError(AiochromaError):
+    """What was to order the hits of a recall again raised, took too long, or returned no number for each text."""
 
 
 class BackupError(AiochromaError):

@@ -63,6 +63,7 @@ SENTENCES = {
     "memory.sweep_failed": "expired memories were not swept: {error}",
     "page.failed": "the page shows an error instead of its content: {error}",
     "plan.failed": "requests of {database} are served one by one, because the plan failed: {error}",
+    "recall.not_reranked": "the hits are in the order of their scores: {error}",
     "recall.by_words_only": "the question could not be embedded and was asked by its words alone: {error}",
     "recall.namespace_failed": "the namespace {namespace} gave no hits: {error}",
     "request.abandoned_failure": "{operation} failed in {database} after its caller had gone: {error}",

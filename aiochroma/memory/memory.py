@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from aiochroma.core.stats import Stats
     from aiochroma.disk.manifest import BackupReport
     from aiochroma.memory.recall import Hit, NamespaceSearch, Recall
+    from aiochroma.memory.reranking import Rerank
     from aiochroma.memory.results import Count, Id, Items, Page
     from aiochroma.records.listing import ListSpec
     from aiochroma.records.spec import Mode
@@ -427,7 +428,7 @@ class Memory:
         k: int = 5,
         limit: int | None = None,
         max_distance: float | Literal["auto"] | None = None,
-        min_score: float | None = None,
+        min_score: float | Literal["auto"] | None = None,
         where: Mapping[str, Any] | None = None,
         mode: Mode = "hybrid",
         vector_weight: float = VECTOR_WEIGHT,
@@ -436,6 +437,7 @@ class Memory:
         half_life: float | timedelta | None = None,
         diversity: float = 0.0,
         window: int = 0,
+        rerank: Rerank | None = None,
     ) -> Recall:
         """Find what was remembered about something.
 
@@ -452,7 +454,8 @@ class Memory:
             limit: How many hits there may be in all; default: as many as the namespaces give.
             max_distance: The largest cosine distance of a hit, 0 to 2; ``"auto"`` for the embedder's own; default None: the
                 best ``k``, uncut. A memory that matches by text is spared.
-            min_score: The lowest score of a hit, 0 to 1; default: none.
+            min_score: The lowest score of a hit, 0 to 1; ``"auto"`` for an empty recall where the best hit says that nothing
+                was remembered about it; default: none.
             where: Chroma's filter over metadata.
             mode: ``"hybrid"``: by meaning and by words; ``"vector"``: by meaning; ``"text"``: by words.
             vector_weight: What meaning counts beside words in ``"hybrid"``; at least 0.
@@ -463,6 +466,9 @@ class Memory:
                 relevance).
             window: Return with each hit so many neighbours before and after it in its thread, at most 50. An expired one
                 is left out; until it is swept its place stays empty.
+            rerank: Orders the best 40 hits again: a callable of the question and their texts that returns a number for each,
+                the greater the better; it may be asynchronous, and has 10 s. Where it fails the hits keep their order, and
+                ``Recall.errors[""]`` says why.
 
         Returns:
             The hits of all namespaces, best first.
@@ -485,6 +491,7 @@ class Memory:
                 half_life=half_life,
                 diversity=diversity,
                 window=window,
+                rerank=rerank,
             )
         )
 

@@ -16,7 +16,7 @@ from aiochroma.client.options import EphemeralOptions, PersistentOptions
 from aiochroma.memory.store import Store
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from aiochroma.client.blocking import BlockingClient
     from aiochroma.client.client import AsyncClient
@@ -46,15 +46,21 @@ class MemoryOptions:
             raise InvalidInputError(f"`on_failure` must be 'raise' or 'degrade', got {self.on_failure!r}.")
         checked_seconds("sweep_every", self.sweep_every)
         embedder = self.embedder
-        usable = callable(embedder) or hasattr(embedder, "embed") or hasattr(embedder, "embed_documents")
-        if embedder is not None and not usable:
-            raise InvalidInputError(f"`embedder` must be an embedder or a callable, got {embedder!r}.")
+        usable = callable(embedder) or any(hasattr(embedder, name) for name in ("embed", "embed_documents"))
+        if embedder is not None and not isinstance(embedder, str) and not usable:
+            raise InvalidInputError(
+                f"`embedder` must be an embedder, a callable, or the name of one of ours, got {embedder!r}."
+            )
 
-    def choose_embedder(self) -> EmbedderFunction:
-        """Return the embedder; may load a model."""
-        from aiochroma.embedding.choice import adapted, default_embedder
+    def choose_embedder(self, stored: Sequence[str]) -> EmbedderFunction:
+        """Return the embedder; may load a model.
 
-        return default_embedder() if self.embedder is None else adapted(self.embedder)
+        Args:
+            stored: The identities of the embedders that the database was written with, the most frequent first.
+        """
+        from aiochroma.embedding.choice import chosen
+
+        return chosen(self.embedder, stored)
 
 
 @dataclass(frozen=True)

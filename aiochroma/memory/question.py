@@ -10,6 +10,7 @@ from aiochroma._errors import InvalidInputError
 from aiochroma.memory.items import check_text, check_thread, checked_scope, seconds_of
 from aiochroma.memory.namespaces import collection_name
 from aiochroma.memory.recall import NamespaceSearch, is_number, searches_from
+from aiochroma.memory.reranking import Rerank, check_rerank
 from aiochroma.records.spec import VECTOR_WEIGHT, Mode
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class Question:
         common: How a namespace that says nothing itself is searched.
         scope: The path of a scope: only its memories and those below it; empty for all.
         thread: Only memories of this thread, or None for all.
-        min_score: The lowest score of a hit, or None.
+        rerank: What orders the best hits again, or None.
         mode: By meaning, by text, or both.
         vector_weight: What the vectors count beside the text.
         since: Only memories first remembered at this moment (seconds since 1970) or later, or None.
@@ -46,7 +47,7 @@ class Question:
     common: NamespaceSearch
     scope: str
     thread: str | None
-    min_score: float | None
+    rerank: Rerank | None
     mode: Mode
     vector_weight: float
     since: float | None
@@ -64,7 +65,7 @@ def question_from(
     thread: Any = None,
     k: int = 5,
     max_distance: float | Literal["auto"] | None = None,
-    min_score: float | None = None,
+    min_score: float | Literal["auto"] | None = None,
     where: Mapping[str, Any] | None = None,
     mode: Mode = "hybrid",
     vector_weight: float = VECTOR_WEIGHT,
@@ -73,6 +74,7 @@ def question_from(
     half_life: Any = None,
     diversity: float = 0.0,
     window: int = 0,
+    rerank: Any = None,
 ) -> Question:
     """Check what ``Memory.recall`` is asked for.
 
@@ -88,9 +90,7 @@ def question_from(
         raise InvalidInputError(f"`vector_weight` must be at least 0, got {vector_weight!r}.")
     if not isinstance(window, int) or isinstance(window, bool) or not 0 <= window <= _MOST_NEIGHBOURS:
         raise InvalidInputError(f"`window` must be an integer from 0 to {_MOST_NEIGHBOURS}, got {window!r}.")
-    if min_score is not None and not (is_number(min_score) and math.isfinite(min_score)):
-        raise InvalidInputError(f"`min_score` must be a finite number, or None, got {min_score!r}.")
-    searches, common = searches_from(namespaces, k, max_distance, where)
+    searches, common = searches_from(namespaces, k, max_distance, where, min_score)
     for name in searches or ():
         collection_name(name)
     seconds = half_life.total_seconds() if hasattr(half_life, "total_seconds") else half_life
@@ -102,7 +102,7 @@ def question_from(
         common=common,
         scope="" if scope is None else checked_scope(scope),
         thread=None if thread is None else check_thread(thread),
-        min_score=min_score,
+        rerank=check_rerank(rerank),
         mode=mode,
         vector_weight=vector_weight,
         since=None if since is None else seconds_of(since, "`since`"),

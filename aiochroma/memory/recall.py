@@ -42,12 +42,15 @@ class NamespaceSearch:
             ``k`` whatever their distance. A memory that matches by text is spared.
         where: Chroma's filter over metadata, or None.
         weight: Factor on its scores when namespaces are merged; above 0.
+        min_score: The lowest score of a hit; ``"auto"`` for no hit at all where the best one says that nothing was
+            remembered about it; None for no limit.
     """
 
     k: int = 5
     max_distance: float | Literal["auto"] | None = None
     where: Mapping[str, Any] | None = None
     weight: float = 1.0
+    min_score: float | Literal["auto"] | None = None
 
     def __post_init__(self) -> None:
         check_k(self.k)
@@ -60,6 +63,9 @@ class NamespaceSearch:
             raise InvalidInputError(
                 f"`max_distance` must be a distance of at least 0, 'auto', or None, got {max_distance!r}."
             )
+        least = self.min_score
+        if least is not None and least != "auto" and not (is_number(least) and math.isfinite(least)):
+            raise InvalidInputError(f"`min_score` must be a finite number, 'auto', or None, got {least!r}.")
         if not (is_number(self.weight) and 0 < self.weight < math.inf):
             raise InvalidInputError(f"`weight` must be a number above 0, got {self.weight!r}.")
         if self.where is not None:
@@ -119,7 +125,8 @@ class Recall(Sequence[Hit]):
         hits: The hits.
         errors: For each namespace that failed, its exception; the others' hits are there nevertheless. What concerns the
             question as a whole has the empty string as its key: that it could not be embedded (the hits are those of its
-            words alone), or that nothing could be searched (``on_failure="degrade"``).
+            words alone), that ``rerank`` failed (the hits are in the order of their scores), or that nothing could be searched
+            (``on_failure="degrade"``).
         timings: Milliseconds: ``embedding``, ``queue`` (longest wait of a search), ``search:<namespace>``, ``total``.
         indexing: The namespaces whose index is still being made, each with the share that is in it, 0 to 1. They answered
             from what was there.
@@ -198,7 +205,11 @@ class Recall(Sequence[Hit]):
 
 
 def searches_from(
-    namespaces: Any, k: int, max_distance: float | Literal["auto"] | None, where: Mapping[str, Any] | None
+    namespaces: Any,
+    k: int,
+    max_distance: float | Literal["auto"] | None,
+    where: Mapping[str, Any] | None,
+    min_score: float | Literal["auto"] | None,
 ) -> tuple[dict[str, NamespaceSearch] | None, NamespaceSearch]:
     """Return how each namespace is to be searched (None for all alike), and how one that says nothing itself is.
 
@@ -207,11 +218,12 @@ def searches_from(
         k: For namespaces that say nothing themselves.
         max_distance: Likewise.
         where: Likewise.
+        min_score: Likewise.
 
     Raises:
         InvalidInputError: Something of it is wrong.
     """
-    common = NamespaceSearch(check_k(k), max_distance, where)
+    common = NamespaceSearch(check_k(k), max_distance, where, min_score=min_score)
     if namespaces is None:
         return None, common
     if isinstance(namespaces, str):
@@ -220,7 +232,7 @@ def searches_from(
         return {
             name: value
             if isinstance(value, NamespaceSearch)
-            else NamespaceSearch(check_k(value, f"`namespaces[{name!r}]`"), max_distance, where)
+            else replace(common, k=check_k(value, f"`namespaces[{name!r}]`"))
             for name, value in namespaces.items()
         }, common
     try:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from aiochroma._errors import EmbedderError, InvalidInputError, StoreUnavailableError
+from aiochroma._errors import EmbedderError, InvalidInputError, RerankFailedError, StoreUnavailableError
 from aiochroma._logging import get_logger
 from aiochroma.memory.items import check_id, check_k
 from aiochroma.memory.namespaces import collection_name
 from aiochroma.memory.opening import Call
 from aiochroma.memory.question import question_from
 from aiochroma.memory.recall import Hit, Recall, hit_from
+from aiochroma.memory.reranking import CANDIDATES, reranked, within_limits
 from aiochroma.memory.store import Namespace
 from aiochroma.records.filters import encoded
 from aiochroma.records.spec import SearchSpec
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
     from aiochroma.memory.question import Question
     from aiochroma.memory.recall import NamespaceSearch
+    from aiochroma.memory.reranking import Rerank
     from aiochroma.memory.store import Store
     from aiochroma.records.spec import Neighbour, SearchHit, SearchResult
 
@@ -66,9 +69,12 @@ async def _answer(store: Store, question: Question) -> Recall:
     searches = question.searches
     if searches is None:
         searches = dict.fromkeys(await store.names(), question.common)
+    asked = searches
+    if question.rerank is not None:
+        asked = {name: replace(search, k=max(search.k, CANDIDATES)) for name, search in searches.items()}
     vector, failure = await _vector(store, question)
     timings["embedding"] = _milliseconds(begun)
-    results, errors = await _search(store, question, searches, vector, timings)
+    results, errors = await _search(store, question, asked, vector, timings)
     if errors and len(errors) == len(searches):
         raise next(iter(errors.values()))
     for name, error in errors.items():
@@ -81,12 +87,34 @@ async def _answer(store: Store, question: Question) -> Recall:
     for name, result in results.items():
         if result.problem is not None:
             errors[name] = StoreUnavailableError(result.problem)
+    if question.rerank is not None and hits:
+        hits = await _rerank(question, question.rerank, hits, searches, errors, timings)
     if failure is not None:
         errors[""] = failure
         log.warning("recall.by_words_only", error=repr(failure))
     timings["total"] = _milliseconds(begun)
     indexing = {name: result.indexed for name, result in results.items() if result.indexed < 1.0}
     return Recall(tuple(hits), errors, timings, indexing)
+
+
+async def _rerank(
+    question: Question,
+    rerank: Rerank,
+    hits: list[Hit],
+    searches: Mapping[str, NamespaceSearch],
+    errors: dict[str, BaseException],
+    timings: dict[str, float],
+) -> list[Hit]:
+    """Order hits again; where that fails, in the order of their scores, and note why."""
+    begun = time.perf_counter()
+    try:
+        return await reranked(rerank, question.text, hits, searches)
+    except RerankFailedError as error:
+        errors[""] = error
+        log.warning("recall.not_reranked", error=repr(error))
+        return within_limits(hits, searches)
+    finally:
+        timings["rerank"] = _milliseconds(begun)
 
 
 async def _similar(store: Store, namespace: str, id: str, k: int) -> Recall:
@@ -121,7 +149,7 @@ def spec_of(
         weight=search.weight,
         max_distance=embedder_max_distance if search.max_distance == "auto" else search.max_distance,
         embedder_max_distance=embedder_max_distance,
-        min_score=question.min_score,
+        min_score=search.min_score,
         where=encoded(search.where),
         scope=question.scope,
         thread=question.thread,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from aiochroma._errors import ClosedError, EmbedderError, EmbedderMismatchError, InvalidInputError
@@ -56,7 +58,8 @@ class Store:
 
     Args:
         resolve: Says which database is to be opened; called off the event loop.
-        choose_embedder: Returns the embedder; may take long.
+        choose_embedder: Returns the embedder, given the identities of those that the database was written with, the most
+            frequent first; may take long.
         client: A client to use in place of one of its own, or None.
         describe: What messages call the memory.
         split_chars: The most characters of a chunk of a long text, or None for what the embedder reads.
@@ -66,7 +69,7 @@ class Store:
     def __init__(
         self,
         resolve: Callable[[], ConnectTarget],
-        choose_embedder: Callable[[], EmbedderFunction],
+        choose_embedder: Callable[[Sequence[str]], EmbedderFunction],
         client: Any,
         *,
         describe: str,
@@ -162,7 +165,7 @@ class Store:
 
     async def _prepare(self) -> None:
         if self._texts is None:
-            embedder = await off_loop(self._choose_embedder)
+            embedder = await off_loop(partial(self._choose_embedder, await self._stored_embedders()))
             self._texts = TextEmbedder(embedder, self._split_chars)
         if self.info.has_missing_vectors and not self._has_reembedded:
             self._has_reembedded = True
@@ -218,6 +221,11 @@ class Store:
             if EMBEDDER in metadata:
                 names.append(metadata.get(NAMESPACE) or namespace_of(model.name) or model.name)
         return sorted(names)
+
+    async def _stored_embedders(self) -> list[str]:
+        models = await self.submit("list_collections", limit=None, offset=None, **self.database)
+        found = Counter(model.metadata[EMBEDDER] for model in models if EMBEDDER in (model.metadata or {}))
+        return [identity for identity, _ in found.most_common() if isinstance(identity, str)]
 
     async def find(
         self, names: Sequence[str], *, any_embedder: bool = False

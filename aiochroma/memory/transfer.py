@@ -340,7 +340,9 @@ def _row(entry: Any, namespace: str, where: str) -> Row:
         collection_name(namespace)
     except InvalidInputError as error:
         raise InvalidInputError(f"{where}: {error}") from None
-    return namespace, item_from(entry, where)
+    # Where it is not said when something was said, its place in the file says nothing.
+    defaults = {} if isinstance(entry, dict) and "created_at" in entry else {"thread": False}
+    return namespace, item_from(entry, where, defaults)
 
 
 def _number(text: str, what: str) -> float:
