@@ -197,7 +197,8 @@ class DocumentCollection:
         """Return the documents nearest to a vector, with their distances."""
         result = await self._rows(vector, k, filter, options, include=_FOUND)
         return [
-            (_document(id, text, metadata), distance)
+            # Rounding makes the distance of equal directions slightly negative, which LangChain warns of.
+            (_document(id, text, metadata), max(0.0, distance) if self.space == "cosine" else distance)
             for id, text, metadata, distance in zip(
                 result["ids"][0],
                 result["documents"][0],
