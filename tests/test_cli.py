@@ -107,9 +107,9 @@ def test_recall_gives_each_namespace_its_own_number(store):
 
 
 def test_recalling_nothing_ends_with_1(store):
-    """A recall without a hit prints nothing and says so with its exit code, as grep does."""
+    """A recall without a hit prints nothing, and says so on standard error and with its exit code, as grep does."""
     finished = aiochroma("recall", "--path", store, "-n", "no such namespace", "anything")
-    assert (finished.returncode, finished.stdout, finished.stderr) == (1, b"", b"")
+    assert (finished.returncode, finished.stdout, finished.stderr) == (1, b"", b"aiochroma: no hits\n")
 
 
 def test_get_prints_text_and_metadata(store):
@@ -129,9 +129,9 @@ def test_get_of_an_unknown_id_ends_with_1(store):
 
 
 def test_forget_forgets_and_ends_with_1_where_there_was_nothing(tmp_path):
-    """The first forget succeeds silently, the second one finds nothing."""
+    """The first forget says how many there were, the second one finds nothing."""
     [known] = output(aiochroma("remember", "--path", tmp_path, "to be forgotten"))
-    assert output(aiochroma("forget", "--path", tmp_path, known)) == []
+    assert output(aiochroma("forget", "--path", tmp_path, known)) == ["1 memory forgotten"]
     finished = aiochroma("forget", "--path", tmp_path, known)
     assert finished.returncode == 1
     assert known in complaint(finished)
@@ -264,3 +264,68 @@ def test_without_the_extra_it_names_the_extra(missing):
     finished = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=100, check=False)
     assert finished.returncode == 2
     assert "aiochroma-memory[cli]" in complaint(finished)
+
+
+def test_people_and_conversations_from_a_shell(tmp_path):
+    """Scopes and threads are options of the commands: listed in order, recalled, changed, pinned, and forgotten together."""
+    for scope in ("acme/ann", "acme/ben"):
+        said = b"We meet at the lake.\nBring the canoe.\n"
+        output(aiochroma("remember", "--path", tmp_path, "--scope", scope, "--thread", "trip", stdin=said))
+    in_order = printed_json("list", "--path", tmp_path, "--scope", "acme/ann", "--thread", "trip")
+    assert [hit["text"] for hit in in_order] == ["We meet at the lake.", "Bring the canoe."]
+    everybody = printed_json("recall", "--path", tmp_path, "--scope", "acme", "canoe")
+    assert [hit["text"] for hit in everybody["hits"]].count("Bring the canoe.") == 2
+    id = in_order[1]["id"]
+    changed = output(aiochroma("update", "--path", tmp_path, id, "Bring both canoes.", "-m", "sure=true"))
+    assert "Bring both canoes." in changed[0]
+    output(aiochroma("pin", "--path", tmp_path, id))
+    output(aiochroma("update", "--path", tmp_path, id, "--remove", "sure"))
+    found = printed_json("get", "--path", tmp_path, id)
+    assert (found["text"], found["metadata"], found["pinned"]) == ("Bring both canoes.", {}, True)
+    assert output(aiochroma("forget", "--path", tmp_path, "--scope", "acme/ann")) == ["2 memories forgotten"]
+    assert len(printed_json("list", "--path", tmp_path, "--newest-first", "--limit", "5")) == 2
+
+
+def test_lines_go_through_pipes(tmp_path):
+    """`export -` writes what `import -` reads, and says on standard error how many there were."""
+    output(aiochroma("remember", "--path", tmp_path / "a", "--ttl", "7d", "one", "two"))
+    exported = aiochroma("export", "--path", tmp_path / "a", "-")
+    assert complaint(exported) == "aiochroma: 2 memories exported"
+    imported = aiochroma("import", "--path", tmp_path / "b", "-", stdin=exported.stdout)
+    assert output(imported) == ["2 memories imported"]
+    assert [hit["text"] for hit in printed_json("list", "--path", tmp_path / "b")] == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["recall", "--path", "localhost:8000", "x"], "localhost:8000"),
+        (["recall", "--since", "yesterdayish", "x"], "--since"),
+        (["recall", "--mode", "fuzzy", "x"], "--mode"),
+        (["recall", "--where", "[1]", "x"], "--where"),
+        (["remember", "--ttl", "soon", "x"], "--ttl"),
+        (["forget"], "ids"),
+        (["update", "some-id"], "Nothing to change"),
+    ],
+)
+def test_wrong_options_are_refused_before_anything_is_opened(tmp_path, arguments, named):
+    """One line names the option and what it may be; no directory is made."""
+    finished = aiochroma(*arguments, cwd=tmp_path)
+    assert finished.returncode == 2
+    assert named in complaint(finished)
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_the_version_names_everything_that_matters():
+    """One line has the distribution, Chroma, Python and the system: what a report of a fault needs."""
+    [line] = output(aiochroma("--version"))
+    for what in ("aiochroma-memory ", "chromadb ", "CPython "):
+        assert what in line
+
+
+def test_the_environment_names_the_directory(tmp_path, monkeypatch):
+    """Without --path the commands use what CHROMA_DB_PATH names; with it they do not."""
+    monkeypatch.setenv("CHROMA_DB_PATH", str(tmp_path / "named"))
+    output(aiochroma("remember", "from the environment", cwd=tmp_path))
+    assert (tmp_path / "named" / "chroma.sqlite3").exists()
+    assert not (tmp_path / "memory").exists()

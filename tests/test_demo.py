@@ -14,10 +14,11 @@ pytest.importorskip("rich")
 
 from rich.console import Console
 
-from aiochroma.demo import run_demo
+from aiochroma.demo.acts import run_demo
 from aiochroma.demo.corpus import NAMESPACES, Question, Sentence, read_corpus, read_questions
 from aiochroma.demo.load import judge, percentile, run_load
 from aiochroma.demo.stores import Answer
+from aiochroma.demo.table import run_table
 
 
 class FakeStore:
@@ -113,7 +114,7 @@ async def test_the_load_remembers_known_sentences_and_new_messages_in_turn():
 def test_the_demonstration_runs_and_measures_all_stores():
     """A short run on the real stores prints samples and the numbers of each, without a failed call."""
     written = io.StringIO()
-    run_demo(Console(file=written, width=160, highlight=False), seconds=0.3, tasks=8)
+    run_table(Console(file=written, width=160, highlight=False), seconds=0.3, tasks=8)
     printed = written.getvalue()
     assert "Some answers" in printed
     assert re.search(r"failed calls +0 +0 +0\b", printed), printed
@@ -121,3 +122,24 @@ def test_the_demonstration_runs_and_measures_all_stores():
     assert rates, printed
     assert all(int(rate.replace(",", "")) > 0 for rate in rates.groups())
     assert len(re.findall(r"\d+ of \d+", printed)) == 6
+
+
+def test_the_three_acts_run_and_say_what_they_saw():
+    """Every act prints what was measured in this run: silences, who found what, and that nothing acknowledged was lost."""
+    written = io.StringIO()
+    run_demo(Console(file=written, width=160, highlight=False))
+    printed = " ".join(written.getvalue().split())
+    assert len(re.findall(r"[\d,.]+ ms", printed)) >= 6, printed
+    assert re.search(
+        r"vectors alone found the answer to \d+, words alone to \d+, both together.* to \d+", printed
+    )
+    counted = re.search(
+        r"killed after ([\d,]+) texts had been acknowledged; opened again, ([\d,]+) are there, 0 lost",
+        printed,
+    )
+    assert counted, printed
+    assert counted[1] == counted[2] != "0"
+    joined = re.search(r"A second process joined .* and counted ([\d,]+) texts", printed)
+    assert joined, printed
+    # What had not been acknowledged may be there as well.
+    assert int(joined[1].replace(",", "")) >= int(counted[2].replace(",", ""))

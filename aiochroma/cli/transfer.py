@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
+import shutil
+import sys
+import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from aiochroma._errors import DatabasePathError, InvalidInputError
-from aiochroma.memory.memory import Memory
+from aiochroma._errors import InvalidInputError
+from aiochroma.cli.common import PathOption, open_memory, progress_bar, say, stdin_is_terminal, with_memory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
+
+    from aiochroma.memory.memory import Memory
 
 __all__ = ["transfer_app"]
 
-_EXIT_CODES = "Exit codes: 0 done; 2 bad input; 3 the store is not available."
-_DATABASE_FILE = "chroma.sqlite3"
-_HERE = Path("./memory")
+_EXIT_CODES = "Exit codes: 0 done; 2 bad input; 3 the store is not available; 130 interrupted."
 
 transfer_app = typer.Typer()
-
-PathOption = Annotated[Path, typer.Option("--path", help="The memory's directory.", metavar="DIR")]
 
 
 @transfer_app.command("import", epilog=_EXIT_CODES)
@@ -33,10 +31,12 @@ def import_file(
     file: Annotated[
         Path,
         typer.Argument(
-            metavar="FILE", help="JSON lines (.jsonl), CSV (.csv), or a folder of .txt and .md files."
+            metavar="FILE",
+            help="JSON lines (.jsonl), a JSON array (.json), CSV (.csv), a folder of .txt and .md files, or - for JSON lines "
+            "from standard input.",
         ),
     ],
-    path: PathOption = _HERE,
+    path: PathOption = None,
     namespace: Annotated[
         str | None,
         typer.Option(
@@ -45,49 +45,91 @@ def import_file(
     ] = None,
     split_chars: Annotated[
         int | None,
-        typer.Option(help="Embed longer texts in parts of so many characters; needs the extra `long`."),
+        typer.Option(help="Embed longer texts in chunks of so many characters; needs the extra `long`."),
     ] = None,
 ) -> None:
     """Remember what is in a file or folder. Interrupted, it may be run again: nothing is duplicated."""
-    if not file.exists():
-        raise InvalidInputError(f"There is no {str(file)!r}.")
+    written = 0
+    with _input(file) as source:
+        memory = open_memory(path, split_chars=split_chars)
 
-    async def work() -> int:
-        async with Memory(path, split_chars=split_chars) as memory:
-            with _bar("importing", None) as progress:
-                return await memory.import_(file, namespace=namespace, progress=progress)
+        async def work(memory: Memory) -> int:
+            def note(count: int) -> None:
+                nonlocal written
+                written = count
+                show(count)
 
-    typer.echo(f"{asyncio.run(work())} memories imported")
+            with progress_bar("importing", _records_in(source)) as show:
+                return int(await memory.import_(source, namespace=namespace, progress=note))
+
+        try:
+            imported = with_memory(memory, work)
+        except KeyboardInterrupt:
+            say(
+                f"interrupted after {written} memories, which are written; run it again to go on: nothing is duplicated"
+            )
+            raise
+    typer.echo(f"{imported} memories imported")
 
 
 @transfer_app.command("export", epilog=_EXIT_CODES)
 def export_file(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSON lines; replaced if it exists.")],
-    path: PathOption = _HERE,
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="JSON lines; replaced if it exists; - for standard output.")
+    ],
+    path: PathOption = None,
     namespaces: Annotated[
         list[str] | None, typer.Option("--namespace", "-n", help="Only this one; repeatable.")
     ] = None,
 ) -> None:
     """Write all memories to a file that `aiochroma import` reads."""
-    if not (path / _DATABASE_FILE).exists():
-        raise DatabasePathError(f"There is no memory in {str(path)!r}; `aiochroma remember` makes one.")
 
-    async def work() -> int:
-        async with Memory(path) as memory:
-            total = (
-                sum([await memory.count(name) for name in namespaces]) if namespaces else await memory.count()
-            )
-            with _bar("exporting", total) as progress:
-                return await memory.export(file, namespaces=namespaces or None, progress=progress)
+    async def write(memory: Memory, target: Path) -> int:
+        counts = (
+            [int(await memory.count(name)) for name in namespaces]
+            if namespaces
+            else [int(await memory.count())]
+        )
+        with progress_bar("exporting", sum(counts)) as progress:
+            return int(await memory.export(target, namespaces=namespaces or None, progress=progress))
 
-    typer.echo(f"{asyncio.run(work())} memories exported")
+    memory = open_memory(path, must_exist=True)
+    if str(file) != "-":
+        typer.echo(f"{with_memory(memory, lambda opened: write(opened, file))} memories exported")
+        return
+    with tempfile.TemporaryDirectory(prefix="aiochroma-") as folder:
+        target = Path(folder) / "export.jsonl"
+        count = with_memory(memory, lambda opened: write(opened, target))
+        with target.open("rb") as lines:
+            shutil.copyfileobj(lines, sys.stdout.buffer)
+        sys.stdout.buffer.flush()
+    say(f"{count} memories exported")
 
 
 @contextmanager
-def _bar(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """Show how far it is, on standard error, if that is a terminal."""
-    console = Console(stderr=True)
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(what, total=total)
-        yield lambda count: progress.update(task, completed=count)
+def _input(file: Path) -> Iterator[Path]:
+    """Give the file to read; standard input is written to a private file first, because its lines are read twice."""
+    if str(file) != "-":
+        file = file.expanduser()
+        if not file.exists():
+            raise InvalidInputError(f"There is no {str(file)!r}.")
+        yield file
+        return
+    if stdin_is_terminal():
+        raise InvalidInputError("`import -` reads JSON lines from standard input, which is a terminal.")
+    with tempfile.TemporaryDirectory(prefix="aiochroma-") as folder:
+        copy = Path(folder) / "standard-input.jsonl"
+        with copy.open("wb") as lines:
+            shutil.copyfileobj(sys.stdin.buffer, lines)
+        yield copy
+
+
+def _records_in(file: Path) -> int | None:
+    """Return how many lines a file of lines has, for the progress bar; None where that says nothing."""
+    if file.is_dir() or file.suffix not in {".jsonl", ".ndjson"}:
+        return None
+    count = 0
+    with file.open("rb") as lines:
+        while block := lines.read(2**20):
+            count += block.count(b"\n")
+    return count

@@ -1,0 +1,289 @@
+"""What the commands share: options, exit codes, opening a memory, reading arguments, and printing."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import os
+import re
+import sys
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from aiochroma._errors import DatabasePathError, InvalidInputError
+from aiochroma.disk.layout import SQLITE_FILE
+from aiochroma.memory.memory import Memory
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+
+    from aiochroma.memory.recall import Hit
+
+__all__ = [
+    "BAD_INPUT",
+    "EXIT_CODES",
+    "NOTHING_FOUND",
+    "OK",
+    "UNAVAILABLE",
+    "JsonOption",
+    "NamespaceOption",
+    "PathOption",
+    "ScopeOption",
+    "ThreadOption",
+    "WhereOption",
+    "checked_directory",
+    "duration",
+    "filter_from",
+    "moment",
+    "open_memory",
+    "pairs",
+    "plain",
+    "print_hit",
+    "print_json",
+    "progress_bar",
+    "say",
+    "scope_from",
+    "stdin_is_terminal",
+    "with_memory",
+]
+
+T = TypeVar("T")
+
+OK, NOTHING_FOUND, BAD_INPUT, UNAVAILABLE = range(4)
+EXIT_CODES = (
+    "Exit codes: 0 done; 1 not found, or nothing recalled; 2 bad input; 3 the store is not available."
+)
+
+PathOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--path",
+        help="The memory's directory; default: what CHROMA_* variables name, else ./memory.",
+        metavar="DIR",
+    ),
+]
+NamespaceOption = Annotated[str, typer.Option("--namespace", "-n", help="The namespace; any text.")]
+ScopeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--scope",
+        metavar="A[/B...]",
+        help="Whose memories: a person, a customer, a session; parts joined by /.",
+    ),
+]
+ThreadOption = Annotated[str | None, typer.Option("--thread", help="The conversation.")]
+WhereOption = Annotated[
+    str | None,
+    typer.Option("--where", metavar="JSON", help='A filter over metadata, such as \'{"kind": "link"}\'.'),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+_DEFAULT = Path("./memory")
+_SERVER = re.compile(r"https?://|[\w.-]+:\d+/?$", re.ASCII)
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])")
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+# -- opening -----------------------------------------------------------------------------------------------------------
+
+
+def checked_directory(path: Path) -> Path:
+    """Refuse what is meant as the address of a server.
+
+    Raises:
+        InvalidInputError: It looks like one, and there is no such directory.
+    """
+    if _SERVER.match(str(path)) and not path.exists():
+        raise InvalidInputError(
+            f"{str(path)!r} looks like the address of a server, and there is no such directory. For a server set "
+            "CHROMA_MODE=http, CHROMA_HOST and CHROMA_PORT."
+        )
+    return path
+
+
+def open_memory(path: Path | None, *, must_exist: bool = False, split_chars: int | None = None) -> Memory:
+    """Make the memory that the options and the environment name; it is not opened yet.
+
+    Args:
+        path: The option's value.
+        must_exist: Refuse to make a new store where one is only to be read: most likely the path is misspelled.
+        split_chars: As for :class:`aiochroma.Memory`.
+
+    Raises:
+        DatabasePathError: There is none.
+        InvalidInputError: The path is the address of a server, or variables are wrong.
+    """
+    if path is None and (os.environ.get("CHROMA_MODE") or os.environ.get("CHROMA_DB_PATH")):
+        return Memory.from_env(split_chars=split_chars)
+    directory = checked_directory((path or _DEFAULT).expanduser())
+    if must_exist and not (directory / SQLITE_FILE).exists():
+        raise DatabasePathError(
+            f"There is no memory in {str(directory)!r}; `aiochroma remember --path {directory}` makes one."
+        )
+    return Memory(directory, split_chars=split_chars)
+
+
+def with_memory(memory: Memory, work: Callable[[Memory], Awaitable[T]]) -> T:
+    """Open a memory, do something with it, and close it."""
+
+    async def opened() -> T:
+        async with memory:
+            return await work(memory)
+
+    return asyncio.run(opened())
+
+
+# -- reading arguments -------------------------------------------------------------------------------------------------
+
+
+def pairs(given: list[str]) -> dict[str, Any]:
+    """Read ``KEY=VALUE`` pairs: numbers, ``true`` and ``false`` as in JSON, anything else as text.
+
+    Raises:
+        InvalidInputError: There is no ``=``.
+    """
+    values: dict[str, Any] = {}
+    for pair in given:
+        key, sign, value = pair.partition("=")
+        if not sign:
+            raise InvalidInputError(f"`--metadata` must be KEY=VALUE, got {pair!r}.")
+        values[key] = _scalar(value)
+    return values
+
+
+def _scalar(text: str) -> str | int | float | bool:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    return value if isinstance(value, (int, float)) else text
+
+
+def filter_from(text: str | None) -> dict[str, Any] | None:
+    """Read a filter.
+
+    Raises:
+        InvalidInputError: It is not a JSON object.
+    """
+    if text is None:
+        return None
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise InvalidInputError(f"`--where` must be JSON, got {text!r}: {error}.") from error
+    if not isinstance(value, dict):
+        raise InvalidInputError(f"`--where` must be a JSON object, got {text!r}.")
+    return value
+
+
+def scope_from(text: str | None) -> tuple[str, ...] | None:
+    """Read a scope: its parts are joined by slashes."""
+    return None if text is None else tuple(text.split("/"))
+
+
+def duration(text: str | None, option: str) -> timedelta | None:
+    """Read a length of time such as ``90s``, ``15m``, ``12h``, ``7d`` or ``2w``.
+
+    Raises:
+        InvalidInputError: It is none.
+    """
+    if text is None:
+        return None
+    match = _DURATION.fullmatch(text.strip())
+    if match is None or not math.isfinite(float(match[1])):
+        raise InvalidInputError(f"`{option}` must be a time such as 90s, 15m, 12h, 7d or 2w, got {text!r}.")
+    try:
+        return timedelta(**{_UNITS[match[2]]: float(match[1])})
+    except OverflowError:
+        raise InvalidInputError(f"`{option}` is too long: {text!r}.") from None
+
+
+def moment(text: str | None, option: str) -> datetime | None:
+    """Read a moment: a date or a date with a time, in local time unless it says otherwise, or how long ago it was.
+
+    Raises:
+        InvalidInputError: It is none.
+    """
+    if text is None:
+        return None
+    if _DURATION.fullmatch(text.strip()):
+        ago = duration(text, option)
+        assert ago is not None
+        try:
+            return datetime.now(timezone.utc) - ago
+        except OverflowError:
+            raise InvalidInputError(f"`{option}` is too long ago: {text!r}.") from None
+    try:
+        return datetime.fromisoformat(text).astimezone()
+    except (ValueError, OverflowError):
+        raise InvalidInputError(
+            f"`{option}` must be a date such as 2026-03-01, a time such as 2026-03-01T12:00, or how long ago, such as 7d; got "
+            f"{text!r}."
+        ) from None
+
+
+# -- printing ----------------------------------------------------------------------------------------------------------
+
+
+def plain(hit: Hit) -> dict[str, Any]:
+    """Return a hit as plain data."""
+    return asdict(hit)
+
+
+def print_json(value: Any) -> None:
+    """Print JSON for a program that reads this one's output."""
+    typer.echo(json.dumps(value, ensure_ascii=False, indent=2, default=_as_text))
+
+
+def _as_text(value: Any) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)
+
+
+def print_hit(console: Console, hit: Hit, *, score: bool) -> None:
+    """Print a hit as one line."""
+    # Text, not markup: what people remember may contain square brackets. Not wrapped: a pipe wants one line per hit.
+    line = Text()
+    if score:
+        line.append(f"{hit.score:6.3f}", style="bold").append("  ")
+    line.append(hit.namespace, style="cyan").append("  ").append(_shown(hit.text)).append("  ").append(
+        hit.id, style="dim"
+    )
+    if not score and hit.metadata:
+        line.append("  ").append(json.dumps(hit.metadata, ensure_ascii=False), style="dim")
+    console.print(line, soft_wrap=True)
+
+
+def _shown(text: str) -> str:
+    """Show control characters instead of obeying them: a stored text must not move the cursor or change colours."""
+    return "".join(
+        each if each.isprintable() else " " if each in "\n\r\t" else f"\\x{ord(each):02x}" for each in text
+    )
+
+
+def say(message: str) -> None:
+    """Print a line on standard error."""
+    typer.echo("aiochroma: " + _shown(" ".join(message.split())), err=True)
+
+
+@contextmanager
+def progress_bar(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """Show how far it is, on standard error, if that is a terminal."""
+    console = Console(stderr=True)
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda count: progress.update(task, completed=count)
+
+
+def stdin_is_terminal() -> bool:
+    """Whether a person would have to type what is read."""
+    return sys.stdin is None or sys.stdin.isatty()

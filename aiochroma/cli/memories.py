@@ -1,0 +1,429 @@
+"""The commands for memories: remember, recall, list, get, update, pin, forget, namespaces and stats."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from aiochroma._errors import InvalidInputError
+from aiochroma.cli.common import (
+    EXIT_CODES,
+    NOTHING_FOUND,
+    UNAVAILABLE,
+    JsonOption,
+    NamespaceOption,
+    PathOption,
+    ScopeOption,
+    ThreadOption,
+    WhereOption,
+    duration,
+    filter_from,
+    moment,
+    open_memory,
+    pairs,
+    plain,
+    print_hit,
+    print_json,
+    say,
+    scope_from,
+    stdin_is_terminal,
+    with_memory,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from aiochroma.memory.memory import Memory
+    from aiochroma.memory.recall import Hit, Recall
+
+__all__ = ["memories_app"]
+
+memories_app = typer.Typer()
+
+MetadataOption = Annotated[
+    list[str] | None,
+    typer.Option("--metadata", "-m", metavar="KEY=VALUE", help="Kept with it; repeatable."),
+]
+SinceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--since",
+        metavar="WHEN",
+        help="Only what was first remembered since: 2026-03-01, or 7d for a week ago.",
+    ),
+]
+UntilOption = Annotated[
+    str | None, typer.Option("--until", metavar="WHEN", help="Only what was first remembered before.")
+]
+LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="The most memories in all.")]
+
+
+@memories_app.command(epilog=EXIT_CODES)
+def remember(
+    texts: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[TEXT]...", help="What to remember; - reads one text per line from standard input."
+        ),
+    ] = None,
+    path: PathOption = None,
+    namespace: NamespaceOption = "default",
+    scope: ScopeOption = None,
+    thread: ThreadOption = None,
+    ttl: Annotated[
+        str | None, typer.Option("--ttl", metavar="TIME", help="Forget it after 90s, 12h, 7d, ...")
+    ] = None,
+    id: Annotated[
+        str | None, typer.Option("--id", help="Its id; by default it follows from the text.")
+    ] = None,
+    metadata: MetadataOption = None,
+) -> None:
+    """Remember texts, and print their ids, one per line."""
+    given = texts or []
+    if not given and stdin_is_terminal():
+        raise InvalidInputError("Give a text, or - to read one text per line from standard input.")
+    lines = given in ([], ["-"])
+    if id is not None and (lines or len(given) > 1):
+        raise InvalidInputError("`--id` is for a single text.")
+    common = {
+        "id": id,
+        "metadata": pairs(metadata or []),
+        "ttl": duration(ttl, "--ttl"),
+        "scope": scope_from(scope),
+    }
+    items = ({"text": text, "thread": thread, **common} for text in (_lines() if lines else given))
+
+    async def work(memory: Memory) -> list[str]:
+        return [*await memory.remember_many(items, namespace=namespace)]
+
+    written = with_memory(open_memory(path), work)
+    for each in written:
+        typer.echo(each)
+    if not written:
+        say("nothing was remembered: standard input held no text")
+        raise typer.Exit(NOTHING_FOUND)
+
+
+@memories_app.command(epilog=EXIT_CODES)
+def recall(
+    query: Annotated[str, typer.Argument(metavar="QUERY", help="The question.")],
+    path: PathOption = None,
+    namespaces: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--namespace",
+            "-n",
+            metavar="NAME[=K]",
+            help="Search this one, for its K best; repeatable; default all.",
+        ),
+    ] = None,
+    scope: ScopeOption = None,
+    thread: ThreadOption = None,
+    k: Annotated[int, typer.Option("-k", help="How many hits each namespace may give.")] = 5,
+    limit: LimitOption = None,
+    max_distance: Annotated[
+        float | None, typer.Option(help="The largest distance of a hit, 0 to 2; default: no limit.")
+    ] = None,
+    where: WhereOption = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    mode: Annotated[
+        str, typer.Option("--mode", help="hybrid (by meaning and words), vector, or text.")
+    ] = "hybrid",
+    window: Annotated[
+        int, typer.Option("--window", min=0, help="Neighbours before and after each hit in its thread.")
+    ] = 0,
+    context: Annotated[
+        bool, typer.Option("--context", help="Print the hits as a text for a prompt.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Print what was remembered about something, best first: score, namespace, text, id."""
+    if mode not in {"hybrid", "vector", "text"}:
+        raise InvalidInputError(f"`--mode` must be hybrid, vector or text, got {mode!r}.")
+    chosen: Literal["hybrid", "vector", "text"] = mode  # type: ignore[assignment]  # checked above
+    searched = _searches(namespaces or [], k)
+    options: dict[str, Any] = {
+        "where": filter_from(where),
+        "since": moment(since, "--since"),
+        "until": moment(until, "--until"),
+    }
+
+    async def work(memory: Memory) -> Recall:
+        return await memory.recall(
+            query,
+            namespaces=searched,
+            scope=scope_from(scope),
+            thread=thread,
+            k=k,
+            limit=limit,
+            max_distance=max_distance,
+            mode=chosen,
+            window=window,
+            **options,
+        )
+
+    found = with_memory(open_memory(path, must_exist=True), work)
+    if as_json:
+        errors = {name: str(failure) for name, failure in found.errors.items()}
+        print_json({"hits": [plain(hit) for hit in found], "errors": errors, "timings": found.timings})
+    elif context:
+        typer.echo(found.as_context())
+    else:
+        _print_hits(found, score=True)
+    for name, failure in found.errors.items():
+        say(f"namespace {name!r}: {failure}")
+    if not found:
+        say("no hits")
+        raise typer.Exit(UNAVAILABLE if found.errors else NOTHING_FOUND)
+
+
+@memories_app.command("list", epilog=EXIT_CODES)
+def list_(
+    path: PathOption = None,
+    namespace: NamespaceOption = "default",
+    scope: ScopeOption = None,
+    thread: ThreadOption = None,
+    where: WhereOption = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    newest_first: Annotated[bool, typer.Option("--newest-first", help="Begin with the newest.")] = False,
+    limit: LimitOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List memories in the order in which they were first remembered, those of a thread in their order there."""
+    options: dict[str, Any] = {
+        "where": filter_from(where),
+        "since": moment(since, "--since"),
+        "until": moment(until, "--until"),
+    }
+
+    async def work(memory: Memory) -> list[Hit]:
+        listing = memory.list(
+            namespace,
+            scope=scope_from(scope),
+            thread=thread,
+            newest_first=newest_first,
+            limit=limit,
+            **options,
+        )
+        return [hit async for hit in listing]
+
+    hits = with_memory(open_memory(path, must_exist=True), work)
+    if as_json:
+        print_json([_without_search(hit) for hit in hits])
+    else:
+        _print_hits(hits, score=False)
+    if not hits:
+        say(f"there is no such memory in the namespace {namespace!r}")
+        raise typer.Exit(NOTHING_FOUND)
+
+
+@memories_app.command(epilog=EXIT_CODES)
+def get(
+    id: Annotated[str, typer.Argument(metavar="ID")],
+    path: PathOption = None,
+    namespace: NamespaceOption = "default",
+    as_json: JsonOption = False,
+) -> None:
+    """Print a memory by its id."""
+
+    async def work(memory: Memory) -> Hit | None:
+        return await memory.get(id, namespace=namespace)
+
+    hit = with_memory(open_memory(path, must_exist=True), work)
+    if not hit:
+        _say_absent([id], namespace)
+        raise typer.Exit(NOTHING_FOUND)
+    if as_json:
+        print_json(_without_search(hit))
+    else:
+        print_hit(Console(highlight=False), hit, score=False)
+
+
+@memories_app.command(epilog=EXIT_CODES)
+def update(
+    id: Annotated[str, typer.Argument(metavar="ID")],
+    text: Annotated[
+        str | None, typer.Argument(metavar="[TEXT]", help="The new text; default: as it is.")
+    ] = None,
+    path: PathOption = None,
+    namespace: NamespaceOption = "default",
+    metadata: MetadataOption = None,
+    remove: Annotated[
+        list[str] | None, typer.Option("--remove", metavar="KEY", help="Take this metadata away; repeatable.")
+    ] = None,
+    ttl: Annotated[
+        str | None, typer.Option("--ttl", metavar="TIME", help="Forget it after 90s, 12h, 7d, ...")
+    ] = None,
+) -> None:
+    """Change a memory; what is not given stays as it is."""
+    changes = {**pairs(metadata or []), **dict.fromkeys(remove or [])}
+    lifetime = duration(ttl, "--ttl")
+    if text is None and not changes and lifetime is None:
+        raise InvalidInputError("Nothing to change: give a text, --metadata, --remove or --ttl.")
+
+    async def work(memory: Memory) -> Hit | None:
+        return await memory.update(id, namespace=namespace, text=text, metadata=changes or None, ttl=lifetime)
+
+    hit = with_memory(open_memory(path, must_exist=True), work)
+    if not hit:
+        _say_absent([id], namespace)
+        raise typer.Exit(NOTHING_FOUND)
+    print_hit(Console(highlight=False), hit, score=False)
+
+
+@memories_app.command(epilog=EXIT_CODES)
+def pin(
+    id: Annotated[str, typer.Argument(metavar="ID")],
+    path: PathOption = None,
+    namespace: NamespaceOption = "default",
+    unpin: Annotated[bool, typer.Option("--unpin", help="Let it be swept again.")] = False,
+) -> None:
+    """Keep a memory when others are swept away."""
+
+    async def work(memory: Memory) -> Hit | None:
+        return await memory.pin(id, namespace=namespace, pinned=not unpin)
+
+    if not with_memory(open_memory(path, must_exist=True), work):
+        _say_absent([id], namespace)
+        raise typer.Exit(NOTHING_FOUND)
+
+
+@memories_app.command(epilog=EXIT_CODES)
+def forget(
+    ids: Annotated[list[str] | None, typer.Argument(metavar="[ID]...")] = None,
+    path: PathOption = None,
+    namespace: Annotated[
+        str | None,
+        typer.Option(
+            "--namespace", "-n", help="The namespace; default: default, and with --scope all of them."
+        ),
+    ] = None,
+    where: WhereOption = None,
+    thread: ThreadOption = None,
+    scope: ScopeOption = None,
+) -> None:
+    """Forget memories by their ids, or all of a filter, a thread, or a scope; prints how many.
+
+    Ends with 1 if there was none, or none of one of the ids. Their bytes leave the files later; see `aiochroma erase`.
+    """
+    chosen = filter_from(where)
+    if bool(ids) == bool(chosen or thread or scope):
+        raise InvalidInputError("Give ids, or --where, --thread or --scope, and not both.")
+
+    async def work(memory: Memory) -> tuple[int, list[str]]:
+        if not ids:
+            count = await memory.forget(
+                namespace=namespace, where=chosen, thread=thread, scope=scope_from(scope)
+            )
+            return int(count), []
+        there = namespace or "default"
+        absent = [each for each in ids if not await memory.forget(each, namespace=there)]
+        return len(ids) - len(absent), absent
+
+    forgotten, absent = with_memory(open_memory(path, must_exist=True), work)
+    _say_absent(absent, namespace or "default")
+    typer.echo("1 memory forgotten" if forgotten == 1 else f"{forgotten} memories forgotten")
+    if absent or not forgotten:
+        raise typer.Exit(NOTHING_FOUND)
+
+
+@memories_app.command(epilog=EXIT_CODES)
+def namespaces(path: PathOption = None) -> None:
+    """Print the names of the namespaces, one per line."""
+
+    async def work(memory: Memory) -> list[str]:
+        return [*await memory.namespaces()]
+
+    for name in with_memory(open_memory(path, must_exist=True), work):
+        typer.echo(name)
+
+
+@memories_app.command(epilog=EXIT_CODES)
+def stats(path: PathOption = None, as_json: JsonOption = False) -> None:
+    """Print how much is remembered in which namespace, with which embedder, and this visit's counters and times."""
+    where = os.path.realpath(path or ".")
+
+    async def work(memory: Memory) -> dict[str, Any]:
+        counts = {name: int(await memory.count(name)) for name in await memory.namespaces()}
+        thread = memory.stats().as_dict()
+        return {"path": where, "namespaces": counts, "embedder": thread.pop("embedder"), "thread": thread}
+
+    found = with_memory(open_memory(path, must_exist=True), work)
+    if as_json:
+        print_json(found)
+        return
+    _print_stats(Console(highlight=False), found)
+
+
+# -- what they share ---------------------------------------------------------------------------------------------------
+
+
+def _lines() -> Iterator[str]:
+    """Read one text per line; blank lines are none.
+
+    Raises:
+        InvalidInputError: A line is not UTF-8.
+    """
+    for number, line in enumerate(sys.stdin.buffer, start=1):
+        try:
+            text = line.decode("utf-8").rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise InvalidInputError(f"Line {number} of standard input is not UTF-8: {error}.") from error
+        if text.strip():
+            yield text
+
+
+def _searches(names: list[str], k: int) -> dict[str, int] | None:
+    """Read ``NAME`` and ``NAME=K``; what follows the last ``=`` is K only if it is a number."""
+    if not names:
+        return None
+    searches: dict[str, int] = {}
+    for text in names:
+        name, sign, number = text.rpartition("=")
+        if sign and number.isdecimal():
+            searches[name] = int(number)
+        else:
+            searches[text] = k
+    return searches
+
+
+def _without_search(hit: Hit) -> dict[str, Any]:
+    # Nothing was searched for: these two would say nothing.
+    return {key: value for key, value in plain(hit).items() if key not in {"distance", "score"}}
+
+
+def _print_hits(hits: Any, *, score: bool) -> None:
+    console = Console(highlight=False)
+    for hit in hits:
+        print_hit(console, hit, score=score)
+
+
+def _say_absent(ids: list[str], namespace: str) -> None:
+    for each in ids:
+        say(f"there is no memory {each!r} in the namespace {namespace!r}")
+
+
+def _print_stats(console: Console, found: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    thread = found.pop("thread")
+    counts = found.pop("namespaces")
+    for key, value in found.items():
+        console.print(Text(f"{key}: {value}"), soft_wrap=True)
+    table = Table("namespace", "memories", box=None, pad_edge=False)
+    for name, count in counts.items():
+        table.add_row(Text(name), Text(str(count), justify="right"))
+    table.add_row("together", Text(str(sum(counts.values())), justify="right"), style="bold")
+    console.print(table)
+    waited, ran = thread.pop("wait_ms"), thread.pop("run_ms")
+    del thread["name"]
+    console.print("requests: " + ", ".join(f"{value} {key}" for key, value in thread.items()), soft_wrap=True)
+    for title, times in (("waited", waited), ("ran", ran)):
+        console.print(f"{title}: p50 {times['p50']} ms, p99 {times['p99']} ms, at most {times['max']} ms")
