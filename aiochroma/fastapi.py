@@ -24,7 +24,7 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -49,7 +49,9 @@ try:
     from fastapi import APIRouter, Depends, FastAPI, Request, Response
     from fastapi.responses import JSONResponse
     from fastapi.routing import APIRoute
+    from starlette.applications import Starlette
     from starlette.requests import HTTPConnection  # noqa: TC002 - FastAPI reads the annotation
+    from starlette.routing import Mount
 except ImportError as error:
     raise missing_extra("aiochroma.fastapi", "fastapi", error.name) from error
 
@@ -62,6 +64,7 @@ __all__ = [
     "MemoryDependency",
     "get_client",
     "get_memory",
+    "health_router",
     "install",
     "lifespan",
     "router",
@@ -133,7 +136,7 @@ class _Opened:
         await attempts(self.open)
         log.info("store.available")
 
-    async def aclose(self) -> None:
+    async def close(self) -> None:
         """Close it."""
         await self._stack.aclose()
 
@@ -161,7 +164,10 @@ def lifespan(
     async def running(app: FastAPI) -> AsyncIterator[Any]:
         opened = _Opened(opening)
         retrying: asyncio.Task[None] | None = None
-        setattr(app.state, _STATE, opened)
+        served = list(_with_mounted(app))
+        for each in served:
+            setattr(each.state, _STATE, opened)
+            _answer_errors_as(app, each)
         try:
             try:
                 await opened.open()
@@ -175,14 +181,33 @@ def lifespan(
             if retrying is not None:
                 retrying.cancel()
                 await asyncio.wait([retrying])
-            delattr(app.state, _STATE)
-            await opened.aclose()
+            for each in served:
+                delattr(each.state, _STATE)
+            await opened.close()
 
     return running
 
 
+def _with_mounted(app: Any) -> Iterator[Any]:
+    """Return an application and those that are mounted below it, whose own lifespans no server runs."""
+    yield app
+    for route in app.routes:
+        below = getattr(route, "app", None)
+        if isinstance(route, Mount) and isinstance(below, Starlette):
+            yield from _with_mounted(below)
+
+
+def _answer_errors_as(app: Any, mounted: Any) -> None:
+    """Turn the store's errors into responses in a mounted application, too, where :func:`install` did so above it."""
+    for kind in _ANSWERS:
+        if app.exception_handlers.get(kind) is _answer:
+            mounted.exception_handlers.setdefault(kind, _answer)
+
+
 def store_of(app: FastAPI) -> Any:
     """Return what :func:`lifespan` opened: for the application's own lifespan, background tasks and tests.
+
+    Applications that are mounted below one with such a lifespan, when it starts, have its store.
 
     Raises:
         ClosedError: The application has no such lifespan, or is not running.
@@ -242,31 +267,52 @@ else:
     """A parameter of this type receives the application's client."""
 
 
-router = APIRouter(tags=["health"])
-"""Has the route ``/health/chromadb``. It tells the reason of a failure with paths and process ids: not for the public."""
+def health_router(*, details: bool = False) -> APIRouter:
+    """Make a router with the route ``/health/chromadb``: 200 with the number of documents, 503 with the kind of error.
+
+    Args:
+        details: Tell also what is not for the public: the whole reason of a failure, with paths and process ids, who owns the
+            directory, the last error, the embedder, and Chroma's version.
+    """
+    made = APIRouter(tags=["health"])
+
+    @made.get("/health/chromadb")
+    async def health(request: Request) -> Response:
+        """Tell how the store is: 200 with the number of documents, 503 with the reason."""
+        now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+        body: dict[str, Any]
+        try:
+            state = await (await get_client(request)).health()
+        except AiochromaError as error:
+            body, reason = {"status": "unavailable"}, _described(error)
+        else:
+            reason = state.error
+            body = {
+                "status": state.status,
+                "mode": state.mode,
+                "documents": state.documents,
+                "queue_depth": state.pending,
+                "latency_ms": state.latency_ms,
+            }
+            if details:
+                body.update(
+                    owner=state.owner,
+                    last_error=state.last_error,
+                    embedder=state.embedder,
+                    chroma_version=state.chroma_version,
+                )
+        body["timestamp"] = now
+        if reason is None:
+            return JSONResponse(body)
+        log.warning("request.failed", path=request.url.path, error=reason)
+        body["error"] = reason if details else reason.partition(":")[0]
+        return _unavailable(request, body)
+
+    return made
 
 
-@router.get("/health/chromadb")
-async def health(request: Request) -> Response:
-    """Tell how the store is: 200 with the number of documents, 503 with the reason."""
-    now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
-    try:
-        state = await (await get_client(request)).health()
-    except AiochromaError as error:
-        return _unavailable(request, {"status": "unavailable", "error": _described(error), "timestamp": now})
-    body = {
-        "status": state.status,
-        "mode": state.mode,
-        "documents": state.documents,
-        "queue_depth": state.pending,
-        "latency_ms": state.latency_ms,
-        "embedder": state.embedder,
-        "chroma_version": state.chroma_version,
-        "timestamp": now,
-    }
-    if state.status == "ok":
-        return JSONResponse(body)
-    return _unavailable(request, {**body, "error": state.error})
+router = health_router()
+"""Has the route ``/health/chromadb``, without details; see :func:`health_router`."""
 
 
 _ANSWERS: dict[type[AiochromaError], tuple[int, str | None]] = {
@@ -280,13 +326,17 @@ _ANSWERS: dict[type[AiochromaError], tuple[int, str | None]] = {
 """Status and text by error; None for the error's own text. The others' names paths, hosts and processes: they are logged."""
 
 
-def install(app: FastAPI) -> None:
-    """Add the health route, and turn the store's errors into responses.
+def install(app: FastAPI, *, details: bool = False) -> None:
+    """Add the health route, and turn the store's errors into responses, also those of mounted applications.
 
     ``QueueFullError`` and an unavailable store become 503 with ``Retry-After``; a deadline that passed and a write without an
-    answer 504; wrong input 422.
+    answer 504; wrong input 422. What responses leave out, which is paths, hosts and process ids, is logged.
+
+    Args:
+        app: The application.
+        details: Let the health route tell what is not for the public; see :func:`health_router`.
     """
-    app.include_router(router)
+    app.include_router(health_router(details=details))
     for kind in _ANSWERS:
         app.add_exception_handler(kind, _answer)
 

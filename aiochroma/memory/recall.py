@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime  # noqa: TC003 - frameworks read the annotations
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from aiochroma._errors import InvalidInputError
@@ -27,7 +28,6 @@ from aiochroma.records.spec import Mode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from datetime import datetime
 
 __all__ = ["Hit", "Mode", "NamespaceSearch", "Recall", "has_passed", "hit_from", "is_number", "searches_from"]
 

@@ -87,6 +87,7 @@ class Store:
         self._failure: Exception | None = None
         self._failed_at = 0.0
         self._has_reembedded = False
+        self._has_ended = False
         self._namespaces: dict[str, Namespace] = {}
 
     # -- opening -------------------------------------------------------------------------------------------------------
@@ -157,6 +158,9 @@ class Store:
         except Exception as error:
             self._failure, self._failed_at = error, time.monotonic()
             raise
+        if self._has_ended:
+            await client.close()  # Nobody else would.
+            raise ClosedError(f"{self.describe} was closed while it was opening.")
         if self._client is not None and not self._client.closed:
             await client.close()  # Another task was faster.
             return
@@ -177,7 +181,8 @@ class Store:
             )
 
     async def close(self) -> None:
-        """Close the client, if it is ours."""
+        """Close the client, if it is ours; one that is opening meanwhile closes as soon as it is open."""
+        self._has_ended = True
         self._namespaces.clear()
         if self._client is not None and self._owns_client:
             await self._client.close()

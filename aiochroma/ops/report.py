@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from aiochroma.client.reembedding import FillReport
+from aiochroma.client.reembedding import FillReport  # noqa: TC001 - frameworks read the annotations
 
 __all__ = ["DAMAGED", "HEALTHY", "UNAVAILABLE", "UNHEALTHY", "CollectionState", "DoctorReport"]
 

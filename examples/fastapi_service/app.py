@@ -92,7 +92,7 @@ async def recall(
 
 
 # Opens the memory when the service starts, and closes it when it ends. A store that is not there yet does not keep the service
-# from starting: /health/chromadb answers with 503 and the reason until it is.
+# from starting: /health/chromadb answers with 503 until it is, and the log says why.
 app = FastAPI(title="Memories", lifespan=lifespan(lambda: aiochroma.Memory.from_env(timeout=TIMEOUT_SECONDS)))
 app.include_router(router)
 install(app)  # /health/chromadb, and the store's errors as responses

@@ -11,7 +11,7 @@ import aiochroma
 from aiochroma.fastapi import CancellingRoute, MemoryDependency, install, lifespan
 
 app = FastAPI(lifespan=lifespan(lambda: aiochroma.Memory.from_env(timeout=30)))
-install(app)
+install(app, details=True)
 router = APIRouter(route_class=CancellingRoute)
 seen = {"started": 0, "cancelled": 0}
 

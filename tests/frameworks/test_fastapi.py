@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import datetime as dt
+import os
 import subprocess
 import sys
 import threading
@@ -30,9 +32,9 @@ from aiochroma.fastapi import (
 )
 
 
-def application(opening, inner=None, **options):
+def application(opening, inner=None, *, details=False, **options):
     app = FastAPI(lifespan=lifespan(opening, inner, **options))
-    install(app)
+    install(app, details=details)
 
     @app.post("/memories")
     async def remember(text: str, memory: MemoryDependency):
@@ -178,9 +180,10 @@ def test_the_dependency_can_be_replaced(tmp_path, serving):
     assert not (tmp_path / "real").exists()
 
 
-def test_health_says_what_there_is_to_know(tmp_path, serving):
-    """A healthy store answers 200, with its mode, documents, queue, embedder, Chroma's version, and the time in UTC."""
-    with serving(application(lambda: aiochroma.Memory(tmp_path))) as client:
+@pytest.mark.parametrize("details", [False, True])
+def test_health_says_what_there_is_to_know(tmp_path, serving, details):
+    """A healthy store answers 200 with its mode, documents, queue and the time in UTC; owner and versions where asked for."""
+    with serving(application(lambda: aiochroma.Memory(tmp_path), details=details)) as client:
         client.post("/memories", params={"text": "the key is under the mat"})
         answer = client.get("/health/chromadb")
         state = answer.json()
@@ -191,8 +194,13 @@ def test_health_says_what_there_is_to_know(tmp_path, serving):
             1,
             0,
         )
-        assert state["embedder"]
-        assert state["chroma_version"]
+        private = {"owner", "last_error", "embedder", "chroma_version"}
+        assert private & set(state) == (private if details else set())
+        assert str(os.getpid()) not in answer.text or details
+        if details:
+            assert state["embedder"]
+            assert state["chroma_version"]
+            assert state["owner"]["pid"] == os.getpid()
         assert dt.datetime.fromisoformat(state["timestamp"]).utcoffset() == dt.timedelta(0)
 
 
@@ -205,8 +213,8 @@ def test_a_store_that_is_unavailable_at_the_start(tmp_path, serving, on_failure)
         health = client.get("/health/chromadb")
         assert health.status_code == 503
         assert health.json()["status"] == "unavailable"
-        assert str(path) in health.json()["error"]
-        assert "DatabasePathError" in health.json()["error"]
+        assert health.json()["error"] == "DatabasePathError"
+        assert str(path) not in health.text
         assert int(health.headers["Retry-After"]) >= 1
         answer = client.get("/count")
         assert (answer.status_code, answer.json()["error"]) == (503, "DatabasePathError")
@@ -249,7 +257,7 @@ def test_a_wrong_configuration_is_never_waited_for():
 def test_without_the_lifespan(serving):
     """An application without the lifespan, or one that is not running, is told what is missing."""
     app = FastAPI()
-    install(app)
+    install(app, details=True)
     with serving(app) as client:
         health = client.get("/health/chromadb")
         assert health.status_code == 503
@@ -390,3 +398,53 @@ async def test_errors_of_handlers_pass_unchanged():
 
     assert (await asked(with_route(absent)))[0] == 404
     assert (await asked(with_route(wrong)))[0] == 422
+
+
+def test_the_whole_reason_is_told_where_asked_for(tmp_path, serving):
+    """A route that is not for the public names the path."""
+    path = tmp_path / "store"
+    path.write_text("a file where the directory should be")
+    with serving(application(lambda: aiochroma.Memory(path), details=True)) as client:
+        reason = client.get("/health/chromadb").json()["error"]
+        assert reason.startswith("DatabasePathError: ")
+        assert str(path) in reason
+
+
+def test_mounted_applications_have_the_store(tmp_path, serving):
+    """No server runs the lifespan of an application that is mounted; it has the store, and the responses, of the one above."""
+    below, deeper = FastAPI(), FastAPI()
+
+    @below.get("/count")
+    async def count(memory: MemoryDependency) -> int:
+        return await memory.count()
+
+    @deeper.get("/recall")
+    async def recall(question: str, memory: MemoryDependency) -> list[aiochroma.Hit]:
+        return list(await memory.recall(question))
+
+    app = application(lambda: aiochroma.Memory(tmp_path))
+    app.mount("/below", below)
+    below.mount("/deeper", deeper)
+    with serving(app) as client:
+        client.post("/memories", params={"text": "the key is under the mat"})
+        assert client.get("/below/count").json() == 1
+        assert len(client.get("/below/deeper/recall", params={"question": "key"}).json()) == 1
+        refused = client.get("/below/deeper/recall", params={"question": ""})
+        assert (refused.status_code, refused.json()["error"]) == (422, "InvalidInputError")
+
+
+def test_hits_are_a_response_model(tmp_path, serving):
+    """A route may be annotated with what it returns, and the description of the interface shows its fields."""
+    app = application(lambda: aiochroma.Memory(tmp_path))
+
+    @app.get("/hits")
+    async def hits(memory: MemoryDependency) -> list[aiochroma.Hit]:
+        return list(await memory.recall("where is the key?"))
+
+    with serving(app) as client:
+        client.post("/memories", params={"text": "the key is under the mat"})
+        (hit,) = client.get("/hits").json()
+        assert hit["text"] == "the key is under the mat"
+        assert dt.datetime.fromisoformat(hit["created_at"]).utcoffset() == dt.timedelta(0)
+        described = client.get("/openapi.json").json()["components"]["schemas"]["Hit"]["properties"]
+        assert set(described) == {each.name for each in dataclasses.fields(aiochroma.Hit)}
