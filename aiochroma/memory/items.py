@@ -358,9 +358,11 @@ def user_metadata(stored: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def moment(stored: Mapping[str, Any] | None, key: str) -> datetime | None:
-    """Return a stored time (seconds since 1970) as a datetime in UTC, or None where there is none."""
+    """Return a stored time (seconds since 1970) as a datetime in UTC, or None where there is none, or no date."""
     seconds = (stored or {}).get(key)
-    return datetime.fromtimestamp(seconds, timezone.utc) if isinstance(seconds, (int, float)) else None
+    if not isinstance(seconds, (int, float)) or not _is_date(seconds):
+        return None
+    return datetime.fromtimestamp(seconds, timezone.utc)
 
 
 def _finite(value: Any, where: str) -> float:

@@ -251,5 +251,5 @@ async def matching_ids(store: Store, namespace: Namespace, where: Mapping[str, A
 
 async def count_records(store: Store, namespace: Namespace) -> int:
     """Return how many memories a namespace holds."""
-    count: int = await store.submit("_count", **namespace.place)
+    count: int = await store.submit("count_memories", **namespace.place)
     return count

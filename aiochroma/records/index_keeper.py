@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiochroma._logging import get_logger
 from aiochroma.core.operations import Effect
-from aiochroma.records.record import CREATED_AT, EXPIRES_AT, PINNED, Place, place_in_order
+from aiochroma.records.record import EXPIRES_AT, PINNED, Place, made_at, place_in_order
 from aiochroma.text.index import CACHE_BYTES, IndexedText, TextIndex
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ _SLICE = 64
 """Records copied in one slice: 5 to 10 ms."""
 _UNUSABLE_SECONDS = 5.0
 """So long after a failure to open the file it is not tried again: each attempt may wait for another's lock."""
+_NOT_DAMAGED = ("locked", "readonly", "unable to open", "is full", "disk I/O")
+"""In SQLite's messages: nothing is wrong with what is in the file."""
 _ODD = (sqlite3.ProgrammingError, sqlite3.InterfaceError, UnicodeError, OverflowError, ValueError, TypeError)
 """What one record that cannot be stored raises; nothing is wrong with the file."""
 
@@ -113,7 +115,7 @@ class IndexKeeper:
         log.warning("text_index.failed", collection="", error=str(error), hint="made again when it is used")
         self._current.clear()
         self._copying.clear()
-        if self._index is not None and not isinstance(error, sqlite3.OperationalError):
+        if self._index is not None and not any(words in str(error) for words in _NOT_DAMAGED):
             self._positions.clear()
             try:
                 self._index.recreate()
@@ -333,14 +335,14 @@ def indexed_row(
     """Return what the index stores of a record; other programs may have written anything."""
     metadata = metadata or {}
     thread, position = place_in_order(metadata)
-    created, expires = metadata.get(CREATED_AT), metadata.get(EXPIRES_AT)
+    expires = metadata.get(EXPIRES_AT)
     return IndexedText(
         id,
         document or "",
         thread,
-        position,
+        round(position, 6),
         metadata,
-        float(created) if isinstance(created, (int, float)) else 0.0,
+        made_at(metadata),
         float(expires) if isinstance(expires, (int, float)) and not metadata.get(PINNED) else None,
         vector,
     )

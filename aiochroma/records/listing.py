@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from aiochroma.records.filters import joined
-from aiochroma.records.record import CREATED_AT, THREAD, has_expired, scope_filter, thread_position
+from aiochroma.records.record import CREATED_AT, THREAD, has_expired, made_at, scope_filter, thread_position
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,9 +44,9 @@ class ListSpec:
 
 
 def cursor_of(id: str, metadata: Mapping[str, Any], spec: ListSpec) -> tuple[float, str]:
-    """Return what a memory is ordered by; in whole microseconds, because Chroma may change the last digit of a float."""
-    number = metadata.get(CREATED_AT, 0.0) if spec.thread is None else thread_position(metadata)[1]
-    return round(float(number), 6), id
+    """Return what a memory is ordered by."""
+    number = made_at(metadata) if spec.thread is None else round(thread_position(metadata)[1], 6)
+    return number, id
 
 
 def list_filter(spec: ListSpec) -> dict[str, Any] | None:

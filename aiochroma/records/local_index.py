@@ -8,6 +8,7 @@ Everything here runs on the DB thread.
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import time
 from typing import TYPE_CHECKING, Any
@@ -15,13 +16,15 @@ from typing import TYPE_CHECKING, Any
 from aiochroma.records.filters import filter_of
 from aiochroma.records.history import HISTORY_FILE, ChangeLog
 from aiochroma.records.index_keeper import IndexKeeper, indexed_row
+from aiochroma.records.listing import list_filter
 from aiochroma.records.record import WRITING, Place, Record, record_of
 from aiochroma.records.searching import Candidates, Found, SearchingRecords, most_covering, most_near
 from aiochroma.records.spec import Neighbour
+from aiochroma.text.index import TextIndex
 from aiochroma.text.vectors import EXACT_ROWS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -30,11 +33,11 @@ if TYPE_CHECKING:
 
     from aiochroma.core.request import Request
     from aiochroma.records.chunks import NearChunk
+    from aiochroma.records.listing import ListSpec
     from aiochroma.records.spec import SearchSpec
-    from aiochroma.text.index import TextIndex
     from aiochroma.text.rows import RowFilter
 
-__all__ = ["TEXT_INDEX_FILE", "LocalIndex"]
+__all__ = ["TEXT_INDEX_FILE", "LocalIndex", "iter_vectors"]
 
 TEXT_INDEX_FILE = "aiochroma-text.sqlite3"
 
@@ -45,6 +48,32 @@ _SPARE = 1.5
 _MORE = 4
 _MOST_FETCHED = 4096
 """Beyond so many Chroma's search takes longer than comparing every row."""
+
+
+def iter_vectors(
+    directory: Path, collection: str, positions: Mapping[str, int] | None = None
+) -> Iterator[tuple[list[str], NDArray[np.float32]]]:
+    """Read the vectors of a collection from the index's file, while Chroma is closed: to make a broken index of Chroma again.
+
+    Args:
+        directory: The database's directory.
+        collection: The collection's id.
+        positions: For each collection how far its log goes. With it, an index that has not noted that it goes as far gives
+            nothing, since its vectors may be those of before; None to take what is there.
+
+    Yields:
+        Ids and vectors, a page at a time; nothing where there is no index that can be read.
+    """
+    file = directory / TEXT_INDEX_FILE
+    if not file.is_file():
+        return
+    try:
+        index = TextIndex(file)
+    except sqlite3.DatabaseError:
+        return
+    with contextlib.closing(index):
+        if positions is None or index.watermark(collection) == str(positions.get(collection)):
+            yield from index.vector_pages(collection)
 
 
 class LocalIndex(SearchingRecords):
@@ -69,6 +98,38 @@ class LocalIndex(SearchingRecords):
     def index(self, collection_id: Any, tenant: str, database: str) -> float:
         """Copy one slice of a collection into the index, if any is missing; return which share the index has."""
         return self.keeper.copy(str(collection_id), {"tenant": tenant, "database": database})
+
+    def count(self, collection_id: Any, tenant: str, database: str) -> int:
+        """Return how many records a collection has; the index knows it without counting."""
+        index = self.keeper.current(str(collection_id))
+        if index is not None:
+            return index.count(str(collection_id))
+        return super().count(collection_id, tenant, database)
+
+    def page(self, collection_id: Any, spec: ListSpec, tenant: str, database: str) -> Sequence[Record]:
+        """See ``MemoryRecords``; the index finds the page without looking at what stands before it."""
+        place = {"tenant": tenant, "database": database}
+        collection = str(collection_id)
+        index, share, _ = self.keeper.usable(collection, place)
+        if index is not None and share == 1.0:
+            now = time.time()
+            try:
+                rows = index.page(
+                    collection,
+                    index.filter(collection, list_filter(spec), now),
+                    now,
+                    by_position=spec.thread is not None,
+                    after=spec.after,
+                    limit=spec.limit,
+                    newest_first=spec.newest_first,
+                )
+                read = index.read(rows)
+            except sqlite3.DatabaseError as error:
+                self.keeper.failed(error)
+            else:
+                if len(read) == len(rows):
+                    return [record_of(*read[row]) for row in rows]
+        return super().page(collection_id, spec, tenant, database)
 
     def after_write(self, request: Request) -> None:
         """Bring the index up to date after a write that Chroma has carried out."""
@@ -167,8 +228,8 @@ class LocalIndex(SearchingRecords):
             index, share, problem = self.keeper.usable(str(collection_id), place)
             if index is None:
                 break
-            search = _Search(self, index, collection_id, query_embeddings, spec, reach, place, share)
             try:
+                search = _Search(self, index, collection_id, query_embeddings, spec, reach, place, share)
                 return Candidates(search.run(queries, self._chunk_collection(chunks, place)), share)
             except sqlite3.DatabaseError as error:
                 self.keeper.failed(error)

@@ -66,6 +66,7 @@ class MemoryRecords:
             "change_memories": self.change,
             "forget_memories": self.forget,
             "list_memories": self.page,
+            "count_memories": self.count,
             "memory_history": self.history,
         }
 
@@ -330,6 +331,11 @@ class MemoryRecords:
         ids = page_ids(metadatas, spec)
         records = self._reader.records(collection_id, ids, None, place)
         return [records[id] for id in ids if id in records]
+
+    def count(self, collection_id: Any, tenant: str, database: str) -> int:
+        """Return how many records a collection has."""
+        counted: int = self._api._count(collection_id, tenant=tenant, database=database)  # noqa: SLF001 - Chroma's own name
+        return counted
 
     # -- what an index and a history add -------------------------------------------------------------------------------
 

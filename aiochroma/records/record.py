@@ -25,6 +25,7 @@ __all__ = [
     "Record",
     "before",
     "has_expired",
+    "made_at",
     "merged_metadata",
     "part_id",
     "place_in_order",
@@ -53,6 +54,9 @@ PARTS = "aiochroma:parts"
 WRITING = "aiochroma:writing"
 """Which writing of the memory its parts belong to."""
 PART_OF = "aiochroma:part_of"
+
+_LATEST = 1e12
+"""No date has so many seconds since 1970."""
 
 Record = dict[str, Any]
 Place = dict[str, str]
@@ -133,6 +137,15 @@ def thread_position(metadata: Mapping[str, Any]) -> tuple[str | None, float]:
         thread if isinstance(thread, str) else None,
         float(place) if isinstance(place, (int, float)) and math.isfinite(place) else 0.0,
     )
+
+
+def made_at(metadata: Mapping[str, Any]) -> float:
+    """Return when a memory was first remembered, in seconds since 1970 and whole microseconds.
+
+    Chroma may change the last digit of a float. Other programs may have written anything; what is no time is 0.
+    """
+    seconds = metadata.get(CREATED_AT)
+    return round(float(seconds), 6) if isinstance(seconds, (int, float)) and abs(seconds) < _LATEST else 0.0
 
 
 def place_in_order(metadata: Mapping[str, Any]) -> tuple[str | None, float]:

@@ -278,6 +278,11 @@ class TextIndex:
         """Return the rows that have a vector, in order, with the vectors as they were written."""
         return self._vectors.read(rows)
 
+    def vector_pages(self, namespace: str) -> Iterator[tuple[list[str], NDArray[np.float32]]]:
+        """Return all vectors of a namespace, page by page, with the ids of their memories."""
+        number = self._number(namespace)
+        return iter(()) if number is None else self._vectors.pages(number)
+
     def page(self, namespace: str, keep: RowFilter, now: float, **how: Any) -> list[int]:
         """Return the next rows of a list; arguments as ``MemoryTable.page``."""
         number = self._number(namespace)

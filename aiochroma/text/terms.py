@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from aiochroma.text.analysis import match_expression, query_terms
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
     import numpy as np
     from numpy.typing import NDArray
+
+    from aiochroma.text.dates import Period
 
 __all__ = ["Postings", "Summary", "summary_of", "terms_of"]
 
@@ -117,7 +120,7 @@ def terms_of(
     Returns:
         The terms, with those of dates behind the words; none for a question without either.
     """
-    found = [(term, postings.rows(namespace, term)) for term in query_terms(question)]
+    found = [(term, postings.rows(namespace, term)) for term in _words_of(question)]
     if len(found) > _MOST_TERMS:
         telling = {
             term for term, _ in sorted(found, key=lambda one: (len(one[1]) == 0, len(one[1])))[:_MOST_TERMS]
@@ -157,6 +160,18 @@ def _with_kin(
     return Term(held, term_weight(summary.memories, float(shares.sum())), shares)
 
 
+@lru_cache(maxsize=64)
+def _words_of(question: str) -> tuple[str, ...]:
+    """Return the terms of a question; every namespace that it is asked of asks for them."""
+    return tuple(query_terms(question))
+
+
+@lru_cache(maxsize=64)
+def _periods_of(question: str, day: int) -> tuple[Period, ...]:
+    """Return the dates of a question that is asked on a day since 1970."""
+    return tuple(periods_in(bounded_question(question), day * _DAY))
+
+
 def _dates(
     connection: sqlite3.Connection, namespace: int, summary: Summary, question: str, now: float
 ) -> list[Term]:
@@ -165,7 +180,7 @@ def _dates(
 
     if summary.oldest is None or summary.newest is None:
         return []
-    periods = periods_in(bounded_question(question), now)
+    periods = _periods_of(question, int(now // _DAY))
     first_year, last_year = (
         1970 + int(seconds // (365.2425 * _DAY)) for seconds in (summary.oldest, summary.newest)
     )
