@@ -44,6 +44,10 @@ SENTENCES = {
     "database.failed": "{database} cannot be used: {error}",
     "database.fault": "{operation!s} failed in {database}: {error} (recognised as {fault})",
     "database.locked": "process {pid} holds SQLite's lock on {database}; waiting up to {waiting_seconds} s",
+    "database.many_collections": (
+        "{collections} collections are in use, about as many as Chroma keeps loaded with the open files that this process may "
+        "have: raise the limit (`ulimit -n`), or use scopes in place of namespaces"
+    ),
     "database.moved": "the files of {database} were replaced while it was open; it was opened again",
     "database.not_durable": "{database} was opened first without `durable=True`, which holds from the next opening on",
     "database.still_open": "Chroma has not closed the files of {database}",

@@ -10,6 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from aiochroma._errors import StoreUnavailableError
+from aiochroma._logging import get_logger
+from aiochroma.backend.descriptors import collections_within_limit, raise_descriptor_limit
 from aiochroma.backend.faults import is_panic
 from aiochroma.backend.protocol import BackendInfo, Capabilities
 from aiochroma.backend.reading import read_records
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from aiochroma.core.request import Request
 
 __all__ = ["ChromaBackend", "start_chroma"]
+
+log = get_logger("aiochroma.backend")
 
 _IN_PROCESS = "chromadb.api.rust.RustBindingsAPI"
 """Whatever the caller's settings say: a database of this process never talks to a server."""
@@ -48,6 +52,7 @@ def start_chroma(location: Location, options: EngineOptions) -> System:
 
     if location.path:
         settings.persist_directory = location.path
+        raise_descriptor_limit()
     system = System(settings)
     # Abstract: looking up the implementation that the settings name is what `instance` is for.
     system.instance(ServerAPI)  # type: ignore[type-abstract]
@@ -73,6 +78,7 @@ class ChromaBackend:
         self._system = system
         self.api: ServerAPI = system.instance(ServerAPI)  # type: ignore[type-abstract]
         self._read: set[str] = set()
+        self._used: set[str] = set()
         self._counts: dict[str, int] = {}
         self._changed: set[str] = set()
         self.unusable: Mapping[str, str] = {}
@@ -106,6 +112,7 @@ class ChromaBackend:
     def _carry_out(self, request: Request) -> Any:
         """Carry out one call and return Chroma's result."""
         row, arguments = request.row, request.arguments
+        self._note_use(request.collection)
         if request.collection and not row.reads_first:
             self._read_first(arguments)
         if self.hook is not None and row.lane in {Lane.CATALOG, Lane.BARRIER}:
@@ -135,11 +142,21 @@ class ChromaBackend:
         """Have every write followed from now on, and offer the operations that the follower adds."""
         self.hook, self._further = hook, hook.operations()
 
+    def _note_use(self, collection: str) -> None:
+        """Note that a collection is used, and say so once when there are more than Chroma can keep loaded."""
+        if not collection or collection in self._used:
+            return
+        self._used.add(collection)
+        most = collections_within_limit()
+        if self._system.settings.is_persistent and most is not None and len(self._used) == most:
+            log.warning("database.many_collections", collections=len(self._used))
+
     def _delete_collection(self, arguments: Any) -> None:
         """Delete a collection and what follows it, which goes by the id that cannot be looked up afterwards."""
         collection = str(self.api.get_collection(**arguments).id)
         self.api.delete_collection(**arguments)
         self._read.discard(collection)
+        self._used.discard(collection)
         self._counts.pop(collection, None)
         self._changed.discard(collection)
         if self.hook is not None:
@@ -147,6 +164,7 @@ class ChromaBackend:
 
     def _forget_all(self) -> None:
         self._read.clear()
+        self._used.clear()
         self._counts.clear()
         self._changed.clear()
         if self.hook is not None:

@@ -26,6 +26,7 @@ from aiochroma._errors import (
 )
 from aiochroma._logging import get_logger
 from aiochroma.backend.chroma import ChromaBackend, start_chroma
+from aiochroma.backend.descriptors import give_memory_back
 from aiochroma.backend.faults import Fault, FaultKind, WriteOutcome, classify, is_panic
 from aiochroma.backend.missing import MissingVectors
 from aiochroma.backend.preparation import LOCK_WAIT_SECONDS, prepare_directory
@@ -284,6 +285,7 @@ class EmbeddedBackend(ChromaBackend):
                     )
         finally:
             self._ownership.release()
+            give_memory_back()
 
     def _close_hook(self, hook: WriteHook | None) -> None:
         """Tell what followed the writes how far the log goes, in terms of the database that it belongs to."""

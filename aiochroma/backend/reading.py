@@ -28,7 +28,8 @@ def read_records(api: Any, request: Request) -> Any:
     """
     method: Callable[..., Any] = getattr(api, request.operation)
     if request.row.result is Result.RECORDS:
-        parts = [method(**arguments) for arguments in _takeable(dict(request.arguments))]
+        arguments = dict(request.arguments)
+        parts = _pages(method, arguments) or [method(**part) for part in _takeable(arguments)]
         for part in parts:
             if part.get("embeddings") is not None:
                 part["embeddings"] = _array(part["embeddings"])
@@ -49,14 +50,30 @@ def read_records(api: Any, request: Request) -> Any:
 def _takeable(arguments: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Return the arguments of the calls whose results together are those of one that is too large."""
     ids, where = arguments.get("ids"), arguments.get("where")
-    if arguments.get("limit") is not None or arguments.get("offset"):
-        yield arguments
-    elif ids is not None and len(ids) > _MOST_VARIABLES:
+    if ids is not None and len(ids) > _MOST_VARIABLES:
         for start in range(0, len(ids), _MOST_VARIABLES):
             yield {**arguments, "ids": ids[start : start + _MOST_VARIABLES]}
     else:
         for part in _takeable_filters(where):
             yield {**arguments, "where": part}
+
+
+def _pages(method: Callable[..., Any], arguments: dict[str, Any]) -> list[Any]:
+    """Return what lies within limit and offset of a call that is too large; empty for any other call.
+
+    The ids come first, part by part; then the records of those within the limits.
+    """
+    limit, offset = arguments.get("limit"), arguments.get("offset") or 0
+    unlimited = {**arguments, "limit": None, "offset": None}
+    parts = list(_takeable(unlimited))
+    if len(parts) == 1 or (limit is None and not offset):
+        return []
+    ids = [id for part in parts for id in method(**{**part, "include": []})["ids"]]
+    chosen = ids[offset : None if limit is None else offset + limit]
+    if not chosen:
+        return [method(**{**parts[0], "limit": 0})]
+    found = {**unlimited, "ids": chosen, "where": None, "where_document": None}
+    return [method(**part) for part in _takeable(found)]
 
 
 def _takeable_filters(where: Any) -> Iterator[Any]:
