@@ -46,6 +46,21 @@ def test_a_new_database_needs_two_rounds_to_keep_its_log(tmp_path):
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["chroma.sqlite3"]
 
 
+def test_the_log_is_indexed_by_collection_and_chroma_goes_on(seeds, child, tmp_path):
+    """A write beside a large collection reads its own entries of the log; Chroma opens and writes the file as before."""
+    directory = seeds.copy(tmp_path / "db", **DURABLE)
+    assert prepare(directory, keep_log=True)
+    with sqlite3.connect(directory / "chroma.sqlite3") as connection:
+        plan = connection.execute(
+            "EXPLAIN QUERY PLAN SELECT * FROM embeddings_queue WHERE topic = 'x' AND seq_id > 3 ORDER BY seq_id"
+        ).fetchall()
+    connection.close()
+    assert "USING INDEX aiochroma_log_by_topic (topic=? AND seq_id>?)" in plan[0][-1]
+    child.check(directory)
+    assert not preflight(directory).problems
+    assert prepare(directory, keep_log=True), "the index that is there is taken as it is"
+
+
 def test_settings_can_be_taken_back(seeds, tmp_path):
     """Both settings can be changed either way, and None leaves the log's as it is."""
     directory = seeds.copy(tmp_path / "db", **DURABLE)

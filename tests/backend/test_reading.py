@@ -1,0 +1,94 @@
+"""Reads that Chroma does not take as they are, against a real database."""
+
+from __future__ import annotations
+
+import pytest
+
+import aiochroma
+from aiochroma.backend import reading
+
+MANY = 40
+
+
+@pytest.fixture
+async def collection(tmp_path, monkeypatch):
+    """Forty records; a statement takes seven values."""
+    monkeypatch.setattr(reading, "_MOST_VARIABLES", 7)
+    async with aiochroma.AsyncPersistentClient(tmp_path / "db") as client:
+        made = await client.get_or_create_collection("notes", embedding_function=None)
+        await made.upsert(
+            ids=[f"id{number:02}" for number in range(MANY)],
+            embeddings=[[1.0, float(number)] for number in range(MANY)],
+            metadatas=[
+                {"number": number, "kind": "even" if number % 2 == 0 else "odd"} for number in range(MANY)
+            ],
+            documents=[f"text {number}" for number in range(MANY)],
+        )
+        yield made
+
+
+async def test_more_ids_than_a_statement_takes(collection):
+    """A look-up with very many ids, known and unknown, finds those that are there, with all that was asked for."""
+    ids = [f"id{number:02}" for number in range(30)]
+    found = await collection.get(
+        ids=[*ids, *(f"unknown{number}" for number in range(20))], include=["embeddings"]
+    )
+    assert found["ids"] == ids
+    assert found["embeddings"].tolist() == [[1.0, float(number)] for number in range(30)]
+
+
+async def test_more_values_in_a_filter_than_a_statement_takes(collection):
+    """A very long `$in`, alone or beside other conditions, matches what a short one would."""
+    values = [*range(100, 120), *range(25)]
+    found = await collection.get(where={"number": {"$in": values}}, include=[])
+    assert sorted(found["ids"]) == [f"id{number:02}" for number in range(25)]
+    both = {"$and": [{"kind": "odd"}, {"number": {"$in": values}}]}
+    found = await collection.get(where=both, include=["documents"])
+    assert sorted(found["documents"]) == sorted(f"text {number}" for number in range(1, 25, 2))
+
+
+@pytest.mark.parametrize(("limit", "offset"), [(10, None), (10, 20), (None, 22), (5, 24), (5, 99)])
+async def test_limits_of_a_read_that_is_asked_in_several(collection, limit, offset):
+    """Limit and offset count over the whole of it: pages neither overlap nor leave anything out."""
+    where = {"number": {"$in": list(range(25))}}
+    whole = (await collection.get(where=where, include=[]))["ids"]
+    found = await collection.get(where=where, limit=limit, offset=offset, include=["metadatas"])
+    start = offset or 0
+    assert found["ids"] == whole[start : None if limit is None else start + limit]
+    assert [f"id{entry['number']:02}" for entry in found["metadatas"]] == found["ids"]
+
+
+async def test_a_query_within_ids_that_are_gone(collection, caplog):
+    """What was deleted since is left out; the database is neither blamed nor opened again for everybody."""
+    await collection.delete(ids=["id02"])
+    query = {
+        "query_embeddings": [[1.0, 2.0], [1.0, 30.0]],
+        "n_results": 2,
+        "include": ["documents", "distances"],
+    }
+    found = await collection.query(ids=["id01", "id02", "id30", *(f"never{n}" for n in range(20))], **query)
+    assert found["ids"] == [["id01", "id30"], ["id30", "id01"]]
+    found = await collection.query(ids=["id02", "never"], **query)
+    assert (found["ids"], found["documents"], found["distances"]) == ([[], []],) * 3
+    assert found["metadatas"] is None
+    assert not [record for record in caplog.records if "fault" in record.getMessage()]
+
+
+async def test_a_native_panic_is_an_unavailable_store_and_the_thread_goes_on(collection):
+    """A panic is no `Exception`; its caller gets an error of our tree, and the next call is served."""
+    panic = type("PanicException", (BaseException,), {"__module__": "pyo3_runtime"})
+    backend = collection._client.session.connection.engine.serving._opened[0]
+    api = backend.api
+
+    class Panicking:
+        def __getattr__(self, name):
+            return getattr(api, name)
+
+        def _get(self, **_):
+            raise panic("called `Result::unwrap()` on an `Err` value")
+
+    backend.api = Panicking()
+    with pytest.raises(aiochroma.StoreUnavailableError, match="native code") as caught:
+        await collection.get(ids=["id01"])
+    assert type(caught.value.__cause__) is panic
+    assert (await collection.get(ids=["id01"], include=[]))["ids"] == ["id01"]
