@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["expired", "many", "some", "sweep_expired", "whole_namespace"]
 
 _DELETED_AT_ONCE = 64
+_MOST_AT_ONCE = 1000
 
 
 def some(
@@ -123,7 +124,8 @@ async def _drop(store: Store, namespace: Namespace) -> int:
     from chromadb.errors import NotFoundError
 
     forgotten = 0
-    if store.keeps_history:
+    # Chroma deletes a collection in one piece, during which everybody stands still. So what is large is emptied first.
+    if store.keeps_history or await count_records(store, namespace) > _MOST_AT_ONCE:
         ids = await matching_ids(store, namespace, None)
         forgotten = await _delete(store, namespace, ids, action="forget")
     forgotten += await count_records(store, namespace)

@@ -224,7 +224,10 @@ class Store:
         for model in models:
             metadata = model.metadata or {}
             if EMBEDDER in metadata:
-                names.append(metadata.get(NAMESPACE) or namespace_of(model.name) or model.name)
+                stated = str(metadata.get(NAMESPACE) or model.name)
+                # Another program may have renamed the collection: a namespace is called what it is found by.
+                is_found = bool(stated.strip()) and collection_name(stated) == model.name
+                names.append(stated if is_found else namespace_of(model.name) or model.name)
         return sorted(names)
 
     async def _stored_embedders(self) -> list[str]:
