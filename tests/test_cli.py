@@ -215,6 +215,17 @@ def test_what_another_embedder_wrote_is_counted_and_exported(tmp_path):
     assert printed_json("stats", "--path", path)["namespaces"] == {"default": 1}
 
 
+def test_what_another_embedder_wrote_is_embedded_again(tmp_path):
+    """`reembed` says what it did; a name that is none of an embedder is bad input."""
+    path = tmp_path / "memory"
+    with Memory(path, embedder="hashed") as memory:
+        memory.remember("the kettle is blue")
+    assert aiochroma("reembed", "--path", path, "--embedder", "word2vec").returncode == 2
+    assert output(aiochroma("reembed", "--path", path)) == ["default: 1 memories were embedded again"]
+    assert output(aiochroma("reembed", "--path", path)) == ["default: has vectors of this embedder already"]
+    assert "blue" in aiochroma("recall", "--path", path, "kettle").stdout
+
+
 def test_one_namespace_is_exported_and_a_folder_of_texts_imported(store, tmp_path):
     """Only what was asked for is written; a folder's files become memories of the namespace that was named."""
     file, folder, copy = tmp_path / "some.jsonl", tmp_path / "notes", tmp_path / "copy"

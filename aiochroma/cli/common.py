@@ -110,26 +110,33 @@ def checked_directory(path: Path) -> Path:
     return path
 
 
-def open_memory(path: Path | None, *, must_exist: bool = False, split_chars: int | None = None) -> Memory:
+def open_memory(
+    path: Path | None,
+    *,
+    must_exist: bool = False,
+    split_chars: int | None = None,
+    embedder: str | None = None,
+) -> Memory:
     """Make the memory that the options and the environment name; it is not opened yet.
 
     Args:
         path: The option's value.
         must_exist: Refuse to make a new store where one is only to be read: most likely the path is misspelled.
         split_chars: As for :class:`aiochroma.Memory`.
+        embedder: The name of an embedder, or None for the default.
 
     Raises:
         DatabasePathError: There is none.
         InvalidInputError: The path is the address of a server, or variables are wrong.
     """
     if path is None and (os.environ.get("CHROMA_MODE") or os.environ.get("CHROMA_DB_PATH")):
-        return Memory.from_env(split_chars=split_chars)
+        return Memory.from_env(split_chars=split_chars, embedder=embedder)
     directory = checked_directory((path or _DEFAULT).expanduser())
     if must_exist and not (directory / SQLITE_FILE).exists():
         raise DatabasePathError(
             f"There is no memory in {str(directory)!r}; `aiochroma remember --path {directory}` makes one."
         )
-    return Memory(directory, split_chars=split_chars)
+    return Memory(directory, split_chars=split_chars, embedder=embedder)
 
 
 def with_memory(memory: Memory, work: Callable[[Memory], Awaitable[T]]) -> T:

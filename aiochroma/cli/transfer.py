@@ -1,4 +1,4 @@
-"""``aiochroma import`` and ``aiochroma export``, with a progress bar where somebody is looking."""
+"""``aiochroma import``, ``export`` and ``reembed``, with a progress bar where somebody is looking."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from aiochroma.memory.memory import Memory
+    from aiochroma.memory.reembedding import ReembedReport
 
 __all__ = ["transfer_app"]
 
@@ -104,6 +105,41 @@ def export_file(
             shutil.copyfileobj(lines, sys.stdout.buffer)
         sys.stdout.buffer.flush()
     say(f"{count} memories exported")
+
+
+@transfer_app.command("reembed", epilog=_EXIT_CODES)
+def reembed(
+    embedder: Annotated[
+        str, typer.Option("--embedder", "-e", help="The new embedder: wordllama, minilm or hashed.")
+    ] = "wordllama",
+    path: PathOption = None,
+    namespaces: Annotated[
+        list[str] | None, typer.Option("--namespace", "-n", help="Only this one; repeatable.")
+    ] = None,
+) -> None:
+    """Embed what another embedder has embedded again. Interrupted, it may be run again: it goes on where it stopped."""
+    memory = open_memory(path, must_exist=True, embedder=embedder)
+
+    async def work(memory: Memory) -> ReembedReport:
+        total = sum([await memory.count(name) for name in namespaces or await memory.namespaces()])
+        done: dict[str, int] = {}
+        with progress_bar("embedding", total) as show:
+
+            def note(name: str, count: int, _: int) -> None:
+                done[name] = count
+                show(sum(done.values()))
+
+            return await memory.reembed(namespaces or None, progress=note)
+
+    report = with_memory(memory, work)
+    for name, count in report.embedded.items():
+        typer.echo(f"{name}: {count} memories were embedded again")
+    for name in report.unchanged:
+        typer.echo(f"{name}: has vectors of this embedder already")
+    for name, ids in report.left.items():
+        say(f"{name} is as it was: the embedder finds nothing in {', '.join(ids[:5])}")
+    if not report.is_complete:
+        raise typer.Exit(1)
 
 
 @contextmanager

@@ -140,5 +140,7 @@ class Memory:
     forget_namespace = driven(AsyncMemory.forget_namespace)
     sweep = driven(AsyncMemory.sweep)
 
+    reembed = driven(AsyncMemory.reembed)
+
     export = driven(AsyncMemory.export)
     import_ = driven(AsyncMemory.import_)

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 from typing_extensions import Self, Unpack
 
 from aiochroma._errors import InvalidInputError
-from aiochroma.memory import changes, changing, forgetting, listing, recalling, remembering, transfer
+from aiochroma.memory import (
+    changes,
+    changing,
+    forgetting,
+    listing,
+    recalling,
+    reembedding,
+    remembering,
+    transfer,
+)
 from aiochroma.memory.opening import Life, MemoryOptions, home_in_environment, home_of
 from aiochroma.records.spec import VECTOR_WEIGHT
 
@@ -26,6 +35,7 @@ if TYPE_CHECKING:
     from aiochroma.core.stats import Stats
     from aiochroma.disk.manifest import BackupReport
     from aiochroma.memory.recall import Hit, NamespaceSearch, Recall
+    from aiochroma.memory.reembedding import ReembedReport
     from aiochroma.memory.reranking import Rerank
     from aiochroma.memory.results import Count, Id, Items, Page
     from aiochroma.records.listing import ListSpec
@@ -653,6 +663,32 @@ class Memory:
             How many were deleted.
         """
         return await self._life.run(forgetting.expired(namespace))
+
+    # -- embedding again -----------------------------------------------------------------------------------------------
+
+    async def reembed(
+        self,
+        namespaces: Iterable[str] | str | None = None,
+        *,
+        progress: Callable[[str, int, int], None] | None = None,
+    ) -> ReembedReport:
+        """Embed namespaces that were written with another embedder again, with this memory's.
+
+        The new vectors go into a copy, which takes over when it is complete and was compared with the original; until then
+        whoever uses the old embedder finds and writes as before. Interrupted, it may be run again, and goes on where it stopped.
+        Texts, ids, metadata and dates stay as they are.
+
+        Args:
+            namespaces: The names of namespaces; default all.
+            progress: Called after each page with the namespace, how many of its memories are done, and of how many.
+
+        Returns:
+            What was done. A namespace in some of whose texts the embedder finds nothing stays as it was, and is named.
+
+        Raises:
+            EmbeddingFailedError: The embedder failed; run it again to go on.
+        """
+        return await self._life.run(reembedding.namespaces_again(namespaces, progress=progress))
 
     # -- files ---------------------------------------------------------------------------------------------------------
 

@@ -231,7 +231,10 @@ class Store:
         return sorted(names)
 
     async def _stored_embedders(self) -> list[str]:
+        from aiochroma.memory.reembedding import restore_names
+
         models = await self.submit("list_collections", limit=None, offset=None, **self.database)
+        await restore_names(self, models)
         found = Counter(model.metadata[EMBEDDER] for model in models if EMBEDDER in (model.metadata or {}))
         return [identity for identity, _ in found.most_common() if isinstance(identity, str)]
 
@@ -313,7 +316,7 @@ class Store:
         known = await self.existing(name)
         if known is not None:
             return known
-        fingerprint = await self._fingerprint()
+        fingerprint = await self.fingerprint()
         model = await self.submit(
             "get_or_create_collection",
             name=collection_name(name),
@@ -331,14 +334,15 @@ class Store:
             raise namespace
         return namespace
 
-    async def _fingerprint(self) -> str:
+    async def fingerprint(self) -> str:
+        """Return what the embedder makes of one fixed text; see :meth:`TextEmbedder.fingerprint`."""
         assert self._texts is not None
         return await self._texts.fingerprint(self._client)
 
     async def _known(self, name: str, model: Any, *, any_embedder: bool = False) -> Namespace | Exception:
         metadata = model.metadata or {}
         stored = metadata.get(EMBEDDER)
-        if await self._is_mine(metadata):
+        if await self.is_mine(metadata):
             namespace = self._namespaces[name] = Namespace(name, model)
             return namespace
         if any_embedder and stored is not None:
@@ -346,10 +350,11 @@ class Store:
         return EmbedderMismatchError(
             f"The namespace {name!r} holds vectors of {_described(stored, metadata)} and this memory embeds with "
             f"{_described(self.embedder.identity, {DIMENSIONS: self.embedder.dimensions})}. Vectors of different embedders "
-            "cannot be compared: open the memory with the first one, or embed the texts again in another namespace."
+            "cannot be compared: open the memory with the first one, or embed the texts again with this one: "
+            "`await memory.reembed()` or `aiochroma reembed`."
         )
 
-    async def _is_mine(self, metadata: Mapping[str, Any]) -> bool:
+    async def is_mine(self, metadata: Mapping[str, Any]) -> bool:
         """Tell whether this memory's embedder made a namespace's vectors; see :mod:`aiochroma.embedding.identity`."""
         stored, embedder = metadata.get(EMBEDDER), self.embedder
         fingerprint, dimensions = metadata.get(FINGERPRINT), metadata.get(DIMENSIONS)
@@ -361,7 +366,7 @@ class Store:
         if not isinstance(fingerprint, str) or (same and embedder.is_certain):
             return same
         try:
-            alike = is_alike(fingerprint, await self._fingerprint())
+            alike = is_alike(fingerprint, await self.fingerprint())
         except EmbedderError:
             return same  # Its failure is told where its vectors are needed.
         return alike and dimensions in {None, embedder.dimensions}

@@ -1,0 +1,376 @@
+"""Embedding namespaces again with another embedder, beside whoever searches them.
+
+Chroma's collections have vectors of one length, so the new vectors go into a copy, page by page; until the copy is complete the
+namespace is what it was. Then the copy takes its name. What was changed meanwhile is copied again, and the copy is compared with
+the original, record by record, before it takes over and once more before the original is deleted. An interrupted run goes
+on where it stopped: the copy is there, and says how far it came.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from aiochroma._errors import InvalidInputError, StoreUnavailableError
+from aiochroma._logging import get_logger
+from aiochroma.memory.namespaces import collection_name, parts_name
+from aiochroma.memory.opening import Call
+from aiochroma.memory.store import DIMENSIONS, EMBEDDER, FINGERPRINT, NAMESPACE
+from aiochroma.memory.writing import PARTS_FOR
+from aiochroma.records.record import PART_OF, PARTS, WRITING, part_id
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from aiochroma.memory.store import Store
+    from aiochroma.memory.vectors import Embedded
+
+__all__ = ["ReembedReport", "namespaces_again", "restore_names"]
+
+log = get_logger("aiochroma.memory")
+
+COPY_OF = "aiochroma:copy_of"
+"""In the metadata of a copy that is being made: the namespace."""
+COPY_EMBEDDER = "aiochroma:copy_embedder"
+COMPLETE = "aiochroma:copy_complete"
+"""True from the moment when the copy is to take over: who finds it so finishes that."""
+REPLACED = "aiochroma:replaced"
+"""In the metadata of an original whose copy has taken over: the namespace."""
+
+_PAGE = 256
+_MOST_PASSES = 20
+
+
+@dataclass(frozen=True)
+class ReembedReport:
+    """What became of the namespaces that were to be embedded again.
+
+    Attributes:
+        embedded: How many memories of each namespace were embedded.
+        unchanged: The namespaces whose vectors are this embedder's already.
+        left: The namespaces that are as they were, because the embedder finds nothing in some of their texts; with the ids of
+            these memories.
+    """
+
+    embedded: dict[str, int] = field(default_factory=dict)
+    unchanged: tuple[str, ...] = ()
+    left: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all namespaces have vectors of this embedder now."""
+        return not self.left
+
+
+def namespaces_again(
+    namespaces: Iterable[str] | str | None, *, progress: Callable[[str, int, int], None] | None
+) -> Call[ReembedReport]:
+    """Embed namespaces again; see ``Memory.reembed``."""
+    names = [namespaces] if isinstance(namespaces, str) else None if namespaces is None else list(namespaces)
+    for name in names or ():
+        collection_name(name)
+
+    async def work(store: Store) -> ReembedReport:
+        await finish_interrupted(store)
+        report = ReembedReport()
+        unchanged = []
+        for name in await store.names() if names is None else names:
+            model = await _collection(store, collection_name(name))
+            if model is None or await store.is_mine(model.metadata or {}):
+                unchanged.append(name)
+                continue
+            copying = _Copying(store, name, model, progress)
+            if await copying.run():
+                report.embedded[name] = copying.embedded
+            else:
+                report.left[name] = tuple(sorted(copying.left))
+        return ReembedReport(report.embedded, tuple(unchanged), report.left)
+
+    return Call("reembed", work, _failed)
+
+
+def _failed(error: BaseException) -> ReembedReport:
+    raise error  # Nobody wants an empty report of a job that was not done.
+
+
+async def restore_names(store: Store, models: Sequence[Any]) -> None:
+    """Let a copy take over whose run was interrupted when its namespace had no name any more; for opening.
+
+    No running job is ever seen in this state: it changes the names without letting anybody in between.
+    """
+    names = {model.name for model in models}
+    for model in models:
+        metadata = model.metadata or {}
+        if metadata.get(COMPLETE) and collection_name(metadata[COPY_OF]) not in names:
+            await _take_over(store, metadata[COPY_OF], model, models)
+
+
+async def finish_interrupted(store: Store) -> None:
+    """Let copies that were complete when a run was interrupted take over, and delete what they have replaced."""
+    models = await store.submit("list_collections", limit=None, offset=None, **store.database)
+    for model in models:
+        if (model.metadata or {}).get(COMPLETE):
+            await _take_over(store, model.metadata[COPY_OF], model, models)
+    models = await store.submit("list_collections", limit=None, offset=None, **store.database)
+    for model in models:
+        if REPLACED in (model.metadata or {}):
+            await store.submit("delete_collection", name=model.name, **store.database)
+
+
+async def _take_over(store: Store, name: str, copy: Any, models: Sequence[Any]) -> None:
+    """Give a copy the name of its namespace, and its original another."""
+    by_name = {model.name: model for model in models}
+    steps: list[tuple[str, dict[str, Any]]] = []
+    for present, replacement, aside, metadata in (
+        (parts_name(name), _copy_name(name, "parts"), _aside_name(name, "parts"), {PARTS_FOR: name}),
+        (
+            collection_name(name),
+            copy.name,
+            _aside_name(name, ""),
+            {
+                NAMESPACE: name,
+                EMBEDDER: copy.metadata[COPY_EMBEDDER],
+                DIMENSIONS: copy.metadata[DIMENSIONS],
+                FINGERPRINT: copy.metadata[FINGERPRINT],
+            },
+        ),
+    ):
+        if present in by_name:
+            steps.append(("_modify", _renamed(by_name[present], aside, {REPLACED: name})))
+        if replacement in by_name:
+            steps.append(("_modify", _renamed(by_name[replacement], present, metadata)))
+    # Submitted together they stand next to each other in the queue: nobody finds the namespace missing in between.
+    for outcome in await store.submit_many([(name, {**step, **store.database}) for name, step in steps]):
+        if outcome.error is not None:
+            raise outcome.error
+    store.drop(name)
+
+
+def _renamed(model: Any, name: str, metadata: dict[str, Any]) -> dict[str, Any]:
+    return {"id": model.id, "new_name": name, "new_metadata": metadata}
+
+
+class _Copying:
+    """One namespace on its way.
+
+    Attributes:
+        embedded: How many texts were embedded.
+        left: The ids of memories in whose text the embedder finds nothing.
+    """
+
+    def __init__(
+        self, store: Store, name: str, model: Any, progress: Callable[[str, int, int], None] | None
+    ) -> None:
+        self.embedded = 0
+        self.left: set[str] = set()
+        self._store = store
+        self._name = name
+        self._original = model
+        self._progress = progress
+
+    async def run(self) -> bool:
+        """Make the copy and let it take over; return whether it did."""
+        store = self._store
+        copy = await self._made()
+        for _ in range(_MOST_PASSES):
+            if not await self._pass(copy):
+                break
+        else:
+            raise StoreUnavailableError(
+                f"The namespace {self._name!r} is written to faster than it can be embedded again; stop the writer for a while."
+            )
+        if self.left:
+            return False
+        await store.submit(
+            "_modify", id=copy.id, new_metadata={**copy.metadata, COMPLETE: True}, **store.database
+        )
+        copy = await _collection(store, copy.name)
+        models = await store.submit("list_collections", limit=None, offset=None, **store.database)
+        await _take_over(store, self._name, copy, models)
+        # What somebody wrote into the original after the comparison.
+        while await self._pass(copy):
+            pass
+        await finish_interrupted(store)
+        log.info("reembed.done", namespace=self._name, memories=self.embedded)
+        return True
+
+    async def _made(self) -> Any:
+        """Return the copy, as far as it came before; one of another embedder is begun again."""
+        store, name = self._store, self._name
+        fingerprint = await store.fingerprint()
+        metadata = {
+            COPY_OF: name,
+            COPY_EMBEDDER: store.embedder.identity,
+            DIMENSIONS: store.embedder.dimensions,
+            FINGERPRINT: fingerprint,
+        }
+        found = await _collection(store, _copy_name(name, ""))
+        if found is not None and found.metadata != metadata:
+            await store.submit("delete_collection", name=found.name, **store.database)
+            found = None
+        if found is None and await _collection(store, _copy_name(name, "parts")) is not None:
+            await store.submit("delete_collection", name=_copy_name(name, "parts"), **store.database)
+        return found or await self._collection_made(_copy_name(name, ""), metadata)
+
+    async def _collection_made(self, name: str, metadata: dict[str, Any]) -> Any:
+        return await self._store.submit(
+            "get_or_create_collection",
+            name=name,
+            configuration={"hnsw": {"space": "cosine"}},
+            metadata=metadata,
+            **self._store.database,
+        )
+
+    async def _pass(self, copy: Any) -> bool:
+        """Compare the copy with the original and make what is missing or different; return whether there was any."""
+        store = self._store
+        ids = await self._ids(self._original)
+        gone = sorted(set(await self._ids(copy)) - set(ids))
+        for start in range(0, len(gone), _PAGE):
+            await store.submit(
+                "_delete", collection_id=copy.id, ids=gone[start : start + _PAGE], **store.database
+            )
+        changed = bool(gone)
+        for start in range(0, len(ids), _PAGE):
+            page = ids[start : start + _PAGE]
+            there, here = [await self._read(model, page) for model in (self._original, copy)]
+            different = {
+                id: record
+                for id, record in there.items()
+                if id not in self.left and _told(here.get(id)) != _told(record)
+            }
+            if different:
+                changed = await self._copy(copy, different) or changed
+            if self._progress is not None:
+                self._progress(self._name, min(start + _PAGE, len(ids)), len(ids))
+        return changed
+
+    async def _ids(self, model: Any) -> list[str]:
+        store = self._store
+        found = await store.submit("_get", collection_id=model.id, include=[], **store.database)
+        ids: list[str] = found["ids"]
+        return ids
+
+    async def _read(self, model: Any, ids: list[str]) -> dict[str, tuple[str, dict[str, Any]]]:
+        store = self._store
+        found = await store.submit(
+            "_get", collection_id=model.id, ids=ids, include=["documents", "metadatas"], **store.database
+        )
+        return {
+            id: (document or "", metadata or {})
+            for id, document, metadata in zip(
+                found["ids"], found["documents"], found["metadatas"], strict=True
+            )
+        }
+
+    async def _copy(self, copy: Any, records: dict[str, tuple[str, dict[str, Any]]]) -> bool:
+        """Embed records and write them into the copy; return whether there were any that can be embedded."""
+        store = self._store
+        vectors = await self._vectors({id: text for id, (text, _) in records.items()})
+        if not vectors:
+            return False
+        writings = await self._write_chunks({id: one for id, one in vectors.items() if one.parts})
+        await store.submit(
+            "_upsert",
+            bulk=True,
+            collection_id=copy.id,
+            ids=list(vectors),
+            embeddings=[one.vector for one in vectors.values()],
+            documents=[records[id][0] for id in vectors],
+            # Chroma keeps what is not named; None takes it away.
+            metadatas=[
+                {PARTS: None, WRITING: None, **_without_chunks(records[id][1]), **writings.get(id, {})}
+                for id in vectors
+            ],
+            uris=None,
+            **store.database,
+        )
+        self.embedded += len(vectors)
+        return True
+
+    async def _vectors(self, texts: dict[str, str]) -> dict[str, Embedded]:
+        """Embed texts; note those in which the embedder finds nothing."""
+        try:
+            return dict(
+                zip(texts, await self._store.embed(list(texts.values()), is_query=False), strict=True)
+            )
+        except InvalidInputError:
+            found = {}
+            for id, text in texts.items():
+                one = await self._embedded(text)
+                if one is None:
+                    self.left.add(id)
+                else:
+                    found[id] = one
+            return found
+
+    async def _embedded(self, text: str) -> Embedded | None:
+        try:
+            return (await self._store.embed([text], is_query=False))[0]
+        except InvalidInputError:
+            return None
+
+    async def _write_chunks(self, long: dict[str, Embedded]) -> dict[str, dict[str, Any]]:
+        if not long:
+            return {}
+        store = self._store
+        holder = await self._collection_made(_copy_name(self._name, "parts"), {COPY_OF: self._name})
+        writings: dict[str, dict[str, Any]] = {
+            id: {WRITING: uuid.uuid4().hex, PARTS: len(one.parts)} for id, one in long.items()
+        }
+        rows = [
+            (part_id(writings[id][WRITING], number), id, text, vector)
+            for id, one in long.items()
+            for number, (text, vector) in enumerate(one.parts)
+        ]
+        for start in range(0, len(rows), _PAGE):
+            page = rows[start : start + _PAGE]
+            await store.submit(
+                "_upsert",
+                bulk=True,
+                collection_id=holder.id,
+                ids=[row[0] for row in page],
+                embeddings=[row[3] for row in page],
+                metadatas=[{PART_OF: row[1]} for row in page],
+                documents=[row[2] for row in page],
+                uris=None,
+                **store.database,
+            )
+        return writings
+
+
+def _told(record: tuple[str, dict[str, Any]] | None) -> tuple[str, dict[str, Any]] | None:
+    """Return what two records are compared by: all but which chunks are theirs, and the last digits of fractions.
+
+    Chroma does not always give back the last one.
+    """
+    if record is None:
+        return None
+    values = _without_chunks(record[1])
+    return record[0], {
+        name: float(f"{value:.14g}") if isinstance(value, float) else value for name, value in values.items()
+    }
+
+
+def _without_chunks(metadata: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in metadata.items() if name not in {PARTS, WRITING}}
+
+
+def _copy_name(namespace: str, what: str) -> str:
+    return f"ns.reembed{what}-{hashlib.sha256(namespace.encode()).hexdigest()}.x"
+
+
+def _aside_name(namespace: str, what: str) -> str:
+    return f"ns.replaced{what}-{hashlib.sha256(namespace.encode()).hexdigest()}.x"
+
+
+async def _collection(store: Store, name: str) -> Any:
+    """Return a collection, or None where there is none."""
+    from chromadb.errors import NotFoundError
+
+    try:
+        return await store.submit("get_collection", name=name, **store.database)
+    except NotFoundError:
+        return None

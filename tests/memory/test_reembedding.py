@@ -1,0 +1,187 @@
+"""Namespaces are embedded again with another embedder, beside whoever uses them."""
+
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+import pytest
+
+import aiochroma
+import aiochroma.sync
+from aiochroma.memory import reembedding
+
+TEXTS = [f"note {number} about the harbour" for number in range(30)]
+
+
+class Letters:
+    """Counts letters, and keeps texts within a window of as many words."""
+
+    max_distance = 0.5
+
+    def __init__(self, dimensions, window=None):
+        self.identity = f"letters-{dimensions}"
+        self.dimensions = dimensions
+        self.calls = 0
+        self.fails_after = None
+        if window is not None:
+            self.window = window
+            self.count_tokens = lambda text: len(text.split())
+
+    def embed(self, texts):
+        self.calls += 1
+        if self.fails_after is not None and self.calls > self.fails_after:
+            raise ConnectionError("the model is gone")
+        rows = np.zeros((len(texts), self.dimensions), dtype=np.float32)
+        for row, text in zip(rows, texts, strict=True):
+            for letter in text.lower():
+                if letter.isalnum():
+                    row[ord(letter) % self.dimensions] += 1.0
+        return rows
+
+
+async def _written(path, embedder, **options):
+    async with aiochroma.Memory(path, embedder=embedder, **options) as memory:
+        await memory.remember_many(TEXTS, namespace="work", scope="anna")
+        await memory.remember(
+            "a pinned one", namespace="private", pinned=True, metadata={"kind": "odd", "size": 0.1}
+        )
+        return await _all(memory)
+
+
+async def _all(memory):
+    return {
+        (namespace, hit.id): (hit.text, hit.metadata, hit.created_at, hit.updated_at, hit.scope, hit.pinned)
+        for namespace in await memory.namespaces()
+        async for hit in memory.list(namespace)
+    }
+
+
+async def test_everything_is_as_it_was_but_the_vectors(tmp_path):
+    """Texts, ids, metadata and dates stay; the new embedder finds them, the old one is refused and told what to do."""
+    before = await _written(tmp_path, Letters(32))
+    async with aiochroma.Memory(tmp_path, embedder=Letters(48)) as memory:
+        with pytest.raises(aiochroma.EmbedderMismatchError, match="aiochroma reembed"):
+            await memory.recall("note 7", namespaces="work")
+        seen = []
+        report = await memory.reembed(progress=lambda *step: seen.append(step))
+        assert report.embedded == {"private": 1, "work": 30}
+        assert report.is_complete
+        assert ("work", 30, 30) in seen
+        assert await _all(memory) == before
+        assert (await memory.recall(TEXTS[7], namespaces="work", mode="vector", k=1))[0].text == TEXTS[7]
+        assert (await memory.recall("harbour", namespaces="work", mode="text", scope="anna")).hits
+        assert (await memory.reembed()).unchanged == ("private", "work")
+        assert len(await memory.client.list_collections()) == 2
+    async with aiochroma.Memory(tmp_path, embedder=Letters(32)) as memory:
+        with pytest.raises(aiochroma.EmbedderMismatchError):
+            await memory.recall("note 7", namespaces="work")
+
+
+async def test_the_old_embedder_finds_and_writes_until_the_new_one_takes_over(tmp_path, monkeypatch):
+    """What is written, changed and forgotten meanwhile is in the copy as well."""
+    monkeypatch.setattr(reembedding, "_PAGE", 10)
+    await _written(tmp_path, Letters(32))
+    async with (
+        aiochroma.Memory(tmp_path, embedder=Letters(32)) as old,
+        aiochroma.Memory(tmp_path, embedder=Letters(48)) as new,
+    ):
+        first = (await old.recall(TEXTS[0], namespaces="work", k=1, mode="vector"))[0].id
+        done = []
+
+        async def meanwhile():
+            assert (await old.recall(TEXTS[3], namespaces="work", k=1, mode="vector"))[0].text == TEXTS[3]
+            await old.remember("written meanwhile", namespace="work")
+            await old.forget(first, namespace="work")
+            done.append(True)
+
+        def progress(name, number, total):
+            if name == "work" and number == 10 and not done:
+                waiting.append(asyncio.ensure_future(meanwhile()))
+
+        waiting = []
+        await new.reembed("work", progress=progress)
+        await asyncio.gather(*waiting)
+        assert done
+        texts = [hit.text async for hit in new.list("work")]
+        assert "written meanwhile" in texts
+        assert TEXTS[0] not in texts
+        assert len(texts) == 30
+
+
+async def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    """What was embedded before is not embedded again, and until the end the namespace is what it was."""
+    monkeypatch.setattr(reembedding, "_PAGE", 10)
+    before = await _written(tmp_path, Letters(32))
+    failing = Letters(48)
+    failing.fails_after = 3
+    async with aiochroma.Memory(tmp_path, embedder=failing) as memory:
+        with pytest.raises(aiochroma.EmbeddingFailedError):
+            await memory.reembed("work")
+    async with aiochroma.Memory(tmp_path, embedder=Letters(32)) as memory:
+        assert await _all(memory) == before
+        assert (await memory.recall(TEXTS[7], namespaces="work", mode="vector", k=1))[0].text == TEXTS[7]
+    async with aiochroma.Memory(tmp_path, embedder=Letters(48)) as memory:
+        report = await memory.reembed("work")
+        assert 0 < report.embedded["work"] < 30
+        assert (await memory.recall(TEXTS[7], namespaces="work", mode="vector", k=1))[0].text == TEXTS[7]
+
+
+async def test_a_run_that_ended_between_the_names_is_finished_when_the_memory_opens(tmp_path, monkeypatch):
+    """The namespace is there again, with the new vectors, and nothing of the old one is left after the next run."""
+    await _written(tmp_path, Letters(32))
+    async with aiochroma.Memory(tmp_path, embedder=Letters(48)) as memory:
+        store = memory._life.store
+        real = store.submit_many
+
+        async def killed(operations):
+            if any(name == "_modify" for name, _ in operations):
+                await real(operations[:1])
+                raise KeyboardInterrupt
+            return await real(operations)
+
+        monkeypatch.setattr(store, "submit_many", killed)
+        with pytest.raises(KeyboardInterrupt):
+            await memory.reembed("work")
+    async with aiochroma.Memory(tmp_path, embedder=Letters(48)) as memory:
+        assert (await memory.recall(TEXTS[7], namespaces="work", mode="vector", k=1))[0].text == TEXTS[7]
+        await memory.reembed("work")
+        assert sorted(one.name for one in await memory.client.list_collections()) == ["private", "work"]
+
+
+async def test_long_texts_are_cut_as_the_new_embedder_needs_it(tmp_path):
+    """Chunks are made, or taken away, and the passage is found."""
+    long = "The garden has apple trees. A violin was stolen in Prague. Jam is made of oranges."
+    async with aiochroma.Memory(tmp_path, embedder=Letters(32)) as memory:
+        await memory.remember(long)
+    for embedder, passage in ((Letters(48, window=8), "A violin was stolen in Prague."), (Letters(64), None)):
+        async with aiochroma.Memory(tmp_path, embedder=embedder) as memory:
+            await memory.reembed()
+            hit = (await memory.recall("A violin was stolen in Prague.", k=1, mode="vector"))[0]
+            assert (hit.text, hit.passage) == (long, passage)
+            assert await memory.count() == 1
+
+
+async def test_a_text_that_the_new_embedder_cannot_read_keeps_its_namespace_as_it_was(tmp_path):
+    """Nothing is dropped: the memory is named, and the old embedder goes on."""
+    async with aiochroma.Memory(
+        tmp_path, embedder=lambda texts: [[1.0, float(len(text))] for text in texts]
+    ) as memory:
+        id = await memory.remember("?!")
+        await memory.remember("words")
+    async with aiochroma.Memory(tmp_path, embedder=Letters(48)) as memory:
+        report = await memory.reembed()
+        assert report.left == {"default": (id,)}
+        assert not report.is_complete
+        assert await memory.count() == 2
+        with pytest.raises(aiochroma.EmbedderMismatchError):
+            await memory.recall("words", namespaces="default")
+
+
+def test_a_blocking_memory_does_it_too(tmp_path):
+    """The same call, driven."""
+    with aiochroma.sync.Memory(tmp_path, embedder=Letters(32)) as memory:
+        memory.remember("hello there")
+    with aiochroma.sync.Memory(tmp_path, embedder="hashed") as memory:
+        assert memory.reembed().embedded == {"default": 1}
+        assert memory.recall("hello")[0].text == "hello there"
