@@ -18,7 +18,15 @@ from pathlib import Path
 from aiochroma._errors import DatabaseInUseError, InvalidInputError, StoreUnavailableError
 from aiochroma.disk.ownership import read_owner
 
-__all__ = ["check_peer", "connect", "folder_of_sockets", "listen", "require_sockets", "socket_address"]
+__all__ = [
+    "check_peer",
+    "connect",
+    "connect_to",
+    "folder_of_sockets",
+    "listen",
+    "require_sockets",
+    "socket_address",
+]
 
 _LONGEST_ADDRESS = 100
 """``sun_path`` has 108 bytes on Linux and 104 on macOS, one of which ends it."""
@@ -140,14 +148,15 @@ def connect(directory: str | os.PathLike[str]) -> socket.socket | None:
         if usual not in addresses:
             addresses.append(usual)
     for address in addresses:
-        connected = _connected(address)
+        connected = connect_to(address)
         if connected is not None:
             check_peer(connected, f"the host of {os.fspath(directory)!r}")
             return connected
     return None
 
 
-def _connected(address: Path) -> socket.socket | None:
+def connect_to(address: Path) -> socket.socket | None:
+    """Return a connection to what listens at an address, or None where nothing does."""
     connecting = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         connecting.settimeout(5.0)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Mapping
 
-__all__ = ["HOST_LOG", "reach"]
+__all__ = ["HOST_LOG", "reach", "start_detached"]
 
 HOST_LOG = "aiochroma-host.log"
 """In the database's directory."""
@@ -65,7 +65,7 @@ def reach(directory: str, values: Mapping[str, Any], stopped: Callable[[], bool]
             if connected is not None:
                 return connected
             try:
-                _start(directory, values)
+                start_detached("aiochroma.host", directory, values, log=HOST_LOG)
             except DatabaseInUseError as error:
                 owner = read_owner(directory)
                 if owner is None or owner.role != "host":
@@ -78,11 +78,17 @@ def reach(directory: str, values: Mapping[str, Any], stopped: Callable[[], bool]
     ) from refused
 
 
-def _start(directory: str, values: Mapping[str, Any]) -> None:
-    """Start a host and wait until it listens.
+def start_detached(module: str, directory: str, values: Mapping[str, Any], *, log: str) -> None:
+    """Start a process that serves a directory, and wait until it listens.
+
+    Args:
+        module: What is run; it reads the values from one pipe and says over another one when it is ready.
+        directory: The canonical directory.
+        values: What it is told.
+        log: The name of its log in the directory.
 
     Raises:
-        AiochromaError: It cannot serve the directory; the host's own error.
+        AiochromaError: It cannot serve the directory; its own error.
         StoreUnavailableError: It ended without saying why.
     """
     told_reader, told_writer = os.pipe()
@@ -94,7 +100,7 @@ def _start(directory: str, values: Mapping[str, Any]) -> None:
                 [
                     *_interpreter(),
                     "-m",
-                    "aiochroma.host",
+                    module,
                     directory,
                     "--detached",
                     str(told_reader),
@@ -111,7 +117,7 @@ def _start(directory: str, values: Mapping[str, Any]) -> None:
             )
         except (OSError, subprocess.CalledProcessError) as error:
             raise StoreUnavailableError(
-                f"No host could be started for {directory!r}: {error}. {_PYTHON_VARIABLE} names the Python interpreter to use."
+                f"No server of {directory!r} could be started: {error}. {_PYTHON_VARIABLE} names the Python interpreter to use."
             ) from error
         finally:
             os.close(told_reader)
@@ -127,7 +133,7 @@ def _start(directory: str, values: Mapping[str, Any]) -> None:
         os.close(ready_reader)
     if answer is None:
         raise StoreUnavailableError(
-            f"The host of {directory!r} ended without saying why; its log is {str(Path(directory) / HOST_LOG)!r}."
+            f"The process that serves {directory!r} ended without saying why; its log is {str(Path(directory) / log)!r}."
         )
     if answer.get("error") is not None:
         raise error_from_dict(answer["error"])

@@ -42,6 +42,12 @@ ENVIRONMENTS = {
         ("test_langgraph_graph.py",),
         "langmem brings the clients of two providers of language models",
     ),
+    "pydantic-ai": Environment(
+        ("pydantic-ai-slim>=1",), ("test_agents.py",), "large, and of use to one example"
+    ),
+    "adk": Environment(
+        ("google-adk>=1.20",), ("test_agents.py",), "large, and needs an older OpenTelemetry than the others"
+    ),
 }
 
 

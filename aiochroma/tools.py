@@ -1,0 +1,158 @@
+"""A memory as tools for a language model: plain typed functions, which every agent framework takes as they are.
+
+pydantic-ai, OpenAI Agents, Microsoft's Agent Framework and Google ADK make a tool of a function with annotations and a docstring;
+nothing of theirs is needed here. ``aiochroma mcp`` offers the same ones over the Model Context Protocol.
+
+Example:
+    >>> async with aiochroma.Memory("./memory") as memory:  # doctest: +SKIP
+    ...     agent = pydantic_ai.Agent("openai:gpt-5", tools=memory_tools(memory, scope=("acme", "user-7")))
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+# pydantic does not read those of `typing` before Python 3.12.
+from typing_extensions import TypedDict
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from aiochroma.memory.memory import Memory
+    from aiochroma.memory.recall import Hit
+
+__all__ = ["MemoryPage", "RecalledMemory", "is_within", "memory_tools"]
+
+Value = str | int | float | bool
+
+_MOST = 50
+"""Memories that one answer holds, whatever a language model asks for."""
+
+
+class RecalledMemory(TypedDict):
+    """A memory as a language model is told about it.
+
+    Attributes:
+        id: What `forget` takes, together with the namespace.
+        namespace: Where it is.
+        text: What was remembered.
+        date: When it was first remembered, as YYYY-MM-DD; empty where nobody knows.
+        metadata: What was stored with it.
+    """
+
+    id: str
+    namespace: str
+    text: str
+    date: str
+    metadata: dict[str, Any]
+
+
+class MemoryPage(TypedDict):
+    """Some memories, and where to go on.
+
+    Attributes:
+        memories: The memories, newest first.
+        next: What `after` has to be for the ones that follow; None when there are no more.
+    """
+
+    memories: list[RecalledMemory]
+    next: str | None
+
+
+def memory_tools(
+    memory: Memory, *, scope: str | tuple[str, ...] | None = None, read_only: bool = False
+) -> list[Callable[..., Awaitable[Any]]]:
+    """Return what a language model can do with a memory.
+
+    Args:
+        memory: An open memory; stays open.
+        scope: Whose memories: everything is remembered in this scope, and nothing outside of it can be seen or forgotten. None
+            for all of the memory.
+        read_only: Leave out the tools that change something.
+
+    Returns:
+        The asynchronous functions ``recall``, ``list_memories``, ``list_namespaces``, ``remember`` and ``forget``.
+    """
+
+    async def recall(query: str, namespaces: list[str] | None = None, limit: int = 5) -> list[RecalledMemory]:
+        """Look up what was remembered about something. Use it before you answer from memory, or say that you do not know.
+
+        Args:
+            query: What you want to know, as a question or in keywords; names, codes and numbers are found as they are written.
+            namespaces: Only these parts of the memory; all of them if left out.
+            limit: The most memories to return, 1 to 50.
+        """
+        most = max(1, min(limit, _MOST))
+        found = await memory.recall(query, namespaces=namespaces, scope=scope, k=most, limit=most)
+        return [_told(hit) for hit in found]
+
+    async def list_memories(namespace: str = "default", limit: int = 20, after: str = "") -> MemoryPage:
+        """List memories without a question, newest first. Use `recall` to find something.
+
+        Args:
+            namespace: The part of the memory.
+            limit: The most memories to return, 1 to 50.
+            after: What the page before gave as `next`; empty for the first page.
+        """
+        most = max(1, min(limit, _MOST))
+        page = await memory.list(namespace, scope=scope, newest_first=True, limit=most, after=after or None)
+        return {"memories": [_told(hit) for hit in page], "next": page.next}
+
+    async def list_namespaces() -> list[str]:
+        """List the names of the parts that the memory has."""
+        return list(await memory.namespaces())
+
+    async def remember(
+        text: str,
+        namespace: str = "default",
+        metadata: dict[str, Value] | None = None,
+        days: float | None = None,
+    ) -> str:
+        """Remember something for later conversations. Remembering it twice is harmless.
+
+        Args:
+            text: One fact in a sentence of its own, with names instead of pronouns: it is read later without this conversation.
+            namespace: The part of the memory that it belongs to.
+            metadata: Further values to keep with it.
+            days: Forget it after so many days; forever if left out.
+
+        Returns:
+            The id of the memory.
+        """
+        ttl = None if days is None else timedelta(days=days)
+        return await memory.remember(text, namespace=namespace, scope=scope, metadata=metadata, ttl=ttl)
+
+    async def forget(id: str, namespace: str = "default") -> bool:
+        """Forget one memory for good, for instance because it is wrong or the user wants it.
+
+        Args:
+            id: Its id, from `recall` or `list_memories`.
+            namespace: Its namespace, from the same place.
+
+        Returns:
+            Whether there was such a memory.
+        """
+        hit = await memory.get(id, namespace=namespace)
+        if hit is None or not is_within(hit, scope):
+            return False
+        return bool(await memory.forget(id, namespace=namespace))
+
+    tools: list[Callable[..., Awaitable[Any]]] = [recall, list_memories, list_namespaces]
+    return tools if read_only else [*tools, remember, forget]
+
+
+def is_within(hit: Hit, scope: str | tuple[str, ...] | None) -> bool:
+    """Tell whether a memory belongs to a scope or to one below it."""
+    parts = () if scope is None else (scope,) if isinstance(scope, str) else tuple(scope)
+    return hit.scope[: len(parts)] == parts
+
+
+def _told(hit: Hit) -> RecalledMemory:
+    return {
+        "id": hit.id,
+        "namespace": hit.namespace,
+        "text": hit.text,
+        "date": "" if hit.created_at is None else f"{hit.created_at:%Y-%m-%d}",
+        "metadata": hit.metadata,
+    }
