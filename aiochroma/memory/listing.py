@@ -201,21 +201,10 @@ async def read_records(
     store: Store, namespace: Namespace, ids: Sequence[str]
 ) -> list[tuple[Hit, Mapping[str, Any]]]:
     """Return memories by id, each with all that is stored beside its text; those that are not there are left out."""
-    result = await store.submit(
-        "_get",
-        **namespace.place,
-        ids=list(ids),
-        where=None,
-        where_document=None,
-        limit=None,
-        offset=None,
-        include=["metadatas", "documents"],
-    )
+    records = await store.submit("read_memories", **namespace.place, ids=list(ids))
     return [
-        (hit_from(namespace.name, id, document, metadata), metadata or {})
-        for id, document, metadata in zip(
-            result["ids"], result["documents"], result["metadatas"], strict=True
-        )
+        (hit_from(namespace.name, record["id"], record["document"], record["metadata"]), record["metadata"])
+        for record in records
     ]
 
 

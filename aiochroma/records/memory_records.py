@@ -66,6 +66,7 @@ class MemoryRecords:
             "change_memories": self.change,
             "forget_memories": self.forget,
             "list_memories": self.page,
+            "read_memories": self.read,
             "count_memories": self.count,
             "memory_history": self.history,
         }
@@ -331,6 +332,11 @@ class MemoryRecords:
         ids = page_ids(metadatas, spec)
         records = self._reader.records(collection_id, ids, None, place)
         return [records[id] for id in ids if id in records]
+
+    def read(self, collection_id: Any, ids: list[str], tenant: str, database: str) -> list[Record]:
+        """Return the records that are there, of ids, in their order; with the values that searches show."""
+        known = self._known(collection_id, ids, {"tenant": tenant, "database": database})
+        return [known[id] for id in ids if id in known]
 
     def count(self, collection_id: Any, tenant: str, database: str) -> int:
         """Return how many records a collection has."""

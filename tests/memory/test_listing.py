@@ -117,3 +117,22 @@ def test_the_blocking_form_gives_a_page(path, embedder):
         page = memory.list(limit=2)
         assert [hit.text for hit in page] == ["one", "two"]
         assert [hit.text for hit in memory.list(after=page.next)] == ["three"]
+
+
+async def test_every_call_shows_the_same_number(memory):
+    """Chroma keeps a float exactly and returns some with another last digit; here every call shows what was remembered."""
+    moments = {f"message {number}": 1764111111 + number / 7 for number in range(64)}
+    ids = await memory.remember_many({"text": text, "metadata": {"ts": ts}} for text, ts in moments.items())
+    shown = [
+        await memory.recall("message", k=64),
+        await memory.get_many(ids),
+        await memory.list(),
+        [await memory.get(id) for id in ids[:8]],
+        [await memory.update(id, metadata={"seen": True}) for id in ids[:8]],
+    ]
+    for hits in shown:
+        assert hits
+        assert all(hit.metadata["ts"] == moments[hit.text] for hit in hits)
+    for text, ts in list(moments.items())[:8]:
+        assert [hit.text for hit in await memory.recall("message", where={"ts": ts})] == [text]
+        assert await memory.forget(where={"ts": ts}) == 1
