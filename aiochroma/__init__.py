@@ -50,13 +50,14 @@ if TYPE_CHECKING:
     from aiochroma.client.client import AsyncClient
     from aiochroma.client.collection import Collection
     from aiochroma.client.maintenance import Health
+    from aiochroma.disk.erasing import ErasureReceipt
     from aiochroma.disk.manifest import BackupReport
     from aiochroma.disk.recovery import RecoveryReport
     from aiochroma.embedding.hashed import HashedEmbedder
     from aiochroma.embedding.minilm import MiniLmEmbedder
     from aiochroma.embedding.protocol import Embedder, WindowedEmbedder
     from aiochroma.embedding.wordllama import WordLlamaEmbedder
-    from aiochroma.ops import DoctorReport, MigrationReport, doctor, migrate, restore
+    from aiochroma.ops import DoctorReport, MigrationReport, doctor, erase, migrate, restore
 
 __all__ = [
     "AccessDeniedError",
@@ -83,6 +84,7 @@ __all__ = [
     "EmbedderError",
     "EmbedderMismatchError",
     "EmbeddingFailedError",
+    "ErasureReceipt",
     "EventLoopRequiredError",
     "ForkedProcessError",
     "HashedEmbedder",
@@ -116,15 +118,18 @@ __all__ = [
     "connect",
     "deadline",
     "doctor",
+    "erase",
     "migrate",
     "restore",
 ]
 
 _LATE = {
-    "BackupReport": "aiochroma.disk.backup",
+    "BackupReport": "aiochroma.disk.manifest",
     "DoctorReport": "aiochroma.ops",
     "MigrationReport": "aiochroma.ops",
+    "ErasureReceipt": "aiochroma.disk.erasing",
     "doctor": "aiochroma.ops",
+    "erase": "aiochroma.ops",
     "migrate": "aiochroma.ops",
     "restore": "aiochroma.ops",
     "AsyncClient": "aiochroma.client.client",

@@ -29,6 +29,7 @@ __all__ = [
     "make_directory",
     "touch_private",
     "write_atomically",
+    "write_bytes_atomically",
 ]
 
 DIRECTORY_MODE = 0o700
@@ -113,6 +114,21 @@ def write_atomically(file: Path, text: str) -> None:
     replacement = Replacement(file)
     try:
         replacement.file.write(text)
+        replacement.commit()
+    except BaseException:
+        replacement.discard()
+        raise
+
+
+def write_bytes_atomically(file: Path, content: bytes) -> None:
+    """Put bytes into a file, all of them or none, and through to the disk.
+
+    Raises:
+        OSError: It cannot be written; what was there before is as it was.
+    """
+    replacement = Replacement(file)
+    try:
+        replacement.file.buffer.write(content)
         replacement.commit()
     except BaseException:
         replacement.discard()

@@ -12,6 +12,7 @@ repeated where that is harmless. What nothing helps against is raised at once.
 from __future__ import annotations
 
 import contextlib
+import sqlite3
 import threading
 import time
 from pathlib import Path
@@ -42,13 +43,15 @@ from aiochroma.backend.storage_faults import (
 )
 from aiochroma.core.operations import Lane, Space
 from aiochroma.disk.copying import copy_database
+from aiochroma.disk.erasing import scrub
+from aiochroma.disk.id_map import IndexUnreadableError
 from aiochroma.disk.lock_probe import LockProbe
 from aiochroma.disk.ownership import acquire
 from aiochroma.disk.seen import note_clean_close
 from aiochroma.disk.sqlite_file import file_identity, log_positions, wait_until_closed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
     from aiochroma.backend.preparation import Prepared
     from aiochroma.backend.protocol import MakeHook, WriteHook
@@ -269,23 +272,27 @@ class EmbeddedBackend(ChromaBackend):
         """Let Chroma close its files, then give up the ownership. Idempotent."""
         if not self._is_open:
             return
-        self._is_open = False
-        hook, self.hook = self.hook, None
         try:
-            with contextlib.ExitStack() as stack:
-                stack.callback(self._close_hook, hook)
-                # Closing any descriptor of the file drops all locks that this process has on it, so the probe's come last.
-                stack.callback(self._probe.close)
-                super().close()
-                if not wait_until_closed(self._directory, but_for=self._probe.descriptors):
-                    log.warning(
-                        "database.still_open",
-                        database=str(self._directory),
-                        hint="Chroma has not closed its files",
-                    )
+            self._let_go()
         finally:
             self._ownership.release()
             give_memory_back()
+
+    def _let_go(self) -> None:
+        """Let Chroma close its files; the directory stays ours."""
+        self._is_open = False
+        hook, self.hook = self.hook, None
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._close_hook, hook)
+            # Closing any descriptor of the file drops all locks that this process has on it, so the probe's come last.
+            stack.callback(self._probe.close)
+            super().close()
+            if not wait_until_closed(self._directory, but_for=self._probe.descriptors):
+                log.warning(
+                    "database.still_open",
+                    database=str(self._directory),
+                    hint="Chroma has not closed its files",
+                )
 
     def _close_hook(self, hook: WriteHook | None) -> None:
         """Tell what followed the writes how far the log goes, in terms of the database that it belongs to."""
@@ -331,6 +338,7 @@ class EmbeddedBackend(ChromaBackend):
         self._own.update(
             reopen=self._reopen,
             copy_files=self._copy_files,
+            erase_traces=self._erase_traces,
             fill_vectors=self.missing.fill,
             missing_vectors=self.missing.listed,
         )
@@ -388,6 +396,33 @@ class EmbeddedBackend(ChromaBackend):
         begun = time.monotonic()
         copy_database(self._directory, Path(target))
         return time.monotonic() - begun
+
+    def _erase_traces(
+        self, texts: Sequence[str], vectors: Sequence[Any], history: Mapping[str, Sequence[str]] | None
+    ) -> dict[str, Any]:
+        """Remove all that is dead from the files, with Chroma closed meanwhile; see :mod:`aiochroma.disk.erasing`.
+
+        Returns:
+            The receipt as plain data.
+
+        Raises:
+            StoreUnavailableError: A file cannot be written, or an index is damaged; what was done by then is done.
+        """
+        import numpy as np
+
+        patterns = [np.asarray(vector, dtype="<f4").tobytes() for vector in vectors]
+        try:
+            self._let_go()
+            receipt = scrub(self._directory, texts=texts, vectors=patterns, history=history)
+        except (OSError, sqlite3.Error, IndexUnreadableError) as error:
+            raise StoreUnavailableError(
+                f"{str(self._directory)!r} could not be erased to the end: {error}. Nothing that lives was touched; run "
+                "`aiochroma doctor`, then erase again."
+            ) from error
+        finally:
+            self._ownership.release()
+            self._open()
+        return receipt.as_dict()
 
     # -- foreign locks -------------------------------------------------------------------------------------------------
 

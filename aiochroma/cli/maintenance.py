@@ -21,6 +21,7 @@ from aiochroma._errors import DatabasePathError
 from aiochroma.disk.layout import SQLITE_FILE
 from aiochroma.disk.restore import restore as put_back
 from aiochroma.ops.doctor import doctor as examine
+from aiochroma.ops.erase import erase as erase_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -55,7 +56,14 @@ def doctor(
         ),
     ] = False,
     vacuum: Annotated[
-        bool, typer.Option("--vacuum", help="Give free pages back to the file system; copies first.")
+        bool,
+        typer.Option("--vacuum", help="Give the room of what is dead back to the file system; copies first."),
+    ] = False,
+    erase_dead: Annotated[
+        bool,
+        typer.Option(
+            "--erase", help="Remove what was forgotten or replaced from every file; makes no copy for it."
+        ),
     ] = False,
     reembed_missing: Annotated[
         bool,
@@ -76,6 +84,7 @@ def doctor(
             path,
             repair=repair,
             vacuum=vacuum,
+            erase=erase_dead,
             reembed_missing=reembed_missing,
             backup_to=backup_to,
             progress=progress,
@@ -140,6 +149,46 @@ def restore(
     console.print(Text(f"{path} is what {source} was."), soft_wrap=True)
     if before is not None:
         console.print(Text(f"What was there before: {before}"), soft_wrap=True)
+
+
+@maintenance_app.command(
+    epilog="Exit codes: 0 erased; 1 a text is in a file still; 2 bad input; 3 not available, or damaged."
+)
+def erase(
+    path: Annotated[
+        Path, typer.Argument(metavar="PATH", help="The database's directory; nobody may have it open.")
+    ],
+    text: Annotated[
+        list[str] | None,
+        typer.Option("--text", help="A text that must be in no file afterwards; may be given several times."),
+    ] = None,
+    keep_history: Annotated[
+        bool, typer.Option("--keep-history", help="Leave the texts in the history of changes.")
+    ] = False,
+    as_json: _JSON = False,
+) -> None:
+    """Remove what was forgotten, has expired or was replaced from every file. What lives is not touched."""
+    receipt = asyncio.run(erase_files(path, texts=text or (), keep_history=keep_history))
+    if as_json:
+        typer.echo(json.dumps(receipt.as_dict(), ensure_ascii=False, indent=2))
+        raise typer.Exit(0 if receipt.is_complete else 1)
+    console = Console(highlight=False)
+    console.print(
+        f"{receipt.log_entries} entries of the log and {receipt.vectors_replaced} vectors were erased; {len(receipt.files)} "
+        f"files, {_size(receipt.bytes_checked)}, were read afterwards."
+    )
+    for title, lines in (
+        ("removed", receipt.removed),
+        ("still there", receipt.found),
+        ("not reached", receipt.not_reached),
+    ):
+        for line in lines:
+            console.print(Text(f"{title}: {line}"), soft_wrap=True)
+    if receipt.shared:
+        console.print(
+            f"{receipt.shared} of the texts are part of memories that live, and were not looked for."
+        )
+    raise typer.Exit(0 if receipt.is_complete else 1)
 
 
 async def _back_up(

@@ -239,6 +239,7 @@ _OURS = (
         gives_vectors=True,
     ),
     Operation("copy_files", space=Space.NONE),
+    Operation("erase_traces"),
     Operation("reopen", opens=True),
 )
 

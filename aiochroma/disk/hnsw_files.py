@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 __all__ = [
+    "DELETED_MARK",
     "LINK_CHECK_LIMIT",
     "Header",
     "IndexReport",
@@ -54,7 +55,7 @@ _MAXIMUM_LEVEL = 64
 # Chroma grows an index to the next power of two; anything far beyond its elements is damage that would be
 # allocated.
 _MAXIMUM_SPARE = 1 << 22
-_DELETED_MARK = 1 << 16
+DELETED_MARK = 1 << 16
 _LARGEST_ELEMENT = 1 << 28
 # Their number is stored in 16 bits.
 _MOST_LINKS = (1 << 16) - 1
@@ -251,7 +252,7 @@ def _size(directory: Path, name: str) -> int:
     return status.st_size
 
 
-def map_elements(file: Path, header: Header) -> npt.NDArray[np.void]:
+def map_elements(file: Path, header: Header, *, writable: bool = False) -> npt.NDArray[np.void]:
     """Map the complete elements of ``data_level0.bin`` as records.
 
     The fields are ``links_count``, ``links``, ``vector`` and ``label``.
@@ -259,9 +260,10 @@ def map_elements(file: Path, header: Header) -> npt.NDArray[np.void]:
     Args:
         file: The file; it may be shorter than the header says.
         header: The layout.
+        writable: Whether what is written to the records goes to the file.
 
     Returns:
-        Read-only records backed by the file, at most ``header.count``.
+        Records backed by the file, at most ``header.count``.
     """
     import numpy as np
 
@@ -281,7 +283,7 @@ def map_elements(file: Path, header: Header) -> npt.NDArray[np.void]:
     count = min(header.count, file.stat().st_size // header.element_size)
     if count == 0:
         return np.empty(0, layout)
-    return np.memmap(file, dtype=layout, mode="r", shape=(count,))
+    return np.memmap(file, dtype=layout, mode="r+" if writable else "r", shape=(count,))
 
 
 def _check_level0(directory: Path, header: Header, id_map: IdMap, link_limit: int) -> None:
@@ -306,7 +308,7 @@ def _check_level0(directory: Path, header: Header, id_map: IdMap, link_limit: in
         raise IndexUnreadableError(
             f"{LEVEL0_FILE}: element {outside[0] * step} links to an element that does not exist"
         )
-    labels = np.sort(np.ascontiguousarray(elements["label"])[(counts & _DELETED_MARK) == 0])
+    labels = np.sort(np.ascontiguousarray(elements["label"])[(counts & DELETED_MARK) == 0])
     expected = np.sort(np.fromiter(id_map.labels.values(), dtype=np.uint64, count=len(id_map.labels)))
     if not np.array_equal(labels, expected):
         missing = len(np.setdiff1d(expected, labels))

@@ -6,16 +6,19 @@ table of its own. So the few instructions that Chroma's writers use are carried 
 
 from __future__ import annotations
 
+import pickle
 import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from aiochroma._files import write_bytes_atomically
 from aiochroma.disk.layout import ID_MAP_FILE, LEVEL0_FILE
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["IdMap", "IndexUnreadableError", "read_cut_id_map", "read_id_map"]
+__all__ = ["IdMap", "IndexUnreadableError", "read_cut_id_map", "read_id_map", "write_id_map"]
 
 _LARGEST_TOTAL = 2**40
 _SPARE_BYTES = 256 * 2**20
@@ -85,6 +88,19 @@ def read_cut_id_map(directory: Path) -> IdMap:
     if not id_map.labels:
         raise IndexUnreadableError(f"{ID_MAP_FILE} is cut off before its first complete entries")
     return id_map
+
+
+def write_id_map(directory: Path, labels: Mapping[str, int], total_added: int) -> None:
+    """Write an id map, all of it or nothing, as Chroma writes it."""
+    content = {
+        "dimensionality": None,
+        "total_elements_added": total_added,
+        "max_seq_id": None,
+        "id_to_label": dict(labels),
+        "label_to_id": {label: id for id, label in labels.items()},
+        "id_to_seq_id": {},
+    }
+    write_bytes_atomically(directory / ID_MAP_FILE, pickle.dumps(content, protocol=3))
 
 
 def _content(directory: Path) -> bytes:

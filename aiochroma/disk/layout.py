@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BACKUP_NOTE",
     "HEADER_FILE",
+    "HISTORY_FILE",
     "ID_MAP_FILE",
     "INDEX_FILES",
     "LENGTH_FILE",
@@ -40,6 +41,8 @@ LENGTH_FILE = "length.bin"
 LINK_LISTS_FILE = "link_lists.bin"
 ID_MAP_FILE = "index_metadata.pickle"
 INDEX_FILES = (HEADER_FILE, LEVEL0_FILE, LENGTH_FILE, LINK_LISTS_FILE, ID_MAP_FILE)
+
+HISTORY_FILE = "aiochroma-history.sqlite3"
 
 LOCK_FILE = ".aiochroma.lock"
 OWNER_FILE = ".aiochroma.owner.json"

@@ -292,8 +292,8 @@ class _Look:
                 f"the index was persisted up to log entry {stored.persisted}, but {what} is missing"
             )
         ids = record_ids(self._connection, stored.metadata_segment)
-        to_come = {entry.id for entry in log if entry.has_vector and entry.operation in {ADD, UPSERT}}
-        to_go = {entry.id for entry in log if entry.operation == DELETE}
+        to_come = {entry.id for entry in log if entry.has_vector and entry.kind in {ADD, UPSERT}}
+        to_go = {entry.id for entry in log if entry.kind == DELETE}
         unappliable = self._unappliable(entry for entry in log if entry.sequence > stored.applied)
         return replace(
             _report(stored),

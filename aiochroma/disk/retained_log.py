@@ -48,10 +48,10 @@ def replay(connection: sqlite3.Connection, collection_id: str, after: int = 0) -
     present: set[str] = set()
     deleted: set[str] = set()
     for entry in log_entries(connection, {collection_id: after}).get(collection_id, []):
-        if entry.operation == DELETE:
+        if entry.kind == DELETE:
             present.discard(entry.id)
             deleted.add(entry.id)
-        elif entry.operation in {ADD, UPSERT} and entry.has_vector:
+        elif entry.kind in {ADD, UPSERT} and entry.has_vector:
             # An update of an id that the index does not know is ignored by Chroma, so it adds nothing here
             # either.
             present.add(entry.id)
@@ -88,12 +88,10 @@ def iter_log_vectors(
             " WHERE topic = ? AND (vector IS NOT NULL OR operation = 3) ORDER BY seq_id",
             (topic,),
         )
-        for sequence, record_id, operation in rows:
-            if operation == DELETE:
+        for sequence, record_id, kind in rows:
+            if kind == DELETE:
                 newest.pop(record_id, None)
-            elif (operation != UPDATE or record_id in newest) and (
-                operation != ADD or record_id not in newest
-            ):
+            elif (kind != UPDATE or record_id in newest) and (kind != ADD or record_id not in newest):
                 newest[record_id] = sequence
         wanted = newest if ids is None else {key: newest[key] for key in ids if key in newest}
         for record_id, sequence in wanted.items():

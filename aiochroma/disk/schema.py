@@ -72,13 +72,13 @@ class LogEntry(NamedTuple):
 
     Attributes:
         sequence: Its number.
-        operation: One of `ADD`, `UPDATE`, `UPSERT`, `DELETE`.
+        kind: One of `ADD`, `UPDATE`, `UPSERT`, `DELETE`.
         id: The record.
         has_vector: Whether there is a vector with it.
     """
 
     sequence: int
-    operation: int
+    kind: int
     id: str
     has_vector: bool
 
@@ -222,9 +222,9 @@ def log_entries(connection: sqlite3.Connection, after: Mapping[str, int]) -> dic
 
 
 def _append(entries: list[LogEntry], row: Iterable[Any]) -> None:
-    sequence, operation, id, has_vector = row
-    if type(id) is str and type(operation) is int:
-        entries.append(LogEntry(sequence, operation, id, bool(has_vector)))
+    sequence, kind, id, has_vector = row
+    if type(id) is str and type(kind) is int:
+        entries.append(LogEntry(sequence, kind, id, bool(has_vector)))
 
 
 def stored_collections(connection: sqlite3.Connection) -> list[StoredCollection]:

@@ -18,6 +18,7 @@ from aiochroma._errors import DatabaseInUseError, DatabasePathError, InvalidInpu
 from aiochroma._threads import refuse_on_loop
 from aiochroma.disk.backup import begin_backup
 from aiochroma.disk.copying import copy_database, refuse_lack_of_room, size_of, survives_rebuilding
+from aiochroma.disk.erasing import scrub
 from aiochroma.disk.filesystem import canonical_directory
 from aiochroma.disk.foreign import refuse_foreign_users
 from aiochroma.disk.layout import QUARANTINE_PREFIX, SQLITE_FILE
@@ -51,6 +52,7 @@ def doctor(
     *,
     repair: bool = False,
     vacuum: bool = False,
+    erase: bool = False,
     reembed_missing: bool = False,
     embedder: Any = None,
     backup_to: str | os.PathLike[str] | None = None,
@@ -60,14 +62,18 @@ def doctor(
 
     Blocks; on an event loop use ``await asyncio.to_thread(aiochroma.doctor, path)``.
 
-    Without ``repair``, ``vacuum`` and ``reembed_missing`` nothing is changed. With one of them the directory is copied first. A
+    Without ``repair``, ``vacuum``, ``erase`` and ``reembed_missing`` nothing is changed. With one of them, ``erase`` apart, the
+    directory is copied first. A
     repair sets files of a broken index aside (it deletes nothing) and has Chroma rebuild the index from its log, from what
     can be read of the broken files, and from the newest backup. A damaged SQLite file is not repaired: restore a backup.
 
     Args:
         path: The database directory.
         repair: Rebuild damaged indexes, and set aside index directories that belong to no collection.
-        vacuum: Give free pages of the SQLite file back to the file system.
+        vacuum: Give the room of what is dead back to the file system: entries of deleted and replaced records in the log,
+            and free pages. The history and what repairs have set aside stay.
+        erase: Remove what is dead from every file, the history and quarantines included; see :func:`aiochroma.erase`. No copy is
+            made for this, since it would hold what is to go.
         reembed_missing: Embed the documents of records that have lost their vectors. May be interrupted and run again.
         embedder: What embeds them: an :class:`~aiochroma.Embedder`, a Chroma embedding function, or a callable. Default: the
             one that the collection was written with, where that is one of aiochroma's own.
@@ -89,7 +95,7 @@ def doctor(
     refuse_on_loop()
     if embedder is not None and not reembed_missing:
         raise InvalidInputError("`embedder` is of use with `reembed_missing=True` only.")
-    changes = repair or vacuum or reembed_missing
+    changes = repair or vacuum or erase or reembed_missing
     if backup_to is not None and not changes:
         raise InvalidInputError("`backup_to` is of use with `repair`, `vacuum` or `reembed_missing` only.")
     begun = time.monotonic()
@@ -104,7 +110,13 @@ def doctor(
             raise
         return replace(_in_use(directory, error), seconds=time.monotonic() - begun)
     report = examination.run(
-        with_owner, repair=repair, vacuum=vacuum, fill=reembed_missing, embedder=embedder, backup_to=backup_to
+        with_owner,
+        repair=repair,
+        vacuum=vacuum,
+        erase=erase,
+        fill=reembed_missing,
+        embedder=embedder,
+        backup_to=backup_to,
     )
     return replace(report, seconds=round(time.monotonic() - begun, 3))
 
@@ -124,14 +136,15 @@ class _Examination:
         *,
         repair: bool,
         vacuum: bool,
+        erase: bool,
         fill: bool,
         embedder: Any,
         backup_to: str | os.PathLike[str] | None,
     ) -> DoctorReport:
         directory, filled = self._directory, None
         try:
-            found = self._look(changes=repair or vacuum or fill)
-            if found.sqlite_problems or not (repair or vacuum or fill):
+            found = self._look(changes=repair or vacuum or erase or fill)
+            if found.sqlite_problems or not (repair or vacuum or erase or fill):
                 return self._report(found)
             dying = crashing(directory)
             broken = (
@@ -157,6 +170,8 @@ class _Examination:
         try:
             if vacuum:
                 self._vacuum()
+            if erase:
+                self._erase()
             return replace(self._report(self._look(changes=False)), filled=filled)
         finally:
             ownership.release()
@@ -210,10 +225,28 @@ class _Examination:
 
     def _vacuum(self) -> None:
         self._progress("vacuum", 0, 1)
-        refuse_lack_of_room(self._directory, self._directory)
-        freed = vacuum(self._directory)
+        directory = self._directory
+        refuse_lack_of_room(directory, directory)
+        before = size_of(directory)
+        if preflight(directory).problems:
+            vacuum(directory)
+        else:
+            scrub(directory, history={}, set_aside=False)
         self._progress("vacuum", 1, 1)
-        self._actions.append(f"the SQLite file is {freed} bytes smaller")
+        self._actions.append(f"the database is {before - size_of(directory)} bytes smaller")
+
+    def _erase(self) -> None:
+        found = preflight(self._directory)
+        if found.problems:
+            self._actions.append("nothing was erased, because the database is damaged: repair it first")
+            return
+        self._progress("erase", 0, 1)
+        receipt = scrub(self._directory)
+        self._progress("erase", 1, 1)
+        self._actions.append(
+            f"{receipt.log_entries} entries of the log and {receipt.vectors_replaced} vectors were erased, and "
+            f"{len(receipt.removed)} directories removed; not reached: {', '.join(receipt.not_reached) or 'nothing known'}"
+        )
 
     def _report(self, found: PreflightReport) -> DoctorReport:
         directory = self._directory

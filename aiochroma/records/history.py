@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aiochroma._errors import StoreUnavailableError
 from aiochroma._files import touch_private
+from aiochroma.disk.layout import HISTORY_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 __all__ = ["HISTORY_FILE", "ChangeLog", "Entry", "database_key"]
-
-HISTORY_FILE = "aiochroma-history.sqlite3"
 
 _DEFAULT = ("default_tenant", "default_database")
 

@@ -1,0 +1,351 @@
+"""Erasing: what was forgotten, has expired or was replaced leaves the files of a database as well.
+
+Deleting a record leaves its text in Chroma's log, in free pages and in full-text segments, its vector in the log and in the
+index, and both in what repairs have set aside. Here all that is dead goes, whoever deleted it:
+
+- **The log** keeps one entry for each living record: its newest vector, without text and metadata. That is what a rebuild
+  of an index needs, and no more.
+- **The index** gets another vector in the place of each deleted one: that of a neighbour, so that searches find their
+  way as before.
+- **The SQLite files**, Chroma's and ours: full-text tables are merged, free pages given back, journals emptied.
+- **Quarantines and orphaned indexes** are deleted.
+
+Then every file is read, and the receipt says what was looked for and where.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import shutil
+import sqlite3
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from aiochroma._files import flush
+from aiochroma.disk.hnsw_files import DELETED_MARK, map_elements, read_header
+from aiochroma.disk.id_map import read_id_map, write_id_map
+from aiochroma.disk.layout import (
+    BACKUP_NOTE,
+    HISTORY_FILE,
+    ID_MAP_FILE,
+    LENGTH_FILE,
+    LEVEL0_FILE,
+    QUARANTINE_PREFIX,
+    connect_read_write,
+    index_directories,
+    log_topic,
+)
+from aiochroma.disk.manifest import recorded_backup
+from aiochroma.disk.schema import DELETE, UPSERT, full_text_tables, record_ids, stored_collections
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from aiochroma.disk.schema import StoredCollection
+
+__all__ = ["ErasureReceipt", "scrub", "trace_patterns"]
+
+_OUR_FILES = "aiochroma-*.sqlite3"
+_SHORTEST_PATTERN = 6
+"""Texts of fewer bytes are in any file by chance."""
+
+
+@dataclass(frozen=True)
+class ErasureReceipt:
+    """What was erased, and what was looked at to prove it.
+
+    Attributes:
+        erased: Memories that were forgotten by this call.
+        texts: Texts that were looked for, as UTF-8 and as JSON writes them.
+        vectors: Vectors that were looked for.
+        files: Every file of the directory; each was read to its end.
+        bytes_checked: Their size.
+        found: Files that hold one of the texts or vectors still. Empty when the erasure is complete.
+        shared: How many of the texts are, or are part of, the text of a memory that lives: not looked for.
+        too_short: How many of the texts are too short to be told from chance: not looked for.
+        log_entries: Entries that were deleted from Chroma's log, or emptied of their text.
+        vectors_replaced: Deleted vectors that were overwritten in the indexes.
+        removed: Quarantines and orphaned indexes that were deleted.
+        not_reached: Copies that an erasure does not reach, as far as they are known: backups, and what restores and repairs
+            have kept beside the database.
+    """
+
+    erased: int = 0
+    texts: int = 0
+    vectors: int = 0
+    files: tuple[str, ...] = ()
+    bytes_checked: int = 0
+    found: tuple[str, ...] = ()
+    shared: int = 0
+    too_short: int = 0
+    log_entries: int = 0
+    vectors_replaced: int = 0
+    removed: tuple[str, ...] = ()
+    not_reached: tuple[str, ...] = ()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing of what was looked for is in any file of the directory."""
+        return not self.found
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain data, for JSON."""
+        return {**asdict(self), "is_complete": self.is_complete}
+
+
+@dataclass
+class _Tally:
+    log_entries: int = 0
+    vectors: int = 0
+    removed: list[str] = field(default_factory=list)
+
+
+def scrub(
+    directory: Path,
+    *,
+    texts: Sequence[str] = (),
+    vectors: Sequence[bytes] = (),
+    history: Mapping[str, Sequence[str]] | None = None,
+    set_aside: bool = True,
+) -> ErasureReceipt:
+    """Remove all that is dead from the files of a database, and look for what must not be there any more.
+
+    Args:
+        directory: The canonical directory; owned by this process, not open in Chroma, and sound.
+        texts: Texts to look for afterwards.
+        vectors: Vectors to look for, as float32 bytes.
+        history: By namespace the memories whose entries leave the history; None takes the texts out of all entries.
+        set_aside: Delete quarantines and orphaned indexes as well.
+
+    Raises:
+        sqlite3.DatabaseError: A file is damaged, locked, or there is no room for a second copy of it.
+        OSError: A file cannot be written.
+        IndexUnreadableError: An index is damaged; repair it first.
+    """
+    tally = _Tally()
+    with connect_read_write(directory) as connection:
+        connection.execute("PRAGMA secure_delete = ON")
+        stored = [entry for entry in stored_collections(connection) if not entry.problem]
+        living = {entry.id: record_ids(connection, entry.metadata_segment) for entry in stored}
+        for entry in stored:
+            if not entry.settings.problem:
+                tally.vectors += _scrub_index(directory / entry.vector_segment, entry, living[entry.id])
+        _scrub_log(connection, stored, living, tally)
+        shared = {text for text in texts if _is_shared(connection, text)}
+        _compact(connection)
+    if set_aside:
+        segments = {entry.vector_segment for entry in stored}
+        orphans = [path for name, path in index_directories(directory).items() if name not in segments]
+        for path in (*orphans, *sorted(directory.glob(f"{QUARANTINE_PREFIX}*"))):
+            _remove(path, tally)
+    _scrub_our_files(directory, history)
+    wanted = [text for text in texts if text not in shared]
+    patterns = [*trace_patterns(wanted), *(vector for vector in vectors if any(vector))]
+    files, size, found = _search(directory, patterns)
+    return ErasureReceipt(
+        texts=len(texts),
+        vectors=len(vectors),
+        files=files,
+        bytes_checked=size,
+        found=found,
+        shared=len(shared),
+        too_short=sum(len(text.encode("utf-8", "surrogatepass")) < _SHORTEST_PATTERN for text in wanted),
+        log_entries=tally.log_entries,
+        vectors_replaced=tally.vectors,
+        removed=tuple(tally.removed),
+        not_reached=tuple(_copies(directory)),
+    )
+
+
+def trace_patterns(texts: Iterable[str]) -> list[bytes]:
+    """Return the bytes that a text leaves in files: UTF-8, and what JSON makes of it with and without escapes."""
+    patterns: dict[bytes, None] = {}
+    for text in texts:
+        forms = (text, json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1])
+        encoded = [form.encode("utf-8", "surrogatepass") for form in forms]
+        if len(encoded[0]) >= _SHORTEST_PATTERN:
+            patterns.update(dict.fromkeys(encoded))
+    return list(patterns)
+
+
+# -- Chroma's log ------------------------------------------------------------------------------------------------------
+
+
+def _scrub_log(
+    connection: sqlite3.Connection,
+    stored: Sequence[StoredCollection],
+    living: Mapping[str, set[str]],
+    tally: _Tally,
+) -> None:
+    """Keep the newest vector of each living record; entries that Chroma has not applied yet stay as they are."""
+    newest = connection.execute("SELECT max(seq_id) FROM embeddings_queue").fetchone()[0]
+    if newest is None:
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        before = connection.total_changes
+        for entry in stored:
+            _scrub_topic(connection, entry, living[entry.id])
+        topics = [log_topic(entry.id) for entry in stored]
+        marks = ", ".join("?" * len(topics))
+        # Of collections that are gone.
+        connection.execute(f"DELETE FROM embeddings_queue WHERE topic NOT IN ({marks})", topics)  # noqa: S608 - question marks
+        tally.log_entries = connection.total_changes - before
+        if connection.execute("SELECT max(seq_id) FROM embeddings_queue").fetchone()[0] != newest and topics:
+            # SQLite would give its number to the next entry, and Chroma ignores entries with numbers it has seen.
+            connection.execute(
+                "INSERT INTO embeddings_queue (seq_id, operation, topic, id) VALUES (?, ?, ?, ?)",
+                (newest, DELETE, topics[0], "aiochroma-erased"),
+            )
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+
+
+def _scrub_topic(connection: sqlite3.Connection, stored: StoredCollection, living: set[str]) -> None:
+    topic, applied = log_topic(stored.id), stored.applied
+    rows = connection.execute(
+        "SELECT seq_id, id, operation, vector IS NOT NULL, metadata FROM embeddings_queue"
+        " WHERE topic = ? AND seq_id <= ? ORDER BY seq_id DESC",
+        (topic, applied),
+    ).fetchall()
+    kept: set[str] = set()
+    doomed, emptied = [], []
+    for sequence, id, kind, has_vector, metadata in rows:
+        if id in living and id not in kept and has_vector:
+            kept.add(id)
+            if kind != UPSERT or metadata not in {None, "{}"}:
+                emptied.append((UPSERT, sequence))
+        else:
+            doomed.append((sequence,))
+    connection.executemany("DELETE FROM embeddings_queue WHERE seq_id = ?", doomed)
+    connection.executemany(
+        "UPDATE embeddings_queue SET operation = ?, metadata = '{}' WHERE seq_id = ?", emptied
+    )
+
+
+# -- indexes -----------------------------------------------------------------------------------------------------------
+
+
+def _scrub_index(index: Path, stored: StoredCollection, living: set[str]) -> int:
+    """Overwrite the vectors of deleted elements with those of neighbours; returns how many.
+
+    Raises:
+        IndexUnreadableError: The files cannot be read.
+    """
+    import numpy as np
+
+    if not (index / ID_MAP_FILE).is_file():
+        return 0
+    id_map = read_id_map(index)
+    header = read_header(index, stored.dimension)
+    dead = {label for id, label in id_map.labels.items() if id not in living}
+    elements = map_elements(index / LEVEL0_FILE, header, writable=True)
+    if not len(elements):
+        return 0
+    counts = elements["links_count"]
+    marked = (counts & DELETED_MARK) != 0
+    gone = marked | np.isin(elements["label"], np.fromiter(dead, dtype=np.uint64, count=len(dead)))
+    positions = np.flatnonzero(gone)
+    if len(positions):
+        norms = np.memmap(index / LENGTH_FILE, dtype="<f4", mode="r+", shape=(header.count,))
+        for position in positions:
+            links = elements["links"][position][: counts[position] & 0xFFFF]
+            near = next((link for link in links if link < len(gone) and not gone[link]), None)
+            elements["vector"][position] = 0.0 if near is None else elements["vector"][near]
+            norms[position] = 0.0 if near is None else norms[near]
+            counts[position] |= DELETED_MARK
+        norms.flush()
+        elements.flush()  # type: ignore[attr-defined]  # a memory map
+    if dead:
+        # Last, as Chroma writes it.
+        write_id_map(
+            index, {id: label for id, label in id_map.labels.items() if label not in dead}, id_map.total_added
+        )
+    flush(index / LEVEL0_FILE)
+    return len(positions)
+
+
+# -- SQLite files ------------------------------------------------------------------------------------------------------
+
+
+def _compact(connection: sqlite3.Connection) -> None:
+    """Merge full-text tables, give free pages back, and empty the journal."""
+    for table in sorted(full_text_tables(connection)):
+        name = table.replace('"', '""')
+        connection.execute(f'INSERT INTO "{name}" ("{name}") VALUES (\'optimize\')')  # noqa: S608 - out of sqlite_master
+    connection.execute("VACUUM")
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+
+def _scrub_our_files(directory: Path, history: Mapping[str, Sequence[str]] | None) -> None:
+    for file in sorted(directory.glob(_OUR_FILES)):
+        with closing(sqlite3.connect(file, isolation_level=None, timeout=5.0)) as connection:
+            connection.execute("PRAGMA secure_delete = ON")
+            if file.name == HISTORY_FILE:
+                _scrub_history(connection, history)
+            _compact(connection)
+
+
+def _scrub_history(connection: sqlite3.Connection, history: Mapping[str, Sequence[str]] | None) -> None:
+    if history is None:
+        # All that is in it was replaced or forgotten; that something changed, and when, stays.
+        connection.execute("UPDATE changes SET text = NULL, metadata = NULL")
+        return
+    for namespace, ids in history.items():
+        connection.executemany(
+            "DELETE FROM changes WHERE namespace = ? AND id = ?", [(namespace, id) for id in ids]
+        )
+
+
+def _is_shared(connection: sqlite3.Connection, text: str) -> bool:
+    """Tell whether a text is, or is part of, the text of a record that lives."""
+    row = connection.execute(
+        "SELECT 1 FROM embedding_metadata WHERE instr(string_value, ?) > 0 LIMIT 1", (text,)
+    ).fetchone()
+    return row is not None
+
+
+# -- proof -------------------------------------------------------------------------------------------------------------
+
+
+def _search(directory: Path, patterns: Sequence[bytes]) -> tuple[tuple[str, ...], int, tuple[str, ...]]:
+    """Read every file below a directory; returns their names, their size, and those in which something was found."""
+    names, size, found = [], 0, []
+    for file in _files(directory):
+        name = str(file.relative_to(directory))
+        names.append(name)
+        length = file.stat().st_size
+        size += length
+        if length and _holds(file, patterns):
+            found.append(name)
+    return tuple(names), size, tuple(found)
+
+
+def _holds(file: Path, patterns: Sequence[bytes]) -> bool:
+    with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return any(content.find(pattern) >= 0 for pattern in patterns)
+
+
+def _files(directory: Path) -> Iterator[Path]:
+    return (path for path in sorted(directory.rglob("*")) if path.is_file() and not path.is_symlink())
+
+
+def _copies(directory: Path) -> list[str]:
+    copies = [
+        str(path)
+        for infix in ("before-restore", "before-repair")
+        for path in sorted(directory.parent.glob(f"{directory.name}.{infix}-*"))
+    ]
+    backup = recorded_backup(directory) if (directory / BACKUP_NOTE).exists() else None
+    return [*copies, *([] if backup is None else [str(backup)])]
+
+
+def _remove(path: Path, tally: _Tally) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+        tally.removed.append(path.name)

@@ -1,0 +1,252 @@
+"""Forgetting forgets: after an erasure what was forgotten, has expired or was replaced is in no file of the directory."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import sqlite3
+
+import numpy as np
+import pytest
+from ops_databases import contents
+
+import aiochroma
+from aiochroma.client.erasing import erase_traces
+from aiochroma.disk.preflight import preflight
+from aiochroma.embedding.hashed import HashedEmbedder
+
+SECRETS = (
+    "my bank pin is quetzalcoatl 7788",
+    "the passphrase is xiuhtecuhtli",
+    'a "quoted" ünïcödé line\nand another \\ one',
+)
+LIVING = "The key is under the mat."
+
+
+def holds(path, pattern):
+    """Return the files that hold some bytes."""
+    return sorted(file.name for file in path.rglob("*") if file.is_file() and pattern in file.read_bytes())
+
+
+def forms(text):
+    return {
+        text.encode(),
+        json.dumps(text)[1:-1].encode(),
+        json.dumps(text, ensure_ascii=False)[1:-1].encode(),
+    }
+
+
+def vector_of(text):
+    (vector,) = (
+        HashedEmbedder().embed_documents([text])
+        if hasattr(HashedEmbedder, "embed_documents")
+        else HashedEmbedder()([text])
+    )
+    return np.asarray(vector, dtype="<f4").tobytes()
+
+
+def assert_gone(path):
+    for text in SECRETS:
+        for form in forms(text):
+            assert holds(path, form) == [], text
+
+
+async def live_and_forget(path, **options):
+    """Remember secrets beside a hundred others; forget one, replace one, let one expire."""
+    async with aiochroma.Memory(path, embedder=HashedEmbedder(), history=True, **options) as memory:
+        await memory.remember_many([f"An ordinary memory of number {n}." for n in range(60)])
+        forgotten = await memory.remember(SECRETS[0], metadata={"owner": "quetzalcoatl-owner"})
+        await memory.remember(SECRETS[1], ttl=0.05)
+        replaced = await memory.remember(SECRETS[2])
+        await memory.remember_many([f"Another memory of number {n}." for n in range(60)])
+        kept = await memory.remember(LIVING)
+        await memory.recall("bank pin")
+        await memory.update(replaced, text="Nothing of note.")
+        assert await memory.forget(forgotten)
+        await asyncio.sleep(0.1)
+        await memory.sweep()
+    return kept
+
+
+@pytest.mark.parametrize("durable", [True, None])
+async def test_what_was_forgotten_is_in_no_file(tmp_path, durable):
+    """The texts as UTF-8 and as JSON are nowhere in the directory, the receipt says so, and what lives is whole."""
+    path = tmp_path / "db"
+    kept = await live_and_forget(path, durable=durable)
+    assert any(holds(path, form) for text in SECRETS for form in forms(text)), (
+        "nothing was there to be erased"
+    )
+    receipt = await aiochroma.erase(path, texts=SECRETS)
+    assert receipt.is_complete
+    assert receipt.texts == len(SECRETS)
+    assert set(receipt.files) >= {"chroma.sqlite3", "aiochroma-history.sqlite3"}
+    assert receipt.bytes_checked > 100_000
+    assert_gone(path)
+    assert holds(path, b"quetzalcoatl") == []
+    async with aiochroma.Memory(path, embedder=HashedEmbedder(), history=True, durable=durable) as memory:
+        assert (await memory.get(kept)).text == LIVING
+        assert await memory.count() == 122
+        assert [hit.text for hit in await memory.recall("where is the key", k=1)] == [LIVING]
+        assert all(change.text is None for change in await memory.history())
+        await memory.remember("Life goes on.")
+        assert await memory.count() == 123
+    assert preflight(path, thorough=True).problems == ()
+
+
+async def test_a_lost_index_is_rebuilt_after_an_erasure(tmp_path):
+    """The log still has the vector of each living record, so that durability is kept."""
+    path = tmp_path / "db"
+    await live_and_forget(path)
+    await aiochroma.erase(path)
+    for index in list(path.glob("*-*-*-*-*")):
+        if index.is_dir():
+            shutil.rmtree(index)
+    async with aiochroma.Memory(path, embedder=HashedEmbedder()) as memory:
+        assert await memory.count() == 122
+        assert [hit.text for hit in await memory.recall("where is the key", k=1, mode="vector")] == [LIVING]
+
+
+async def fill(path, vectors, *, durable, space):
+    async with aiochroma.AsyncPersistentClient(path, durable=durable) as client:
+        collection = await client.create_collection(
+            "main",
+            embedding_function=None,
+            configuration={"hnsw": {"space": space, "sync_threshold": 50, "batch_size": 50}},
+        )
+        ids = [f"r{n}" for n in range(len(vectors))]
+        await collection.upsert(ids=ids, embeddings=vectors, documents=[f"document {id}" for id in ids])
+
+
+@pytest.mark.parametrize("durable", [True, None])
+@pytest.mark.parametrize("space", ["l2", "cosine"])
+async def test_vectors_leave_the_index_and_the_log(tmp_path, durable, space):
+    """A deleted vector is in no file, as it was given or with length one; the others are found as before."""
+    path = tmp_path / "db"
+    vectors = np.random.default_rng(3).standard_normal((240, 16)).astype("float32")
+    await fill(path, vectors, durable=durable, space=space)
+    gone = [7, 60, 120, 230]
+    async with aiochroma.AsyncPersistentClient(path, durable=durable) as client:
+        collection = await client.get_collection("main", embedding_function=None)
+        await collection.delete(ids=[f"r{n}" for n in gone])
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    stored = [row[:4].tobytes() for n in gone for row in (vectors[n], unit[n])]
+    assert any(holds(path, pattern) for pattern in stored)
+    receipt = await aiochroma.erase(path)
+    assert [pattern for pattern in stored if holds(path, pattern)] == []
+    assert receipt.vectors_replaced >= 2
+    found = await contents(path, durable=durable)
+    assert found.keys() == {f"r{n}" for n in range(240) if n not in gone}
+    np.testing.assert_allclose(found["r8"][0], vectors[8], rtol=1e-5)
+    async with aiochroma.AsyncPersistentClient(path, durable=durable) as client:
+        collection = await client.get_collection("main", embedding_function=None)
+        living = [n for n in range(240) if n not in gone]
+        hits = await collection.query(query_embeddings=vectors[living], n_results=1, include=[])
+        reached = sum(ids == [f"r{n}"] for n, ids in zip(living, hits["ids"], strict=True))
+        assert reached >= len(living) - 2
+    assert preflight(path, thorough=True).problems == ()
+
+
+async def test_a_collection_that_was_deleted_leaves_with_all_it_had(tmp_path):
+    """Its log entries, its orphaned index and what a repair had set aside."""
+    path = tmp_path / "db"
+    vectors = np.random.default_rng(3).standard_normal((120, 16)).astype("float32")
+    await fill(path, vectors, durable=True, space="l2")
+    async with aiochroma.AsyncPersistentClient(path) as client:
+        await client.delete_collection("main")
+    (path / "quarantine-20250101T000000Z").mkdir()
+    (path / "quarantine-20250101T000000Z" / "data").write_bytes(vectors.tobytes())
+    receipt = await aiochroma.erase(path)
+    assert len(receipt.removed) == 2
+    assert holds(path, vectors[5].tobytes()) == []
+    assert holds(path, b"document r5") == []
+
+
+async def test_an_open_database_is_erased_between_two_requests(tmp_path):
+    """Requests wait, nothing fails, and the client goes on."""
+    path = tmp_path / "db"
+    vectors = np.random.default_rng(3).standard_normal((120, 16)).astype("float32")
+    await fill(path, vectors, durable=True, space="l2")
+    async with aiochroma.AsyncPersistentClient(path) as client:
+        collection = await client.get_collection("main", embedding_function=None)
+        await collection.delete(ids=["r5"])
+        receipt, *counts = await asyncio.gather(
+            erase_traces(client.session, erased=1, texts=["document r5"], vectors=[vectors[5]], history=None),
+            *(collection.count() for _ in range(20)),
+        )
+        assert receipt.is_complete
+        assert receipt.erased == receipt.texts == receipt.vectors == 1
+        assert counts == [119] * 20
+        await collection.upsert(ids=["new"], embeddings=vectors[:1])
+        assert await collection.count() == 120
+        assert (await client.health()).status == "ok"
+    assert holds(path, vectors[5].tobytes()) == []
+
+
+async def test_the_receipt_says_what_was_not_reached_and_not_looked_for(tmp_path):
+    """Backups by name; texts that a living memory contains, or that are too short to be told from chance."""
+    path = tmp_path / "db"
+    async with aiochroma.Memory(path, embedder=HashedEmbedder()) as memory:
+        await memory.remember("The key is under the mat.")
+        await memory.client.backup(tmp_path / "backup")
+    receipt = await aiochroma.erase(path, texts=["under the mat", "yes", "nobody said this"])
+    assert receipt.not_reached == (str(tmp_path / "backup"),)
+    assert (receipt.shared, receipt.too_short) == (1, 1)
+    assert receipt.is_complete
+
+
+async def test_a_text_that_is_there_still_is_found(tmp_path):
+    """The look is real: a file that holds the text makes the receipt incomplete, and is named."""
+    path = tmp_path / "db"
+    await live_and_forget(path)
+    (path / "notes of somebody.txt").write_text(f"by the way: {SECRETS[0]}!")
+    receipt = await aiochroma.erase(path, texts=SECRETS)
+    assert not receipt.is_complete
+    assert receipt.found == ("notes of somebody.txt",)
+
+
+async def test_a_damaged_or_open_database_is_refused(tmp_path):
+    """Nothing is erased where something has to be repaired first, or somebody has it open."""
+    path = tmp_path / "db"
+    vectors = np.random.default_rng(3).standard_normal((120, 16)).astype("float32")
+    await fill(path, vectors, durable=True, space="l2")
+    async with aiochroma.AsyncPersistentClient(path):
+        with pytest.raises(aiochroma.DatabaseInUseError):
+            await aiochroma.erase(path)
+    header = next(path.glob("*/header.bin"))
+    header.write_bytes(header.read_bytes()[:10])
+    with pytest.raises(aiochroma.DatabaseCorruptError, match="repair"):
+        await aiochroma.erase(path)
+    with pytest.raises(aiochroma.DatabasePathError):
+        await aiochroma.erase(tmp_path / "nowhere")
+
+
+async def test_the_log_holds_no_text_after_an_erasure(tmp_path):
+    """One entry for each living record, its vector, and nothing else."""
+    path = tmp_path / "db"
+    await live_and_forget(path)
+    await aiochroma.erase(path)
+    connection = sqlite3.connect(path / "chroma.sqlite3")
+    try:
+        rows = connection.execute(
+            "SELECT id, operation, metadata FROM embeddings_queue WHERE vector IS NOT NULL"
+        ).fetchall()
+        live = connection.execute("SELECT count(*) FROM embeddings").fetchone()[0]
+    finally:
+        connection.close()
+    assert len(rows) == len({row[0] for row in rows}) == live
+    assert {row[2] for row in rows} == {"{}"}
+
+
+async def test_doctor_erases_and_gives_room_back(tmp_path):
+    """`vacuum` takes what is dead out of the log and keeps the history; `erase` takes the history's texts as well."""
+    path = tmp_path / "db"
+    await live_and_forget(path)
+    before = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    await asyncio.to_thread(aiochroma.doctor, path, vacuum=True)
+    assert sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) < before
+    assert holds(path, SECRETS[0].encode()) == ["aiochroma-history.sqlite3"]
+    report = await asyncio.to_thread(aiochroma.doctor, path, erase=True)
+    assert report.exit_code == 0
+    assert report.saved_to is None
+    assert_gone(path)
