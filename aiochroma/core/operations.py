@@ -224,7 +224,14 @@ _MEMORIES = (
     ),
     *(
         _read(name, reads_first=True)
-        for name in ("similar_memories", "list_memories", "read_memories", "count_memories", "index_memories")
+        for name in (
+            "similar_memories",
+            "list_memories",
+            "read_memories",
+            "count_memories",
+            "memory_ids",
+            "index_memories",
+        )
     ),
     _read("memory_history"),
 )

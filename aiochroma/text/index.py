@@ -183,6 +183,15 @@ class TextIndex:
             np.setdiff1d(passing, expired, assume_unique=True) if len(expired) else passing, nothing
         )
 
+    def matching(self, namespace: str, where: Mapping[str, Any] | None) -> NDArray[np.int64]:
+        """Return the rows that pass one of Chroma's filters, whether they have expired or not; all for None."""
+        import numpy as np
+
+        number = self._number(namespace)
+        if number is None:
+            return np.empty(0, dtype=np.int64)
+        return self._metadata.matching(number, where) if where else self._metadata.everything(number)
+
     def search(
         self,
         namespace: str,

@@ -66,6 +66,10 @@ class Vocabulary:
         self._sizes: NDArray[np.int64] = np.empty(0, dtype=np.int64)
         self._last: str | None = ""
 
+    def __len__(self) -> int:
+        """Return how many words were read so far."""
+        return len(self._words)
+
     def is_outdated(self, memories: int) -> bool:
         """Tell whether so much has changed that the words should be read again."""
         return abs(memories - self._memories) > _GROWTH * self._memories

@@ -24,8 +24,8 @@ __all__ = ["Postings", "Summary", "summary_of", "terms_of"]
 
 _MOST_TERMS = 32
 """Of a question with more, which is a document, those of its terms count that are there and that fewest memories hold."""
-_MOST_VOCABULARIES = 8
-"""Namespaces whose words are kept; some 70 bytes for each word."""
+_MOST_WORDS = 300_000
+"""So many words of namespaces are kept, the least lately asked of going first; some 70 bytes each."""
 _RARE = 0.002
 """A term that a smaller share of the memories holds, or none but one or two, is completed by what is akin to it."""
 _RARE_ROWS = 2
@@ -82,11 +82,12 @@ class Postings:
 
     def vocabulary(self, namespace: int, summary: Summary) -> Vocabulary:
         """Return the words of a namespace; made again when much of it has changed."""
-        known = self._vocabularies.get(namespace)
+        known = self._vocabularies.pop(namespace, None)
         if known is None or known.is_outdated(summary.memories):
-            known = self._vocabularies[namespace] = Vocabulary(self._connection, namespace, summary.memories)
-            while len(self._vocabularies) > _MOST_VOCABULARIES:
+            while sum(map(len, self._vocabularies.values())) > _MOST_WORDS:
                 del self._vocabularies[next(iter(self._vocabularies))]
+            known = Vocabulary(self._connection, namespace, summary.memories)
+        self._vocabularies[namespace] = known
         return known
 
     def replaced(self, namespace: int) -> None:
