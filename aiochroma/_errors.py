@@ -156,8 +156,8 @@ class PartialWriteError(AiochromaError):
 
     def __init__(self, message: str, *, applied: Sequence[str], remaining: Sequence[str]) -> None:
         super().__init__(message)
-        self.applied = tuple(applied)
-        self.remaining = tuple(remaining)
+        self.applied: tuple[str, ...] = tuple(applied)
+        self.remaining: tuple[str, ...] = tuple(remaining)
 
 
 class InvalidInputError(AiochromaError, ValueError):
@@ -211,7 +211,7 @@ class DatabaseCorruptError(StoreUnavailableError):
 
     def __init__(self, message: str, *, problems: Sequence[str] = ()) -> None:
         super().__init__(message)
-        self.problems = tuple(problems)
+        self.problems: tuple[str, ...] = tuple(problems)
 
 
 class DatabaseFormatError(StoreUnavailableError):
@@ -255,7 +255,7 @@ class MigrationError(AiochromaError):
 
     def __init__(self, message: str, *, problems: Sequence[str] = ()) -> None:
         super().__init__(message)
-        self.problems = tuple(problems)
+        self.problems: tuple[str, ...] = tuple(problems)
 
 
 class ForeignError(Exception):

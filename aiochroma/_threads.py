@@ -147,7 +147,12 @@ class Started(Generic[T]):
     def __init__(self, work: Coroutine[Any, Any, T]) -> None:
         self._task: asyncio.Task[T] | None = None
         self._error: BaseException | None = None
-        if not waits_by_blocking():
+        try:
+            blocking = waits_by_blocking()
+        except BaseException:
+            work.close()
+            raise
+        if not blocking:
             self._task = asyncio.get_running_loop().create_task(work)
             return
         try:

@@ -311,7 +311,7 @@ def health_router(*, details: bool = False) -> APIRouter:
     return made
 
 
-router = health_router()
+router: APIRouter = health_router()
 """Has the route ``/health/chromadb``, without details; see :func:`health_router`."""
 
 

@@ -41,6 +41,7 @@ from chromadb.api.types import (
 from chromadb.errors import InvalidArgumentError
 from chromadb.execution.expression.plan import Search  # noqa: TC002 - signatures resolve as Chroma's do
 
+from aiochroma._errors import InvalidInputError
 from aiochroma._threads import off_loop
 from aiochroma.core.limits import check_filter, check_records
 
@@ -103,6 +104,9 @@ class Collection(AsyncCollection):
     def __deepcopy__(self, memo: dict[int, Any]) -> Collection:
         # It is light and refers to the client, which a copy of a program's state shares.
         return self
+
+    def __reduce__(self) -> Any:
+        raise InvalidInputError(f"{self!r} cannot be pickled; open a client in each process.")
 
     async def add(
         self,

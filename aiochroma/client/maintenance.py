@@ -112,6 +112,7 @@ async def backup(
     progress: Callable[[str, int, int], None] | None,
 ) -> BackupReport:
     """Copy a store between two requests, verify the copy in a child process, and give it its name."""
+    waits_by_blocking()
     info = session.describe()
     if not info.capabilities.files:
         raise BackupError(f"{info.name} has no files to back up.")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import pickle
 import threading
 
 import pytest
@@ -219,3 +221,106 @@ async def test_store_of_plain_chromadb(tmp_path, vectors):
         assert nearest == [[id] for id in ids[20:]]
     finally:
         plain.close()
+
+
+async def test_blocks_that_overlap_have_clients_of_their_own(tmp_path):
+    """One opening may be entered by many tasks; the end of one's block closes only its own client."""
+    store = aiochroma.AsyncPersistentClient(tmp_path)
+    first_is_in, second_is_in, first_is_out = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def first():
+        async with store as client:
+            first_is_in.set()
+            await second_is_in.wait()
+        assert client.closed
+        first_is_out.set()
+
+    async def second():
+        await first_is_in.wait()
+        async with store as client:
+            second_is_in.set()
+            await first_is_out.wait()
+            assert await client.count_collections() == 0
+            async with store as inner:
+                assert inner is not client
+            assert inner.closed
+            assert not client.closed
+        assert client.closed
+
+    await asyncio.gather(first(), second())
+    assert engine_threads() == []
+
+
+async def test_a_block_may_end_in_another_task(tmp_path):
+    """As the blocks of test fixtures do: whose task has ended is closed, and not another one's client."""
+    store = aiochroma.AsyncPersistentClient(tmp_path)
+    entered = await asyncio.create_task(store.__aenter__())
+    async with store as own:
+        await asyncio.create_task(store.__aexit__(None, None, None))
+        assert entered.closed
+        assert not own.closed
+
+
+def test_without_asyncio_the_error_says_so(tmp_path):
+    """Under another event loop every call says at once that asyncio is needed, and nothing is opened."""
+
+    async def elsewhere():
+        with pytest.raises(aiochroma.EventLoopRequiredError, match="asyncio"):
+            await aiochroma.AsyncPersistentClient(tmp_path / "store")
+        with pytest.raises(aiochroma.EventLoopRequiredError, match="asyncio"):
+            async with aiochroma.Memory(tmp_path / "store"):
+                pass
+
+    with pytest.raises(StopIteration):
+        elsewhere().send(None)
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_under_trio_the_error_says_so(tmp_path):
+    """The same with the real thing, where it is installed, for an open client, too."""
+    trio = pytest.importorskip("trio")
+    async with aiochroma.AsyncPersistentClient(tmp_path) as client:
+        collection = await client.create_collection("things", embedding_function=None)
+
+        async def elsewhere():
+            for call in (
+                client.heartbeat,
+                client.health,
+                client.list_collections,
+                client.reset_connection,
+                collection.count,
+                lambda: collection.add(ids=["a"], embeddings=[[1.0, 2.0]]),
+                lambda: client.backup(tmp_path / "backup"),
+                client.close,
+            ):
+                with pytest.raises(aiochroma.EventLoopRequiredError, match="trio"):
+                    await call()
+
+        await asyncio.to_thread(trio.run, elsewhere)
+
+
+async def test_a_copied_state_shares_its_client(tmp_path):
+    """What a program's state refers to is not opened twice; it cannot be sent to another process, and the error says so."""
+    async with aiochroma.AsyncPersistentClient(tmp_path) as client:
+        collection = await client.create_collection("things", embedding_function=None)
+        for copied in (
+            copy.copy((client, collection)),
+            copy.deepcopy({"state": (client, collection)})["state"],
+        ):
+            assert copied[0] is client
+            assert await copied[1].count() == 0
+        with pytest.raises(aiochroma.InvalidInputError, match="cannot be pickled"):
+            pickle.dumps(client)
+        with pytest.raises(aiochroma.InvalidInputError, match="cannot be pickled"):
+            pickle.dumps(collection)
+
+
+async def test_a_client_shows_what_it_is(tmp_path):
+    """`repr` names the database, the mode and the state."""
+    client = await aiochroma.AsyncPersistentClient(tmp_path)
+    assert str(tmp_path) in repr(client)
+    assert "'persistent', open" in repr(client)
+    assert "things" in repr(await client.create_collection("things", embedding_function=None))
+    await client.close()
+    await client.aclose()
+    assert repr(client).endswith("closed>")
