@@ -223,7 +223,7 @@ def test_what_another_embedder_wrote_is_embedded_again(tmp_path):
     assert aiochroma("reembed", "--path", path, "--embedder", "word2vec").returncode == 2
     assert output(aiochroma("reembed", "--path", path)) == ["default: 1 memories were embedded again"]
     assert output(aiochroma("reembed", "--path", path)) == ["default: has vectors of this embedder already"]
-    assert "blue" in aiochroma("recall", "--path", path, "kettle").stdout
+    assert b"blue" in aiochroma("recall", "--path", path, "kettle").stdout
 
 
 def test_one_namespace_is_exported_and_a_folder_of_texts_imported(store, tmp_path):

@@ -139,6 +139,15 @@ _EAST_RELATIVE = {
     "month": re.compile(r"上个月|上個月|上月|先月|지난달"),
     "year": re.compile(r"去年|昨年|작년"),
 }
+_EAST_WORDS = re.compile(r"[天日周週月年제오늘]")
+_WORD = re.compile(r"[^\W\d_]+")
+_TELLING = frozenset(
+    word
+    for names in (_MONTH_OF, _SEASON_OF, _WEEKDAY_OF, *(names.split() for _, names in _DAYS_AGO))
+    for name in names
+    for word in _WORD.findall(name)
+) | frozenset(_UNIT_OF)
+"""Without one of these words, or a digit, there is no date."""
 _EAST_TODAY = re.compile(r"今天|今日|오늘")
 
 
@@ -152,29 +161,32 @@ def periods_in(question: str, now: float) -> list[Period]:
     Returns:
         The periods, each once. Of a date that is part of a longer one, only the longer one.
     """
+    if not _may_speak_of_days(question):
+        return []
     today = datetime.fromtimestamp(now, timezone.utc).date()
-    found: list[Period] = []
+    found: dict[Period, None] = {}
     rest = question
     for pattern in _CALENDAR:
         for match in pattern.finditer(rest):
             period = _calendar(pattern, match, today)
-            if period is not None and period not in found:
-                found.append(period)
-        # What was read is no part of another date.
-        rest = pattern.sub(
-            lambda match: " " * len(match.group()) if _calendar_read(match, today) else match.group(), rest
-        )
-    for period in _relative(rest, today):
-        if period not in found:
-            found.append(period)
-    return found
+            if period is not None:
+                found[period] = None
+                # What was read is no part of another date; the others stay where they are.
+                rest = rest[: match.start()] + " " * len(match.group()) + rest[match.end() :]
+    found.update(dict.fromkeys(_relative(rest, today)))
+    return list(found)
+
+
+def _may_speak_of_days(question: str) -> bool:
+    """Tell the questions that surely speak of no days, which are most, in a tenth of the time."""
+    return (
+        any(character.isdigit() for character in question)
+        or not _TELLING.isdisjoint(_WORD.findall(question.lower()))
+        or _EAST_WORDS.search(question) is not None
+    )
 
 
 _CALENDAR = (_ISO, _DOTTED, _EAST, _MONTH_FIRST, _DAY_FIRST, _MONTH_YEAR, _SEASON, _MONTH_ALONE, _YEAR_ALONE)
-
-
-def _calendar_read(match: re.Match[str], today: date) -> bool:
-    return _calendar(match.re, match, today) is not None
 
 
 def _calendar(pattern: re.Pattern[str], match: re.Match[str], today: date) -> Period | None:
