@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
 
 from aiochroma._logging import get_logger
+from aiochroma.embedding.identity import is_same_name
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -51,7 +52,7 @@ class SingleEmbedder:
 
     def refusal(self, stored: str | None) -> str | None:
         """See :class:`EmbeddingSource`."""
-        if stored == self._identity:
+        if stored is not None and is_same_name(stored, self._identity):
             return None
         return f"it was embedded by {stored or 'another program'!r} and this is {self._identity!r}"
 

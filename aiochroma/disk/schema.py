@@ -40,8 +40,12 @@ __all__ = [
     "log_positions_in",
     "record_ids",
     "stored_collections",
+    "stored_embedders",
     "tables_of",
 ]
+
+EMBEDDER_KEY = "aiochroma:embedder"
+"""In the metadata of a namespace's collection: what embedded it."""
 
 ADD, UPDATE, UPSERT, DELETE = range(4)
 """Chroma's codes for the operations in its log."""
@@ -271,6 +275,15 @@ def stored_collections(connection: sqlite3.Connection) -> list[StoredCollection]
             )
         )
     return found
+
+
+def stored_embedders(connection: sqlite3.Connection) -> dict[str, int]:
+    """Return how many collections each embedder has written, by what they call it; the most frequent first."""
+    rows = connection.execute(
+        "SELECT str_value, COUNT(*) FROM collection_metadata WHERE key = ? GROUP BY str_value ORDER BY 2 DESC, 1",
+        (EMBEDDER_KEY,),
+    )
+    return {name: count for name, count in rows if isinstance(name, str)}
 
 
 def index_settings(schema: Any, configuration: Any, old: Mapping[str, Any]) -> IndexSettings:

@@ -21,7 +21,7 @@ from aiochroma.disk.copying import copy_database, refuse_lack_of_room, size_of, 
 from aiochroma.disk.erasing import scrub
 from aiochroma.disk.filesystem import canonical_directory
 from aiochroma.disk.foreign import refuse_foreign_users
-from aiochroma.disk.layout import QUARANTINE_PREFIX, SQLITE_FILE
+from aiochroma.disk.layout import QUARANTINE_PREFIX, SQLITE_FILE, connect_read_only
 from aiochroma.disk.manifest import recorded_backup
 from aiochroma.disk.mending import mend
 from aiochroma.disk.ownership import acquire, read_owner
@@ -29,6 +29,7 @@ from aiochroma.disk.partial import PartialDirectory
 from aiochroma.disk.preflight import preflight
 from aiochroma.disk.rebuilds import crashing, end_rebuild
 from aiochroma.disk.recovery import quarantine_orphans
+from aiochroma.disk.schema import stored_embedders
 from aiochroma.disk.sqlite_file import vacuum
 from aiochroma.ops.repair import fill_and_rebuild
 from aiochroma.ops.report import CollectionState, DoctorReport
@@ -272,7 +273,7 @@ class _Examination:
             backup=None if backup is None else str(backup),
             problems=found.problems,
             notes=found.notes,
-            advice=tuple(_advice(found, backup, quarantines)),
+            advice=(*_advice(found, backup, quarantines), *_advice_on_embedders(directory, found)),
             actions=tuple(self._actions),
             saved_to=self._saved_to,
             sqlite_is_damaged=bool(found.sqlite_problems),
@@ -322,6 +323,20 @@ def _advice(found: PreflightReport, backup: Path | None, quarantines: list[Path]
     if quarantines:
         advice.append("What is in quarantine may be deleted when you are sure that nothing is missing.")
     return advice
+
+
+def _advice_on_embedders(directory: Path, found: PreflightReport) -> list[str]:
+    """Say it where one memory cannot recall all namespaces, because several embedders have written them."""
+    if found.sqlite_problems:
+        return []
+    with connect_read_only(directory) as connection:
+        embedders = stored_embedders(connection)
+    if len(embedders) < 2:
+        return []
+    written = ", ".join(f"{count} by {name}" for name, count in embedders.items())
+    return [
+        f"Several embedders have written namespaces ({written}); a memory recalls those of its own: see `aiochroma reembed`."
+    ]
 
 
 def _state(entry: CollectionReport) -> CollectionState:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from aiochroma._errors import MissingExtraError
 from aiochroma.client.opening import AsyncPersistentClient
 from aiochroma.client.reembedding import FillReport, reembed_missing
+from aiochroma.embedding.choice import chosen, known_embedder
+from aiochroma.embedding.identity import is_same_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -62,15 +63,16 @@ class _DoctorsSource:
 
     def __init__(self, client: Any, embedder: Any) -> None:
         self._client = client
-        self._given = embedder is not None
+        self._given = None if embedder is None else chosen(embedder)
         self._chosen: EmbedderFunction | None = None
-        self._known: list[EmbedderFunction] = _adapted(embedder) if embedder is not None else _own_embedders()
 
     def refusal(self, stored: str | None) -> str | None:
         """See :class:`aiochroma.client.reembedding.EmbeddingSource`."""
-        self._chosen = next((one for one in self._known if one.identity == stored), None)
-        if self._chosen is None and stored is None and self._given:
-            self._chosen = self._known[0]
+        given = self._given
+        if given is None:
+            self._chosen = None if stored is None else known_embedder(stored)
+        else:
+            self._chosen = given if stored is None or is_same_name(stored, given.identity) else None
         if self._chosen is not None:
             return None
         if stored is None:
@@ -84,24 +86,3 @@ class _DoctorsSource:
             self._chosen.function, texts, is_query=False
         )
         return vectors
-
-
-def _adapted(embedder: Any) -> list[EmbedderFunction]:
-    from aiochroma.embedding.choice import adapted
-
-    return [adapted(embedder)]
-
-
-def _own_embedders() -> list[EmbedderFunction]:
-    from aiochroma.embedding.choice import adapted
-    from aiochroma.embedding.hashed import HashedEmbedder
-
-    known = [adapted(HashedEmbedder())]
-    try:
-        from aiochroma.embedding.wordllama import WordLlamaEmbedder
-
-        known.append(adapted(WordLlamaEmbedder()))
-    except MissingExtraError:
-        # Collections that it wrote are reported as such.
-        return known
-    return known

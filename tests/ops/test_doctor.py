@@ -111,6 +111,23 @@ async def test_a_document_that_cannot_be_embedded_is_named(purged):
     assert report.missing == 1
 
 
+async def test_several_embedders_are_named(tmp_path):
+    """Where one memory cannot recall all namespaces, the advice says so, and with which command that ends."""
+    for namespace, embedder in (("a", "hashed"), ("b", "wordllama")):
+        async with aiochroma.Memory(tmp_path, embedder=embedder) as memory:
+            await memory.remember("the lake", namespace=namespace)
+    (advice,) = [line for line in await _examined(tmp_path) if "reembed" in line]
+    assert "1 by hashed-ngrams" in advice
+    assert "1 by wordllama" in advice
+    async with aiochroma.Memory(tmp_path, embedder="wordllama") as memory:
+        await memory.reembed()
+    assert not [line for line in await _examined(tmp_path) if "reembed" in line]
+
+
+async def _examined(path):
+    return (await asyncio.to_thread(aiochroma.doctor, path)).advice
+
+
 async def test_orphans_and_free_pages_go_when_asked(database):
     """Index directories of deleted collections are set aside and the SQLite file shrinks."""
     async with aiochroma.AsyncPersistentClient(database) as client:
