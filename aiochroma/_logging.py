@@ -56,7 +56,7 @@ SENTENCES = {
     "embedder.fallback": "the embedder is {embedder}, because {reason}; it {hint}",
     "host.dropped_client": "the host of {database} sent the client {client} away: {reason}",
     "host.killed": "the host of {database} was ended in the middle of a call",
-    "host.lost": "the process {pid} that serves {database} is gone ({reason}); the next one is reached, or started",
+    "host.lost": "the process {pid} that serves {database} is gone ({reason}); it, or the next one, is reached again",
     "host.refused_client": "the host of {database} refused a client: {reason}",
     "host.socket_was_deleted": "the socket of the host of {database} was deleted; {hint}",
     "index.filled": "missing vectors of {collection} were made again: {filled} filled, left: {left}",

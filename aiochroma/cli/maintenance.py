@@ -19,9 +19,9 @@ from rich.text import Text
 
 from aiochroma._errors import DatabasePathError
 from aiochroma.disk.layout import SQLITE_FILE
-from aiochroma.disk.restore import restore as put_back
 from aiochroma.ops.doctor import doctor as examine
 from aiochroma.ops.erase import erase as erase_files
+from aiochroma.ops.restoring import restore as put_back
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import sys
 import traceback
 from typing import Any
@@ -11,12 +12,18 @@ from aiochroma.host.frames import ProtocolError
 
 __all__ = ["error_from_wire", "error_to_wire"]
 
+_PLAIN = (str, bytes, int, float, bool, type(None))
+
 
 def error_to_wire(error: BaseException) -> list[Any]:
-    """Return an error, and where it happened, as plain data."""
-    expected = isinstance(error, AiochromaError) or type(error).__module__.startswith("chromadb.")
+    """Return an error as plain data: what it is, the arguments of one of Python's own, and where it happened."""
+    kind = type(error)
+    arguments = None
+    if kind.__module__ == "builtins" and all(type(value) in _PLAIN for value in error.args):
+        arguments = list(error.args)
+    expected = isinstance(error, AiochromaError) or kind.__module__.startswith("chromadb.")
     frames = None if expected else "".join(traceback.format_tb(error.__traceback__))
-    return [error_to_dict(error), frames]
+    return [error_to_dict(error), arguments, frames]
 
 
 def error_from_wire(plain: Any) -> Exception:
@@ -26,8 +33,10 @@ def error_from_wire(plain: Any) -> Exception:
         ProtocolError: This is no error.
     """
     try:
-        described, frames = plain
+        described, arguments, frames = plain
         error = error_from_dict(described)
+        if arguments is not None:
+            error = _of_python(str(described["type"]), arguments, error)
     except Exception as problem:  # noqa: BLE001 - whatever is wrong with it
         raise ProtocolError(f"An error cannot be decoded: {type(problem).__name__}: {problem}") from None
     if isinstance(error, ForeignError):
@@ -36,4 +45,14 @@ def error_from_wire(plain: Any) -> Exception:
         error.__cause__ = cause
     if frames and sys.version_info >= (3, 11):
         error.add_note(f"In the host process:\n{frames}".rstrip())
+    return error
+
+
+def _of_python(name: str, arguments: list[Any], otherwise: Exception) -> Exception:
+    """Make one of Python's own errors from its arguments."""
+    kind = getattr(builtins, name.removeprefix("builtins."), None)
+    if not (isinstance(kind, type) and issubclass(kind, Exception)):
+        return otherwise
+    error = kind(*arguments)
+    error.__cause__ = otherwise.__cause__
     return error

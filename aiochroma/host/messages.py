@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aiochroma._distribution import version
 from aiochroma.core.config import EngineOptions
+from aiochroma.core.operations import OPERATIONS
 from aiochroma.core.request import Request
 from aiochroma.host.frames import FRAME_LIMIT, PROTOCOL, FrameKind, ProtocolError, frame
 from aiochroma.host.types import received, settings_from_json, settings_to_json, travelling
@@ -89,6 +90,8 @@ def request_from_wire(plain: Any) -> Received:
     """
     try:
         operation, arguments, rows, bulk, atomic, left = plain
+        if operation not in OPERATIONS:
+            raise ProtocolError(f"The unknown operation {operation!r} came.")
         request = Request(operation, received(arguments, rows), bool(bulk), bool(atomic))
         return Received(request, None if left is None else time.monotonic() + float(left))
     except (TypeError, ValueError, AttributeError) as error:

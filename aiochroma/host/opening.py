@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from functools import partial
 from typing import TYPE_CHECKING
 
 from aiochroma._errors import AiochromaError, DatabaseInUseError
 from aiochroma.backend.embedded import open_embedded
 from aiochroma.core.registry import Opener
-from aiochroma.disk.ownership import read_owner
+from aiochroma.disk.ownership import acquire, read_owner
 from aiochroma.host.frames import FrameKind, ProtocolError
 from aiochroma.host.handshake import ask
 from aiochroma.host.link import HostLink
@@ -97,9 +96,5 @@ def ask_to_leave(directory: str) -> None:
                 host=None if owner is None else owner.host,
                 since=None if owner is None else owner.since,
             )
-    until = time.monotonic() + _LEAVING_SECONDS
-    while time.monotonic() < until:
-        owner = read_owner(directory)
-        if owner is None or owner.role != "host":
-            return
-        time.sleep(0.01)
+    # Its socket goes first, its lock last.
+    acquire(directory, _LEAVING_SECONDS, create=False).release()

@@ -29,8 +29,13 @@ HOST_LOG = "aiochroma-host.log"
 
 _LOCK_SECONDS = 0.02
 _REACH_SECONDS = 60.0
+_STARTS = 3
 _PYTHON_VARIABLE = "AIOCHROMA_HOST_PYTHON"
 _START_VARIABLE = "AIOCHROMA_HOST_START"
+
+
+class _SilentError(StoreUnavailableError):
+    """A host that was started ended, and did not say why."""
 
 
 def reach(directory: str, values: Mapping[str, Any], stopped: Callable[[], bool]) -> socket.socket:
@@ -49,6 +54,7 @@ def reach(directory: str, values: Mapping[str, Any], stopped: Callable[[], bool]
     starting = filelock.FileLock(socket_address(directory).with_suffix(".starting"), thread_local=False)
     until = time.monotonic() + _REACH_SECONDS
     refused: Exception | None = None
+    silent = 0
     while time.monotonic() < until:
         if stopped():
             raise ClosedError(f"The database {directory!r} was closed before its host could be reached.")
@@ -73,6 +79,14 @@ def reach(directory: str, values: Mapping[str, Any], stopped: Callable[[], bool]
                 # One that listens a moment later, or that is going.
                 refused = error
                 time.sleep(_LOCK_SECONDS)
+            except _SilentError as error:
+                # Killed in that very moment, it may be; but not each time.
+                silent += 1
+                if silent >= _STARTS:
+                    raise StoreUnavailableError(
+                        f"The host of {directory!r} ended {silent} times without saying why; its log is "
+                        f"{str(Path(directory) / HOST_LOG)!r}."
+                    ) from error
     raise StoreUnavailableError(
         f"The host of {directory!r} could not be reached within {_REACH_SECONDS:.0f} s."
     ) from refused
@@ -89,7 +103,7 @@ def start_detached(module: str, directory: str, values: Mapping[str, Any], *, lo
 
     Raises:
         AiochromaError: It cannot serve the directory; its own error.
-        StoreUnavailableError: It ended without saying why.
+        _SilentError: It ended without saying why.
     """
     told_reader, told_writer = os.pipe()
     ready_reader, ready_writer = os.pipe()
@@ -132,7 +146,7 @@ def start_detached(module: str, directory: str, values: Mapping[str, Any], *, lo
             os.close(told_writer)
         os.close(ready_reader)
     if answer is None:
-        raise StoreUnavailableError(
+        raise _SilentError(
             f"The process that serves {directory!r} ended without saying why; its log is {str(Path(directory) / log)!r}."
         )
     if answer.get("error") is not None:

@@ -17,8 +17,9 @@ from aiochroma.core.connection import BackendInfo, Capabilities
 from aiochroma.disk.ownership import Owner
 from aiochroma.disk.recovery import CollectionRecovery, RecoveryReport
 from aiochroma.host.codec import Codec, Rows
+from aiochroma.records import spec
+from aiochroma.records.history import Entry
 from aiochroma.records.ranking import ScoreParts
-from aiochroma.records.spec import Neighbour, SearchHit, SearchResult, SearchSpec
 
 if TYPE_CHECKING:
     import enum
@@ -33,7 +34,6 @@ _ROWS_AT_ONCE = 512
 """So many vectors become one array: stacking more would hold the interpreter for longer."""
 
 _REPORTS: tuple[type[Any], ...] = (BackendInfo, Capabilities, Owner, RecoveryReport, CollectionRecovery)
-_SEARCHES: tuple[type[Any], ...] = (SearchSpec, SearchResult, SearchHit, ScoreParts, Neighbour)
 _SPACES = ["cosine", "l2", "ip"]
 
 
@@ -58,9 +58,17 @@ def make_codec() -> Codec:
     codec.register(17, Search, Search.to_dict, dict)
     codec.register(18, type(Path()), str, Path)
     codec.register(19, Settings, settings_to_json, settings_from_json)
-    for code, kind in enumerate((*_REPORTS, *_SEARCHES), start=20):
+    for code, kind in enumerate((*_REPORTS, *_of_searches()), start=20):
         register_dataclass(codec, code, kind)
+    codec.register(127, Entry, tuple, Entry._make)
     return codec
+
+
+def _of_searches() -> list[type[Any]]:
+    """Return every dataclass that searches are made of, in an order that both sides have."""
+    classes = [each for each in vars(spec).values() if isinstance(each, type)]
+    own = [each for each in classes if dataclasses.is_dataclass(each) and each.__module__ == spec.__name__]
+    return sorted([*own, ScoreParts], key=lambda each: each.__name__)
 
 
 def settings_to_json(settings: Settings) -> dict[str, Any]:
@@ -76,17 +84,17 @@ def settings_from_json(values: dict[str, Any]) -> Settings:
 
 
 def register_dataclass(codec: Codec, code: int, kind: type[Any]) -> None:
-    """Let a dataclass travel: its fields by name, so that a field that is added travels, too."""
+    """Let a dataclass travel with all its fields, so that one that is added travels, too. Both sides are of one version."""
     names = [field.name for field in dataclasses.fields(kind)]
 
-    def from_plain(plain: Mapping[str, Any]) -> Any:
+    def from_plain(values: list[Any]) -> Any:
         # As it was, and not as its constructor would make it.
         made = object.__new__(kind)
-        for name in names:
-            object.__setattr__(made, name, plain[name])
+        for name, value in zip(names, values, strict=True):
+            object.__setattr__(made, name, value)
         return made
 
-    codec.register(code, kind, lambda value: {name: getattr(value, name) for name in names}, from_plain)
+    codec.register(code, kind, lambda value: [getattr(value, name) for name in names], from_plain)
 
 
 def register_enum(codec: Codec, code: int, kind: type[enum.Enum]) -> None:

@@ -5,12 +5,12 @@ Importing this package imports neither chromadb nor numpy.
 
 from aiochroma.disk.erasing import ErasureReceipt
 from aiochroma.disk.manifest import BackupReport
-from aiochroma.disk.restore import restore
 from aiochroma.ops.doctor import doctor
 from aiochroma.ops.erase import erase
 from aiochroma.ops.migrate import migrate
 from aiochroma.ops.migration_report import CopiedCollection, MigrationReport
 from aiochroma.ops.report import CollectionState, DoctorReport
+from aiochroma.ops.restoring import restore
 
 __all__ = [
     "BackupReport",

@@ -31,6 +31,7 @@ from aiochroma.disk.rebuilds import crashing, end_rebuild
 from aiochroma.disk.recovery import quarantine_orphans
 from aiochroma.disk.schema import stored_embedders
 from aiochroma.disk.sqlite_file import vacuum
+from aiochroma.host.opening import ask_to_leave
 from aiochroma.ops.repair import fill_and_rebuild
 from aiochroma.ops.report import CollectionState, DoctorReport
 
@@ -105,6 +106,7 @@ def doctor(
         raise DatabasePathError(f"There is no database in {str(directory)!r}.")
     examination = _Examination(directory, progress or (lambda _stage, _done, _of: None))
     try:
+        ask_to_leave(str(directory))
         with_owner = acquire(directory, create=False)
     except DatabaseInUseError as error:
         if changes:

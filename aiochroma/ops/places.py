@@ -15,6 +15,7 @@ from aiochroma.disk.foreign import refuse_foreign_users
 from aiochroma.disk.layout import SQLITE_FILE
 from aiochroma.disk.ownership import acquire
 from aiochroma.disk.sqlite_file import databases_in
+from aiochroma.host.opening import ask_to_leave
 from aiochroma.records.history import HISTORY_FILE
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ class Place:
             raise DatabasePathError(f"There is no database in {str(directory)!r}.")
         if not exists and not directory.exists():
             return []
+        ask_to_leave(str(directory))
         ownership = acquire(directory, create=False)
         try:
             refuse_foreign_users(directory)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import enum
-import math
 from datetime import datetime, timezone
 from pathlib import Path
 from uuid import UUID
 
 import numpy as np
 import pytest
+from host_support import same
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -41,21 +41,6 @@ values = st.recursive(
     ),
     max_leaves=20,
 )
-
-
-def same(mine, theirs):
-    """Whether two values are equal in value and type, through and through."""
-    if type(mine) is not type(theirs):
-        return False
-    if isinstance(mine, np.ndarray):
-        return mine.dtype == theirs.dtype and mine.shape == theirs.shape and np.array_equal(mine, theirs)
-    if isinstance(mine, dict):
-        return list(mine) == list(theirs) and all(same(mine[key], theirs[key]) for key in mine)
-    if isinstance(mine, (list, tuple)):
-        return len(mine) == len(theirs) and all(map(same, mine, theirs))
-    if isinstance(mine, float):
-        return mine == theirs and math.copysign(1, mine) == math.copysign(1, theirs)
-    return mine == theirs
 
 
 @given(values)

@@ -1,0 +1,186 @@
+"""The command ``host``: be the host of a directory, ask what it does, end it; needs the extra ``cli``.
+
+Importing this module imports neither chromadb nor numpy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import time
+from pathlib import Path  # noqa: TC003 - read from the signature when the command is built
+from typing import Annotated, Any
+
+import typer
+
+from aiochroma._errors import DatabaseInUseError, InvalidInputError, StoreUnavailableError
+
+__all__ = ["host_app"]
+
+_EXIT_CODES = (
+    "Exit codes: 0 done; 1 there is no host; 2 bad input; 3 refused: in use by a program, or clients are connected and --force "
+    "is not given."
+)
+_GOING_SECONDS = 12.0
+"""A host serves what it has received for at most ten seconds."""
+
+_NONE = 1
+
+host_app = typer.Typer()
+"""Included by the application; see :mod:`aiochroma.cli.app`."""
+
+
+@host_app.command(epilog=_EXIT_CODES)
+def host(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="The database's directory.")],
+    idle: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS", help="End after so many seconds without a client; default: never.", min=0
+        ),
+    ] = None,
+    status: Annotated[bool, typer.Option("--status", help="Print what the host does.")] = False,
+    stop: Annotated[bool, typer.Option("--stop", help="End the host, if it has no clients.")] = False,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="With --stop: end it even though clients are connected, or it hangs."),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --status: print JSON.")] = False,
+) -> None:
+    """Have a directory open, in the foreground, for every program that opens it with process="shared".
+
+    SIGTERM and SIGINT end it: clients keep what they have not sent, and start a new host for it. As a service of its own
+    (systemd, a container) it outlives the programs that use it.
+    """
+    if (
+        (status and stop)
+        or (force and not stop)
+        or (as_json and not status)
+        or (idle is not None and (status or stop))
+    ):
+        raise InvalidInputError(
+            "Give one of --status [--json] and --stop [--force], or --idle, or none of them."
+        )
+    from aiochroma.core.config import canonical_path
+    from aiochroma.host.rendezvous import require_sockets
+
+    require_sockets()
+    directory = canonical_path(path)
+    if status:
+        _show(directory, as_json=as_json)
+    elif stop:
+        _stop(directory, force=force)
+    else:
+        _serve(directory, idle)
+
+
+def _serve(directory: str, idle: float | None) -> None:
+    from aiochroma.host.__main__ import serve
+
+    refused: list[BaseException] = []
+
+    def announce(error: BaseException | None) -> None:
+        if error is not None:
+            refused.append(error)
+        else:
+            typer.echo(f"The host of {directory} listens (process {os.getpid()}).")
+
+    code = serve(directory, idle=idle, announce=announce, to_terminal=True)
+    if refused:
+        raise refused[0]
+    raise typer.Exit(code)
+
+
+def _show(directory: str, *, as_json: bool) -> None:
+    from aiochroma.host.frames import FrameKind
+
+    answer = _asked(directory, FrameKind.STATUS)
+    if answer is None:
+        typer.echo("null" if as_json else f"There is no host of {directory}.")
+        raise typer.Exit(_NONE)
+    if as_json:
+        typer.echo(json.dumps(answer))
+        return
+    clients = ", ".join(str(client["pid"]) for client in answer["clients"]) or "none"
+    typer.echo(
+        f"process   {answer['pid']} since {answer['since']}, aiochroma {answer['aiochroma']}, {answer['state']}"
+    )
+    typer.echo(f"clients   {clients}")
+    typer.echo(
+        f"requests  {answer['done']} done, {answer['failed']} failed, {answer['pending']} pending; {answer['calls']} calls"
+    )
+    typer.echo(f"times     waited {_times(answer['wait_ms'])}; ran {_times(answer['run_ms'])}")
+    if answer["last_error"]:
+        typer.echo(f"error     {answer['last_error']}")
+
+
+def _times(latency: dict[str, float]) -> str:
+    return f"{latency['p50']:.1f} ms (p99 {latency['p99']:.1f})"
+
+
+def _stop(directory: str, *, force: bool) -> None:
+    from aiochroma.disk.ownership import read_owner
+    from aiochroma.host.frames import FrameKind
+
+    owner = read_owner(directory)
+    try:
+        answer = _asked(directory, FrameKind.STOP, force)
+    except StoreUnavailableError:
+        if not force or owner is None:
+            raise
+        answer = {"pid": owner.pid}
+    if answer is None:
+        typer.echo(f"There is no host of {directory}.")
+        raise typer.Exit(_NONE)
+    if answer.get("reason") == "clients":
+        raise DatabaseInUseError(
+            f"The host of {directory} (process {answer['pid']}) has {answer['clients']} clients: end them, or give --force.",
+            pid=answer["pid"],
+        )
+    if not _has_ended(answer["pid"], _GOING_SECONDS if "clients" in answer else 0.0):
+        if not force:
+            raise StoreUnavailableError(
+                f"The host of {directory} (process {answer['pid']}) is still there after {_GOING_SECONDS:.0f} s: give --force."
+            )
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(answer["pid"], signal.SIGKILL)
+        _has_ended(answer["pid"], _GOING_SECONDS)
+    typer.echo(f"The host of {directory} (process {answer['pid']}) has ended.")
+
+
+def _asked(directory: str, *question: Any) -> dict[str, Any] | None:
+    """Ask the host of a directory; return its answer, or None where there is no host.
+
+    Raises:
+        StoreUnavailableError: It does not answer.
+    """
+    from aiochroma.host.frames import ProtocolError
+    from aiochroma.host.handshake import ask
+    from aiochroma.host.rendezvous import connect
+
+    connected = connect(directory)
+    if connected is None:
+        return None
+    with connected:
+        try:
+            answer: dict[str, Any] = ask(connected, *question)[2]
+        except (OSError, ProtocolError) as error:
+            raise StoreUnavailableError(
+                f"The host of {directory} does not answer ({error}): `aiochroma host {directory} --stop --force` ends it."
+            ) from error
+    return answer
+
+
+def _has_ended(pid: int, seconds: float) -> bool:
+    """Wait for the end of a process; return whether it came."""
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        if time.monotonic() >= until:
+            return False
+        time.sleep(0.02)

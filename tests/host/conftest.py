@@ -1,0 +1,72 @@
+"""Hosts of directories of their own, none of which outlives its test."""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+
+import numpy as np
+import pytest
+from host_support import Hosts, is_alive
+
+import aiochroma
+
+
+@pytest.fixture
+def hosts(monkeypatch, tmp_path):
+    """The hosts of this test, in a folder of their own; whatever is left of them is ended."""
+    with tempfile.TemporaryDirectory(prefix="aio-") as folder:
+        monkeypatch.setenv("AIOCHROMA_RUNTIME_DIR", folder)
+        hosts = Hosts(folder)
+        yield hosts
+        for directory in [
+            *hosts.directories,
+            *(str(path.parent) for path in tmp_path.rglob("aiochroma-host.log")),
+        ]:
+            hosts.pid(directory)
+        for pid in hosts.seen:
+            if is_alive(pid):
+                os.kill(pid, signal.SIGCONT)
+                os.kill(pid, signal.SIGKILL)
+                hosts.ended(pid)
+
+
+@pytest.fixture
+def path(tmp_path):
+    """A directory for a database."""
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def opening(hosts, path):
+    """Open the directory through its host."""
+
+    def make(**options):
+        hosts.directories.add(os.path.realpath(path))
+        return aiochroma.AsyncPersistentClient(path, process="shared", **options)
+
+    return make
+
+
+@pytest.fixture
+async def client(opening):
+    """A client of an empty database that a host serves."""
+    async with opening() as client:
+        yield client
+
+
+@pytest.fixture
+async def collection(client):
+    """An empty collection without an embedding function."""
+    return await client.create_collection("things", embedding_function=None)
+
+
+@pytest.fixture
+def vectors():
+    """Return so many different vectors of four dimensions."""
+
+    def make(count, seed=0):
+        return np.random.default_rng(seed).random((count, 4), dtype=np.float32)
+
+    return make

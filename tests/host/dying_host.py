@@ -1,0 +1,29 @@
+"""A host that writes down every request that it begins, and dies of those that it is told to die of.
+
+It is started in place of the interpreter, so its arguments are those of ``python -P -m aiochroma.host ...``.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+from aiochroma.backend.embedded import EmbeddedBackend
+from aiochroma.host.__main__ import main
+
+carry_out = EmbeddedBackend.execute
+journal = os.open(os.environ["DYING_HOST_JOURNAL"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+
+
+def execute(self, request, deadline=None):
+    arguments = request.arguments
+    what = arguments.get("name") or arguments.get("where") or ""
+    os.write(journal, f"{request.operation} {what}\n".encode())
+    if arguments.get("name") == "poison":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return carry_out(self, request, deadline)
+
+
+EmbeddedBackend.execute = execute
+sys.exit(main(sys.argv[sys.argv.index("aiochroma.host") + 1 :]))

@@ -1,0 +1,269 @@
+"""When something dies: who gets what, and what is there afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from host_support import until
+
+import aiochroma
+
+VECTOR = [0.1, 0.2, 0.3, 0.4]
+PROGRAM = Path(__file__).with_name("program.py")
+
+
+@pytest.fixture
+def program(hosts, path):
+    """Start a program of its own; ended at the end of the test."""
+    started = []
+
+    def start(command, *arguments, **options):
+        process = subprocess.Popen(
+            [sys.executable, str(PROGRAM), command, str(path), *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            **options,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.send_signal(signal.SIGCONT)
+            process.kill()
+        process.communicate()
+
+
+async def test_callers_do_not_notice_the_death_of_the_host(client, collection, hosts, path):
+    """kill -9 under writers, a bulk write and readers: everyone goes on, and nothing acknowledged is lost."""
+    acknowledged: list[str] = []
+    stop = asyncio.Event()
+
+    async def write(name):
+        number = 0
+        while not stop.is_set():
+            await collection.upsert(ids=[f"{name}-{number}"], embeddings=[VECTOR])
+            acknowledged.append(f"{name}-{number}")
+            number += 1
+
+    async def write_many():
+        number = 0
+        while not stop.is_set():
+            ids = [f"bulk-{number}-{n}" for n in range(300)]
+            await collection.upsert(ids=ids, embeddings=np.full((300, 4), 0.5, dtype=np.float32))
+            acknowledged.extend(ids)
+            number += 1
+
+    async def read():
+        while not stop.is_set():
+            await collection.query(query_embeddings=[VECTOR], n_results=1)
+
+    tasks = [asyncio.ensure_future(write(f"w{n}")) for n in range(10)]
+    tasks += [
+        asyncio.ensure_future(write_many()),
+        asyncio.ensure_future(read()),
+        asyncio.ensure_future(read()),
+    ]
+    for _ in range(2):
+        before = len(acknowledged)
+        await asyncio.to_thread(
+            until, lambda before=before: len(acknowledged) > before + 200, "writing goes on"
+        )
+        pid = await asyncio.to_thread(hosts.kill, path)
+        await asyncio.to_thread(hosts.ended, pid)
+    before = len(acknowledged)
+    await asyncio.to_thread(until, lambda: len(acknowledged) > before + 100, "writing goes on")
+    stop.set()
+    await asyncio.gather(*tasks)
+    there = set((await collection.get(include=[]))["ids"])
+    assert set(acknowledged) <= there
+
+
+async def test_what_may_not_run_twice_is_not_sent_again(client, collection, hosts, path):
+    """Its outcome is unknown, says the error; what may run twice is answered by the next host, in the old order."""
+    await collection.add(ids=["a", "b"], embeddings=[VECTOR, VECTOR])
+    os.kill(hosts.pid(path), signal.SIGSTOP)
+    first = asyncio.ensure_future(collection.upsert(ids=["order"], embeddings=[VECTOR], documents=["first"]))
+    deletion = asyncio.ensure_future(collection.delete(where={"n": 1}))
+    creation = asyncio.ensure_future(client.create_collection("other", embedding_function=None))
+    second = asyncio.ensure_future(
+        collection.upsert(ids=["order"], embeddings=[VECTOR], documents=["second"])
+    )
+    count = asyncio.ensure_future(collection.count())
+    await asyncio.sleep(0.05)
+    hosts.kill(path)
+    outcomes = await asyncio.gather(first, deletion, creation, second, count, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes[1:3]] == [aiochroma.OutcomeUnknownError] * 2
+    assert not any(isinstance(outcome, BaseException) for outcome in (outcomes[0], outcomes[3], outcomes[4]))
+    assert (await collection.get(ids=["order"]))["documents"] == ["second"]
+
+
+@pytest.fixture
+def dying_host(monkeypatch, tmp_path):
+    """Hosts that write down what they carry out, and die of some requests."""
+    script, journal = tmp_path / "python", tmp_path / "journal"
+    script.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{PROGRAM.with_name("dying_host.py")}" "$@"\n')
+    script.chmod(0o700)
+    monkeypatch.setenv("AIOCHROMA_HOST_PYTHON", str(script))
+    monkeypatch.setenv("DYING_HOST_JOURNAL", str(journal))
+    return lambda: journal.read_text().splitlines() if journal.exists() else []
+
+
+async def test_a_request_that_kills_hosts_is_not_sent_for_ever(dying_host, client, collection):
+    """Under way in two deaths: its caller gets an error that names it and the log; others go on."""
+    with pytest.raises(aiochroma.StoreUnavailableError, match=r"get_tenant.*both times.*aiochroma-host\.log"):
+        await client.session.submit("get_tenant", name="poison")
+    assert await collection.count() == 0
+    assert dying_host().count("get_tenant poison") == 2
+
+
+async def test_hosts_that_die_one_after_the_other_are_not_started_for_ever(dying_host, client, collection):
+    """Five deaths within a minute: whoever waits gets an error with the log's path; the next request tries again."""
+    outcomes = await asyncio.gather(
+        *(client.session.submit("get_tenant", name="poison", n=n) for n in range(3)), return_exceptions=True
+    )
+    assert [type(outcome) for outcome in outcomes] == [aiochroma.StoreUnavailableError] * 3
+    with pytest.raises(aiochroma.StoreUnavailableError):
+        await client.session.submit("get_tenant", name="poison", n=3)
+    assert await collection.count() == 0
+
+
+@pytest.mark.timeout(300)
+async def test_nothing_runs_twice_that_may_not(dying_host, client, collection):
+    """Random deaths among requests of all kinds: what may not be repeated ran once at most, the rest has its outcome."""
+    kinds = ["_delete", "create_collection", "_upsert", "_count"]
+
+    async def one(number):
+        kind = kinds[number % len(kinds)]
+        try:
+            if kind == "_delete":
+                await collection.delete(where={"number": number})
+            elif kind == "create_collection":
+                await client.create_collection(f"created{number}", embedding_function=None)
+            elif kind == "_upsert":
+                await collection.upsert(ids=[f"id{number}"], embeddings=[VECTOR])
+            else:
+                await collection.count()
+        except aiochroma.AiochromaError as error:
+            return kind, error
+        return kind, None
+
+    async def poison(number):
+        await asyncio.sleep(0.4 * number)
+        with pytest.raises(aiochroma.StoreUnavailableError):
+            await client.session.submit("get_tenant", name="poison", n=number)
+
+    outcomes, _ = await asyncio.gather(asyncio.gather(*map(one, range(400))), poison(0))
+    allowed = {
+        "_delete": {aiochroma.OutcomeUnknownError},
+        "create_collection": {aiochroma.OutcomeUnknownError},
+    }
+    for kind, error in outcomes:
+        assert error is None or type(error) in allowed.get(kind, {aiochroma.StoreUnavailableError}), (
+            kind,
+            error,
+        )
+    runs = [line for line in dying_host() if line.startswith(("_delete", "create_collection created"))]
+    assert len(runs) == len(set(runs))
+
+
+async def test_a_host_that_dies_while_it_opens_is_replaced(opening, hosts, path):
+    """Between listening and being open."""
+    async with opening() as client:
+        await client.create_collection("things", embedding_function=None)
+    await asyncio.to_thread(hosts.ended, hosts.kill(path))
+    opened = asyncio.ensure_future(_opened(opening))
+    pid = await asyncio.to_thread(until, lambda: hosts.pid(path), "the host has the lock")
+    os.kill(pid, signal.SIGKILL)
+    client = await opened
+    try:
+        assert len(await client.list_collections()) == 1
+    finally:
+        await client.aclose()
+
+
+async def _opened(opening):
+    return await opening()
+
+
+async def test_a_killed_client_leaves_nothing_in_the_host(client, collection, hosts, path, program):
+    """What it had queued never runs; the others notice nothing."""
+    victim = program("flood", 3000)
+    assert victim.stdout.readline() == "flooding\n"
+    await asyncio.to_thread(until, lambda: len(hosts.status(path)["clients"]) == 2, "both are connected")
+    victim.kill()
+    victim.wait()
+    await asyncio.to_thread(until, lambda: len(hosts.status(path)["clients"]) == 1, "it is gone")
+    pending = await asyncio.to_thread(until, lambda: hosts.status(path), "an answer")
+    assert pending["pending"] <= 300
+    count = await collection.count()
+    await asyncio.to_thread(until, lambda: hosts.status(path)["pending"] == 0, "nothing is left")
+    assert await collection.count() - count <= 300
+
+
+async def test_a_stopped_client_keeps_nobody_waiting(client, collection, hosts, path, program):
+    """Its answers pile up, then it is sent away; when it wakes it connects again and goes on."""
+    await collection.add(
+        ids=[f"id{n}" for n in range(2000)],
+        embeddings=np.random.default_rng(0).random((2000, 4), dtype=np.float32),
+        documents=["x" * 20_000] * 2000,
+    )
+    other = program("read", 60)
+    assert other.stdout.readline() == "reading\n"
+    other.send_signal(signal.SIGSTOP)
+    assert await asyncio.wait_for(collection.count(), 60) == 2000
+    other.send_signal(signal.SIGCONT)
+    out, errors = await asyncio.to_thread(other.communicate)
+    assert out == "done\n"
+    assert errors.count("is reached again") == 1
+
+
+async def test_nonsense_on_the_socket_harms_nobody(client, collection, hosts, path):
+    """A connection that does not speak the protocol is closed, the others go on."""
+    from aiochroma.host.frames import FrameKind, frame
+    from aiochroma.host.rendezvous import connect
+
+    for nonsense in (b"GET / HTTP/1.1\r\n\r\n" * 3, frame(FrameKind.REQUEST, 1, b"x"), b"\0" * 100):
+        with connect(path) as connection:
+            connection.sendall(nonsense)
+            connection.settimeout(30)
+            assert connection.recv(100) == b""
+    assert await collection.count() == 0
+
+
+async def test_the_end_of_a_host_is_waited_for_in_order(client, collection, hosts, path):
+    """SIGTERM under load: what was acknowledged is there, what was not is served by the next host; no caller fails."""
+    calls = [
+        asyncio.ensure_future(collection.upsert(ids=[f"id{n}"], embeddings=[VECTOR])) for n in range(1500)
+    ]
+    await asyncio.sleep(0.05)
+    pid = hosts.kill(path, signal.SIGTERM)
+    await asyncio.gather(*calls)
+    await asyncio.to_thread(hosts.ended, pid)
+    assert await collection.count() == 1500
+    assert hosts.pid(path) != pid
+
+
+def test_exit_without_close_is_clean(program):
+    """With requests in flight: rc 0 and no output."""
+    process = program("exit")
+    out, errors = process.communicate(timeout=60)
+    assert (process.returncode, out, errors) == (0, "submitted\n", "")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_child_may_open_its_own(program, hosts, path):
+    """The parent's handles raise in the child, new ones work, the parent goes on."""
+    process = program("fork")
+    out, errors = process.communicate(timeout=60)
+    assert errors == ""
+    assert out.splitlines() == ["child: ForkedProcessError", "child: 1", "parent: 2"]

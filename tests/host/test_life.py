@@ -1,0 +1,366 @@
+"""The life of a host: started on demand, exactly one, ended in order, found again."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from host_support import is_alive
+
+import aiochroma
+from aiochroma import sync
+from aiochroma.disk.ownership import OWNER_FILE, acquire, read_owner
+
+VECTOR = [0.1, 0.2, 0.3, 0.4]
+PROGRAM = Path(__file__).with_name("program.py")
+
+
+PIPES = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+
+
+def command(*arguments):
+    """Run the command line, and return its exit code and output."""
+    return python("-m", "aiochroma", *arguments)
+
+
+def python(*arguments, **environment):
+    """Run Python, and return its exit code and output."""
+    process = subprocess.Popen(
+        [sys.executable, *map(str, arguments)], **PIPES, env={**os.environ, **environment}
+    )
+    out, errors = process.communicate(timeout=110)
+    return process.returncode, out, errors
+
+
+# -- which process -----------------------------------------------------------------------------------------------------
+
+
+async def test_none_is_this_process_unless_a_host_serves(hosts, path):
+    """Where there is no host nothing changes; where there is one, it is used."""
+    async with aiochroma.AsyncPersistentClient(path) as client:
+        assert client.session.connection.describe().mode == "persistent"
+    async with aiochroma.AsyncPersistentClient(path, process="shared"):
+        pass
+    async with aiochroma.AsyncPersistentClient(path) as client:
+        assert client.session.connection.describe().mode == "shared"
+        assert hosts.pid(path) == client.session.connection.describe().host["pid"]
+
+
+async def test_this_asks_an_idle_host_to_leave(hosts, path):
+    """One with clients stays, and the error names their number."""
+    async with aiochroma.AsyncPersistentClient(path, process="shared"):
+        pid = hosts.pid(path)
+        code = "import aiochroma.sync, sys; aiochroma.sync.PersistentClient(sys.argv[1], process='this')"
+        _, _, errors = await asyncio.to_thread(python, "-c", code, path)
+        assert f"the host process {pid} with 1 clients" in errors
+    async with aiochroma.AsyncPersistentClient(path, process="this") as client:
+        assert client.session.connection.describe().mode == "persistent"
+        await asyncio.to_thread(hosts.ended, pid)
+
+
+async def test_one_process_has_a_directory_one_way(hosts, path):
+    """The second opener that insists on the other way is refused by name."""
+    async with aiochroma.AsyncPersistentClient(path, process="this"):
+        with pytest.raises(aiochroma.SettingsConflictError, match="process"):
+            await aiochroma.AsyncPersistentClient(path, process="shared")
+        async with aiochroma.AsyncPersistentClient(path):
+            pass
+
+
+async def test_a_program_that_has_the_directory_is_named(hosts, path):
+    """And how to share it."""
+    path.mkdir()
+    holder = acquire(path)
+    try:
+        with pytest.raises(aiochroma.DatabaseInUseError, match='process="shared" in every program') as raised:
+            await aiochroma.AsyncPersistentClient(path, process="shared")
+        assert raised.value.pid == os.getpid()
+    finally:
+        holder.release()
+
+
+async def test_a_process_that_is_not_known_is_refused(path):
+    """Before anything happens."""
+    with pytest.raises(aiochroma.InvalidInputError, match="process"):
+        aiochroma.AsyncPersistentClient(path, process="other")
+    with pytest.raises(aiochroma.InvalidInputError, match="host_idle"):
+        aiochroma.AsyncPersistentClient(path, host_idle=-1)
+
+
+async def test_the_environment_says_so(hosts, path, monkeypatch):
+    """`CHROMA_PROCESS`."""
+    monkeypatch.setenv("CHROMA_DB_PATH", str(path))
+    monkeypatch.setenv("CHROMA_PROCESS", "Shared")
+    async with aiochroma.connect() as client:
+        assert client.session.connection.describe().mode == "shared"
+    monkeypatch.setenv("CHROMA_PROCESS", "other")
+    with pytest.raises(aiochroma.InvalidInputError, match="CHROMA_PROCESS"):
+        await aiochroma.connect()
+
+
+# -- one host ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.timeout(300)
+def test_ten_processes_that_start_at_once_have_one_host(hosts, path):
+    """No error, no lost record."""
+    processes = [
+        subprocess.Popen([sys.executable, str(PROGRAM), "write", str(path), f"p{n}", "20"], **PIPES)
+        for n in range(10)
+    ]
+    outcomes = [process.communicate() for process in processes]
+    assert outcomes == [("done\n", "")] * 10
+    assert hosts.log(path).count('"event": "database.opened"') == 1
+    with sync.PersistentClient(path) as client:
+        assert client.get_collection("things", embedding_function=None).count() == 200
+
+
+def test_the_folder_and_the_socket_are_the_users_alone(hosts, path):
+    """0700 and 0600; a folder that is open to others is refused."""
+    with sync.PersistentClient(path, process="shared"):
+        assert stat.S_IMODE(Path(hosts.folder).stat().st_mode) == 0o700
+        (found,) = [each for each in Path(hosts.folder).iterdir() if each.suffix == ".sock"]
+        assert stat.S_IMODE(found.stat().st_mode) == 0o600
+        assert stat.S_IMODE((path / "aiochroma-host.log").stat().st_mode) == 0o600
+    other = path.parent / "other"
+    Path(hosts.folder).chmod(0o755)
+    with pytest.raises(aiochroma.StoreUnavailableError, match="0700"):
+        sync.PersistentClient(other, process="shared")
+
+
+def test_a_folder_that_is_a_link_is_refused(hosts, path, monkeypatch, tmp_path):
+    """Whoever made the link would choose where we listen."""
+    (tmp_path / "real").mkdir(mode=0o700)
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    monkeypatch.setenv("AIOCHROMA_RUNTIME_DIR", str(tmp_path / "link"))
+    with pytest.raises(aiochroma.StoreUnavailableError, match="0700"):
+        sync.PersistentClient(path, process="shared")
+
+
+def test_a_folder_with_too_long_a_path_is_named(hosts, path, monkeypatch, tmp_path):
+    """A socket's address has a hundred bytes; the message names the variable."""
+    monkeypatch.setenv("AIOCHROMA_RUNTIME_DIR", str(tmp_path / ("x" * 100)))
+    with pytest.raises(aiochroma.StoreUnavailableError, match="AIOCHROMA_RUNTIME_DIR"):
+        sync.PersistentClient(path, process="shared")
+
+
+def test_what_a_dead_host_left_is_of_no_consequence(hosts, path):
+    """Its socket and its record are there, nobody listens: the next one takes over."""
+    with sync.PersistentClient(path, process="shared") as client:
+        client.create_collection("things", embedding_function=None)
+    pid = hosts.kill(path)
+    hosts.ended(pid)
+    assert read_owner(path).pid == pid
+    assert [each for each in Path(hosts.folder).iterdir() if each.suffix == ".sock"]
+    with sync.PersistentClient(path, process="shared") as client:
+        assert client.count_collections() == 1
+    # A program that shares it with nobody may have it, too.
+    hosts.ended(hosts.kill(path))
+    with sync.PersistentClient(path) as client:
+        assert client.count_collections() == 1
+
+
+def test_clients_find_a_host_whose_folder_is_another(hosts, path, monkeypatch, tmp_path):
+    """A cron job has another environment: the owner's record says where the host listens."""
+    with sync.PersistentClient(path, process="shared"):
+        pid = hosts.pid(path)
+        code = (
+            "import aiochroma.sync, sys; client = aiochroma.sync.PersistentClient(sys.argv[1]); "
+            "print(client.session.connection.describe().host['pid']); client.close()"
+        )
+        _, out, errors = python("-c", code, path, AIOCHROMA_RUNTIME_DIR=str(tmp_path / "elsewhere"))
+        assert (out, errors) == (f"{pid}\n", "")
+
+
+# -- the end -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_host_without_clients_ends(hosts, path):
+    """After its idle time, at once with 0; neither socket nor record is left."""
+    with sync.PersistentClient(path, process="shared", host_idle=0):
+        pid = hosts.pid(path)
+    hosts.ended(pid)
+    assert not (path / OWNER_FILE).exists()
+    assert not [each for each in Path(hosts.folder).iterdir() if each.suffix == ".sock"]
+
+
+@pytest.mark.timeout(300)
+def test_clients_that_come_as_the_host_goes_have_one_all_the_same(hosts, path):
+    """Connecting at the very end of the idle time: no error, whichever way it goes."""
+    with sync.PersistentClient(path, process="shared", host_idle=0) as client:
+        client.create_collection("things", embedding_function=None)
+    for _ in range(8):
+        with sync.PersistentClient(path, process="shared", host_idle=0) as client:
+            assert client.count_collections() == 1
+
+
+def test_the_command_shows_and_ends_a_host(hosts, path):
+    """Exit codes: 1 none, 3 refused, 0 done."""
+    path.mkdir()
+    assert command("host", path, "--status")[0] == 1
+    assert command("host", path, "--status", "--json") == (1, "null\n", "")
+    assert command("host", path, "--stop")[0] == 1
+    with sync.PersistentClient(path, process="shared") as client:
+        pid = hosts.pid(path)
+        code, out, _ = command("host", path, "--status", "--json")
+        status = json.loads(out)
+        assert (code, status["pid"], status["state"], [each["pid"] for each in status["clients"]]) == (
+            0,
+            pid,
+            "open",
+            [os.getpid()],
+        )
+        code, out, _ = command("host", path, "--status")
+        assert code == 0
+        assert str(pid) in out
+        code, _, errors = command("host", path, "--stop")
+        assert code == 3
+        assert "1 clients" in errors
+        assert is_alive(pid)
+        assert command("host", path, "--stop", "--force")[0] == 0
+        assert not is_alive(pid)
+        # A client whose host was ended has a new one at its next call.
+        assert client.count_collections() == 0
+        assert hosts.pid(path) != pid
+    assert command("host", path, "--stop")[0] == 0
+
+
+def test_force_ends_a_host_that_hangs(hosts, path):
+    """Stopped, it does not answer: it is killed."""
+    with sync.PersistentClient(path, process="shared"):
+        pass
+    pid = hosts.kill(path, signal.SIGSTOP)
+    code, _, errors = command("host", path, "--stop")
+    assert code == 3
+    assert "--force" in errors
+    assert command("host", path, "--stop", "--force")[0] == 0
+    assert not is_alive(pid)
+
+
+def test_wrong_options_are_refused(path):
+    """Bad input: 2."""
+    for options in (["--json"], ["--force"], ["--status", "--stop"], ["--stop", "--idle", "3"]):
+        assert command("host", path, *options)[0] == 2
+
+
+def test_a_host_in_the_foreground(hosts, path):
+    """As a service runs it: it says that it listens, stays without clients, and drains at SIGTERM."""
+    process = subprocess.Popen([sys.executable, "-m", "aiochroma", "host", str(path)], **PIPES)
+    try:
+        assert (
+            process.stdout.readline()
+            == f"The host of {os.path.realpath(path)} listens (process {process.pid}).\n"
+        )
+        with sync.PersistentClient(path) as client:
+            assert client.session.connection.describe().host["pid"] == process.pid
+        second = command("host", path)
+        assert second[0] == 3
+        assert str(process.pid) in second[2]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_never_start_leaves_it_to_others(hosts, path, monkeypatch):
+    """`AIOCHROMA_HOST_START=never`: a service starts the host, and this program says so where there is none."""
+    monkeypatch.setenv("AIOCHROMA_HOST_START", "never")
+    with pytest.raises(aiochroma.StoreUnavailableError, match="aiochroma host"):
+        sync.PersistentClient(path, process="shared")
+
+
+# -- versions ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def other_version(monkeypatch):
+    """Let this process be of another version than the host that it meets."""
+    import aiochroma.host.handshake
+    from aiochroma.host.messages import versions
+
+    def pretend():
+        mine = {**versions(), "aiochroma": "999.0"}
+        monkeypatch.setattr(aiochroma.host.handshake, "versions", lambda: mine)
+
+    return pretend
+
+
+def test_a_client_of_another_version_meets_a_host_with_clients(hosts, path, other_version):
+    """Both versions are named, and how to end the host."""
+    other = subprocess.Popen([sys.executable, str(PROGRAM), "stay", str(path)], **PIPES)
+    try:
+        assert other.stdout.readline() == "here\n"
+        other_version()
+        with pytest.raises(aiochroma.SettingsConflictError, match=r"999\.0 here.*--stop"):
+            sync.PersistentClient(path, process="shared")
+    finally:
+        other.communicate("")
+
+
+def test_a_client_of_another_version_has_an_idle_host_leave(hosts, path):
+    """And starts its own; said to the host by a client that names another version."""
+    from aiochroma.host.frames import FrameKind, json_frame
+    from aiochroma.host.messages import versions
+    from aiochroma.host.rendezvous import connect
+
+    with sync.PersistentClient(path, process="shared"):
+        pid = hosts.pid(path)
+    with connect(path) as connected:
+        connected.sendall(json_frame(FrameKind.HELLO, {**versions(), "chromadb": "0.1"}))
+        assert b'"going": true' in connected.recv(4096)
+    hosts.ended(pid)
+
+
+# -- its surroundings --------------------------------------------------------------------------------------------------
+
+
+async def test_a_deleted_directory_is_an_error_that_says_so(client, path):
+    """As in one process."""
+    import shutil
+
+    shutil.rmtree(path)
+    with pytest.raises(aiochroma.DatabaseMovedError):
+        await client.create_collection("things", embedding_function=None)
+
+
+async def test_tools_have_an_idle_host_leave(hosts, path):
+    """`doctor` needs the directory for itself; a host with clients is named."""
+    async with aiochroma.AsyncPersistentClient(path, process="shared") as client:
+        await client.create_collection("things", embedding_function=None)
+        code, out, errors = await asyncio.to_thread(command, "doctor", path)
+        assert code == 3
+        assert "with 1 clients" in out.replace("\n", " ") + errors
+    assert (await asyncio.to_thread(command, "doctor", path))[0] == 0
+    assert hosts.pid(path) is None
+
+
+async def test_a_backup_is_made_through_the_host(client, path, tmp_path):
+    """The host copies, the client verifies."""
+    collection = await client.create_collection("things", embedding_function=None)
+    await collection.add(ids=["a"], embeddings=[VECTOR])
+    report = await client.backup(tmp_path / "copy")
+    assert report.records == 1
+
+
+def test_the_command_line_works_beside_a_bot(hosts, tmp_path):
+    """remember and recall use the host that the bot uses."""
+    path = tmp_path / "memory"
+    hosts.directories.add(os.path.realpath(path))
+    code, _, errors = command("remember", "The bot likes tea.", "--path", path)
+    assert code == 0, errors
+    with sync.Memory(path, process="shared") as memory:
+        assert [hit.text for hit in memory.recall("tea").hits] == ["The bot likes tea."]
+        code, out, errors = command("remember", "It rains.", "--path", path)
+        assert code == 0, errors
+        code, out, errors = command("recall", "rains", "--path", path)
+        assert code == 0, errors
+        assert "It rains." in out
+        assert "It rains." in [hit.text for hit in memory.recall("rains").hits]
