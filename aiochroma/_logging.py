@@ -28,6 +28,7 @@ _SUBJECTS = ("database", "server", "collection", "namespace", "thread", "path")
 SENTENCES = {
     "backup.leftover_removed": "{path} was removed: {hint}",
     "backup.unreadable": "the backup {backup} cannot be read: {error}",
+    "chroma.untested": "chromadb {version} is newer than what this release was tested with ({tested})",
     "collection.unusable": "the collection {collection} of {database} cannot be used: {reason}",
     "database.quarantined": "the whole database of {directory} was moved to {quarantine}",
     "index.rebuild_tried_in_child": "a rebuild of the index of collection {collection} did not end; a child process tries it",

@@ -398,7 +398,11 @@ class EmbeddedBackend(ChromaBackend):
         return time.monotonic() - begun
 
     def _erase_traces(
-        self, texts: Sequence[str], vectors: Sequence[Any], history: Mapping[str, Sequence[str]] | None
+        self,
+        texts: Sequence[str],
+        vectors: Sequence[Any],
+        history: Mapping[str, Sequence[str]] | None,
+        history_database: str,
     ) -> dict[str, Any]:
         """Remove all that is dead from the files, with Chroma closed meanwhile; see :mod:`aiochroma.disk.erasing`.
 
@@ -413,7 +417,13 @@ class EmbeddedBackend(ChromaBackend):
         patterns = [np.asarray(vector, dtype="<f4").tobytes() for vector in vectors]
         try:
             self._let_go()
-            receipt = scrub(self._directory, texts=texts, vectors=patterns, history=history)
+            receipt = scrub(
+                self._directory,
+                texts=texts,
+                vectors=patterns,
+                history=history,
+                history_database=history_database,
+            )
         except (OSError, sqlite3.Error, IndexUnreadableError) as error:
             raise StoreUnavailableError(
                 f"{str(self._directory)!r} could not be erased to the end: {error}. Nothing that lives was touched; run "

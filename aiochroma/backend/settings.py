@@ -6,14 +6,20 @@ file there could replace the authorities that are trusted, or send a local datab
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 from aiochroma._errors import InvalidInputError
+from aiochroma._logging import get_logger
 
 if TYPE_CHECKING:
     from chromadb.config import Settings
 
 __all__ = ["chroma_settings", "import_chromadb"]
+
+log = get_logger("aiochroma.database")
+
+_FIRST_UNTESTED = (1, 6)
 
 
 def chroma_settings(given: Settings | None, **fixed: Any) -> Settings:
@@ -45,10 +51,19 @@ def import_chromadb() -> None:
     from pydantic import ValidationError
 
     try:
-        import chromadb  # noqa: F401 - imported for the first time
+        import chromadb
     except ValidationError as error:
         fields = ", ".join(str(problem["loc"][0]).upper() for problem in error.errors(include_input=False))
         raise InvalidInputError(
             f"chromadb cannot be imported, because its settings refuse what the environment or the file .env says: {fields}. "
             "Correct or remove it."
         ) from None
+    _warn_of_untested(chromadb.__version__)
+
+
+@functools.cache
+def _warn_of_untested(version: str) -> None:
+    """Say once that a release of chromadb is newer than those whose private parts and files were read."""
+    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdecimal())
+    if numbers >= _FIRST_UNTESTED:
+        log.warning("chroma.untested", version=version, tested=f"below {'.'.join(map(str, _FIRST_UNTESTED))}")

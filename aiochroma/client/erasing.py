@@ -37,6 +37,7 @@ async def erase_traces(
     texts: Sequence[str],
     vectors: Sequence[Any],
     history: Mapping[str, Sequence[str]] | None,
+    history_database: str = "",
 ) -> ErasureReceipt:
     """Remove all that is dead from the files of a database, and look for what must not be there any more.
 
@@ -48,6 +49,7 @@ async def erase_traces(
         texts: Their texts.
         vectors: Their vectors.
         history: By namespace their ids, whose entries leave the history; None takes the texts out of all entries.
+        history_database: What the history calls their Chroma database; see :func:`aiochroma.records.history.database_key`.
 
     Raises:
         InvalidInputError: The database is a server's.
@@ -61,6 +63,7 @@ async def erase_traces(
         texts=list(texts),
         vectors=list(vectors),
         history=None if history is None else {name: list(ids) for name, ids in history.items()},
+        history_database=history_database,
     )
     found.pop("is_complete")
     return replace(ErasureReceipt(**found), erased=erased)

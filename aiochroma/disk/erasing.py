@@ -38,7 +38,7 @@ from aiochroma.disk.layout import (
     log_topic,
 )
 from aiochroma.disk.manifest import recorded_backup
-from aiochroma.disk.schema import DELETE, UPSERT, full_text_tables, record_ids, stored_collections
+from aiochroma.disk.schema import DELETE, UPSERT, columns_of, full_text_tables, record_ids, stored_collections
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -109,6 +109,7 @@ def scrub(
     texts: Sequence[str] = (),
     vectors: Sequence[bytes] = (),
     history: Mapping[str, Sequence[str]] | None = None,
+    history_database: str = "",
     set_aside: bool = True,
 ) -> ErasureReceipt:
     """Remove all that is dead from the files of a database, and look for what must not be there any more.
@@ -118,6 +119,7 @@ def scrub(
         texts: Texts to look for afterwards.
         vectors: Vectors to look for, as float32 bytes.
         history: By namespace the memories whose entries leave the history; None takes the texts out of all entries.
+        history_database: What the history calls the Chroma database of these memories; "" for Chroma's default one.
         set_aside: Delete quarantines and orphaned indexes as well.
 
     Raises:
@@ -141,7 +143,7 @@ def scrub(
         orphans = [path for name, path in index_directories(directory).items() if name not in segments]
         for path in (*orphans, *sorted(directory.glob(f"{QUARANTINE_PREFIX}*"))):
             _remove(path, tally)
-    _scrub_our_files(directory, history)
+    _scrub_our_files(directory, history, history_database)
     wanted = [text for text in texts if text not in shared]
     patterns = [*trace_patterns(wanted), *(vector for vector in vectors if any(vector))]
     files, size, found = _search(directory, patterns)
@@ -282,23 +284,33 @@ def _compact(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
 
-def _scrub_our_files(directory: Path, history: Mapping[str, Sequence[str]] | None) -> None:
+def _scrub_our_files(
+    directory: Path, history: Mapping[str, Sequence[str]] | None, history_database: str
+) -> None:
     for file in sorted(directory.glob(_OUR_FILES)):
         with closing(sqlite3.connect(file, isolation_level=None, timeout=5.0)) as connection:
             connection.execute("PRAGMA secure_delete = ON")
             if file.name == HISTORY_FILE:
-                _scrub_history(connection, history)
+                _scrub_history(connection, history, history_database)
             _compact(connection)
 
 
-def _scrub_history(connection: sqlite3.Connection, history: Mapping[str, Sequence[str]] | None) -> None:
+def _scrub_history(
+    connection: sqlite3.Connection, history: Mapping[str, Sequence[str]] | None, database: str
+) -> None:
     if history is None:
         # All that is in it was replaced or forgotten; that something changed, and when, stays.
         connection.execute("UPDATE changes SET text = NULL, metadata = NULL")
         return
+    # Files of before there was the column hold Chroma's default database alone.
+    known = "database" in columns_of(connection, "changes")
+    if not known and database:
+        return
+    of_database = " AND database = ?" if known else ""
     for namespace, ids in history.items():
         connection.executemany(
-            "DELETE FROM changes WHERE namespace = ? AND id = ?", [(namespace, id) for id in ids]
+            f"DELETE FROM changes WHERE namespace = ? AND id = ?{of_database}",  # noqa: S608 - a constant
+            [(namespace, id, database) if known else (namespace, id) for id in ids],
         )
 
 
