@@ -59,6 +59,11 @@ class Row:
         else:
             self.survived += 1
 
+    def require(self, condition, context):
+        """Note a condition without which the row says nothing: the fault was there and was noticed."""
+        if not condition:
+            self.failures.append(context)
+
     def expect(self, condition, context):
         """Count one injection whose outcome is a matter of behaviour and not of data."""
         self.injected += 1
@@ -133,6 +138,8 @@ def kills(stage, count, *, aim, durable=True):
         if last and found is not None:
             shutil.rmtree(directory)
     row.notes = f"{rebuilt} broken indexes rebuilt"
+    if aim == "persist":
+        row.require(rebuilt > 0, "no kill has hit the rewriting of an index")
     if not durable:
         row.notes += f"; {reported} times lost vectors were named, and {embedded} documents embedded again"
     return row
@@ -458,6 +465,22 @@ def _seed(stage, durable):
     return directory, ledger, backups / "0"
 
 
+def _damage(row, name, index):
+    """Damage an index, and see that it is another one than before."""
+    before = (
+        {file.name: file.read_bytes() for file in index.iterdir() if file.is_file()}
+        if index.is_dir()
+        else None
+    )
+    INDEX_DAMAGES[name](index)
+    after = (
+        {file.name: file.read_bytes() for file in index.iterdir() if file.is_file()}
+        if index.is_dir()
+        else None
+    )
+    row.require(before != after, f"{name}: nothing was damaged")
+
+
 def damaged_indexes(stage, names, *, durable):
     """Damage the files of an index that nobody has open, and open it as any program would."""
     row = Row(f"index files damaged, log {'kept' if durable else 'not kept'}")
@@ -469,9 +492,10 @@ def damaged_indexes(stage, names, *, durable):
         copy = directory.with_name(f"{directory.name}-copy")
         shutil.copytree(directory, copy)
         index = max(copy.glob("*-*-*-*-*"), key=lambda entry: (entry / "data_level0.bin").stat().st_size)
-        INDEX_DAMAGES[name](index)
+        _damage(row, name, index)
         found = _checked(stage, row, copy, ledger, name, durable=durable)
         if found is not None:
+            row.require(found["rebuilt"] > 0, f"{name}: the damage was not noticed")
             rebuilt += found["rebuilt"]
             embedded += found["embedded"]
         shutil.rmtree(copy)
@@ -492,8 +516,10 @@ def damaged_indexes_after_a_backup(stage, names):
         copy = directory.with_name(f"{directory.name}-copy")
         shutil.copytree(directory, copy)
         index = max(copy.glob("*-*-*-*-*"), key=lambda entry: (entry / "data_level0.bin").stat().st_size)
-        INDEX_DAMAGES[name](index)
-        _checked(stage, row, copy, ledger, name)
+        _damage(row, name, index)
+        found = _checked(stage, row, copy, ledger, name)
+        if found is not None:
+            row.require(found["rebuilt"] > 0, f"{name}: the damage was not noticed")
         shutil.rmtree(copy)
     row.notes = "rebuilt at open from the log, the broken files and the backup"
     return row
