@@ -78,7 +78,7 @@ SENTENCES = {
     "server.certificate_not_verified": "the certificate of {server} is not verified: {hint}",
     "server.unencrypted_credentials": "credentials for {server} are sent unencrypted: {hint}",
     "store.unavailable": "the store is unavailable: {reason}; the next attempt is in {next_attempt_seconds} s",
-    "text_index.failed": "the full-text index of {collection} failed ({error}); it is {hint}",
+    "text_index.failed": "the full-text index failed ({error}); it is {hint}",
     "text_index.not_followed": "the full-text index of {collection} did not follow a write: {error}",
     "text_index.watermark_failed": "the full-text index could not note how far it goes: {error}",
 }

@@ -112,7 +112,7 @@ class IndexKeeper:
 
     def failed(self, error: sqlite3.Error) -> None:
         """Make the index again after an error, or leave it alone for a while where that cannot help."""
-        log.warning("text_index.failed", collection="", error=str(error), hint="made again when it is used")
+        log.warning("text_index.failed", error=str(error), hint="made again when it is used")
         self._current.clear()
         self._copying.clear()
         if self._index is not None and not any(words in str(error) for words in _NOT_DAMAGED):

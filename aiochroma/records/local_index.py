@@ -1,7 +1,4 @@
-"""A memory's searches on a directory: by the index that is kept beside Chroma.
-
-What passes a filter, has not expired and belongs to a scope is known by row before anything is compared. A small set of rows
-is then searched exactly; of a large one Chroma's index gives the nearest. Every candidate gets its exact distance.
+"""A memory's operations on a directory: with the index that is kept beside Chroma.
 
 Everything here runs on the DB thread.
 """
@@ -16,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 from aiochroma.records.filters import filter_of
 from aiochroma.records.history import HISTORY_FILE, ChangeLog
 from aiochroma.records.index_keeper import IndexKeeper, indexed_row
+from aiochroma.records.index_search import IndexSearch
 from aiochroma.records.listing import list_filter
-from aiochroma.records.record import WRITING, Place, Record, record_of
-from aiochroma.records.searching import Candidates, Found, SearchingRecords, most_covering, most_near
+from aiochroma.records.record import Place, Record, record_of
+from aiochroma.records.searching import Candidates, Found, SearchingRecords, most_near
 from aiochroma.records.spec import Neighbour
 from aiochroma.text.index import TextIndex
-from aiochroma.text.vectors import EXACT_ROWS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -32,22 +29,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from aiochroma.core.request import Request
-    from aiochroma.records.chunks import NearChunk
     from aiochroma.records.listing import ListSpec
     from aiochroma.records.spec import SearchSpec
-    from aiochroma.text.rows import RowFilter
 
 __all__ = ["TEXT_INDEX_FILE", "LocalIndex", "iter_vectors"]
 
 TEXT_INDEX_FILE = "aiochroma-text.sqlite3"
-
-_POOL = 2
-"""So many times as many as the text gives are looked at: what is not looked at lends its neighbours nothing."""
-_SPARE = 1.5
-"""Of what Chroma finds a filter keeps now more, now less than its share of all."""
-_MORE = 4
-_MOST_FETCHED = 4096
-"""Beyond so many Chroma's search takes longer than comparing every row."""
 
 
 def iter_vectors(
@@ -244,8 +231,18 @@ class LocalIndex(SearchingRecords):
             if index is None:
                 break
             try:
-                search = _Search(self, index, collection_id, query_embeddings, spec, reach, place, share)
-                return Candidates(search.run(queries, self._chunk_collection(chunks, place)), share)
+                search = IndexSearch(
+                    index,
+                    share,
+                    self._reader,
+                    self._parts,
+                    collection_id,
+                    query_embeddings,
+                    spec,
+                    reach,
+                    place,
+                )
+                return Candidates(search.run(queries, self._parts.holder(chunks, place)), share)
             except sqlite3.DatabaseError as error:
                 self.keeper.failed(error)
         found = self._found_by_chroma(
@@ -309,171 +306,3 @@ class LocalIndex(SearchingRecords):
                 self.keeper.failed(error)
         missing = [id for id in ids if id not in vectors]
         return {**vectors, **super()._vectors(collection_id, missing, place)} if missing else vectors
-
-    def _chunk_collection(self, chunks: str, place: Place) -> Any:
-        return self._parts.holder(chunks, place)
-
-
-class _Search:
-    """One search over an index that can be used."""
-
-    def __init__(
-        self,
-        records: LocalIndex,
-        index: TextIndex,
-        collection_id: Any,
-        query_embeddings: Sequence[Any],
-        spec: SearchSpec,
-        reach: int,
-        place: Place,
-        share: float,
-    ) -> None:
-        import numpy as np
-
-        self._records = records
-        self._index = index
-        self._collection_id, self._collection = collection_id, str(collection_id)
-        self._embeddings = query_embeddings
-        self._spec = spec
-        self._limit, self._covering = most_near(spec, reach), most_covering(spec, reach)
-        self._place = place
-        self._is_complete = share == 1.0
-        self._where = filter_of(spec)
-        self._keep: RowFilter = index.filter(self._collection, self._where, time.time())
-        self._queries: NDArray[np.float32] | None = None
-        self._unindexed: list[dict[str, float]] = []
-        """What Chroma found and the index does not have yet."""
-        if spec.mode != "text" and query_embeddings[0] is not None:
-            matrix: NDArray[np.float32] = np.asarray(query_embeddings, dtype=np.float32)
-            lengths = np.linalg.norm(matrix, axis=1, keepdims=True)
-            self._queries = (matrix / np.where(lengths > 0, lengths, 1.0)).astype(np.float32, copy=False)
-
-    def run(self, queries: Sequence[str], chunk_collection: Any) -> list[list[Found]]:
-        """Return the candidates of each query."""
-        import numpy as np
-
-        near = self._nearest()
-        chunks = (
-            self._near_chunks(chunk_collection)
-            if chunk_collection is not None and self._queries is not None
-            else [{} for _ in queries]
-        )
-        found = []
-        for number, query in enumerate(queries):
-            rows, distances = near[number]
-            known = dict(zip(rows.tolist(), distances.tolist(), strict=True))
-            also = (
-                np.union1d(rows, np.array(list(chunks[number]), dtype=np.int64)) if chunks[number] else rows
-            )
-            by_row = {row: Found(row, distance=known.get(row)) for row in also.tolist()}
-            if self._spec.mode != "vector":
-                for hit in self._index.search(
-                    self._collection,
-                    query,
-                    self._covering,
-                    pool=_POOL * self._covering,
-                    also=also,
-                    keep=self._keep,
-                ):
-                    one = by_row.get(hit.row)
-                    if one is None:
-                        one = by_row[hit.row] = Found(hit.row)
-                    one.text, one.own = hit.score, hit.own
-            self._add_distances(number, by_row)
-            for row, chunk in chunks[number].items():
-                one = by_row[row]
-                one.passage = chunk.text
-                one.distance = chunk.distance if one.distance is None else min(chunk.distance, one.distance)
-            unindexed = self._unindexed[number] if self._unindexed else {}
-            found.append(
-                [*by_row.values(), *(Found(-at, id, unindexed[id]) for at, id in enumerate(unindexed, 1))]
-            )
-        return found
-
-    def _nearest(self) -> list[tuple[NDArray[np.int64], NDArray[np.float64]]]:
-        """Return rows and distances of the nearest for each query."""
-        import numpy as np
-
-        if self._queries is None:
-            return [(np.empty(0, dtype=np.int64), np.empty(0))] * len(self._embeddings)
-        total = self._index.count(self._collection)
-        usable = total - len(self._keep.excluded) if self._keep.allowed is None else len(self._keep.allowed)
-        exact = None
-        if self._is_complete and usable <= EXACT_ROWS:
-            exact = self._index.nearest(self._collection, self._queries, self._limit, self._keep)
-        return self._nearest_by_chroma(self._queries, total, usable) if exact is None else exact
-
-    def _nearest_by_chroma(
-        self, queries: NDArray[np.float32], total: int, usable: int
-    ) -> list[tuple[NDArray[np.int64], NDArray[np.float64]]]:
-        """Ask Chroma's index, for more where a filter leaves some out; compare every row where that is not enough."""
-        import numpy as np
-
-        reader = self._records._reader  # noqa: SLF001 - of one module
-        fetched = self._limit
-        if self._is_complete and usable < total:
-            fetched = min(_MOST_FETCHED, int(self._limit * total / max(1, usable) * _SPARE))
-        while True:
-            # An index that is not complete cannot tell what passes: Chroma filters then.
-            where = None if self._is_complete else self._where
-            near = reader.nearest(self._collection_id, self._embeddings, fetched, self._place, where)
-            rows_of = self._index.rows(self._collection, {id: None for one in near for id in one})
-            found: list[tuple[NDArray[np.int64], NDArray[np.float64]]] = []
-            for one in near:
-                rows = np.array([rows_of[id] for id in one if id in rows_of], dtype=np.int64)
-                distances = np.array([one[id] for id in one if id in rows_of])
-                kept = self._keep.keeps(rows)
-                found.append((rows[kept][: self._limit], distances[kept][: self._limit]))
-            if not self._is_complete:
-                self._unindexed = [{id: one[id] for id in one if id not in rows_of} for one in near]
-                return found
-            if all(len(rows) >= min(self._limit, usable) for rows, _ in found) or fetched >= total:
-                return found
-            if fetched >= _MOST_FETCHED:
-                exact = self._index.nearest(self._collection, queries, self._limit, self._keep)
-                return found if exact is None else exact
-            fetched *= _MORE
-
-    def _add_distances(self, number: int, by_row: Mapping[int, Found]) -> None:
-        """Give every candidate its exact distance."""
-        import numpy as np
-
-        missing = [row for row, one in by_row.items() if one.distance is None]
-        if self._queries is None or not missing:
-            return
-        distances = self._index.distances(
-            self._collection, self._queries[number : number + 1], np.array(missing, dtype=np.int64)
-        )
-        if distances is not None:
-            for row, distance in zip(missing, distances[0].tolist(), strict=True):
-                if distance == distance:
-                    by_row[row].distance = distance
-
-    def _near_chunks(self, chunk_collection: Any) -> list[dict[int, NearChunk]]:
-        """Return for each query the memories whose chunks are nearest, by row, with the nearest chunk of each."""
-        import numpy as np
-
-        fetched = self._limit
-        while True:
-            near = self._records._parts.nearest(  # noqa: SLF001 - of one module
-                chunk_collection, self._embeddings, fetched, self._place
-            )
-            rows_of = self._index.rows(
-                self._collection, {chunk.memory: None for one in near for chunk in one}
-            )
-            rows = np.unique(np.array(list(rows_of.values()), dtype=np.int64))
-            read = self._index.read(rows[self._keep.keeps(rows)].tolist())
-            found: list[dict[int, NearChunk]] = []
-            for one in near:
-                by_row: dict[int, NearChunk] = {}
-                for chunk in one:
-                    row = rows_of.get(chunk.memory, 0)
-                    if row in read and read[row][2].get(WRITING) == chunk.writing:
-                        by_row.setdefault(row, chunk)
-                found.append(by_row)
-            if fetched >= _MOST_FETCHED or all(
-                len(by_row) >= self._limit or len(one) < fetched
-                for by_row, one in zip(found, near, strict=True)
-            ):
-                return found
-            fetched *= _MORE

@@ -1,1 +1,1 @@
-"""Full-text search over memories: words, the index on disk, the search, and how well a text covers a question."""
+"""The index of the memories: their words, metadata and vectors in a file, the search, and how well a text covers a question."""
