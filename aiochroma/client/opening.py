@@ -126,7 +126,8 @@ def AsyncPersistentClient(  # noqa: N802 - named and called as Chroma's own
             :class:`~aiochroma.QueueFullError`.
         max_pending: How many requests may be queued or running.
         slow_request_ms: Requests slower than this are logged, in milliseconds.
-        max_write_slice_ms: How long one slice of a write may hold the interpreter, in milliseconds.
+        max_write_slice_ms: How long one slice of a write may hold the interpreter, in milliseconds. By default up to 100 where
+            nothing else in the process has anything to do.
         lock_timeout: How long to wait for another process to let go of the directory, in seconds.
         durable: Keep every vector in Chroma's log as well, so that a broken index can be rebuilt completely; about 4 bytes x
             dimensions for each record ever written, bounded by ``client.backup``. None leaves it as the directory was.

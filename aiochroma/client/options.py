@@ -107,7 +107,8 @@ class EphemeralOptions(ClientOptions):
     """What a client of the database in memory can be told.
 
     Attributes:
-        max_write_slice_ms: How long one slice of a write may hold the interpreter, in milliseconds.
+        max_write_slice_ms: How long one slice of a write may hold the interpreter, in milliseconds. By default up to 100 where
+            nothing else in the process has anything to do.
     """
 
     max_write_slice_ms: float = 10.0
@@ -127,7 +128,8 @@ class PersistentOptions(ClientOptions):
 
     Attributes:
         path: The directory; made if it does not exist.
-        max_write_slice_ms: How long one slice of a write may hold the interpreter, in milliseconds.
+        max_write_slice_ms: How long one slice of a write may hold the interpreter, in milliseconds. By default up to 100 where
+            nothing else in the process has anything to do.
         lock_timeout: How long to wait for another process to let go of the directory, in seconds.
         durable: Keep every vector in Chroma's log as well, so that a broken index can be rebuilt completely; None leaves it
             as the directory was.

@@ -72,7 +72,8 @@ class EngineOptions:
     Attributes:
         settings: Chroma's own settings, or None for its defaults.
         max_pending: How many requests may wait before a line forms; default 10,000.
-        max_write_slice_ms: Budget for one piece of writing, in milliseconds; default 10.
+        max_write_slice_ms: Budget for one slice of writing, in milliseconds; default 10, and up to 100 where nothing else in the
+            process has anything to do.
         slow_request_ms: Requests slower than this are logged, in milliseconds; default 1000.
         lock_timeout: How long to wait for another process to let go of the directory, in seconds; default 0.
         durable: Keep every vector in the log, so that a broken index can be rebuilt; None leaves it as it is.

@@ -1,7 +1,7 @@
-"""How large a piece of writing may be, and how long the event loops get between two pieces.
+"""How large a slice of writing may be, and how long the event loops get between two slices.
 
-Chroma's Python binding holds the interpreter (GIL) during every write. A piece that holds it for 10 ms stops every event
-loop of the process for 10 ms, whichever thread it runs on. So pieces are sized from their measured cost, and after each
+Chroma's Python binding holds the interpreter (GIL) during every write. A slice that holds it for 10 ms stops every event
+loop of the process for 10 ms, whichever thread it runs on. So slices are sized from their measured cost, and after each
 the thread waits until the loops that use the database have gone round.
 """
 
@@ -14,13 +14,27 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Sized
 
     from aiochroma.core.plan import Limits
 
 __all__ = ["CostModel", "Pacing"]
 
 _FEWEST_RECORDS = 16
-"""Below this a write is mostly its fixed cost: smaller pieces would hold hardly less and write far less."""
+"""Below this a write is mostly its fixed cost: smaller slices would hold hardly less and write far less."""
+
+_SLICE_MS = 10.0
+_ALONE_SECONDS = 0.1
+"""So long a slice may hold the interpreter where nothing else wants it; Chroma's own rate is reached at about that length."""
+
+_IDLE_SLICES = 4
+"""After so many slices in which no loop had anything to do they grow."""
+
+_BELIEVED_SLICES = 16
+"""What a loop does after outcomes were delivered to it tells nothing; for so many slices its last answer is believed."""
+
+_OTHERS_SECONDS = 2.0
+"""So long after anybody else's request slices stay short."""
 
 _RECENT_SECONDS = 1.0
 """A loop that has not asked for anything for this long is not waited for."""
@@ -30,7 +44,7 @@ class CostModel:
     """What a write of ``n`` records takes: ``fixed + per_record * n``, fitted by least squares to the recent ones.
 
     Older observations fade. Two observations from our measurements (384 dimensions, write-ahead journal) never fade: they
-    keep the line sensible while all pieces have had one size. An observation counts for at most three times what was
+    keep the line sensible while all slices have had one size. An observation counts for at most three times what was
     expected, so that the rare slow one (Chroma persists its index every thousand records or so) does not undo what was
     learned.
     """
@@ -77,31 +91,57 @@ class CostModel:
 
 
 class Pacing:
-    """Sizes the pieces and makes the pauses.
+    """Sizes the slices and makes the pauses.
+
+    A slice is short where anything else in the process may want to run. Where nobody else asks and the event loops have nothing
+    to do, short slices help nobody and cost half of the rate, so they grow until something shows.
 
     Args:
         limits: Its ``records_per_slice`` is kept up to date here.
-        max_write_slice_ms: The budget for one piece, in milliseconds.
+        max_write_slice_ms: The budget for one slice, in milliseconds. None: 10, and up to 100 where nothing else wants to run.
         most_records: Chroma's own limit for one call.
     """
 
-    def __init__(self, limits: Limits, max_write_slice_ms: float, most_records: int = 5000) -> None:
+    def __init__(self, limits: Limits, max_write_slice_ms: float | None, most_records: int = 5000) -> None:
         self._limits = limits
-        self._budget = max_write_slice_ms / 1000
+        self._adapts = max_write_slice_ms is None
+        self._budget = (_SLICE_MS if max_write_slice_ms is None else max_write_slice_ms) / 1000
         self._most = most_records
         self._cost = CostModel()
         self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, float] = weakref.WeakKeyDictionary()
+        self._others_at = float("-inf")
+        self._idle_slices = 0
+        self._unmeasured = 0
+        self._probes: list[_RoundTrip] = []
 
     def observe(self, records: int, seconds: float) -> None:
-        """Learn from a piece that was written, and size the next."""
+        """Learn from a slice that was written, and size the next."""
         self._cost.observe(records, seconds)
-        size = self._limits.records_per_slice
-        within = min(self._cost.records_within(self._budget), size + size // 2)
-        self._limits.records_per_slice = max(_FEWEST_RECORDS, min(self._most, within))
+        self._size_slices()
 
     def seen(self, loop: asyncio.AbstractEventLoop, now: float) -> None:
         """Note that a loop uses the database."""
         self._loops[loop] = now
+
+    def served_other(self, now: float) -> None:
+        """Note that somebody got an answer who does not write in bulk."""
+        self._others_at = now
+        if self._idle_slices:
+            self._idle_slices = 0
+            self._size_slices()
+
+    def before_slice(self, *, delivered: bool) -> None:
+        """Look, from now until after the slice, whether the loops have anything to do meanwhile.
+
+        Args:
+            delivered: Outcomes have just been delivered, so that the loops have something to do for that reason alone.
+        """
+        if not self._adapts:
+            return
+        self._probes = [] if delivered else [_RoundTrip(loop) for loop in self._recent()]
+        self._unmeasured = self._unmeasured + 1 if delivered else 0
+        if self._unmeasured > _BELIEVED_SLICES:
+            self._idle_slices = 0
 
     def pause(self) -> None:
         """Return when every loop that used the database lately has gone round twice, or after the budget.
@@ -109,18 +149,51 @@ class Pacing:
         Twice, because the first round only wakes the tasks whose outcome has just been delivered; the second lets what they
         started run. An idle loop takes some 50 microseconds, so a pause costs bulk writing about 1 %.
         """
-        recent = time.monotonic() - _RECENT_SECONDS
-        loops = [loop for loop, seen in list(self._loops.items()) if seen >= recent]
-        rounds = [_round_trip(loop) for loop in loops]
         until = time.monotonic() + self._budget
-        for done in rounds:
-            done.wait(max(0.0, until - time.monotonic()))
+        # One after the other: a second visit would be something that is due when the first one looks.
+        for probe in self._probes:
+            probe.done.wait(max(0.0, until - time.monotonic()))
+        if self._adapts and not self._unmeasured:
+            idle = all(probe.found_idle for probe in self._probes)
+            self._idle_slices = self._idle_slices + 1 if idle else 0
+        for trip in [_RoundTrip(loop) for loop in self._recent()]:
+            trip.done.wait(max(0.0, until - time.monotonic()))
+
+    def _recent(self) -> list[asyncio.AbstractEventLoop]:
+        oldest = time.monotonic() - _RECENT_SECONDS
+        return [loop for loop, seen in list(self._loops.items()) if seen >= oldest]
+
+    def _size_slices(self) -> None:
+        alone = self._idle_slices >= _IDLE_SLICES and time.monotonic() - self._others_at > _OTHERS_SECONDS
+        size = self._limits.records_per_slice
+        within = min(self._cost.records_within(_ALONE_SECONDS if alone else self._budget), size + size // 2)
+        self._limits.records_per_slice = max(_FEWEST_RECORDS, min(self._most, within))
 
 
-def _round_trip(loop: asyncio.AbstractEventLoop) -> threading.Event:
-    done = threading.Event()
-    try:
-        loop.call_soon_threadsafe(lambda: loop.call_soon(done.set))
-    except RuntimeError:  # Closed: nothing runs there any more.
-        done.set()
-    return done
+class _RoundTrip:
+    """A visit to an event loop: it is done when the loop has gone round twice.
+
+    Attributes:
+        found_idle: Nothing else was due there. Only asyncio's own loops can be asked; others count as busy.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.done = threading.Event()
+        self.found_idle = False
+        self._loop = loop
+        # Private, and the same since Python 3.4: there is no other way to see what is due without waiting for it.
+        self._ready: Sized | None = getattr(loop, "_ready", None)
+        try:
+            loop.call_soon_threadsafe(self._first)
+        except RuntimeError:  # Closed: nothing runs there any more.
+            self.found_idle = True
+            self.done.set()
+
+    def _first(self) -> None:
+        # Beside this call the one that woke the loop for it may be due.
+        self.found_idle = self._ready is not None and len(self._ready) <= 1
+        self._loop.call_soon(self._second)
+
+    def _second(self) -> None:
+        self.found_idle = self.found_idle and not self._ready
+        self.done.set()

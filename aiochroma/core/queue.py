@@ -12,7 +12,13 @@ from enum import Enum, auto
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol
 
-from aiochroma._errors import ClosedError, DeadlineExceededError, ForkedProcessError, QueueFullError
+from aiochroma._errors import (
+    BlockingCallError,
+    ClosedError,
+    DeadlineExceededError,
+    ForkedProcessError,
+    QueueFullError,
+)
 from aiochroma._threads import waits_by_blocking
 
 if TYPE_CHECKING:
@@ -139,6 +145,12 @@ class Ticket:
         """Block this thread until the outcome is there, or the deadline has passed; return it, or raise it."""
         future = self.future
         assert isinstance(future, concurrent.futures.Future), "made on an event loop: `await` it"
+        if self.queue.served_by == threading.get_ident():
+            self.cancel()
+            raise BlockingCallError(
+                f"This thread serves {self.queue.name}, and would wait for itself for ever: a log handler, an embedding "
+                "function or a callback that runs on it must not call the database."
+            )
         seconds = None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
         try:
             return future.result(seconds)
@@ -175,6 +187,7 @@ class RequestQueue:
         limit: How many requests may be queued or running.
 
     Attributes:
+        served_by: The thread that serves it (``threading.get_ident()``), once it does.
         pending: How many requests are queued or running; never above ``limit``.
     """
 
@@ -184,6 +197,7 @@ class RequestQueue:
         self.lock = threading.Lock()
         self.state = QueueState.OPEN
         self.drain = True
+        self.served_by: int | None = None
         # SimpleQueue.put is re-entrant, so a destructor may wake the thread without risk of a deadlock.
         self.wakeup: SimpleQueue[None] = SimpleQueue()
         self.counts = {

@@ -213,7 +213,7 @@ def _serve_here(engine: Engine, *, on_idle: Callable[[], None], on_end: Callable
         planner=ConnectionPlanner(connections=connections) if connections else None,
         server=partial(ConnectionPool, connections=connections) if connections else None,
         max_pending=int(options.max_pending or DEFAULTS["max_pending"]),
-        max_write_slice_ms=options.max_write_slice_ms or DEFAULTS["max_write_slice_ms"],
+        max_write_slice_ms=options.max_write_slice_ms,
         slow_request_ms=options.slow_request_ms or DEFAULTS["slow_request_ms"],
         on_idle=on_idle,
         on_end=on_end,

@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from aiochroma._errors import ClosedError, OutcomeUnknownError
 from aiochroma._logging import get_logger
 from aiochroma.core.delivery import Outcome, deliver, report_unseen
+from aiochroma.core.operations import Lane
 from aiochroma.core.pacing import Pacing
 from aiochroma.core.plan import Limits, RecordPlanner, Step
 from aiochroma.core.queue import QueueState, RequestQueue, Ticket, TicketState
@@ -108,7 +109,7 @@ class Worker:
         open_resource: Opens the resource; called on the thread.
         planner: The plan; default that of Chroma's operations.
         max_pending: How many requests may wait before a line forms.
-        max_write_slice_ms: Budget of one piece of writing, in milliseconds.
+        max_write_slice_ms: Budget of one slice of writing, in milliseconds; see :class:`aiochroma.core.pacing.Pacing`.
         slow_request_ms: Requests that take longer, waiting included, are logged; milliseconds.
         server: Makes what serves on the thread, where it is not the thread alone; see :mod:`._connections`.
         on_idle: Called on the thread when a wakeup came and nothing waits.
@@ -122,7 +123,7 @@ class Worker:
         *,
         planner: Planner | None = None,
         max_pending: int = 10_000,
-        max_write_slice_ms: float = 10.0,
+        max_write_slice_ms: float | None = None,
         slow_request_ms: float = 1000.0,
         server: Callable[..., WorkerState] | None = None,
         on_idle: Callable[[], None] = lambda: None,
@@ -212,6 +213,7 @@ class WorkerState:
         self.on_idle = on_idle
         self.backlog: list[Ticket] = []
         self.outcomes: list[Outcome] = []
+        self.delivered = False
         self.delivered_at = 0.0
         self.opened_at = 0.0
         self.slow_reported_at = float("-inf")
@@ -239,6 +241,7 @@ class WorkerState:
                 self.end(self.backlog, self.queue.closed_error())
                 self.backlog = []
                 continue
+            self.delivered = False
             held = self._round(resource)
             more = working is not None and working.work()
 
@@ -256,6 +259,7 @@ class WorkerState:
             if step.records:
                 # Writing holds the interpreter: what is ready goes out before.
                 self._flush()
+                self.pacing.before_slice(delivered=self.delivered)
                 held = True
             self._step(resource, members, step)
             if self.outcomes and time.monotonic() - self.delivered_at > self.delivery_seconds:
@@ -344,6 +348,9 @@ class WorkerState:
         if ticket.slices is None:
             ticket.slices = []
         ticket.slices.append(part)
+        if isinstance(ticket.home, asyncio.AbstractEventLoop):
+            # Its loop is used for as long as the write goes on.
+            self.pacing.seen(ticket.home, time.monotonic())
         ticket.progress, last = self.planner.advance(ticket.request, step, part)
         if last:
             self._finish([ticket], [self.planner.join(ticket.request, ticket.slices)], None, seconds)
@@ -368,6 +375,8 @@ class WorkerState:
         now = time.monotonic()
         for ticket in tickets:
             self.recorder.record(ticket.started_at - ticket.queued_at, seconds)
+            if not _is_bulk(ticket):
+                self.pacing.served_other(now)
             if isinstance(ticket.home, asyncio.AbstractEventLoop):
                 self.pacing.seen(ticket.home, now)
             # Waiting for the database to open is not a slow request.
@@ -401,6 +410,7 @@ class WorkerState:
     def _flush(self) -> None:
         self.delivered_at = time.monotonic()
         if self.outcomes:
+            self.delivered = True
             outcomes, self.outcomes = self.outcomes, []
             deliver(outcomes)
 
@@ -426,6 +436,7 @@ def _serve(
     queue = server.queue
     failure: BaseException | None = None
     resource: Resource | None = None
+    queue.served_by = threading.get_ident()
     try:
         started = time.monotonic()
         resource = open_resource()
@@ -453,6 +464,12 @@ def _wind_up(server: WorkerState, resource: Resource | None, failure: BaseExcept
     server.end([*server.backlog, *left], refusal)
     server.backlog.clear()
     log.info("database.closed", database=queue.name)
+
+
+def _is_bulk(ticket: Ticket) -> bool:
+    """Whether a request is of those that write in bulk, to whom short slices are of no use."""
+    request = ticket.request
+    return request.lane is Lane.WRITE and (request.bulk or ticket.slices is not None)
 
 
 def unplannable(positions: Iterable[int], plan: Callable[[Sequence[int]], object]) -> list[int]:

@@ -61,6 +61,9 @@ class SharedPacing(Pacing):
         if first:
             self._size(now)
 
+    def before_slice(self, *, delivered: bool) -> None:
+        """Look at no event loop: there is none."""
+
     def pause(self) -> None:
         """Make no pause."""
 

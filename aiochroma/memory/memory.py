@@ -76,7 +76,8 @@ class Memory:
             :meth:`history`.
         sweep_every: Seconds after which a write sweeps all namespaces in passing. None: only :meth:`sweep` does.
         max_pending: How many requests may be queued or running.
-        max_write_slice_ms: How long one slice of a write may hold the interpreter, in milliseconds.
+        max_write_slice_ms: How long one slice of a write may hold the interpreter, in milliseconds. By default up to 100 where
+            nothing else in the process has anything to do.
         slow_request_ms: Requests slower than this are logged, in milliseconds.
         lock_timeout: How long to wait for another process to let go of the directory, in seconds.
         process: ``"shared"``: the directory's host serves it, a process that all programs of this user share and that the first

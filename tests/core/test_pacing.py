@@ -105,3 +105,49 @@ def test_the_pause_does_not_wait_for_ever():
         assert not thread.is_alive()
     finally:
         loop.close()
+
+
+async def _written(pacing, limits, slices):
+    """Write slices that take a millisecond for each record, on another thread, as the DB thread does."""
+
+    def write():
+        for _ in range(slices):
+            pacing.before_slice(delivered=False)
+            pacing.pause()
+            pacing.observe(limits.records_per_slice, 0.001 * limits.records_per_slice)
+
+    await asyncio.to_thread(write)
+    return limits.records_per_slice
+
+
+async def test_slices_grow_where_nothing_else_wants_to_run():
+    """Beside an idle loop slices become long; a task that runs, or anybody else's request, makes them short again."""
+    limits = Limits()
+    pacing = Pacing(limits, None)
+    loop = asyncio.get_running_loop()
+    pacing.seen(loop, time.monotonic())
+    assert await _written(pacing, limits, 30) > 50, "the loop had nothing to do"
+    done = False
+
+    async def busy():
+        while not done:
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(busy())
+    pacing.seen(loop, time.monotonic())
+    assert await _written(pacing, limits, 3) <= 20, "the loop was busy"
+    done = True
+    await task
+    pacing.seen(loop, time.monotonic())
+    assert await _written(pacing, limits, 30) > 50
+    pacing.served_other(time.monotonic())
+    pacing.seen(loop, time.monotonic())
+    assert await _written(pacing, limits, 3) <= 20, "somebody else asks"
+
+
+async def test_a_budget_that_was_chosen_is_kept():
+    """Whoever says how long a slice may be gets no longer ones, however idle the process is."""
+    limits = Limits()
+    pacing = Pacing(limits, 10.0)
+    pacing.seen(asyncio.get_running_loop(), time.monotonic())
+    assert await _written(pacing, limits, 30) <= 20

@@ -16,6 +16,7 @@ import pytest
 import uvloop
 
 from aiochroma._errors import (
+    BlockingCallError,
     DeadlineExceededError,
     OutcomeUnknownError,
     QueueFullError,
@@ -323,6 +324,18 @@ def test_the_calls_own_time_out_is_not_a_deadline(engine, request_of):
             engine.queue, request_of("x", raising(TimeoutError("of its own"))), time.monotonic() + PATIENCE
         )
     assert not isinstance(caught.value, DeadlineExceededError)
+
+
+async def test_a_blocking_call_on_the_serving_thread_is_refused(engine, request_of):
+    """It would wait for itself for ever: a log handler that uses the memory gets an error at once."""
+
+    def within():
+        return call_blocking(engine.queue, request_of("never"))
+
+    with pytest.raises(BlockingCallError, match="wait for itself"):
+        await engine.call("x", within)
+    assert await engine.call("next") == "next"
+    assert engine.resource.calls == ["x", "next"]
 
 
 # -- back-pressure -----------------------------------------------------------------------------------------------------
