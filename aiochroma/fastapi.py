@@ -57,6 +57,7 @@ except ImportError as error:
 
 if TYPE_CHECKING:
     from aiochroma.client.client import AsyncClient
+    from aiochroma.client.opening import ClientOpening
 
 __all__ = [
     "CancellingRoute",
@@ -90,15 +91,15 @@ class _Opened:
         opening: Makes what is to be opened.
     """
 
-    def __init__(self, opening: Callable[[], Any]) -> None:
+    def __init__(self, opening: Callable[[], Memory | ClientOpening]) -> None:
         self.error: Exception | None = None
         self.retry_at = 0.0
         self._opening = opening
-        self._store: Any = None
+        self._store: Memory | AsyncClient | None = None
         self._stack = contextlib.AsyncExitStack()
 
     @property
-    def store(self) -> Any:
+    def store(self) -> Memory | AsyncClient:
         """The open store.
 
         Raises:
@@ -107,6 +108,7 @@ class _Opened:
         if self.error is not None:
             # One of its own for each caller: they are raised at the same time, and each gets a traceback.
             raise StoreUnavailableError(str(self.error)) from self.error
+        assert self._store is not None, "set when it was opened, and nobody asks before"
         return self._store
 
     async def open(self) -> None:
@@ -142,7 +144,7 @@ class _Opened:
 
 
 def lifespan(
-    opening: Callable[[], Any], inner: Lifespan | None = None, *, required: bool = False
+    opening: Callable[[], Memory | ClientOpening], inner: Lifespan | None = None, *, required: bool = False
 ) -> Lifespan:
     """Return a lifespan that opens a store when the application starts and closes it when it ends.
 
@@ -204,7 +206,7 @@ def _answer_errors_as(app: Any, mounted: Any) -> None:
             mounted.exception_handlers.setdefault(kind, _answer)
 
 
-def store_of(app: FastAPI) -> Any:
+def store_of(app: FastAPI) -> Memory | AsyncClient:
     """Return what :func:`lifespan` opened: for the application's own lifespan, background tasks and tests.
 
     Applications that are mounted below one with such a lifespan, when it starts, have its store.
@@ -235,7 +237,7 @@ def get_memory(connection: HTTPConnection) -> Memory:
     return store
 
 
-async def get_client(connection: HTTPConnection) -> Any:
+async def get_client(connection: HTTPConnection) -> AsyncClient:
     """Return the application's client, or that of its memory, for a request or a WebSocket.
 
     Raises:
@@ -281,6 +283,7 @@ def health_router(*, details: bool = False) -> APIRouter:
         """Tell how the store is: 200 with the number of documents, 503 with the reason."""
         now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
         body: dict[str, Any]
+        reason: str | None
         try:
             state = await (await get_client(request)).health()
         except AiochromaError as error:

@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable
 
+    from aiochroma.client.options import Process
+
 __all__ = ["cached_memory", "guarded", "store_status"]
 
 log = get_logger("aiochroma.streamlit")
@@ -70,6 +72,8 @@ def cached_memory(
     embedder: Any = None,
     timeout: float | None = None,
     durable: bool = True,
+    process: Process | None = None,
+    host_idle: float = 60.0,
 ) -> Memory:
     """Return the memory of a directory, opened once for all reruns, sessions and users of this Streamlit server.
 
@@ -81,12 +85,14 @@ def cached_memory(
         embedder: As for :class:`aiochroma.Memory`; two of the same ``identity`` (or function) are the same.
         timeout: Limit for each call, in seconds; None for none.
         durable: Keep every vector in Chroma's log as well.
+        process: ``"shared"`` to share the directory with other programs, as for :class:`aiochroma.Memory`.
+        host_idle: How many seconds a host that this page starts stays without clients.
 
     Raises:
         StoreUnavailableError: It cannot be opened; the next run of the script tries again.
         InvalidInputError: An argument is wrong.
     """
-    key = (canonical_path(path), _name_of(embedder), timeout, durable)
+    key = (canonical_path(path), _name_of(embedder), timeout, durable, process, host_idle)
     try:
         return _opened(*key, _embedder=embedder).open()
     except ClosedError:
@@ -100,10 +106,19 @@ def _opened(
     embedder_name: str | None,  # noqa: ARG001 - a part of the key
     timeout: float | None,
     durable: bool,
+    process: Process | None,
+    host_idle: float,
     _embedder: Any,
 ) -> Memory:
     # What this raises is not cached. Streamlit leaves arguments with an underscore out of the key.
-    return Memory(path, embedder=_embedder, timeout=timeout, durable=durable).open()
+    return Memory(
+        path,
+        embedder=_embedder,
+        timeout=timeout,
+        durable=durable,
+        process=process,
+        host_idle=host_idle,
+    ).open()
 
 
 def _name_of(embedder: Any) -> str | None:
