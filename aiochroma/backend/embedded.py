@@ -53,7 +53,7 @@ from aiochroma.disk.sqlite_file import file_identity, log_positions, wait_until_
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from aiochroma.backend.preparation import Prepared
+    from aiochroma.backend.preparation import Prepared, VectorSource
     from aiochroma.backend.protocol import MakeHook, WriteHook
     from aiochroma.core.config import EngineOptions, Location
     from aiochroma.core.request import Request
@@ -81,7 +81,11 @@ _LITTLE_BYTES = 2**20
 
 
 def open_embedded(
-    location: Location, options: EngineOptions, make_hook: MakeHook, take_lock: TakeLock = acquire
+    location: Location,
+    options: EngineOptions,
+    make_hook: MakeHook,
+    take_lock: TakeLock = acquire,
+    read_vectors: VectorSource | None = None,
 ) -> ChromaBackend:
     """Open a database; called once, on its DB thread.
 
@@ -90,6 +94,7 @@ def open_embedded(
         options: How it is opened.
         make_hook: Makes what follows its writes.
         take_lock: Takes the owner's lock, at every opening; called with the directory and the seconds to wait.
+        read_vectors: Reads the vectors that a file of ours keeps of a collection, for an index that has lost them.
 
     Raises:
         DatabasePathError: The path is a file, or there is no permission to write in it.
@@ -103,7 +108,7 @@ def open_embedded(
         backend = ChromaBackend(start_chroma(location, options))
         backend.follow(make_hook(backend.api, None, {}))
         return backend
-    return EmbeddedBackend(location, options, make_hook, take_lock)
+    return EmbeddedBackend(location, options, make_hook, take_lock, read_vectors)
 
 
 class EmbeddedBackend(ChromaBackend):
@@ -119,11 +124,17 @@ class EmbeddedBackend(ChromaBackend):
     recovery: RecoveryReport
 
     def __init__(
-        self, location: Location, options: EngineOptions, make_hook: MakeHook, take_lock: TakeLock = acquire
+        self,
+        location: Location,
+        options: EngineOptions,
+        make_hook: MakeHook,
+        take_lock: TakeLock = acquire,
+        read_vectors: VectorSource | None = None,
     ) -> None:
         self._location = location
         self._make_hook = make_hook
         self._take_lock = take_lock
+        self._read_vectors = read_vectors
         self._options = options
         self._directory = Path(location.path)
         self._identity: tuple[int, int] | None = None
@@ -311,7 +322,11 @@ class EmbeddedBackend(ChromaBackend):
         try:
             # Shared memory, which the write-ahead journal needs, does not work where locks do not.
             prepared = prepare_directory(
-                self._directory, self._location, self._options, write_ahead=warning is None
+                self._directory,
+                self._location,
+                self._options,
+                write_ahead=warning is None,
+                read_vectors=self._read_vectors,
             )
             super().__init__(start_chroma(self._location, self._options))
         except BaseException as error:

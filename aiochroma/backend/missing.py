@@ -66,7 +66,7 @@ class MissingVectors:
             self._found(collection, ids)
 
     def finish_recovery(self, prepared: Prepared) -> None:
-        """Let Chroma rebuild the indexes that were quarantined, and write the vectors that came from a backup."""
+        """Let Chroma rebuild the indexes that were quarantined, and write the vectors that came from elsewhere."""
         rebuilt = [entry for entry in prepared.recovery.collections if entry.rebuilt]
         for number, entry in enumerate(rebuilt, start=1):
             begun = time.monotonic()
@@ -81,7 +81,7 @@ class MissingVectors:
             self._api._get(entry.collection_id, limit=1, include=[], **self._places[entry.collection_id])  # noqa: SLF001
             end_rebuild(self._directory, entry.collection_id)
             log.warning("index.rebuilt", collection=entry.label, seconds=round(time.monotonic() - begun, 3))
-        for collection, vectors in prepared.from_backup.items():
+        for collection, vectors in prepared.found.items():
             self._write(collection, list(vectors), list(vectors.values()))
 
     def fill(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,15 +29,16 @@ from aiochroma.disk.recovery import complete_retained_log, recover
 from aiochroma.disk.sqlite_file import log_positions, prepare, trim_retained_log, wait_until_closed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from aiochroma.core.config import EngineOptions, Location
     from aiochroma.disk.preflight_report import PreflightReport
 from aiochroma.disk.recovery import RecoveryReport
 
-__all__ = ["LOCK_WAIT_SECONDS", "Prepared", "prepare_directory"]
+__all__ = ["LOCK_WAIT_SECONDS", "Prepared", "VectorSource", "prepare_directory"]
 
 log = get_logger("aiochroma.database")
+
+VectorSource = Callable[[Path, str, Mapping[str, int]], Iterable[tuple[Sequence[str], Iterable[Any]]]]
+"""Reads the vectors of a collection from a file of ours, a page at a time: directory, collection id, positions of the log."""
 
 LOCK_WAIT_SECONDS = 30.0
 """How long a call without a deadline waits for a lock that another process holds."""
@@ -50,17 +52,22 @@ class Prepared:
         preflight: What the files looked like.
         recovery: What had to be repaired, and what is missing; that is nothing unless the caller accepts it.
         positions: By collection id, how far its log goes.
-        from_backup: By collection id, vectors that only the newest backup still has; to be written when Chroma is open.
+        found: By collection id, vectors that only our own index or the newest backup has.
     """
 
     preflight: PreflightReport
     recovery: RecoveryReport
     positions: Mapping[str, int]
-    from_backup: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
+    found: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
 
 
 def prepare_directory(
-    directory: Path, location: Location, options: EngineOptions, *, write_ahead: bool
+    directory: Path,
+    location: Location,
+    options: EngineOptions,
+    *,
+    write_ahead: bool,
+    read_vectors: VectorSource | None = None,
 ) -> Prepared:
     """Look a directory over, repair it and set it up; this process owns it already.
 
@@ -69,6 +76,7 @@ def prepare_directory(
         location: The same, for Chroma.
         options: How it is to be opened.
         write_ahead: Whether SQLite's write-ahead journal works there.
+        read_vectors: Reads what our own file has of a collection, or None where there is no such file.
 
     Raises:
         DatabaseInUseError: Another process, or a plain chromadb client of this one, has it open.
@@ -82,7 +90,10 @@ def prepare_directory(
     _wait_for_lock(directory)
     looked = _looked(directory, location, options)
     recovery = recover(directory, looked)
+    found, recovery = _search_own_index(directory, recovery, read_vectors)
     from_backup, recovery = _search_backup(directory, looked, recovery)
+    for collection, vectors in from_backup.items():
+        found.setdefault(collection, {}).update(vectors)
     if recovery.missing and not options.allow_missing_vectors:
         raise _lost_vectors(directory, looked, recovery)
     _set_up(directory, location, options, looked, write_ahead=write_ahead)
@@ -94,7 +105,7 @@ def prepare_directory(
             log.error(
                 "collection.unusable", database=str(directory), collection=entry.label, reason=entry.unusable
             )
-    return Prepared(looked, recovery, log_positions(directory), from_backup)
+    return Prepared(looked, recovery, log_positions(directory), found)
 
 
 def _looked(directory: Path, location: Location, options: EngineOptions) -> PreflightReport:
@@ -148,6 +159,34 @@ def _wait_for_lock(directory: Path) -> None:
             f"Process {holder} has held SQLite's lock on {str(directory)!r} for more than {LOCK_WAIT_SECONDS:.0f} s, so it was "
             "not opened. End it (a database browser, a backup script?) and try again."
         )
+
+
+def _search_own_index(
+    directory: Path, recovery: RecoveryReport, read_vectors: VectorSource | None
+) -> tuple[dict[str, dict[str, Any]], RecoveryReport]:
+    """Look in the file that keeps each memory's vector for what recovery could not bring back.
+
+    Only where that file has noted that it goes as far as Chroma's log: a vector of before would be worse than none.
+
+    Returns:
+        Vectors by collection id and record id, and the report without them.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    if read_vectors is None or not recovery.missing:
+        return found, recovery
+    positions = log_positions(directory)
+    entries = []
+    for entry in recovery.collections:
+        missing = set(entry.missing)
+        pages = read_vectors(directory, entry.collection_id, positions) if missing else ()
+        vectors = {
+            id: vector for ids, rows in pages for id, vector in zip(ids, rows, strict=True) if id in missing
+        }
+        if vectors:
+            found[entry.collection_id] = vectors
+            log.warning("index.from_own_file", collection=entry.label, vectors=len(vectors))
+        entries.append(replace(entry, missing=tuple(id for id in entry.missing if id not in vectors)))
+    return found, replace(recovery, collections=tuple(entries))
 
 
 def _search_backup(

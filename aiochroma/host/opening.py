@@ -14,7 +14,7 @@ from aiochroma.host.frames import FrameKind, ProtocolError
 from aiochroma.host.handshake import ask
 from aiochroma.host.link import HostLink
 from aiochroma.host.rendezvous import connect, require_sockets
-from aiochroma.records.local_index import TEXT_INDEX_FILE, LocalIndex
+from aiochroma.records.local_index import TEXT_INDEX_FILE, LocalIndex, iter_vectors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,7 +33,7 @@ def _local_index(api: ServerAPI, directory: Path | None, positions: Mapping[str,
     return LocalIndex(api, None if directory is None else directory / TEXT_INDEX_FILE, positions)
 
 
-with_local_index = partial(open_embedded, make_hook=_local_index)
+with_local_index = partial(open_embedded, make_hook=_local_index, read_vectors=iter_vectors)
 """Opens a database with a full-text index beside it."""
 
 EMBEDDED = Opener(with_local_index)
