@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from aiochroma.disk.backup import UnfinishedBackup
     from aiochroma.disk.manifest import BackupReport
 
-__all__ = ["Health", "backup", "health"]
+__all__ = ["Health", "backup", "health", "unavailable"]
 
 T = TypeVar("T")
 
@@ -64,6 +64,17 @@ class Health:
     def as_dict(self) -> dict[str, Any]:
         """Return plain data, for JSON."""
         return asdict(self)
+
+
+def unavailable(error: BaseException, mode: str = "unknown") -> Health:
+    """Return the state of a store that cannot be opened.
+
+    Args:
+        error: Why.
+        mode: Of what kind it is, where that is known.
+    """
+    text = f"{type(error).__name__}: {error}"
+    return Health("unavailable", mode, None, 0, None, text, text, None, None, None, time.time())
 
 
 async def health(session: Session, tenant: str, database: str, timeout: float = 5.0) -> Health:

@@ -247,12 +247,12 @@ class Memory:
         return self.client.stats()
 
     async def health(self) -> Health:
-        """Return the state of the store; never raises once the memory was opened.
+        """Return the state of the store; one that cannot be opened is ``"unavailable"``, and nothing is raised.
 
         Raises:
-            ClosedError: The memory is not open.
+            ClosedError: The memory is closed, or was not opened.
         """
-        return await self.client.health()
+        return await self._life.health()
 
     async def backup(
         self,

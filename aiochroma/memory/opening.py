@@ -12,6 +12,7 @@ from aiochroma._deadline import checked_seconds
 from aiochroma._errors import AiochromaError, ClosedError, InvalidInputError
 from aiochroma._logging import get_logger
 from aiochroma._threads import waits_by_blocking
+from aiochroma.client.maintenance import Health, unavailable
 from aiochroma.client.options import EphemeralOptions, PersistentOptions
 from aiochroma.memory.store import Store
 
@@ -202,8 +203,18 @@ class Life:
         self._closed = True
         await self.store.close()
 
-    async def run(self, call: Call[T]) -> T:
-        """Carry out a call on an open store."""
+    async def health(self) -> Health:
+        """Return the state of the store; does not raise where it cannot be opened."""
+        self._check()
+        try:
+            await self.store.ready()
+            health: Health = await self.store.client.health()
+        except Exception as error:  # noqa: BLE001 - a health check reports what is wrong, it does not raise it
+            return unavailable(error)
+        return health
+
+    def _check(self) -> None:
+        """Refuse a call of a memory that is not open."""
         waits_by_blocking()  # Says at once that asyncio is needed.
         if self._closed:
             raise ClosedError(f"The memory {self.name} is closed; make a new one.")
@@ -211,6 +222,10 @@ class Life:
             raise ClosedError(
                 f"The memory {self.name} is not open yet; use `async with` or `await memory.open()`."
             )
+
+    async def run(self, call: Call[T]) -> T:
+        """Carry out a call on an open store."""
+        self._check()
         try:
             await self.store.ready()
             result = await call.work(self.store)

@@ -152,3 +152,15 @@ async def test_closed_while_it_opens(path, embedder):
     with pytest.raises(aiochroma.ClosedError, match="closed"):
         await opening
     assert [thread for thread in threading.enumerate() if thread.name.startswith("aiochroma-db")] == []
+
+
+async def test_the_health_of_a_store_that_does_not_open(tmp_path, embedder):
+    """A health check says that the store is unavailable, and why; it raises nothing, whatever the memory does else."""
+    file = tmp_path / "file"
+    file.write_text("not a directory")
+    async with aiochroma.Memory(file, embedder=embedder, on_failure="degrade") as memory:
+        state = await memory.health()
+        assert (state.status, state.documents) == ("unavailable", None)
+        assert "DatabasePathError" in state.error
+    with pytest.raises(aiochroma.ClosedError):
+        await memory.health()
