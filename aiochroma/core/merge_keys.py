@@ -35,7 +35,8 @@ def read_key(request: Request) -> tuple[Hashable | None, int]:
         first, *_ = row.query_fields
         vectors = arguments[first]
         rest = frozen(arguments, without=row.query_fields)
-        key = None if rest is None or not len(vectors) else (row.name, _length(vectors[0]), rest)
+        dimensions = 0 if not len(vectors) or isinstance(vectors[0], str) else _length(vectors[0])
+        key = None if rest is None or not len(vectors) else (row.name, dimensions, rest)
         return key, len(vectors)
     if row.merge is Merge.GET_BY_ID and is_get_by_id(arguments):
         rest = frozen(arguments, without=("ids",))

@@ -227,12 +227,12 @@ _MEMORIES = (
         for name in (
             "similar_memories",
             "list_memories",
-            "read_memories",
             "count_memories",
             "memory_ids",
             "index_memories",
         )
     ),
+    _read("read_memories", Merge.QUERIES, result=Result.ROWS, query_fields=("ids",), reads_first=True),
     _read("memory_history"),
 )
 

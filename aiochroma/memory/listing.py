@@ -205,6 +205,7 @@ async def read_records(
     return [
         (hit_from(namespace.name, record["id"], record["document"], record["metadata"]), record["metadata"])
         for record in records
+        if record is not None
     ]
 
 

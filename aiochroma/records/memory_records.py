@@ -334,10 +334,11 @@ class MemoryRecords:
         records = self._reader.records(collection_id, ids, None, place)
         return [records[id] for id in ids if id in records]
 
-    def read(self, collection_id: Any, ids: list[str], tenant: str, database: str) -> list[Record]:
-        """Return the records that are there, of ids, in their order; with the values that searches show."""
-        known = self._known(collection_id, ids, {"tenant": tenant, "database": database})
-        return [known[id] for id in ids if id in known]
+    def read(self, collection_id: Any, ids: list[str], tenant: str, database: str) -> list[Record | None]:
+        """Return the record of each id, with the values that searches show; None where there is none."""
+        place = {"tenant": tenant, "database": database}
+        known = self._known(collection_id, list(dict.fromkeys(ids)), place)
+        return [known.get(id) for id in ids]
 
     def ids(
         self, collection_id: Any, where: Mapping[str, Any] | None, tenant: str, database: str
