@@ -483,18 +483,6 @@ async def test_the_environment_says_where(path, embedder, monkeypatch):
         await aiochroma.Memory.from_env(embedder=embedder).open()
 
 
-async def test_a_renamed_collection_is_listed_by_what_it_is_found_by(memory):
-    """Another program may rename a collection: what is listed can be recalled, counted and forgotten."""
-    await memory.remember("My cat is called Miso.", namespace="user-kim")
-    collection = await memory.client.get_collection("user-kim", embedding_function=None)
-    await collection.modify(name="archive-kim")
-    (name,) = await memory.namespaces()
-    assert name == "archive-kim"
-    assert len(await memory.recall("cat")) == await memory.count(name) == await memory.count() == 1
-    assert await memory.forget_namespace(name) == 1
-    assert await memory.namespaces() == []
-
-
 @pytest.mark.parametrize("mode", ["hybrid", "vector", "text"])
 async def test_a_lowest_score_leaves_out_what_is_below(memory, mode):
     """A number cuts hits, "auto" gives none where the best one is not about the question; anything else is refused."""
