@@ -136,6 +136,7 @@ class Memory:
     history = driven(AsyncMemory.history)
 
     forget = driven(AsyncMemory.forget)
+    erase = driven(AsyncMemory.erase)
     forget_many = driven(AsyncMemory.forget_many)
     forget_namespace = driven(AsyncMemory.forget_namespace)
     sweep = driven(AsyncMemory.sweep)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from aiochroma._errors import InvalidInputError
@@ -28,10 +29,73 @@ if TYPE_CHECKING:
 
     from aiochroma.memory.store import Namespace, Store
 
-__all__ = ["expired", "many", "some", "sweep_expired", "whole_namespace"]
+__all__ = [
+    "Selection",
+    "delete",
+    "drop",
+    "expired",
+    "many",
+    "selection",
+    "some",
+    "sweep_expired",
+    "whole_namespace",
+]
 
 _DELETED_AT_ONCE = 64
 _MOST_AT_ONCE = 1000
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which memories are meant: one by its id, or all that pass a filter, in one namespace or in all.
+
+    Attributes:
+        namespace: The namespace, or None for all.
+        id: The id of one memory, or None.
+        where: What the memories pass otherwise.
+    """
+
+    namespace: str | None
+    id: str | None = None
+    where: Mapping[str, Any] | None = None
+
+    async def namespaces(self, store: Store) -> list[str]:
+        """Return the names of the namespaces that are meant."""
+        return await store.names() if self.namespace is None else [self.namespace]
+
+    async def ids(self, store: Store, namespace: Namespace) -> list[str]:
+        """Return the ids that are meant in a namespace."""
+        return [self.id] if self.id is not None else await matching_ids(store, namespace, self.where)
+
+
+def selection(
+    call: str,
+    id: str | None,
+    *,
+    namespace: str | None,
+    where: Mapping[str, Any] | None,
+    thread: str | None,
+    scope: Any,
+) -> Selection:
+    """Check what a call is to forget, or to erase.
+
+    Raises:
+        InvalidInputError: Neither an id nor anything else is given, or both, or something of it is wrong.
+    """
+    if (id is None) == (where is None and thread is None and scope is None):
+        raise InvalidInputError(
+            f"`{call}` needs either an `id`, or a `where`, `thread` or `scope`; see `forget_namespace` for everything."
+        )
+    home = "default" if namespace is None else namespace
+    collection_name(home)
+    if id is not None:
+        return Selection(home, check_id(id))
+    filters = joined(
+        checked_where(where),
+        None if thread is None else {THREAD: check_thread(thread)},
+        None if scope is None else scope_filter(checked_scope(scope)),
+    )
+    return Selection(None if namespace is None and scope is not None else home, where=filters)
 
 
 def some(
@@ -43,29 +107,19 @@ def some(
     scope: Any,
 ) -> Call[Count]:
     """Forget one memory, or all that pass; see ``Memory.forget``."""
-    if (id is None) == (where is None and thread is None and scope is None):
-        raise InvalidInputError(
-            "`forget` needs either an `id`, or a `where`, `thread` or `scope`; see `forget_namespace` for everything."
-        )
-    home = "default" if namespace is None else namespace
-    if id is not None:
-        return many([check_id(id)], namespace=home, name="forget")
-    collection_name(home)
-    filters = joined(
-        checked_where(where),
-        None if thread is None else {THREAD: check_thread(thread)},
-        None if scope is None else scope_filter(checked_scope(scope)),
-    )
+    chosen = selection("forget", id, namespace=namespace, where=where, thread=thread, scope=scope)
 
     async def work(store: Store) -> Count:
-        everywhere = namespace is None and scope is not None
-        names = await store.names() if everywhere else [home]
-        return Count(await _forget(store, names, filters, action="forget"))
+        async def of_one(place: Namespace) -> int:
+            return await delete(store, place, await chosen.ids(store, place), action="forget")
+
+        names = await chosen.namespaces(store)
+        return Count(sum([await store.on(name, of_one, absent=0, any_embedder=True) for name in names]))
 
     return Call("forget", work, Count.failed)
 
 
-def many(ids: Iterable[str], *, namespace: str, name: str = "forget_many") -> Call[Count]:
+def many(ids: Iterable[str], *, namespace: str) -> Call[Count]:
     """Forget memories by id; see ``Memory.forget_many``."""
     unwanted = checked_ids(ids)
     collection_name(namespace)
@@ -73,12 +127,12 @@ def many(ids: Iterable[str], *, namespace: str, name: str = "forget_many") -> Ca
     async def work(store: Store) -> Count:
         return await store.on(
             namespace,
-            lambda place: _delete(store, place, unwanted, action="forget"),
+            lambda place: delete(store, place, unwanted, action="forget"),
             absent=Count(),
             any_embedder=True,
         )
 
-    return Call(name, work, Count.failed)
+    return Call("forget_many", work, Count.failed)
 
 
 def whole_namespace(name: str) -> Call[Count]:
@@ -86,7 +140,7 @@ def whole_namespace(name: str) -> Call[Count]:
     collection_name(name)
 
     async def work(store: Store) -> Count:
-        return Count(await store.on(name, lambda place: _drop(store, place), absent=0, any_embedder=True))
+        return Count(await store.on(name, lambda place: drop(store, place), absent=0, any_embedder=True))
 
     return Call("forget_namespace", work, Count.failed)
 
@@ -104,30 +158,30 @@ def expired(namespace: str | None) -> Call[Count]:
 
 async def sweep_expired(store: Store, namespace: str | None) -> int:
     """Delete what has expired, from one namespace or from all, and return how many there were."""
+
+    async def of_one(place: Namespace) -> int:
+        ids = await matching_ids(store, place, {EXPIRES_AT: {"$lte": time.time()}})
+        return await delete(store, place, ids, action="sweep", expired_only=True)
+
     names = await store.names() if namespace is None else [namespace]
-    return await _forget(store, names, {EXPIRES_AT: {"$lte": time.time()}}, action="sweep", expired_only=True)
+    return sum([await store.on(name, of_one, absent=0, any_embedder=True) for name in names])
 
 
-async def _forget(
-    store: Store, names: Iterable[str], where: Mapping[str, Any] | None, **deletion: Any
-) -> int:
-    """Delete what passes a filter from namespaces, and return how many there were."""
+async def drop(store: Store, namespace: Namespace, *, noted: bool = True) -> int:
+    """Delete a namespace and what belongs to it, and return how many memories it held.
 
-    async def work(place: Namespace) -> int:
-        return await _delete(store, place, await matching_ids(store, place, where), **deletion)
-
-    return sum([await store.on(name, work, absent=0, any_embedder=True) for name in names])
-
-
-async def _drop(store: Store, namespace: Namespace) -> int:
-    """Delete a namespace and what belongs to it, and return how many memories it held."""
+    Args:
+        store: The store.
+        namespace: The namespace.
+        noted: Whether the history, if there is one, has entries of it.
+    """
     from chromadb.errors import NotFoundError
 
     forgotten = 0
     # Chroma deletes a collection in one piece, during which everybody stands still. So what is large is emptied first.
-    if store.keeps_history or await count_records(store, namespace) > _MOST_AT_ONCE:
+    if (noted and store.keeps_history) or await count_records(store, namespace) > _MOST_AT_ONCE:
         ids = await matching_ids(store, namespace, None)
-        forgotten = await _delete(store, namespace, ids, action="forget")
+        forgotten = await delete(store, namespace, ids, action="forget", noted=noted)
     forgotten += await count_records(store, namespace)
     store.drop(namespace.name)
     await store.submit("delete_collection", name=collection_name(namespace.name), **store.database)
@@ -136,10 +190,25 @@ async def _drop(store: Store, namespace: Namespace) -> int:
     return forgotten
 
 
-async def _delete(
-    store: Store, namespace: Namespace, ids: Sequence[str], *, action: str, expired_only: bool = False
+async def delete(
+    store: Store,
+    namespace: Namespace,
+    ids: Sequence[str],
+    *,
+    action: str,
+    expired_only: bool = False,
+    noted: bool = True,
 ) -> Count:
-    """Delete memories by id, or those of them that have expired, and return how many there were."""
+    """Delete memories by id, and return how many there were.
+
+    Args:
+        store: The store.
+        namespace: Their namespace.
+        ids: Their ids.
+        action: What the history calls it.
+        expired_only: Whether those that have not expired stay.
+        noted: Whether the history, if there is one, has entries of it.
+    """
     forgotten = 0
     for start in range(0, len(ids), _DELETED_AT_ONCE):
         gone = await store.submit(
@@ -150,7 +219,7 @@ async def _delete(
             parts=namespace.parts,
             action=action,
             expired_only=expired_only,
-            history_namespace=namespace.name if store.keeps_history else None,
+            history_namespace=namespace.name if noted and store.keeps_history else None,
         )
         forgotten += len(gone)
     return Count(forgotten)

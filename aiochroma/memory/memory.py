@@ -10,6 +10,7 @@ from aiochroma._errors import InvalidInputError
 from aiochroma.memory import (
     changes,
     changing,
+    erasing,
     forgetting,
     listing,
     recalling,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from aiochroma.client.maintenance import Health
     from aiochroma.client.options import ConnectOverrides, Process
     from aiochroma.core.stats import Stats
+    from aiochroma.disk.erasing import ErasureReceipt
     from aiochroma.disk.manifest import BackupReport
     from aiochroma.memory.recall import Hit, NamespaceSearch, Recall
     from aiochroma.memory.reembedding import ReembedReport
@@ -623,7 +625,7 @@ class Memory:
     ) -> Count:
         """Forget one memory, or all that pass a filter, belong to a thread, or to a scope and those below it.
 
-        What is forgotten is not found any more; its bytes leave the files later.
+        What is forgotten is not found any more; its bytes leave the files later, or at once with :meth:`erase`.
 
         Args:
             id: The id of one memory. Otherwise give one or several of ``where``, ``thread`` and ``scope``; what passes all is
@@ -639,6 +641,39 @@ class Memory:
         """
         return await self._life.run(
             forgetting.some(id, namespace=namespace, where=where, thread=thread, scope=scope)
+        )
+
+    async def erase(
+        self,
+        id: str | None = None,
+        *,
+        namespace: str | None = None,
+        where: Mapping[str, Any] | None = None,
+        thread: str | None = None,
+        scope: Scope | None = None,
+    ) -> ErasureReceipt:
+        """Forget, and remove the bytes of texts and vectors from every file of the directory, the history's included.
+
+        Requests wait meanwhile: the database is closed, its files are rewritten and read to their end, and it is opened again.
+        All that was forgotten before goes as well. Backups and exports are out of reach; the receipt names those that are known.
+        It raises also where the memory degrades.
+
+        Args:
+            id: The id of one memory. Otherwise give one or several of ``where``, ``thread`` and ``scope``, or ``namespace`` alone
+                for all of it.
+            namespace: The namespace. Default: with a ``scope`` all namespaces; else ``"default"``.
+            where: Chroma's filter over metadata.
+            thread: The conversation.
+            scope: Whose memories are erased.
+
+        Returns:
+            What was looked for, and in which files.
+
+        Raises:
+            InvalidInputError: An argument is wrong, or the database is a server's.
+        """
+        return await self._life.run(
+            erasing.erasing(id, namespace=namespace, where=where, thread=thread, scope=scope)
         )
 
     async def forget_many(self, ids: Iterable[str], *, namespace: str = "default") -> Count:

@@ -145,13 +145,13 @@ class Call(Generic[T]):
     Attributes:
         name: What the log calls it.
         work: What is done, on an open store.
-        failed: Makes the empty result that carries an error, where the memory degrades.
+        failed: Makes the empty result that carries an error, where the memory degrades; None for a call that never does.
         sweeps: Whether it is a write after which the memory may sweep in passing.
     """
 
     name: str
     work: Callable[[Store], Awaitable[T]]
-    failed: Callable[[BaseException], T]
+    failed: Callable[[BaseException], T] | None
     sweeps: bool = False
 
 
@@ -232,7 +232,7 @@ class Life:
         except InvalidInputError:
             raise
         except Exception as error:
-            if not self._degrades:
+            if not self._degrades or call.failed is None:
                 raise
             log.warning("memory.degraded", operation=call.name, error=repr(error))
             return call.failed(error)

@@ -34,6 +34,7 @@ async def looking_up(memory: aiochroma.Memory) -> list[str]:
     assert_type(page.next, str | None)
     forgotten = await memory.forget(scope=("acme", "user-7"))
     assert_type(forgotten, aiochroma.Count)
+    assert_type(await memory.erase(scope=("acme", "user-7")), aiochroma.ErasureReceipt)
     if forgotten.error is not None:
         raise forgotten.error
     return [hit.text async for hit in memory.list("default", after=page.next)]

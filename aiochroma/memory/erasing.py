@@ -1,0 +1,116 @@
+"""Erasing: forgetting in such a way that no file of the directory holds the bytes any more."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from aiochroma._errors import InvalidInputError
+from aiochroma.client.erasing import erase_traces, refuse_unerasable
+from aiochroma.memory.forgetting import delete, drop, selection
+from aiochroma.memory.listing import matching_ids
+from aiochroma.memory.namespaces import collection_name
+from aiochroma.memory.opening import Call
+from aiochroma.records.record import PART_OF
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from aiochroma.disk.erasing import ErasureReceipt
+    from aiochroma.memory.store import Namespace, Store
+
+__all__ = ["erasing"]
+
+_AT_ONCE = 256
+
+
+def erasing(
+    id: str | None,
+    *,
+    namespace: str | None,
+    where: Mapping[str, Any] | None,
+    thread: str | None,
+    scope: Any,
+) -> Call[ErasureReceipt]:
+    """Erase what is selected; see ``Memory.erase``."""
+    whole = id is None and where is None and thread is None and scope is None
+    if whole and namespace is None:
+        raise InvalidInputError("`erase` needs an `id`, a `where`, `thread` or `scope`, or a `namespace`.")
+    chosen = (
+        None
+        if whole
+        else selection("erase", id, namespace=namespace, where=where, thread=thread, scope=scope)
+    )
+    if whole:
+        collection_name(namespace or "")
+
+    async def work(store: Store) -> ErasureReceipt:
+        session = store.client.session
+        refuse_unerasable(session)
+        traces = _Traces()
+        for name in [str(namespace)] if chosen is None else await chosen.namespaces(store):
+
+            async def of_one(place: Namespace) -> int:
+                if chosen is None:
+                    ids = await matching_ids(store, place, None)
+                else:
+                    ids = await chosen.ids(store, place)
+                await traces.read(store, place, ids)
+                if chosen is None:
+                    return await drop(store, place, noted=False)
+                return await delete(store, place, ids, action="forget", noted=False)
+
+            traces.erased += await store.on(name, of_one, absent=0, any_embedder=True)
+        return await erase_traces(
+            session, erased=traces.erased, texts=traces.texts, vectors=traces.vectors, history=traces.ids
+        )
+
+    return Call("erase", work, None)
+
+
+class _Traces:
+    """What is to be found in no file any more.
+
+    Attributes:
+        erased: How many memories are erased.
+        texts: Their texts.
+        vectors: Their vectors, and those of the chunks of long texts.
+        ids: Their ids by namespace.
+    """
+
+    def __init__(self) -> None:
+        self.erased = 0
+        self.texts: list[str] = []
+        self.vectors: list[Any] = []
+        self.ids: dict[str, list[str]] = {}
+
+    async def read(self, store: Store, namespace: Namespace, ids: list[str]) -> None:
+        """Read what is to be erased."""
+        self.ids[namespace.name] = ids
+        for start in range(0, len(ids), _AT_ONCE):
+            page = ids[start : start + _AT_ONCE]
+            await self._add(store, namespace.place, ids=page, where=None)
+            holder = await self._holder(store, namespace)
+            if holder is not None:
+                await self._add(store, holder, ids=None, where={PART_OF: {"$in": page}})
+
+    async def _add(self, store: Store, place: Mapping[str, Any], **which: Any) -> None:
+        found = await store.submit(
+            "_get",
+            **place,
+            **which,
+            where_document=None,
+            limit=None,
+            offset=None,
+            include=["documents", "embeddings"],
+        )
+        self.texts += [text for text in found["documents"] if text]
+        self.vectors += list(found["embeddings"])
+
+    async def _holder(self, store: Store, namespace: Namespace) -> dict[str, Any] | None:
+        from chromadb.errors import NotFoundError
+
+        try:
+            model = await store.submit("get_collection", name=namespace.parts, **store.database)
+        except NotFoundError:
+            return None
+        return {**namespace.place, "collection_id": model.id}
