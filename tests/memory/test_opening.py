@@ -143,6 +143,20 @@ def test_the_blocking_form_shows_the_same_signatures():
     assert sys.modules["aiochroma.sync"].Memory is sync.Memory
 
 
+async def test_a_collection_that_another_tool_renamed(path, embedder):
+    """A namespace goes by one name: it is listed, counted, recalled and forgotten under the collection's new one."""
+    async with aiochroma.Memory(path, embedder=embedder) as memory:
+        await memory.remember("the first lake", namespace="user-kim")
+        collection = await memory.client.get_collection("user-kim", embedding_function=None)
+        await collection.modify(name="archive-kim")
+    async with aiochroma.Memory(path, embedder=embedder) as memory:
+        assert await memory.namespaces() == ["archive-kim"]
+        assert await memory.count("archive-kim") == 1
+        assert len(await memory.recall("lake", namespaces="archive-kim")) == 1
+        assert await memory.forget_namespace("archive-kim") == 1
+        assert await memory.client.list_collections() == []
+
+
 async def test_closed_while_it_opens(path, embedder):
     """Whoever closes a memory that is just opening leaves no thread and no lock."""
     memory = aiochroma.Memory(path, embedder=embedder)
