@@ -122,8 +122,8 @@ def _opened(
 
 
 def _name_of(embedder: Any) -> str | None:
-    if embedder is None:
-        return None
+    if embedder is None or isinstance(embedder, str):
+        return embedder
     named = embedder if hasattr(embedder, "__qualname__") else type(embedder)
     return str(getattr(embedder, "identity", None) or f"{named.__module__}.{named.__qualname__}")
 

@@ -1,5 +1,6 @@
 """Turning text into vectors: off the event loop, off the DB thread, in batches, with a cache.
 
-``_protocol`` says what an embedder is, ``_wordllama`` and ``_hashed`` are the two that work offline, ``_functions`` calls
-Chroma's embedding functions and plain callables alike, and ``_runner`` gives each database a thread that embeds for it.
+``protocol`` says what an embedder is; ``wordllama``, ``minilm`` and ``hashed`` are the three that work offline. ``choice`` makes
+one form of all kinds of embedders, ``identity`` tells them apart, ``functions`` calls them, and ``runner`` gives each database
+threads that embed for it.
 """

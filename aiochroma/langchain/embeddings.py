@@ -17,7 +17,8 @@ class AiochromaEmbeddings(Embeddings):
     """Gives an embedder the interface of LangChain's.
 
     Args:
-        embedder: An :class:`aiochroma.Embedder`. Default: the one that a memory uses by default, which needs no network.
+        embedder: An :class:`aiochroma.Embedder`, or the name of one of ours. Default: the one that a memory uses for a new
+            database, which needs no network.
     """
 
     def __init__(self, embedder: Any = None) -> None:
@@ -26,9 +27,9 @@ class AiochromaEmbeddings(Embeddings):
     @cached_property
     def embedder(self) -> EmbedderFunction:
         """What a memory makes of the embedder; loaded when first used."""
-        from aiochroma.embedding.choice import adapted, default_embedder
+        from aiochroma.embedding.choice import chosen
 
-        return default_embedder() if self._given is None else adapted(self._given)
+        return chosen(self._given)
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """Return a vector for each text."""

@@ -64,8 +64,10 @@ class Memory:
     Args:
         path: The directory, made if it does not exist; None keeps everything in memory, which no other memory shares.
         embedder: Turns texts into vectors: an :class:`~aiochroma.Embedder`, a Chroma embedding function, or a
-            synchronous or asynchronous callable. Default: static word vectors where the extra ``local`` is installed,
-            else hashed n-grams; neither needs a network.
+            synchronous or asynchronous callable; or the name of one of ours: ``"wordllama"``, ``"minilm"``, ``"hashed"``.
+            Default (``"auto"``): the one that the database was written with, where it is one of ours; for a new one static
+            word vectors where the extra ``local`` is installed, else MiniLM where ``minilm`` is, else hashed n-grams. None of
+            them needs a network.
         on_failure: ``"raise"``: errors are raised. ``"degrade"``: what fails gives an empty result and a log line. What a chat
             window needs.
         timeout: Limit for each call, in seconds; None for none. See also :class:`aiochroma.deadline`.

@@ -37,6 +37,7 @@ import numpy as np
 
 from aiochroma import Memory
 from aiochroma.embedding.hashed import HashedEmbedder
+from aiochroma.embedding.minilm import MiniLmEmbedder
 from aiochroma.embedding.wordllama import WordLlamaEmbedder
 
 if TYPE_CHECKING:
@@ -118,7 +119,11 @@ class SentenceModel:
         return self._model.encode(list(texts), normalize_embeddings=True)
 
 
-EMBEDDERS: dict[str, Callable[[], Any]] = {"wordllama": WordLlamaEmbedder, "hashed": HashedEmbedder}
+EMBEDDERS: dict[str, Callable[[], Any]] = {
+    "wordllama": WordLlamaEmbedder,
+    "hashed": HashedEmbedder,
+    "minilm": MiniLmEmbedder,
+}
 
 
 def load(folder: Path) -> list[Conversation]:
@@ -285,7 +290,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark; return the exit status."""
     parser = argparse.ArgumentParser(description="Recall on LoCoMo conversations.")
     parser.add_argument("folder", type=Path, help="the folder with the conversations, one JSON file each")
-    parser.add_argument("--embedder", choices=list(EMBEDDERS), nargs="+", default=list(EMBEDDERS))
+    parser.add_argument("--embedder", choices=list(EMBEDDERS), nargs="+", default=["wordllama", "hashed"])
     parser.add_argument(
         "--model", type=Path, help="a folder with a model of sentence-transformers, measured as well"
     )
