@@ -95,12 +95,18 @@ class IndexKeeper:
 
     def usable(self, collection: str, place: Place) -> tuple[TextIndex | None, float, str | None]:
         """Return the index, which share of a collection it has, and why there is none, if there is none."""
-        while (problem := self._present_problem()) is None:
+        for again in (True, False):
+            problem = self._present_problem()
+            if problem is not None:
+                return None, 0.0, problem
             try:
                 return self._open(), self._prepare(collection, place), None
-            except sqlite3.DatabaseError as error:  # noqa: PERF203 - at most twice
-                self.failed(error)
-        return None, 0.0, problem
+            except sqlite3.DatabaseError as error:
+                if again:
+                    self.failed(error)
+                else:
+                    self._give_up(error)
+        return None, 0.0, self._present_problem()
 
     def current(self, collection: str) -> TextIndex | None:
         """Return the index where it has all of a collection, without copying anything; else None."""
@@ -126,6 +132,8 @@ class IndexKeeper:
 
     def _give_up(self, error: Exception) -> None:
         """Leave the index alone for a while."""
+        self._current.clear()
+        self._copying.clear()
         problem = (
             f"The index {str(self._file or 'in memory')!r} cannot be used: {error}. Memories are found by meaning, those that "
             "only share words with it may be missing. The file may be deleted: it is made again from Chroma's records."

@@ -17,6 +17,7 @@ from aiochroma.embedding.hashed import HashedEmbedder
 from aiochroma.records.filters import matches
 from aiochroma.records.listing import ListSpec, list_filter, page_ids
 from aiochroma.records.local_index import TEXT_INDEX_FILE, iter_vectors
+from aiochroma.text.index import TextIndex
 
 _HOLD = (
     "import sqlite3, sys, time; c = sqlite3.connect(sys.argv[1], isolation_level=None);"
@@ -132,6 +133,24 @@ async def test_an_index_that_is_damaged_while_open_is_made_again(opened, index_f
             await asyncio.sleep(0.5)
             found = await memory.recall("apple", mode="text")
         assert {hit.text for hit in found} == {"apple one", "apple two"}
+
+
+async def test_an_index_that_can_never_be_made_is_given_up(opened, monkeypatch):
+    """Made again once, and then left alone for a while: a fault that stays does not hold everybody up."""
+    tried = []
+
+    def fails(self, *_):
+        tried.append(1)
+        raise sqlite3.DatabaseError("no such module")
+
+    async with opened() as memory:
+        await memory.remember("The key is under the mat.")
+    async with opened() as memory:
+        monkeypatch.setattr(TextIndex, "watermark", fails)
+        found = await memory.recall("the key")
+        assert [hit.text for hit in found] == ["The key is under the mat."]
+        assert "no such module" in str(found.errors["default"])
+        assert 0 < len(tried) < 10
 
 
 @pytest.mark.parametrize("newest_first", [False, True])
