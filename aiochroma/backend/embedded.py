@@ -5,7 +5,7 @@ what can be repaired, sets what makes Chroma fast, and then lets Chroma open. Wh
 that the files are still the same, and every write that no other process holds SQLite's lock and that there is room on the
 disk: Chroma would wait for the lock with the interpreter held, for up to 1000 s, and does not come back from a full disk.
 
-What fails all the same is looked up in a table: waiting, opening anew, or repairing and opening anew, then the call is
+What fails all the same is looked up in a table: waiting, opening again, or repairing and opening again, then the call is
 repeated where that is harmless. What nothing helps against is raised at once.
 """
 
@@ -65,7 +65,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EmbeddedBackend", "open_embedded"]
 
-log = get_logger("aiochroma.database")
+log = get_logger("aiochroma.backend")
 
 _ATTEMPTS = 6
 _RETRY_SECONDS = 30.0
@@ -254,7 +254,7 @@ class EmbeddedBackend(ChromaBackend):
                 raise unknown_outcome(fault.cause, self._directory, fault.found.outcome) from fault.cause
             raise error_of(fault.found, fault.cause, self._directory) from fault.cause
         except StoreUnavailableError as error:
-            # It could not be opened anew. Had an earlier attempt reached the log?
+            # It could not be opened again. Had an earlier attempt reached the log?
             sent = [fault for fault in failed if isinstance(fault, _StorageFault) and fault.sent]
             if not sent:
                 raise
@@ -372,7 +372,7 @@ class EmbeddedBackend(ChromaBackend):
         self._open()
 
     def _follow_files(self) -> None:
-        """Open anew when the files were replaced behind our back, or when the last call left Chroma unfit for use.
+        """Open again when the files were replaced behind our back, or when the last call left Chroma unfit for use.
 
         Raises:
             DatabaseMovedError: There are no files; a new database is not made in their place without being asked.
@@ -388,7 +388,7 @@ class EmbeddedBackend(ChromaBackend):
             )
         if identity != self._identity:
             log.warning(
-                "database.moved", database=str(self._directory), hint="replaced while open; opened anew"
+                "database.moved", database=str(self._directory), hint="replaced while open; opened again"
             )
         self._reopen()
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HttpBackend", "open_http"]
 
-log = get_logger("aiochroma.server")
+log = get_logger("aiochroma.backend")
 
 _ATTEMPTS = 6
 """With their pauses they take a little more than three seconds: enough for a server to restart."""
@@ -285,7 +285,7 @@ class HttpBackend:
     def _count_documents(self, tenant: str, database: str) -> int:
         """Return how many records a database holds, as of the last time each collection was counted.
 
-        Others may write to the server, so every collection is counted anew, but not very many at a time, in turn.
+        Others may write to the server, so every collection is counted again, a few at each call.
         """
         known = self._counts
         collections = [

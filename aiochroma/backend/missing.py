@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MissingVectors"]
 
-log = get_logger("aiochroma.database")
+log = get_logger("aiochroma.backend")
 
 _SLICE = 16
 _PAUSE_SECONDS = 0.005

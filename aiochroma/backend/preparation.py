@@ -35,7 +35,7 @@ from aiochroma.disk.recovery import RecoveryReport
 
 __all__ = ["LOCK_WAIT_SECONDS", "Prepared", "VectorSource", "prepare_directory"]
 
-log = get_logger("aiochroma.database")
+log = get_logger("aiochroma.backend")
 
 VectorSource = Callable[[Path, str, Mapping[str, int]], Iterable[tuple[Sequence[str], Iterable[Any]]]]
 """Reads the vectors of a collection from a file of ours, a page at a time: directory, collection id, positions of the log."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["chroma_settings", "import_chromadb"]
 
-log = get_logger("aiochroma.database")
+log = get_logger("aiochroma.backend")
 
 _FIRST_UNTESTED = (1, 6)
 

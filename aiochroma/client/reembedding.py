@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EmbeddingSource", "FillReport", "SingleEmbedder", "reembed_missing"]
 
-log = get_logger("aiochroma.database")
+log = get_logger("aiochroma.client")
 
 _BATCH = 64
 _EMBEDDER = "aiochroma:embedder"

@@ -6,7 +6,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from aiochroma._threads import drive, refuse_on_loop, waits_by_blocking
+from aiochroma._threads import waits_by_blocking
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,9 +19,7 @@ __all__ = [
     "CallOutcome",
     "Submitter",
     "call",
-    "call_blocking",
     "call_many",
-    "call_many_blocking",
 ]
 
 
@@ -77,18 +75,6 @@ async def call(
     return await connection.submit(request, deadline, when_full=when_full)
 
 
-def call_blocking(
-    connection: Submitter, request: Request, deadline: float | None = None, *, when_full: WhenFull = "wait"
-) -> Any:
-    """Submit a request and block this thread until its outcome is there; arguments and errors as :func:`call`.
-
-    Raises:
-        ClosedError: An event loop runs on this thread and would stand still.
-    """
-    refuse_on_loop()
-    return connection.submit(request, deadline, when_full=when_full).result()
-
-
 async def call_many(
     connection: Submitter,
     requests: Sequence[Request],
@@ -118,17 +104,6 @@ async def call_many(
     finally:
         if timer is not None:
             timer.cancel()
-
-
-def call_many_blocking(
-    connection: Submitter,
-    requests: Sequence[Request],
-    deadline: float | None = None,
-    *,
-    when_full: WhenFull = "wait",
-) -> list[CallOutcome]:
-    """Submit several requests at once and block this thread until all outcomes are there; see :func:`call_many`."""
-    return drive(call_many(connection, requests, deadline, when_full=when_full))
 
 
 async def _outcome(ticket: Ticket) -> CallOutcome:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Outcome", "deliver", "report_unseen"]
 
-log = get_logger("aiochroma.engine")
+log = get_logger("aiochroma.core")
 
 
 class Outcome:

@@ -1,11 +1,11 @@
 """Several connections to one server: the serving thread plans, a few other threads carry out.
 
 The guarantees of :mod:`aiochroma.core.worker` hold, with these differences: steps that do not concern each other are
-carried out at the same time (:mod:`aiochroma.core.schedule` says which), nothing pauses between two pieces of writing
+carried out at the same time (:mod:`aiochroma.core.schedule` says which), nothing pauses between two slices of writing
 (a thread that waits for the network does not hold the interpreter), and where the server cannot be reached the members of
 a merged call are not run again one by one: they share the error.
 
-The serving thread alone touches the state. A connection thread takes a job, carries it out, puts it down and rings; it
+The serving thread alone touches the state. A connection thread takes a job, carries it out and hands it back with a wakeup; it
 knows nothing of Chroma either.
 """
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ConnectionPool", "Remote"]
 
-log = get_logger("aiochroma.engine")
+log = get_logger("aiochroma.core")
 
 
 class Remote(Protocol):
@@ -65,7 +65,7 @@ class _Job:
         self.seconds = 0.0
 
     def carry_out(self, remote: Remote, planner: ConnectionPlanner) -> None:
-        """Make the call; afterwards there is an answer for every ticket (for a piece, the piece itself)."""
+        """Make the call; afterwards there is an answer for every ticket (for a slice or a page, that itself)."""
         started = time.monotonic()
         try:
             merged = planner.merge(self.requests, self.step)
@@ -97,7 +97,7 @@ class _Job:
 
 
 class ConnectionPool(WorkerState):
-    """The state of the serving thread of a server; nobody else touches it, except for what has been put down.
+    """The state of the serving thread of a server; nobody else touches it, except for the jobs that are completed.
 
     Args:
         connections: How many threads carry out steps.
@@ -111,8 +111,8 @@ class ConnectionPool(WorkerState):
         self._connections = connections
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._in_flight: list[_Job] = []
-        self._put_down: list[_Job] = []
-        self._put_down_lock = threading.Lock()
+        self._completed: list[_Job] = []
+        self._completed_lock = threading.Lock()
 
     def serve(self, resource: Resource) -> None:
         """Serve until the queue is closed and empty."""
@@ -162,28 +162,28 @@ class ConnectionPool(WorkerState):
                 self.on_idle()
 
     def _await_news(self) -> None:
-        """Return when a request has come, a job has been put down, or the queue is being closed."""
+        """Return when a request has come, a job is completed, or the queue is being closed."""
         if self.queue.state is not QueueState.OPEN and self._in_flight:
             self.queue.wakeup.get()
         self.backlog.extend(self.queue.take(block=not self.backlog or bool(self._in_flight)))
 
     def _put(self, job: _Job) -> None:
-        """Put a finished job down; called on a connection thread. One ring is enough for all that lie there."""
-        with self._put_down_lock:
-            self._put_down.append(job)
-            ring = len(self._put_down) == 1
-        if ring:
+        """Hand a job back; called on a connection thread. One wakeup is enough for all that have not been collected."""
+        with self._completed_lock:
+            self._completed.append(job)
+            wake = len(self._completed) == 1
+        if wake:
             self.queue.wakeup.put(None)
 
     def _collect(self) -> None:
-        """Take what the connections have put down, and hand the outcomes back."""
-        with self._put_down_lock:
-            jobs, self._put_down = self._put_down, []
+        """Take the jobs that are completed, and hand the outcomes back."""
+        with self._completed_lock:
+            jobs, self._completed = self._completed, []
         for job in jobs:
             self._in_flight.remove(job)
             self.recorder.calls += job.calls
             if job.step.stop is not None:
-                self._settle_piece(job)
+                self._collect_slice(job)
                 continue
             if all(error is None for _, error in job.answers):
                 self._finish(job.tickets, [result for result, _ in job.answers], None, job.seconds)
@@ -191,14 +191,14 @@ class ConnectionPool(WorkerState):
             for ticket, (result, error) in zip(job.tickets, job.answers, strict=True):
                 self._finish([ticket], [result], error, job.seconds)
 
-    def _settle_piece(self, job: _Job) -> None:
+    def _collect_slice(self, job: _Job) -> None:
         ticket = job.tickets[0]
         part, error = job.answers[0]
-        self._piece(ticket, job.step, part, error, job.seconds)
+        self._slice(ticket, job.step, part, error, job.seconds)
         if ticket.state is not TicketState.DONE:
             # It was there before everything that came after it, and still is.
-            place = sum(other.queued_at <= ticket.queued_at for other in self.backlog)
-            self.backlog.insert(place, ticket)
+            position = sum(other.queued_at <= ticket.queued_at for other in self.backlog)
+            self.backlog.insert(position, ticket)
 
     def _dispatch(self) -> None:
         """Begin what may begin now."""
@@ -253,7 +253,7 @@ class ConnectionPool(WorkerState):
 
 
 def _carry_out_jobs(
-    jobs: SimpleQueue[_Job | None], put_down: Any, remote: Remote, planner: ConnectionPlanner
+    jobs: SimpleQueue[_Job | None], hand_back: Any, remote: Remote, planner: ConnectionPlanner
 ) -> None:
     """Body of a connection thread."""
     while True:
@@ -261,7 +261,7 @@ def _carry_out_jobs(
         if job is None:
             return
         job.carry_out(remote, planner)
-        put_down(job)
+        hand_back(job)
         # Nothing may be held while there is nothing to do.
         del job
 

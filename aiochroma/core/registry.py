@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BackendWorker", "Engine", "Lease", "Opener", "acquire", "close_all"]
 
-log = get_logger("aiochroma.engine")
+log = get_logger("aiochroma.core")
 
 _CONNECTIONS = 4
 _EXIT_DRAIN_SECONDS = 5.0

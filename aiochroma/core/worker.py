@@ -4,12 +4,12 @@ Guarantees:
 
 * One thread. The resource is opened, used and closed on one thread, and no other touches it.
 * Order. Requests are served in rounds. In a round every waiting read runs first, then what creates collections, then one
-  piece of writing. So a read may pass writes that are still queued, but never one that was finished before the read was
+  slice of writing. So a read may pass writes that are still queued, but never one that was finished before the read was
   submitted. Writes to one collection take effect in the order in which they were submitted. Bulk writing yields to
-  interactive requests and gets every fourth turn even when there are always some. A barrier (deleting or renaming a
+  interactive requests and gets every fourth round even when there are always some. A barrier (deleting or renaming a
   collection, a backup, a reset) runs after everything submitted before it and before everything submitted after it.
-* A write that is cut into pieces is not atomic: reads in between see the pieces written so far. While a large read is
-  being paged, writes to its collection wait; so it begins after a piece of the writing that waited before it.
+* A write that is cut into slices is not atomic: reads in between see the slices written so far. While a large read is
+  being paged, writes to its collection wait; so it begins after a slice of the writing that waited before it.
 * Merging changes nothing but speed. If a merged call fails, its members are run again one by one.
 * Results belong to requests. An outcome goes to the future of its own request, never to "the next one waiting".
 * Cancellation. A request that is cancelled, or past its deadline, while queued never runs. One that has begun runs to its
@@ -17,7 +17,7 @@ Guarantees:
 * Errors. Whatever a call raises, including ``SystemExit`` and the panics of native code, is delivered to its caller; the
   thread goes on. If opening fails, every caller gets that error and the thread ends.
 * Closing. Nothing is accepted any more; what waits is served (or refused, and a write that is cut stops after its present
-  piece); the resource is closed; the thread ends. No request stays unanswered, whatever ends the thread.
+  slice); the resource is closed; the thread ends. No request stays unanswered, whatever ends the thread.
 * Work of its own. A resource may have some, such as an index that has to be filled again: a slice of it follows each round, and
   slice follows slice while nothing waits. It is given up when the database is closed.
 * Idle. The thread sleeps without polling and holds no request, argument or result.
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Planner", "Resource", "Worker", "WorkerState", "latest_deadline", "unplannable"]
 
-log = get_logger("aiochroma.engine")
+log = get_logger("aiochroma.core")
 
 _DELIVERY_SECONDS = 0.001
 """Outcomes wait at most this long for others to share a wake-up with; a wake-up costs some 20 microseconds."""
@@ -92,7 +92,7 @@ class Planner(Protocol):
         """Say how far a request that was cut has come."""
 
     def join(self, request: Request, parts: Sequence[Any]) -> Any:
-        """Put the results of its pieces together."""
+        """Put the results of its slices or pages together."""
 
     def failure(self, request: Request, progress: int, error: BaseException) -> BaseException:
         """Return the error of a request that was cut and failed."""
@@ -246,7 +246,7 @@ class WorkerState:
             more = working is not None and working.work()
 
     def _round(self, resource: Resource) -> bool:
-        """Serve one round; return whether it held the interpreter for a piece of writing."""
+        """Serve one round; return whether it held the interpreter for a slice of writing."""
         number = self.recorder.batches = self.recorder.batches + 1
         waiting = [ticket for ticket in self.backlog if ticket.state is not TicketState.CANCELLED]
         members: list[Ticket] = []
@@ -319,7 +319,7 @@ class WorkerState:
             for ticket in tickets:
                 self._alone(resource, ticket, error)
         elif step.stop is not None:
-            self._piece(tickets[0], step, result, error, seconds)
+            self._slice(tickets[0], step, result, error, seconds)
         elif error is not None:
             self._finish(tickets, [], error, seconds)
         else:
@@ -339,7 +339,7 @@ class WorkerState:
                 error.__cause__ = _without_frames(caught)
         self._finish([ticket], [result], error, time.monotonic() - started)
 
-    def _piece(
+    def _slice(
         self, ticket: Ticket, step: Step, part: Any, error: BaseException | None, seconds: float
     ) -> None:
         if error is not None:

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HostLink"]
 
-log = get_logger("aiochroma.engine")
+log = get_logger("aiochroma.host")
 
 _RECEIVE_BYTES = 256 * 1024
 _GREETINGS = 5

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["IndexKeeper", "indexed_row"]
 
-log = get_logger("aiochroma.text")
+log = get_logger("aiochroma.records")
 
 _AT_ONCE = 256
 """So many records are copied before a search is answered; of more, it is answered from what is there."""

@@ -8,7 +8,8 @@ import threading
 import pytest
 
 from aiochroma._errors import ClosedError, PartialWriteError
-from aiochroma.core.calls import call_blocking
+from aiochroma._threads import drive
+from aiochroma.core.calls import call
 
 PATIENCE = 30.0
 
@@ -116,7 +117,7 @@ async def test_close_racing_with_submits_leaves_nobody_waiting(engines):
         def submit(engine=engine, answered=answered):
             for number in range(50):
                 try:
-                    call_blocking(engine.queue, _request(number), None)
+                    drive(call(engine.queue, _request(number), None))
                 except ClosedError:
                     answered.append("refused")
                     return

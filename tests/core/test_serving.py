@@ -22,7 +22,8 @@ from aiochroma._errors import (
     QueueFullError,
     StoreUnavailableError,
 )
-from aiochroma.core.calls import call_blocking
+from aiochroma._threads import drive
+from aiochroma.core.calls import call
 from aiochroma.core.plan import RecordPlanner
 from aiochroma.core.queue import Ticket
 from aiochroma.core.request import Request
@@ -305,23 +306,27 @@ def test_deadline_of_a_plain_thread(engine, request_of, started):
     gate = engine.gate()
     holder = None
     if not started:
-        holder = threading.Thread(target=call_blocking, args=(engine.queue, request_of("holder", gate), None))
+        holder = threading.Thread(target=lambda: drive(call(engine.queue, request_of("holder", gate))))
         holder.start()
         assert gate.entered.wait(PATIENCE)
     with pytest.raises(DeadlineExceededError) as caught:
-        call_blocking(engine.queue, request_of("late", gate), time.monotonic() + 0.5)
+        drive(call(engine.queue, request_of("late", gate), time.monotonic() + 0.5))
     assert caught.value.started is started
     gate.open()
     if holder is not None:
         holder.join(PATIENCE)
-    assert call_blocking(engine.queue, request_of("next"), None) == "next"
+    assert drive(call(engine.queue, request_of("next"), None)) == "next"
 
 
 def test_the_calls_own_time_out_is_not_a_deadline(engine, request_of):
     """A TimeoutError that the call itself raises comes back as it is."""
     with pytest.raises(TimeoutError, match="of its own") as caught:
-        call_blocking(
-            engine.queue, request_of("x", raising(TimeoutError("of its own"))), time.monotonic() + PATIENCE
+        drive(
+            call(
+                engine.queue,
+                request_of("x", raising(TimeoutError("of its own"))),
+                time.monotonic() + PATIENCE,
+            )
         )
     assert not isinstance(caught.value, DeadlineExceededError)
 
@@ -330,7 +335,7 @@ async def test_a_blocking_call_on_the_serving_thread_is_refused(engine, request_
     """It would wait for itself for ever: a log handler that uses the memory gets an error at once."""
 
     def within():
-        return call_blocking(engine.queue, request_of("never"))
+        return drive(call(engine.queue, request_of("never")))
 
     with pytest.raises(BlockingCallError, match="wait for itself"):
         await engine.call("x", within)
@@ -424,7 +429,7 @@ async def test_stop_iteration_becomes_runtime_error(engine, request_of, error):
         await engine.call("x", raising(error))
     assert caught.value.__cause__ is error
     with pytest.raises(RuntimeError, match=type(error).__name__):
-        await asyncio.to_thread(call_blocking, engine.queue, request_of("x", raising(error)), None)
+        await asyncio.to_thread(lambda: drive(call(engine.queue, request_of("x", raising(error)))))
     assert await engine.call("next") == "next"
 
 
@@ -581,7 +586,7 @@ async def test_two_loops_and_a_plain_thread_share_one_client(engine, elsewhere, 
     blocking = {}
 
     def plain():
-        blocking["results"] = [call_blocking(engine.queue, request_of(("plain", n)), None) for n in range(50)]
+        blocking["results"] = [drive(call(engine.queue, request_of(("plain", n)), None)) for n in range(50)]
 
     thread = threading.Thread(target=plain)
     thread.start()
