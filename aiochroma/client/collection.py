@@ -38,11 +38,11 @@ from chromadb.api.types import (
     get_default_embeddable_record_set_fields,
     maybe_cast_one_to_many,
 )
-from chromadb.errors import InvalidArgumentError
 from chromadb.execution.expression.plan import Search  # noqa: TC002 - signatures resolve as Chroma's do
 
 from aiochroma._errors import InvalidInputError
 from aiochroma._threads import off_loop
+from aiochroma.client.checking import check_vectors
 from aiochroma.core.limits import check_filter, check_records
 
 if TYPE_CHECKING:
@@ -354,7 +354,7 @@ class Collection(AsyncCollection):
             inputs = await self._inputs(waiting)
             function = self._function_to_use()
             request["embeddings"] = await self.session.embed(function, inputs, is_query=waiting.is_query)
-            _check_vectors(request["embeddings"])
+            check_vectors(request["embeddings"])
         return request
 
     async def _inputs(self, waiting: _ToEmbed) -> Any:
@@ -447,28 +447,5 @@ def _checked(request: Any) -> Any:
             check_filter(request.get(name), f"`{name}`")
     embeddings = request.get("embeddings")
     if embeddings is not None and not isinstance(embeddings, _ToEmbed):
-        _check_vectors(embeddings)
+        check_vectors(embeddings)
     return request
-
-
-def _check_vectors(embeddings: Any) -> None:
-    """Find what Chroma would refuse in the middle of a write that is cut into pieces.
-
-    Raises:
-        chromadb.errors.InvalidArgumentError: As Chroma would, but naming the vector.
-    """
-    if not len(embeddings):
-        return
-    dimensions = len(embeddings[0])
-    for position, vector in enumerate(embeddings):
-        if len(vector) != dimensions:
-            raise InvalidArgumentError(
-                f"Inconsistent dimensions in provided embeddings: embeddings[{position}] has {len(vector)} dimensions, "
-                f"embeddings[0] has {dimensions}. Nothing was written."
-            )
-    finite = np.isfinite(np.asarray(embeddings)).all(axis=1)
-    if not finite.all():
-        raise InvalidArgumentError(
-            f"Embeddings must not contain NaN or Infinity values: embeddings[{int(np.flatnonzero(~finite)[0])}] does. "
-            "Nothing was written."
-        )
