@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from aiochroma._deadline import deadline, deadline_at
 from aiochroma.client.turns import Turns
 from aiochroma.core.calls import call, call_many
+from aiochroma.core.observing import observer
 from aiochroma.core.request import Request
 from aiochroma.embedding.runner import EmbeddingRunner
 
@@ -68,9 +69,14 @@ class Session:
     async def embed(self, function: Any, inputs: Any, *, is_query: bool) -> list[Any]:
         """Embed off the event loop and off the DB thread."""
         self.connection.require_open()
-        return await self._runner.embed(
+        watching = observer()
+        began = time.monotonic() if watching is not None else 0.0
+        vectors = await self._runner.embed(
             function, inputs, is_query=is_query, deadline=deadline_at(self.timeout)
         )
+        if watching is not None:
+            watching.embedding(time.monotonic() - began, len(vectors))
+        return vectors
 
     def describe(self) -> EngineInfo:
         """Return what is known of the database; never blocks."""

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from aiochroma.core.request import Request
     from aiochroma.core.worker import Planner, Resource
 
-__all__ = ["BackendWorker", "Engine", "Lease", "Opener", "acquire", "close_all"]
+__all__ = ["BackendWorker", "Engine", "Lease", "Opener", "acquire", "close_all", "open_databases"]
 
 log = get_logger("aiochroma.core")
 
@@ -347,6 +347,13 @@ def acquire(location: Location, options: EngineOptions, opener: Opener) -> Lease
             engine.serving.start()
         engine.leases += 1
         return Lease(engine)
+
+
+def open_databases() -> list[tuple[str, int]]:
+    """Return the databases that this process has open: the name of each, and how many requests it has to do."""
+    with _lock:
+        engines = list(_engines.values())
+    return [(stats.name, stats.pending) for stats in (engine.stats() for engine in engines)]
 
 
 def close_all(*, drain: bool = True) -> None:

@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from aiochroma._errors import ClosedError, OutcomeUnknownError
 from aiochroma._logging import get_logger
 from aiochroma.core.delivery import Outcome, deliver, report_unseen
+from aiochroma.core.observing import observer
 from aiochroma.core.operations import Lane
 from aiochroma.core.pacing import Pacing
 from aiochroma.core.plan import Limits, RecordPlanner, Step
@@ -369,6 +370,11 @@ class WorkerState:
     def _finish(
         self, tickets: list[Ticket], results: list[Any], error: BaseException | None, seconds: float
     ) -> None:
+        watching = observer()
+        if watching is not None:
+            for ticket in tickets:
+                waited, label = ticket.started_at - ticket.queued_at, ticket.request.row.label
+                watching.request(self.queue.name, label, ticket.context, waited, seconds, len(tickets), error)
         self._answer(tickets, results, error)
         if error is not None:
             self.recorder.record_error(tickets[0].request.row.label, error)

@@ -22,6 +22,7 @@ from aiochroma._errors import AiochromaError, ClosedError, OutcomeUnknownError, 
 from aiochroma._logging import get_logger
 from aiochroma.core.config import DEFAULTS
 from aiochroma.core.delivery import Outcome, deliver
+from aiochroma.core.observing import observer
 from aiochroma.core.queue import QueueState, TicketState
 from aiochroma.core.stats import StatsRecorder
 from aiochroma.host.errors import error_from_wire
@@ -306,6 +307,9 @@ class _LinkState:
         error = error_from_wire(content) if kind is FrameKind.ERROR else None
         if error is not None:
             self._recorder.record_error(ticket.request.operation, error)
+        watching = observer()
+        if watching is not None:
+            watching.request(self.queue.name, ticket.request.row.label, ticket.context, waited, ran, 1, error)
         self._note_times(ticket, waited, ran)
         if not self.queue.finish([ticket], failed=error is not None):
             self._outcomes.append(Outcome(ticket, None if error is not None else content, error))

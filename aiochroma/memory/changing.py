@@ -51,7 +51,7 @@ def update(
     async def work(store: Store) -> Hit | None:
         return await change_memory(store, namespace, id, values, action="update", text=text)
 
-    return Call("update", work, UnavailableHit.failed)
+    return Call("update", work, UnavailableHit.failed, details={"id": id, "namespaces": [namespace]})
 
 
 def pin(id: str, *, namespace: str, pinned: bool) -> Call[Hit | None]:
@@ -63,4 +63,4 @@ def pin(id: str, *, namespace: str, pinned: bool) -> Call[Hit | None]:
     async def work(store: Store) -> Hit | None:
         return await change_memory(store, namespace, id, values, action=action)
 
-    return Call("pin", work, UnavailableHit.failed)
+    return Call("pin", work, UnavailableHit.failed, details={"id": id, "namespaces": [namespace]})

@@ -116,7 +116,8 @@ def some(
         names = await chosen.namespaces(store)
         return Count(sum([await store.on(name, of_one, absent=0, any_embedder=True) for name in names]))
 
-    return Call("forget", work, Count.failed)
+    names = None if chosen.namespace is None else [chosen.namespace]
+    return Call("forget", work, Count.failed, details={"id": chosen.id, "namespaces": names})
 
 
 def many(ids: Iterable[str], *, namespace: str) -> Call[Count]:
@@ -132,7 +133,8 @@ def many(ids: Iterable[str], *, namespace: str) -> Call[Count]:
             any_embedder=True,
         )
 
-    return Call("forget_many", work, Count.failed)
+    details = {"id": unwanted[0] if len(unwanted) == 1 else None, "namespaces": [namespace]}
+    return Call("forget_many", work, Count.failed, details=details)
 
 
 def whole_namespace(name: str) -> Call[Count]:
@@ -142,7 +144,7 @@ def whole_namespace(name: str) -> Call[Count]:
     async def work(store: Store) -> Count:
         return Count(await store.on(name, lambda place: drop(store, place), absent=0, any_embedder=True))
 
-    return Call("forget_namespace", work, Count.failed)
+    return Call("forget_namespace", work, Count.failed, details={"namespaces": [name]})
 
 
 def expired(namespace: str | None) -> Call[Count]:

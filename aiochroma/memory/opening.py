@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from aiochroma._deadline import checked_seconds
@@ -14,6 +15,7 @@ from aiochroma._logging import get_logger
 from aiochroma._threads import waits_by_blocking
 from aiochroma.client.maintenance import Health, unavailable
 from aiochroma.client.options import EphemeralOptions, PersistentOptions
+from aiochroma.core.observing import observer
 from aiochroma.memory.store import Store
 
 if TYPE_CHECKING:
@@ -147,12 +149,14 @@ class Call(Generic[T]):
         work: What is done, on an open store.
         failed: Makes the empty result that carries an error, where the memory degrades; None for a call that never does.
         sweeps: Whether it is a write after which the memory may sweep in passing.
+        details: What it was asked for, for whoever observes: ``query``, ``namespaces``, ``id``, ``texts``.
     """
 
     name: str
     work: Callable[[Store], Awaitable[T]]
     failed: Callable[[BaseException], T] | None
     sweeps: bool = False
+    details: dict[str, Any] = field(default_factory=dict)
 
 
 class Life:
@@ -226,9 +230,13 @@ class Life:
     async def run(self, call: Call[T]) -> T:
         """Carry out a call on an open store."""
         self._check()
+        watching = observer()
         try:
-            await self.store.ready()
-            result = await call.work(self.store)
+            if watching is None or call.name == "open":
+                result = await self._carry_out(call)
+            else:
+                work = partial(self._carry_out, call)
+                result = await watching.memory_call(call.name, call.details, work, self._database)
         except InvalidInputError:
             raise
         except Exception as error:
@@ -239,6 +247,13 @@ class Life:
         if call.sweeps:
             await self._sweep_in_passing()
         return result
+
+    async def _carry_out(self, call: Call[T]) -> T:
+        await self.store.ready()
+        return await call.work(self.store)
+
+    def _database(self) -> str:
+        return self.store.info.name if self.store.is_open else self.name
 
     async def _sweep_in_passing(self) -> None:
         """Sweep after a write, if the memory is to do so and it is time."""

@@ -42,7 +42,8 @@ def recall(query: str, *, limit: int | None, **asked: Any) -> Call[Recall]:
         with store.limit():
             return (await _answer(store, question)).cut(limit)
 
-    return Call("recall", work, Recall.failed)
+    details = {"query": query, "namespaces": None if question.searches is None else list(question.searches)}
+    return Call("recall", work, Recall.failed, details=details)
 
 
 def similar_to(id: str, *, namespace: str, k: int) -> Call[Recall]:
@@ -55,7 +56,7 @@ def similar_to(id: str, *, namespace: str, k: int) -> Call[Recall]:
         with store.limit():
             return await _similar(store, namespace, id, k)
 
-    return Call("similar", work, Recall.failed)
+    return Call("similar", work, Recall.failed, details={"id": id, "namespaces": [namespace]})
 
 
 async def _answer(store: Store, question: Question) -> Recall:

@@ -43,7 +43,8 @@ def one(text: str, *, namespace: str, dedupe: bool | None, **arguments: Any) -> 
             )
         return Id(moved.get(item.id, item.id))
 
-    return Call("remember", work, Id.failed, sweeps=True)
+    details = {"namespaces": [namespace], "texts": [item.text]}
+    return Call("remember", work, Id.failed, sweeps=True, details=details)
 
 
 def many(
@@ -75,7 +76,8 @@ def many(
         await remember_batches(store, _batches(items, namespace, defaults), written, dedupe=bool(dedupe))
         return ids
 
-    return Call("remember_many", work, Items[str].failed, sweeps=True)
+    details = {"namespaces": [namespace]}
+    return Call("remember_many", work, Items[str].failed, sweeps=True, details=details)
 
 
 def messages(

@@ -1,0 +1,233 @@
+"""OpenTelemetry: spans for the calls of a memory, metrics for the database below it.
+
+Spans follow the conventions for memories of the generative-AI group: ``gen_ai.operation.name`` is ``search_memory``,
+``upsert_memory``, ``update_memory``, ``delete_memory`` or ``delete_memory_store``; store, record and number of records are named
+as there. What is ours begins with ``aiochroma.``. Texts are recorded only where
+``OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT`` is ``true``. ``opentelemetry-api`` comes with chromadb; while nobody calls
+:func:`instrument`, nothing is imported or computed.
+
+Example:
+    >>> aiochroma.telemetry.instrument()  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry import metrics, trace
+from opentelemetry.trace import SpanKind, Status, StatusCode
+
+from aiochroma._distribution import version
+from aiochroma.core.observing import set_observer
+from aiochroma.core.registry import open_databases
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+    from contextvars import Context
+
+    from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
+    from opentelemetry.trace import Span, TracerProvider
+
+__all__ = ["instrument", "uninstrument"]
+
+_OPERATIONS = {
+    "recall": "search_memory",
+    "similar": "search_memory",
+    "remember": "upsert_memory",
+    "remember_many": "upsert_memory",
+    "import_": "upsert_memory",
+    "update": "update_memory",
+    "pin": "update_memory",
+    "forget": "delete_memory",
+    "forget_many": "delete_memory",
+    "erase": "delete_memory",
+    "sweep": "delete_memory",
+    "forget_namespace": "delete_memory_store",
+}
+"""The conventions' operations; the other calls have a span of their own name."""
+
+_CONTENT_VARIABLE = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
+
+
+@dataclass
+class _Seen:
+    """What happens during one call of a memory; written on the threads of the database and of the embedder."""
+
+    waited: float = 0.0
+    ran: float = 0.0
+    embedded: float = 0.0
+    requests: int = 0
+    merged: int = 0
+
+
+_seen: ContextVar[_Seen | None] = ContextVar("aiochroma_telemetry", default=None)
+
+
+def instrument(
+    *, tracer_provider: TracerProvider | None = None, meter_provider: MeterProvider | None = None
+) -> None:
+    """Record what the memories and clients of this process do from now on; again with other providers replaces these.
+
+    Args:
+        tracer_provider: Where spans go; default: the process's.
+        meter_provider: Where metrics go; default: the process's.
+    """
+    tracer = trace.get_tracer("aiochroma", version(), tracer_provider)
+    meter = metrics.get_meter("aiochroma", version(), meter_provider)
+    set_observer(_Telemetry(tracer, meter))
+
+
+def uninstrument() -> None:
+    """Stop recording."""
+    set_observer(None)
+
+
+class _Telemetry:
+    """See :class:`aiochroma.core.observing.Observer`."""
+
+    def __init__(self, tracer: trace.Tracer, meter: metrics.Meter) -> None:
+        self._tracer = tracer
+        self._duration = meter.create_histogram(
+            "gen_ai.client.operation.duration", "s", "How long a call of a memory takes."
+        )
+        self._hits = meter.create_histogram("aiochroma.recall.hits", "{hit}", "What a recall returns.")
+        self._wait = meter.create_histogram(
+            "aiochroma.request.wait", "s", "How long a request waits in the queue."
+        )
+        self._run = meter.create_histogram(
+            "aiochroma.request.run", "s", "How long the call into the database takes that answers a request."
+        )
+        self._faults = meter.create_counter(
+            "aiochroma.request.faults", "{request}", "Requests that raised an error."
+        )
+        self._embedding = meter.create_histogram(
+            "aiochroma.embedding.duration", "s", "How long embedding takes."
+        )
+        meter.create_observable_gauge(
+            "aiochroma.queue.depth", [_depths], "{request}", "Requests that are queued or running."
+        )
+
+    async def memory_call(
+        self,
+        name: str,
+        details: dict[str, Any],
+        work: Callable[[], Awaitable[Any]],
+        database: Callable[[], str],
+    ) -> Any:
+        """See :class:`aiochroma.core.observing.Observer`."""
+        operation = _OPERATIONS.get(name, name)
+        seen, began, failure = _Seen(), time.monotonic(), None
+        token = _seen.set(seen)
+        with self._tracer.start_as_current_span(
+            operation, kind=SpanKind.CLIENT, record_exception=False, set_status_on_exception=False
+        ) as span:
+            try:
+                result = await work()
+            except BaseException as error:
+                failure = type(error).__qualname__
+                span.set_attribute("error.type", failure)
+                span.set_status(Status(StatusCode.ERROR, str(error)))
+                raise
+            else:
+                _describe_result(span, result)
+                if operation == "search_memory":
+                    self._hits.record(len(result), {"aiochroma.database": database()})
+                return result
+            finally:
+                _seen.reset(token)
+                attributes = {"gen_ai.operation.name": operation, "aiochroma.database": database()}
+                span.set_attributes(attributes)
+                _describe_call(span, name, details, seen)
+                if failure is not None:
+                    attributes["error.type"] = failure
+                self._duration.record(time.monotonic() - began, attributes)
+
+    def request(
+        self,
+        database: str,
+        operation: str,
+        context: Context,
+        waited: float,
+        ran: float,
+        merged: int,
+        error: BaseException | None,
+    ) -> None:
+        """See :class:`aiochroma.core.observing.Observer`."""
+        seen = context.get(_seen)
+        if seen is not None:
+            # Those of one call overlap; the longest tells how long it waited.
+            seen.waited, seen.ran = max(seen.waited, waited), max(seen.ran, ran)
+            seen.requests += 1
+            seen.merged = max(seen.merged, merged)
+        attributes = {"aiochroma.database": database, "aiochroma.operation": operation}
+        self._wait.record(waited, attributes)
+        self._run.record(ran, attributes)
+        if error is not None:
+            self._faults.add(1, {**attributes, "error.type": type(error).__qualname__})
+
+    def embedding(self, seconds: float, texts: int) -> None:
+        """See :class:`aiochroma.core.observing.Observer`."""
+        seen = _seen.get()
+        if seen is not None:
+            seen.embedded += seconds
+        self._embedding.record(seconds, {"aiochroma.texts": "one" if texts == 1 else "many"})
+
+
+def _describe_call(span: Span, name: str, details: dict[str, Any], seen: _Seen) -> None:
+    values: dict[str, Any] = {
+        "aiochroma.call": name,
+        "aiochroma.queue_wait": seen.waited,
+        "aiochroma.database_time": seen.ran,
+        "aiochroma.embedding_time": seen.embedded,
+        "aiochroma.requests": seen.requests,
+        "aiochroma.merged_with": max(0, seen.merged - 1),
+    }
+    namespaces = details.get("namespaces")
+    if namespaces is not None and len(namespaces) == 1:
+        values["gen_ai.memory.store.id"] = namespaces[0]
+    elif namespaces is not None:
+        values["aiochroma.namespaces"] = namespaces
+    if details.get("id") is not None:
+        values["gen_ai.memory.record.id"] = details["id"]
+    if _captures_content():
+        if "query" in details:
+            values["gen_ai.memory.query.text"] = details["query"]
+        if "texts" in details:
+            values["gen_ai.memory.records"] = _json([{"content": text} for text in details["texts"]])
+    span.set_attributes(values)
+
+
+def _describe_result(span: Span, result: Any) -> None:
+    """Say how many records there were, and which if there was one."""
+    from aiochroma.memory.recall import Recall
+
+    if isinstance(result, str):
+        span.set_attributes({"gen_ai.memory.record.count": 1, "gen_ai.memory.record.id": str(result)})
+    elif isinstance(result, int):
+        span.set_attribute("gen_ai.memory.record.count", int(result))
+    elif isinstance(result, (list, tuple, Recall)):
+        span.set_attribute("gen_ai.memory.record.count", len(result))
+    if isinstance(result, Recall):
+        if result.errors:
+            span.set_attribute("aiochroma.failed_namespaces", list(result.errors))
+        if _captures_content():
+            records = [{"id": hit.id, "content": hit.text, "score": hit.score} for hit in result]
+            span.set_attribute("gen_ai.memory.records", _json(records))
+
+
+def _captures_content() -> bool:
+    return os.environ.get(_CONTENT_VARIABLE, "").lower() == "true"
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _depths(_: CallbackOptions) -> Iterable[Observation]:
+    """Return how many requests each open database has to do."""
+    return [metrics.Observation(pending, {"aiochroma.database": name}) for name, pending in open_databases()]

@@ -1,0 +1,157 @@
+"""OpenTelemetry: spans of a memory's calls, metrics of its database, and nothing of either while it is off."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import StatusCode
+
+import aiochroma
+from aiochroma import sync, telemetry
+
+
+class Recorded:
+    """What was exported."""
+
+    def __init__(self):
+        self.exporter, self.reader = InMemorySpanExporter(), InMemoryMetricReader()
+        self.tracers = TracerProvider()
+        self.tracers.add_span_processor(SimpleSpanProcessor(self.exporter))
+        self.meters = MeterProvider([self.reader])
+
+    def spans(self):
+        return list(self.exporter.get_finished_spans())
+
+    def metrics(self):
+        data = self.reader.get_metrics_data()
+        return {
+            metric.name: metric.data.data_points
+            for resource in data.resource_metrics
+            for scope in resource.scope_metrics
+            for metric in scope.metrics
+        }
+
+
+@pytest.fixture
+def recorded():
+    recorded = Recorded()
+    telemetry.instrument(tracer_provider=recorded.tracers, meter_provider=recorded.meters)
+    yield recorded
+    telemetry.uninstrument()
+    recorded.tracers.shutdown()
+    recorded.meters.shutdown()
+
+
+async def test_spans_of_a_memory(recorded, tmp_path):
+    """Each call is a span under the conventions' names, with times and numbers, and without texts."""
+    async with aiochroma.Memory(tmp_path) as memory:
+        with recorded.tracers.get_tracer("test").start_as_current_span("outer") as outer:
+            id = await memory.remember("The secret door code is 4711.", namespace="house")
+            await memory.recall("what is the secret?", namespaces="house")
+            await memory.update(id, namespace="house", metadata={"n": 1})
+            await memory.forget(id, namespace="house")
+            await memory.forget_namespace("house")
+    *spans, _ = recorded.spans()
+    operations = ["upsert_memory", "search_memory", "update_memory", "delete_memory", "delete_memory_store"]
+    assert [span.name for span in spans] == operations
+    for span in spans:
+        attributes = span.attributes
+        assert attributes["gen_ai.operation.name"] == span.name
+        assert attributes["gen_ai.memory.store.id"] == "house"
+        assert span.parent.span_id == outer.get_span_context().span_id
+        assert attributes["aiochroma.requests"] >= 1
+        assert attributes["aiochroma.queue_wait"] >= 0
+        assert attributes["aiochroma.database_time"] > 0
+        assert "secret" not in span.to_json()
+    assert spans[0].attributes["gen_ai.memory.record.id"] == id
+    assert spans[1].attributes["gen_ai.memory.record.count"] == 1
+    assert spans[1].attributes["aiochroma.embedding_time"] > 0
+    assert spans[3].attributes["gen_ai.memory.record.id"] == id
+
+
+async def test_texts_where_they_are_wanted(recorded, tmp_path, monkeypatch):
+    """Question and records are recorded where the standard switch says so."""
+    monkeypatch.setenv("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "true")
+    async with aiochroma.Memory(tmp_path) as memory:
+        await memory.remember("The attic is dusty.")
+        await memory.recall("dust?")
+    written, searched = recorded.spans()
+    assert json.loads(written.attributes["gen_ai.memory.records"]) == [{"content": "The attic is dusty."}]
+    assert searched.attributes["gen_ai.memory.query.text"] == "dust?"
+    assert json.loads(searched.attributes["gen_ai.memory.records"])[0]["content"] == "The attic is dusty."
+
+
+async def test_errors(recorded, tmp_path):
+    """What a call raises is on its span and in its duration; what a request raises is counted."""
+    async with aiochroma.Memory(tmp_path) as memory:
+        await memory.remember("x", namespace="foreign")
+    async with aiochroma.Memory(tmp_path, embedder=lambda texts: [[1.0] for _ in texts]) as memory:
+        with pytest.raises(aiochroma.EmbedderMismatchError):
+            await memory.recall("x", namespaces="foreign")
+        with pytest.raises(Exception, match="nowhere"):
+            await memory.client.get_collection("nowhere")
+    span = recorded.spans()[-1]
+    assert span.status.status_code is StatusCode.ERROR
+    assert span.attributes["error.type"] == "EmbedderMismatchError"
+    metrics = recorded.metrics()
+    assert {point.attributes.get("error.type") for point in metrics["gen_ai.client.operation.duration"]} == {
+        None,
+        "EmbedderMismatchError",
+    }
+    assert [point.attributes["error.type"] for point in metrics["aiochroma.request.faults"]] == [
+        "NotFoundError"
+    ]
+
+
+async def test_metrics(recorded, tmp_path):
+    """Queue, calls, embedding and hits are measured for each database; merged requests are told from lone ones."""
+    async with aiochroma.Memory(tmp_path) as memory:
+        await memory.remember_many([f"note {number}" for number in range(20)])
+        await asyncio.gather(*[memory.recall(f"note {number}", namespaces="default") for number in range(20)])
+        metrics = recorded.metrics()
+        assert [point.attributes["aiochroma.database"] for point in metrics["aiochroma.queue.depth"]] == [
+            memory.stats().name
+        ]
+    for name in ("aiochroma.request.wait", "aiochroma.request.run", "aiochroma.embedding.duration"):
+        assert sum(point.count for point in metrics[name]) > 0
+        assert all(point.min >= 0 for point in metrics[name])
+    (hits,) = metrics["aiochroma.recall.hits"]
+    assert (hits.count, hits.sum) == (20, 100)
+    searches = [span for span in recorded.spans() if span.name == "search_memory"]
+    assert max(span.attributes["aiochroma.merged_with"] for span in searches) > 0
+
+
+def test_without_an_event_loop(recorded, tmp_path):
+    """The blocking memory is recorded as the asynchronous one."""
+    with sync.Memory(tmp_path) as memory:
+        memory.remember("x y z")
+        memory.recall("x")
+    assert [span.name for span in recorded.spans()] == ["upsert_memory", "search_memory"]
+    assert recorded.spans()[1].attributes["aiochroma.requests"] >= 1
+
+
+async def test_off(recorded, tmp_path):
+    """Afterwards nothing is recorded any more."""
+    telemetry.uninstrument()
+    async with aiochroma.Memory(tmp_path) as memory:
+        await memory.remember("x y z")
+    assert recorded.spans() == []
+    assert recorded.reader.get_metrics_data() is None
+    assert not trace.get_current_span().is_recording()
+
+
+def test_nothing_is_imported_while_it_is_off():
+    """Importing the package imports nothing of OpenTelemetry."""
+    code = "import sys, aiochroma, aiochroma.sync; print([name for name in sys.modules if 'opentelemetry' in name])"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert shown.strip() == "[]"
