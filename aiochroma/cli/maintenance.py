@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from aiochroma._errors import DatabasePathError
+from aiochroma.disk.filesystem import canonical_directory
 from aiochroma.disk.layout import SQLITE_FILE
 from aiochroma.ops.doctor import doctor as examine
 from aiochroma.ops.erase import erase as erase_files
@@ -110,16 +111,21 @@ def backup(
     keep: Annotated[
         int | None, typer.Option("--keep", min=1, help="Delete the oldest backups, so that so many remain.")
     ] = None,
+    quick: Annotated[
+        bool,
+        typer.Option("--quick", help="Check the copy's files and search it once; do not read every vector."),
+    ] = False,
     as_json: _JSON = False,
 ) -> None:
     """Copy a database, and check the copy by opening it: every record must have its vector.
 
     A program that has it open makes its own backups: `await client.backup(...)`.
     """
+    path = canonical_directory(path)
     if not (path / SQLITE_FILE).exists():
         raise DatabasePathError(f"There is no database in {str(path)!r}.")
     with _bars() as progress:
-        report = asyncio.run(_back_up(path, target, keep, progress))
+        report = asyncio.run(_back_up(path, target, keep, progress, quick=quick))
     if as_json:
         typer.echo(json.dumps({**report.__dict__, "records": report.records}, ensure_ascii=False, indent=2))
         return
@@ -192,12 +198,17 @@ def erase(
 
 
 async def _back_up(
-    path: Path, target: Path, keep: int | None, progress: Callable[[str, int, int], None]
+    path: Path,
+    target: Path,
+    keep: int | None,
+    progress: Callable[[str, int, int], None],
+    *,
+    quick: bool,
 ) -> BackupReport:
     from aiochroma.client.opening import AsyncPersistentClient
 
     async with AsyncPersistentClient(path) as client:
-        return await client.backup(target, keep=keep, progress=progress)
+        return await client.backup(target, keep=keep, verify="quick" if quick else "full", progress=progress)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ Importing this module imports chromadb; that happens after the DB thread has imp
 from __future__ import annotations
 
 from collections.abc import Sequence  # noqa: TC003 - signatures resolve as Chroma's do
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from uuid import UUID  # noqa: TC003 - signatures resolve as Chroma's do
 
 from chromadb.api.async_client import AsyncAdminClient
@@ -141,6 +141,7 @@ class AsyncClient(ChromaAsyncClient):
         target: str | os.PathLike[str],
         *,
         keep: int | None = None,
+        verify: Literal["full", "quick"] = "full",
         progress: Callable[[str, int, int], None] | None = None,
     ) -> BackupReport:
         """Copy the database while it is in use.
@@ -152,6 +153,8 @@ class AsyncClient(ChromaAsyncClient):
         Args:
             target: The backup's own directory, which must not exist; with ``keep`` the folder of all backups.
             keep: Delete the oldest backups of the folder so that so many remain.
+            verify: ``"full"`` reads every vector of the copy. ``"quick"`` checks its files and searches each collection once; the
+                log is not cut for such a backup.
             progress: Called with the stage (``"copy"``, ``"verify"``, ``"done"``), bytes copied, and bytes in all. Without an
                 event loop only when a stage begins.
 
@@ -161,7 +164,7 @@ class AsyncClient(ChromaAsyncClient):
         Raises:
             BackupError: The target is refused, copying failed, or the copy is not complete; nothing is left behind.
         """
-        return await backup(self.session, target, keep=keep, progress=progress)
+        return await backup(self.session, target, keep=keep, verify=verify, progress=progress)
 
     async def _validate_tenant_database(self, tenant: str, database: str) -> None:
         """Ask for both, as Chroma does, which however takes whatever goes wrong for a missing tenant."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from aiochroma.client.session import Session
     from aiochroma.disk.backup import UnfinishedBackup
+    from aiochroma.disk.copying import Verification
     from aiochroma.disk.manifest import BackupReport
 
 __all__ = ["Health", "backup", "health", "unavailable"]
@@ -120,6 +121,7 @@ async def backup(
     target: str | os.PathLike[str],
     *,
     keep: int | None,
+    verify: Verification,
     progress: Callable[[str, int, int], None] | None,
 ) -> BackupReport:
     """Copy a store between two requests, verify the copy in a child process, and give it its name."""
@@ -131,7 +133,7 @@ async def backup(
     unfinished: list[UnfinishedBackup] = []
 
     def begin() -> None:
-        unfinished.append(begin_backup(directory, target, keep=keep, verify="full"))
+        unfinished.append(begin_backup(directory, target, keep=keep, verify=verify))
 
     try:
         await _to_its_end(off_loop(begin))

@@ -137,7 +137,9 @@ def finish_backup(backup: UnfinishedBackup, *, paused_ms: float) -> BackupReport
     )
     if backup.keep is not None:
         report = replace(report, removed=_rotate(backup.final.parent, backup.keep, backup.source))
-    record_backup(backup.source, report)
+    if backup.verify == "full":
+        # Only then may the log forget what is in it.
+        record_backup(backup.source, report)
     return report
 
 

@@ -263,10 +263,11 @@ class Memory:
         target: str | os.PathLike[str],
         *,
         keep: int | None = None,
+        verify: Literal["full", "quick"] = "full",
         progress: Callable[[str, int, int], None] | None = None,
     ) -> BackupReport:
         """Copy the database while it is in use; see :meth:`aiochroma.AsyncClient.backup` for arguments, result and errors."""
-        return await self.client.backup(target, keep=keep, progress=progress)
+        return await self.client.backup(target, keep=keep, verify=verify, progress=progress)
 
     # -- remembering ---------------------------------------------------------------------------------------------------
 

@@ -154,3 +154,15 @@ async def test_the_manifest_says_what_is_in_the_backup(database, tmp_path):
     manifest = json.loads((tmp_path / "backup" / "aiochroma-backup.json").read_text())
     assert manifest["source"] == str(database)
     assert [entry["records"] for entry in manifest["collections"].values()] == [240]
+
+
+async def test_a_quick_verification_is_enough_for_a_backup_and_not_for_cutting_the_log(database, tmp_path):
+    """Every record is in the copy; nothing is forgotten because of one whose vectors were not all read."""
+    async with aiochroma.AsyncPersistentClient(database) as client:
+        report = await client.backup(tmp_path / "backup", verify="quick")
+        with pytest.raises(aiochroma.BackupError, match="verify"):
+            await client.backup(tmp_path / "other", verify="hardly")
+    assert (report.verified, report.records) == ("quick", 240)
+    assert not (database / ".aiochroma.backup.json").exists()
+    await asyncio.to_thread(restore, tmp_path / "backup", tmp_path / "restored", verify="quick")
+    assert len(await contents(tmp_path / "restored")) == 240
