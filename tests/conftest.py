@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
 from aiochroma import _logging
 from aiochroma._threads import THREAD_NAME
+from aiochroma.client.options import PersistentOptions
 
 _LEAVE_SECONDS = 20.0
 """How long a thread that was told to end may take; only to tell slow from never."""
@@ -40,3 +44,18 @@ def no_thread_is_left():
         thread.join(max(0.0, until - time.monotonic()))
     left = [thread.name for thread in _new_threads(before)]
     assert left == [], "the test left threads behind"
+
+
+@pytest.fixture(autouse=os.environ.get("AIOCHROMA_TEST_PROCESS") == "shared")
+def every_directory_has_a_host(monkeypatch):
+    """With ``AIOCHROMA_TEST_PROCESS=shared`` run a suite through hosts: each directory is opened by a process of its own."""
+    resolve = PersistentOptions.resolve
+
+    def through_a_host(self):
+        chosen = self if self.process else replace(self, process="shared", host_idle=0.0)
+        return resolve(chosen)
+
+    with tempfile.TemporaryDirectory(prefix="aio-") as folder:
+        monkeypatch.setenv("AIOCHROMA_RUNTIME_DIR", folder)
+        monkeypatch.setattr(PersistentOptions, "resolve", through_a_host)
+        yield

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import signal
+import tempfile
 from pathlib import Path
 
 import httpx
@@ -139,6 +140,35 @@ async def test_further_workers_on_a_directory_get_the_owners_error(serve, store)
     async with aiochroma.Memory(store) as memory:
         assert await memory.count() == len(remembered)
         assert [id for id in remembered if not await memory.get(id)] == []
+
+
+async def test_workers_share_a_directory_through_its_host(serve, store):
+    """`CHROMA_PROCESS=shared`: four workers on one directory, no error, and nothing lost."""
+    with tempfile.TemporaryDirectory(prefix="aio-") as folder:
+        shared = {"CHROMA_DB_PATH": store, "CHROMA_PROCESS": "shared", "AIOCHROMA_RUNTIME_DIR": folder}
+        remembered, workers = set(), set()
+
+        async def use(client, service, number):
+            answer = await client.post(f"{service.url}/memories", params={"text": f"memory {number}"})
+            assert answer.status_code == 200, answer.text
+            remembered.add(answer.json()["id"])
+            workers.add(answer.json()["pid"])
+
+        with serve("--workers", str(WORKERS), **shared) as service:
+            await asyncio.to_thread(service.when_up, f"{service.url}/pid")
+            async with no_keeping_alive() as client:
+                for first in range(0, 320, 16):
+                    await asyncio.gather(
+                        *(use(client, service, number) for number in range(first, first + 16))
+                    )
+                health = await client.get(f"{service.url}/health/chromadb")
+            assert len(workers) > 1
+            assert (health.status_code, health.json()["documents"]) == (200, 320)
+            service.stop()
+            assert "Traceback" not in service.output()
+        # The host has no clients any more, so it lets go.
+        async with aiochroma.Memory(store, process="this") as memory:
+            assert await memory.count() == len(remembered) == 320
 
 
 async def test_a_service_takes_over_when_the_owner_ends(serve, store):

@@ -1,0 +1,145 @@
+"""How a host shares its one thread among clients: order, fairness, slices; pure, without Chroma and without a socket."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aiochroma.core.plan import Limits
+from aiochroma.core.queue import Ticket
+from aiochroma.core.request import Request
+from aiochroma.core.worker import Worker
+from aiochroma.host.scheduling import SharedPacing, SharedWorkerState, dealt_out
+
+
+class Client:
+    """Where outcomes go, in order."""
+
+    def __init__(self, name="client"):
+        self.name = name
+        self.results = []
+        self.came = threading.Event()
+
+    def take(self, outcomes):
+        self.results += [outcome.ticket.request.arguments.get("n") for outcome in outcomes]
+        self.came.set()
+
+    def ticket(self, operation="_query", **arguments):
+        return Ticket(Request(operation, arguments), self, None, None)
+
+
+@given(st.lists(st.integers(0, 3), max_size=40), st.sets(st.integers(0, 39), max_size=2))
+def test_dealing_keeps_the_order_of_each_client(owners, begun):
+    """Nobody's own requests change places, everybody has a turn in every round, what has begun stays first."""
+    clients = [Client(str(number)) for number in range(4)]
+    backlog = [clients[owner].ticket(n=number) for number, owner in enumerate(owners)]
+    for position in begun:
+        if position < len(backlog):
+            backlog[position].slices = []
+    dealt = dealt_out(list(backlog))
+    assert sorted(map(id, dealt)) == sorted(map(id, backlog))
+    first = [ticket for ticket in backlog if ticket.slices is not None]
+    assert dealt[: len(first)] == first
+    rest = dealt[len(first) :]
+    for client in clients:
+        mine = [ticket for ticket in rest if ticket.home is client]
+        assert mine == [ticket for ticket in backlog if ticket.home is client and ticket.slices is None]
+        # Between two of a client's requests nobody else has more than one.
+        for one, other in itertools.pairwise(mine):
+            between = rest[rest.index(one) + 1 : rest.index(other)]
+            assert len({id(ticket.home) for ticket in between}) == len(between)
+
+
+class Slow:
+    """A backend whose calls are made when the test says so."""
+
+    max_batch_size = 0
+
+    def __init__(self):
+        self.calls = []
+        self.go = threading.Semaphore(0)
+        self.begun = threading.Semaphore(0)
+
+    def execute(self, request, deadline=None):
+        self.calls.append(request.arguments.get("n"))
+        self.begun.release()
+        assert self.go.acquire(timeout=60)
+        return {"ids": [["a"]], "included": [], "n": request.arguments.get("n")}
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def slow():
+    """A worker as hosts have it, over a backend that waits."""
+    backend = Slow()
+    worker = Worker("slow", lambda: backend, server=SharedWorkerState)
+    worker.start()
+    yield backend, worker
+    for _ in range(1000):
+        backend.go.release()
+    worker.close(drain=False)
+    assert worker.join(60)
+
+
+def test_many_reads_of_one_client_do_not_hold_up_anothers(slow):
+    """One that comes while 50 others wait is served after few of them, although they came before."""
+    backend, worker = slow
+    many, one = Client("many"), Client("one")
+    worker.queue.put(*(many.ticket("_get", n=number, limit=number + 1) for number in range(50)))
+    assert backend.begun.acquire(timeout=60)
+    worker.queue.put(one.ticket("_get", n="mine", limit=1))
+    # A round of reads ends when it has taken long enough.
+    threading.Event().wait(0.06)
+    for _ in range(51):
+        backend.go.release()
+    assert one.came.wait(60)
+    assert backend.calls.index("mine") <= 3
+
+
+def test_a_write_is_made_in_every_round_however_long_the_reads_are(slow):
+    """Reads that take long are left to the next round; the write of this one is not."""
+    backend, worker = slow
+    readers, writer = Client("readers"), Client("writer")
+    first = readers.ticket("_get", n="first", limit=1)
+    worker.queue.put(first)
+    assert backend.begun.acquire(timeout=60)
+    worker.queue.put(
+        *(readers.ticket("_get", n=number, limit=number + 2) for number in range(30)),
+        writer.ticket("_add", n="write", ids=["a"], embeddings=[[1.0]], collection_id="c"),
+    )
+    backend.go.release()
+    assert backend.begun.acquire(timeout=60)
+    threading.Event().wait(0.06)
+    for _ in range(31):
+        backend.go.release()
+    assert writer.came.wait(60)
+    assert backend.calls.index("write") <= 3
+
+
+def test_slices_are_small_beside_reads_and_large_alone():
+    """20 ms where somebody reads, 100 ms where nobody does; never fewer than 64 records; a client's own value holds."""
+    limits = Limits()
+    pacing = SharedPacing(limits, None)
+    for _ in range(30):
+        pacing.observe(limits.records_per_slice, 0.0002 * limits.records_per_slice)
+    alone = limits.records_per_slice
+    pacing.served_read(time.monotonic())
+    beside = limits.records_per_slice
+    assert beside < alone
+    assert 0.01 < beside * 0.0002 <= 0.021
+    assert alone * 0.0002 > 0.05
+    for _ in range(30):
+        pacing.observe(limits.records_per_slice, 0.01 * limits.records_per_slice)
+    assert limits.records_per_slice == 64
+    fixed = Limits()
+    pacing = SharedPacing(fixed, 40)
+    for _ in range(30):
+        pacing.observe(fixed.records_per_slice, 0.0002 * fixed.records_per_slice)
+    assert 0.02 < fixed.records_per_slice * 0.0002 <= 0.041
