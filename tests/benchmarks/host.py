@@ -238,7 +238,9 @@ async def measure(records, bulk, rounds):
     stores = {}
     for contender in CONTENDERS:
         at = time.perf_counter()
-        client = await aiochroma.AsyncPersistentClient(folder / contender, process=contender, host_idle=0, slow_request_ms=10**6)
+        client = await aiochroma.AsyncPersistentClient(
+            folder / contender, process=contender, host_idle=0, slow_request_ms=10**6
+        )
         begun[contender] = round(time.perf_counter() - at, 2)
         stores[contender] = await opened(folder / contender, contender, records)
         await client.aclose()
