@@ -340,3 +340,15 @@ def test_the_environment_names_the_directory(tmp_path, monkeypatch):
     output(aiochroma("remember", "from the environment", cwd=tmp_path))
     assert (tmp_path / "named" / "chroma.sqlite3").exists()
     assert not (tmp_path / "memory").exists()
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_output_that_cannot_show_a_character(tmp_path, monkeypatch, encoding):
+    """Where the output's encoding lacks a character, its number is shown, and the command succeeds."""
+    monkeypatch.setenv("PYTHONIOENCODING", encoding)
+    output(aiochroma("remember", "--path", tmp_path, "The cat is called \u9cf6 \U0001f408."))
+    for command in (["recall", "cat"], ["list"], ["list", "--json"]):
+        finished = aiochroma(command[0], "--path", tmp_path, *command[1:])
+        assert finished.returncode == 0, finished.stderr
+        assert b"\\u9cf6" in finished.stdout
+    assert json.loads(finished.stdout)[0]["text"] == "The cat is called \u9cf6 \U0001f408."

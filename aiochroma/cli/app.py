@@ -5,6 +5,7 @@ Importing this module imports neither chromadb nor numpy, so that ``aiochroma --
 
 from __future__ import annotations
 
+import io
 import logging
 import platform
 import sys
@@ -46,6 +47,10 @@ def run() -> NoReturn:
 
     An error of aiochroma's is one line on standard error; anything else keeps its traceback.
     """
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal or a pipe whose encoding lacks a character shows its number; nothing that was remembered ends a command.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     # What is worth saying is said by the commands; events would be bare words between the lines.
     logging.getLogger("aiochroma").addHandler(logging.NullHandler())
     try:

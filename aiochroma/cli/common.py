@@ -247,8 +247,9 @@ def plain(hit: Hit) -> dict[str, Any]:
 
 
 def print_json(value: Any) -> None:
-    """Print JSON for a program that reads this one's output."""
-    typer.echo(json.dumps(value, ensure_ascii=False, indent=2, default=_as_text))
+    """Print JSON for a program that reads this one's output; escaped where the output's encoding lacks characters."""
+    escaped = (sys.stdout.encoding or "ascii").lower().replace("-", "") != "utf8"
+    typer.echo(json.dumps(value, ensure_ascii=escaped, indent=2, default=_as_text))
 
 
 def _as_text(value: Any) -> str:

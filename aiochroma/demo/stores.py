@@ -69,7 +69,10 @@ class MemoryStore:
 
     async def load(self, namespace: str, sentences: Sequence[Sentence]) -> None:
         """Write many sentences."""
-        items = [{"text": sentence.text, "metadata": sentence.metadata} for sentence in sentences]
+        # Facts in no particular order: none lends relevance to the one that happens to stand beside it.
+        items = [
+            {"text": sentence.text, "metadata": sentence.metadata, "thread": False} for sentence in sentences
+        ]
         await self._memory.remember_many(items, namespace=namespace)
 
     async def remember(self, namespace: str, sentence: Sentence) -> None:

@@ -42,7 +42,11 @@ async def ask_in_every_mode(directory: str) -> tuple[list[Answered], str]:
     answered = []
     async with Memory(directory) as memory:
         for namespace, sentences in read_corpus().items():
-            items = [{"text": sentence.text, "metadata": sentence.metadata} for sentence in sentences]
+            # Facts in no particular order: none lends relevance to the one that happens to stand beside it.
+            items = [
+                {"text": sentence.text, "metadata": sentence.metadata, "thread": False}
+                for sentence in sentences
+            ]
             await memory.remember_many(items, namespace=namespace)
         for question in read_questions():
             found_by = set()
