@@ -46,7 +46,20 @@ def no_thread_is_left():
     assert left == [], "the test left threads behind"
 
 
-@pytest.fixture(autouse=os.environ.get("AIOCHROMA_TEST_PROCESS") == "shared")
+_THROUGH_HOSTS = os.environ.get("AIOCHROMA_TEST_PROCESS") == "shared"
+
+
+def pytest_collection_modifyitems(items):
+    """Skip what looks into a backend of this process, where suites run through hosts."""
+    if _THROUGH_HOSTS:
+        for item in items:
+            if item.get_closest_marker("this_process") is not None:
+                item.add_marker(
+                    pytest.mark.skip(reason="looks into the backend, which is in another process")
+                )
+
+
+@pytest.fixture(autouse=_THROUGH_HOSTS)
 def every_directory_has_a_host(monkeypatch):
     """With ``AIOCHROMA_TEST_PROCESS=shared`` run a suite through hosts: each directory is opened by a process of its own."""
     resolve = PersistentOptions.resolve

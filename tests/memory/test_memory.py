@@ -74,6 +74,7 @@ async def test_the_first_memories_of_a_namespace_may_come_at_once(memory, path):
         assert "foreign" not in [hit.id for hit in await memory.recall("zebra", mode="text")]
 
 
+@pytest.mark.this_process
 async def test_a_write_that_failed_and_happened_all_the_same_is_found_by_its_words(memory, monkeypatch):
     """The error says that nobody knows; whoever searches then finds what Chroma has, also by its words."""
     await memory.remember("the first lake")
