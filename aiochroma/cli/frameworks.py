@@ -1,4 +1,4 @@
-"""``aiochroma mcp``: what other programs start."""
+"""``aiochroma mcp`` and ``aiochroma ui``: a memory for other programs, and for people to look at."""
 
 from __future__ import annotations
 
@@ -42,3 +42,17 @@ def mcp(
     from aiochroma.mcp.session import run_session
 
     sys.exit(run_session(path, scope=scope_from(scope) or (), read_only=read_only, idle=idle))
+
+
+@frameworks_app.command(epilog="Exit codes: 0 interrupted; 2 bad input; 3 the store is not available.")
+def ui(
+    path: PathOption = _HERE,
+    port: Annotated[int | None, typer.Option(help="The port; default: one that is free.", min=1)] = None,
+    write: Annotated[
+        bool, typer.Option("--write", help="Offer to forget memories and to make backups.")
+    ] = False,
+) -> None:
+    """Serve a page to look at a memory, on this machine only; prints its address."""
+    from aiochroma.ui import serve
+
+    sys.exit(serve(path, port=port, write=write))

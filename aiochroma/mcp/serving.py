@@ -154,7 +154,9 @@ async def _serve(directory: str, idle: float, ready: Callable[[], None]) -> None
     from aiochroma.memory.memory import Memory
 
     async with (
-        AsyncPersistentClient(directory, durable=True, allow_missing_vectors=True) as client,
+        AsyncPersistentClient(
+            directory, process="shared", durable=True, allow_missing_vectors=True
+        ) as client,
         Memory(client=client) as memory,
     ):
         # What takes long is done before the first session waits for it.

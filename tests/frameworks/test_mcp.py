@@ -191,9 +191,9 @@ async def test_sessions_over_pipes(environment, tmp_path):
             assert len(content(await three.call_tool("recall", {"query": "note", "limit": 50}))) == 21
         # The scope of the session that was first: only its own.
         assert len(content(await one.call_tool("list", {"limit": 50}))["memories"]) == 1
-    # A program that opens the database when the sessions have ended has the same.
+    # The database is shared: a program beside the sessions has the same.
     async with (
-        aiochroma.AsyncPersistentClient(path, lock_timeout=60) as client,
+        aiochroma.AsyncPersistentClient(path, process="shared", host_idle=1) as client,
         aiochroma.Memory(client=client) as memory,
     ):
         assert await memory.count() == 21

@@ -1,0 +1,70 @@
+"""A page to look at a memory: ``aiochroma ui``.
+
+Made with Streamlit, which the package has an extra for already: the page is a script without a line of HTML or JavaScript, and
+works offline. It listens on this machine only, and whoever opens it needs the token of the start address. A host serves the
+database, so the page works beside the program that uses the memory.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+from aiochroma._distribution import missing_extra
+
+__all__ = ["PATH", "TOKEN", "WRITE", "serve"]
+
+PATH, TOKEN, WRITE = "AIOCHROMA_UI_PATH", "AIOCHROMA_UI_TOKEN", "AIOCHROMA_UI_WRITE"
+"""What the page is told in its environment; other users of the machine see arguments, but not these."""
+
+
+def serve(path: str | os.PathLike[str], *, port: int | None = None, write: bool = False) -> int:
+    """Serve the page until it is interrupted, and print its address.
+
+    Args:
+        path: The memory's directory.
+        port: The port; None for one that is free.
+        write: Offer to forget memories and to make backups.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        MissingExtraError: Streamlit is not installed.
+    """
+    if find_spec("streamlit") is None:
+        raise missing_extra("The page", "ui", "streamlit")
+    token = secrets.token_urlsafe(24)
+    chosen = _free_port() if port is None else port
+    options = {
+        "server.address": "127.0.0.1",
+        "server.port": chosen,
+        "server.headless": "true",
+        "server.fileWatcherType": "none",
+        "browser.gatherUsageStats": "false",
+        "client.toolbarMode": "minimal",
+        "logger.level": "error",
+    }
+    flags = [part for name, value in options.items() for part in (f"--{name}", str(value))]
+    page = Path(__file__).with_name("page.py")
+    told = {PATH: os.path.realpath(path), TOKEN: token, WRITE: "1" if write else ""}
+    print(f"http://127.0.0.1:{chosen}/?token={token}", flush=True)
+    command = [sys.executable, "-m", "streamlit", "run", str(page), *flags]
+    with subprocess.Popen(command, env={**os.environ, **told}, stdout=sys.stderr) as process:  # noqa: S603 - our own module
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            process.terminate()
+            return process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        port: int = listening.getsockname()[1]
+        return port

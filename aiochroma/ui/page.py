@@ -1,0 +1,262 @@
+"""The page itself; Streamlit runs this script from its beginning whenever somebody clicks."""
+
+from __future__ import annotations
+
+import hmac
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+import streamlit as st
+
+from aiochroma import sync
+from aiochroma._errors import AiochromaError, InvalidInputError
+from aiochroma.memory.namespaces import collection_name
+from aiochroma.ui import PATH, TOKEN, WRITE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from aiochroma.memory.recall import Hit
+
+__all__ = ["main"]
+
+_PAGE = 25
+_LOOKED_AT = 200
+_MAPPED = 1000
+
+
+@st.cache_resource
+def _opened(path: str) -> sync.Memory:
+    return sync.Memory(path, process="shared").open()
+
+
+def main() -> None:
+    """Draw the page."""
+    st.set_page_config(page_title="Memory", layout="wide")
+    if not hmac.compare_digest(st.query_params.get("token", "").encode(), os.environ[TOKEN].encode()):
+        st.error("This address lacks the token: open the one that `aiochroma ui` has printed.")
+        st.stop()
+    try:
+        memory = _opened(os.environ[PATH])
+        views = {
+            "Overview": _overview,
+            "Browse": _browse,
+            "Recall": _recall,
+            "Memory": _one,
+            "Near-duplicates": _duplicates,
+            "Map": _map,
+        }
+        view = str(st.sidebar.radio("View", list(views), key="view"))
+        st.sidebar.caption(os.environ[PATH])
+        names = list(memory.namespaces())
+        if not names and view != "Overview":
+            st.info("Nothing is remembered yet.")
+            st.stop()
+        views[view](memory, names)
+    except AiochromaError as error:
+        st.error(str(error))
+
+
+def _may_write() -> bool:
+    return bool(os.environ.get(WRITE))
+
+
+def _overview(memory: sync.Memory, names: list[str]) -> None:
+    counts = {name: int(memory.count(name)) for name in names}
+    stats = memory.stats()
+    columns = st.columns(4)
+    for column, (label, value) in zip(
+        columns,
+        {
+            "Memories": sum(counts.values()),
+            "Namespaces": len(names),
+            "In the queue": stats.pending,
+            "Wait, p99 ms": stats.wait_ms.p99,
+        }.items(),
+        strict=True,
+    ):
+        column.metric(label, value)
+    st.dataframe(
+        [{"namespace": name, "memories": number} for name, number in counts.items()], hide_index=True
+    )
+    st.subheader("Health")
+    st.json(memory.health().as_dict(), expanded=False)
+    if _may_write():
+        target = st.text_input("Back up to the folder", key="target")
+        if st.button("Back up", disabled=not target):
+            report = memory.backup(target)
+            st.success(f"Backed up to {report.path}")
+
+
+def _browse(memory: sync.Memory, names: list[str]) -> None:
+    namespace = str(st.selectbox("Namespace", names))
+    left, right = st.columns(2)
+    scope = left.text_input("Scope, parts joined by /")
+    where = right.text_input("Filter over metadata, as JSON")
+    asked = (namespace, scope, where)
+    if st.session_state.get("asked") != asked:
+        st.session_state.asked, st.session_state.cursors = asked, [None]
+    cursors = st.session_state.cursors
+    page = memory.list(
+        namespace,
+        scope=tuple(scope.split("/")) if scope else None,
+        where=_filter(where),
+        newest_first=True,
+        limit=_PAGE,
+        after=cursors[-1],
+    )
+    st.dataframe(_rows(page), hide_index=True)
+    back, forth, place = st.columns(3)
+    if back.button("Newer", disabled=len(cursors) == 1):
+        cursors.pop()
+        st.rerun()
+    if forth.button("Older", disabled=page.next is None):
+        cursors.append(page.next)
+        st.rerun()
+    place.caption(f"Page {len(cursors)}")
+
+
+def _recall(memory: sync.Memory, names: list[str]) -> None:
+    question = st.text_input("Question")
+    left, middle, right = st.columns(3)
+    chosen = left.multiselect("Namespaces", names, placeholder="all")
+    k = middle.number_input("k", 1, 50, 5)
+    mode: Any = right.selectbox("Mode", ["hybrid", "vector", "text"])
+    if not question:
+        return
+    found = memory.recall(question, namespaces=chosen or None, k=int(k), mode=mode)
+    for name, error in found.errors.items():
+        st.warning(f"{name}: {error}")
+    rows = [
+        {
+            "score": hit.score,
+            "distance": hit.distance,
+            **_row(hit),
+            **{f"{part} part": value for part, value in hit.explain.items()},
+        }
+        for hit in found
+    ]
+    st.dataframe(rows, hide_index=True)
+    st.caption(", ".join(f"{name} {value:.1f} ms" for name, value in found.timings.items()))
+    st.code(found.as_context() or "Nothing was found.", language=None)
+
+
+def _one(memory: sync.Memory, names: list[str]) -> None:
+    namespace = str(st.selectbox("Namespace", names))
+    id = st.text_input("Id")
+    if not id:
+        return
+    hit = memory.get(id, namespace=namespace)
+    if hit is None:
+        st.info("There is no such memory.")
+        return
+    st.write(hit.text)
+    st.json({**_row(hit), "metadata": hit.metadata, "thread": hit.thread}, expanded=True)
+    if hit.thread is not None:
+        st.subheader("In its thread")
+        turns = memory.list(namespace, scope=hit.scope or None, thread=hit.thread, limit=_PAGE)
+        st.dataframe(_rows(turns), hide_index=True)
+    st.subheader("Nearest")
+    near = memory.similar(id, namespace=namespace, k=5)
+    st.dataframe([{"distance": one.distance, **_row(one)} for one in near], hide_index=True)
+    changes = memory.history(id, namespace=namespace)
+    if changes:
+        st.subheader("History")
+        st.dataframe([{"change": str(change)} for change in changes], hide_index=True)
+    if _may_write():
+        _offer_to_forget(memory, hit)
+
+
+def _offer_to_forget(memory: sync.Memory, hit: Hit) -> None:
+    if st.button("Forget"):
+        st.session_state.asked_to_forget = hit.id
+    if st.session_state.get("asked_to_forget") != hit.id:
+        return
+    st.warning("It will be gone for good.")
+    if st.button("Yes, forget it"):
+        memory.forget(hit.id, namespace=hit.namespace)
+        st.session_state.asked_to_forget = None
+        st.rerun()
+
+
+def _duplicates(memory: sync.Memory, names: list[str]) -> None:
+    namespace = str(st.selectbox("Namespace", names))
+    most = st.slider("Largest distance", 0.0, 0.5, 0.1)
+    st.caption(f"Among the {_LOOKED_AT} newest memories.")
+    pairs: dict[tuple[str, ...], tuple[float, str, str]] = {}
+    for hit in memory.list(namespace, newest_first=True, limit=_LOOKED_AT):
+        for other in memory.similar(hit.id, namespace=namespace, k=3):
+            if other.distance is not None and other.distance <= most:
+                ids = tuple(sorted((hit.id, other.id)))
+                pairs[ids] = (other.distance, hit.text, other.text)
+    rows = [dict(zip(("distance", "one", "other"), pair, strict=True)) for pair in sorted(pairs.values())]
+    st.dataframe(rows, hide_index=True)
+    st.caption(f"{len(rows)} pairs")
+
+
+def _map(memory: sync.Memory, names: list[str]) -> None:
+    import numpy as np
+
+    namespace = str(st.selectbox("Namespace", names))
+    hits = {hit.id: hit for hit in memory.list(namespace, newest_first=True, limit=_MAPPED)}
+    collection = memory.client.get_collection(collection_name(namespace), embedding_function=None)
+    found = collection.get(ids=list(hits), include=["embeddings"])
+    if len(found["ids"]) < 3:
+        st.info("There are too few memories for a map.")
+        return
+    vectors = np.asarray(found["embeddings"], dtype=np.float32)
+    centred = vectors - vectors.mean(axis=0)
+    # The two directions in which they differ most.
+    places = centred @ np.linalg.svd(centred, full_matrices=False)[2][:2].T
+    points = [
+        {"x": float(x), "y": float(y), "text": hits[id].text[:80]}
+        for id, (x, y) in zip(found["ids"], places, strict=True)
+    ]
+    st.vega_lite_chart(
+        {"values": points},
+        {
+            "mark": {"type": "circle", "tooltip": {"content": "data"}},
+            "encoding": {
+                "x": {"field": "x", "type": "quantitative"},
+                "y": {"field": "y", "type": "quantitative"},
+                "tooltip": {"field": "text"},
+            },
+        },
+    )
+    st.caption(f"{len(points)} memories; those of like meaning lie together.")
+
+
+def _filter(text: str) -> dict[str, Any] | None:
+    if not text.strip():
+        return None
+    try:
+        given: dict[str, Any] = json.loads(text)
+    except ValueError as error:
+        raise InvalidInputError(f"The filter is no JSON ({error}): {text!r}.") from error
+    return given
+
+
+def _scored(hit: Hit) -> dict[str, Any]:
+    parts = {f"{part} part": value for part, value in hit.explain.items()}
+    return {"score": hit.score, "distance": hit.distance, **_row(hit), **parts}
+
+
+def _rows(hits: Iterable[Hit]) -> list[dict[str, Any]]:
+    return [_row(hit) for hit in hits]
+
+
+def _row(hit: Hit) -> dict[str, Any]:
+    metadata: Mapping[str, Any] = hit.metadata
+    return {
+        "text": hit.text,
+        "namespace": hit.namespace,
+        "scope": "/".join(hit.scope),
+        "created": None if hit.created_at is None else f"{hit.created_at:%Y-%m-%d %H:%M}",
+        "metadata": json.dumps(metadata, ensure_ascii=False) if metadata else "",
+        "id": hit.id,
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""`aiochroma ui` for real: the command in a child process, and a headless Chromium that uses its page."""
+
+from __future__ import annotations
+
+import re
+import sys
+
+import httpx
+import pytest
+from programs import Program, until
+
+from aiochroma import sync
+
+pytest.importorskip("streamlit", reason="streamlit is not installed (dependency group `frameworks`)")
+pytest.importorskip("selenium", reason="selenium is not installed (dependency group `frameworks`)")
+
+from browser import CHROMIUM, DRIVER, chromium
+from selenium.webdriver.common.by import By
+
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None or DRIVER is None,
+    reason="no Chromium (Debian: apt-get install --no-install-recommends chromium chromium-driver)",
+)
+
+
+@pytest.fixture
+def runtime(tmp_path_factory, monkeypatch):
+    """A folder of sockets of the test's own."""
+    folder = tmp_path_factory.mktemp("run")
+    folder.chmod(0o700)
+    monkeypatch.setenv("AIOCHROMA_RUNTIME_DIR", str(folder))
+
+
+@pytest.fixture
+def browser(tmp_path):
+    browser = chromium(tmp_path / "chromium")
+    yield browser
+    browser.driver.quit()
+
+
+class Page(Program):
+    """The command, and where it serves the page."""
+
+    def __init__(self, path, log, *options):
+        super().__init__([sys.executable, "-m", "aiochroma", "ui", "--path", path, *options], log)
+
+    def url(self):
+        found = until(lambda: re.search(r"http://127\.0\.0\.1:\d+/\?token=\S+", self.output()), "an address")[
+            0
+        ]
+        self.when_up(found.split("?")[0])
+        return found
+
+
+def choose(browser, view):
+    """Choose a view at the side."""
+    browser.wait_for("Overview")
+    browser.driver.find_element(By.XPATH, f"//label[.//*[text()={view!r}]]").click()
+
+
+def test_looking_and_forgetting(runtime, tmp_path, browser):
+    """Numbers, a recall, a memory with its nearest; forgetting asks first, beside a program that has the memory open."""
+    with sync.Memory(tmp_path / "memory", process="shared", host_idle=1) as memory:
+        memory.remember_many([f"note {number} about tea" for number in range(30)])
+        cat = memory.remember("Ada's cat is called Kestrel.", metadata={"kind": "pet"})
+        with Page(tmp_path / "memory", tmp_path / "ui.log", "--write") as page:
+            browser.open(page.url())
+            browser.wait_for(r"Memories\s+31")
+
+            choose(browser, "Browse")
+            browser.wait_for("Page 1")
+            browser.click("Older")
+            browser.wait_for("Page 2")
+            browser.click("Newer")
+            browser.wait_for("Page 1")
+
+            choose(browser, "Recall")
+            browser.type("Question", "the name of the cat")
+            browser.wait_for(r"total [\d.]+ ms")
+            browser.wait_for("Ada's cat is called Kestrel.")
+
+            choose(browser, "Near-duplicates")
+            browser.wait_for(r"\d+ pairs")
+            choose(browser, "Map")
+            browser.wait_for("31 memories")
+
+            choose(browser, "Memory")
+            browser.type("Id", cat)
+            browser.wait_for("Nearest")
+            browser.click("Forget")
+            browser.wait_for("gone for good")
+            assert memory.get(cat)
+            browser.click("Yes, forget it")
+            browser.wait_for("There is no such memory")
+            assert memory.get(cat) is None
+
+
+def test_the_door(runtime, tmp_path, browser):
+    """Without the token there is nothing to see, and without `--write` nothing to forget; only this machine is served."""
+    with sync.Memory(tmp_path / "memory", process="shared", host_idle=1) as memory:
+        secret = memory.remember("The door code is 4711.")
+        with Page(tmp_path / "memory", tmp_path / "ui.log") as page:
+            url = page.url()
+            browser.open(url.split("?")[0])
+            browser.wait_for("lacks the token")
+            assert "View" not in browser.text()
+            browser.open(url[:-1])
+            browser.wait_for("lacks the token")
+            browser.open(url)
+            choose(browser, "Memory")
+            browser.type("Id", secret)
+            browser.wait_for("Nearest")
+            assert "4711" in browser.text()
+            assert browser.driver.find_elements(By.XPATH, "//button[.//*[text()='Forget']]") == []
+            port = httpx.URL(url).port
+            with pytest.raises(httpx.ConnectError):
+                httpx.get(f"http://127.0.0.2:{port}/", trust_env=False)
