@@ -1,0 +1,450 @@
+"""What the thread of a link does: it reaches the host, or starts one, and reads what the host answers.
+
+Sending is done by the callers (:mod:`aiochroma.host.link_queue`). When the host dies the thread reaches the next one, and has
+sent again what was under way and may be carried out twice; what may not fails with an error that says so.
+"""
+
+from __future__ import annotations
+
+import select
+import time
+from collections import deque
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aiochroma._errors import AiochromaError, ClosedError, OutcomeUnknownError, StoreUnavailableError
+from aiochroma._logging import get_logger
+from aiochroma.core.config import DEFAULTS
+from aiochroma.core.delivery import Outcome, deliver
+from aiochroma.core.observing import observer
+from aiochroma.core.queue import QueueState, TicketState
+from aiochroma.host.errors import error_from_wire
+from aiochroma.host.frames import FrameKind, MessageReader, ProtocolError
+from aiochroma.host.handshake import greet
+from aiochroma.host.messages import options_to_json
+from aiochroma.host.starting import HOST_LOG, reach
+from aiochroma.host.types import make_codec
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
+    from aiochroma.core.connection import BackendInfo
+    from aiochroma.core.queue import Ticket
+    from aiochroma.core.registry import Engine
+    from aiochroma.core.stats import StatsRecorder
+    from aiochroma.host.codec import Codec
+    from aiochroma.host.handshake import Message
+    from aiochroma.host.link_queue import LinkQueue, Sent
+    from aiochroma.host.waker import Waker
+
+__all__ = ["LinkState"]
+
+log = get_logger("aiochroma.host")
+
+_RECEIVE_BYTES = 256 * 1024
+_GREETINGS = 5
+_PAUSE_SECONDS = 0.01
+_DEATHS_OF_ONE_REQUEST = 2
+_DEATHS = 5
+_DEATHS_SECONDS = 60.0
+_REST_SECONDS = 1.0
+_SLOW_REPORT_SECONDS = 1.0
+
+
+class _HostGoneError(Exception):
+    """The connection ended."""
+
+
+class _CannotOpenError(Exception):
+    """The host has the directory, and cannot open the database."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+class LinkState:
+    """The state of the link's thread; nobody else touches it, except to read ``info``."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        queue: LinkQueue,
+        recorder: StatsRecorder,
+        waker: Waker,
+        on_idle: Callable[[], None],
+    ) -> None:
+        self.queue = queue
+        self.waker = waker
+        self.info: BackendInfo | None = None
+        self._engine: Engine | None = engine
+        self._location, self._options = engine.location, engine.options
+        self._recorder = recorder
+        self._on_idle = on_idle
+        self._slow_seconds = (engine.options.slow_request_ms or DEFAULTS["slow_request_ms"]) / 1000
+        self._slow_reported_at = float("-inf")
+        self._slow_unreported = 0
+        self._codec: Codec | None = None
+        self._socket: socket.socket | None = None
+        self._host: dict[str, Any] = {}
+        self._reader: MessageReader | None = None
+        self._going = False
+        self._recalled = False
+        self._opened_at: float | None = None
+        self._early: list[Message] = []
+        self._outcomes: list[Outcome] = []
+        self._deaths: deque[float] = deque(maxlen=_DEATHS)
+        self._deaths_of: dict[Ticket, int] = {}
+
+    # -- the thread's life -------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Serve until the queue is closed and empty.
+
+        Raises:
+            AiochromaError: The database cannot be opened.
+        """
+        assert self._engine is not None
+        self._engine.await_previous()
+        self._engine = None
+        self._connect()
+        while self._goes_on():
+            try:
+                self._step()
+            except (_HostGoneError, ProtocolError) as error:  # noqa: PERF203 - serving goes on
+                self._lost(error)
+            except _CannotOpenError as refusal:
+                if self.info is None:
+                    raise refusal.error from refusal.error.__cause__
+                self._lost(refusal)
+                self._rest(refusal.error)
+
+    def _step(self) -> None:
+        if self._early:
+            self._take_early()
+        elif self._socket is None:
+            self._reconnect()
+        else:
+            self._turn()
+
+    def _goes_on(self) -> bool:
+        queue = self.queue
+        if queue.state is QueueState.OPEN:
+            return True
+        if not queue.drain:
+            self._refuse(queue.unclaimed())
+        return queue.pending > 0 and (queue.has_sent or queue.has_queued or queue.in_line > 0)
+
+    def _turn(self) -> None:
+        """Wait for something to read or to write, or for a moment to come; do it."""
+        assert self._socket is not None
+        queue = self.queue
+        over, next_at = queue.undecided()
+        for number in over:
+            queue.decided(number, began=True)
+        if queue.state is not QueueState.OPEN and not queue.drain and queue.has_sent and not self._recalled:
+            self._recalled = True
+            queue.recall()
+        queue.flush(link=True)
+        poll = select.poll()
+        poll.register(self.waker.reader, select.POLLIN)
+        poll.register(self._socket, select.POLLIN | (select.POLLOUT if queue.wants_to_write else 0))
+        timeout = None if next_at is None else max(1, int((next_at - time.monotonic()) * 1000) + 1)
+        for descriptor, _events in poll.poll(timeout):
+            if descriptor == self.waker.reader.fileno():
+                self.waker.drain()
+                self._on_idle()
+            elif _events & ~select.POLLOUT:
+                self._receive()
+
+    def _receive(self) -> None:
+        assert self._socket is not None
+        assert self._reader is not None
+        try:
+            data = self._socket.recv(_RECEIVE_BYTES)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            raise _HostGoneError(str(error)) from None
+        if not data:
+            raise _HostGoneError("the connection was closed")
+        try:
+            for kind, number, value in self._reader.feed(data):
+                self._handle(kind, number, value)
+        finally:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._outcomes:
+            outcomes, self._outcomes = self._outcomes, []
+            deliver(outcomes)
+
+    # -- what the host says ------------------------------------------------------------------------------------------------
+
+    def _handle(self, kind: FrameKind, number: int, value: Any) -> None:
+        if kind is FrameKind.RESULT or kind is FrameKind.ERROR:
+            self._answered(kind, number, value)
+        elif kind is FrameKind.VERDICT:
+            self.queue.decided(number, began=bool(value))
+        elif kind is FrameKind.FACTS:
+            self._take_facts(value)
+        elif kind is FrameKind.EVENT:
+            self._log_event(number, value)
+        elif kind is FrameKind.OPENED:
+            self._opened_at = time.monotonic()
+        elif kind is FrameKind.GOING:
+            self._going = True
+            self.queue.pause()
+        elif kind is FrameKind.FAILED:
+            raise _CannotOpenError(error_from_wire(value))
+        elif kind is not FrameKind.CANCEL:
+            raise ProtocolError(f"A message of the kind {kind.name} came, which no host sends now.")
+
+    def _answered(self, kind: FrameKind, number: int, value: Any) -> None:
+        sent = self.queue.arrived(number)
+        if sent is None:
+            return
+        try:
+            waited, ran, content = value
+        except (TypeError, ValueError):
+            raise ProtocolError("An outcome cannot be read.") from None
+        ticket = sent.ticket
+        self._deaths_of.pop(ticket, None)
+        error = error_from_wire(content) if kind is FrameKind.ERROR else None
+        if error is not None:
+            self._recorder.record_error(ticket.request.operation, error)
+        watching = observer()
+        if watching is not None:
+            watching.request(self.queue.name, ticket.request.row.label, ticket.context, waited, ran, 1, error)
+        self._note_times(ticket, waited, ran)
+        if not self.queue.finish([ticket], failed=error is not None):
+            self._outcomes.append(Outcome(ticket, None if error is not None else content, error))
+        elif sent.why == "expired":
+            self.queue.late(ticket)
+
+    def _note_times(self, ticket: Ticket, waited: float, ran: float) -> None:
+        now = time.monotonic()
+        ticket.started_at = max(ticket.queued_at, now - ran)
+        self._recorder.record(ticket.started_at - ticket.queued_at, ran)
+        opened_at = self._opened_at if self._opened_at is not None else now
+        if now - max(ticket.queued_at, opened_at) > self._slow_seconds:
+            self._report_slow(ticket, now, waited, ran)
+
+    def _report_slow(self, ticket: Ticket, now: float, waited: float, ran: float) -> None:
+        self._slow_unreported += 1
+        if now - self._slow_reported_at < _SLOW_REPORT_SECONDS:
+            return
+        ticket.context.run(
+            log.warning,
+            "request.slow",
+            database=self.queue.name,
+            operation=ticket.request.operation,
+            wait_ms=round(waited * 1000, 1),
+            run_ms=round(ran * 1000, 1),
+            slow_since_last_report=self._slow_unreported,
+        )
+        self._slow_reported_at, self._slow_unreported = now, 0
+
+    def _take_facts(self, value: Any) -> None:
+        try:
+            calls, batches, last_error, info = value
+        except (TypeError, ValueError):
+            raise ProtocolError("What the host says of itself cannot be read.") from None
+        self._recorder.calls, self._recorder.batches = calls, batches
+        self._recorder.last_error = last_error
+        if info is not None:
+            self.info = replace(info, host=self._host)
+
+    def _log_event(self, number: int, value: Any) -> None:
+        """Write an event of the host here, too: in the context of the request that it is about, where there is one."""
+        try:
+            level, name, fields = value
+            write = {"warning": log.warning, "error": log.error}[level]
+            fields = {str(key): item for key, item in fields.items()}
+        except (TypeError, ValueError, KeyError, AttributeError):
+            raise ProtocolError("An event cannot be read.") from None
+        context = self.queue.context_of(number)
+        if context is None:
+            write(name, **fields)
+        else:
+            context.run(write, name, **fields)
+
+    # -- connecting --------------------------------------------------------------------------------------------------------
+
+    def _connect(self) -> None:
+        """Reach the host and be made welcome.
+
+        Raises:
+            AiochromaError: That is not possible.
+        """
+        connected, reader, welcome, self._early = self._greeted()
+        self._host = {name: welcome.get(name) for name in ("pid", "since", "clients", "aiochroma")}
+        self._warn_of_durability(welcome)
+        self._going, self._recalled = False, False
+        connected.setblocking(False)
+        self._socket, self._reader = connected, reader
+        assert self._codec is not None
+        self.queue.attach(connected, self._codec)
+
+    def _greeted(self) -> tuple[socket.socket, MessageReader, dict[str, Any], list[Message]]:
+        """Return a connection to a host that serves us, its welcome, and what came together with that."""
+        failed = 0
+        while True:
+            connected = reach(self._location.path, self._told(), self._is_unwanted)
+            try:
+                # Chroma is imported while the host begins.
+                self._codec = self._codec or make_codec()
+                reader = MessageReader(self._codec)
+                welcome, early = greet(connected, reader, self._location, self._options)
+            except (OSError, ProtocolError) as error:
+                # It went in this very moment; or it cannot begin.
+                connected.close()
+                failed += 1
+                if failed >= _GREETINGS:
+                    raise StoreUnavailableError(
+                        f"The process that serves {self.queue.name} ended {failed} times before it had begun; its log is "
+                        f"{self._log_path!r}."
+                    ) from error
+                time.sleep(_PAUSE_SECONDS)
+                continue
+            except BaseException:
+                connected.close()
+                raise
+            if welcome is not None:
+                return connected, reader, welcome, early
+            connected.close()
+            time.sleep(_PAUSE_SECONDS)
+
+    def _take_early(self) -> None:
+        """Take what came together with the welcome."""
+        early, self._early = self._early, []
+        for kind, number, value in early:
+            self._handle(kind, number, value)
+
+    def _told(self) -> dict[str, Any]:
+        return {"options": options_to_json(self._options), "idle": self._options.host_idle}
+
+    def _is_unwanted(self) -> bool:
+        return self.queue.state is not QueueState.OPEN and (not self.queue.drain or self.queue.pending == 0)
+
+    def _warn_of_durability(self, welcome: dict[str, Any]) -> None:
+        if self._options.durable and not welcome.get("durable"):
+            log.warning(
+                "database.not_durable",
+                database=self._location.name,
+                hint="opened first by a client that did not ask for `durable=True`; it holds from the next opening on",
+            )
+
+    # -- when the host is gone -----------------------------------------------------------------------------------------------
+
+    def _lost(self, reason: Exception) -> None:
+        """Sort what the host had: what may be carried out twice is sent again, the rest fails."""
+        self._flush()
+        had = self.queue.detach()
+        self._close_socket()
+        now = time.monotonic()
+        if not (self._going or isinstance(reason, _CannotOpenError)):
+            self._deaths.append(now)
+            log.warning("host.lost", database=self.queue.name, pid=self._host.get("pid"), reason=str(reason))
+        again: list[Ticket] = []
+        for sent in had:
+            self._after_death(sent, again)
+        self._flush()
+        self.queue.put_back(again)
+        if len(self._deaths) == _DEATHS and now - self._deaths[0] < _DEATHS_SECONDS:
+            self._deaths.clear()
+            self._rest(
+                StoreUnavailableError(
+                    f"The process that serves {self.queue.name} ended {_DEATHS} times within {_DEATHS_SECONDS:.0f} s; its log is "
+                    f"{self._log_path!r}. The next request tries again."
+                )
+            )
+
+    def _after_death(self, sent: Sent, again: list[Ticket]) -> None:
+        ticket = sent.ticket
+        if ticket.state is not TicketState.RUNNING:
+            self.queue.finish([ticket], failed=True)
+            if sent.why == "expired":
+                self.queue.late(ticket)
+            return
+        deaths = self._deaths_of[ticket] = self._deaths_of.get(ticket, 0) + 1
+        if not ticket.request.row.may_be_repeated(ticket.request.arguments):
+            error: AiochromaError = OutcomeUnknownError(
+                f"`{ticket.request.row.label}` on {self.queue.name} was under way when the process that serves it "
+                "ended. It may have been carried out or not, and a second time it would have another effect: look before you "
+                "repeat it."
+            )
+        elif deaths >= _DEATHS_OF_ONE_REQUEST:
+            error = StoreUnavailableError(
+                f"`{ticket.request.row.label}` on {self.queue.name} was under way both times when the process that "
+                f"serves it ended, and may be the reason; it is not sent once more. The log of the host is {self._log_path!r}."
+            )
+        else:
+            again.append(ticket)
+            return
+        del self._deaths_of[ticket]
+        if not self.queue.finish([ticket], failed=True):
+            self._outcomes.append(Outcome(ticket, error=error))
+
+    def _reconnect(self) -> None:
+        """Reach the next host, as soon as somebody wants something.
+
+        What cannot be reached is an error of those that wait; the next request tries again.
+        """
+        queue = self.queue
+        if not (queue.has_queued or queue.in_line):
+            self._wait_for_wakeup(None)
+            return
+        try:
+            self._connect()
+        except ClosedError:
+            self._refuse(queue.unclaimed())
+        except AiochromaError as error:
+            self._rest(error)
+
+    def _rest(self, error: Exception) -> None:
+        """Answer what waits, and let a moment pass before the next attempt."""
+        self._fail(self.queue.unclaimed(), error)
+        self._wait_for_wakeup(_REST_SECONDS)
+
+    def _wait_for_wakeup(self, seconds: float | None) -> None:
+        until = None if seconds is None else time.monotonic() + seconds
+        while True:
+            left = None if until is None else until - time.monotonic()
+            if left is not None and left <= 0:
+                return
+            if select.select([self.waker.reader], [], [], left)[0]:
+                self.waker.drain()
+                self._on_idle()
+                if until is None or self.queue.state is not QueueState.OPEN:
+                    return
+
+    def _refuse(self, tickets: list[Ticket]) -> None:
+        self._fail(tickets, self.queue.closed_error())
+
+    def _fail(self, tickets: list[Ticket], error: BaseException) -> None:
+        for ticket in tickets:
+            self._deaths_of.pop(ticket, None)
+            if not self.queue.finish([ticket], failed=True):
+                self._outcomes.append(Outcome(ticket, error=error))
+        self._flush()
+
+    @property
+    def _log_path(self) -> str:
+        return str(Path(self._location.path) / HOST_LOG)
+
+    def _close_socket(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def wind_up(self, failure: BaseException | None) -> None:
+        """Answer whatever is left, and give everything back."""
+        had = self.queue.detach()
+        self._close_socket()
+        left = self.queue.end(failure)
+        refusal = failure or self.queue.closed_error()
+        self._fail([*(sent.ticket for sent in had), *left], refusal)
+        self.waker.close()
