@@ -45,7 +45,18 @@ HEAVY = (
     "langgraph",
 )
 
-LEAVES = {"fastapi", "streamlit", "langchain", "langgraph", "cli", "__main__", "demo", "copy_child"}
+LEAVES = {
+    "fastapi",
+    "streamlit",
+    "langchain",
+    "langgraph",
+    "mcp",
+    "ui",
+    "cli",
+    "__main__",
+    "demo",
+    "copy_child",
+}
 """Modules that need an optional package, or are programs."""
 
 
