@@ -284,7 +284,7 @@ class LocalIndex(SearchingRecords):
             return []
         try:
             rows = {row: id for id, row in index.rows(collection, ids).items()}
-            near = index.neighbours(rows, window)
+            near = index.neighbours(collection, rows, window)
             read = index.read({row for _, row, _ in near})
         except sqlite3.DatabaseError as error:
             self.keeper.failed(error)

@@ -164,7 +164,7 @@ def rank(
     for candidate in candidates:
         if (mode == "vector" and candidate.distance is None) or (mode == "text" and candidate.text <= 0.0):
             continue
-        if not passes(candidate, spec.max_distance):
+        if spec.max_distance is not None and not passes(candidate, spec.max_distance):
             continue
         distance = farthest if candidate.distance is None else candidate.distance
         vector = nearness(distance, spec.embedder_max_distance)
@@ -174,8 +174,8 @@ def rank(
             relevance = candidate.text
         else:
             relevance = (candidate.text + vector_weight * vector) / (1.0 + vector_weight)
-        fading = recency(candidate.age, spec.half_life, recency_share)
-        best = max(best, relevance)
+        fading = 1.0 if spec.half_life is None else recency(candidate.age, spec.half_life, recency_share)
+        best = relevance if relevance > best else best  # noqa: FURB136 - twice as fast as max
         score = relevance * fading * spec.weight
         if least is None or score >= least:
             ranked.append((-score, distance, candidate.id, candidate, vector, fading))

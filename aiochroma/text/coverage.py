@@ -35,11 +35,12 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+from aiochroma.text.rows import distinct
+
 __all__ = [
     "AFTER",
     "BEFORE",
     "WINDOW",
-    "Surroundings",
     "Term",
     "best_rows",
     "length_factor",
@@ -72,20 +73,6 @@ class Term(NamedTuple):
     shares: NDArray[np.float64] | None = None
 
 
-class Surroundings(NamedTuple):
-    """Which rows stand near which.
-
-    Attributes:
-        centres: Row numbers, ascending, each once.
-        neighbours: Shape ``(len(centres), len(offsets))``; the row that stands ``offset`` places away, or -1.
-        offsets: What the columns stand for: ``-window`` to ``window`` without 0, or nothing.
-    """
-
-    centres: NDArray[np.int64]
-    neighbours: NDArray[np.int64]
-    offsets: tuple[int, ...]
-
-
 def term_weight(memories: int, with_term: float) -> float:
     """Weigh a term of a question.
 
@@ -99,9 +86,9 @@ def term_weight(memories: int, with_term: float) -> float:
     return math.log1p(max(0.5, memories - with_term + 0.5) / (with_term + 0.5))
 
 
-def length_factor(words: float, mean_words: float) -> float:
-    """Return what the coverage of a text of that many words is divided by: 1 or a little more."""
-    return 1.0 + _LENGTH_SHARE * words / mean_words if mean_words > 0 else 1.0
+def length_factor(words: NDArray[np.int32], mean_words: float) -> NDArray[np.float64]:
+    """Return what the coverage of texts of that many words is divided by: 1 or a little more."""
+    return 1.0 + _LENGTH_SHARE / (mean_words or 1.0) * words.astype(float)
 
 
 def best_rows(terms: Sequence[Term], limit: int, allowed: NDArray[np.int64] | None) -> NDArray[np.int64]:
@@ -150,45 +137,38 @@ def best_rows(terms: Sequence[Term], limit: int, allowed: NDArray[np.int64] | No
 
 
 def windowed_coverage(
-    candidates: NDArray[np.int64],
+    rows: NDArray[np.int64],
+    around: NDArray[np.int64],
     terms: Sequence[Term],
-    surroundings: Surroundings,
     before: float,
     after: float,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Compute ``own`` and ``coverage`` (before the division by ``length``).
 
-    The window of a candidate that is no centre is known only as far as centres stand in it; such candidates
-    are neighbours of better ones, and what is missing has less of the question than any centre.
-
     Args:
-        candidates: The rows to score: the centres and their neighbours, ascending, each once.
+        rows: The rows to score, ascending, each once.
+        around: For each row a line of what stands before and behind it, as ``Order.around`` has it; 0 for nothing.
         terms: The terms of the question, at least one.
-        surroundings: The neighbours of the centres.
         before: What each place of distance leaves of a term that stands before, 0 to 1.
         after: What each place leaves of one that stands after.
 
     Returns:
-        ``own`` and ``coverage`` of each candidate, 0 to 1.
+        ``own`` and ``coverage`` of each row, 0 to 1.
     """
     import numpy as np
 
-    held = np.stack([_held(candidates, term) for term in terms])
-    reach = held.copy()
-    centre_places = np.searchsorted(candidates, surroundings.centres)
-    for column, offset in enumerate(surroundings.offsets):
-        known = np.flatnonzero(surroundings.neighbours[:, column] >= 0)
-        centres = centre_places[known]
-        neighbours = np.searchsorted(candidates, surroundings.neighbours[known, column])
-        to_centre, to_neighbour = (before, after) if offset < 0 else (after, before)
-        # At one offset a row is the neighbour of at most one centre, so no index occurs twice.
-        reach[:, centres] = np.maximum(reach[:, centres], to_centre ** abs(offset) * held[:, neighbours])
-        reach[:, neighbours] = np.maximum(
-            reach[:, neighbours], to_neighbour ** abs(offset) * held[:, centres]
-        )
+    looked_at = distinct(rows, around)
+    held = np.stack([_held(looked_at, term) for term in terms])
+    own = held[:, np.searchsorted(looked_at, rows)]
+    reach = own
+    window = around.shape[1] // 2
+    lent = [before**distance for distance in range(window, 0, -1)]
+    lent += [after**distance for distance in range(1, window + 1)]
+    for factor, near in zip(lent, np.searchsorted(looked_at, around.T), strict=True):
+        reach = np.maximum(reach, factor * held[:, near])
     weights = np.array([term.weight for term in terms])
     shares = weights / weights.sum()
-    return shares @ held, shares @ reach
+    return shares @ own, shares @ reach
 
 
 def _held(candidates: NDArray[np.int64], term: Term) -> NDArray[np.float64]:

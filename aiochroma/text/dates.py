@@ -139,7 +139,8 @@ _EAST_RELATIVE = {
     "month": re.compile(r"上个月|上個月|上月|先月|지난달"),
     "year": re.compile(r"去年|昨年|작년"),
 }
-_EAST_WORDS = re.compile(r"[天日周週月年제오늘]")
+_EAST_WORDS = re.compile(r"[天日周週月年년월일제오늘]")
+_FOUR_DIGITS = re.compile(r"\d{4}")
 _WORD = re.compile(r"[^\W\d_]+")
 _TELLING = frozenset(
     word
@@ -147,7 +148,7 @@ _TELLING = frozenset(
     for name in names
     for word in _WORD.findall(name)
 ) | frozenset(_UNIT_OF)
-"""Without one of these words, or a digit, there is no date."""
+"""Without one of these words, or a year, there is no date."""
 _EAST_TODAY = re.compile(r"今天|今日|오늘")
 
 
@@ -180,7 +181,7 @@ def periods_in(question: str, now: float) -> list[Period]:
 def _may_speak_of_days(question: str) -> bool:
     """Tell the questions that surely speak of no days, which are most, in a tenth of the time."""
     return (
-        any(character.isdigit() for character in question)
+        _FOUR_DIGITS.search(question) is not None
         or not _TELLING.isdisjoint(_WORD.findall(question.lower()))
         or _EAST_WORDS.search(question) is not None
     )

@@ -59,12 +59,8 @@ def connect(path: str) -> sqlite3.Connection:
     left_behind = path != ":memory:" and Path(f"{path}-wal").exists()
     if path != ":memory:":
         touch_private(Path(path))
-    if path != ":memory:":
-        touch_private(Path(path))
     connection = sqlite3.connect(path, isolation_level=None, timeout=0.1, cached_statements=512)
     try:
-        # What is deleted is overwritten; it may have been forgotten for a reason.
-        connection.execute("PRAGMA secure_delete = ON")
         # What is deleted is overwritten; it may have been forgotten for a reason.
         connection.execute("PRAGMA secure_delete = ON")
         # One connection owns the file, so there is no need for shared memory, which not every file system

@@ -25,6 +25,7 @@ from aiochroma.text.coverage import WINDOW
 from aiochroma.text.file import connect, create_terms, delete_files, full_text_available
 from aiochroma.text.memories import IndexedText, MemoryTable, readable
 from aiochroma.text.metadata import MetadataTable
+from aiochroma.text.order import Order
 from aiochroma.text.rows import RowFilter
 from aiochroma.text.search import TextHit, search_namespace
 from aiochroma.text.terms import Postings, Summary, summary_of, terms_of
@@ -97,6 +98,7 @@ class TextIndex:
         self._memories = MemoryTable(connection)
         self._metadata = MetadataTable(connection)
         self._vectors = VectorTable(connection, self._cache_bytes)
+        self._order = Order(connection)
 
     # -- writing -------------------------------------------------------------------------------------------------------
 
@@ -136,6 +138,7 @@ class TextIndex:
                 self._metadata.remove(number, [(memory.number, memory.metadata or {}) for memory in old])
                 self._vectors.remove(number, numbers)
                 self._memories.remove(numbers)
+                self._order.removed(number, numbers)
                 self._count_in(number, -len(old), -sum(memory.words for memory in old))
             if watermark is not None:
                 self._store_watermark(namespace, watermark)
@@ -233,7 +236,8 @@ class TextIndex:
             return []
         nothing = np.empty(0, dtype=np.int64)
         return search_namespace(
-            self._connection,
+            self._order,
+            number,
             summary,
             terms,
             limit,
@@ -274,9 +278,22 @@ class TextIndex:
         """Return the ids of rows."""
         return self._memories.ids(rows)
 
-    def neighbours(self, rows: Iterable[int], window: int) -> list[tuple[int, int, int]]:
-        """Return what stands near rows in their threads: row, neighbour, offset."""
-        return self._memories.neighbours(rows, window)
+    def neighbours(self, namespace: str, rows: Iterable[int], window: int) -> list[tuple[int, int, int]]:
+        """Return what stands up to ``window`` places before or behind rows in their threads: row, neighbour, offset."""
+        import numpy as np
+
+        number, asked = self._number(namespace), np.array(list(rows), dtype=np.int64)
+        if number is None:
+            return []
+        offsets = [*range(-window, 0), *range(1, window + 1)]
+        return [
+            (row, neighbour, offset)
+            for row, near in zip(
+                asked.tolist(), self._order.around(number, asked, window).tolist(), strict=True
+            )
+            for offset, neighbour in zip(offsets, near, strict=True)
+            if neighbour
+        ]
 
     def last_position(self, namespace: str, thread: str) -> float:
         """Return the last place of a thread; 0 where it has no memory."""
@@ -344,6 +361,7 @@ class TextIndex:
             self._numbers.clear()
             self._metadata.rolled_back()
             self._vectors.rolled_back()
+            self._order.forget_all()
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
             raise
@@ -408,6 +426,7 @@ class TextIndex:
         with_vector = [(entry[0], entry[1].vector) for entry in written if entry[1].vector is not None]
         self._vectors.write(namespace, [at for at, _ in with_vector], [vector for _, vector in with_vector])
         self._memories.write(namespace, written)
+        self._order.written(namespace, [entry[0] for entry in written], [entry[3] for entry in written])
         self._count_in(namespace, len(rows) - len(old), words_added)
 
     def _count_in(self, namespace: int, memories: int, words: int) -> None:
@@ -439,6 +458,7 @@ class TextIndex:
     def _drop(self, number: int) -> None:
         self._terms.replaced(number)
         self._vectors.drop(number)
+        self._order.forget(number)
         self._metadata.drop(number)
         self._connection.execute(f"DROP TABLE terms_{number}")
         self._connection.execute("DELETE FROM memories WHERE namespace = ?", (number,))

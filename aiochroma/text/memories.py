@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aiochroma.text.rows import read_numbers, read_rows
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["IndexedText", "MemoryTable", "StoredMemory", "neighbour_columns", "readable"]
+__all__ = ["IndexedText", "MemoryTable", "StoredMemory", "readable"]
 
 _FEW_ROWS = 5000
 """So many rows that pass a filter are sorted by themselves; of more, the namespace is walked through in order."""
@@ -160,22 +159,6 @@ class MemoryTable:
             id for (id,) in read_rows(self._connection, "id", "memories WHERE namespace = ?", (namespace,))
         }
 
-    def neighbours(self, numbers: Iterable[int], window: int) -> list[tuple[int, int, int]]:
-        """Return what stands up to ``window`` places before or behind rows in their threads: row, neighbour, offset."""
-        offsets = [*range(-window, 0), *range(1, window + 1)]
-        found = read_rows(
-            self._connection,
-            f"m.number, {neighbour_columns('number', window)}",
-            "json_each(?1) AS wanted CROSS JOIN memories AS m ON m.number = wanted.value",
-            (json.dumps(list(numbers)),),
-        )
-        return [
-            (row[0], neighbour, offset)
-            for row in found
-            for offset, neighbour in zip(offsets, row[1:], strict=True)
-            if neighbour >= 0
-        ]
-
     def last_position(self, namespace: int, thread: str) -> float:
         """Return the last place of a thread; 0 where it has no memory."""
         found = self._connection.execute(
@@ -275,17 +258,3 @@ def readable(row: IndexedText, indexed: str) -> tuple[str | None, str | None]:
     except (UnicodeEncodeError, TypeError):
         return None, None
     return (None if row.text == indexed else row.text), metadata
-
-
-@lru_cache(maxsize=32)
-def neighbour_columns(column: str, window: int) -> str:
-    """Write the queries for what stands up to ``window`` places before and behind the row ``m``; -1 for nothing."""
-    subqueries = []
-    for offset in (*range(-window, 0), *range(1, window + 1)):
-        comparison, order = (">", "ASC") if offset > 0 else ("<", "DESC")
-        subqueries.append(
-            f"COALESCE((SELECT n.{column} FROM memories AS n WHERE n.namespace = m.namespace"  # noqa: S608
-            f" AND n.thread = m.thread AND (n.position, n.number) {comparison} (m.position, m.number)"
-            f" ORDER BY n.position {order}, n.number {order} LIMIT 1 OFFSET {abs(offset) - 1}), -1)"
-        )
-    return ", ".join(subqueries)

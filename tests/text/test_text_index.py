@@ -42,7 +42,7 @@ def _index(texts=_TEXTS) -> TextIndex:
 
 def neighbours(index: TextIndex, namespace, ids, window) -> list[tuple[str, str, int]]:
     """Return neighbours by ids in place of rows."""
-    found = index.neighbours(index.rows(namespace, ids).values(), window)
+    found = index.neighbours(namespace, index.rows(namespace, ids).values(), window)
     read = index._memories.ids({row for pair in found for row in pair[:2]})
     return [(read[row], read[near], offset) for row, near, offset in found]
 
