@@ -51,6 +51,7 @@ __all__ = ["ErasureReceipt", "scrub", "trace_patterns"]
 _OUR_FILES = "aiochroma-*.sqlite3"
 _SHORTEST_PATTERN = 6
 """Texts of fewer bytes are in any file by chance."""
+_UNIT_TOLERANCE = 1e-5
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class ErasureReceipt:
     Attributes:
         erased: Memories that were forgotten by this call.
         texts: Texts that were looked for, as UTF-8 and as JSON writes them.
-        vectors: Vectors that were looked for.
+        vectors: Vectors that were looked for, as they were given and, with the cosine distance, as the index held them.
         files: Every file of the directory; each was read to its end.
         bytes_checked: Their size.
         found: Files that hold one of the texts or vectors still. Empty when the erasure is complete.
@@ -100,6 +101,7 @@ class ErasureReceipt:
 class _Tally:
     log_entries: int = 0
     vectors: int = 0
+    unit_forms: list[bytes] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
 
 
@@ -134,7 +136,7 @@ def scrub(
         living = {entry.id: record_ids(connection, entry.metadata_segment) for entry in stored}
         for entry in stored:
             if not entry.settings.problem:
-                tally.vectors += _scrub_index(directory / entry.vector_segment, entry, living[entry.id])
+                _scrub_index(directory / entry.vector_segment, entry, living[entry.id], vectors, tally)
         _scrub_log(connection, stored, living, tally)
         shared = {text for text in texts if _is_shared(connection, text)}
         _compact(connection)
@@ -145,7 +147,7 @@ def scrub(
             _remove(path, tally)
     _scrub_our_files(directory, history, history_database)
     wanted = [text for text in texts if text not in shared]
-    patterns = [*trace_patterns(wanted), *(vector for vector in vectors if any(vector))]
+    patterns = [*trace_patterns(wanted), *(vector for vector in (*vectors, *tally.unit_forms) if any(vector))]
     files, size, found = _search(directory, patterns)
     return ErasureReceipt(
         texts=len(texts),
@@ -233,8 +235,10 @@ def _scrub_topic(connection: sqlite3.Connection, stored: StoredCollection, livin
 # -- indexes -----------------------------------------------------------------------------------------------------------
 
 
-def _scrub_index(index: Path, stored: StoredCollection, living: set[str]) -> int:
-    """Overwrite the vectors of deleted elements with those of neighbours; returns how many.
+def _scrub_index(
+    index: Path, stored: StoredCollection, living: set[str], wanted: Sequence[bytes], tally: _Tally
+) -> None:
+    """Overwrite the vectors of deleted elements with those of neighbours, and note which of the wanted ones they were.
 
     Raises:
         IndexUnreadableError: The files cannot be read.
@@ -242,18 +246,20 @@ def _scrub_index(index: Path, stored: StoredCollection, living: set[str]) -> int
     import numpy as np
 
     if not (index / ID_MAP_FILE).is_file():
-        return 0
+        return
     id_map = read_id_map(index)
     header = read_header(index, stored.dimension)
     dead = {label for id, label in id_map.labels.items() if id not in living}
     elements = map_elements(index / LEVEL0_FILE, header, writable=True)
     if not len(elements):
-        return 0
+        return
     counts = elements["links_count"]
     marked = (counts & DELETED_MARK) != 0
     gone = marked | np.isin(elements["label"], np.fromiter(dead, dtype=np.uint64, count=len(dead)))
     positions = np.flatnonzero(gone)
     if len(positions):
+        if stored.settings.is_cosine:
+            tally.unit_forms += _unit_forms(elements["vector"][positions], wanted)
         norms = np.memmap(index / LENGTH_FILE, dtype="<f4", mode="r+", shape=(header.count,))
         for position in positions:
             links = elements["links"][position][: counts[position] & 0xFFFF]
@@ -269,7 +275,22 @@ def _scrub_index(index: Path, stored: StoredCollection, living: set[str]) -> int
             index, {id: label for id, label in id_map.labels.items() if label not in dead}, id_map.total_added
         )
     flush(index / LEVEL0_FILE)
-    return len(positions)
+    tally.vectors += len(positions)
+
+
+def _unit_forms(deleted: Any, wanted: Sequence[bytes]) -> list[bytes]:
+    """Return those of an index's vectors that are wanted ones brought to length one.
+
+    The last digits depend on the processor that did it, so they are recognised and not computed.
+    """
+    import numpy as np
+
+    given = [np.frombuffer(vector, dtype="<f4") for vector in wanted]
+    fitting = [vector for vector in given if len(vector) == deleted.shape[1] and np.any(vector)]
+    if not fitting:
+        return []
+    units = np.array([vector / np.linalg.norm(vector) for vector in fitting], dtype="<f4")
+    return [row.tobytes() for row in deleted if (np.abs(units - row).max(axis=1) < _UNIT_TOLERANCE).any()]
 
 
 # -- SQLite files ------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from aiochroma.memory.forgetting import delete, drop, selection
 from aiochroma.memory.listing import matching_ids
 from aiochroma.memory.namespaces import collection_name
 from aiochroma.memory.opening import Call
+from aiochroma.records.history import database_key
 from aiochroma.records.record import PART_OF
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def erasing(
         session = store.client.session
         refuse_unerasable(session)
         traces = _Traces()
+        database = database_key(**store.database)
         for name in [str(namespace)] if chosen is None else await chosen.namespaces(store):
 
             async def of_one(place: Namespace) -> int:
@@ -61,7 +63,12 @@ def erasing(
 
             traces.erased += await store.on(name, of_one, absent=0, any_embedder=True)
         return await erase_traces(
-            session, erased=traces.erased, texts=traces.texts, vectors=traces.vectors, history=traces.ids
+            session,
+            erased=traces.erased,
+            texts=traces.texts,
+            vectors=traces.vectors,
+            history=traces.ids,
+            history_database=database,
         )
 
     return Call("erase", work, None)

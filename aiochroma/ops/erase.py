@@ -14,6 +14,7 @@ from aiochroma.disk.id_map import IndexUnreadableError
 from aiochroma.disk.layout import SQLITE_FILE
 from aiochroma.disk.ownership import acquire
 from aiochroma.disk.preflight import preflight
+from aiochroma.host.opening import ask_to_leave
 
 if TYPE_CHECKING:
     import os
@@ -28,8 +29,8 @@ async def erase(
     """Remove everything that is dead from the files of a database, and prove it for the texts that are named.
 
     What is dead: records that were deleted, expired and swept, or replaced, whoever did it. A program that has the database open
-    uses ``await memory.erase(...)``. Nothing is copied first, since the copy would hold what is to go; nothing that lives is
-    touched.
+    uses ``await memory.erase(...)``; a host that has no clients lets go of it. Nothing is copied first, since the copy would
+    hold what is to go; nothing that lives is touched.
 
     Args:
         path: The database directory.
@@ -52,6 +53,7 @@ def _erase(path: str | os.PathLike[str], texts: Sequence[str], *, keep_history: 
     directory = canonical_directory(path)
     if not (directory / SQLITE_FILE).exists():
         raise DatabasePathError(f"There is no database in {str(directory)!r}.")
+    ask_to_leave(str(directory))
     ownership = acquire(directory, create=False)
     try:
         refuse_foreign_users(directory)

@@ -65,6 +65,29 @@ async def test_this_asks_an_idle_host_to_leave(hosts, path):
         await asyncio.to_thread(hosts.ended, pid)
 
 
+async def test_what_needs_a_closed_database_asks_an_idle_host_to_leave(hosts, path, tmp_path):
+    """Doctor, erasing, migrating and restoring: refused with the number of clients, done when there are none."""
+    whole = {
+        "erase": lambda: aiochroma.erase(path),
+        "migrate": lambda: aiochroma.migrate(path, tmp_path / "moved"),
+        "restore": lambda: asyncio.to_thread(aiochroma.restore, tmp_path / "backup", path),
+    }
+    async with aiochroma.AsyncPersistentClient(path, process="shared") as client:
+        await client.backup(tmp_path / "backup")
+        for work in whole.values():
+            with pytest.raises(aiochroma.DatabaseInUseError, match="1 clients"):
+                await work()
+        report = await asyncio.to_thread(aiochroma.doctor, path)
+        assert report.owner is not None
+        assert "1 clients" in report.problems[0]
+    whole["doctor"] = lambda: asyncio.to_thread(aiochroma.doctor, path)
+    for work in whole.values():
+        async with aiochroma.AsyncPersistentClient(path, process="shared"):
+            pid = hosts.pid(path)
+        await work()
+        await asyncio.to_thread(hosts.ended, pid)
+
+
 async def test_one_process_has_a_directory_one_way(hosts, path):
     """The second opener that insists on the other way is refused by name."""
     async with aiochroma.AsyncPersistentClient(path, process="this"):

@@ -34,6 +34,34 @@ async def test_a_person_is_erased_from_every_file(path, embedder):
     assert files_with(path, "Bramblewick")
 
 
+async def test_the_history_of_the_memorys_own_database_is_erased(path, embedder):
+    """In a database other than Chroma's default one, too; another database's entry of the same id stays."""
+    async with aiochroma.AsyncPersistentClient(path) as client:
+        for name in ("one", "two"):
+            await client.admin.create_database(name)
+    for name in ("one", "two"):
+        async with (
+            aiochroma.AsyncPersistentClient(path, database=name) as client,
+            aiochroma.Memory(client=client, embedder=embedder, history=True) as memory,
+        ):
+            await memory.remember(f"The word is Floccinaucini in {name}.", id="same")
+            await memory.update("same", text="There is no word.")
+    async with (
+        aiochroma.AsyncPersistentClient(path, database="one") as client,
+        aiochroma.Memory(client=client, embedder=embedder, history=True) as memory,
+    ):
+        assert await memory.history("same")
+        receipt = await memory.erase("same")
+        assert (receipt.erased, receipt.found) == (1, ())
+        assert await memory.history("same") == []
+    assert files_with(path, "Floccinaucini in one") == []
+    async with (
+        aiochroma.AsyncPersistentClient(path, database="two") as client,
+        aiochroma.Memory(client=client, embedder=embedder, history=True) as memory,
+    ):
+        assert await memory.history("same")
+
+
 async def test_a_namespace_is_erased(memory, path):
     """A namespace alone is erased as a whole."""
     await memory.remember_many(["The code is Quizzaciously.", "another fact"], namespace="secrets")

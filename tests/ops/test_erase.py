@@ -183,6 +183,25 @@ async def test_an_open_database_is_erased_between_two_requests(tmp_path):
     assert holds(path, vectors[5].tobytes()) == []
 
 
+async def test_a_vector_of_length_one_is_looked_for_where_an_index_held_it(tmp_path):
+    """With the cosine distance the index keeps a vector's direction: a file that has those bytes is found."""
+    path = tmp_path / "db"
+    vectors = np.random.default_rng(3).standard_normal((120, 16)).astype("float32")
+    await fill(path, vectors, durable=True, space="cosine")
+    held = next(path.glob("*/data_level0.bin")).read_bytes()
+    unit = vectors[5] / np.linalg.norm(vectors[5])
+    # The last digits are the processor's; its first digits say where it is.
+    rows = np.frombuffer(held, dtype="<f4", count=len(held) // 4)
+    windows = np.lib.stride_tricks.sliding_window_view(rows, 16)
+    (position, *_) = np.flatnonzero(np.abs(windows - unit).max(axis=1) < 1e-5)
+    (path / "somebodys.bin").write_bytes(b"before" + windows[position].tobytes() + b"after")
+    async with aiochroma.AsyncPersistentClient(path) as client:
+        collection = await client.get_collection("main", embedding_function=None)
+        await collection.delete(ids=["r5"])
+        receipt = await erase_traces(client.session, erased=1, texts=[], vectors=[vectors[5]], history=None)
+        assert receipt.found == ("somebodys.bin",)
+
+
 async def test_the_receipt_says_what_was_not_reached_and_not_looked_for(tmp_path):
     """Backups by name; texts that a living memory contains, or that are too short to be told from chance."""
     path = tmp_path / "db"
