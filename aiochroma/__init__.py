@@ -39,7 +39,7 @@ from aiochroma._errors import (
 )
 from aiochroma.client.opening import AsyncEphemeralClient, AsyncHttpClient, AsyncPersistentClient, connect
 from aiochroma.core.stats import Latency, Stats
-from aiochroma.memory.changes import MemoryChange
+from aiochroma.memory.changing import MemoryChange
 from aiochroma.memory.listing import Listing
 from aiochroma.memory.memory import Memory
 from aiochroma.memory.recall import Hit, NamespaceSearch, Recall

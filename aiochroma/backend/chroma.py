@@ -2,16 +2,18 @@
 
 Chroma's ``System`` is built directly, not through ``chromadb.PersistentClient``: the registry behind that is neither safe
 for concurrent first use nor aware of two spellings of one path, and both have cost people their vectors. What the
-``System`` yields is a ``ServerAPI``, whose methods are the operations of our requests.
+``System`` yields is a ``ServerAPI``, whose methods are the operations of our requests. Of the process's own resources Chroma
+depends on open files while it is open, and holds memory after it has closed.
 """
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from typing import TYPE_CHECKING, Any
 
 from aiochroma._errors import StoreUnavailableError
 from aiochroma._logging import get_logger
-from aiochroma.backend.descriptors import collections_within_limit, raise_descriptor_limit
 from aiochroma.backend.faults import is_panic
 from aiochroma.backend.protocol import BackendInfo, Capabilities
 from aiochroma.backend.reading import read_records
@@ -28,7 +30,13 @@ if TYPE_CHECKING:
     from aiochroma.core.config import EngineOptions, Location
     from aiochroma.core.request import Request
 
-__all__ = ["ChromaBackend", "start_chroma"]
+__all__ = [
+    "ChromaBackend",
+    "collections_within_limit",
+    "give_memory_back",
+    "raise_descriptor_limit",
+    "start_chroma",
+]
 
 log = get_logger("aiochroma.backend")
 
@@ -212,3 +220,50 @@ class ChromaBackend:
         place = {name: arguments[name] for name in ("tenant", "database") if name in arguments}
         self.api._get(collection_id=arguments["collection_id"], limit=1, include=[], **place)  # noqa: SLF001 - Chroma's own name
         self._read.add(collection)
+
+
+_ENOUGH_DESCRIPTORS = 65_536
+
+_DESCRIPTORS_PER_COLLECTION = 16
+"""An index takes four or five; Chroma begins to unload indexes long before the limit, and one that was never written to its files
+cannot be loaded again."""
+
+
+def raise_descriptor_limit() -> None:
+    """Let this process open as many files as it may, because Chroma's cache of indexes is a share of that number.
+
+    With the usual soft limit of 1,024 a database with some sixty collections is opened again and again.
+    """
+    if sys.platform == "win32":
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unlimited = resource.RLIM_INFINITY
+    wish = _ENOUGH_DESCRIPTORS if hard == unlimited else min(hard, _ENOUGH_DESCRIPTORS)
+    if soft != unlimited and soft < wish:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wish, hard))
+        except (OSError, ValueError):
+            return  # The system allows less than it says; `collections_within_limit` goes by what holds.
+
+
+def collections_within_limit() -> int | None:
+    """Return how many collections Chroma keeps loaded safely under the present limit of open files; None where there is none."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return None if soft == resource.RLIM_INFINITY else soft // _DESCRIPTORS_PER_COLLECTION
+
+
+def give_memory_back() -> None:
+    """Have the C library return what Chroma's threads have freed; only glibc keeps it, for every thread that ever was."""
+    if not sys.platform.startswith("linux"):
+        return
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError):
+        return  # Another C library, which keeps nothing.
+    trim(0)

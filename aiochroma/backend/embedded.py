@@ -26,21 +26,24 @@ from aiochroma._errors import (
     StoreUnavailableError,
 )
 from aiochroma._logging import get_logger
-from aiochroma.backend.chroma import ChromaBackend, start_chroma
-from aiochroma.backend.descriptors import give_memory_back
-from aiochroma.backend.faults import Fault, FaultKind, WriteOutcome, classify, is_panic
+from aiochroma.backend.chroma import ChromaBackend, give_memory_back, start_chroma
+from aiochroma.backend.faults import (
+    RESERVED_BYTES,
+    Fault,
+    FaultKind,
+    WriteOutcome,
+    classify,
+    error_of,
+    full_disk_error,
+    is_full,
+    is_panic,
+    opening_error,
+    unknown_outcome,
+)
 from aiochroma.backend.missing import MissingVectors
 from aiochroma.backend.preparation import LOCK_WAIT_SECONDS, prepare_directory
 from aiochroma.backend.protocol import BackendInfo, Capabilities
 from aiochroma.backend.retry import FailedCall, call_repeatedly
-from aiochroma.backend.storage_faults import (
-    RESERVED_BYTES,
-    error_of,
-    full_disk_error,
-    is_full,
-    opening_error,
-    unknown_outcome,
-)
 from aiochroma.core.operations import Lane, Space
 from aiochroma.disk.copying import copy_database
 from aiochroma.disk.erasing import scrub

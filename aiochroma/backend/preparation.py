@@ -17,7 +17,6 @@ from aiochroma._errors import DatabaseCorruptError, DatabaseInUseError, Database
 from aiochroma._logging import get_logger
 from aiochroma.backend.chroma import start_chroma
 from aiochroma.backend.settings import import_chromadb
-from aiochroma.disk.backup_vectors import vectors_in_backup
 from aiochroma.disk.copying import survives_rebuilding
 from aiochroma.disk.foreign import foreign_users, refuse_foreign_users
 from aiochroma.disk.layout import SQLITE_FILE
@@ -26,6 +25,7 @@ from aiochroma.disk.manifest import recorded_backup, recorded_sequences
 from aiochroma.disk.preflight import note_look, preflight
 from aiochroma.disk.rebuilds import end_rebuild, note_crash, unfinished
 from aiochroma.disk.recovery import complete_retained_log, recover
+from aiochroma.disk.salvage import vectors_in_backup
 from aiochroma.disk.sqlite_file import log_positions, prepare, trim_retained_log, wait_until_closed
 
 if TYPE_CHECKING:

@@ -5,6 +5,7 @@ Importing this module imports chromadb; that happens after the DB thread has imp
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence  # noqa: TC003 - signatures resolve as Chroma's do
 from typing import TYPE_CHECKING, Any, Literal
 from uuid import UUID  # noqa: TC003 - signatures resolve as Chroma's do
@@ -23,9 +24,10 @@ from chromadb.api.types import (
 )
 from chromadb.config import DEFAULT_DATABASE, DEFAULT_TENANT, Settings
 
+from aiochroma._deadline import checked_seconds
 from aiochroma._errors import ClosedError, InvalidInputError
+from aiochroma._threads import refuse_on_loop, waits_by_blocking
 from aiochroma.client.chroma_api import ChromaApi
-from aiochroma.client.closing import Closing
 from aiochroma.client.collection import Collection
 from aiochroma.client.maintenance import Health, backup, health
 from aiochroma.core.limits import check_index
@@ -34,15 +36,16 @@ from aiochroma.embedding.functions import is_asynchronous
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
     from types import TracebackType
 
     from aiochroma.client.session import Session
+    from aiochroma.core.connection import Connection
     from aiochroma.core.stats import Stats
     from aiochroma.disk.manifest import BackupReport
     from aiochroma.disk.recovery import RecoveryReport
 
-__all__ = ["AdminClient", "AsyncClient", "described"]
+__all__ = ["AdminClient", "AsyncClient", "Closing", "described"]
 
 
 class AdminClient(AsyncAdminClient):
@@ -316,3 +319,70 @@ def _check_index(schema: Schema | None, configuration: Any, metadata: Collection
 def _copied(configuration: CreateCollectionConfiguration | None) -> CreateCollectionConfiguration | None:
     """Chroma writes the embedding function into the caller's own dictionary."""
     return None if configuration is None else configuration.copy()
+
+
+_DRIVEN_SECONDS = 30.0
+"""For how long a blocking client waits for the end of its database."""
+
+
+class Closing:
+    """Done when the DB thread has ended, or at once while other clients keep the database open.
+
+    Awaiting it is shielded: a cancelled caller still waits for the thread, then is cancelled. Otherwise whoever opens the
+    directory next might find it half closed.
+
+    Args:
+        connection: A share that was given back.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def __await__(self) -> Generator[object, None, None]:
+        return self._ended().__await__()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Block this thread until the DB thread has ended.
+
+        Args:
+            timeout: For how long, in seconds; None for as long as it takes.
+
+        Returns:
+            Whether it has ended (or other clients keep it open).
+
+        Raises:
+            BlockingCallError: An event loop runs on this thread; await instead.
+        """
+        refuse_on_loop()
+        return self._connection.join(checked_seconds("timeout", timeout, zero=True))
+
+    async def _ended(self) -> None:
+        if waits_by_blocking():
+            self._connection.join(_DRIVEN_SECONDS)
+            return
+        if self._connection.join(0):
+            return
+        loop = asyncio.get_running_loop()
+        ended = loop.create_future()
+
+        def resolve() -> None:
+            if not ended.done():
+                ended.set_result(None)
+
+        def announce() -> None:
+            try:
+                loop.call_soon_threadsafe(resolve)
+            except RuntimeError:
+                return  # The loop was closed before the thread ended: nobody waits.
+
+        self._connection.when_ended(announce)
+        cancelled = False
+        while not ended.done():
+            try:
+                await asyncio.shield(ended)
+            except asyncio.CancelledError:  # noqa: PERF203 - waiting goes on
+                cancelled = True
+        # The announcement is the thread's last act: this returns at once.
+        self._connection.join()
+        if cancelled:
+            raise asyncio.CancelledError

@@ -15,8 +15,13 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from aiochroma._errors import InvalidInputError
 from aiochroma.backend.address import access_to, url_of
-from aiochroma.client.options import EphemeralOptions, HttpOptions, PersistentOptions
-from aiochroma.client.target import DEFAULT_DATABASE, DEFAULT_TENANT
+from aiochroma.client.options import (
+    DEFAULT_DATABASE,
+    DEFAULT_TENANT,
+    EphemeralOptions,
+    HttpOptions,
+    PersistentOptions,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

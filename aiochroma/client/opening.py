@@ -8,9 +8,15 @@ from typing import TYPE_CHECKING, NoReturn
 from typing_extensions import Unpack
 
 from aiochroma._threads import off_loop
-from aiochroma.client.options import ConnectOverrides, EphemeralOptions, HttpOptions, PersistentOptions
+from aiochroma.client.options import (
+    DEFAULT_DATABASE,
+    DEFAULT_TENANT,
+    ConnectOverrides,
+    EphemeralOptions,
+    HttpOptions,
+    PersistentOptions,
+)
 from aiochroma.client.session import Session
-from aiochroma.client.target import DEFAULT_DATABASE, DEFAULT_TENANT
 
 if TYPE_CHECKING:
     import os
@@ -22,8 +28,7 @@ if TYPE_CHECKING:
 
     from aiochroma.backend.address import AuthHeader
     from aiochroma.client.client import AsyncClient
-    from aiochroma.client.options import Process
-    from aiochroma.client.target import ConnectTarget
+    from aiochroma.client.options import ConnectTarget, Process
     from aiochroma.core.connection import WhenFull
 
 __all__ = ["AsyncEphemeralClient", "AsyncHttpClient", "AsyncPersistentClient", "ClientOpening", "connect"]

@@ -1,4 +1,6 @@
-"""The options of clients, with their defaults. The openers take them as keywords of the same names.
+"""The options of clients, with their defaults, and what they open: the only place that knows kinds of databases apart.
+
+The openers take the options as keywords of the same names.
 
 Plain data and light to import. What is wrong with an option is said when it is given; only the file system is asked later, by
 ``resolve``.
@@ -8,15 +10,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from aiochroma._deadline import LONGEST_SECONDS, checked_seconds
 from aiochroma._errors import InvalidInputError
 from aiochroma.backend.address import Access, AuthHeader, access_to, url_of
-from aiochroma.client.target import DEFAULT_DATABASE, DEFAULT_TENANT, ConnectTarget
+from aiochroma.backend.http import open_http
 from aiochroma.core.config import EngineOptions, Location, canonical_path
-from aiochroma.host.opening import opener_for
+from aiochroma.core.registry import Opener, acquire
+from aiochroma.host.opening import EMBEDDED, opener_for
+from aiochroma.records.scratch_index import ScratchIndex
 
 if TYPE_CHECKING:
     import os
@@ -26,11 +31,15 @@ if TYPE_CHECKING:
     from pydantic import SecretStr
 
     from aiochroma.core.connection import WhenFull
+    from aiochroma.core.registry import Lease
 
 __all__ = [
+    "DEFAULT_DATABASE",
+    "DEFAULT_TENANT",
     "AnyOptions",
     "ClientOptions",
     "ConnectOverrides",
+    "ConnectTarget",
     "EphemeralOptions",
     "HttpOptions",
     "Mode",
@@ -38,7 +47,47 @@ __all__ = [
     "Process",
 ]
 
+_OPENERS = {
+    "persistent": EMBEDDED,
+    "ephemeral": EMBEDDED,
+    # A forked child may make its own connections to a server.
+    "http": Opener(partial(open_http, make_operations=ScratchIndex), parallel=True, native=False),
+}
+
+DEFAULT_TENANT = "default_tenant"
+
+DEFAULT_DATABASE = "default_database"
+
+
+@dataclass(frozen=True)
+class ConnectTarget:
+    """A database, and how a client is going to use it.
+
+    Attributes:
+        location: Where it is.
+        options: How it is served.
+        tenant: Chroma's tenant.
+        database: Chroma's database within the tenant.
+        timeout: Limit for each call, in seconds, or None.
+        when_full: What a call does when the queue is full: wait in line, or raise.
+        opener: How it is opened; default: as its kind is in this process.
+    """
+
+    location: Location
+    options: EngineOptions
+    tenant: str = DEFAULT_TENANT
+    database: str = DEFAULT_DATABASE
+    timeout: float | None = None
+    when_full: WhenFull = "wait"
+    opener: Opener | None = None
+
+    def acquire(self) -> Lease:
+        """Return a share in the database's engine; errors as :func:`aiochroma.core.registry.acquire`."""
+        return acquire(self.location, self.options, self.opener or _OPENERS[self.location.kind])
+
+
 Mode = Literal["persistent", "http", "ephemeral"]
+
 Process = Literal["shared", "this"]
 
 _LONGEST_SOCKET_SECONDS = 86_400.0

@@ -19,23 +19,30 @@ guess.
 
 from __future__ import annotations
 
+import sqlite3
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from aiochroma._logging import get_logger
 from aiochroma.disk.hnsw_files import Header, map_elements, read_header
 from aiochroma.disk.id_map import IdMap, IndexUnreadableError, read_cut_id_map, read_id_map
-from aiochroma.disk.layout import ID_MAP_FILE, LENGTH_FILE, LEVEL0_FILE
+from aiochroma.disk.layout import ID_MAP_FILE, LENGTH_FILE, LEVEL0_FILE, connect_read_only
+from aiochroma.disk.retained_log import iter_log_vectors
+from aiochroma.disk.schema import stored_collections
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
 
     import numpy as np
     import numpy.typing as npt
 
-__all__ = ["Salvage", "salvage_vectors"]
+__all__ = ["Salvage", "salvage_vectors", "vectors_in_backup"]
 
 _PAGE_BYTES = 4096
+
 _UNIT_TOLERANCE = 1e-3
+
 _DEFAULT_NEIGHBORS = 16
 
 
@@ -159,3 +166,43 @@ def _norms(index_directory: Path, count: int) -> npt.NDArray[np.float32] | None:
         return None
     norms = np.fromfile(file, dtype="<f4", count=count)
     return norms if bool(np.isfinite(norms).all()) and bool((norms >= 0).all()) else None
+
+
+log = get_logger("aiochroma.backup")
+
+
+def vectors_in_backup(
+    backup: Path, collection_id: str, ids: Collection[str]
+) -> dict[str, npt.NDArray[np.float32]]:
+    """Return the vectors that a backup has of some records.
+
+    Args:
+        backup: A backup that was verified.
+        collection_id: Id of the collection.
+        ids: The records.
+
+    Returns:
+        By id; records that the backup does not know are not among them. Empty where the backup cannot be read, which is
+        logged.
+    """
+    try:
+        with connect_read_only(backup) as connection:
+            stored = next(
+                (entry for entry in stored_collections(connection) if entry.id == collection_id), None
+            )
+        if stored is None:
+            return {}
+        found = dict(iter_log_vectors(backup, collection_id, ids))
+        wanted = set(ids) - found.keys()
+        if wanted:
+            held = salvage_vectors(
+                backup / stored.vector_segment,
+                stored.dimension,
+                cosine=stored.settings.is_cosine,
+                neighbors=stored.settings.neighbors,
+            )
+            found.update({id: vector for id, vector in held.vectors.items() if id in wanted})
+    except (OSError, sqlite3.DatabaseError, ValueError) as error:
+        log.warning("backup.unreadable", backup=str(backup), error=str(error))
+        return {}
+    return found

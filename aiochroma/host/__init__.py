@@ -3,8 +3,7 @@
 ``frames``      how messages are cut into frames of bytes, and put together again
 ``codec``       plain data and registered types as MessagePack
 ``types``       what may travel: the registered types of Chroma, of records and of reports
-``errors``      errors as plain data
-``messages``    what the messages hold
+``messages``    what the messages hold, errors as plain data among it
 ``handshake``   the first words, and the questions of tools
 ``rendezvous``  where the socket of a directory is, and who may connect
 ``starting``    starting a host on demand, exactly one for each directory

@@ -19,10 +19,9 @@ from aiochroma.core.config import DEFAULTS
 from aiochroma.core.delivery import Outcome, deliver
 from aiochroma.core.observing import observer
 from aiochroma.core.queue import QueueState, TicketState
-from aiochroma.host.errors import error_from_wire
 from aiochroma.host.frames import FrameKind, MessageReader, ProtocolError
 from aiochroma.host.handshake import greet
-from aiochroma.host.messages import options_to_json
+from aiochroma.host.messages import error_from_wire, options_to_json
 from aiochroma.host.starting import HOST_LOG, reach
 from aiochroma.host.types import make_codec
 

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 from aiochroma._errors import ClosedError
 from aiochroma._logging import get_logger
 from aiochroma.core.queue import Ticket
-from aiochroma.host.errors import error_to_wire
 from aiochroma.host.frames import FrameKind, MessageReader, frame
-from aiochroma.host.messages import LARGE, message_frames, records_of
+from aiochroma.host.messages import LARGE, error_to_wire, message_frames, records_of
 
 if TYPE_CHECKING:
     import socket

@@ -35,9 +35,14 @@ from aiochroma.core.registry import BackendWorker
 from aiochroma.disk.ownership import acquire, read_owner
 from aiochroma.host import rendezvous
 from aiochroma.host.codec import Codec
-from aiochroma.host.errors import error_to_wire
 from aiochroma.host.frames import FrameKind, ProtocolError, frame, json_frame
-from aiochroma.host.messages import event_values, options_from_json, request_from_wire, versions
+from aiochroma.host.messages import (
+    error_to_wire,
+    event_values,
+    options_from_json,
+    request_from_wire,
+    versions,
+)
 from aiochroma.host.peer import Peer, PeerTicket, current_request
 from aiochroma.host.scheduling import SharedWorkerState
 from aiochroma.host.types import make_codec

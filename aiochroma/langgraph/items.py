@@ -20,8 +20,17 @@ from langgraph.store.base import (
 from aiochroma._errors import InvalidInputError
 from aiochroma._threads import start
 from aiochroma.langgraph.embedding import TextIndex
-from aiochroma.langgraph.matching import check_filter, matches_condition, passes
-from aiochroma.langgraph.records import NO_VECTOR, Stored, below, item_id, value_as_json, vector_records
+from aiochroma.langgraph.records import (
+    NO_VECTOR,
+    Stored,
+    below,
+    check_filter,
+    item_id,
+    matches_condition,
+    passes,
+    value_as_json,
+    vector_records,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterable, Mapping, Sequence

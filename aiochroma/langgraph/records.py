@@ -1,14 +1,17 @@
-"""What of an item is stored, and back.
+"""An item as a record, and back; which items a filter lets pass, and which namespaces a condition matches.
 
 An item is one record: its value as JSON in the document, its namespace, key and times in the metadata. A record needs a vector,
 so it has one of length 1 that means nothing. The vectors of an item's texts are records of a collection of their own, one for
 each text, which name the item and the version of it that they belong to: those of an older version mean nothing.
+
+Filters and conditions follow LangGraph's own stores.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
@@ -16,9 +19,19 @@ from typing import TYPE_CHECKING, Any
 from aiochroma._errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from langgraph.store.base import MatchCondition
 
-__all__ = ["NO_VECTOR", "Stored", "below", "item_id", "value_as_json", "vector_records"]
+__all__ = [
+    "NO_VECTOR",
+    "Stored",
+    "below",
+    "check_filter",
+    "item_id",
+    "matches_condition",
+    "passes",
+    "value_as_json",
+    "vector_records",
+]
 
 NO_VECTOR = [1.0]
 
@@ -141,3 +154,98 @@ def value_as_json(value: Mapping[str, Any], where: str) -> str:
             f"The value of {where} cannot be written as JSON ({error}): {str(value)[:200]}."
         ) from error
     return text
+
+
+_COMPARISONS: dict[str, Callable[[float, float], bool]] = {
+    "$gt": lambda stored, given: stored > given,
+    "$gte": lambda stored, given: stored >= given,
+    "$lt": lambda stored, given: stored < given,
+    "$lte": lambda stored, given: stored <= given,
+}
+
+_OPERATORS = frozenset({"$eq", "$ne", *_COMPARISONS})
+
+
+def check_filter(filter: Mapping[str, Any] | None) -> None:
+    """Check the operators of a filter, also where no item would be compared with them.
+
+    Raises:
+        InvalidInputError: There is one that is not known, or a comparison with something that is no number.
+    """
+    for key, condition in (filter or {}).items():
+        _check(condition, key)
+
+
+def _check(condition: Any, key: str) -> None:
+    if not isinstance(condition, Mapping):
+        return
+    for name, given in condition.items():
+        if not str(name).startswith("$"):
+            _check(given, f"{key}.{name}")
+        elif name not in _OPERATORS:
+            raise InvalidInputError(
+                f"The filter on {key!r} has the operator {name!r}; there are {sorted(_OPERATORS)}."
+            )
+        elif name in _COMPARISONS and _number(given) is None:
+            raise InvalidInputError(
+                f"The filter on {key!r} compares by {name!r} with {given!r}, which is no number."
+            )
+
+
+def passes(value: Mapping[str, Any], filter: Mapping[str, Any] | None) -> bool:
+    """Tell whether a value passes a filter: every key of the filter must match."""
+    return all(_matches(value.get(key), condition) for key, condition in (filter or {}).items())
+
+
+def _matches(stored: Any, condition: Any) -> bool:
+    if isinstance(condition, Mapping):
+        if any(str(name).startswith("$") for name in condition):
+            return all(_compare(stored, name, given) for name, given in condition.items())
+        return isinstance(stored, Mapping) and all(
+            _matches(stored.get(name), given) for name, given in condition.items()
+        )
+    if isinstance(condition, (list, tuple)):
+        return (
+            isinstance(stored, (list, tuple))
+            and len(stored) == len(condition)
+            and all(map(_matches, stored, condition))
+        )
+    return bool(stored == condition)
+
+
+def _compare(stored: Any, operator: str, given: Any) -> bool:
+    if operator == "$eq":
+        return bool(stored == given)
+    if operator == "$ne":
+        return bool(stored != given)
+    number, limit = _number(stored), _number(given)
+    return number is not None and limit is not None and _COMPARISONS[operator](number, limit)
+
+
+def _number(value: Any) -> float | None:
+    """Return what LangGraph compares: a number, or a text that is one."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def matches_condition(condition: MatchCondition, namespace: Sequence[str]) -> bool:
+    """Tell whether a namespace begins or ends as a condition says; ``*`` stands for any one label.
+
+    Raises:
+        InvalidInputError: The condition is neither a prefix nor a suffix.
+    """
+    path = condition.path
+    if condition.match_type not in {"prefix", "suffix"}:
+        raise InvalidInputError(
+            f"A namespace can be matched by its 'prefix' or its 'suffix', got {condition.match_type!r}."
+        )
+    if len(namespace) < len(path):
+        return False
+    labels = (
+        namespace[: len(path)]
+        if condition.match_type == "prefix"
+        else namespace[len(namespace) - len(path) :]
+    )
+    return all(wanted in {"*", label} for wanted, label in zip(path, labels, strict=True))

@@ -8,7 +8,6 @@ from typing_extensions import Self, Unpack
 
 from aiochroma._errors import InvalidInputError
 from aiochroma.memory import (
-    changes,
     changing,
     erasing,
     forgetting,
@@ -602,7 +601,7 @@ class Memory:
 
     async def history(
         self, id: str | None = None, *, namespace: str | None = None, limit: int = 100
-    ) -> Items[changes.MemoryChange]:
+    ) -> Items[changing.MemoryChange]:
         """Return what was changed through memories with ``history=True``, newest first.
 
         Args:
@@ -613,7 +612,7 @@ class Memory:
         Returns:
             The changes; empty where nothing was noted.
         """
-        return await self._life.run(changes.history(id, namespace=namespace, limit=limit))
+        return await self._life.run(changing.history(id, namespace=namespace, limit=limit))
 
     # -- forgetting ----------------------------------------------------------------------------------------------------
 

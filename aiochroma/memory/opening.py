@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 
     from aiochroma.client.blocking import BlockingClient
     from aiochroma.client.client import AsyncClient
-    from aiochroma.client.options import ConnectOverrides, Process
-    from aiochroma.client.target import ConnectTarget
+    from aiochroma.client.options import ConnectOverrides, ConnectTarget, Process
     from aiochroma.embedding.choice import EmbedderFunction
 
 __all__ = ["Call", "Home", "Life", "MemoryOptions", "home_in_environment", "home_of"]

@@ -18,7 +18,7 @@ from aiochroma.memory.vectors import TextEmbedder
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-    from aiochroma.client.target import ConnectTarget
+    from aiochroma.client.options import ConnectTarget
     from aiochroma.core.calls import CallOutcome
     from aiochroma.core.connection import Capabilities, EngineInfo
     from aiochroma.embedding.choice import EmbedderFunction

@@ -23,7 +23,6 @@ from aiochroma.disk.filesystem import canonical_directory
 from aiochroma.disk.foreign import refuse_foreign_users
 from aiochroma.disk.layout import QUARANTINE_PREFIX, SQLITE_FILE, connect_read_only
 from aiochroma.disk.manifest import recorded_backup
-from aiochroma.disk.mending import mend
 from aiochroma.disk.ownership import acquire, read_owner
 from aiochroma.disk.partial import PartialDirectory
 from aiochroma.disk.preflight import preflight
@@ -32,7 +31,7 @@ from aiochroma.disk.recovery import quarantine_orphans
 from aiochroma.disk.schema import stored_embedders
 from aiochroma.disk.sqlite_file import vacuum
 from aiochroma.host.opening import ask_to_leave
-from aiochroma.ops.repair import fill_and_rebuild
+from aiochroma.ops.repair import fill_and_rebuild, mend
 from aiochroma.ops.report import CollectionState, DoctorReport
 
 if TYPE_CHECKING:

@@ -1,22 +1,34 @@
-"""The part of a repair for which the database is opened: rebuilding indexes, and embedding what has no vector."""
+"""Repairing a database that `doctor` has looked at: inside Chroma's SQLite file, and then by opening it.
+
+``mend`` writes to the file, as far as nothing is lost by it: `doctor` has made a copy before, owns the directory, and Chroma does
+not have it open. ``fill_and_rebuild`` opens the database, which rebuilds its indexes, and embeds what has no vector.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import json
+import uuid
 from typing import TYPE_CHECKING, Any
 
 from aiochroma.client.opening import AsyncPersistentClient
 from aiochroma.client.reembedding import FillReport, reembed_missing
+from aiochroma.disk.hnsw_files import read_header
+from aiochroma.disk.id_map import IndexUnreadableError
+from aiochroma.disk.layout import connect_read_write, log_topic
+from aiochroma.disk.schema import DELETE, LARGEST_DIMENSION, columns_of, full_text_tables, json_object
 from aiochroma.embedding.choice import chosen, known_embedder
 from aiochroma.embedding.identity import is_same_name
 
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from aiochroma.disk.preflight_report import CollectionReport, PreflightReport
     from aiochroma.embedding.choice import EmbedderFunction
 
-__all__ = ["fill_and_rebuild"]
+__all__ = ["fill_and_rebuild", "mend"]
 
 
 def fill_and_rebuild(
@@ -86,3 +98,123 @@ class _DoctorsSource:
             self._chosen.function, texts, is_query=False
         )
         return vectors
+
+
+_DEFAULT_NEIGHBORS = 16
+
+
+def mend(directory: Path, report: PreflightReport) -> list[str]:
+    """Mend settings, entries of the log, and full-text tables.
+
+    Args:
+        directory: The canonical database directory.
+        report: What `preflight` found since Chroma closed it.
+
+    Returns:
+        What was done, one sentence each.
+
+    Raises:
+        sqlite3.DatabaseError: The file cannot be written; what was not yet done was not begun.
+    """
+    done: list[str] = []
+    with connect_read_write(directory) as connection:
+        for collection in report.collections:
+            if collection.unusable and collection.dimension is None:
+                done.extend(_set_dimension(connection, directory, collection))
+            if collection.settings.problem:
+                _set_neighbors(connection, collection)
+                done.append(
+                    f"the setting `max_neighbors` of {collection.label} is {_DEFAULT_NEIGHBORS} now, with which Chroma works"
+                )
+            for sequence, reason in collection.unappliable.items():
+                _take_out(connection, sequence)
+                done.append(f"entry {sequence} was taken out of the log of {collection.label}: {reason}")
+        if report.full_text_problems:
+            for table in sorted(full_text_tables(connection)):
+                _rebuild_full_text(connection, table)
+                done.append(f"the full-text table {table} was made again from the documents")
+    return done
+
+
+def _set_neighbors(connection: sqlite3.Connection, collection: CollectionReport) -> None:
+    """Give an index that cannot be made the number of links that Chroma takes by default, wherever that is written."""
+    present = [
+        name for name in ("schema_str", "config_json_str") if name in columns_of(connection, "collections")
+    ]
+    row = connection.execute(
+        f"SELECT {', '.join(present)} FROM collections WHERE id = ?",  # noqa: S608 - constants
+        (collection.collection_id,),
+    ).fetchone()
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        for name, text in zip(present, row, strict=True):
+            stored = json_object(text)
+            if _replace_neighbors(stored):
+                connection.execute(
+                    f"UPDATE collections SET {name} = ? WHERE id = ?",  # noqa: S608 - constants
+                    (json.dumps(stored, separators=(",", ":")), collection.collection_id),
+                )
+        connection.execute(
+            "UPDATE collection_metadata SET int_value = ?, str_value = NULL, float_value = NULL"
+            " WHERE collection_id = ? AND key = 'hnsw:M'",
+            (_DEFAULT_NEIGHBORS, collection.collection_id),
+        )
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+
+
+def _set_dimension(
+    connection: sqlite3.Connection, directory: Path, collection: CollectionReport
+) -> list[str]:
+    """Write the length of a collection's vectors where SQLite has none that can be; the log or the index know it."""
+    row = connection.execute(
+        "SELECT dimension FROM collections WHERE id = ?", (collection.collection_id,)
+    ).fetchone()
+    if row is None or row[0] is None or (type(row[0]) is int and 0 < row[0] <= LARGEST_DIMENSION):
+        return []
+    logged = connection.execute(
+        "SELECT length(vector) / 4 FROM embeddings_queue WHERE topic = ? AND vector IS NOT NULL LIMIT 1",
+        (log_topic(collection.collection_id),),
+    ).fetchone()
+    dimension = None if logged is None else logged[0]
+    if dimension is None:
+        try:
+            header = read_header(directory / collection.vector_segment_id, None, complete=False)
+        except IndexUnreadableError:
+            return []
+        dimension = (header.label_offset - header.data_offset) // 4
+    connection.execute(
+        "UPDATE collections SET dimension = ? WHERE id = ?", (dimension, collection.collection_id)
+    )
+    return [f"the dimension of {collection.label} is {dimension} again, as that of its vectors"]
+
+
+def _replace_neighbors(stored: Any) -> bool:
+    """Replace the setting in every place of a schema or configuration; returns whether it was there."""
+    found = False
+    if isinstance(stored, dict):
+        if "max_neighbors" in stored:
+            stored["max_neighbors"] = _DEFAULT_NEIGHBORS
+            found = True
+        for value in stored.values():
+            found = _replace_neighbors(value) or found
+    return found
+
+
+def _take_out(connection: sqlite3.Connection, sequence: int) -> None:
+    """Turn an entry of the log into one that does nothing: the deletion of a record that never was.
+
+    Its number stays taken. SQLite would give it to the next entry, and Chroma ignores entries with numbers it has seen.
+    """
+    connection.execute("PRAGMA secure_delete = ON")
+    connection.execute(
+        "UPDATE embeddings_queue SET operation = ?, id = ?, vector = NULL, encoding = NULL, metadata = NULL WHERE seq_id = ?",
+        (DELETE, f"taken-out-{uuid.uuid4()}", sequence),
+    )
+
+
+def _rebuild_full_text(connection: sqlite3.Connection, table: str) -> None:
+    name = table.replace('"', '""')
+    connection.execute(f'INSERT INTO "{name}" ("{name}") VALUES (\'rebuild\')')  # noqa: S608 - a name out of sqlite_master, quoted

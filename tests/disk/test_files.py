@@ -13,7 +13,7 @@ import pytest
 
 import aiochroma
 from aiochroma._files import Replacement, make_directory, touch_private, write_atomically
-from aiochroma.disk import child
+from aiochroma.disk import copying
 from aiochroma.disk.copy_child import copy
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="modes, links and pipes of POSIX")
@@ -188,7 +188,7 @@ def test_a_child_imports_nothing_from_the_working_directory(tmp_path, monkeypatc
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setenv("ALLOW_RESET", "perhaps")
     program = (
-        "import sys; from aiochroma.disk.child import run_child;"
+        "import sys; from aiochroma.disk.copying import run_child;"
         "print(run_child('aiochroma.backend.verify_child', [sys.argv[1], 'full'], seconds=99))"
     )
     place = str(Path(aiochroma.__file__).parents[1])
@@ -209,8 +209,8 @@ def test_a_child_imports_nothing_from_the_working_directory(tmp_path, monkeypatc
 def test_a_child_that_hangs_is_ended(tmp_path):
     """Its time is limited, and the error says so."""
     (tmp_path / "sleeps.py").write_text("import time\ntime.sleep(1000)\n")
-    with pytest.raises(child.ChildError, match="within 1 s") as error:
-        child.run_script(str(tmp_path / "sleeps.py"), [], seconds=1)
+    with pytest.raises(copying.ChildError, match="within 1 s") as error:
+        copying.run_script(str(tmp_path / "sleeps.py"), [], seconds=1)
     assert error.value.code is None
 
 
@@ -218,8 +218,8 @@ def test_a_child_that_crashes_says_how(tmp_path):
     """A signal is a negative code; an error is told by its last line."""
     (tmp_path / "dies.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
     (tmp_path / "raises.py").write_text("raise ValueError('no such thing')\n")
-    with pytest.raises(child.ChildError) as killed:
-        child.run_script(str(tmp_path / "dies.py"), [], seconds=60)
-    with pytest.raises(child.ChildError, match="no such thing"):
-        child.run_script(str(tmp_path / "raises.py"), [], seconds=60)
+    with pytest.raises(copying.ChildError) as killed:
+        copying.run_script(str(tmp_path / "dies.py"), [], seconds=60)
+    with pytest.raises(copying.ChildError, match="no such thing"):
+        copying.run_script(str(tmp_path / "raises.py"), [], seconds=60)
     assert killed.value.code == -9

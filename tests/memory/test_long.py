@@ -9,7 +9,7 @@ from string import ascii_lowercase
 import pytest
 
 import aiochroma
-from aiochroma.memory.long import Splitter
+from aiochroma.memory.vectors import Splitter
 
 pytest.importorskip("semantic_text_splitter")
 

@@ -12,9 +12,9 @@ import pytest
 from ops_databases import contents
 
 import aiochroma
-from aiochroma.client.erasing import erase_traces
 from aiochroma.disk.preflight import preflight
 from aiochroma.embedding.hashed import HashedEmbedder
+from aiochroma.memory.erasing import erase_traces
 
 SECRETS = (
     "my bank pin is quetzalcoatl 7788",
