@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiochroma._errors import StoreUnavailableError
 from aiochroma._logging import get_logger
+from aiochroma.backend.chroma_records import ChromaRecords, database_of, server_api
 from aiochroma.backend.faults import is_panic
 from aiochroma.backend.protocol import BackendInfo, Capabilities
 from aiochroma.backend.reading import read_records
@@ -23,7 +24,6 @@ from aiochroma.core.operations import Effect, Lane, Result
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from chromadb.api import ServerAPI
     from chromadb.config import System
 
     from aiochroma.backend.protocol import WriteHook
@@ -55,15 +55,13 @@ def start_chroma(location: Location, options: EngineOptions) -> System:
     settings = chroma_settings(
         options.settings, is_persistent=location.kind == "persistent", chroma_api_impl=_IN_PROCESS
     )
-    from chromadb.api import ServerAPI
     from chromadb.config import System
 
     if location.path:
         settings.persist_directory = location.path
         raise_descriptor_limit()
     system = System(settings)
-    # Abstract: looking up the implementation that the settings name is what `instance` is for.
-    system.instance(ServerAPI)  # type: ignore[type-abstract]
+    server_api(system)
     system.start()
     return system
 
@@ -81,10 +79,10 @@ class ChromaBackend:
     """
 
     def __init__(self, system: System) -> None:
-        from chromadb.api import ServerAPI
 
         self._system = system
-        self.api: ServerAPI = system.instance(ServerAPI)  # type: ignore[type-abstract]
+        self.api = server_api(system)
+        self.records = ChromaRecords(self.api)
         self._read: set[str] = set()
         self._used: set[str] = set()
         self._counts: dict[str, int] = {}
@@ -194,7 +192,7 @@ class ChromaBackend:
         for entry in stale[:_COUNTS_AT_ONCE]:
             arguments: dict[str, Any] = {"collection_id": entry.id, "tenant": tenant, "database": database}
             self._read_first(arguments)
-            self._counts[str(entry.id)] = self.api._count(**arguments)  # noqa: SLF001 - Chroma's own name
+            self._counts[str(entry.id)] = self.records.count(entry.id, tenant=tenant, database=database)
             self._changed.discard(str(entry.id))
         return sum(self._counts.get(str(entry.id), 0) for entry in collections)
 
@@ -204,7 +202,7 @@ class ChromaBackend:
         if self.hook is not None:
             self.hook.close({})
             self.hook = None
-        del self.api
+        del self.api, self.records
         self._system.stop()
 
     def _read_first(self, arguments: Any) -> None:
@@ -217,8 +215,7 @@ class ChromaBackend:
         collection = str(arguments["collection_id"])
         if collection in self._read:
             return
-        place = {name: arguments[name] for name in ("tenant", "database") if name in arguments}
-        self.api._get(collection_id=arguments["collection_id"], limit=1, include=[], **place)  # noqa: SLF001 - Chroma's own name
+        self.records.get(arguments["collection_id"], limit=1, include=[], **database_of(arguments))
         self._read.add(collection)
 
 

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from aiochroma._errors import InvalidInputError
 from aiochroma._logging import get_logger
 from aiochroma.backend.address import Access, is_loopback, proxy_secrets
+from aiochroma.backend.chroma_records import ChromaRecords, server_api
 from aiochroma.backend.protocol import BackendInfo, Capabilities
 from aiochroma.backend.reading import read_records
 from aiochroma.backend.retry import FailedCall, call_repeatedly
@@ -176,7 +177,6 @@ class HttpBackend:
         settings = chroma_settings(
             self._options.settings, is_persistent=False, chroma_api_impl="chromadb.api.fastapi.FastAPI"
         )
-        from chromadb.api import ServerAPI
         from chromadb.config import System
 
         parts = urlsplit(self._url)
@@ -196,7 +196,7 @@ class HttpBackend:
             )
         self._system = System(settings)
         try:
-            api: Any = self._system.instance(ServerAPI)  # type: ignore[type-abstract]
+            api: Any = server_api(self._system)
         except (ValueError, ImportError):
             # Not repeated: a proxy's address may contain a password.
             raise InvalidInputError(
@@ -295,7 +295,7 @@ class HttpBackend:
         for collection in sorted(collections, key=lambda collection: age.get(collection, -1))[
             :_COUNTS_AT_ONCE
         ]:
-            count = self._api._count(collection_id=collection, tenant=tenant, database=database)  # noqa: SLF001 - Chroma's name
+            count = ChromaRecords(self._api).count(collection, tenant=tenant, database=database)
             known.pop(collection, None)
             known[collection] = count
         return sum(known.get(collection, 0) for collection in collections)

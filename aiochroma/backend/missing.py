@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from aiochroma._logging import get_logger
+from aiochroma.backend.chroma_records import ChromaRecords, Database
 from aiochroma.core.operations import Effect
 from aiochroma.disk.rebuilds import begin_rebuild, end_rebuild
 
@@ -35,9 +36,9 @@ class MissingVectors:
     """
 
     def __init__(self, api: ServerAPI, prepared: Prepared) -> None:
-        self._api: Any = api
+        self._api = ChromaRecords(api)
         self._directory = prepared.preflight.directory
-        self._places = {
+        self._places: dict[str, Database] = {
             entry.collection_id: {"tenant": entry.tenant, "database": entry.database}
             for entry in prepared.preflight.collections
         }
@@ -78,7 +79,7 @@ class MissingVectors:
                 vectors=entry.from_log,
             )
             begin_rebuild(self._directory, entry.collection_id)
-            self._api._get(entry.collection_id, limit=1, include=[], **self._places[entry.collection_id])  # noqa: SLF001
+            self._api.get(entry.collection_id, limit=1, include=[], **self._places[entry.collection_id])
             end_rebuild(self._directory, entry.collection_id)
             log.warning("index.rebuilt", collection=entry.label, seconds=round(time.monotonic() - begun, 3))
         for collection, vectors in prepared.found.items():
@@ -105,7 +106,7 @@ class MissingVectors:
         wanted = [position for position, id in enumerate(ids) if id in missing]
         if not wanted:
             return []
-        found: Any = self._api._get(  # noqa: SLF001 - Chroma's own name
+        found = self._api.get(
             collection_id,
             ids=[ids[position] for position in wanted],
             include=["documents"],
@@ -126,7 +127,7 @@ class MissingVectors:
         # which does not know these ids.
         for start in range(0, len(ids), _SLICE):
             end = start + _SLICE
-            self._api._upsert(collection, ids[start:end], embeddings[start:end], **self._places[collection])  # noqa: SLF001
+            self._api.upsert(collection, ids[start:end], embeddings[start:end], **self._places[collection])
             time.sleep(_PAUSE_SECONDS)
 
     def _found(self, collection: str, ids: Sequence[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from aiochroma.backend.chroma_records import ChromaRecords, database_of
 from aiochroma.core.operations import Result
 from aiochroma.core.slices import joined
 
@@ -106,12 +107,12 @@ def _long_list(where: Mapping[str, Any]) -> tuple[str, Any, list[Any]] | None:
 
 def _query_within(api: Any, method: Callable[..., Any], arguments: dict[str, Any]) -> Any:
     """Search within those of the ids that exist; None where all do, so that the error has another reason."""
-    where = {name: arguments[name] for name in ("collection_id", "tenant", "database") if name in arguments}
+    where = database_of(arguments)
     ids = list(arguments["ids"])
     known: set[str] = set()
     for start in range(0, len(ids), _MOST_VARIABLES):
         part = ids[start : start + _MOST_VARIABLES]
-        known.update(api._get(ids=part, include=[], **where)["ids"])  # noqa: SLF001 - Chroma's own name
+        known.update(ChromaRecords(api).get(arguments["collection_id"], ids=part, include=[], **where)["ids"])
     if known.issuperset(ids):
         return None
     arguments["ids"] = [id for id in ids if id in known]

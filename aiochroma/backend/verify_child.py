@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aiochroma.backend.chroma import start_chroma
+from aiochroma.backend.chroma_records import ChromaRecords, Database, server_api
 from aiochroma.core.config import EngineOptions, Location
 from aiochroma.disk.layout import connect_read_only
 from aiochroma.disk.preflight import preflight
@@ -21,7 +22,7 @@ from aiochroma.disk.schema import record_ids
 from aiochroma.disk.sqlite_file import prepare, wait_until_closed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from aiochroma.disk.preflight_report import CollectionReport
 
@@ -70,7 +71,7 @@ def _read_collections(directory: Path, collections: tuple[CollectionReport, ...]
     with _chroma(directory) as api:
         for entry in collections:
             # Applies what is in the log still, so that SQLite's tables can be relied upon below.
-            api._count(entry.collection_id, tenant=entry.tenant, database=entry.database)  # noqa: SLF001 - Chroma's own name
+            api.count(entry.collection_id, tenant=entry.tenant, database=entry.database)
     wait_until_closed(directory)
     # By id and not by position, which costs the more the further it goes.
     with connect_read_only(directory) as connection:
@@ -87,15 +88,11 @@ def _read_collections(directory: Path, collections: tuple[CollectionReport, ...]
 
 
 @contextmanager
-def _chroma(directory: Path) -> Iterator[Any]:
-    from chromadb.api import ServerAPI
-
+def _chroma(directory: Path) -> Iterator[ChromaRecords]:
     system = start_chroma(Location("persistent", str(directory)), EngineOptions())
-    api: Any = system.instance(ServerAPI)  # type: ignore[type-abstract]
     try:
-        yield api
+        yield ChromaRecords(server_api(system))
     finally:
-        del api
         system.stop()
 
 
@@ -104,16 +101,16 @@ def rebuild(directory: Path, collection_id: str) -> None:
     for entry in preflight(directory).collections:
         if entry.collection_id == collection_id:
             with _chroma(directory) as api:
-                api._get(collection_id, limit=1, include=[], tenant=entry.tenant, database=entry.database)  # noqa: SLF001 - Chroma's own name
+                api.get(collection_id, limit=1, include=[], tenant=entry.tenant, database=entry.database)
 
 
-def _read_collection(api: Any, entry: CollectionReport, ids: Sequence[str], *, full: bool) -> list[str]:
+def _read_collection(api: ChromaRecords, entry: CollectionReport, ids: list[str], *, full: bool) -> list[str]:
     import numpy as np
 
-    where = {"tenant": entry.tenant, "database": entry.database}
+    where: Database = {"tenant": entry.tenant, "database": entry.database}
     for start in range(0, len(ids) if full else min(len(ids), _PAGE), _PAGE):
         some = ids[start : start + _PAGE]
-        page = api._get(entry.collection_id, ids=some, include=["embeddings"], **where)  # noqa: SLF001 - Chroma's own name
+        page = api.get(entry.collection_id, ids=some, include=["embeddings"], **where)
         if len(page["ids"]) != len(some):
             return [f"{entry.label}: {len(some) - len(page['ids'])} of {len(some)} records cannot be read"]
         vectors = np.array(page["embeddings"])
@@ -121,8 +118,8 @@ def _read_collection(api: Any, entry: CollectionReport, ids: Sequence[str], *, f
             return [f"{entry.label}: records {start} to {start + len(some)} do not all have a vector"]
         if not start:
             # One search, so that the graph of the index is walked as well and not only its vectors read.
-            api._query(entry.collection_id, [vectors[0].tolist()], n_results=1, include=[], **where)  # noqa: SLF001
-    count = api._count(entry.collection_id, **where)  # noqa: SLF001
+            api.query(entry.collection_id, [vectors[0].tolist()], n_results=1, include=[], **where)
+    count = api.count(entry.collection_id, **where)
     return [] if count == len(ids) else [f"{entry.label}: {count} of {len(ids)} records can be read"]
 
 

@@ -8,15 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from aiochroma.records.record import (
-    PART_OF,
-    PARTS,
-    WRITING,
-    Place,
-    Record,
-    part_id,
-    writing_of,
-)
+from aiochroma.backend.chroma_records import ChromaRecords, Database
+from aiochroma.records.record import PART_OF, PARTS, WRITING, Record, part_id, writing_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -58,7 +51,7 @@ class Parts:
     """
 
     def __init__(self, api: ServerAPI, reader: Reader) -> None:
-        self._api: Any = api
+        self._api = ChromaRecords(api)
         self._reader = reader
         self._holders: dict[tuple[str, str, str], Any] = {}
 
@@ -66,20 +59,20 @@ class Parts:
         """Look up anew which collections hold parts: one may have been made or deleted."""
         self._holders.clear()
 
-    def holder(self, name: str, place: Place) -> Any:
+    def holder(self, name: str, place: Database) -> Any:
         """Return the id of the collection that holds the parts, or None where there are none."""
         from chromadb.errors import NotFoundError
 
         key = (place["tenant"], place["database"], name)
         if key not in self._holders:
             try:
-                self._holders[key] = self._api.get_collection(name=name, **place).id
+                self._holders[key] = self._api.collection_id(name, **place)
             except NotFoundError:
                 self._holders[key] = None
         return self._holders[key]
 
     def nearest(
-        self, holder: Any, vectors: Sequence[Any], n_results: int, place: Place
+        self, holder: Any, vectors: Sequence[Any], n_results: int, place: Database
     ) -> list[list[NearChunk]]:
         """Return for each vector the nearest chunk of each memory, nearest first.
 
@@ -114,7 +107,7 @@ class Parts:
         ids: Sequence[str],
         metadatas: Sequence[Mapping[str, Any]],
         name: str,
-        place: Place,
+        place: Database,
     ) -> None:
         """Tell parts, which are written before their memories, which memory they belong to."""
         owners = {
@@ -124,14 +117,14 @@ class Parts:
             for number in range(metadata.get(PARTS) or 0)
         }
         if owners:
-            self._api._update(  # noqa: SLF001 - Chroma's own name
+            self._api.update(
                 self.holder(name, place),
                 list(owners),
                 metadatas=[{PART_OF: owner} for owner in owners.values()],
                 **place,
             )
 
-    def drop(self, name: str, place: Place, old: Iterable[Record], *, keep: set[Any]) -> None:
+    def drop(self, name: str, place: Database, old: Iterable[Record], *, keep: set[Any]) -> None:
         """Delete the parts of former writings."""
         unwanted = [
             part_id(record["metadata"][WRITING], number)
@@ -142,7 +135,7 @@ class Parts:
         holder = self.holder(name, place) if unwanted else None
         if holder is not None:
             for start in range(0, len(unwanted), _AT_ONCE):
-                self._api._delete(holder, ids=unwanted[start : start + _AT_ONCE], **place)  # noqa: SLF001
+                self._api.delete(holder, ids=unwanted[start : start + _AT_ONCE], **place)
 
 
 def _nearest_of_each(distances: Mapping[str, float]) -> dict[str, float]:

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from aiochroma._logging import get_logger
+from aiochroma.backend.chroma_records import ChromaRecords, Database, database_of
 from aiochroma.core.operations import Effect
-from aiochroma.records.record import EXPIRES_AT, PINNED, Place, made_at, place_in_order
+from aiochroma.records.record import EXPIRES_AT, PINNED, made_at, place_in_order
 from aiochroma.text.index import CACHE_BYTES, IndexedText, TextIndex
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class _Copying:
         done: How many of them were.
     """
 
-    place: Place
+    place: Database
     ids: list[str]
     done: int = 0
 
@@ -82,7 +83,7 @@ class IndexKeeper:
         positions: Mapping[str, int],
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
-        self._api: Any = api
+        self._api = ChromaRecords(api)
         self._file = file
         self._positions = dict(positions)
         self._cache_bytes = cache_bytes
@@ -93,7 +94,7 @@ class IndexKeeper:
 
     # -- using it ------------------------------------------------------------------------------------------------------
 
-    def usable(self, collection: str, place: Place) -> tuple[TextIndex | None, float, str | None]:
+    def usable(self, collection: str, place: Database) -> tuple[TextIndex | None, float, str | None]:
         """Return the index, which share of a collection it has, and why there is none, if there is none."""
         for again in (True, False):
             problem = self._present_problem()
@@ -163,7 +164,7 @@ class IndexKeeper:
             break
         return bool(self._copying)
 
-    def copy(self, collection: str, place: Place) -> float:
+    def copy(self, collection: str, place: Database) -> float:
         """Copy one slice of a collection; return which share of it the index has.
 
         Raises:
@@ -183,7 +184,7 @@ class IndexKeeper:
         arguments, ids = request.arguments, request.arguments.get("ids")
         if request.row.effect is Effect.WRITES and ids:
             # What became of a record depends on what was there before; Chroma knows.
-            place = {name: arguments[name] for name in ("tenant", "database") if name in arguments}
+            place = database_of(arguments)
             self._follow(collection, lambda index: self._copy_ids(index, collection, place, ids))
         elif (
             request.row.effect is Effect.DELETES
@@ -282,7 +283,7 @@ class IndexKeeper:
         self._current.add(collection)
         return True
 
-    def _prepare(self, collection: str, place: Place) -> float:
+    def _prepare(self, collection: str, place: Database) -> float:
         """Copy a collection if it is small, or begin to copy it; return which share of it is there."""
         if self._is_current(collection):
             return 1.0
@@ -293,11 +294,11 @@ class IndexKeeper:
         copying = self._copying.get(collection)
         return 1.0 if copying is None else copying.share
 
-    def _begin(self, collection: str, place: Place) -> None:
+    def _begin(self, collection: str, place: Database) -> None:
         """Compare the ids of a collection with the index's: what is gone leaves it, what is new comes first."""
         index = self._open()
         index.set_watermark(collection, "open")
-        result: Any = self._api._get(collection, include=[], **place)  # noqa: SLF001 - Chroma's own name
+        result = self._api.get(collection, include=[], **place)
         there, known = result["ids"], index.ids(collection)
         index.delete(collection, known.difference(there))
         ids = [id for id in there if id not in known] + [id for id in there if id in known]
@@ -315,13 +316,13 @@ class IndexKeeper:
             if len(copying.ids) > _AT_ONCE:
                 log.info("text_index.rebuilt", collection=collection, records=len(copying.ids))
 
-    def _copy_ids(self, index: TextIndex, collection: str, place: Place, ids: Sequence[str]) -> None:
+    def _copy_ids(self, index: TextIndex, collection: str, place: Database, ids: Sequence[str]) -> None:
         """Copy records from Chroma; those that are not there leave the index."""
         include = ["documents", "metadatas", "embeddings"]
         try:
-            result: Any = self._api._get(collection, ids=list(ids), include=include, **place)  # noqa: SLF001
+            result = self._api.get(collection, ids=list(ids), include=include, **place)
         except Exception:  # noqa: BLE001 - a record may have lost its vector, which Chroma then cannot read
-            result = self._api._get(collection, ids=list(ids), include=include[:2], **place)  # noqa: SLF001
+            result = self._api.get(collection, ids=list(ids), include=include[:2], **place)
         found = result["ids"]
         nothing = [None] * len(found)
         vectors = result.get("embeddings")

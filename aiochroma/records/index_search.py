@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from aiochroma.records.filters import filter_of
-from aiochroma.records.record import WRITING, Place
+from aiochroma.records.record import WRITING
 from aiochroma.records.searching import Found, most_covering, most_near
 from aiochroma.text.vectors import EXACT_ROWS
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from aiochroma.backend.chroma_records import Database
     from aiochroma.records.chunks import NearChunk, Parts
     from aiochroma.records.reading import Reader
     from aiochroma.records.spec import SearchSpec
@@ -62,7 +63,7 @@ class IndexSearch:
         query_embeddings: Sequence[Any],
         spec: SearchSpec,
         reach: int,
-        place: Place,
+        place: Database,
     ) -> None:
         import numpy as np
 

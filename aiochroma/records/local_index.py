@@ -15,7 +15,7 @@ from aiochroma.records.history import HISTORY_FILE, ChangeLog
 from aiochroma.records.index_keeper import IndexKeeper, indexed_row
 from aiochroma.records.index_search import IndexSearch
 from aiochroma.records.listing import list_filter
-from aiochroma.records.record import Place, Record, record_of
+from aiochroma.records.record import Record, record_of
 from aiochroma.records.searching import Candidates, Found, SearchingRecords, most_near
 from aiochroma.records.spec import Neighbour
 from aiochroma.text.index import TextIndex
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from chromadb.api import ServerAPI
     from numpy.typing import NDArray
 
+    from aiochroma.backend.chroma_records import Database
     from aiochroma.core.request import Request
     from aiochroma.records.listing import ListSpec
     from aiochroma.records.spec import SearchSpec
@@ -110,7 +111,7 @@ class LocalIndex(SearchingRecords):
 
     def page(self, collection_id: Any, spec: ListSpec, tenant: str, database: str) -> Sequence[Record]:
         """See ``MemoryRecords``; the index finds the page without looking at what stands before it."""
-        place = {"tenant": tenant, "database": database}
+        place: Database = {"tenant": tenant, "database": database}
         collection = str(collection_id)
         index, share, _ = self.keeper.usable(collection, place)
         if index is not None and share == 1.0:
@@ -171,7 +172,7 @@ class LocalIndex(SearchingRecords):
             )
         return self._history
 
-    def _known(self, collection_id: Any, ids: list[str], place: Place) -> dict[str, Record]:
+    def _known(self, collection_id: Any, ids: list[str], place: Database) -> dict[str, Record]:
         collection = str(collection_id)
         index, share, _ = self.keeper.usable(collection, place)
         if index is not None and share == 1.0:
@@ -185,7 +186,7 @@ class LocalIndex(SearchingRecords):
                 self.keeper.failed(error)
         return super()._known(collection_id, ids, place)
 
-    def _last_position(self, collection_id: Any, thread: str, place: Place) -> float | None:
+    def _last_position(self, collection_id: Any, thread: str, place: Database) -> float | None:
         collection = str(collection_id)
         index, share, _ = self.keeper.usable(collection, place)
         try:
@@ -223,7 +224,7 @@ class LocalIndex(SearchingRecords):
         spec: SearchSpec,
         reach: int,
         chunks: str,
-        place: Place,
+        place: Database,
     ) -> Candidates:
         problem = None
         for _ in range(2):
@@ -250,7 +251,7 @@ class LocalIndex(SearchingRecords):
         )
         return Candidates([list(one.values()) for one in found], 1.0, problem)
 
-    def _complete(self, collection_id: Any, found: Sequence[Found], place: Place) -> None:
+    def _complete(self, collection_id: Any, found: Sequence[Found], place: Database) -> None:
         missing = [one for one in found if one.metadata is None]
         rows = {one.key: one for one in missing if isinstance(one.key, int) and one.key > 0}
         index = self.keeper.usable(str(collection_id), place)[0] if rows else None
@@ -276,7 +277,7 @@ class LocalIndex(SearchingRecords):
                 one.document, one.metadata = records[one.id]["document"], records[one.id]["metadata"]
 
     def _neighbours(
-        self, collection_id: Any, ids: list[str], window: int, place: Place
+        self, collection_id: Any, ids: list[str], window: int, place: Database
     ) -> Iterable[tuple[str, int, Neighbour]]:
         collection = str(collection_id)
         index, _, _ = self.keeper.usable(collection, place)
@@ -291,7 +292,7 @@ class LocalIndex(SearchingRecords):
             return []
         return [(rows[row], offset, Neighbour(*read[other])) for row, other, offset in near if other in read]
 
-    def _vectors(self, collection_id: Any, ids: list[str], place: Place) -> dict[str, Any]:
+    def _vectors(self, collection_id: Any, ids: list[str], place: Database) -> dict[str, Any]:
         import numpy as np
 
         collection = str(collection_id)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from aiochroma.backend.chroma_records import ChromaRecords, Database
 from aiochroma.backend.faults import is_not_written
 from aiochroma.records.chunks import Parts
 from aiochroma.records.history import Entry, database_key
@@ -23,7 +24,6 @@ from aiochroma.records.record import (
     SCOPE,
     THREAD,
     WRITING,
-    Place,
     Record,
     before,
     has_expired,
@@ -55,7 +55,7 @@ class MemoryRecords:
     """
 
     def __init__(self, api: ServerAPI) -> None:
-        self._api: Any = api
+        self._api = ChromaRecords(api)
         self._reader = Reader(api)
         self._parts = Parts(api, self._reader)
 
@@ -112,7 +112,7 @@ class MemoryRecords:
         Returns:
             The ids of those that were written under another id than the given one; see ``_moved``.
         """
-        place = {"tenant": tenant, "database": database}
+        place: Database = {"tenant": tenant, "database": database}
         now = time.time()
         old = self._known(collection_id, ids, place)
         moved = (
@@ -145,11 +145,9 @@ class MemoryRecords:
         )
         try:
             if expired:
-                self._api._delete(collection_id, ids=expired, **place)  # noqa: SLF001 - Chroma's own name
+                self._api.delete(collection_id, ids=expired, **place)
                 self._deleted(str(collection_id), expired)
-            self._api._upsert(  # noqa: SLF001 - Chroma's own name
-                collection_id, ids, embeddings, stored, documents, uris, tenant, database
-            )
+            self._api.upsert(collection_id, ids, embeddings, stored, documents, uris, **place)
         except BaseException as error:
             self._withdraw(noted, error)
             raise
@@ -164,7 +162,7 @@ class MemoryRecords:
         documents: Sequence[str],
         metadatas: Sequence[Mapping[str, Any]],
         old: Mapping[str, Record],
-        place: Place,
+        place: Database,
         *,
         dedupe: bool,
     ) -> dict[str, str]:
@@ -197,7 +195,7 @@ class MemoryRecords:
         ids: Sequence[str],
         metadatas: Sequence[dict[str, Any]],
         known: Mapping[str, Record],
-        place: Place,
+        place: Database,
     ) -> list[dict[str, Any]]:
         """Give those that come into a thread, without a place of their own, the places behind its last."""
         last: dict[str, float | None] = {}
@@ -231,7 +229,7 @@ class MemoryRecords:
         history_namespace: str | None,
     ) -> list[Record]:
         """Change memories that are there, and return them as they are then; arguments as :meth:`remember`."""
-        place = {"tenant": tenant, "database": database}
+        place: Database = {"tenant": tenant, "database": database}
         now = time.time()
         old = {
             id: record
@@ -252,15 +250,14 @@ class MemoryRecords:
             [Entry(now, action, history_namespace or "", ids[row], *before(old[ids[row]])) for row in rows],
         )
         try:
-            self._api._update(  # noqa: SLF001 - Chroma's own name
+            self._api.update(
                 collection_id,
                 [ids[row] for row in rows],
                 [embeddings[row] for row in rows] if embeddings is not None else None,
                 given,
                 texts,
                 uris,
-                tenant,
-                database,
+                **place,
             )
         except BaseException as error:
             self._withdraw(noted, error)
@@ -296,7 +293,7 @@ class MemoryRecords:
         history_namespace: str | None,
     ) -> list[str]:
         """Delete memories, or those of them that have expired, and return the ids of those that were there."""
-        place = {"tenant": tenant, "database": database}
+        place: Database = {"tenant": tenant, "database": database}
         now = time.time()
         old = self._known(collection_id, ids, place)
         if expired_only:
@@ -311,7 +308,7 @@ class MemoryRecords:
             [Entry(now, action, history_namespace or "", id, *before(old[id])) for id in gone],
         )
         try:
-            self._api._delete(collection_id, ids=gone, **place)  # noqa: SLF001 - Chroma's own name
+            self._api.delete(collection_id, ids=gone, **place)
         except BaseException as error:
             self._withdraw(noted, error)
             raise
@@ -323,10 +320,8 @@ class MemoryRecords:
 
     def page(self, collection_id: Any, spec: ListSpec, tenant: str, database: str) -> Sequence[Record]:
         """Return a page of the memories of a collection, in order."""
-        place = {"tenant": tenant, "database": database}
-        found: Any = self._api._get(  # noqa: SLF001 - Chroma's own name
-            collection_id, where=list_filter(spec), include=["metadatas"], **place
-        )
+        place: Database = {"tenant": tenant, "database": database}
+        found = self._api.get(collection_id, where=list_filter(spec), include=["metadatas"], **place)
         metadatas = {
             id: metadata or {} for id, metadata in zip(found["ids"], found["metadatas"], strict=True)
         }
@@ -336,7 +331,7 @@ class MemoryRecords:
 
     def read(self, collection_id: Any, ids: list[str], tenant: str, database: str) -> list[Record | None]:
         """Return the record of each id, with the values that searches show; None where there is none."""
-        place = {"tenant": tenant, "database": database}
+        place: Database = {"tenant": tenant, "database": database}
         known = self._known(collection_id, list(dict.fromkeys(ids)), place)
         return [known.get(id) for id in ids]
 
@@ -344,15 +339,13 @@ class MemoryRecords:
         self, collection_id: Any, where: Mapping[str, Any] | None, tenant: str, database: str
     ) -> list[str]:
         """Return the ids of the records that pass a filter, or of all, in one piece: Chroma reads 100,000 in 0.2 s."""
-        found: Any = self._api._get(  # noqa: SLF001 - Chroma's own name
-            collection_id, where=dict(where) if where else None, include=[], tenant=tenant, database=database
-        )
+        found = self._api.get(collection_id, where=where, include=[], tenant=tenant, database=database)
         ids: list[str] = found["ids"]
         return ids
 
     def count(self, collection_id: Any, tenant: str, database: str) -> int:
         """Return how many records a collection has."""
-        counted: int = self._api._count(collection_id, tenant=tenant, database=database)  # noqa: SLF001 - Chroma's own name
+        counted: int = self._api.count(collection_id, tenant=tenant, database=database)
         return counted
 
     # -- what an index and a history add -------------------------------------------------------------------------------
@@ -367,11 +360,11 @@ class MemoryRecords:
     def _log(self) -> ChangeLog | None:
         return None
 
-    def _last_position(self, collection_id: Any, thread: str, place: Place) -> float | None:  # noqa: ARG002 - no index here
+    def _last_position(self, collection_id: Any, thread: str, place: Database) -> float | None:  # noqa: ARG002 - no index here
         """Return the last place of a conversation, 0 where it has none yet; None where only a clock can tell."""
         return None
 
-    def _known(self, collection_id: Any, ids: list[str], place: Place) -> dict[str, Record]:
+    def _known(self, collection_id: Any, ids: list[str], place: Database) -> dict[str, Record]:
         """Return the records that are there, of ids."""
         return self._reader.records(collection_id, ids, None, place)
 
@@ -390,7 +383,7 @@ class MemoryRecords:
         """Follow a deletion."""
 
     def _note(
-        self, history_namespace: str | None, place: Place, entries: Iterable[Entry]
+        self, history_namespace: str | None, place: Database, entries: Iterable[Entry]
     ) -> tuple[int, int] | None:
         log = None if history_namespace is None else self._log()
         return None if log is None else log.note(database_key(**place), entries)

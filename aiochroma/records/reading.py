@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from aiochroma.records.record import Place, Record, record_of
+from aiochroma.backend.chroma_records import ChromaRecords, Database
+from aiochroma.records.record import Record, record_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,14 +23,14 @@ class Reader:
     """
 
     def __init__(self, api: ServerAPI) -> None:
-        self._api: Any = api
+        self._api = ChromaRecords(api)
 
     def nearest(
         self,
         collection_id: Any,
         vectors: Sequence[Any],
         n_results: int,
-        place: Place,
+        place: Database,
         where: Mapping[str, Any] | None = None,
     ) -> list[dict[str, float]]:
         """Return the distances of the nearest by id, nearest first.
@@ -37,11 +38,11 @@ class Reader:
         Fifty distances come with one look at the index, fifty documents with two hundred look-ups in SQLite: for 32 queries
         it is 7 ms instead of 73.
         """
-        result: Any = self._api._query(  # noqa: SLF001 - Chroma's own name
+        result = self._api.query(
             collection_id,
             list(vectors),
             n_results=n_results,
-            where=dict(where) if where else None,
+            where=where,
             include=["distances"],
             **place,
         )
@@ -57,15 +58,15 @@ class Reader:
         n_results: int,
         where: Mapping[str, Any] | None,
         where_document: Mapping[str, Any] | None,
-        place: Place,
+        place: Database,
     ) -> list[list[tuple[str, float, str, dict[str, Any]]]]:
         """Return for each vector the nearest records: id, distance, document and metadata."""
-        result: Any = self._api._query(  # noqa: SLF001 - Chroma's own name
+        result = self._api.query(
             collection_id,
             list(vectors),
             n_results=n_results,
-            where=dict(where) if where else None,
-            where_document=dict(where_document) if where_document else None,
+            where=where,
+            where_document=where_document,
             include=["documents", "metadatas", "distances"],
             **place,
         )
@@ -80,15 +81,15 @@ class Reader:
         ]
 
     def records(
-        self, collection_id: Any, ids: list[str], where: Mapping[str, Any] | None, place: Place
+        self, collection_id: Any, ids: list[str], where: Mapping[str, Any] | None, place: Database
     ) -> dict[str, Record]:
         """Return the records that are there, of ids."""
         if not ids:
             return {}
-        result: Any = self._api._get(  # noqa: SLF001 - Chroma's own name
+        result = self._api.get(
             collection_id,
             ids=ids,
-            where=dict(where) if where else None,
+            where=where,
             include=["documents", "metadatas"],
             **place,
         )
@@ -99,9 +100,9 @@ class Reader:
             )
         }
 
-    def vectors(self, collection_id: Any, ids: list[str], place: Place) -> dict[str, Any]:
+    def vectors(self, collection_id: Any, ids: list[str], place: Database) -> dict[str, Any]:
         """Return the vectors of the records that are there, of ids."""
         if not ids:
             return {}
-        result: Any = self._api._get(collection_id, ids=ids, include=["embeddings"], **place)  # noqa: SLF001
+        result = self._api.get(collection_id, ids=ids, include=["embeddings"], **place)
         return dict(zip(result["ids"], result["embeddings"], strict=True))

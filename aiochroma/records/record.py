@@ -21,7 +21,6 @@ __all__ = [
     "UNORDERED",
     "UPDATED_AT",
     "WRITING",
-    "Place",
     "Record",
     "before",
     "has_expired",
@@ -59,7 +58,6 @@ _LATEST = 1e12
 """No date has so many seconds since 1970."""
 
 Record = dict[str, Any]
-Place = dict[str, str]
 
 
 def text_id(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiochroma.records.chunks import Parts
 from aiochroma.records.filters import filter_of
-from aiochroma.records.record import POSITION, SCOPE, THREAD, Place
+from aiochroma.records.record import POSITION, SCOPE, THREAD
 from aiochroma.records.searching import Candidates, Found, SearchingRecords, most_covering, most_near
 from aiochroma.records.spec import Neighbour
 from aiochroma.text.analysis import words_of_meaning
@@ -22,6 +22,7 @@ from aiochroma.text.index import IndexedText, TextIndex
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from aiochroma.backend.chroma_records import Database
     from aiochroma.records.reading import Reader
     from aiochroma.records.spec import SearchSpec
 
@@ -53,7 +54,7 @@ class ScratchIndex(SearchingRecords):
         spec: SearchSpec,
         reach: int,
         chunks: str,
-        place: Place,
+        place: Database,
     ) -> Candidates:
         where = filter_of(spec)
         found = self._found_by_chroma(
@@ -76,11 +77,11 @@ class ScratchIndex(SearchingRecords):
                     one.distance = None
         return Candidates([list(candidates.values()) for candidates in found])
 
-    def _complete(self, collection_id: Any, found: Sequence[Found], place: Place) -> None:
+    def _complete(self, collection_id: Any, found: Sequence[Found], place: Database) -> None:
         """Everything was read when it was found."""
 
     def _neighbours(
-        self, collection_id: Any, ids: list[str], window: int, place: Place
+        self, collection_id: Any, ids: list[str], window: int, place: Database
     ) -> Iterable[tuple[str, int, Neighbour]]:
         pairs: list[tuple[str, int, str]] = []
         records = self._reader.records(collection_id, ids, None, place)
@@ -107,9 +108,9 @@ class ScratchIndex(SearchingRecords):
             if other in near
         ]
 
-    def _turns(self, collection_id: Any, scope: str | None, thread: str, place: Place) -> list[str]:
+    def _turns(self, collection_id: Any, scope: str | None, thread: str, place: Database) -> list[str]:
         """Return the ids of a thread in order."""
-        result: Any = self._api._get(  # noqa: SLF001 - Chroma's own name
+        result = self._api.get(
             collection_id, where={THREAD: thread}, limit=_TURNS, include=["metadatas"], **place
         )
         order = sorted(
@@ -127,7 +128,7 @@ class _DoubtedParts(Parts):
         super().__init__(api, reader)
         self._asked_at: dict[tuple[str, str, str], float] = {}
 
-    def holder(self, name: str, place: Place) -> Any:
+    def holder(self, name: str, place: Database) -> Any:
         """See ``Parts``."""
         key = (place["tenant"], place["database"], name)
         now = time.monotonic()

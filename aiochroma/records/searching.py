@@ -18,8 +18,8 @@ from aiochroma.records.spec import Neighbour, SearchHit, SearchResult, SearchSpe
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from aiochroma.backend.chroma_records import Database
     from aiochroma.records.ranking import ScoreParts
-    from aiochroma.records.record import Place
 
 __all__ = ["Candidates", "Found", "SearchingRecords", "most_covering", "most_near"]
 
@@ -122,7 +122,7 @@ class SearchingRecords(MemoryRecords):
         Returns:
             For each query what it found.
         """
-        place = {"tenant": tenant, "database": database}
+        place: Database = {"tenant": tenant, "database": database}
         reach = 1
         while True:
             candidates = self._candidates(
@@ -148,7 +148,7 @@ class SearchingRecords(MemoryRecords):
         self, collection_id: Any, id: str, spec: SearchSpec, chunks: str, tenant: str, database: str
     ) -> SearchResult:
         """Search by the stored vector of a memory, which is not among its own hits; arguments as :meth:`search`."""
-        place = {"tenant": tenant, "database": database}
+        place: Database = {"tenant": tenant, "database": database}
         known = self._known(collection_id, [id], place).get(id)
         vector = self._vectors(collection_id, [id], place).get(id)
         if known is None or has_expired(known["metadata"], time.time()) or vector is None:
@@ -168,21 +168,21 @@ class SearchingRecords(MemoryRecords):
         spec: SearchSpec,
         reach: int,
         chunks: str,
-        place: Place,
+        place: Database,
     ) -> Candidates:
         """Return what may be ranked; ``reach`` says how many times as many as usual."""
 
     @abstractmethod
-    def _complete(self, collection_id: Any, found: Sequence[Found], place: Place) -> None:
+    def _complete(self, collection_id: Any, found: Sequence[Found], place: Database) -> None:
         """Give id, document and metadata to what has no metadata yet, and is there."""
 
     @abstractmethod
     def _neighbours(
-        self, collection_id: Any, ids: list[str], window: int, place: Place
+        self, collection_id: Any, ids: list[str], window: int, place: Database
     ) -> Iterable[tuple[str, int, Neighbour]]:
         """Return what stands near memories in their threads: the memory's id, the offset, and the neighbour."""
 
-    def _vectors(self, collection_id: Any, ids: list[str], place: Place) -> dict[str, Any]:
+    def _vectors(self, collection_id: Any, ids: list[str], place: Database) -> dict[str, Any]:
         """Return the stored vectors of memories that are there."""
         return self._reader.vectors(collection_id, ids, place)
 
@@ -193,7 +193,7 @@ class SearchingRecords(MemoryRecords):
         n_results: int,
         where: Mapping[str, Any] | None,
         chunks: str,
-        place: Place,
+        place: Database,
         where_document: Mapping[str, Any] | None = None,
     ) -> list[dict[str, Found]]:
         """Return for each vector the nearest memories by id, whether they are near as a whole or by a chunk."""
@@ -242,7 +242,7 @@ class SearchingRecords(MemoryRecords):
         candidates: Sequence[list[Found]],
         spec: SearchSpec,
         reach: int,
-        place: Place,
+        place: Database,
     ) -> tuple[list[Ranked], bool]:
         """Rank candidates; tell whether that is enough, or others may have been hidden behind what is gone or expired."""
         now = time.time()
@@ -262,7 +262,7 @@ class SearchingRecords(MemoryRecords):
             enough = enough and (fetched < most_near(spec, reach) or left >= most_near(spec))
         return ranked, enough
 
-    def _diverse(self, collection_id: Any, ranked: Ranked, spec: SearchSpec, place: Place) -> Ranked:
+    def _diverse(self, collection_id: Any, ranked: Ranked, spec: SearchSpec, place: Database) -> Ranked:
         """Choose the hits that add most to those before them."""
         import numpy as np
 
@@ -277,7 +277,7 @@ class SearchingRecords(MemoryRecords):
         return [ranked[index] for index in chosen]
 
     def _near(
-        self, collection_id: Any, ranked: Sequence[Ranked], spec: SearchSpec, place: Place
+        self, collection_id: Any, ranked: Sequence[Ranked], spec: SearchSpec, place: Database
     ) -> dict[str, dict[int, Neighbour]]:
         """Return for each hit that stands in a thread its neighbours by offset; what has expired is left out."""
         now = time.time()
