@@ -19,6 +19,7 @@ from typing_extensions import TypedDict
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from aiochroma._types import Metadata
     from aiochroma.memory.memory import Memory
     from aiochroma.memory.recall import Hit
 
@@ -45,7 +46,7 @@ class RecalledMemory(TypedDict):
     namespace: str
     text: str
     date: str
-    metadata: dict[str, Any]
+    metadata: Metadata
 
 
 class MemoryPage(TypedDict):

@@ -56,6 +56,7 @@ from aiochroma.disk.sqlite_file import file_identity, log_positions, wait_until_
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from aiochroma._types import Vector
     from aiochroma.backend.preparation import Prepared, VectorSource
     from aiochroma.backend.protocol import MakeHook, WriteHook
     from aiochroma.core.config import EngineOptions, Location
@@ -418,7 +419,7 @@ class EmbeddedBackend(ChromaBackend):
     def _erase_traces(
         self,
         texts: Sequence[str],
-        vectors: Sequence[Any],
+        vectors: Sequence[Vector],
         history: Mapping[str, Sequence[str]] | None,
         history_database: str,
     ) -> dict[str, Any]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from chromadb.api import ServerAPI
 
+    from aiochroma._types import CollectionId, Vector
     from aiochroma.backend.preparation import Prepared
     from aiochroma.core.request import Request
 
@@ -87,10 +88,10 @@ class MissingVectors:
 
     def fill(
         self,
-        collection_id: Any,
+        collection_id: CollectionId,
         ids: Sequence[str],
         documents: Sequence[str],
-        embeddings: Sequence[Any],
+        embeddings: Sequence[Vector],
         tenant: str,
         database: str,
     ) -> list[str]:
@@ -122,7 +123,7 @@ class MissingVectors:
         )
         return written
 
-    def _write(self, collection: str, ids: list[str], embeddings: list[Any]) -> None:
+    def _write(self, collection: str, ids: list[str], embeddings: list[Vector]) -> None:
         # An upsert of nothing but a vector leaves document and metadata alone; an update would be ignored by the index,
         # which does not know these ids.
         for start in range(0, len(ids), _SLICE):

@@ -9,8 +9,9 @@ from aiochroma.core.operations import Result
 from aiochroma.core.slices import joined
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
 
+    from aiochroma._types import Where
     from aiochroma.core.request import Request
 
 __all__ = ["read_records"]
@@ -90,7 +91,7 @@ def _takeable_filters(where: Any) -> Iterator[Any]:
         yield {"$and": [*rest, part]} if rest else part
 
 
-def _long_list(where: Mapping[str, Any]) -> tuple[str, Any, list[Any]] | None:
+def _long_list(where: Where) -> tuple[str, Any, list[Any]] | None:
     """Return key and values of a condition that names too many values, and the conditions beside it."""
     if len(where) != 1:
         return None

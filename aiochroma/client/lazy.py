@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Coroutine
 
+    from aiochroma._types import Metadata
     from aiochroma.client.client import AsyncClient
     from aiochroma.client.collection import Collection
 
@@ -48,7 +49,7 @@ class LazyClient:
                 await opened.close()
         return self._client
 
-    async def make_collection(self, name: str, metadata: dict[str, Any] | None) -> None:
+    async def make_collection(self, name: str, metadata: Metadata | None) -> None:
         """Make a collection where there is none, with cosine distance and no embedding function."""
         client = await self.open()
         await client.get_or_create_collection(

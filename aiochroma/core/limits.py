@@ -12,6 +12,8 @@ from aiochroma._errors import InvalidInputError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from aiochroma._types import MetadataView
+
 __all__ = [
     "MOST_METADATA_VALUES",
     "check_filter",
@@ -35,7 +37,7 @@ for damaged."""
 
 def check_records(
     ids: Sequence[str],
-    metadatas: Sequence[Mapping[str, Any] | None] | None,
+    metadatas: Sequence[MetadataView | None] | None,
     documents: Sequence[str | None] | None,
 ) -> None:
     """Check that records can be stored; Chroma has checked their form.
@@ -104,7 +106,7 @@ def check_index(options: Mapping[str, Any] | None) -> None:
         )
 
 
-def check_metadata_size(metadata: Mapping[str, Any], where: str, *, most: int = MOST_METADATA_VALUES) -> None:
+def check_metadata_size(metadata: MetadataView, where: str, *, most: int = MOST_METADATA_VALUES) -> None:
     """Check that the metadata of a record can be stored; every element of a list counts.
 
     Args:

@@ -31,6 +31,8 @@ from aiochroma.core.slices import cut, joined, split
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping, Sequence
 
+    from aiochroma._types import Vector
+
 __all__ = ["Limits", "RecordPlanner", "Step", "frozen", "is_get_by_id", "read_key", "write_key"]
 
 BULK_ROUND = 4
@@ -387,7 +389,7 @@ def _given(arguments: Mapping[str, Any], name: str) -> Any:
     return () if values is None else values
 
 
-def _length(vector: Any) -> int:
+def _length(vector: Vector) -> int:
     return 0 if vector is None else len(vector)
 
 

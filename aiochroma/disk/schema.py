@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterable, Mapping
 
+    from aiochroma._types import MetadataView
+
 __all__ = [
     "ADD",
     "DELETE",
@@ -286,7 +288,7 @@ def stored_embedders(connection: sqlite3.Connection) -> dict[str, int]:
     return {name: count for name, count in rows if isinstance(name, str)}
 
 
-def index_settings(schema: Any, configuration: Any, old: Mapping[str, Any]) -> IndexSettings:
+def index_settings(schema: Any, configuration: Any, old: MetadataView) -> IndexSettings:
     """Return what an index is made with, from the three places where versions of Chroma have written it.
 
     Args:

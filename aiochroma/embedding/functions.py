@@ -20,6 +20,8 @@ from aiochroma._errors import DeadlineExceededError, EmbedderError, EmbeddingFai
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from aiochroma._types import Vector
+
 __all__ = [
     "await_function",
     "call_function",
@@ -151,7 +153,7 @@ def vectors_from(result: Any, inputs: Sequence[Any], function: Any) -> list[Any]
     import numpy as np
 
     try:
-        vectors: Sequence[Any] = [np.asarray(vector, dtype=np.float32) for vector in result]
+        vectors: Sequence[Vector] = [np.asarray(vector, dtype=np.float32) for vector in result]
     except (TypeError, ValueError, OverflowError) as error:
         raise EmbeddingFailedError(
             f"The embedding function {name_of(function)!r} did not return vectors but {type(result).__name__}."

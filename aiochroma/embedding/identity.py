@@ -18,6 +18,8 @@ from aiochroma.embedding.functions import kind_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from aiochroma._types import Vector
+
 __all__ = ["PROBE", "fingerprint_of", "identity_of", "is_alike", "is_same_name"]
 
 PROBE = "Our grey cat slept on the warm roof."
@@ -75,7 +77,7 @@ def is_same_name(stored: str, identity: str) -> bool:
     return _reduced(stored) == _reduced(identity)
 
 
-def fingerprint_of(vector: Any) -> str:
+def fingerprint_of(vector: Vector) -> str:
     """Write down what an embedder made of ``PROBE``: some of its numbers, as text."""
     import numpy as np
 
@@ -98,7 +100,7 @@ def is_alike(stored: str, fingerprint: str) -> bool:
     return bool(np.linalg.norm(known - now) <= _TOLERANCE * max(np.linalg.norm(known), np.linalg.norm(now)))
 
 
-def _some(vector: Any) -> Any:
+def _some(vector: Vector) -> Any:
     import numpy as np
 
     numbers = np.asarray(vector, dtype=np.float32)

@@ -31,6 +31,7 @@ from aiochroma.embedding.vector_cache import VectorCache
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from aiochroma._types import Vector
     from aiochroma.core.connection import Connection
     from aiochroma.core.queue import RequestQueue
 
@@ -171,7 +172,7 @@ class EmbeddingRunner:
         if _is_short(function, inputs):
             return call_function(function, inputs, is_query=is_query)
         request = Request("embed", {"function": function, "inputs": inputs, "is_query": is_query})
-        vectors: list[Any] = await call(self._queue(function), request, deadline)
+        vectors: list[Vector] = await call(self._queue(function), request, deadline)
         return vectors
 
     def _queue(self, function: Any) -> RequestQueue:

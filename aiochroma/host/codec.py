@@ -18,6 +18,8 @@ from aiochroma.host.frames import ProtocolError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from aiochroma._types import Vector
+
 __all__ = ["Codec", "Decoding", "Rows"]
 
 _DEPTH = 32
@@ -53,7 +55,7 @@ class Rows:
 
     __slots__ = ("vectors",)
 
-    def __init__(self, vectors: list[Any]) -> None:
+    def __init__(self, vectors: list[Vector]) -> None:
         self.vectors = vectors
 
     @staticmethod

@@ -18,8 +18,9 @@ from aiochroma.host.frames import FRAME_LIMIT, PROTOCOL, FrameKind, ProtocolErro
 from aiochroma.host.types import received, settings_from_json, settings_to_json, travelling
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
+    from aiochroma._types import MetadataView
     from aiochroma.core.queue import Ticket
     from aiochroma.host.codec import Codec
 
@@ -64,7 +65,7 @@ def options_to_json(options: EngineOptions) -> dict[str, Any]:
     return {**values, "settings": None if settings is None else settings_to_json(settings)}
 
 
-def options_from_json(values: Mapping[str, Any]) -> EngineOptions:
+def options_from_json(values: MetadataView) -> EngineOptions:
     """Return what a client asks of the host.
 
     Raises:
@@ -134,7 +135,7 @@ def message_frames(codec: Codec, kind: FrameKind, number: int, value: Any, *, la
     yield frame(kind, number, piece)
 
 
-def event_values(values: Mapping[str, Any]) -> dict[str, Any]:
+def event_values(values: MetadataView) -> dict[str, Any]:
     """Return an event's values as they travel: texts, numbers, and the texts of everything else."""
     return {
         name: value if isinstance(value, (str, int, float, bool, type(None))) else str(value)

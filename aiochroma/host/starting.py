@@ -20,7 +20,9 @@ from aiochroma.host.rendezvous import connect, socket_address
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
+
+    from aiochroma._types import MetadataView
 
 __all__ = ["HOST_LOG", "reach", "start_detached"]
 
@@ -38,7 +40,7 @@ class _SilentError(StoreUnavailableError):
     """A host that was started ended, and did not say why."""
 
 
-def reach(directory: str, values: Mapping[str, Any], stopped: Callable[[], bool]) -> socket.socket:
+def reach(directory: str, values: MetadataView, stopped: Callable[[], bool]) -> socket.socket:
     """Return a connection to the host of a directory; starts one where none listens.
 
     Args:
@@ -92,7 +94,7 @@ def reach(directory: str, values: Mapping[str, Any], stopped: Callable[[], bool]
     ) from refused
 
 
-def start_detached(module: str, directory: str, values: Mapping[str, Any], *, log: str) -> None:
+def start_detached(module: str, directory: str, values: MetadataView, *, log: str) -> None:
     """Start a process that serves a directory, and wait until it listens.
 
     Args:

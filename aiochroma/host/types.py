@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     from chromadb.config import Settings
 
+    from aiochroma._types import MetadataView
+
 __all__ = ["make_codec", "received", "register_dataclass", "travelling"]
 
 _ROW_FIELDS = ("embeddings", "query_embeddings", "vectors")
@@ -158,7 +160,7 @@ def _configuration(json: dict[str, Any]) -> dict[str, Any]:
     return {**json, "embedding_function": _function(json.get("embedding_function"))} if json else json
 
 
-def _function(stored: Mapping[str, Any] | None) -> Any:
+def _function(stored: MetadataView | None) -> Any:
     """Return an object that answers what Chroma asks an embedding function; of a class of its own, as Chroma goes by that."""
     if stored is None or stored.get("type") == "legacy":
         return None

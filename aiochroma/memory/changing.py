@@ -23,8 +23,7 @@ from aiochroma.memory.results import Items, UnavailableHit
 from aiochroma.memory.writing import change_memory
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
+    from aiochroma._types import Metadata, MetadataView
     from aiochroma.memory.recall import Hit
     from aiochroma.memory.store import Store
     from aiochroma.records.history import Entry
@@ -37,7 +36,7 @@ def update(
     *,
     namespace: str,
     text: str | None,
-    metadata: Mapping[str, Any] | None,
+    metadata: MetadataView | None,
     ttl: Any,
     expires_at: Any,
 ) -> Call[Hit | None]:
@@ -89,7 +88,7 @@ class MemoryChange:
     namespace: str
     id: str
     text: str | None
-    metadata: dict[str, Any] | None
+    metadata: Metadata | None
 
 
 def history(id: str | None, *, namespace: str | None, limit: int) -> Call[Items[MemoryChange]]:

@@ -17,6 +17,7 @@ from aiochroma.records.record import PART_OF
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from aiochroma._types import Vector, Where
     from aiochroma.client.session import Session
     from aiochroma.memory.store import Namespace, Store
 
@@ -29,7 +30,7 @@ def erasing(
     id: str | None,
     *,
     namespace: str | None,
-    where: Mapping[str, Any] | None,
+    where: Where | None,
     thread: str | None,
     scope: Any,
 ) -> Call[ErasureReceipt]:
@@ -88,7 +89,7 @@ class _Traces:
     def __init__(self) -> None:
         self.erased = 0
         self.texts: list[str] = []
-        self.vectors: list[Any] = []
+        self.vectors: list[Vector] = []
         self.ids: dict[str, list[str]] = {}
 
     async def read(self, store: Store, namespace: Namespace, ids: list[str]) -> None:
@@ -143,7 +144,7 @@ async def erase_traces(
     *,
     erased: int,
     texts: Sequence[str],
-    vectors: Sequence[Any],
+    vectors: Sequence[Vector],
     history: Mapping[str, Sequence[str]] | None,
     history_database: str = "",
 ) -> ErasureReceipt:

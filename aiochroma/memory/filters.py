@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiochroma._errors import InvalidInputError
 from aiochroma.core.limits import check_storable_text
 from aiochroma.memory.items import check_value
 from aiochroma.records.filters import COMPARISONS
+
+if TYPE_CHECKING:
+    from aiochroma._types import Where
 
 __all__ = ["check_where", "checked_where"]
 
@@ -47,7 +50,7 @@ def check_where(where: Any) -> None:
     _check_given(operator, given, f"{operator!r} of {key!r} in `where`")
 
 
-def checked_where(where: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+def checked_where(where: Where | None) -> Mapping[str, Any] | None:
     """Return a filter that has been checked; None is none."""
     if where is not None:
         check_where(where)

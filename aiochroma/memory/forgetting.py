@@ -25,8 +25,9 @@ from aiochroma.records.filters import joined
 from aiochroma.records.record import scope_filter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
+    from aiochroma._types import Where
     from aiochroma.memory.store import Namespace, Store
 
 __all__ = [
@@ -57,7 +58,7 @@ class Selection:
 
     namespace: str | None
     id: str | None = None
-    where: Mapping[str, Any] | None = None
+    where: Where | None = None
 
     async def namespaces(self, store: Store) -> list[str]:
         """Return the names of the namespaces that are meant."""
@@ -73,7 +74,7 @@ def selection(
     id: str | None,
     *,
     namespace: str | None,
-    where: Mapping[str, Any] | None,
+    where: Where | None,
     thread: str | None,
     scope: Any,
 ) -> Selection:
@@ -102,7 +103,7 @@ def some(
     id: str | None,
     *,
     namespace: str | None,
-    where: Mapping[str, Any] | None,
+    where: Where | None,
     thread: str | None,
     scope: Any,
 ) -> Call[Count]:

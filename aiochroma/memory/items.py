@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiochroma._errors import InvalidInputError
 from aiochroma.core.limits import check_metadata_size, check_storable_text
@@ -24,6 +24,9 @@ from aiochroma.records.record import (
     scope_path,
     text_id,
 )
+
+if TYPE_CHECKING:
+    from aiochroma._types import Metadata, MetadataView
 
 __all__ = [
     "CREATED_AT",
@@ -88,8 +91,8 @@ class Item:
 
     text: str
     id: str
-    metadata: dict[str, Any] = field(default_factory=dict)
-    own: dict[str, Any] = field(default_factory=dict)
+    metadata: Metadata = field(default_factory=dict)
+    own: Metadata = field(default_factory=dict)
 
     def derived_id(self, number: int = 0, made: float | None = None) -> str:
         """Return the id that follows from scope, thread and text; see ``records.record.text_id``."""
@@ -145,7 +148,7 @@ def checked_item(
     check_text(text, where)
     if id is not None:
         check_id(id, f"The `id` of {where}")
-    own: dict[str, Any] = {}
+    own: Metadata = {}
     if scope is not None:
         own.update(scope_keys(checked_scope(scope, f"The `scope` of {where}")))
     if thread is False:
@@ -352,12 +355,12 @@ def now_in_seconds() -> float:
     return round(time.time(), 6)
 
 
-def user_metadata(stored: Mapping[str, Any] | None) -> dict[str, Any]:
+def user_metadata(stored: MetadataView | None) -> dict[str, Any]:
     """Return the user's part of a record's metadata."""
     return {key: value for key, value in (stored or {}).items() if not key.startswith(RESERVED)}
 
 
-def moment(stored: Mapping[str, Any] | None, key: str) -> datetime | None:
+def moment(stored: MetadataView | None, key: str) -> datetime | None:
     """Return a stored time (seconds since 1970) as a datetime in UTC, or None where there is none, or no date."""
     seconds = (stored or {}).get(key)
     if not isinstance(seconds, (int, float)) or not _is_date(seconds):

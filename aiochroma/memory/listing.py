@@ -19,6 +19,7 @@ from aiochroma.records.listing import ListSpec, cursor_of
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 
+    from aiochroma._types import Where
     from aiochroma.memory.store import Namespace, Store
 
 __all__ = [
@@ -111,7 +112,7 @@ def spec_from(
     *,
     scope: Any,
     thread: str | None,
-    where: Mapping[str, Any] | None,
+    where: Where | None,
     since: Any,
     until: Any,
     newest_first: bool,
@@ -223,7 +224,7 @@ async def _valid_hits(store: Store, namespace: str, ids: Sequence[str]) -> dict[
     return await store.on(namespace, work, absent=dict[str, Hit]())
 
 
-async def matching_ids(store: Store, namespace: Namespace, where: Mapping[str, Any] | None) -> list[str]:
+async def matching_ids(store: Store, namespace: Namespace, where: Where | None) -> list[str]:
     """Return the ids of all records, or of those that pass a filter."""
     ids: list[str] = await store.submit(
         "memory_ids", **namespace.place, where=plain(where) if where else None

@@ -29,6 +29,8 @@ from aiochroma.records.spec import Mode
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from aiochroma._types import Metadata, MetadataView, Where
+
 __all__ = ["Hit", "Mode", "NamespaceSearch", "Recall", "has_passed", "hit_from", "is_number", "searches_from"]
 
 
@@ -48,7 +50,7 @@ class NamespaceSearch:
 
     k: int = 5
     max_distance: float | Literal["auto"] | None = None
-    where: Mapping[str, Any] | None = None
+    where: Where | None = None
     weight: float = 1.0
     min_score: float | Literal["auto"] | None = None
 
@@ -103,7 +105,7 @@ class Hit:
     namespace: str
     distance: float | None
     score: float
-    metadata: dict[str, Any] = field(default_factory=dict)
+    metadata: Metadata = field(default_factory=dict)
     created_at: datetime | None = None
     updated_at: datetime | None = None
     expires_at: datetime | None = None
@@ -208,7 +210,7 @@ def searches_from(
     namespaces: Any,
     k: int,
     max_distance: float | Literal["auto"] | None,
-    where: Mapping[str, Any] | None,
+    where: Where | None,
     min_score: float | Literal["auto"] | None,
 ) -> tuple[dict[str, NamespaceSearch] | None, NamespaceSearch]:
     """Return how each namespace is to be searched (None for all alike), and how one that says nothing itself is.
@@ -252,7 +254,7 @@ def hit_from(
     namespace: str,
     id: str,
     document: str | None,
-    stored: Mapping[str, Any] | None,
+    stored: MetadataView | None,
     *,
     distance: float | None = None,
     score: float = 0.0,

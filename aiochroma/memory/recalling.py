@@ -21,6 +21,7 @@ from aiochroma.records.spec import VECTOR_WEIGHT, Mode, SearchSpec
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from aiochroma._types import Vector, Where
     from aiochroma.memory.store import Store
     from aiochroma.records.spec import Neighbour, SearchHit, SearchResult
 
@@ -163,7 +164,7 @@ async def _search(
     store: Store,
     question: Question,
     searches: Mapping[str, NamespaceSearch],
-    vector: Any,
+    vector: Vector,
     timings: dict[str, float],
 ) -> tuple[dict[str, SearchResult], dict[str, BaseException]]:
     """Search all namespaces at the same time; return what each found, and what failed."""
@@ -199,7 +200,7 @@ async def _search(
 
 
 def _arguments(
-    store: Store, question: Question, search: NamespaceSearch, namespace: Any, vector: Any
+    store: Store, question: Question, search: NamespaceSearch, namespace: Any, vector: Vector
 ) -> dict[str, Any]:
     by_words = vector is None or (question.mode == "text" and store.capabilities.full_text)
     return {
@@ -315,7 +316,7 @@ def question_from(
     k: int = 5,
     max_distance: float | Literal["auto"] | None = None,
     min_score: float | Literal["auto"] | None = None,
-    where: Mapping[str, Any] | None = None,
+    where: Where | None = None,
     mode: Mode = "hybrid",
     vector_weight: float = VECTOR_WEIGHT,
     since: Any = None,

@@ -24,6 +24,7 @@ from aiochroma.records.record import PART_OF, PARTS, WRITING, part_id
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from aiochroma._types import Metadata
     from aiochroma.memory.store import Store
     from aiochroma.memory.vectors import Embedded
 
@@ -122,7 +123,7 @@ async def finish_interrupted(store: Store) -> None:
 async def _take_over(store: Store, name: str, copy: Any, models: Sequence[Any]) -> None:
     """Give a copy the name of its namespace, and its original another."""
     by_name = {model.name: model for model in models}
-    steps: list[tuple[str, dict[str, Any]]] = []
+    steps: list[tuple[str, Metadata]] = []
     for present, replacement, aside, metadata in (
         (parts_name(name), _copy_name(name, "parts"), _aside_name(name, "parts"), {PARTS_FOR: name}),
         (
@@ -148,7 +149,7 @@ async def _take_over(store: Store, name: str, copy: Any, models: Sequence[Any]) 
     store.drop(name)
 
 
-def _renamed(model: Any, name: str, metadata: dict[str, Any]) -> dict[str, Any]:
+def _renamed(model: Any, name: str, metadata: Metadata) -> dict[str, Any]:
     return {"id": model.id, "new_name": name, "new_metadata": metadata}
 
 
@@ -214,7 +215,7 @@ class _Copying:
             await store.submit("delete_collection", name=_copy_name(name, "parts"), **store.database)
         return found or await self._collection_made(_copy_name(name, ""), metadata)
 
-    async def _collection_made(self, name: str, metadata: dict[str, Any]) -> Any:
+    async def _collection_made(self, name: str, metadata: Metadata) -> Any:
         return await self._store.submit(
             "get_or_create_collection",
             name=name,
@@ -253,7 +254,7 @@ class _Copying:
         ids: list[str] = found["ids"]
         return ids
 
-    async def _read(self, model: Any, ids: list[str]) -> dict[str, tuple[str, dict[str, Any]]]:
+    async def _read(self, model: Any, ids: list[str]) -> dict[str, tuple[str, Metadata]]:
         store = self._store
         found = await store.submit(
             "_get", collection_id=model.id, ids=ids, include=["documents", "metadatas"], **store.database
@@ -265,7 +266,7 @@ class _Copying:
             )
         }
 
-    async def _copy(self, copy: Any, records: dict[str, tuple[str, dict[str, Any]]]) -> bool:
+    async def _copy(self, copy: Any, records: dict[str, tuple[str, Metadata]]) -> bool:
         """Embed records and write them into the copy; return whether there were any that can be embedded."""
         store = self._store
         vectors = await self._vectors({id: text for id, (text, _) in records.items()})
@@ -317,7 +318,7 @@ class _Copying:
             return {}
         store = self._store
         holder = await self._collection_made(_copy_name(self._name, "parts"), {COPY_OF: self._name})
-        writings: dict[str, dict[str, Any]] = {
+        writings: dict[str, Metadata] = {
             id: {WRITING: uuid.uuid4().hex, PARTS: len(one.parts)} for id, one in long.items()
         }
         rows = [
@@ -341,7 +342,7 @@ class _Copying:
         return writings
 
 
-def _told(record: tuple[str, dict[str, Any]] | None) -> tuple[str, dict[str, Any]] | None:
+def _told(record: tuple[str, Metadata] | None) -> tuple[str, Metadata] | None:
     """Return what two records are compared by: all but which chunks are theirs, and the last digits of fractions.
 
     Chroma does not always give back the last one.
@@ -354,7 +355,7 @@ def _told(record: tuple[str, dict[str, Any]] | None) -> tuple[str, dict[str, Any
     }
 
 
-def _without_chunks(metadata: dict[str, Any]) -> dict[str, Any]:
+def _without_chunks(metadata: Metadata) -> dict[str, Any]:
     return {name: value for name, value in metadata.items() if name not in {PARTS, WRITING}}
 
 

@@ -16,8 +16,9 @@ from aiochroma.memory.namespaces import collection_name, namespace_of, parts_nam
 from aiochroma.memory.vectors import TextEmbedder
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
+    from aiochroma._types import MetadataView
     from aiochroma.client.options import ConnectTarget
     from aiochroma.core.calls import CallOutcome
     from aiochroma.core.connection import Capabilities, EngineInfo
@@ -354,7 +355,7 @@ class Store:
             "`await memory.reembed()` or `aiochroma reembed`."
         )
 
-    async def is_mine(self, metadata: Mapping[str, Any]) -> bool:
+    async def is_mine(self, metadata: MetadataView) -> bool:
         """Tell whether this memory's embedder made a namespace's vectors; see :mod:`aiochroma.embedding.identity`."""
         stored, embedder = metadata.get(EMBEDDER), self.embedder
         fingerprint, dimensions = metadata.get(FINGERPRINT), metadata.get(DIMENSIONS)
@@ -376,7 +377,7 @@ class Store:
         self._namespaces.pop(name, None)
 
 
-def _described(identity: str | None, metadata: Mapping[str, Any]) -> str:
+def _described(identity: str | None, metadata: MetadataView) -> str:
     """Return how messages call an embedder; two of one name differ in their dimensions, or in what they return."""
     if identity is None:
         return "an unknown embedder (of another program)"

@@ -23,9 +23,10 @@ from aiochroma.memory.results import Count
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator
     from pathlib import Path
 
+    from aiochroma._types import MetadataView
     from aiochroma.memory.recall import Hit
     from aiochroma.memory.store import Namespace, Store
 
@@ -128,7 +129,7 @@ async def _export_namespace(
     return await store.on(name, pages, absent=0, any_embedder=True)
 
 
-def _line(hit: Hit, stored: Mapping[str, Any]) -> str:
+def _line(hit: Hit, stored: MetadataView) -> str:
     """Write a memory as a line; moments as seconds since 1970, which loses nothing."""
     entry: dict[str, Any] = {"id": hit.id, "namespace": hit.namespace, "text": hit.text}
     if hit.metadata:

@@ -13,6 +13,7 @@ from aiochroma.embedding.identity import PROBE, fingerprint_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from aiochroma._types import Vector
     from aiochroma.embedding.choice import EmbedderFunction
 
 __all__ = ["Embedded", "Splitter", "TextEmbedder", "middle"]
@@ -28,7 +29,7 @@ class Embedded(NamedTuple):
         parts: The chunks of a text that is longer than the embedder reads, each with its vector; else empty.
     """
 
-    vector: Any
+    vector: Vector
     parts: list[tuple[str, Any]]
 
 
@@ -92,7 +93,7 @@ class TextEmbedder:
 
     async def _vectors(self, client: Any, texts: list[str], *, is_query: bool) -> list[Any]:
         function = self.function
-        vectors: list[Any] = await client.session.embed(function.function, texts, is_query=is_query)
+        vectors: list[Vector] = await client.session.embed(function.function, texts, is_query=is_query)
         if function.dimensions is None and vectors:
             function.dimensions = len(vectors[0])
         for text, vector in zip(texts, vectors, strict=True):
@@ -110,7 +111,7 @@ class TextEmbedder:
         )
 
 
-def _has_direction(vector: Any) -> bool:
+def _has_direction(vector: Vector) -> bool:
     return 0 < float(vector @ vector) < float("inf")
 
 
@@ -182,7 +183,7 @@ class Splitter:
         return self._splitter
 
 
-def middle(vectors: Sequence[Any]) -> Any:
+def middle(vectors: Sequence[Vector]) -> Any:
     """Return the direction that several vectors have in common: that of their mean, or else of the first."""
     import numpy as np
 

@@ -10,8 +10,9 @@ from aiochroma.memory.recall import hit_from
 from aiochroma.records.record import PART_OF, PARTS, WRITING, part_id
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
+    from aiochroma._types import Metadata, MetadataView
     from aiochroma.memory.recall import Hit
     from aiochroma.memory.store import Namespace, Store
     from aiochroma.memory.vectors import Embedded
@@ -91,7 +92,7 @@ async def _write_chunks(
         metadata={PARTS_FOR: namespace.name},
         **store.database,
     )
-    writings: dict[str, dict[str, Any]] = {
+    writings: dict[str, Metadata] = {
         id: {WRITING: uuid.uuid4().hex, PARTS: len(parts)} for id, parts in long.items()
     }
     rows = [
@@ -119,7 +120,7 @@ async def change_memory(
     store: Store,
     namespace: str,
     id: str,
-    values: Mapping[str, Any],
+    values: MetadataView,
     *,
     action: str,
     text: str | None = None,

@@ -14,6 +14,7 @@ from chromadb.utils.embedding_functions import known_embedding_functions
 from aiochroma._threads import off_loop
 
 if TYPE_CHECKING:
+    from aiochroma._types import Metadata
     from aiochroma.ops.records import Side
 
 __all__ = ["make_like", "space_of", "unlike", "unlike_to_merge"]
@@ -26,7 +27,7 @@ _MACHINES_OWN = frozenset({"num_threads"})
 class _StoredSchema:
     """A schema as it was stored. Chroma's class would build the embedding function, which may want keys and models."""
 
-    def __init__(self, stored: dict[str, Any]) -> None:
+    def __init__(self, stored: Metadata) -> None:
         self._stored = stored
 
     def serialize_to_json(self) -> dict[str, Any]:
@@ -117,7 +118,7 @@ async def _create(model: Any, target: Side, *, schema: Any = None, configuration
     return await target.submit("get_collection", name=model.name)
 
 
-def _configuration(stored: dict[str, Any]) -> dict[str, Any]:
+def _configuration(stored: Metadata) -> dict[str, Any]:
     """Return a stored configuration as what Chroma makes collections with, for servers that know no schemas."""
     configuration: dict[str, Any] = {
         name: {key: value for key, value in stored[name].items() if value is not None}

@@ -13,6 +13,8 @@ from chromadb.errors import NotFoundError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
+    from aiochroma._types import Metadata, Vector
+
 __all__ = ["PAGE", "Record", "Side", "fields_that_differ"]
 
 PAGE = 256
@@ -33,9 +35,9 @@ class Record(NamedTuple):
         uri: Its URI, or None.
     """
 
-    vector: Any
+    vector: Vector
     document: str | None
-    metadata: dict[str, Any] | None
+    metadata: Metadata | None
     uri: str | None
 
 
@@ -167,7 +169,7 @@ def _are_equal(left: Any, right: Any, space: str) -> bool:
     return bool(np.max(np.abs(left - right), initial=0.0) <= _ROUNDING * np.linalg.norm(left))
 
 
-def _typed(metadata: dict[str, Any] | None) -> Any:
+def _typed(metadata: Metadata | None) -> Any:
     """1, 1.0 and True are equal, but not the same to a filter."""
     return None if metadata is None else {key: (type(value), value) for key, value in metadata.items()}
 

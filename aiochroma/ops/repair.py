@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from aiochroma._types import Vector
     from aiochroma.disk.preflight_report import CollectionReport, PreflightReport
     from aiochroma.embedding.choice import EmbedderFunction
 
@@ -94,7 +95,7 @@ class _DoctorsSource:
     async def embed(self, texts: list[str]) -> Sequence[Any]:
         """See :class:`aiochroma.client.reembedding.EmbeddingSource`."""
         assert self._chosen is not None
-        vectors: Sequence[Any] = await self._client.session.embed(
+        vectors: Sequence[Vector] = await self._client.session.embed(
             self._chosen.function, texts, is_query=False
         )
         return vectors

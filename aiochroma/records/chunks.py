@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from chromadb.api import ServerAPI
 
+    from aiochroma._types import CollectionId, MetadataView, Vector
     from aiochroma.records.reading import Reader
 
 __all__ = ["NearChunk", "Parts"]
@@ -72,7 +73,7 @@ class Parts:
         return self._holders[key]
 
     def nearest(
-        self, holder: Any, vectors: Sequence[Any], n_results: int, place: Database
+        self, holder: CollectionId, vectors: Sequence[Vector], n_results: int, place: Database
     ) -> list[list[NearChunk]]:
         """Return for each vector the nearest chunk of each memory, nearest first.
 
@@ -105,7 +106,7 @@ class Parts:
         self,
         moved: Mapping[str, str],
         ids: Sequence[str],
-        metadatas: Sequence[Mapping[str, Any]],
+        metadatas: Sequence[MetadataView],
         name: str,
         place: Database,
     ) -> None:

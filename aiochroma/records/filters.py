@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from aiochroma.records.record import CREATED_AT, THREAD, scope_filter
 
 if TYPE_CHECKING:
+    from aiochroma._types import MetadataView, Where
     from aiochroma.records.spec import SearchSpec
 
 __all__ = ["COMPARISONS", "decoded", "encoded", "filter_of", "joined", "matches", "plain"]
@@ -22,7 +23,7 @@ COMPARISONS: Mapping[str, Callable[[Any, Any], bool]] = {
 }
 
 
-def encoded(where: Mapping[str, Any] | None) -> str | None:
+def encoded(where: Where | None) -> str | None:
     """Write a filter as JSON text: a value that can be compared, and tells 1, 1.0 and true apart."""
     return json.dumps(plain(where)) if where else None
 
@@ -45,7 +46,7 @@ def filter_of(spec: SearchSpec) -> dict[str, Any] | None:
     )
 
 
-def plain(where: Mapping[str, Any]) -> dict[str, Any]:
+def plain(where: Where) -> dict[str, Any]:
     """Return a filter as Chroma takes it: in dictionaries, whatever mappings it has, and none around a single filter."""
     (key, condition), *_ = where.items()
     if key in {"$and", "$or"}:
@@ -54,7 +55,7 @@ def plain(where: Mapping[str, Any]) -> dict[str, Any]:
     return {key: dict(condition) if isinstance(condition, Mapping) else condition}
 
 
-def joined(*filters: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def joined(*filters: Where | None) -> dict[str, Any] | None:
     """Return a filter for what passes all filters; None among them lets everything pass."""
     given = [plain(one) for one in filters if one]
     if len(given) > 1:
@@ -62,7 +63,7 @@ def joined(*filters: Mapping[str, Any] | None) -> dict[str, Any] | None:
     return given[0] if given else None
 
 
-def matches(where: Mapping[str, Any] | None, metadata: Mapping[str, Any]) -> bool:
+def matches(where: Where | None, metadata: MetadataView) -> bool:
     """Tell whether a record passes a filter, as Chroma would.
 
     Numbers are compared with numbers, and anything else with its own kind. A record without such a value passes ``$ne`` and

@@ -11,7 +11,7 @@ import contextlib
 import json
 import sqlite3
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from aiochroma._errors import StoreUnavailableError
 from aiochroma._files import touch_private
@@ -19,6 +19,8 @@ from aiochroma.disk.layout import HISTORY_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+    from aiochroma._types import Metadata
 
 __all__ = ["HISTORY_FILE", "ChangeLog", "Entry", "database_key"]
 
@@ -49,7 +51,7 @@ class Entry(NamedTuple):
     namespace: str
     id: str
     text: str | None
-    metadata: dict[str, Any] | None
+    metadata: Metadata | None
 
 
 def database_key(tenant: str, database: str) -> str:

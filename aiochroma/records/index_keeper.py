@@ -13,7 +13,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aiochroma._logging import get_logger
 from aiochroma.backend.chroma_records import ChromaRecords, Database, database_of
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from chromadb.api import ServerAPI
 
+    from aiochroma._types import MetadataView, Vector
     from aiochroma.core.request import Request
 
 __all__ = ["IndexKeeper", "indexed_row"]
@@ -339,7 +340,7 @@ class IndexKeeper:
 
 
 def indexed_row(
-    id: str, document: str | None, metadata: Mapping[str, Any] | None, vector: Any
+    id: str, document: str | None, metadata: MetadataView | None, vector: Vector | None
 ) -> IndexedText:
     """Return what the index stores of a record; other programs may have written anything."""
     metadata = metadata or {}

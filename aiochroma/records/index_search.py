@@ -7,7 +7,7 @@ is searched exactly; of a large one Chroma's index gives the nearest. Every cand
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aiochroma.records.filters import filter_of
 from aiochroma.records.record import WRITING
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from aiochroma._types import CollectionId, Vector
     from aiochroma.backend.chroma_records import Database
     from aiochroma.records.chunks import NearChunk, Parts
     from aiochroma.records.reading import Reader
@@ -59,8 +60,8 @@ class IndexSearch:
         share: float,
         reader: Reader,
         parts: Parts,
-        collection_id: Any,
-        query_embeddings: Sequence[Any],
+        collection_id: CollectionId,
+        query_embeddings: Sequence[Vector],
         spec: SearchSpec,
         reach: int,
         place: Database,
@@ -85,7 +86,7 @@ class IndexSearch:
             lengths = np.linalg.norm(matrix, axis=1, keepdims=True)
             self._queries = (matrix / np.where(lengths > 0, lengths, 1.0)).astype(np.float32, copy=False)
 
-    def run(self, queries: Sequence[str], chunk_collection: Any) -> list[list[Found]]:
+    def run(self, queries: Sequence[str], chunk_collection: CollectionId) -> list[list[Found]]:
         """Return the candidates of each query."""
         import numpy as np
 
@@ -185,7 +186,7 @@ class IndexSearch:
                 if distance == distance:
                     by_row[row].distance = distance
 
-    def _near_chunks(self, chunk_collection: Any) -> list[dict[int, NearChunk]]:
+    def _near_chunks(self, chunk_collection: CollectionId) -> list[dict[int, NearChunk]]:
         """Return for each query the memories whose chunks are nearest, by row, with the nearest chunk of each."""
         import numpy as np
 

@@ -12,6 +12,8 @@ from aiochroma.records.record import CREATED_AT, THREAD, has_expired, made_at, s
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from aiochroma._types import MetadataView, Where
+
 __all__ = ["ListSpec", "cursor_of", "list_filter", "page_ids"]
 
 
@@ -33,7 +35,7 @@ class ListSpec:
         after: The cursor of the memory behind which the list goes on, or None for its beginning; see :func:`cursor_of`.
     """
 
-    where: Mapping[str, Any] | None = None
+    where: Where | None = None
     scope: str = ""
     thread: str | None = None
     since: float | None = None
@@ -43,7 +45,7 @@ class ListSpec:
     after: tuple[float, str] | None = None
 
 
-def cursor_of(id: str, metadata: Mapping[str, Any], spec: ListSpec) -> tuple[float, str]:
+def cursor_of(id: str, metadata: MetadataView, spec: ListSpec) -> tuple[float, str]:
     """Return what a memory is ordered by."""
     number = made_at(metadata) if spec.thread is None else round(thread_position(metadata)[1], 6)
     return number, id
@@ -60,7 +62,7 @@ def list_filter(spec: ListSpec) -> dict[str, Any] | None:
     )
 
 
-def page_ids(records: Mapping[str, Mapping[str, Any]], spec: ListSpec) -> list[str]:
+def page_ids(records: Mapping[str, MetadataView], spec: ListSpec) -> list[str]:
     """Return the ids of a page, in order.
 
     Args:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from chromadb.api import ServerAPI
     from numpy.typing import NDArray
 
+    from aiochroma._types import CollectionId, MetadataView, Vector, Where
     from aiochroma.backend.chroma_records import Database
     from aiochroma.core.request import Request
     from aiochroma.records.listing import ListSpec
@@ -83,20 +84,18 @@ class LocalIndex(SearchingRecords):
         """See ``MemoryRecords``."""
         return {**super().operations(), "index_memories": self.index}
 
-    def index(self, collection_id: Any, tenant: str, database: str) -> float:
+    def index(self, collection_id: CollectionId, tenant: str, database: str) -> float:
         """Copy one slice of a collection into the index, if any is missing; return which share the index has."""
         return self.keeper.copy(str(collection_id), {"tenant": tenant, "database": database})
 
-    def count(self, collection_id: Any, tenant: str, database: str) -> int:
+    def count(self, collection_id: CollectionId, tenant: str, database: str) -> int:
         """Return how many records a collection has; the index knows it without counting."""
         index = self.keeper.current(str(collection_id))
         if index is not None:
             return index.count(str(collection_id))
         return super().count(collection_id, tenant, database)
 
-    def ids(
-        self, collection_id: Any, where: Mapping[str, Any] | None, tenant: str, database: str
-    ) -> list[str]:
+    def ids(self, collection_id: CollectionId, where: Where | None, tenant: str, database: str) -> list[str]:
         """See ``MemoryRecords``; a filter is answered by the index."""
         index = self.keeper.current(str(collection_id))
         if index is not None:
@@ -109,7 +108,9 @@ class LocalIndex(SearchingRecords):
                 return [ids[row] for row in rows]
         return super().ids(collection_id, where, tenant, database)
 
-    def page(self, collection_id: Any, spec: ListSpec, tenant: str, database: str) -> Sequence[Record]:
+    def page(
+        self, collection_id: CollectionId, spec: ListSpec, tenant: str, database: str
+    ) -> Sequence[Record]:
         """See ``MemoryRecords``; the index finds the page without looking at what stands before it."""
         place: Database = {"tenant": tenant, "database": database}
         collection = str(collection_id)
@@ -172,7 +173,7 @@ class LocalIndex(SearchingRecords):
             )
         return self._history
 
-    def _known(self, collection_id: Any, ids: list[str], place: Database) -> dict[str, Record]:
+    def _known(self, collection_id: CollectionId, ids: list[str], place: Database) -> dict[str, Record]:
         collection = str(collection_id)
         index, share, _ = self.keeper.usable(collection, place)
         if index is not None and share == 1.0:
@@ -186,7 +187,7 @@ class LocalIndex(SearchingRecords):
                 self.keeper.failed(error)
         return super()._known(collection_id, ids, place)
 
-    def _last_position(self, collection_id: Any, thread: str, place: Database) -> float | None:
+    def _last_position(self, collection_id: CollectionId, thread: str, place: Database) -> float | None:
         collection = str(collection_id)
         index, share, _ = self.keeper.usable(collection, place)
         try:
@@ -200,9 +201,9 @@ class LocalIndex(SearchingRecords):
         collection: str,
         ids: Sequence[str],
         documents: Sequence[str],
-        metadatas: Sequence[Mapping[str, Any]],
+        metadatas: Sequence[MetadataView],
         known: Mapping[str, Record],
-        vectors: Sequence[Any] | None,
+        vectors: Sequence[Vector] | None,
     ) -> None:
         rows = []
         for at, (id, document, metadata) in enumerate(zip(ids, documents, metadatas, strict=True)):
@@ -218,8 +219,8 @@ class LocalIndex(SearchingRecords):
 
     def _candidates(
         self,
-        collection_id: Any,
-        query_embeddings: Sequence[Any],
+        collection_id: CollectionId,
+        query_embeddings: Sequence[Vector],
         queries: Sequence[str],
         spec: SearchSpec,
         reach: int,
@@ -251,7 +252,7 @@ class LocalIndex(SearchingRecords):
         )
         return Candidates([list(one.values()) for one in found], 1.0, problem)
 
-    def _complete(self, collection_id: Any, found: Sequence[Found], place: Database) -> None:
+    def _complete(self, collection_id: CollectionId, found: Sequence[Found], place: Database) -> None:
         missing = [one for one in found if one.metadata is None]
         rows = {one.key: one for one in missing if isinstance(one.key, int) and one.key > 0}
         index = self.keeper.usable(str(collection_id), place)[0] if rows else None
@@ -277,7 +278,7 @@ class LocalIndex(SearchingRecords):
                 one.document, one.metadata = records[one.id]["document"], records[one.id]["metadata"]
 
     def _neighbours(
-        self, collection_id: Any, ids: list[str], window: int, place: Database
+        self, collection_id: CollectionId, ids: list[str], window: int, place: Database
     ) -> Iterable[tuple[str, int, Neighbour]]:
         collection = str(collection_id)
         index, _, _ = self.keeper.usable(collection, place)
@@ -292,7 +293,7 @@ class LocalIndex(SearchingRecords):
             return []
         return [(rows[row], offset, Neighbour(*read[other])) for row, other, offset in near if other in read]
 
-    def _vectors(self, collection_id: Any, ids: list[str], place: Database) -> dict[str, Any]:
+    def _vectors(self, collection_id: CollectionId, ids: list[str], place: Database) -> dict[str, Any]:
         import numpy as np
 
         collection = str(collection_id)

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from chromadb.api import ServerAPI
 
+    from aiochroma._types import CollectionId, Metadata, MetadataView, Vector, Where
     from aiochroma.records.history import ChangeLog
     from aiochroma.records.listing import ListSpec
 
@@ -76,10 +77,10 @@ class MemoryRecords:
 
     def remember(
         self,
-        collection_id: Any,
+        collection_id: CollectionId,
         ids: list[str],
-        embeddings: list[Any],
-        metadatas: list[dict[str, Any]],
+        embeddings: list[Vector],
+        metadatas: list[Metadata],
         documents: list[str],
         uris: Any,
         tenant: str,
@@ -157,10 +158,10 @@ class MemoryRecords:
 
     def _moved(
         self,
-        collection_id: Any,
+        collection_id: CollectionId,
         ids: Sequence[str],
         documents: Sequence[str],
-        metadatas: Sequence[Mapping[str, Any]],
+        metadatas: Sequence[MetadataView],
         old: Mapping[str, Record],
         place: Database,
         *,
@@ -191,9 +192,9 @@ class MemoryRecords:
 
     def _placed(
         self,
-        collection_id: Any,
+        collection_id: CollectionId,
         ids: Sequence[str],
-        metadatas: Sequence[dict[str, Any]],
+        metadatas: Sequence[Metadata],
         known: Mapping[str, Record],
         place: Database,
     ) -> list[dict[str, Any]]:
@@ -216,10 +217,10 @@ class MemoryRecords:
 
     def change(
         self,
-        collection_id: Any,
+        collection_id: CollectionId,
         ids: list[str],
-        embeddings: list[Any] | None,
-        metadatas: list[dict[str, Any]],
+        embeddings: list[Vector] | None,
+        metadatas: list[Metadata],
         documents: list[str] | None,
         uris: Any,
         tenant: str,
@@ -283,7 +284,7 @@ class MemoryRecords:
 
     def forget(
         self,
-        collection_id: Any,
+        collection_id: CollectionId,
         ids: list[str],
         tenant: str,
         database: str,
@@ -318,7 +319,9 @@ class MemoryRecords:
 
     # -- listing -------------------------------------------------------------------------------------------------------
 
-    def page(self, collection_id: Any, spec: ListSpec, tenant: str, database: str) -> Sequence[Record]:
+    def page(
+        self, collection_id: CollectionId, spec: ListSpec, tenant: str, database: str
+    ) -> Sequence[Record]:
         """Return a page of the memories of a collection, in order."""
         place: Database = {"tenant": tenant, "database": database}
         found = self._api.get(collection_id, where=list_filter(spec), include=["metadatas"], **place)
@@ -329,21 +332,21 @@ class MemoryRecords:
         records = self._reader.records(collection_id, ids, None, place)
         return [records[id] for id in ids if id in records]
 
-    def read(self, collection_id: Any, ids: list[str], tenant: str, database: str) -> list[Record | None]:
+    def read(
+        self, collection_id: CollectionId, ids: list[str], tenant: str, database: str
+    ) -> list[Record | None]:
         """Return the record of each id, with the values that searches show; None where there is none."""
         place: Database = {"tenant": tenant, "database": database}
         known = self._known(collection_id, list(dict.fromkeys(ids)), place)
         return [known.get(id) for id in ids]
 
-    def ids(
-        self, collection_id: Any, where: Mapping[str, Any] | None, tenant: str, database: str
-    ) -> list[str]:
+    def ids(self, collection_id: CollectionId, where: Where | None, tenant: str, database: str) -> list[str]:
         """Return the ids of the records that pass a filter, or of all, in one piece: Chroma reads 100,000 in 0.2 s."""
         found = self._api.get(collection_id, where=where, include=[], tenant=tenant, database=database)
         ids: list[str] = found["ids"]
         return ids
 
-    def count(self, collection_id: Any, tenant: str, database: str) -> int:
+    def count(self, collection_id: CollectionId, tenant: str, database: str) -> int:
         """Return how many records a collection has."""
         counted: int = self._api.count(collection_id, tenant=tenant, database=database)
         return counted
@@ -360,11 +363,11 @@ class MemoryRecords:
     def _log(self) -> ChangeLog | None:
         return None
 
-    def _last_position(self, collection_id: Any, thread: str, place: Database) -> float | None:  # noqa: ARG002 - no index here
+    def _last_position(self, collection_id: CollectionId, thread: str, place: Database) -> float | None:  # noqa: ARG002 - no index here
         """Return the last place of a conversation, 0 where it has none yet; None where only a clock can tell."""
         return None
 
-    def _known(self, collection_id: Any, ids: list[str], place: Database) -> dict[str, Record]:
+    def _known(self, collection_id: CollectionId, ids: list[str], place: Database) -> dict[str, Record]:
         """Return the records that are there, of ids."""
         return self._reader.records(collection_id, ids, None, place)
 
@@ -373,9 +376,9 @@ class MemoryRecords:
         collection: str,
         ids: Sequence[str],
         documents: Sequence[str],
-        metadatas: Sequence[Mapping[str, Any]],
+        metadatas: Sequence[MetadataView],
         known: Mapping[str, Record],
-        vectors: Sequence[Any] | None,
+        vectors: Sequence[Vector] | None,
     ) -> None:
         """Follow a write; ``metadatas`` is what was written over that of ``known``."""
 

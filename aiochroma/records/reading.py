@@ -8,9 +8,11 @@ from aiochroma.backend.chroma_records import ChromaRecords, Database
 from aiochroma.records.record import Record, record_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from chromadb.api import ServerAPI
+
+    from aiochroma._types import CollectionId, Metadata, Vector, Where
 
 __all__ = ["Reader"]
 
@@ -27,11 +29,11 @@ class Reader:
 
     def nearest(
         self,
-        collection_id: Any,
-        vectors: Sequence[Any],
+        collection_id: CollectionId,
+        vectors: Sequence[Vector],
         n_results: int,
         place: Database,
-        where: Mapping[str, Any] | None = None,
+        where: Where | None = None,
     ) -> list[dict[str, float]]:
         """Return the distances of the nearest by id, nearest first.
 
@@ -53,13 +55,13 @@ class Reader:
 
     def query(
         self,
-        collection_id: Any,
-        vectors: Sequence[Any],
+        collection_id: CollectionId,
+        vectors: Sequence[Vector],
         n_results: int,
-        where: Mapping[str, Any] | None,
-        where_document: Mapping[str, Any] | None,
+        where: Where | None,
+        where_document: Where | None,
         place: Database,
-    ) -> list[list[tuple[str, float, str, dict[str, Any]]]]:
+    ) -> list[list[tuple[str, float, str, Metadata]]]:
         """Return for each vector the nearest records: id, distance, document and metadata."""
         result = self._api.query(
             collection_id,
@@ -81,7 +83,7 @@ class Reader:
         ]
 
     def records(
-        self, collection_id: Any, ids: list[str], where: Mapping[str, Any] | None, place: Database
+        self, collection_id: CollectionId, ids: list[str], where: Where | None, place: Database
     ) -> dict[str, Record]:
         """Return the records that are there, of ids."""
         if not ids:
@@ -100,7 +102,7 @@ class Reader:
             )
         }
 
-    def vectors(self, collection_id: Any, ids: list[str], place: Database) -> dict[str, Any]:
+    def vectors(self, collection_id: CollectionId, ids: list[str], place: Database) -> dict[str, Any]:
         """Return the vectors of the records that are there, of ids."""
         if not ids:
             return {}

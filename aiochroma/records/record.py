@@ -7,7 +7,9 @@ import math
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
+
+    from aiochroma._types import MetadataView
 
 __all__ = [
     "CREATED_AT",
@@ -111,7 +113,7 @@ def writing_of(part: str) -> str:
     return part.rpartition(":")[0]
 
 
-def has_expired(metadata: Mapping[str, Any], now: float) -> bool:
+def has_expired(metadata: MetadataView, now: float) -> bool:
     """Return whether a memory has expired; a pinned one does not. What is no number is no time."""
     end = metadata.get(EXPIRES_AT)
     return isinstance(end, (int, float)) and end <= now and not metadata.get(PINNED)
@@ -122,7 +124,7 @@ def record_of(id: str, document: Any, metadata: Any) -> Record:
     return {"id": id, "document": document or "", "metadata": metadata or {}}
 
 
-def thread_position(metadata: Mapping[str, Any]) -> tuple[str | None, float]:
+def thread_position(metadata: MetadataView) -> tuple[str | None, float]:
     """Return where a memory stands: its conversation and its place there.
 
     A conversation is a thread within a scope: two people may have a thread of one name each. Other programs may have
@@ -137,7 +139,7 @@ def thread_position(metadata: Mapping[str, Any]) -> tuple[str | None, float]:
     )
 
 
-def made_at(metadata: Mapping[str, Any]) -> float:
+def made_at(metadata: MetadataView) -> float:
     """Return when a memory was first remembered, in seconds since 1970 and whole microseconds.
 
     Chroma may change the last digit of a float. Other programs may have written anything; what is no time is 0.
@@ -146,7 +148,7 @@ def made_at(metadata: Mapping[str, Any]) -> float:
     return round(float(seconds), 6) if isinstance(seconds, (int, float)) and abs(seconds) < _LATEST else 0.0
 
 
-def place_in_order(metadata: Mapping[str, Any]) -> tuple[str | None, float]:
+def place_in_order(metadata: MetadataView) -> tuple[str | None, float]:
     """Return beside which others a memory stands: its conversation, or else what was remembered before and after it.
 
     Order of arrival is a conversation for every scope. A memory that says so, or that another program wrote, is in none.
@@ -165,7 +167,7 @@ def before(record: Record | None) -> tuple[str | None, dict[str, Any] | None]:
     return (None, None) if record is None else (record["document"], record["metadata"])
 
 
-def merged_metadata(given: Mapping[str, Any], known: Record | None, *, exact: bool) -> dict[str, Any]:
+def merged_metadata(given: MetadataView, known: Record | None, *, exact: bool) -> dict[str, Any]:
     """Return what is written over the metadata of a memory; None takes a value away."""
     stored = dict(given)
     if known is None:

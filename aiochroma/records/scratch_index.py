@@ -22,6 +22,7 @@ from aiochroma.text.index import IndexedText, TextIndex
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from aiochroma._types import CollectionId, Vector
     from aiochroma.backend.chroma_records import Database
     from aiochroma.records.reading import Reader
     from aiochroma.records.spec import SearchSpec
@@ -48,8 +49,8 @@ class ScratchIndex(SearchingRecords):
 
     def _candidates(
         self,
-        collection_id: Any,
-        query_embeddings: Sequence[Any],
+        collection_id: CollectionId,
+        query_embeddings: Sequence[Vector],
         queries: Sequence[str],
         spec: SearchSpec,
         reach: int,
@@ -77,11 +78,11 @@ class ScratchIndex(SearchingRecords):
                     one.distance = None
         return Candidates([list(candidates.values()) for candidates in found])
 
-    def _complete(self, collection_id: Any, found: Sequence[Found], place: Database) -> None:
+    def _complete(self, collection_id: CollectionId, found: Sequence[Found], place: Database) -> None:
         """Everything was read when it was found."""
 
     def _neighbours(
-        self, collection_id: Any, ids: list[str], window: int, place: Database
+        self, collection_id: CollectionId, ids: list[str], window: int, place: Database
     ) -> Iterable[tuple[str, int, Neighbour]]:
         pairs: list[tuple[str, int, str]] = []
         records = self._reader.records(collection_id, ids, None, place)
@@ -108,7 +109,9 @@ class ScratchIndex(SearchingRecords):
             if other in near
         ]
 
-    def _turns(self, collection_id: Any, scope: str | None, thread: str, place: Database) -> list[str]:
+    def _turns(
+        self, collection_id: CollectionId, scope: str | None, thread: str, place: Database
+    ) -> list[str]:
         """Return the ids of a thread in order."""
         result = self._api.get(
             collection_id, where={THREAD: thread}, limit=_TURNS, include=["metadatas"], **place

@@ -18,6 +18,7 @@ from aiochroma.records.spec import Neighbour, SearchHit, SearchResult, SearchSpe
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from aiochroma._types import CollectionId, Metadata, MetadataView, Vector, Where
     from aiochroma.backend.chroma_records import Database
     from aiochroma.records.ranking import ScoreParts
 
@@ -66,7 +67,7 @@ class Found:
     text: float = 0.0
     own: float = 0.0
     document: str = ""
-    metadata: dict[str, Any] | None = None
+    metadata: Metadata | None = None
     passage: str | None = None
 
 
@@ -100,8 +101,8 @@ class SearchingRecords(MemoryRecords):
 
     def search(
         self,
-        collection_id: Any,
-        query_embeddings: Sequence[Any],
+        collection_id: CollectionId,
+        query_embeddings: Sequence[Vector],
         queries: Sequence[str],
         spec: SearchSpec,
         chunks: str,
@@ -145,7 +146,7 @@ class SearchingRecords(MemoryRecords):
         ]
 
     def similar(
-        self, collection_id: Any, id: str, spec: SearchSpec, chunks: str, tenant: str, database: str
+        self, collection_id: CollectionId, id: str, spec: SearchSpec, chunks: str, tenant: str, database: str
     ) -> SearchResult:
         """Search by the stored vector of a memory, which is not among its own hits; arguments as :meth:`search`."""
         place: Database = {"tenant": tenant, "database": database}
@@ -162,8 +163,8 @@ class SearchingRecords(MemoryRecords):
     @abstractmethod
     def _candidates(
         self,
-        collection_id: Any,
-        query_embeddings: Sequence[Any],
+        collection_id: CollectionId,
+        query_embeddings: Sequence[Vector],
         queries: Sequence[str],
         spec: SearchSpec,
         reach: int,
@@ -173,28 +174,28 @@ class SearchingRecords(MemoryRecords):
         """Return what may be ranked; ``reach`` says how many times as many as usual."""
 
     @abstractmethod
-    def _complete(self, collection_id: Any, found: Sequence[Found], place: Database) -> None:
+    def _complete(self, collection_id: CollectionId, found: Sequence[Found], place: Database) -> None:
         """Give id, document and metadata to what has no metadata yet, and is there."""
 
     @abstractmethod
     def _neighbours(
-        self, collection_id: Any, ids: list[str], window: int, place: Database
+        self, collection_id: CollectionId, ids: list[str], window: int, place: Database
     ) -> Iterable[tuple[str, int, Neighbour]]:
         """Return what stands near memories in their threads: the memory's id, the offset, and the neighbour."""
 
-    def _vectors(self, collection_id: Any, ids: list[str], place: Database) -> dict[str, Any]:
+    def _vectors(self, collection_id: CollectionId, ids: list[str], place: Database) -> dict[str, Any]:
         """Return the stored vectors of memories that are there."""
         return self._reader.vectors(collection_id, ids, place)
 
     def _found_by_chroma(
         self,
-        collection_id: Any,
-        vectors: Sequence[Any],
+        collection_id: CollectionId,
+        vectors: Sequence[Vector],
         n_results: int,
-        where: Mapping[str, Any] | None,
+        where: Where | None,
         chunks: str,
         place: Database,
-        where_document: Mapping[str, Any] | None = None,
+        where_document: Where | None = None,
     ) -> list[dict[str, Found]]:
         """Return for each vector the nearest memories by id, whether they are near as a whole or by a chunk."""
         if vectors[0] is None:
@@ -238,7 +239,7 @@ class SearchingRecords(MemoryRecords):
 
     def _ranked(
         self,
-        collection_id: Any,
+        collection_id: CollectionId,
         candidates: Sequence[list[Found]],
         spec: SearchSpec,
         reach: int,
@@ -262,7 +263,9 @@ class SearchingRecords(MemoryRecords):
             enough = enough and (fetched < most_near(spec, reach) or left >= most_near(spec))
         return ranked, enough
 
-    def _diverse(self, collection_id: Any, ranked: Ranked, spec: SearchSpec, place: Database) -> Ranked:
+    def _diverse(
+        self, collection_id: CollectionId, ranked: Ranked, spec: SearchSpec, place: Database
+    ) -> Ranked:
         """Choose the hits that add most to those before them."""
         import numpy as np
 
@@ -277,7 +280,7 @@ class SearchingRecords(MemoryRecords):
         return [ranked[index] for index in chosen]
 
     def _near(
-        self, collection_id: Any, ranked: Sequence[Ranked], spec: SearchSpec, place: Database
+        self, collection_id: CollectionId, ranked: Sequence[Ranked], spec: SearchSpec, place: Database
     ) -> dict[str, dict[int, Neighbour]]:
         """Return for each hit that stands in a thread its neighbours by offset; what has expired is left out."""
         now = time.time()
@@ -314,7 +317,7 @@ def _best(some: Sequence[Found], spec: SearchSpec, now: float) -> Ranked:
     return [(by_key[candidate.id], parts) for candidate, parts in rank(candidates, spec, limit=limit)]
 
 
-def _age(metadata: Mapping[str, Any], now: float) -> float:
+def _age(metadata: MetadataView, now: float) -> float:
     written = metadata.get(UPDATED_AT, metadata.get(CREATED_AT, now))
     return now - written if isinstance(written, (int, float)) else 0.0
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from aiochroma._types import Metadata
     from aiochroma.records.ranking import ScoreParts
 
 __all__ = ["VECTOR_WEIGHT", "Mode", "Neighbour", "SearchHit", "SearchResult", "SearchSpec"]
@@ -68,7 +69,7 @@ class Neighbour:
 
     id: str
     document: str
-    metadata: dict[str, Any]
+    metadata: Metadata
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class SearchHit:
 
     id: str
     document: str
-    metadata: dict[str, Any]
+    metadata: Metadata
     distance: float | None
     score: ScoreParts
     passage: str | None = None

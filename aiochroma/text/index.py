@@ -32,11 +32,13 @@ from aiochroma.text.terms import Postings, Summary, summary_of, terms_of
 from aiochroma.text.vectors import VectorTable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
+
+    from aiochroma._types import Where
 
 __all__ = ["IndexedText", "TextHit", "TextIndex", "full_text_available"]
 
@@ -161,7 +163,7 @@ class TextIndex:
 
     # -- searching -----------------------------------------------------------------------------------------------------
 
-    def filter(self, namespace: str, where: Mapping[str, Any] | None, now: float) -> RowFilter:
+    def filter(self, namespace: str, where: Where | None, now: float) -> RowFilter:
         """Return which rows may be returned: those that pass a filter, and have not expired.
 
         Args:
@@ -186,7 +188,7 @@ class TextIndex:
             np.setdiff1d(passing, expired, assume_unique=True) if len(expired) else passing, nothing
         )
 
-    def matching(self, namespace: str, where: Mapping[str, Any] | None) -> NDArray[np.int64]:
+    def matching(self, namespace: str, where: Where | None) -> NDArray[np.int64]:
         """Return the rows that pass one of Chroma's filters, whether they have expired or not; all for None."""
         import numpy as np
 

@@ -9,10 +9,12 @@ from aiochroma.text.rows import read_numbers, read_rows
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
+
+    from aiochroma._types import Metadata, MetadataView, Vector
 
 __all__ = ["IndexedText", "MemoryTable", "StoredMemory", "readable"]
 
@@ -39,10 +41,10 @@ class IndexedText(NamedTuple):
     text: str
     thread: str | None = None
     position: float = 0.0
-    metadata: Mapping[str, Any] | None = None
+    metadata: MetadataView | None = None
     created: float = 0.0
     expires: float | None = None
-    vector: Any = None
+    vector: Vector = None
 
 
 class StoredMemory(NamedTuple):
@@ -58,7 +60,7 @@ class StoredMemory(NamedTuple):
     number: int
     indexed: str
     words: int
-    metadata: dict[str, Any] | None
+    metadata: Metadata | None
 
 
 class MemoryTable:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from aiochroma._types import Where
+
 __all__ = ["MetadataTable"]
 
 _SQL = {"$eq": "=", "$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
@@ -112,7 +114,7 @@ class MetadataTable:
 
     # -- filters -------------------------------------------------------------------------------------------------------
 
-    def matching(self, namespace: int, where: Mapping[str, Any]) -> NDArray[np.int64]:
+    def matching(self, namespace: int, where: Where) -> NDArray[np.int64]:
         """Return the rows that pass one of Chroma's filters, ascending; not to be changed.
 
         Numbers are compared with numbers and anything else with its own kind. Rows without such a value pass ``$ne`` and

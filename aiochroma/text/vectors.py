@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aiochroma.text.rows import among, read_numbers
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from aiochroma._types import Vector
     from aiochroma.text.rows import RowFilter
 
 __all__ = ["EXACT_ROWS", "VectorTable"]
@@ -52,7 +53,7 @@ class VectorTable:
 
     # -- writing -------------------------------------------------------------------------------------------------------
 
-    def write(self, namespace: int, numbers: Sequence[int], vectors: Sequence[Any]) -> None:
+    def write(self, namespace: int, numbers: Sequence[int], vectors: Sequence[Vector]) -> None:
         """Store the vectors of rows, which may have had others; all have one length."""
         import numpy as np
 

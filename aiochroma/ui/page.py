@@ -15,8 +15,9 @@ from aiochroma.memory.namespaces import collection_name
 from aiochroma.ui import PATH, TOKEN, WRITE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
+    from aiochroma._types import Metadata, MetadataView
     from aiochroma.memory.recall import Hit
 
 __all__ = ["main"]
@@ -231,7 +232,7 @@ def _filter(text: str) -> dict[str, Any] | None:
     if not text.strip():
         return None
     try:
-        given: dict[str, Any] = json.loads(text)
+        given: Metadata = json.loads(text)
     except ValueError as error:
         raise InvalidInputError(f"The filter is no JSON ({error}): {text!r}.") from error
     return given
@@ -247,7 +248,7 @@ def _rows(hits: Iterable[Hit]) -> list[dict[str, Any]]:
 
 
 def _row(hit: Hit) -> dict[str, Any]:
-    metadata: Mapping[str, Any] = hit.metadata
+    metadata: MetadataView = hit.metadata
     return {
         "text": hit.text,
         "namespace": hit.namespace,
