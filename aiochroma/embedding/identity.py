@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from aiochroma.embedding.functions import kind_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from aiochroma._types import Vector
 
@@ -77,7 +77,7 @@ def is_same_name(stored: str, identity: str) -> bool:
     return _reduced(stored) == _reduced(identity)
 
 
-def fingerprint_of(vector: Vector) -> str:
+def fingerprint_of(vector: Sequence[float] | Vector) -> str:
     """Write down what an embedder made of ``PROBE``: some of its numbers, as text."""
     import numpy as np
 
