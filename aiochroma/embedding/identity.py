@@ -100,7 +100,7 @@ def is_alike(stored: str, fingerprint: str) -> bool:
     return bool(np.linalg.norm(known - now) <= _TOLERANCE * max(np.linalg.norm(known), np.linalg.norm(now)))
 
 
-def _some(vector: Vector) -> Any:
+def _some(vector: Sequence[float] | Vector) -> Any:
     import numpy as np
 
     numbers = np.asarray(vector, dtype=np.float32)
