@@ -98,7 +98,7 @@ def _message(event: str, values: dict[str, Any]) -> str:
     return f"aiochroma: {event}" + "".join(f" {name}={value}" for name, value in values.items())
 
 
-def _described(value: Any) -> Any:
+def _described(value: object) -> Any:
     return f"{type(value).__name__}: {value}" if isinstance(value, BaseException) else value
 
 
@@ -173,19 +173,19 @@ class EventLogger:
         # As an argument: texts of users hold percent signs.
         self._standard.log(level, "%s", message, extra=extra)
 
-    def debug(self, event: str, **values: Any) -> None:
+    def debug(self, event: str, **values: object) -> None:
         """Log at DEBUG."""
         self._write(logging.DEBUG, event, values)
 
-    def info(self, event: str, **values: Any) -> None:
+    def info(self, event: str, **values: object) -> None:
         """Log at INFO."""
         self._write(logging.INFO, event, values)
 
-    def warning(self, event: str, **values: Any) -> None:
+    def warning(self, event: str, **values: object) -> None:
         """Log at WARNING, at most once in ten seconds for each subject."""
         self._write(logging.WARNING, event, values)
 
-    def error(self, event: str, **values: Any) -> None:
+    def error(self, event: str, **values: object) -> None:
         """Log at ERROR, at most once in ten seconds for each subject."""
         self._write(logging.ERROR, event, values)
 

@@ -16,7 +16,7 @@ Example:
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import tenacity
 
@@ -69,7 +69,7 @@ _LASTING = (
 def cached_memory(
     path: str | os.PathLike[str] = "./memory",
     *,
-    embedder: Any = None,
+    embedder: object = None,
     timeout: float | None = None,
     durable: bool = True,
     process: Process | None = None,
@@ -108,7 +108,7 @@ def _opened(
     durable: bool,
     process: Process | None,
     host_idle: float,
-    _embedder: Any,
+    _embedder: object,
 ) -> Memory:
     # What this raises is not cached. Streamlit leaves arguments with an underscore out of the key.
     return Memory(
@@ -121,7 +121,7 @@ def _opened(
     ).open()
 
 
-def _name_of(embedder: Any) -> str | None:
+def _name_of(embedder: object) -> str | None:
     if embedder is None or isinstance(embedder, str):
         return embedder
     named = embedder if hasattr(embedder, "__qualname__") else type(embedder)

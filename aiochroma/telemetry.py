@@ -202,7 +202,7 @@ def _describe_call(span: Span, name: str, details: dict[str, Any], seen: _Seen) 
     span.set_attributes(values)
 
 
-def _describe_result(span: Span, result: Any) -> None:
+def _describe_result(span: Span, result: object) -> None:
     """Say how many records there were, and which if there was one."""
     from aiochroma.memory.recall import Recall
 
@@ -224,7 +224,7 @@ def _captures_content() -> bool:
     return os.environ.get(_CONTENT_VARIABLE, "").lower() == "true"
 
 
-def _json(value: Any) -> str:
+def _json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 

@@ -98,8 +98,8 @@ def access_to(
     headers: Mapping[str, str | SecretStr] | None,
     auth_token: str | SecretStr | None,
     auth_header: AuthHeader,
-    ca_file: Any,
-    *further: Any,
+    ca_file: object,
+    *further: object,
 ) -> Access:
     """Check what is sent along with every request.
 
@@ -171,7 +171,7 @@ def redacted(text: str, access: Access) -> str:
     return text
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Any:
     return value.get_secret_value() if hasattr(value, "get_secret_value") else value
 
 

@@ -22,7 +22,7 @@ _MOST_VARIABLES = 30_000
 _ID_UNKNOWN = "Error finding id"
 
 
-def read_records(api: Any, request: Request) -> Any:
+def read_records(api: object, request: Request) -> Any:
     """Carry out a ``get`` or a ``query`` and return Chroma's result, with vectors as arrays.
 
     A ``get`` with very many ids, or with a filter that names very many values, is asked in several. A ``query`` within ids of
@@ -130,7 +130,7 @@ def _query_within(api: Any, method: Callable[..., Any], arguments: dict[str, Any
     }
 
 
-def _array(rows: Any) -> Any:
+def _array(rows: object) -> Any:
     """Turn vectors into a float64 array, as Chroma's own conversion does: here, page by page, and not on the event loop."""
     import numpy as np
 

@@ -7,7 +7,7 @@ file there could replace the authorities that are trusted, or send a local datab
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aiochroma._errors import InvalidInputError
 from aiochroma._logging import get_logger
@@ -22,7 +22,7 @@ log = get_logger("aiochroma.backend")
 _FIRST_UNTESTED = (1, 6)
 
 
-def chroma_settings(given: Settings | None, **fixed: Any) -> Settings:
+def chroma_settings(given: Settings | None, **fixed: object) -> Settings:
     """Return settings for a database; chromadb is imported here, which takes half a second.
 
     Args:

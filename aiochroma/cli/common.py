@@ -246,13 +246,13 @@ def plain(hit: Hit) -> dict[str, Any]:
     return asdict(hit)
 
 
-def print_json(value: Any) -> None:
+def print_json(value: object) -> None:
     """Print JSON for a program that reads this one's output; escaped where the output's encoding lacks characters."""
     escaped = (sys.stdout.encoding or "ascii").lower().replace("-", "") != "utf8"
     typer.echo(json.dumps(value, ensure_ascii=escaped, indent=2, default=_as_text))
 
 
-def _as_text(value: Any) -> str:
+def _as_text(value: object) -> str:
     return value.isoformat() if isinstance(value, datetime) else str(value)
 
 

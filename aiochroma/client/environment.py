@@ -45,7 +45,7 @@ class _Chosen(_Environment):
 
     @field_validator("mode", mode="before")
     @classmethod
-    def _lower(cls, value: Any) -> Any:
+    def _lower(cls, value: object) -> Any:
         return value.strip().lower() if isinstance(value, str) else value
 
 
@@ -61,7 +61,7 @@ class _Persistent(_Ephemeral):
 
     @field_validator("process", mode="before")
     @classmethod
-    def _lower(cls, value: Any) -> Any:
+    def _lower(cls, value: object) -> Any:
         return value.strip().lower() if isinstance(value, str) else value
 
 
@@ -76,7 +76,7 @@ class _Http(_Ephemeral):
 
     @field_validator("auth_header", mode="before")
     @classmethod
-    def _lower(cls, value: Any) -> Any:
+    def _lower(cls, value: object) -> Any:
         return value.strip().lower() if isinstance(value, str) else value
 
     @field_validator("host")
@@ -92,7 +92,7 @@ class _Http(_Ephemeral):
 
     @field_validator("port", mode="before")
     @classmethod
-    def _check_port(cls, value: Any, info: ValidationInfo) -> Any:
+    def _check_port(cls, value: object, info: ValidationInfo) -> Any:
         if "://" in str(info.data.get("host")):
             return 8000  # A URL says the port itself.
         if isinstance(value, str) and value.startswith("tcp://"):

@@ -157,7 +157,7 @@ class Session:
         requests = [Request(operation, arguments) for operation, arguments in operations]
         return await call_many(self.connection, requests, deadline_at(self.timeout), when_full=self.when_full)
 
-    async def embed(self, function: Any, inputs: Any, *, is_query: bool) -> list[Any]:
+    async def embed(self, function: object, inputs: object, *, is_query: bool) -> list[Any]:
         """Embed off the event loop and off the DB thread."""
         self.connection.require_open()
         watching = observer()

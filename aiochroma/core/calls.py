@@ -118,7 +118,7 @@ async def _outcome(ticket: Ticket) -> CallOutcome:
     return _timed(ticket, result, None)
 
 
-def _timed(ticket: Ticket, result: Any, error: BaseException | None) -> CallOutcome:
+def _timed(ticket: Ticket, result: object, error: BaseException | None) -> CallOutcome:
     started = ticket.started_at or ticket.queued_at
     waited, total = started - ticket.queued_at, time.monotonic() - ticket.queued_at
     return CallOutcome(result, error, waited * 1000, total * 1000)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aiochroma._logging import get_logger
 
@@ -22,7 +22,7 @@ class Outcome:
 
     __slots__ = ("error", "result", "ticket")
 
-    def __init__(self, ticket: Ticket, result: Any = None, error: BaseException | None = None) -> None:
+    def __init__(self, ticket: Ticket, result: object = None, error: BaseException | None = None) -> None:
         self.ticket = ticket
         self.result = result
         if isinstance(error, (StopIteration, StopAsyncIteration, GeneratorExit)):

@@ -167,7 +167,7 @@ def _write(name: str, effect: Effect = Effect.WRITES, **more: Any) -> Operation:
     return Operation(name, Lane.WRITE, Merge.RECORDS, effect=effect, **more)
 
 
-def _deletion(name: str, **more: Any) -> Operation:
+def _deletion(name: str, **more: object) -> Operation:
     more = {"record_fields": ("ids",), "vector_fields": (), "space": Space.LITTLE, **more}
     return _write(name, Effect.DELETES, **more)
 

@@ -243,7 +243,7 @@ class RecordPlanner:
                 arguments[name] = [value for request in requests for value in request.arguments[name]]
         return Request(head.operation, arguments)
 
-    def split(self, requests: Sequence[Request], result: Any) -> list[Any]:
+    def split(self, requests: Sequence[Request], result: object) -> list[Any]:
         """Give each of the merged requests its own result, exactly as it would have got it alone."""
         return [result] if len(requests) == 1 else split(requests, result)
 
@@ -393,7 +393,7 @@ def _length(vector: Vector) -> int:
     return 0 if vector is None else len(vector)
 
 
-def frozen(value: Any, *, without: tuple[str, ...] = (), _depth: int = 0) -> Hashable | None:
+def frozen(value: object, *, without: tuple[str, ...] = (), _depth: int = 0) -> Hashable | None:
     """Return a hashable form of plain data, or None where there is something in it that is not plain, or nested too deep."""
     if _depth > _DEEPEST:
         return None
@@ -417,7 +417,7 @@ def _frozen_items(items: Iterable[tuple[Any, Any]], kind: str, depth: int) -> Ha
     return (kind, tuple(made))
 
 
-def _is_plain(value: Any) -> bool:
+def _is_plain(value: object) -> bool:
     if is_dataclass(value):
         # Frozen and hashable: a value that says what it says, such as how a namespace is searched.
         return type(value).__hash__ is not None

@@ -14,7 +14,7 @@ every fourth time, and never occupies the last connection.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aiochroma.core.operations import Lane
 from aiochroma.core.plan import BULK_ROUND, Limits, RecordPlanner, Step
@@ -197,7 +197,7 @@ def _bytes_of_record(request: Request, position: int) -> float:
     return total
 
 
-def _bytes_of_value(value: Any) -> int:
+def _bytes_of_value(value: object) -> int:
     if isinstance(value, str):
         return _bytes_of_text(value)
     return sum(_bytes_of_value(item) for item in value) if isinstance(value, (list, tuple)) else 24

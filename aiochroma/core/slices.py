@@ -38,7 +38,7 @@ def split(requests: Sequence[Request], result: Any) -> list[Any]:
     return _SPLIT[requests[0].row.result](requests, result)
 
 
-def _copies(requests: Sequence[Request], result: Any) -> list[Any]:
+def _copies(requests: Sequence[Request], result: object) -> list[Any]:
     return [result, *(copy.deepcopy(result) for _ in requests[1:])]
 
 

@@ -86,10 +86,10 @@ class Planner(Protocol):
     def merge(self, requests: Sequence[Request], step: Step) -> Request:
         """Make one call."""
 
-    def split(self, requests: Sequence[Request], result: Any) -> list[Any]:
+    def split(self, requests: Sequence[Request], result: object) -> list[Any]:
         """Take its result apart."""
 
-    def advance(self, request: Request, step: Step, part: Any) -> tuple[int, bool]:
+    def advance(self, request: Request, step: Step, part: object) -> tuple[int, bool]:
         """Say how far a request that was cut has come."""
 
     def join(self, request: Request, parts: Sequence[Any]) -> Any:
@@ -341,7 +341,7 @@ class WorkerState:
         self._finish([ticket], [result], error, time.monotonic() - started)
 
     def _slice(
-        self, ticket: Ticket, step: Step, part: Any, error: BaseException | None, seconds: float
+        self, ticket: Ticket, step: Step, part: object, error: BaseException | None, seconds: float
     ) -> None:
         if error is not None:
             self._finish([ticket], [], self.planner.failure(ticket.request, step.start, error), seconds)

@@ -42,7 +42,7 @@ class _Contender(Protocol):
     async def write(self, start: int, stop: int) -> None:
         """Write these records."""
 
-    async def ask(self, vector: Any) -> None:
+    async def ask(self, vector: object) -> None:
         """Ask one question."""
 
 
@@ -85,7 +85,7 @@ async def measure_threads(directory: str, progress: Callable[[int], None]) -> Si
             async def write(self, start: int, stop: int) -> None:
                 await asyncio.to_thread(collection.upsert, **_records(vectors, start, stop))
 
-            async def ask(self, vector: Any) -> None:
+            async def ask(self, vector: object) -> None:
                 await asyncio.to_thread(collection.query, query_embeddings=[vector], n_results=5)
 
         return await _measure("chromadb in asyncio.to_thread", Threads(), vectors, progress)

@@ -288,7 +288,7 @@ def stored_embedders(connection: sqlite3.Connection) -> dict[str, int]:
     return {name: count for name, count in rows if isinstance(name, str)}
 
 
-def index_settings(schema: Any, configuration: Any, old: MetadataView) -> IndexSettings:
+def index_settings(schema: object, configuration: object, old: MetadataView) -> IndexSettings:
     """Return what an index is made with, from the three places where versions of Chroma have written it.
 
     Args:
@@ -320,7 +320,7 @@ def index_settings(schema: Any, configuration: Any, old: MetadataView) -> IndexS
     return IndexSettings(space == "cosine", neighbors)
 
 
-def sequence_number(value: Any) -> int:
+def sequence_number(value: object) -> int:
     """Return a number of the log; Chroma before 0.6 stored it as bytes. 0 for anything else."""
     if isinstance(value, bytes) and len(value) <= 8:
         return int.from_bytes(value, "big")
@@ -329,7 +329,7 @@ def sequence_number(value: Any) -> int:
     return value if type(value) is int and value > 0 else 0
 
 
-def json_object(text: Any) -> dict[str, Any]:
+def json_object(text: object) -> dict[str, Any]:
     """Return an object that is stored as JSON; an empty one where it is none."""
     try:
         found = json.loads(text) if isinstance(text, str) else {}
@@ -345,7 +345,7 @@ def _object_in(container: Mapping[str, Any], *names: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """Return a value of SQLite as text that can be printed; "" for NULL."""
     if value is None:
         return ""

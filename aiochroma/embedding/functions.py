@@ -43,7 +43,7 @@ _OFFLINE = (
 _UNREACHABLE = "Is the service that it asks reachable from this machine, and is its model there?"
 
 
-def is_asynchronous(function: Any) -> bool:
+def is_asynchronous(function: object) -> bool:
     """Return whether calling it gives a coroutine: an ``async def``, or an object with an asynchronous ``__call__``."""
     while isinstance(function, functools.partial):
         function = function.func
@@ -51,14 +51,14 @@ def is_asynchronous(function: Any) -> bool:
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(method)
 
 
-def name_of(function: Any) -> str:
+def name_of(function: object) -> str:
     """Return what messages call an embedding function."""
     while isinstance(function, functools.partial):
         function = function.func
     return getattr(function, "__name__", None) or type(function).__name__
 
 
-def kind_of(function: Any) -> str:
+def kind_of(function: object) -> str:
     """Return where the code of an embedding function stands: its module and its qualified name."""
     while isinstance(function, functools.partial):
         function = function.func
@@ -126,7 +126,7 @@ async def await_function(function: Any, inputs: Any, *, is_query: bool, deadline
     return vectors_from(result, inputs, function)
 
 
-def refuse_within(function: Any) -> None:
+def refuse_within(function: object) -> None:
     """Refuse to embed with a function from inside of itself: it would wait for its own end.
 
     Raises:
@@ -182,7 +182,7 @@ def _called(function: Any, inputs: Any, *, is_query: bool) -> Any:
 
 
 @contextlib.contextmanager
-def _within(function: Any) -> Iterator[None]:
+def _within(function: object) -> Iterator[None]:
     token = _running.set(_running.get() | {kind_of(function)})
     try:
         yield
@@ -191,7 +191,7 @@ def _within(function: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _blamed(function: Any) -> Iterator[None]:
+def _blamed(function: object) -> Iterator[None]:
     """Turn whatever a function raises into an error that says so."""
     try:
         yield
@@ -203,7 +203,7 @@ def _blamed(function: Any) -> Iterator[None]:
         raise EmbeddingFailedError(_message(function, error)) from error
 
 
-def _message(function: Any, error: BaseException) -> str:
+def _message(function: object, error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     reason = _URL_SECRETS.sub("", lines[0])[:_MOST_CHARACTERS] if lines else ""
     said = f"{type(error).__name__}: {reason}" if reason else type(error).__name__
@@ -212,7 +212,7 @@ def _message(function: Any, error: BaseException) -> str:
     return f"{message.rstrip('.')}. {hint}" if hint else message
 
 
-def _hint(function: Any, error: BaseException) -> str | None:
+def _hint(function: object, error: BaseException) -> str | None:
     cause: BaseException | None = error
     while cause is not None:
         kinds = {kind.__name__ for kind in type(cause).__mro__}

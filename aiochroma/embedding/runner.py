@@ -121,7 +121,7 @@ class EmbeddingWorker:
         """Forget everything."""
         self._caches.clear()
 
-    def _cache(self, function: Any, *, is_query: bool) -> VectorCache | None:
+    def _cache(self, function: object, *, is_query: bool) -> VectorCache | None:
         try:
             caches = self._caches.setdefault(function, {})
         except TypeError:  # Not hashable or not weakly referable: it cannot be told apart from another.
@@ -141,7 +141,9 @@ class EmbeddingRunner:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    async def embed(self, function: Any, inputs: Any, *, is_query: bool, deadline: float | None) -> list[Any]:
+    async def embed(
+        self, function: object, inputs: object, *, is_query: bool, deadline: float | None
+    ) -> list[Any]:
         """Embed a batch without blocking the event loop.
 
         Args:
@@ -175,7 +177,7 @@ class EmbeddingRunner:
         vectors: list[Vector] = await call(self._queue(function), request, deadline)
         return vectors
 
-    def _queue(self, function: Any) -> RequestQueue:
+    def _queue(self, function: object) -> RequestQueue:
         """Return the queue of a thread that is not stuck, which is started where there is none."""
         kind = kind_of(function)
         for number in range(_MOST_THREADS):
@@ -191,7 +193,7 @@ class EmbeddingRunner:
         )
 
 
-def _is_texts(inputs: Any) -> bool:
+def _is_texts(inputs: object) -> bool:
     return isinstance(inputs, list) and bool(inputs) and isinstance(inputs[0], str)
 
 

@@ -93,7 +93,7 @@ def frame(kind: FrameKind, number: int, body: bytes = b"") -> bytes:
     return _HEADER.pack(len(body), kind, number) + body
 
 
-def json_frame(kind: FrameKind, value: Any) -> bytes:
+def json_frame(kind: FrameKind, value: object) -> bytes:
     """Return a message of those that never change."""
     return frame(kind, 0, json.dumps(value).encode())
 

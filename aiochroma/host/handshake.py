@@ -70,7 +70,7 @@ def _other_version(location: Location, value: dict[str, Any]) -> str:
     )
 
 
-def ask(connected: socket.socket, kind: FrameKind, value: Any = None) -> Message:
+def ask(connected: socket.socket, kind: FrameKind, value: object = None) -> Message:
     """Ask a host something that needs no welcome, and return its answer.
 
     Raises:

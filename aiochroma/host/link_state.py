@@ -182,7 +182,7 @@ class LinkState:
 
     # -- what the host says ------------------------------------------------------------------------------------------------
 
-    def _handle(self, kind: FrameKind, number: int, value: Any) -> None:
+    def _handle(self, kind: FrameKind, number: int, value: object) -> None:
         if kind is FrameKind.RESULT or kind is FrameKind.ERROR:
             self._answered(kind, number, value)
         elif kind is FrameKind.VERDICT:

@@ -105,7 +105,7 @@ def request_from_wire(plain: Any) -> Received:
         raise ProtocolError(f"A request cannot be read: {type(error).__name__}: {error}") from None
 
 
-def records_of(value: Any) -> int:
+def records_of(value: object) -> int:
     """Return about how many records there are in arguments or in a result."""
     if type(value) is dict:
         return max(
@@ -115,7 +115,9 @@ def records_of(value: Any) -> int:
     return len(value) if type(value) is list else 0
 
 
-def message_frames(codec: Codec, kind: FrameKind, number: int, value: Any, *, large: bool) -> Iterator[bytes]:
+def message_frames(
+    codec: Codec, kind: FrameKind, number: int, value: object, *, large: bool
+) -> Iterator[bytes]:
     """Yield the frames of a message; a large one is encoded a piece at a time.
 
     Raises:

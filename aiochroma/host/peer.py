@@ -115,7 +115,7 @@ class Peer:
         if batch:
             self.send(b"".join(batch))
 
-    def _add_result(self, batch: list[bytes], ticket: PeerTicket, result: Any, *, large: bool) -> None:
+    def _add_result(self, batch: list[bytes], ticket: PeerTicket, result: object, *, large: bool) -> None:
         try:
             for piece in message_frames(
                 self._codec, FrameKind.RESULT, ticket.number, [*_times(ticket), result], large=large

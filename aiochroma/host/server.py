@@ -250,7 +250,7 @@ class HostServer:
         with contextlib.suppress(OSError):
             self._wake_sender.send(b"\0")
 
-    def _on_signal(self, number: int, _frame: Any) -> None:
+    def _on_signal(self, number: int, _frame: object) -> None:
         self._signals += 1
         if self._signals > 1:
             os._exit(128 + number)
@@ -313,7 +313,7 @@ class HostServer:
             return
         self._submit(peer, tickets)
 
-    def _ticket(self, peer: Peer, number: int, value: Any) -> PeerTicket:
+    def _ticket(self, peer: Peer, number: int, value: object) -> PeerTicket:
         if len(peer.tickets) >= _MOST_REQUESTS or number in peer.tickets:
             raise ProtocolError("It sent too many requests at once, or two of one number.")
         ticket = PeerTicket(request_from_wire(value), peer, number)
@@ -333,7 +333,7 @@ class HostServer:
         except AiochromaError as failure:
             peer.send(frame(FrameKind.FAILED, 0, self._codec.encode(error_to_wire(failure))))
 
-    def _handle(self, peer: Peer, kind: FrameKind, number: int, value: Any) -> None:
+    def _handle(self, peer: Peer, kind: FrameKind, number: int, value: object) -> None:
         if kind is FrameKind.HELLO:
             self._greet(peer, value)
         elif kind is FrameKind.CANCEL and peer.greeted:
@@ -345,7 +345,7 @@ class HostServer:
         else:
             raise ProtocolError(f"A message of the kind {kind.name} came, which no client sends now.")
 
-    def _greet(self, peer: Peer, hello: Any) -> None:
+    def _greet(self, peer: Peer, hello: object) -> None:
         if not isinstance(hello, dict):
             raise ProtocolError("The greeting cannot be read.")
         others = self.clients
@@ -390,7 +390,7 @@ class HostServer:
         elif info is not None:
             self._tell_opened(peer)
 
-    def _cancel(self, peer: Peer, number: int, value: Any) -> None:
+    def _cancel(self, peer: Peer, number: int, value: object) -> None:
         """A caller is gone, or would like its request back if it has not begun. Says what became of it."""
         ticket = peer.tickets.get(number)
         if ticket is None:

@@ -72,7 +72,7 @@ class AiochromaRetriever(BaseRetriever):
         query: str,
         *,
         run_manager: CallbackManagerForRetrieverRun,  # noqa: ARG002 - LangChain's signature
-        **changes: Any,
+        **changes: object,
     ) -> list[Document]:
         if not isinstance(self.memory, BlockingMemory):
             raise InvalidInputError(

@@ -53,7 +53,7 @@ class AiochromaVectorStore(VectorStore):
         embedding: Embeddings | None = None,
         *,
         collection_name: str = "langchain",
-        client: Any = None,
+        client: object = None,
     ) -> None:
         self._embeddings = AiochromaEmbeddings() if embedding is None else embedding
         self._documents = DocumentCollection(LazyClient(path, client), collection_name, self._embeddings)
@@ -71,7 +71,7 @@ class AiochromaVectorStore(VectorStore):
         metadatas: list[dict[str, Any]] | None = None,
         *,
         ids: Sequence[str | None] | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> list[str]:
         """Embed texts and store them, replacing what has the same id.
 
@@ -97,7 +97,7 @@ class AiochromaVectorStore(VectorStore):
         metadatas: list[dict[str, Any]] | None = None,
         *,
         ids: Sequence[str | None] | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> list[str]:
         """As :meth:`add_texts`."""
         return await self._documents.add(texts, metadatas, ids, kwargs)
@@ -140,7 +140,7 @@ class AiochromaVectorStore(VectorStore):
         *,
         filter: dict[str, Any] | None = None,
         mode: Literal["vector", "hybrid", "text"] = "vector",
-        **kwargs: Any,
+        **kwargs: object,
     ) -> list[Document]:
         """Return the documents that are nearest to a question, best first.
 
@@ -166,7 +166,7 @@ class AiochromaVectorStore(VectorStore):
         *,
         filter: dict[str, Any] | None = None,
         mode: Literal["vector", "hybrid", "text"] = "vector",
-        **kwargs: Any,
+        **kwargs: object,
     ) -> list[Document]:
         """As :meth:`similarity_search`."""
         return await self._documents.search(query, k, filter, mode, kwargs)
@@ -205,7 +205,7 @@ class AiochromaVectorStore(VectorStore):
         lambda_mult: float = 0.5,
         *,
         filter: dict[str, Any] | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> list[Document]:
         """Return documents that are near to a question and different from each other.
 
@@ -227,7 +227,7 @@ class AiochromaVectorStore(VectorStore):
         lambda_mult: float = 0.5,
         *,
         filter: dict[str, Any] | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> list[Document]:
         """As :meth:`max_marginal_relevance_search`."""
         return await self._documents.diverse(query, k, fetch_k, lambda_mult, filter, kwargs)
@@ -240,7 +240,7 @@ class AiochromaVectorStore(VectorStore):
         lambda_mult: float = 0.5,
         *,
         filter: dict[str, Any] | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> list[Document]:
         """As :meth:`max_marginal_relevance_search`, for a vector."""
         return drive(self._documents.diverse(embedding, k, fetch_k, lambda_mult, filter, kwargs))
@@ -253,7 +253,7 @@ class AiochromaVectorStore(VectorStore):
         lambda_mult: float = 0.5,
         *,
         filter: dict[str, Any] | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> list[Document]:
         """As :meth:`max_marginal_relevance_search`, for a vector."""
         return await self._documents.diverse(embedding, k, fetch_k, lambda_mult, filter, kwargs)

@@ -95,7 +95,7 @@ class TextIndex:
                 self._embeddings = ensure_embeddings(self._given)
         return self._embeddings
 
-    def _checked(self, row: Any) -> Any:
+    def _checked(self, row: object) -> Any:
         vector = np.asarray(row, dtype=np.float32)
         if self._dimensions is not None and vector.shape != (self._dimensions,):
             raise EmbeddingFailedError(

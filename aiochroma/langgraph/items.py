@@ -133,7 +133,7 @@ class ItemCollection:
             matching = list({namespace[: op.max_depth] for namespace in matching})
         return sorted(matching)[op.offset : op.offset + op.limit]
 
-    async def _search(self, op: SearchOp, vector: Any) -> list[tuple[Stored, float | None]]:
+    async def _search(self, op: SearchOp, vector: object) -> list[tuple[Stored, float | None]]:
         wanted = op.offset + op.limit
         where = below(op.namespace_prefix)
         ranked: list[tuple[Stored, float | None]] = []
@@ -156,7 +156,7 @@ class ItemCollection:
             (items.get(item.id, item), score) for item, score in ranked if item.complete or item.id in items
         ]
 
-    async def _nearest(self, op: SearchOp, vector: Any, wanted: int) -> list[tuple[Stored, float | None]]:
+    async def _nearest(self, op: SearchOp, vector: object, wanted: int) -> list[tuple[Stored, float | None]]:
         """Return the items nearest to a question, each by its nearest text; more are looked at until enough pass."""
         look_at = max(2 * wanted, _FIRST_LOOK)
         while True:

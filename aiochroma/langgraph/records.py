@@ -176,7 +176,7 @@ def check_filter(filter: Mapping[str, Any] | None) -> None:
         _check(condition, key)
 
 
-def _check(condition: Any, key: str) -> None:
+def _check(condition: object, key: str) -> None:
     if not isinstance(condition, Mapping):
         return
     for name, given in condition.items():
@@ -197,7 +197,7 @@ def passes(value: Mapping[str, Any], filter: Mapping[str, Any] | None) -> bool:
     return all(_matches(value.get(key), condition) for key, condition in (filter or {}).items())
 
 
-def _matches(stored: Any, condition: Any) -> bool:
+def _matches(stored: object, condition: object) -> bool:
     if isinstance(condition, Mapping):
         if any(str(name).startswith("$") for name in condition):
             return all(_compare(stored, name, given) for name, given in condition.items())
@@ -213,7 +213,7 @@ def _matches(stored: Any, condition: Any) -> bool:
     return bool(stored == condition)
 
 
-def _compare(stored: Any, operator: str, given: Any) -> bool:
+def _compare(stored: object, operator: str, given: object) -> bool:
     if operator == "$eq":
         return bool(stored == given)
     if operator == "$ne":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from langgraph.store.base import BaseStore
 
@@ -61,7 +61,7 @@ class AiochromaStore(BaseStore):
         index: IndexConfig | None = None,
         ttl: TTLConfig | None = None,
         collection_name: str = "langgraph",
-        client: Any = None,
+        client: object = None,
     ) -> None:
         self.ttl_config = ttl
         self._client = LazyClient(path, client)

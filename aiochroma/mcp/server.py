@@ -67,7 +67,7 @@ def _telling(tool: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any
     """Have errors of ours reach the language model: they say what to do next. Anything else is the server's own affair."""
 
     @wraps(tool)
-    async def call(*values: Any, **arguments: Any) -> Any:
+    async def call(*values: object, **arguments: object) -> Any:
         try:
             return await tool(*values, **arguments)
         except AiochromaError as error:
@@ -123,5 +123,5 @@ def _add_prompt(server: MCPServer[Any], memory: Memory, scope: str | tuple[str, 
         return f"What you remember from earlier conversations:\n\n{known}\n\n{question}"
 
 
-def _json(value: Any) -> str:
+def _json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, indent=1, default=str)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aiochroma.memory.items import (
     PINNED,
@@ -37,8 +37,8 @@ def update(
     namespace: str,
     text: str | None,
     metadata: MetadataView | None,
-    ttl: Any,
-    expires_at: Any,
+    ttl: object,
+    expires_at: object,
 ) -> Call[Hit | None]:
     """Change a memory; see ``Memory.update``."""
     check_id(id)

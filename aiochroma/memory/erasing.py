@@ -32,7 +32,7 @@ def erasing(
     namespace: str | None,
     where: Where | None,
     thread: str | None,
-    scope: Any,
+    scope: object,
 ) -> Call[ErasureReceipt]:
     """Erase what is selected; see ``Memory.erase``."""
     whole = id is None and where is None and thread is None and scope is None
@@ -102,7 +102,7 @@ class _Traces:
             if holder is not None:
                 await self._add(store, holder, ids=None, where={PART_OF: {"$in": page}})
 
-    async def _add(self, store: Store, place: Mapping[str, Any], **which: Any) -> None:
+    async def _add(self, store: Store, place: Mapping[str, Any], **which: object) -> None:
         found = await store.submit(
             "_get",
             **place,

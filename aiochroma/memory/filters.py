@@ -18,7 +18,7 @@ __all__ = ["check_where", "checked_where"]
 _OPERATORS = frozenset({*COMPARISONS, "$eq", "$ne", "$in", "$nin"})
 
 
-def check_where(where: Any) -> None:
+def check_where(where: object) -> None:
     """Check that a filter is one that Chroma and the index both understand.
 
     Raises:
@@ -57,7 +57,7 @@ def checked_where(where: Where | None) -> Mapping[str, Any] | None:
     return where
 
 
-def _check_given(operator: str, given: Any, what: str) -> None:
+def _check_given(operator: str, given: object, what: str) -> None:
     """Check what an operator compares with."""
     if operator in {"$in", "$nin"}:
         if not isinstance(given, list) or not given:
@@ -82,11 +82,11 @@ def _check_scalar(value: Any, what: str) -> None:
     check_value(value, f"{what} has {value!r}, which")
 
 
-def _kind(value: Any) -> type | None:
+def _kind(value: object) -> type | None:
     """Return the type that Chroma takes a value for, or None where it takes it for none."""
     # A boolean is an integer to Python, so it is asked for first.
     return next((kind for kind in (bool, str, int, float) if isinstance(value, kind)), None)
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)

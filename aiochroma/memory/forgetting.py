@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aiochroma._errors import InvalidInputError
 from aiochroma.memory.filters import checked_where
@@ -76,7 +76,7 @@ def selection(
     namespace: str | None,
     where: Where | None,
     thread: str | None,
-    scope: Any,
+    scope: object,
 ) -> Selection:
     """Check what a call is to forget, or to erase.
 
@@ -105,7 +105,7 @@ def some(
     namespace: str | None,
     where: Where | None,
     thread: str | None,
-    scope: Any,
+    scope: object,
 ) -> Call[Count]:
     """Forget one memory, or all that pass; see ``Memory.forget``."""
     chosen = selection("forget", id, namespace=namespace, where=where, thread=thread, scope=scope)

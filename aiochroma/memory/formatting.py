@@ -6,7 +6,7 @@ indented, so only a heading or an entry begins at the margin.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from aiochroma._errors import InvalidInputError
 from aiochroma.memory.items import check_k
@@ -214,7 +214,7 @@ def _on_one_line(value: str) -> str:
     return " ".join(value.splitlines())
 
 
-def _filled(argument: str, pattern: Any, values: dict[str, str]) -> str:
+def _filled(argument: str, pattern: object, values: dict[str, str]) -> str:
     """Fill an argument that has names in braces."""
     if not isinstance(pattern, str):
         raise InvalidInputError(f"`{argument}` must be a string, got {type(pattern).__name__}: {pattern!r}.")

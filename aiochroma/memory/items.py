@@ -100,7 +100,7 @@ class Item:
         return text_id(self.text, number, scope=own.get(SCOPE, ""), thread=own.get(THREAD, ""), made=made)
 
 
-def item_from(value: Any, where: str, defaults: Mapping[str, Any] | None = None) -> Item:
+def item_from(value: object, where: str, defaults: Mapping[str, Any] | None = None) -> Item:
     """Check one item: a text, or a mapping with ``remember``'s arguments.
 
     Args:
@@ -176,7 +176,7 @@ def checked_item(
     return item
 
 
-def _end_of(ttl: Any, where: str) -> float:
+def _end_of(ttl: object, where: str) -> float:
     """Return when a time to live ends, in seconds since 1970."""
     seconds = ttl.total_seconds() if isinstance(ttl, timedelta) else _finite(ttl, f"The `ttl` of {where}")
     if seconds <= 0:
@@ -189,7 +189,7 @@ def _end_of(ttl: Any, where: str) -> float:
     return end
 
 
-def check_thread(thread: Any, where: str = "`thread`") -> str:
+def check_thread(thread: object, where: str = "`thread`") -> str:
     """Check that something names a thread, and return it.
 
     Raises:
@@ -204,7 +204,7 @@ def check_thread(thread: Any, where: str = "`thread`") -> str:
 _DEEPEST_SCOPE = 8
 
 
-def checked_scope(scope: Any, where: str = "`scope`") -> str:
+def checked_scope(scope: object, where: str = "`scope`") -> str:
     """Return the path of a scope.
 
     Args:
@@ -226,7 +226,7 @@ def checked_scope(scope: Any, where: str = "`scope`") -> str:
     return scope_path(parts)
 
 
-def checked_ids(ids: Any) -> list[str]:
+def checked_ids(ids: object) -> list[str]:
     """Return ids, each once.
 
     Raises:
@@ -237,7 +237,7 @@ def checked_ids(ids: Any) -> list[str]:
     return list(dict.fromkeys(check_id(id, f"ids[{number}]") for number, id in enumerate(ids)))
 
 
-def check_id(id: Any, where: str = "`id`") -> str:
+def check_id(id: object, where: str = "`id`") -> str:
     """Check that something is an id, and return it.
 
     Raises:
@@ -249,7 +249,7 @@ def check_id(id: Any, where: str = "`id`") -> str:
     return id
 
 
-def check_text(text: Any, where: str) -> str:
+def check_text(text: object, where: str) -> str:
     """Check that something is a text with something in it.
 
     Raises:
@@ -263,7 +263,7 @@ def check_text(text: Any, where: str) -> str:
     return text
 
 
-def checked_metadata(metadata: Any, where: str, *, removing: bool = False) -> dict[str, Any]:
+def checked_metadata(metadata: object, where: str, *, removing: bool = False) -> dict[str, Any]:
     """Check a user's metadata: a flat mapping from strings to strings, numbers and booleans.
 
     Args:
@@ -315,7 +315,7 @@ _MOST_WANTED = 1_000_000
 """Chroma counts in 32 bits, and several times as many may have to be looked at."""
 
 
-def check_k(k: Any, where: str = "`k`") -> int:
+def check_k(k: object, where: str = "`k`") -> int:
     """Check how many of something are wanted.
 
     Raises:
@@ -326,7 +326,7 @@ def check_k(k: Any, where: str = "`k`") -> int:
     return k
 
 
-def seconds_of(value: Any, where: str) -> float:
+def seconds_of(value: object, where: str) -> float:
     """Return a moment as seconds since 1970.
 
     Args:
@@ -368,7 +368,7 @@ def moment(stored: MetadataView | None, key: str) -> datetime | None:
     return datetime.fromtimestamp(seconds, timezone.utc)
 
 
-def _finite(value: Any, where: str) -> float:
+def _finite(value: object, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise InvalidInputError(f"{where} must be a finite number, got {value!r}.")
     return float(value)

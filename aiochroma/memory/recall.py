@@ -245,7 +245,7 @@ def searches_from(
         ) from None
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: object) -> bool:
     """Return whether something is an integer or a float, and no truth value."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 

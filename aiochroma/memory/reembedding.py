@@ -162,7 +162,7 @@ class _Copying:
     """
 
     def __init__(
-        self, store: Store, name: str, model: Any, progress: Callable[[str, int, int], None] | None
+        self, store: Store, name: str, model: object, progress: Callable[[str, int, int], None] | None
     ) -> None:
         self.embedded = 0
         self.left: set[str] = set()

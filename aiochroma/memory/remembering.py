@@ -51,7 +51,7 @@ def many(
     items: Iterable[Any] | AsyncIterable[Any],
     *,
     namespace: str,
-    scope: Any,
+    scope: object,
     thread: str | Literal[False] | None,
     dedupe: bool | None,
     progress: Callable[[int], None] | None,
@@ -81,7 +81,7 @@ def many(
 
 
 def messages(
-    messages: Iterable[Mapping[str, Any]], *, thread: str, scope: Any, namespace: str
+    messages: Iterable[Mapping[str, Any]], *, thread: str, scope: object, namespace: str
 ) -> Call[Items[str]]:
     """Remember the messages of a conversation; see ``Memory.remember_messages``."""
     if isinstance(messages, (str, Mapping)) or not isinstance(messages, Iterable):
@@ -92,7 +92,7 @@ def messages(
     )
 
 
-def _item_of(message: Any, where: str) -> dict[str, Any]:
+def _item_of(message: object, where: str) -> dict[str, Any]:
     if not isinstance(message, Mapping) or not {"role", "content"} <= set(message) <= _MESSAGE_FIELDS:
         raise InvalidInputError(
             f"{where} must be a mapping with `role` and `content`, and may have "

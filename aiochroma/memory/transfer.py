@@ -336,7 +336,7 @@ def _from_folder(path: Path, namespace: str) -> Generator[Row, None, None]:
             yield _row(entry, namespace, name)
 
 
-def _row(entry: Any, namespace: str, where: str) -> Row:
+def _row(entry: object, namespace: str, where: str) -> Row:
     try:
         collection_name(namespace)
     except InvalidInputError as error:

@@ -45,7 +45,7 @@ class TextEmbedder:
         self.function = function
         self._splitter = Splitter(function, split_chars)
 
-    async def fingerprint(self, client: Any) -> str:
+    async def fingerprint(self, client: object) -> str:
         """Return what the embedder makes of one fixed text; it is asked once.
 
         Raises:
@@ -56,7 +56,7 @@ class TextEmbedder:
             function.fingerprint = fingerprint_of((await self._vectors(client, [PROBE], is_query=False))[0])
         return function.fingerprint
 
-    async def embed(self, client: Any, texts: Sequence[str], *, is_query: bool) -> list[Embedded]:
+    async def embed(self, client: object, texts: Sequence[str], *, is_query: bool) -> list[Embedded]:
         """Embed texts.
 
         Args:

@@ -273,7 +273,7 @@ class DatabaseCopy:
         structure = ["it is not at the destination any more"] if now is None else unlike(model, now)
         return comparison, [*structure, *comparison.lines()]
 
-    async def _only_there(self, model: Any, there: Any) -> list[str]:
+    async def _only_there(self, model: object, there: object) -> list[str]:
         """Return a few ids that only the destination has."""
         ids: list[str] = []
         async for page in self._target.pages(there):

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aiochroma._distribution import version as own_version
 from aiochroma._errors import DatabaseInUseError, DatabasePathError, InvalidInputError
@@ -55,7 +55,7 @@ def doctor(
     vacuum: bool = False,
     erase: bool = False,
     reembed_missing: bool = False,
-    embedder: Any = None,
+    embedder: object = None,
     backup_to: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> DoctorReport:
@@ -140,7 +140,7 @@ class _Examination:
         vacuum: bool,
         erase: bool,
         fill: bool,
-        embedder: Any,
+        embedder: object,
         backup_to: str | os.PathLike[str] | None,
     ) -> DoctorReport:
         directory, filled = self._directory, None

@@ -173,8 +173,8 @@ def _refuse_same(reader: Any, writer: Any, pairs: list[tuple[Pair, Pair]]) -> No
 
 
 async def _copied(
-    reader: Any,
-    writer: Any,
+    reader: object,
+    writer: object,
     pairs: list[tuple[Pair, Pair]],
     *,
     merge: bool,

@@ -153,7 +153,7 @@ def _differing(here: Any, there: Any, path: str = "") -> list[tuple[str, Any, An
     return found
 
 
-def _portable(schema: Any) -> Any:
+def _portable(schema: object) -> Any:
     """Return of a schema what does not depend on the machine, nor on how it is said that there is no embedding function."""
     if not isinstance(schema, dict):
         return schema
@@ -173,5 +173,5 @@ def _named(function: Any) -> Any:
     return function if function and function.get("name") else None
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, sort_keys=True, default=str)

@@ -62,7 +62,7 @@ class Side:
         """The arguments that name the database."""
         return {"tenant": self.tenant, "database": self.database}
 
-    async def submit(self, operation: str, **arguments: Any) -> Any:
+    async def submit(self, operation: str, **arguments: object) -> Any:
         """Carry out one operation in this database."""
         return await self._session.submit(operation, **arguments, **self.where)
 

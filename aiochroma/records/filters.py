@@ -91,7 +91,7 @@ def matches(where: Where | None, metadata: MetadataView) -> bool:
     )
 
 
-def _equal(stored: Any, given: Any) -> bool:
+def _equal(stored: object, given: object) -> bool:
     if _is_number(stored) and _is_number(given):
         return bool(stored == _as_stored(stored, given))
     # What is left is no number on both sides; to Python, 1 equals True.
@@ -106,5 +106,5 @@ def _as_stored(stored: Any, given: Any) -> float:
     return int(given) if isinstance(stored, int) else float(given)
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -119,7 +119,7 @@ def has_expired(metadata: MetadataView, now: float) -> bool:
     return isinstance(end, (int, float)) and end <= now and not metadata.get(PINNED)
 
 
-def record_of(id: str, document: Any, metadata: Any) -> Record:
+def record_of(id: str, document: object, metadata: object) -> Record:
     """Make a record of what Chroma or the index holds of it."""
     return {"id": id, "document": document or "", "metadata": metadata or {}}
 

@@ -179,7 +179,7 @@ class MetadataTable:
         return found
 
 
-def _stored(value: Any) -> tuple[str, Any] | None:
+def _stored(value: object) -> tuple[str, Any] | None:
     """Return the kind of a value and what stands for it in the table; None for what cannot be compared."""
     if isinstance(value, bool):
         return "b", int(value)
@@ -193,7 +193,7 @@ def _stored(value: Any) -> tuple[str, Any] | None:
     return None
 
 
-def _sought(operator: str, value: Any) -> list[tuple[str, Any]]:
+def _sought(operator: str, value: object) -> list[tuple[str, Any]]:
     """Return what a value is compared with, by kind.
 
     Chroma keeps integers and floats apart, and converts what is asked for: an integer is compared with a float without its
