@@ -44,7 +44,7 @@ class IndexedText(NamedTuple):
     metadata: MetadataView | None = None
     created: float = 0.0
     expires: float | None = None
-    vector: Vector = None
+    vector: Vector | None = None
 
 
 class StoredMemory(NamedTuple):
