@@ -29,6 +29,7 @@ whole, its thread, its queue or its files is one of these:
     ├── EmbedderError
     │   ├── EmbedderMismatchError              the data was embedded by another embedder
     │   └── EmbeddingFailedError               the embedder raised, or returned something that is not a vector
+    ├── ExtractFailedError                     a conversation's `extract` failed; nothing was remembered
     ├── RerankFailedError                      a recall's `rerank` failed; the hits are in the order of their scores
     ├── BackupError                            a backup or a restore was refused or did not verify
     └── MigrationError                         the destination of a migration already holds something else
@@ -64,6 +65,7 @@ __all__ = [
     "EmbedderMismatchError",
     "EmbeddingFailedError",
     "EventLoopRequiredError",
+    "ExtractFailedError",
     "ForeignError",
     "ForkedProcessError",
     "InvalidInputError",
@@ -236,6 +238,10 @@ class EmbedderMismatchError(EmbedderError):
 
 class EmbeddingFailedError(EmbedderError):
     """The embedder raised, or returned something that is not a finite, non-zero vector for every text."""
+
+
+class ExtractFailedError(AiochromaError):
+    """What was to make memories of messages raised, took too long, or returned something else; nothing was remembered."""
 
 
 class RerankFailedError(AiochromaError):

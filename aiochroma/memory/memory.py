@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from aiochroma.disk.manifest import BackupReport
     from aiochroma.memory.recall import Hit, NamespaceSearch, Recall
     from aiochroma.memory.reembedding import ReembedReport
+    from aiochroma.memory.remembering import Extract
     from aiochroma.memory.reranking import Rerank
     from aiochroma.memory.results import Count, Id, Items, Page
     from aiochroma.records.listing import ListSpec
@@ -374,6 +375,7 @@ class Memory:
         thread: str,
         scope: Scope | None = None,
         namespace: str = "default",
+        extract: Extract | None = None,
     ) -> Items[str]:
         """Remember the messages of a conversation, in order, behind what the thread holds.
 
@@ -383,12 +385,19 @@ class Memory:
             thread: The conversation.
             scope: Whose conversation it is.
             namespace: Its namespace.
+            extract: Makes memories of the messages, which are then remembered in their place, as facts without an order: a
+                synchronous or asynchronous callable of the list of messages that returns texts, or mappings with
+                :meth:`remember`'s arguments. It may ask a language model; none is built in, because which one, and with what
+                prompt, is the program's to choose. It may take 120 s.
 
         Returns:
             The ids, in order.
+
+        Raises:
+            ExtractFailedError: ``extract`` raised, took too long, or returned something else; nothing was remembered.
         """
         return await self._life.run(
-            remembering.messages(messages, thread=thread, scope=scope, namespace=namespace)
+            remembering.messages(messages, thread=thread, scope=scope, namespace=namespace, extract=extract)
         )
 
     async def update(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from aiochroma._errors import InvalidInputError
+from aiochroma._errors import ExtractFailedError, InvalidInputError
 from aiochroma._threads import Started, start
+from aiochroma.memory.hooks import ask
 from aiochroma.memory.items import check_thread, checked_item, checked_scope, item_from
 from aiochroma.memory.namespaces import collection_name
 from aiochroma.memory.opening import Call
@@ -15,13 +16,18 @@ from aiochroma.memory.results import Id, Items
 from aiochroma.memory.writing import distinct, write_items
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from aiochroma.memory.items import Item
     from aiochroma.memory.store import Namespace, Store
     from aiochroma.memory.vectors import Embedded
 
-__all__ = ["many", "messages", "one", "remember_batches"]
+__all__ = ["Extract", "many", "messages", "one", "remember_batches"]
+
+Extract: TypeAlias = "Callable[[list[dict[str, Any]]], Iterable[str | Mapping[str, Any]] | Awaitable[Iterable[str | Mapping[str, Any]]]]"
+
+_EXTRACT_SECONDS = 120.0
+"""How long the caller's function may take, which may ask a language model, where no deadline is nearer."""
 
 _BATCH = 256
 _BATCH_CHARACTERS = 1_000_000
@@ -81,15 +87,48 @@ def many(
 
 
 def messages(
-    messages: Iterable[Mapping[str, Any]], *, thread: str, scope: object, namespace: str
+    messages: Iterable[Mapping[str, Any]],
+    *,
+    thread: str,
+    scope: object,
+    namespace: str,
+    extract: Extract | None,
 ) -> Call[Items[str]]:
-    """Remember the messages of a conversation; see ``Memory.remember_messages``."""
+    """Remember the messages of a conversation, or what is extracted from them; see ``Memory.remember_messages``."""
     if isinstance(messages, (str, Mapping)) or not isinstance(messages, Iterable):
         raise InvalidInputError(f"`messages` must be several mappings, got {type(messages).__name__}.")
+    messages = [*messages]
     items = [_item_of(message, f"messages[{number}]") for number, message in enumerate(messages)]
+    if extract is not None:
+        if not callable(extract):
+            raise InvalidInputError(
+                f"`extract` must be a callable of the messages, which returns texts or items, got {extract!r}."
+            )
+        check_thread(thread)
+        # What is said of somebody is no turn of the conversation in which it was said.
+        return many(
+            _extracted(extract, [dict(message) for message in messages]),
+            namespace=namespace,
+            scope=scope,
+            thread=False,
+            dedupe=None,
+            progress=None,
+        )
     return many(
         items, namespace=namespace, scope=scope, thread=check_thread(thread), dedupe=None, progress=None
     )
+
+
+async def _extracted(extract: Extract, messages: list[dict[str, Any]]) -> AsyncIterator[Any]:
+    found = await ask("extract", extract, messages, seconds=_EXTRACT_SECONDS, failure=ExtractFailedError)
+    if isinstance(found, (str, Mapping)) or not isinstance(found, Iterable):
+        raise ExtractFailedError(f"`extract` returned {type(found).__name__} and no list of texts or items.")
+    for number, item in enumerate(found):
+        try:
+            item_from(item, f"`extract`'s item {number}")
+        except InvalidInputError as error:
+            raise ExtractFailedError(str(error)) from error
+        yield item
 
 
 def _item_of(message: object, where: str) -> dict[str, Any]:

@@ -6,20 +6,13 @@ alone: when it raises, takes too long or returns something else, the order by sc
 
 from __future__ import annotations
 
-import asyncio
-import concurrent.futures
-import contextvars
 import math
-import threading
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from aiochroma._deadline import deadline_at
 from aiochroma._errors import InvalidInputError, RerankFailedError
-from aiochroma._threads import waits_by_blocking
-from aiochroma.embedding.functions import is_asynchronous
+from aiochroma.memory.hooks import ask
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -67,7 +60,9 @@ async def reranked(
         RerankFailedError: The judge raised, took too long, or did not return a number for each text.
     """
     judged = hits[:CANDIDATES]
-    numbers = await _judge(rerank, query, [hit.text for hit in judged])
+    numbers = await ask(
+        "rerank", rerank, query, [hit.text for hit in judged], seconds=_SECONDS, failure=RerankFailedError
+    )
     try:
         values = [float(number) for number in numbers]
     except (TypeError, ValueError, OverflowError) as error:
@@ -97,44 +92,3 @@ def within_limits(hits: Iterable[Hit], searches: Mapping[str, NamespaceSearch]) 
         if given[hit.namespace] <= searches[hit.namespace].k:
             kept.append(hit)
     return kept
-
-
-async def _judge(rerank: Rerank, query: str, texts: list[str]) -> Any:
-    nearest = deadline_at(None)
-    seconds = _SECONDS if nearest is None else max(0.0, min(_SECONDS, nearest - time.monotonic()))
-    try:
-        if is_asynchronous(rerank):
-            return await asyncio.wait_for(_answer(rerank, query, texts), seconds)
-        future = _on_thread_of_its_own(rerank, query, texts)
-        if waits_by_blocking():
-            return future.result(seconds)
-        return await asyncio.wait_for(asyncio.wrap_future(future), seconds)
-    except (asyncio.TimeoutError, concurrent.futures.TimeoutError) as error:
-        raise RerankFailedError(f"`rerank` had not answered after {seconds:.1f} s.") from error
-    except Exception as error:
-        raise RerankFailedError(f"`rerank` failed with {type(error).__name__}: {error}") from error
-
-
-async def _answer(rerank: Rerank, query: str, texts: list[str]) -> Any:
-    return await rerank(query, texts)  # type: ignore[misc]  # asynchronous here
-
-
-def _on_thread_of_its_own(rerank: Rerank, query: str, texts: list[str]) -> concurrent.futures.Future[Any]:
-    """Call a synchronous judge where it keeps nobody waiting, should it never return."""
-    future: concurrent.futures.Future[Any] = concurrent.futures.Future()
-
-    def work() -> None:
-        try:
-            result, failure = rerank(query, texts), None
-        except BaseException as error:  # noqa: BLE001 - the judge's failure, whatever it is
-            result, failure = None, error
-        if not future.set_running_or_notify_cancel():
-            return
-        if failure is not None:
-            future.set_exception(failure)
-        else:
-            future.set_result(result)
-
-    context = contextvars.copy_context()
-    threading.Thread(target=context.run, args=(work,), name="aiochroma-rerank", daemon=True).start()
-    return future
