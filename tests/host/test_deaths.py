@@ -221,6 +221,7 @@ async def test_a_stopped_client_keeps_nobody_waiting(client, collection, hosts, 
     assert other.stdout.readline() == "reading\n"
     other.send_signal(signal.SIGSTOP)
     assert await asyncio.wait_for(collection.count(), 60) == 2000
+    await asyncio.to_thread(until, lambda: "host.dropped_client" in hosts.log(path), "it is sent away")
     other.send_signal(signal.SIGCONT)
     out, errors = await asyncio.to_thread(other.communicate)
     assert out == "done\n"
