@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Extract", "many", "messages", "one", "remember_batches"]
 
-Extract: TypeAlias = "Callable[[list[dict[str, Any]]], Iterable[str | Mapping[str, Any]] | Awaitable[Iterable[str | Mapping[str, Any]]]]"
+Extracted: TypeAlias = "Iterable[str | Mapping[str, Any]]"
+Extract: TypeAlias = "Callable[[list[dict[str, Any]]], Extracted | Awaitable[Extracted]]"
 
 _EXTRACT_SECONDS = 120.0
 """How long the caller's function may take, which may ask a language model, where no deadline is nearer."""
