@@ -80,6 +80,8 @@ class StatsRecorder:
         self.batches = 0
         self.last_error: str | None = None
         self.busy_since: float | None = None
+        self._recorded = self._counted = 0
+        self._times = Latency(), Latency()
         self._wait: deque[float] = deque(maxlen=_SAMPLES)
         self._run: deque[float] = deque(maxlen=_SAMPLES)
 
@@ -87,6 +89,7 @@ class StatsRecorder:
         """Note the times of one request."""
         self._wait.append(wait_seconds)
         self._run.append(run_seconds)
+        self._recorded += 1
 
     def record_error(self, label: str, error: BaseException) -> None:
         """Note the last error that concerns the store, and not a caller's arguments."""
@@ -95,8 +98,14 @@ class StatsRecorder:
             self.last_error = f"{label}: {type(error).__name__}: {error}"
 
     def times(self) -> tuple[Latency, Latency]:
-        """Return the times waited and run."""
-        return _times(self._wait), _times(self._run)
+        """Return the times waited and run; of many samples as they were when the last thirty-second of them was still to come.
+
+        Every call of a memory asks what is known of its database, and putting all samples in order takes 0.6 ms.
+        """
+        recorded = self._recorded
+        if recorded - self._counted > len(self._wait) // 32:
+            self._counted, self._times = recorded, (_times(self._wait), _times(self._run))
+        return self._times
 
 
 def _times(seconds: deque[float]) -> Latency:

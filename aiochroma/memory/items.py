@@ -363,9 +363,12 @@ def user_metadata(stored: MetadataView | None) -> dict[str, Any]:
 def moment(stored: MetadataView | None, key: str) -> datetime | None:
     """Return a stored time (seconds since 1970) as a datetime in UTC, or None where there is none, or no date."""
     seconds = (stored or {}).get(key)
-    if not isinstance(seconds, (int, float)) or not _is_date(seconds):
+    if not isinstance(seconds, (int, float)):
         return None
-    return datetime.fromtimestamp(seconds, timezone.utc)
+    try:
+        return datetime.fromtimestamp(seconds, timezone.utc)
+    except (OverflowError, ValueError, OSError):
+        return None
 
 
 def _finite(value: object, where: str) -> float:

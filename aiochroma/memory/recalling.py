@@ -202,12 +202,11 @@ async def _search(
 def _arguments(
     store: Store, question: Question, search: NamespaceSearch, namespace: Any, vector: Vector
 ) -> dict[str, Any]:
-    by_words = vector is None or (question.mode == "text" and store.capabilities.full_text)
     return {
         **namespace.place,
         "query_embeddings": [vector],
         "queries": [question.text],
-        "spec": spec_of(question, search, store.embedder.max_distance or 1.0, by_words=by_words),
+        "spec": spec_of(question, search, store.embedder.max_distance or 1.0, by_words=vector is None),
         "chunks": namespace.parts,
     }
 
