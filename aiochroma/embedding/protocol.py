@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-import numpy as np
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
     from numpy.typing import NDArray
 
 __all__ = [
@@ -96,6 +95,8 @@ def normalise_rows(matrix: NDArray[np.float32]) -> NDArray[np.float32]:
     Returns:
         A new matrix of the same shape.
     """
+    import numpy as np
+
     with np.errstate(invalid="ignore", over="ignore"):
         lengths = np.sqrt(np.einsum("ij,ij->i", matrix, matrix, dtype=np.float64))
     usable = np.isfinite(lengths) & (lengths > 0.0)
