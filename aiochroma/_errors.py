@@ -45,8 +45,11 @@ import pickle
 import sys
 from typing import TYPE_CHECKING, Any
 
+from aiochroma._types import JsonObject
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
 
 __all__ = [
     "AccessDeniedError",
@@ -279,7 +282,7 @@ class ForeignError(Exception):
         return f"{self.type_name}: {self.args[1]}"
 
 
-def error_to_dict(error: BaseException) -> dict[str, Any]:
+def error_to_dict(error: BaseException) -> JsonObject:
     """Return an error as plain data: texts, numbers, booleans, None, and lists and dictionaries of these.
 
     Args:
@@ -287,7 +290,7 @@ def error_to_dict(error: BaseException) -> dict[str, Any]:
             name, its message and its cause.
     """
     cause = error.__cause__
-    data: dict[str, Any] = {
+    data: JsonObject = {
         "type": _name_of(error),
         "message": str(error),
         "cause": None if cause is None else error_to_dict(cause),
@@ -338,7 +341,7 @@ def _by_message(module: str, class_name: str, message: str) -> Exception | None:
     return error if str(error) == message else None
 
 
-def _fields_of(error: AiochromaError) -> dict[str, Any]:
+def _fields_of(error: AiochromaError) -> JsonObject:
     """Return what an error knows besides its message; notes, which are an attribute, too."""
     fields = dict(vars(error))
     if isinstance(error, ImportError):
@@ -350,7 +353,7 @@ def _fields_of(error: AiochromaError) -> dict[str, Any]:
 def _rebuilt(
     kind: type[AiochromaError],
     args: tuple[Any, ...],
-    fields: dict[str, Any],
+    fields: JsonObject,
     cause: BaseException | None,
     suppress_context: bool,
 ) -> AiochromaError:

@@ -19,6 +19,8 @@ import time
 import traceback
 from typing import Any
 
+from aiochroma._types import JsonObject
+
 __all__ = ["SENTENCES", "EventLogger", "get_logger"]
 
 _QUIET_SECONDS = 10.0
@@ -86,7 +88,7 @@ SENTENCES = {
 """What the standard library's loggers write for an event at WARNING and above; the fields are the event's values."""
 
 
-def _message(event: str, values: dict[str, Any]) -> str:
+def _message(event: str, values: JsonObject) -> str:
     """Return the sentence of an event, or its name and values where it has none."""
     values = {name: _described(value) for name, value in values.items()}
     sentence = SENTENCES.get(event)
@@ -144,7 +146,7 @@ class EventLogger:
         self._name = name
         self._standard = logging.getLogger(name)
 
-    def _write(self, level: int, event: str, values: dict[str, Any]) -> None:
+    def _write(self, level: int, event: str, values: JsonObject) -> None:
         try:
             structlog = sys.modules.get("structlog")
             configured = structlog is not None and structlog.is_configured()
@@ -166,7 +168,7 @@ class EventLogger:
         except Exception:  # noqa: BLE001 - see the class docstring
             traceback.print_exc()
 
-    def _write_sentence(self, level: int, event: str, values: dict[str, Any]) -> None:
+    def _write_sentence(self, level: int, event: str, values: JsonObject) -> None:
         left_out = values.get("left_out")
         message = _message(event, values) + (f" ({left_out} more like it before)" if left_out else "")
         extra = {"aiochroma_event": event, **{f"aiochroma_{name}": value for name, value in values.items()}}

@@ -43,6 +43,7 @@ from aiochroma._errors import (
     StoreUnavailableError,
 )
 from aiochroma._logging import get_logger
+from aiochroma._types import JsonObject
 from aiochroma.memory.memory import Memory
 
 try:
@@ -282,7 +283,7 @@ def health_router(*, details: bool = False) -> APIRouter:
     async def health(request: Request) -> Response:
         """Tell how the store is: 200 with the number of documents, 503 with the reason."""
         now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
-        body: dict[str, Any]
+        body: JsonObject
         reason: str | None
         try:
             state = await (await get_client(request)).health()
@@ -346,7 +347,7 @@ def install(app: FastAPI, *, details: bool = False) -> None:
 
 async def _answer(request: Request, error: Exception) -> Response:
     status, detail = next(answer for kind, answer in _ANSWERS.items() if isinstance(error, kind))
-    body: dict[str, Any] = {"error": _described(error).partition(":")[0], "detail": detail or str(error)}
+    body: JsonObject = {"error": _described(error).partition(":")[0], "detail": detail or str(error)}
     if isinstance(error, DeadlineExceededError):
         body["started"] = error.started
     if detail is not None:
@@ -364,7 +365,7 @@ def _described(error: Exception) -> str:
     return f"{type(cause).__name__}: {error}"
 
 
-def _unavailable(request: Request, body: dict[str, Any]) -> Response:
+def _unavailable(request: Request, body: JsonObject) -> Response:
     opened: _Opened | None = getattr(request.app.state, _STATE, None)
     pause = opened.retry_at - time.monotonic() if opened is not None and opened.error is not None else 0.0
     seconds = max(_RETRY_AFTER_SECONDS, math.ceil(pause))

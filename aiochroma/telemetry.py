@@ -23,6 +23,7 @@ from opentelemetry import metrics, trace
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from aiochroma._distribution import version
+from aiochroma._types import JsonObject
 from aiochroma.core.observing import set_observer
 from aiochroma.core.registry import open_databases
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
     from opentelemetry.trace import Span, TracerProvider
+
 
 __all__ = ["instrument", "uninstrument"]
 
@@ -115,7 +117,7 @@ class _Telemetry:
     async def memory_call(
         self,
         name: str,
-        details: dict[str, Any],
+        details: JsonObject,
         work: Callable[[], Awaitable[Any]],
         database: Callable[[], str],
     ) -> Any:
@@ -178,8 +180,8 @@ class _Telemetry:
         self._embedding.record(seconds, {"aiochroma.texts": "one" if texts == 1 else "many"})
 
 
-def _describe_call(span: Span, name: str, details: dict[str, Any], seen: _Seen) -> None:
-    values: dict[str, Any] = {
+def _describe_call(span: Span, name: str, details: JsonObject, seen: _Seen) -> None:
+    values: JsonObject = {
         "aiochroma.call": name,
         "aiochroma.queue_wait": seen.waited,
         "aiochroma.database_time": seen.ran,

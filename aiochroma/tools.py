@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 # pydantic does not read those of `typing` before Python 3.12.
 from typing_extensions import TypedDict
 
+from aiochroma._types import Metadata
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from aiochroma._types import Metadata
     from aiochroma.memory.memory import Memory
     from aiochroma.memory.recall import Hit
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypedDict
 
+from aiochroma._types import Metadata, Where
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from chromadb.api import ServerAPI
     from chromadb.config import System
     from typing_extensions import Unpack
+
 
 __all__ = ["ChromaRecords", "Database", "Nearest", "Rows", "database_of", "server_api"]
 
@@ -34,7 +37,7 @@ class Rows(TypedDict):
 
     ids: list[str]
     documents: list[str]
-    metadatas: list[dict[str, Any]]
+    metadatas: list[Metadata]
     embeddings: Sequence[npt.NDArray[np.float32]]
 
 
@@ -44,7 +47,7 @@ class Nearest(TypedDict):
     ids: list[list[str]]
     distances: list[list[float]]
     documents: list[list[str]]
-    metadatas: list[list[dict[str, Any] | None]]
+    metadatas: list[list[Metadata | None]]
 
 
 def database_of(arguments: Mapping[str, Any]) -> Database:
@@ -89,7 +92,7 @@ class ChromaRecords:
         *,
         include: Sequence[str],
         ids: list[str] | None = None,
-        where: Mapping[str, Any] | None = None,
+        where: Where | None = None,
         limit: int | None = None,
         **database: Unpack[Database],
     ) -> Rows:
@@ -111,8 +114,8 @@ class ChromaRecords:
         *,
         n_results: int,
         include: Sequence[str],
-        where: Mapping[str, Any] | None = None,
-        where_document: Mapping[str, Any] | None = None,
+        where: Where | None = None,
+        where_document: Where | None = None,
         **database: Unpack[Database],
     ) -> Nearest:
         """Return the nearest records of each vector."""

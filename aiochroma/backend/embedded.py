@@ -26,6 +26,7 @@ from aiochroma._errors import (
     StoreUnavailableError,
 )
 from aiochroma._logging import get_logger
+from aiochroma._types import Vector
 from aiochroma.backend.chroma import ChromaBackend, give_memory_back, start_chroma
 from aiochroma.backend.faults import (
     RESERVED_BYTES,
@@ -56,7 +57,6 @@ from aiochroma.disk.sqlite_file import file_identity, log_positions, wait_until_
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from aiochroma._types import Vector
     from aiochroma.backend.preparation import Prepared, VectorSource
     from aiochroma.backend.protocol import MakeHook, WriteHook
     from aiochroma.core.config import EngineOptions, Location

@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from aiochroma._logging import get_logger
+from aiochroma._types import CollectionId, JsonObject, Vector
 from aiochroma.backend.chroma_records import ChromaRecords, Database
 from aiochroma.core.operations import Effect
 from aiochroma.disk.rebuilds import begin_rebuild, end_rebuild
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 
     from chromadb.api import ServerAPI
 
-    from aiochroma._types import CollectionId, Vector
     from aiochroma.backend.preparation import Prepared
     from aiochroma.core.request import Request
 
@@ -50,7 +50,7 @@ class MissingVectors:
     def __bool__(self) -> bool:
         return bool(self._ids)
 
-    def listed(self) -> list[dict[str, Any]]:
+    def listed(self) -> list[JsonObject]:
         """Return for each collection that lacks vectors its ``collection_id``, ``tenant``, ``database`` and ``ids``."""
         return [
             {"collection_id": collection, **self._places[collection], "ids": sorted(ids)}

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiochroma._errors import DatabaseCorruptError, DatabaseInUseError, DatabaseLockedError
 from aiochroma._logging import get_logger
+from aiochroma._types import JsonObject
 from aiochroma.backend.chroma import start_chroma
 from aiochroma.backend.settings import import_chromadb
 from aiochroma.disk.copying import survives_rebuilding
@@ -171,7 +172,7 @@ def _search_own_index(
     Returns:
         Vectors by collection id and record id, and the report without them.
     """
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, JsonObject] = {}
     if read_vectors is None or not recovery.missing:
         return found, recovery
     positions = log_positions(directory)
@@ -203,7 +204,7 @@ def _search_backup(
     backup = recorded_backup(directory) if recovery.missing and preflight.keeps_log else None
     if backup is None:
         return {}, recovery
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, JsonObject] = {}
     entries = []
     for entry in recovery.collections:
         vectors = vectors_in_backup(backup, entry.collection_id, entry.missing) if entry.missing else {}

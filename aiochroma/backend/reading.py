@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from aiochroma._types import Where
 from aiochroma.backend.chroma_records import ChromaRecords, database_of
 from aiochroma.core.operations import Result
 from aiochroma.core.slices import joined
@@ -11,7 +12,6 @@ from aiochroma.core.slices import joined
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from aiochroma._types import Where
     from aiochroma.core.request import Request
 
 __all__ = ["read_records"]

@@ -11,8 +11,9 @@ import json
 import sys
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from aiochroma._types import JsonObject
 from aiochroma.backend.chroma import start_chroma
 from aiochroma.backend.chroma_records import ChromaRecords, Database, server_api
 from aiochroma.core.config import EngineOptions, Location
@@ -32,7 +33,7 @@ _PAGE = 1000
 _ROOM_BYTES = 2**30
 
 
-def verify(directory: Path, *, full: bool = True) -> dict[str, Any]:
+def verify(directory: Path, *, full: bool = True) -> JsonObject:
     """Check a database that nobody has open.
 
     Args:

@@ -20,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from aiochroma._errors import DatabasePathError, InvalidInputError
+from aiochroma._types import JsonObject
 from aiochroma.disk.layout import SQLITE_FILE
 from aiochroma.memory.memory import Memory
 
@@ -158,7 +159,7 @@ def pairs(given: list[str]) -> dict[str, Any]:
     Raises:
         InvalidInputError: There is no ``=``.
     """
-    values: dict[str, Any] = {}
+    values: JsonObject = {}
     for pair in given:
         key, sign, value = pair.partition("=")
         if not sign:
@@ -175,7 +176,7 @@ def _scalar(text: str) -> str | int | float | bool:
     return value if isinstance(value, (int, float)) else text
 
 
-def filter_from(text: str | None) -> dict[str, Any] | None:
+def filter_from(text: str | None) -> JsonObject | None:
     """Read a filter.
 
     Raises:
@@ -241,7 +242,7 @@ def moment(text: str | None, option: str) -> datetime | None:
 # -- printing ----------------------------------------------------------------------------------------------------------
 
 
-def plain(hit: Hit) -> dict[str, Any]:
+def plain(hit: Hit) -> JsonObject:
     """Return a hit as plain data."""
     return asdict(hit)
 

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from aiochroma._errors import DatabaseInUseError, InvalidInputError, StoreUnavailableError
+from aiochroma._types import JsonObject
 
 __all__ = ["host_app"]
 
@@ -150,7 +151,7 @@ def _stop(directory: str, *, force: bool) -> None:
     typer.echo(f"The host of {directory} (process {answer['pid']}) has ended.")
 
 
-def _asked(directory: str, *question: Any) -> dict[str, Any] | None:
+def _asked(directory: str, *question: Any) -> JsonObject | None:
     """Ask the host of a directory; return its answer, or None where there is no host.
 
     Raises:
@@ -165,7 +166,7 @@ def _asked(directory: str, *question: Any) -> dict[str, Any] | None:
         return None
     with connected:
         try:
-            answer: dict[str, Any] = ask(connected, *question)[2]
+            answer: JsonObject = ask(connected, *question)[2]
         except (OSError, ProtocolError) as error:
             raise StoreUnavailableError(
                 f"The host of {directory} does not answer ({error}): `aiochroma host {directory} --stop --force` ends it."

@@ -22,7 +22,7 @@ from aiochroma.disk.filesystem import canonical_directory
 from aiochroma.disk.layout import SQLITE_FILE
 from aiochroma.ops.doctor import doctor as examine
 from aiochroma.ops.erase import erase as erase_files
-from aiochroma.ops.restoring import restore as put_back
+from aiochroma.ops.restore import restore as put_back
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from aiochroma._errors import InvalidInputError
+from aiochroma._types import JsonObject
 from aiochroma.cli.common import (
     EXIT_CODES,
     NOTHING_FOUND,
@@ -148,7 +149,7 @@ def recall(
         raise InvalidInputError(f"`--mode` must be hybrid, vector or text, got {mode!r}.")
     chosen: Literal["hybrid", "vector", "text"] = mode  # type: ignore[assignment]  # checked above
     searched = _searches(namespaces or [], k)
-    options: dict[str, Any] = {
+    options: JsonObject = {
         "where": filter_from(where),
         "since": moment(since, "--since"),
         "until": moment(until, "--until"),
@@ -197,7 +198,7 @@ def list_(
     as_json: JsonOption = False,
 ) -> None:
     """List memories in the order in which they were first remembered, those of a thread in their order there."""
-    options: dict[str, Any] = {
+    options: JsonObject = {
         "where": filter_from(where),
         "since": moment(since, "--since"),
         "until": moment(until, "--until"),
@@ -394,7 +395,7 @@ def _searches(names: list[str], k: int) -> dict[str, int] | None:
     return searches
 
 
-def _without_search(hit: Hit) -> dict[str, Any]:
+def _without_search(hit: Hit) -> JsonObject:
     # Nothing was searched for: these two would say nothing.
     return {key: value for key, value in plain(hit).items() if key not in {"distance", "score"}}
 
@@ -410,7 +411,7 @@ def _say_absent(ids: list[str], namespace: str) -> None:
         say(f"there is no memory {each!r} in the namespace {namespace!r}")
 
 
-def _print_stats(console: Console, found: dict[str, Any]) -> None:
+def _print_stats(console: Console, found: JsonObject) -> None:
     from rich.table import Table
 
     thread = found.pop("thread")

@@ -9,13 +9,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from aiochroma._threads import waits_by_blocking
+from aiochroma._types import Metadata
 from aiochroma.client.opening import AsyncEphemeralClient, AsyncPersistentClient
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Coroutine
 
-    from aiochroma._types import Metadata
     from aiochroma.client.client import AsyncClient
     from aiochroma.client.collection import Collection
 

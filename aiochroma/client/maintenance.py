@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from aiochroma._deadline import deadline
 from aiochroma._errors import BackupError
 from aiochroma._threads import off_loop, waits_by_blocking
+from aiochroma._types import JsonObject
 from aiochroma.disk.backup import begin_backup, finish_backup
 from aiochroma.disk.copying import size_of
 
@@ -57,12 +58,12 @@ class Health:
     documents: int | None
     error: str | None
     last_error: str | None
-    owner: dict[str, Any] | None
+    owner: JsonObject | None
     embedder: str | None
     chroma_version: str | None
     checked_at: float
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> JsonObject:
         """Return plain data, for JSON."""
         return asdict(self)
 

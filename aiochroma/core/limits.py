@@ -8,11 +8,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from aiochroma._errors import InvalidInputError
+from aiochroma._types import MetadataView
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from aiochroma._types import MetadataView
 
 __all__ = [
     "MOST_METADATA_VALUES",

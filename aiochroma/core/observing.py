@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
+from aiochroma._types import JsonObject
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from contextvars import Context
+
 
 __all__ = ["Observer", "observer", "set_observer"]
 
@@ -20,7 +23,7 @@ class Observer(Protocol):
     async def memory_call(
         self,
         name: str,
-        details: dict[str, Any],
+        details: JsonObject,
         work: Callable[[], Awaitable[Any]],
         database: Callable[[], str],
     ) -> Any:

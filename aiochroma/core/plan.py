@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from aiochroma._errors import PartialWriteError
+from aiochroma._types import Vector
 from aiochroma.core.operations import Lane, Merge
 from aiochroma.core.request import Request
 from aiochroma.core.slices import cut, joined, split
@@ -31,7 +32,6 @@ from aiochroma.core.slices import cut, joined, split
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping, Sequence
 
-    from aiochroma._types import Vector
 
 __all__ = ["Limits", "RecordPlanner", "Step", "frozen", "is_get_by_id", "read_key", "write_key"]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from aiochroma._errors import StoreUnavailableError
+from aiochroma._types import JsonObject
 
 __all__ = ["Latency", "Stats", "StatsRecorder"]
 
@@ -67,7 +67,7 @@ class Stats:
     run_ms: Latency = Latency()
     embedder: str | None = None
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> JsonObject:
         """Return plain data, for logs and JSON."""
         return asdict(self)
 

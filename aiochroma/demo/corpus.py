@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any
 
+from aiochroma._types import Metadata
+
 __all__ = ["NAMESPACES", "Question", "Sentence", "read_corpus", "read_questions"]
 
 NAMESPACES = {"personal": 5, "academic": 2, "projects": 2, "style": 1}
@@ -18,7 +20,7 @@ class Sentence:
     """One thing the assistant remembers."""
 
     text: str
-    metadata: dict[str, Any] = field(default_factory=dict)
+    metadata: Metadata = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

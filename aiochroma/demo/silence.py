@@ -7,10 +7,12 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from aiochroma._types import JsonObject
 from aiochroma.client.opening import AsyncPersistentClient
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
 
 __all__ = ["Silence", "measure_here", "measure_threads"]
 
@@ -57,7 +59,7 @@ async def measure_here(
         process: ``"shared"`` to write through the owner process of the directory; None for this process.
     """
     vectors = _vectors()
-    options: dict[str, Any] = {} if process is None else {"process": process}
+    options: JsonObject = {} if process is None else {"process": process}
     async with AsyncPersistentClient(directory, **options) as client:
         collection = await client.get_or_create_collection("notes", embedding_function=None)
 

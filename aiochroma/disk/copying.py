@@ -13,9 +13,10 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from aiochroma._errors import BackupError
+from aiochroma._types import JsonObject
 from aiochroma.disk import copy_child
 from aiochroma.disk.filesystem import free_bytes
 from aiochroma.disk.layout import (
@@ -31,6 +32,7 @@ from aiochroma.disk.layout import (
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
 
 __all__ = [
     "ChildError",
@@ -176,7 +178,7 @@ def copy_database(directory: Path, target: Path) -> None:
         raise BackupError(f"Copying {str(directory)!r} to {str(target)!r} failed: {error}.") from error
 
 
-def verify_copy(target: Path, how: Verification = "full") -> dict[str, Any]:
+def verify_copy(target: Path, how: Verification = "full") -> JsonObject:
     """Open a copy and check that every record has its vector; see :mod:`aiochroma.backend.verify_child`.
 
     Args:
@@ -191,12 +193,12 @@ def verify_copy(target: Path, how: Verification = "full") -> dict[str, Any]:
     """
     try:
         printed = run_child("aiochroma.backend.verify_child", [target, how], seconds=_seconds(target))
-        result: dict[str, Any] = json.loads(printed)
+        result: JsonObject = json.loads(printed)
     except (ChildError, ValueError) as error:
         raise BackupError(f"{str(target)!r} could not be verified: {error}.") from error
     if result["problems"]:
         raise BackupError(f"{str(target)!r} is not a complete database: {'; '.join(result['problems'])}")
-    collections: dict[str, Any] = result["collections"]
+    collections: JsonObject = result["collections"]
     return collections
 
 

@@ -24,6 +24,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from aiochroma._files import flush
+from aiochroma._types import JsonObject
 from aiochroma.disk.hnsw_files import DELETED_MARK, map_elements, read_header
 from aiochroma.disk.id_map import read_id_map, write_id_map
 from aiochroma.disk.layout import (
@@ -92,7 +93,7 @@ class ErasureReceipt:
         """Whether nothing of what was looked for is in any file of the directory."""
         return not self.found
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> JsonObject:
         """Return plain data, for JSON."""
         return {**asdict(self), "is_complete": self.is_complete}
 

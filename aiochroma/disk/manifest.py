@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from aiochroma._errors import BackupError
 from aiochroma._files import write_atomically
+from aiochroma._types import JsonObject
 from aiochroma.disk.layout import BACKUP_NOTE, MANIFEST, SQLITE_FILE
 
 __all__ = ["BackupReport", "read_manifest", "record_backup", "recorded_backup", "recorded_sequences"]
@@ -33,7 +33,7 @@ class BackupReport:
     path: str
     created: str
     source: str
-    collections: dict[str, dict[str, Any]] = field(default_factory=dict)
+    collections: dict[str, JsonObject] = field(default_factory=dict)
     bytes: int = 0
     paused_ms: float = 0.0
     verified_ms: float = 0.0
@@ -46,7 +46,7 @@ class BackupReport:
         return sum(int(entry["records"]) for entry in self.collections.values())
 
 
-def read_manifest(backup: Path) -> dict[str, Any]:
+def read_manifest(backup: Path) -> JsonObject:
     """Return what a backup says of itself.
 
     Raises:

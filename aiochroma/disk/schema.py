@@ -12,13 +12,13 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from aiochroma._types import JsonObject, MetadataView
 from aiochroma.disk.layout import log_topic
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterable, Mapping
 
-    from aiochroma._types import MetadataView
 
 __all__ = [
     "ADD",
@@ -329,7 +329,7 @@ def sequence_number(value: object) -> int:
     return value if type(value) is int and value > 0 else 0
 
 
-def json_object(text: object) -> dict[str, Any]:
+def json_object(text: object) -> JsonObject:
     """Return an object that is stored as JSON; an empty one where it is none."""
     try:
         found = json.loads(text) if isinstance(text, str) else {}
@@ -338,7 +338,7 @@ def json_object(text: object) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _object_in(container: Mapping[str, Any], *names: str) -> dict[str, Any]:
+def _object_in(container: Mapping[str, Any], *names: str) -> JsonObject:
     found: Any = container
     for name in names:
         found = found.get(name) if isinstance(found, dict) else None

@@ -9,13 +9,15 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aiochroma._files import write_atomically
+from aiochroma._types import JsonObject
 from aiochroma.disk.layout import INDEX_FILES, SEEN_NOTE, SQLITE_FILE
 
 if TYPE_CHECKING:
     from pathlib import Path
+
 
 __all__ = ["Stamp", "index_stamp", "note_clean_close", "read_seen", "sqlite_is_unchanged", "write_seen"]
 
@@ -41,7 +43,7 @@ def index_stamp(directory: Path) -> Stamp:
     return stamp
 
 
-def read_seen(directory: Path) -> dict[str, Any]:
+def read_seen(directory: Path) -> JsonObject:
     """Return what was noted at the last look; nothing where that is not known."""
     file = directory / SEEN_NOTE
     try:
@@ -51,7 +53,7 @@ def read_seen(directory: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) and found.get("format") == _FORMAT else {}
 
 
-def write_seen(directory: Path, collections: dict[str, Any]) -> None:
+def write_seen(directory: Path, collections: JsonObject) -> None:
     """Note what was found sound; a disk that cannot be written keeps nobody from opening."""
     with contextlib.suppress(OSError):
         write_atomically(
@@ -68,7 +70,7 @@ def note_clean_close(directory: Path) -> None:
             write_atomically(directory / SEEN_NOTE, json.dumps(seen))
 
 
-def sqlite_is_unchanged(directory: Path, seen: dict[str, Any]) -> bool:
+def sqlite_is_unchanged(directory: Path, seen: JsonObject) -> bool:
     """Tell whether nobody has written to the SQLite file since it was closed cleanly."""
     stamp = _sqlite_stamp(directory)
     return bool(stamp) and stamp == seen.get("sqlite")

@@ -16,11 +16,11 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from aiochroma._errors import DeadlineExceededError, EmbedderError, EmbeddingFailedError
+from aiochroma._types import Vector
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from aiochroma._types import Vector
 
 __all__ = [
     "await_function",

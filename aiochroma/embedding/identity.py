@@ -13,12 +13,12 @@ import binascii
 import json
 from typing import TYPE_CHECKING, Any
 
+from aiochroma._types import Vector
 from aiochroma.embedding.functions import kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from aiochroma._types import Vector
 
 __all__ = ["PROBE", "fingerprint_of", "identity_of", "is_alike", "is_same_name"]
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiochroma._errors import EmbeddingFailedError, EventLoopRequiredError
 from aiochroma._threads import waits_by_blocking
+from aiochroma._types import Vector
 from aiochroma.core.calls import call
 from aiochroma.core.plan import Limits, Step
 from aiochroma.core.request import Request
@@ -31,7 +32,6 @@ from aiochroma.embedding.vector_cache import VectorCache
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from aiochroma._types import Vector
     from aiochroma.core.connection import Connection
     from aiochroma.core.queue import RequestQueue
 

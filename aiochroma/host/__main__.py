@@ -11,9 +11,10 @@ import logging.handlers
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aiochroma._errors import error_to_dict
+from aiochroma._types import JsonObject
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -30,7 +31,7 @@ def serve(
     directory: str,
     *,
     idle: float | None,
-    options: dict[str, Any] | None = None,
+    options: JsonObject | None = None,
     announce: Callable[[BaseException | None], None] = lambda _: None,
     to_terminal: bool = False,
 ) -> int:

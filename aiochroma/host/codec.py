@@ -13,12 +13,12 @@ from uuid import UUID
 
 import msgpack
 
+from aiochroma._types import Vector
 from aiochroma.host.frames import ProtocolError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from aiochroma._types import Vector
 
 __all__ = ["Codec", "Decoding", "Rows"]
 

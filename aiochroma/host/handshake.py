@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from aiochroma._errors import SettingsConflictError
+from aiochroma._types import JsonObject
 from aiochroma.host.frames import FrameKind, MessageReader, ProtocolError, json_frame
 from aiochroma.host.messages import options_to_json, versions
 
@@ -56,7 +57,7 @@ def greet(
     )
 
 
-def _other_version(location: Location, value: dict[str, Any]) -> str:
+def _other_version(location: Location, value: JsonObject) -> str:
     theirs, ours = value.get("mine") or {}, versions()
     different = ", ".join(
         f"{name} {theirs.get(name)} there and {ours[name]} here"

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiochroma._errors import AiochromaError, ClosedError, OutcomeUnknownError, StoreUnavailableError
 from aiochroma._logging import get_logger
+from aiochroma._types import JsonObject
 from aiochroma.core.config import DEFAULTS
 from aiochroma.core.delivery import Outcome, deliver
 from aiochroma.core.observing import observer
@@ -87,7 +88,7 @@ class LinkState:
         self._slow_unreported = 0
         self._codec: Codec | None = None
         self._socket: socket.socket | None = None
-        self._host: dict[str, Any] = {}
+        self._host: JsonObject = {}
         self._reader: MessageReader | None = None
         self._going = False
         self._recalled = False
@@ -322,13 +323,13 @@ class LinkState:
         for kind, number, value in early:
             self._handle(kind, number, value)
 
-    def _told(self) -> dict[str, Any]:
+    def _told(self) -> JsonObject:
         return {"options": options_to_json(self._options), "idle": self._options.host_idle}
 
     def _is_unwanted(self) -> bool:
         return self.queue.state is not QueueState.OPEN and (not self.queue.drain or self.queue.pending == 0)
 
-    def _warn_of_durability(self, welcome: dict[str, Any]) -> None:
+    def _warn_of_durability(self, welcome: JsonObject) -> None:
         if self._options.durable and not welcome.get("durable"):
             log.warning(
                 "database.not_durable",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aiochroma._distribution import version
 from aiochroma._errors import AiochromaError, ForeignError, error_from_dict, error_to_dict
+from aiochroma._types import JsonObject, MetadataView
 from aiochroma.core.config import EngineOptions
 from aiochroma.core.operations import OPERATIONS
 from aiochroma.core.request import Request
@@ -20,7 +21,6 @@ from aiochroma.host.types import received, settings_from_json, settings_to_json,
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from aiochroma._types import MetadataView
     from aiochroma.core.queue import Ticket
     from aiochroma.host.codec import Codec
 
@@ -53,12 +53,12 @@ class Received(NamedTuple):
     deadline: float | None
 
 
-def versions() -> dict[str, Any]:
+def versions() -> JsonObject:
     """Return what must be equal on both sides, as it is here."""
     return {"protocol": PROTOCOL, "aiochroma": version(), "chromadb": metadata.version("chromadb")}
 
 
-def options_to_json(options: EngineOptions) -> dict[str, Any]:
+def options_to_json(options: EngineOptions) -> JsonObject:
     """Return what a client asks of the host."""
     values = {name: getattr(options, name) for name in _SHARED_OPTIONS}
     settings = options.settings
@@ -137,7 +137,7 @@ def message_frames(
     yield frame(kind, number, piece)
 
 
-def event_values(values: MetadataView) -> dict[str, Any]:
+def event_values(values: MetadataView) -> JsonObject:
     """Return an event's values as they travel: texts, numbers, and the texts of everything else."""
     return {
         name: value if isinstance(value, (str, int, float, bool, type(None))) else str(value)

@@ -25,10 +25,11 @@ import threading
 import time
 from datetime import datetime, timezone
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aiochroma._errors import AiochromaError, ClosedError, DatabaseInUseError
 from aiochroma._logging import get_logger
+from aiochroma._types import JsonObject
 from aiochroma.core.config import EngineOptions, Location
 from aiochroma.core.queue import TicketState
 from aiochroma.core.registry import BackendWorker
@@ -418,7 +419,7 @@ class HostServer:
         if not self._peers:
             self._alone_since = time.monotonic()
 
-    def forward_event(self, level: str, event: str, values: dict[str, Any]) -> None:
+    def forward_event(self, level: str, event: str, values: JsonObject) -> None:
         """Have an event logged by the client whose request it is about, or by all where it is about none; any thread."""
         ticket = current_request.get()
         body = Codec().encode([level, event, event_values(values)])
@@ -438,7 +439,7 @@ class HostServer:
         """How many clients are connected and served."""
         return sum(peer.greeted for peer in self._peers)
 
-    def status(self) -> dict[str, Any]:
+    def status(self) -> JsonObject:
         """Return what ``aiochroma host --status`` shows."""
         queue, recorder = self._worker.queue, self._worker.recorder
         wait, run = recorder.times()

@@ -10,11 +10,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import filelock
 
 from aiochroma._errors import ClosedError, DatabaseInUseError, StoreUnavailableError, error_from_dict
+from aiochroma._types import JsonObject, MetadataView
 from aiochroma.disk.ownership import read_owner
 from aiochroma.host.rendezvous import connect, socket_address
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
-    from aiochroma._types import MetadataView
 
 __all__ = ["HOST_LOG", "reach", "start_detached"]
 
@@ -155,7 +155,7 @@ def start_detached(module: str, directory: str, values: MetadataView, *, log: st
         raise error_from_dict(answer["error"])
 
 
-def _answer(ready: int) -> dict[str, Any] | None:
+def _answer(ready: int) -> JsonObject | None:
     """Wait for what a host says that has been started; None where it ended, or said nothing for too long."""
     data = b""
     until = time.monotonic() + _REACH_SECONDS
@@ -165,7 +165,7 @@ def _answer(ready: int) -> dict[str, Any] | None:
         if not received:
             return None
         data += received
-    answer: dict[str, Any] = json.loads(data)
+    answer: JsonObject = json.loads(data)
     return answer
 
 

@@ -13,6 +13,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aiochroma._types import JsonObject, MetadataView
 from aiochroma.core.connection import BackendInfo, Capabilities
 from aiochroma.disk.ownership import Owner
 from aiochroma.disk.recovery import CollectionRecovery, RecoveryReport
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
     from chromadb.config import Settings
 
-    from aiochroma._types import MetadataView
 
 __all__ = ["make_codec", "received", "register_dataclass", "travelling"]
 
@@ -74,12 +74,12 @@ def _of_searches() -> list[type[Any]]:
     return sorted([*own, ListSpec, ScoreParts], key=lambda each: each.__name__)
 
 
-def settings_to_json(settings: Settings) -> dict[str, Any]:
+def settings_to_json(settings: Settings) -> JsonObject:
     """Return Chroma's settings as plain data."""
     return settings.model_dump(mode="json")
 
 
-def settings_from_json(values: dict[str, Any]) -> Settings:
+def settings_from_json(values: JsonObject) -> Settings:
     """Return Chroma's settings as they were, whatever this process's environment and working directory say."""
     from chromadb.config import Settings
 
@@ -137,7 +137,7 @@ def received(arguments: dict[str, Any], rows: Mapping[str, list[Any]]) -> dict[s
     return arguments
 
 
-def _as_json(name: str, configuration: Any, metadata: Any) -> dict[str, Any]:
+def _as_json(name: str, configuration: Any, metadata: Any) -> JsonObject:
     from chromadb.api import collection_configuration as chroma
 
     if name == "configuration":
@@ -148,14 +148,14 @@ def _as_json(name: str, configuration: Any, metadata: Any) -> dict[str, Any]:
 class _StoredConfiguration:
     """A collection's configuration as Chroma writes it down."""
 
-    def __init__(self, json: dict[str, Any]) -> None:
+    def __init__(self, json: JsonObject) -> None:
         self.json = json
 
-    def to_plain(self) -> dict[str, Any]:
+    def to_plain(self) -> JsonObject:
         return self.json
 
 
-def _configuration(json: dict[str, Any]) -> dict[str, Any]:
+def _configuration(json: JsonObject) -> JsonObject:
     """Return the configuration that Chroma turns into this JSON."""
     return {**json, "embedding_function": _function(json.get("embedding_function"))} if json else json
 
@@ -180,9 +180,9 @@ def _function(stored: MetadataView | None) -> Any:
 class _StoredSchema:
     """A collection's schema as Chroma writes it down."""
 
-    def __init__(self, json: dict[str, Any]) -> None:
+    def __init__(self, json: JsonObject) -> None:
         self._json = json
 
-    def serialize_to_json(self) -> dict[str, Any]:
+    def serialize_to_json(self) -> JsonObject:
         """Return what Chroma writes down."""
         return self._json

@@ -11,6 +11,7 @@ from langchain_core.vectorstores.utils import maximal_marginal_relevance
 
 from aiochroma._errors import InvalidInputError
 from aiochroma._threads import waits_by_blocking
+from aiochroma._types import JsonObject, MetadataView, Where
 from aiochroma.embedding.choice import adapted
 from aiochroma.langchain.marks import EmbedderMark
 from aiochroma.memory.items import RESERVED, user_metadata
@@ -83,7 +84,7 @@ class DocumentCollection:
     async def add(
         self,
         texts: Iterable[str],
-        metadatas: Sequence[Mapping[str, Any]] | None,
+        metadatas: Sequence[MetadataView] | None,
         ids: Sequence[str | None] | None,
         unknown: Mapping[str, Any],
     ) -> list[str]:
@@ -145,7 +146,7 @@ class DocumentCollection:
     async def delete(
         self,
         ids: Sequence[str] | None,
-        filter: Mapping[str, Any] | None,
+        filter: Where | None,
         unknown: Mapping[str, Any],
     ) -> bool:
         """Delete documents."""
@@ -165,7 +166,7 @@ class DocumentCollection:
         self,
         query: str,
         k: int,
-        filter: Mapping[str, Any] | None,
+        filter: Where | None,
         mode: Literal["vector", "hybrid", "text"],
         options: Mapping[str, Any],
     ) -> list[Document]:
@@ -180,7 +181,7 @@ class DocumentCollection:
         self,
         query: str,
         k: int,
-        filter: Mapping[str, Any] | None,
+        filter: Where | None,
         options: Mapping[str, Any],
     ) -> list[tuple[Document, float]]:
         """Return the documents nearest to a question, with their distances."""
@@ -191,7 +192,7 @@ class DocumentCollection:
         self,
         vector: Sequence[float],
         k: int,
-        filter: Mapping[str, Any] | None,
+        filter: Where | None,
         options: Mapping[str, Any],
     ) -> list[tuple[Document, float]]:
         """Return the documents nearest to a vector, with their distances."""
@@ -214,7 +215,7 @@ class DocumentCollection:
         k: int,
         fetch_k: int,
         lambda_mult: float,
-        filter: Mapping[str, Any] | None,
+        filter: Where | None,
         options: Mapping[str, Any],
     ) -> list[Document]:
         """Return documents near to a question or a vector that differ from each other."""
@@ -238,7 +239,7 @@ class DocumentCollection:
         self,
         vector: Sequence[float],
         k: int,
-        filter: Mapping[str, Any] | None,
+        filter: Where | None,
         options: Mapping[str, Any],
         *,
         include: Sequence[str],
@@ -247,7 +248,7 @@ class DocumentCollection:
         _refuse({name: value for name, value in options.items() if name != "where_document"})
 
         async def query(collection: Any) -> dict[str, Any]:
-            result: dict[str, Any] = await collection.query(
+            result: JsonObject = await collection.query(
                 query_embeddings=[list(vector)],
                 n_results=k,
                 where=filter,
@@ -259,7 +260,7 @@ class DocumentCollection:
         return await self._on_collection(query, absent={name: [[]] for name in ("ids", *include)})
 
 
-def _document(id: str, text: str | None, metadata: Mapping[str, Any] | None) -> Document:
+def _document(id: str, text: str | None, metadata: MetadataView | None) -> Document:
     return Document(text or "", id=id, metadata=user_metadata(metadata))
 
 

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from aiochroma._errors import EmbedderMismatchError
 from aiochroma._threads import waits_by_blocking
+from aiochroma._types import Metadata
 from aiochroma.embedding.identity import PROBE, fingerprint_of, is_alike, is_same_name
 
 if TYPE_CHECKING:
     from langchain_core.embeddings import Embeddings
+
 
 __all__ = ["EmbedderMark"]
 
@@ -33,7 +35,7 @@ class EmbedderMark:
         self._fingerprint_key = fingerprint_key
         self._fingerprint: str | None = None
 
-    async def metadata(self) -> dict[str, Any]:
+    async def metadata(self) -> Metadata:
         """Return what to write down."""
         return {self._identity_key: self._identity, self._fingerprint_key: await self._made_fingerprint()}
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from langchain_core.vectorstores import VectorStore
 
 from aiochroma._threads import drive
+from aiochroma._types import Metadata
 from aiochroma.client.lazy import LazyClient
 from aiochroma.langchain.documents import DocumentCollection
 from aiochroma.langchain.embeddings import AiochromaEmbeddings
@@ -68,7 +69,7 @@ class AiochromaVectorStore(VectorStore):
     def add_texts(
         self,
         texts: Iterable[str],
-        metadatas: list[dict[str, Any]] | None = None,
+        metadatas: list[Metadata] | None = None,
         *,
         ids: Sequence[str | None] | None = None,
         **kwargs: object,
@@ -94,7 +95,7 @@ class AiochromaVectorStore(VectorStore):
     async def aadd_texts(
         self,
         texts: Iterable[str],
-        metadatas: list[dict[str, Any]] | None = None,
+        metadatas: list[Metadata] | None = None,
         *,
         ids: Sequence[str | None] | None = None,
         **kwargs: object,
@@ -265,7 +266,7 @@ class AiochromaVectorStore(VectorStore):
         cls,
         texts: list[str],
         embedding: Embeddings,
-        metadatas: list[dict[str, Any]] | None = None,
+        metadatas: list[Metadata] | None = None,
         *,
         ids: list[str] | None = None,
         **kwargs: Any,
@@ -280,7 +281,7 @@ class AiochromaVectorStore(VectorStore):
         cls,
         texts: list[str],
         embedding: Embeddings,
-        metadatas: list[dict[str, Any]] | None = None,
+        metadatas: list[Metadata] | None = None,
         *,
         ids: list[str] | None = None,
         **kwargs: Any,

@@ -19,6 +19,7 @@ from langgraph.store.base import (
 
 from aiochroma._errors import InvalidInputError
 from aiochroma._threads import start
+from aiochroma._types import Vector
 from aiochroma.langgraph.embedding import TextIndex
 from aiochroma.langgraph.records import (
     NO_VECTOR,
@@ -74,7 +75,7 @@ class ItemCollection:
                 puts.pop(id, None)
                 puts[id] = op
         texts = self._texts(puts)
-        vectors: dict[str, Any] = {}
+        vectors: dict[str, Vector] = {}
         if self._index is not None:
             queries = [op.query for op in ops if isinstance(op, SearchOp) and op.query]
             vectors = await self._index.embed_queries(queries)

@@ -17,9 +17,11 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from aiochroma._errors import InvalidInputError
+from aiochroma._types import JsonObject, Metadata, MetadataView, Where
 
 if TYPE_CHECKING:
     from langgraph.store.base import MatchCondition
+
 
 __all__ = [
     "NO_VECTOR",
@@ -59,7 +61,7 @@ class Stored:
     id: str
     namespace: tuple[str, ...]
     key: str
-    value: dict[str, Any]
+    value: JsonObject
     created_at: float
     updated_at: float
     version: str
@@ -69,7 +71,7 @@ class Stored:
     complete: bool = True
 
     @classmethod
-    def of(cls, id: str, document: str | None, metadata: Mapping[str, Any]) -> Stored:
+    def of(cls, id: str, document: str | None, metadata: MetadataView) -> Stored:
         """Make an item of its record."""
         return cls(
             id,
@@ -86,7 +88,7 @@ class Stored:
         )
 
     @property
-    def metadata(self) -> dict[str, Any]:
+    def metadata(self) -> Metadata:
         """What the record says about the item; None takes away what it said before."""
         return {
             **_places(self.namespace),
@@ -100,7 +102,7 @@ class Stored:
             "indexed": self.indexed,
         }
 
-    def fields(self) -> dict[str, Any]:
+    def fields(self) -> JsonObject:
         """Return what LangGraph's item is made of."""
         return {
             "namespace": self.namespace,
@@ -131,12 +133,12 @@ def vector_records(item: Stored, vectors: list[Any]) -> dict[str, list[Any]]:
     }
 
 
-def below(prefix: tuple[str, ...]) -> dict[str, Any] | None:
+def below(prefix: tuple[str, ...]) -> JsonObject | None:
     """Return Chroma's filter for what lies in a namespace or below it; None for everything."""
     return {f"{_DEPTH}.{len(prefix)}": json.dumps(prefix)} if prefix else None
 
 
-def _places(namespace: tuple[str, ...]) -> dict[str, Any]:
+def _places(namespace: tuple[str, ...]) -> JsonObject:
     return {f"{_DEPTH}.{depth}": json.dumps(namespace[:depth]) for depth in range(1, len(namespace) + 1)}
 
 
@@ -166,7 +168,7 @@ _COMPARISONS: dict[str, Callable[[float, float], bool]] = {
 _OPERATORS = frozenset({"$eq", "$ne", *_COMPARISONS})
 
 
-def check_filter(filter: Mapping[str, Any] | None) -> None:
+def check_filter(filter: Where | None) -> None:
     """Check the operators of a filter, also where no item would be compared with them.
 
     Raises:
@@ -192,7 +194,7 @@ def _check(condition: object, key: str) -> None:
             )
 
 
-def passes(value: Mapping[str, Any], filter: Mapping[str, Any] | None) -> bool:
+def passes(value: Mapping[str, Any], filter: Where | None) -> bool:
     """Tell whether a value passes a filter: every key of the filter must match."""
     return all(_matches(value.get(key), condition) for key, condition in (filter or {}).items())
 

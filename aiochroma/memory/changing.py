@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
+from aiochroma._types import Metadata, MetadataView
 from aiochroma.memory.items import (
     PINNED,
     UPDATED_AT,
@@ -23,7 +24,6 @@ from aiochroma.memory.results import Items, UnavailableHit
 from aiochroma.memory.writing import change_memory
 
 if TYPE_CHECKING:
-    from aiochroma._types import Metadata, MetadataView
     from aiochroma.memory.recall import Hit
     from aiochroma.memory.store import Store
     from aiochroma.records.history import Entry

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from aiochroma._errors import InvalidInputError
+from aiochroma._types import JsonObject, Vector, Where
 from aiochroma.disk.erasing import ErasureReceipt
 from aiochroma.memory.forgetting import delete, drop, selection
 from aiochroma.memory.listing import matching_ids
@@ -17,7 +18,6 @@ from aiochroma.records.record import PART_OF
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from aiochroma._types import Vector, Where
     from aiochroma.client.session import Session
     from aiochroma.memory.store import Namespace, Store
 
@@ -167,7 +167,7 @@ async def erase_traces(
     refuse_unerasable(session)
     if not session.describe().capabilities.files:
         return ErasureReceipt(erased=erased, texts=len(texts), vectors=len(vectors))
-    found: dict[str, Any] = await session.submit(
+    found: JsonObject = await session.submit(
         "erase_traces",
         texts=list(texts),
         vectors=list(vectors),

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from aiochroma._errors import InvalidInputError
+from aiochroma._types import Where
 from aiochroma.core.limits import check_storable_text
 from aiochroma.memory.items import check_value
 from aiochroma.records.filters import COMPARISONS
-
-if TYPE_CHECKING:
-    from aiochroma._types import Where
 
 __all__ = ["check_where", "checked_where"]
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from aiochroma._errors import InvalidInputError
+from aiochroma._types import Where
 from aiochroma.memory.filters import checked_where
 from aiochroma.memory.items import (
     EXPIRES_AT,
@@ -27,7 +28,6 @@ from aiochroma.records.record import scope_filter
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from aiochroma._types import Where
     from aiochroma.memory.store import Namespace, Store
 
 __all__ = [

@@ -7,9 +7,10 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from aiochroma._errors import InvalidInputError
+from aiochroma._types import Metadata, MetadataView
 from aiochroma.core.limits import check_metadata_size, check_storable_text
 from aiochroma.records.record import (
     CREATED_AT,
@@ -24,9 +25,6 @@ from aiochroma.records.record import (
     scope_path,
     text_id,
 )
-
-if TYPE_CHECKING:
-    from aiochroma._types import Metadata, MetadataView
 
 __all__ = [
     "CREATED_AT",
@@ -263,7 +261,7 @@ def check_text(text: object, where: str) -> str:
     return text
 
 
-def checked_metadata(metadata: object, where: str, *, removing: bool = False) -> dict[str, Any]:
+def checked_metadata(metadata: object, where: str, *, removing: bool = False) -> Metadata:
     """Check a user's metadata: a flat mapping from strings to strings, numbers and booleans.
 
     Args:
@@ -355,7 +353,7 @@ def now_in_seconds() -> float:
     return round(time.time(), 6)
 
 
-def user_metadata(stored: MetadataView | None) -> dict[str, Any]:
+def user_metadata(stored: MetadataView | None) -> Metadata:
     """Return the user's part of a record's metadata."""
     return {key: value for key, value in (stored or {}).items() if not key.startswith(RESERVED)}
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from aiochroma._errors import InvalidInputError
+from aiochroma._types import MetadataView, Where
 from aiochroma.memory.filters import checked_where
 from aiochroma.memory.items import check_id, check_k, check_thread, checked_ids, checked_scope, seconds_of
 from aiochroma.memory.namespaces import collection_name
@@ -17,9 +18,8 @@ from aiochroma.records.filters import plain
 from aiochroma.records.listing import ListSpec, cursor_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Sequence
 
-    from aiochroma._types import Where
     from aiochroma.memory.store import Namespace, Store
 
 __all__ = [
@@ -200,7 +200,7 @@ def _cursor_from(text: Any) -> tuple[float, str]:
 
 async def read_records(
     store: Store, namespace: Namespace, ids: Sequence[str]
-) -> list[tuple[Hit, Mapping[str, Any]]]:
+) -> list[tuple[Hit, MetadataView]]:
     """Return memories by id, each with all that is stored beside its text; those that are not there are left out."""
     records = await store.submit("read_memories", **namespace.place, ids=list(ids))
     return [

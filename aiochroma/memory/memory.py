@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 from typing_extensions import Self, Unpack
 
 from aiochroma._errors import InvalidInputError
+from aiochroma._types import MetadataView, Where
 from aiochroma.memory import (
     changing,
     erasing,
@@ -279,7 +280,7 @@ class Memory:
         scope: Scope | None = None,
         thread: str | Literal[False] | None = None,
         id: str | None = None,
-        metadata: Mapping[str, Any] | None = None,
+        metadata: MetadataView | None = None,
         ttl: float | timedelta | None = None,
         expires_at: Moment | None = None,
         pinned: bool = False,
@@ -406,7 +407,7 @@ class Memory:
         *,
         namespace: str = "default",
         text: str | None = None,
-        metadata: Mapping[str, Any] | None = None,
+        metadata: MetadataView | None = None,
         ttl: float | timedelta | None = None,
         expires_at: Moment | None = None,
     ) -> Hit | None:
@@ -453,7 +454,7 @@ class Memory:
         limit: int | None = None,
         max_distance: float | Literal["auto"] | None = None,
         min_score: float | Literal["auto"] | None = None,
-        where: Mapping[str, Any] | None = None,
+        where: Where | None = None,
         mode: Mode = "hybrid",
         vector_weight: float = VECTOR_WEIGHT,
         since: Moment | None = None,
@@ -553,7 +554,7 @@ class Memory:
         *,
         scope: Scope | None = None,
         thread: str | None = None,
-        where: Mapping[str, Any] | None = None,
+        where: Where | None = None,
         since: Moment | None = None,
         until: Moment | None = None,
         newest_first: bool = False,
@@ -630,7 +631,7 @@ class Memory:
         id: str | None = None,
         *,
         namespace: str | None = None,
-        where: Mapping[str, Any] | None = None,
+        where: Where | None = None,
         thread: str | None = None,
         scope: Scope | None = None,
     ) -> Count:
@@ -659,7 +660,7 @@ class Memory:
         id: str | None = None,
         *,
         namespace: str | None = None,
-        where: Mapping[str, Any] | None = None,
+        where: Where | None = None,
         thread: str | None = None,
         scope: Scope | None = None,
     ) -> ErasureReceipt:

@@ -13,6 +13,7 @@ from aiochroma._deadline import checked_seconds
 from aiochroma._errors import AiochromaError, ClosedError, InvalidInputError
 from aiochroma._logging import get_logger
 from aiochroma._threads import waits_by_blocking
+from aiochroma._types import JsonObject
 from aiochroma.client.maintenance import Health, unavailable
 from aiochroma.client.options import EphemeralOptions, PersistentOptions
 from aiochroma.core.observing import observer
@@ -155,7 +156,7 @@ class Call(Generic[T]):
     work: Callable[[Store], Awaitable[T]]
     failed: Callable[[BaseException], T] | None
     sweeps: bool = False
-    details: dict[str, Any] = field(default_factory=dict)
+    details: JsonObject = field(default_factory=dict)
 
 
 class Life:

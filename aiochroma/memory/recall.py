@@ -10,6 +10,7 @@ from datetime import datetime  # noqa: TC003 - frameworks read the annotations
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from aiochroma._errors import InvalidInputError
+from aiochroma._types import Metadata, MetadataView, Where
 from aiochroma.memory.filters import check_where
 from aiochroma.memory.formatting import as_context
 from aiochroma.memory.items import (
@@ -29,7 +30,6 @@ from aiochroma.records.spec import Mode
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from aiochroma._types import Metadata, MetadataView, Where
 
 __all__ = ["Hit", "Mode", "NamespaceSearch", "Recall", "has_passed", "hit_from", "is_number", "searches_from"]
 

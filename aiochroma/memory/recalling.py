@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from aiochroma._errors import EmbedderError, InvalidInputError, RerankFailedError, StoreUnavailableError
 from aiochroma._logging import get_logger
+from aiochroma._types import Vector, Where
 from aiochroma.memory.items import check_id, check_k, check_text, check_thread, checked_scope, seconds_of
 from aiochroma.memory.namespaces import collection_name
 from aiochroma.memory.opening import Call
@@ -21,7 +22,6 @@ from aiochroma.records.spec import VECTOR_WEIGHT, Mode, SearchSpec
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from aiochroma._types import Vector, Where
     from aiochroma.memory.store import Store
     from aiochroma.records.spec import Neighbour, SearchHit, SearchResult
 

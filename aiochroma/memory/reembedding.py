@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiochroma._errors import InvalidInputError, StoreUnavailableError
 from aiochroma._logging import get_logger
+from aiochroma._types import Metadata
 from aiochroma.memory.namespaces import collection_name, parts_name
 from aiochroma.memory.opening import Call
 from aiochroma.memory.store import DIMENSIONS, EMBEDDER, FINGERPRINT, NAMESPACE
@@ -24,7 +25,6 @@ from aiochroma.records.record import PART_OF, PARTS, WRITING, part_id
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from aiochroma._types import Metadata
     from aiochroma.memory.store import Store
     from aiochroma.memory.vectors import Embedded
 
@@ -355,7 +355,7 @@ def _told(record: tuple[str, Metadata] | None) -> tuple[str, Metadata] | None:
     }
 
 
-def _without_chunks(metadata: Metadata) -> dict[str, Any]:
+def _without_chunks(metadata: Metadata) -> Metadata:
     return {name: value for name, value in metadata.items() if name not in {PARTS, WRITING}}
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from aiochroma._errors import ExtractFailedError, InvalidInputError
 from aiochroma._threads import Started, start
+from aiochroma._types import JsonObject
 from aiochroma.memory.hooks import ask
 from aiochroma.memory.items import check_thread, checked_item, checked_scope, item_from
 from aiochroma.memory.namespaces import collection_name
@@ -65,7 +66,7 @@ def many(
 ) -> Call[Items[str]]:
     """Remember many texts; see ``Memory.remember_many``."""
     collection_name(namespace)
-    defaults: dict[str, Any] = {}
+    defaults: JsonObject = {}
     if thread is not None:
         defaults["thread"] = thread if thread is False else check_thread(thread)
     if scope is not None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from aiochroma._errors import ClosedError, EmbedderError, EmbedderMismatchError, InvalidInputError
 from aiochroma._threads import off_loop
+from aiochroma._types import MetadataView
 from aiochroma.client.opening import ClientOpening
 from aiochroma.client.reembedding import SingleEmbedder, reembed_missing
 from aiochroma.embedding.identity import is_alike, is_same_name
@@ -18,7 +19,6 @@ from aiochroma.memory.vectors import TextEmbedder
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from aiochroma._types import MetadataView
     from aiochroma.client.options import ConnectTarget
     from aiochroma.core.calls import CallOutcome
     from aiochroma.core.connection import Capabilities, EngineInfo

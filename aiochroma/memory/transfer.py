@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from aiochroma._errors import InvalidInputError
 from aiochroma._files import Replacement, expand
 from aiochroma._threads import off_loop
+from aiochroma._types import JsonObject, MetadataView
 from aiochroma.memory.items import CREATED_AT, THREAD, UNORDERED, Item, item_from
 from aiochroma.memory.listing import matching_ids, read_records
 from aiochroma.memory.namespaces import collection_name
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator
     from pathlib import Path
 
-    from aiochroma._types import MetadataView
     from aiochroma.memory.recall import Hit
     from aiochroma.memory.store import Namespace, Store
 
@@ -131,7 +131,7 @@ async def _export_namespace(
 
 def _line(hit: Hit, stored: MetadataView) -> str:
     """Write a memory as a line; moments as seconds since 1970, which loses nothing."""
-    entry: dict[str, Any] = {"id": hit.id, "namespace": hit.namespace, "text": hit.text}
+    entry: JsonObject = {"id": hit.id, "namespace": hit.namespace, "text": hit.text}
     if hit.metadata:
         entry["metadata"] = hit.metadata
     if hit.scope:
@@ -260,7 +260,7 @@ def _from_csv(path: Path, namespace: str) -> Generator[Row, None, None]:
             where = f"{path.name} line {reader.line_num}"
             if None in values or None in values.values():
                 raise InvalidInputError(f"{where} has not as many values as the first row has names.")
-            entry: dict[str, Any] = {name: values[name] for name in _CSV_FIELDS if values.get(name)}
+            entry: JsonObject = {name: values[name] for name in _CSV_FIELDS if values.get(name)}
             entry["text"] = values["text"]
             for name in ("position", *_MOMENTS):
                 if name in entry:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 from aiochroma._distribution import missing_extra
 from aiochroma._errors import EmbeddingFailedError, InvalidInputError
 from aiochroma._threads import off_loop
+from aiochroma._types import Vector
 from aiochroma.embedding.identity import PROBE, fingerprint_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from aiochroma._types import Vector
     from aiochroma.embedding.choice import EmbedderFunction
 
 __all__ = ["Embedded", "Splitter", "TextEmbedder", "middle"]

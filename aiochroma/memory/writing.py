@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from typing import TYPE_CHECKING, Any
 
+from aiochroma._types import Metadata, MetadataView
 from aiochroma.memory.items import CREATED_AT, THREAD, UPDATED_AT, Item, now_in_seconds
 from aiochroma.memory.recall import hit_from
 from aiochroma.records.record import PART_OF, PARTS, WRITING, part_id
@@ -12,7 +13,6 @@ from aiochroma.records.record import PART_OF, PARTS, WRITING, part_id
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from aiochroma._types import Metadata, MetadataView
     from aiochroma.memory.recall import Hit
     from aiochroma.memory.store import Namespace, Store
     from aiochroma.memory.vectors import Embedded

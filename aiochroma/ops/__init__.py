@@ -10,7 +10,7 @@ from aiochroma.ops.erase import erase
 from aiochroma.ops.migrate import migrate
 from aiochroma.ops.migration_report import CopiedCollection, MigrationReport
 from aiochroma.ops.report import CollectionState, DoctorReport
-from aiochroma.ops.restoring import restore
+from aiochroma.ops.restore import restore
 
 __all__ = [
     "BackupReport",

@@ -12,9 +12,9 @@ from chromadb.errors import ChromaError, InternalError, InvalidArgumentError
 from chromadb.utils.embedding_functions import known_embedding_functions
 
 from aiochroma._threads import off_loop
+from aiochroma._types import JsonObject, Metadata
 
 if TYPE_CHECKING:
-    from aiochroma._types import Metadata
     from aiochroma.ops.records import Side
 
 __all__ = ["make_like", "space_of", "unlike", "unlike_to_merge"]
@@ -30,7 +30,7 @@ class _StoredSchema:
     def __init__(self, stored: Metadata) -> None:
         self._stored = stored
 
-    def serialize_to_json(self) -> dict[str, Any]:
+    def serialize_to_json(self) -> JsonObject:
         """Return it as Chroma sends it."""
         return self._stored
 
@@ -118,9 +118,9 @@ async def _create(model: Any, target: Side, *, schema: Any = None, configuration
     return await target.submit("get_collection", name=model.name)
 
 
-def _configuration(stored: Metadata) -> dict[str, Any]:
+def _configuration(stored: Metadata) -> JsonObject:
     """Return a stored configuration as what Chroma makes collections with, for servers that know no schemas."""
-    configuration: dict[str, Any] = {
+    configuration: JsonObject = {
         name: {key: value for key, value in stored[name].items() if value is not None}
         for name in ("hnsw", "spann")
         if stored.get(name)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+
+from aiochroma._types import JsonObject
 
 __all__ = ["CopiedCollection", "MigrationReport"]
 
@@ -84,7 +85,7 @@ class MigrationReport:
         """0: nothing is known to differ; 1: something does."""
         return _DIFFERENT if self.differences else _COMPLETE
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> JsonObject:
         """Return plain data, for JSON."""
         return {
             **asdict(self),

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from chromadb.errors import NotFoundError
 
+from aiochroma._types import Metadata, Vector
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from aiochroma._types import Metadata, Vector
 
 __all__ = ["PAGE", "Record", "Side", "fields_that_differ"]
 

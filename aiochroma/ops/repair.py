@@ -11,6 +11,7 @@ import json
 import uuid
 from typing import TYPE_CHECKING, Any
 
+from aiochroma._types import Vector
 from aiochroma.client.opening import AsyncPersistentClient
 from aiochroma.client.reembedding import FillReport, reembed_missing
 from aiochroma.disk.hnsw_files import read_header
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from aiochroma._types import Vector
     from aiochroma.disk.preflight_report import CollectionReport, PreflightReport
     from aiochroma.embedding.choice import EmbedderFunction
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
+from aiochroma._types import JsonObject
 from aiochroma.client.reembedding import FillReport  # noqa: TC001 - frameworks read the annotations
 
 __all__ = ["DAMAGED", "HEALTHY", "UNAVAILABLE", "UNHEALTHY", "CollectionState", "DoctorReport"]
@@ -65,7 +65,7 @@ class DoctorReport:
     """
 
     path: str
-    owner: dict[str, Any] | None = None
+    owner: JsonObject | None = None
     versions: dict[str, str] = field(default_factory=dict)
     collections: tuple[CollectionState, ...] = ()
     journal_mode: str = ""
@@ -112,7 +112,7 @@ class DoctorReport:
             return DAMAGED
         return UNHEALTHY if self.problems else HEALTHY
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> JsonObject:
         """Return plain data, for JSON."""
         return {
             **asdict(self),

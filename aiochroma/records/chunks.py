@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from aiochroma._types import CollectionId, MetadataView, Vector
 from aiochroma.backend.chroma_records import ChromaRecords, Database
 from aiochroma.records.record import PART_OF, PARTS, WRITING, Record, part_id, writing_of
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
     from chromadb.api import ServerAPI
 
-    from aiochroma._types import CollectionId, MetadataView, Vector
     from aiochroma.records.reading import Reader
 
 __all__ = ["NearChunk", "Parts"]

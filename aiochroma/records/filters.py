@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from aiochroma._types import JsonObject, MetadataView, Where
 from aiochroma.records.record import CREATED_AT, THREAD, scope_filter
 
 if TYPE_CHECKING:
-    from aiochroma._types import MetadataView, Where
     from aiochroma.records.spec import SearchSpec
 
 __all__ = ["COMPARISONS", "decoded", "encoded", "filter_of", "joined", "matches", "plain"]
@@ -35,7 +35,7 @@ def decoded(where: str) -> Mapping[str, Any]:
     return found
 
 
-def filter_of(spec: SearchSpec) -> dict[str, Any] | None:
+def filter_of(spec: SearchSpec) -> JsonObject | None:
     """Return all that a search says about metadata as one filter that Chroma understands, or None."""
     return joined(
         decoded(spec.where) if spec.where else None,
@@ -46,7 +46,7 @@ def filter_of(spec: SearchSpec) -> dict[str, Any] | None:
     )
 
 
-def plain(where: Where) -> dict[str, Any]:
+def plain(where: Where) -> JsonObject:
     """Return a filter as Chroma takes it: in dictionaries, whatever mappings it has, and none around a single filter."""
     (key, condition), *_ = where.items()
     if key in {"$and", "$or"}:
@@ -55,7 +55,7 @@ def plain(where: Where) -> dict[str, Any]:
     return {key: dict(condition) if isinstance(condition, Mapping) else condition}
 
 
-def joined(*filters: Where | None) -> dict[str, Any] | None:
+def joined(*filters: Where | None) -> JsonObject | None:
     """Return a filter for what passes all filters; None among them lets everything pass."""
     given = [plain(one) for one in filters if one]
     if len(given) > 1:

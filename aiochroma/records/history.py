@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from aiochroma._errors import StoreUnavailableError
 from aiochroma._files import touch_private
+from aiochroma._types import Metadata
 from aiochroma.disk.layout import HISTORY_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from aiochroma._types import Metadata
 
 __all__ = ["HISTORY_FILE", "ChangeLog", "Entry", "database_key"]
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from aiochroma._logging import get_logger
+from aiochroma._types import MetadataView, Vector
 from aiochroma.backend.chroma_records import ChromaRecords, Database, database_of
 from aiochroma.core.operations import Effect
 from aiochroma.records.record import EXPIRES_AT, PINNED, made_at, place_in_order
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
     from chromadb.api import ServerAPI
 
-    from aiochroma._types import MetadataView, Vector
     from aiochroma.core.request import Request
 
 __all__ = ["IndexKeeper", "indexed_row"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from aiochroma._types import CollectionId, Vector
 from aiochroma.records.filters import filter_of
 from aiochroma.records.record import WRITING
 from aiochroma.records.searching import Found, most_covering, most_near
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from aiochroma._types import CollectionId, Vector
     from aiochroma.backend.chroma_records import Database
     from aiochroma.records.chunks import NearChunk, Parts
     from aiochroma.records.reading import Reader

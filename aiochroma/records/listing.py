@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from aiochroma._types import JsonObject, MetadataView, Where
 from aiochroma.records.filters import joined
 from aiochroma.records.record import CREATED_AT, THREAD, has_expired, made_at, scope_filter, thread_position
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from aiochroma._types import MetadataView, Where
 
 __all__ = ["ListSpec", "cursor_of", "list_filter", "page_ids"]
 
@@ -51,7 +51,7 @@ def cursor_of(id: str, metadata: MetadataView, spec: ListSpec) -> tuple[float, s
     return number, id
 
 
-def list_filter(spec: ListSpec) -> dict[str, Any] | None:
+def list_filter(spec: ListSpec) -> JsonObject | None:
     """Return all that a list says about metadata as one filter that Chroma understands, or None."""
     return joined(
         spec.where,

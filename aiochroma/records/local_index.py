@@ -10,6 +10,7 @@ import sqlite3
 import time
 from typing import TYPE_CHECKING, Any
 
+from aiochroma._types import CollectionId, MetadataView, Vector, Where
 from aiochroma.records.filters import filter_of
 from aiochroma.records.history import HISTORY_FILE, ChangeLog
 from aiochroma.records.index_keeper import IndexKeeper, indexed_row
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from chromadb.api import ServerAPI
     from numpy.typing import NDArray
 
-    from aiochroma._types import CollectionId, MetadataView, Vector, Where
     from aiochroma.backend.chroma_records import Database
     from aiochroma.core.request import Request
     from aiochroma.records.listing import ListSpec
@@ -293,12 +293,12 @@ class LocalIndex(SearchingRecords):
             return []
         return [(rows[row], offset, Neighbour(*read[other])) for row, other, offset in near if other in read]
 
-    def _vectors(self, collection_id: CollectionId, ids: list[str], place: Database) -> dict[str, Any]:
+    def _vectors(self, collection_id: CollectionId, ids: list[str], place: Database) -> dict[str, Vector]:
         import numpy as np
 
         collection = str(collection_id)
         index, share, _ = self.keeper.usable(collection, place)
-        vectors: dict[str, Any] = {}
+        vectors: dict[str, Vector] = {}
         if index is not None and share == 1.0:
             try:
                 ids_by_row = {row: id for id, row in index.rows(collection, ids).items()}

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from aiochroma._types import CollectionId, Metadata, MetadataView, Vector, Where
 from aiochroma.backend.chroma_records import ChromaRecords, Database
 from aiochroma.backend.faults import is_not_written
 from aiochroma.records.chunks import Parts
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 
     from chromadb.api import ServerAPI
 
-    from aiochroma._types import CollectionId, Metadata, MetadataView, Vector, Where
     from aiochroma.records.history import ChangeLog
     from aiochroma.records.listing import ListSpec
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from aiochroma._types import CollectionId, Metadata, Vector, Where
 from aiochroma.backend.chroma_records import ChromaRecords, Database
 from aiochroma.records.record import Record, record_of
 
@@ -12,7 +13,6 @@ if TYPE_CHECKING:
 
     from chromadb.api import ServerAPI
 
-    from aiochroma._types import CollectionId, Metadata, Vector, Where
 
 __all__ = ["Reader"]
 
@@ -102,7 +102,7 @@ class Reader:
             )
         }
 
-    def vectors(self, collection_id: CollectionId, ids: list[str], place: Database) -> dict[str, Any]:
+    def vectors(self, collection_id: CollectionId, ids: list[str], place: Database) -> dict[str, Vector]:
         """Return the vectors of the records that are there, of ids."""
         if not ids:
             return {}

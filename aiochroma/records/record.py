@@ -6,10 +6,11 @@ import hashlib
 import math
 from typing import TYPE_CHECKING, Any
 
+from aiochroma._types import JsonObject, Metadata, MetadataView
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from aiochroma._types import MetadataView
 
 __all__ = [
     "CREATED_AT",
@@ -98,7 +99,7 @@ def scope_keys(path: str) -> dict[str, str]:
     return {SCOPE: path, **above}
 
 
-def scope_filter(path: str) -> dict[str, Any] | None:
+def scope_filter(path: str) -> JsonObject | None:
     """Return Chroma's filter for what belongs to a scope or to one below it; None for the empty one, which is all."""
     return {"$or": [{SCOPE: path}, {f"{SCOPE}.{path.count('/') + 1}": path}]} if path else None
 
@@ -162,12 +163,12 @@ def place_in_order(metadata: MetadataView) -> tuple[str | None, float]:
     return f"\0\0{scope if isinstance(scope, str) else ''}", float(arrived)
 
 
-def before(record: Record | None) -> tuple[str | None, dict[str, Any] | None]:
+def before(record: Record | None) -> tuple[str | None, Metadata | None]:
     """Return what the history keeps of a memory as it was: text and metadata."""
     return (None, None) if record is None else (record["document"], record["metadata"])
 
 
-def merged_metadata(given: MetadataView, known: Record | None, *, exact: bool) -> dict[str, Any]:
+def merged_metadata(given: MetadataView, known: Record | None, *, exact: bool) -> Metadata:
     """Return what is written over the metadata of a memory; None takes a value away."""
     stored = dict(given)
     if known is None:

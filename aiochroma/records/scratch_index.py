@@ -11,6 +11,7 @@ import time
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
+from aiochroma._types import CollectionId, JsonObject, Vector
 from aiochroma.records.chunks import Parts
 from aiochroma.records.filters import filter_of
 from aiochroma.records.record import POSITION, SCOPE, THREAD
@@ -22,7 +23,6 @@ from aiochroma.text.index import IndexedText, TextIndex
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from aiochroma._types import CollectionId, Vector
     from aiochroma.backend.chroma_records import Database
     from aiochroma.records.reading import Reader
     from aiochroma.records.spec import SearchSpec
@@ -159,7 +159,7 @@ def _score(query: str, candidates: Mapping[str, Found]) -> None:
             one.text, one.own = hit.score, hit.own
 
 
-def _containing(query: str) -> dict[str, Any] | None:
+def _containing(query: str) -> JsonObject | None:
     """Return a filter for records that contain a word of a query, as it is spelled, in lower case, or capitalised."""
     words = sorted(
         {word for word in words_of_meaning(query) if len(word) >= _FEWEST_LETTERS}, key=len, reverse=True

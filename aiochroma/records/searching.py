@@ -10,6 +10,7 @@ from abc import abstractmethod
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from aiochroma._types import CollectionId, Metadata, MetadataView, Vector, Where
 from aiochroma.records.memory_records import MemoryRecords
 from aiochroma.records.ranking import Candidate, diversify, rank
 from aiochroma.records.record import CREATED_AT, UPDATED_AT, WRITING, has_expired, thread_position
@@ -18,7 +19,6 @@ from aiochroma.records.spec import Neighbour, SearchHit, SearchResult, SearchSpe
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from aiochroma._types import CollectionId, Metadata, MetadataView, Vector, Where
     from aiochroma.backend.chroma_records import Database
     from aiochroma.records.ranking import ScoreParts
 
@@ -183,7 +183,7 @@ class SearchingRecords(MemoryRecords):
     ) -> Iterable[tuple[str, int, Neighbour]]:
         """Return what stands near memories in their threads: the memory's id, the offset, and the neighbour."""
 
-    def _vectors(self, collection_id: CollectionId, ids: list[str], place: Database) -> dict[str, Any]:
+    def _vectors(self, collection_id: CollectionId, ids: list[str], place: Database) -> dict[str, Vector]:
         """Return the stored vectors of memories that are there."""
         return self._reader.vectors(collection_id, ids, place)
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from aiochroma._types import Metadata
+
 if TYPE_CHECKING:
-    from aiochroma._types import Metadata
     from aiochroma.records.ranking import ScoreParts
 
 __all__ = ["VECTOR_WEIGHT", "Mode", "Neighbour", "SearchHit", "SearchResult", "SearchSpec"]

@@ -20,6 +20,7 @@ import sqlite3
 import time
 from typing import TYPE_CHECKING, Any
 
+from aiochroma._types import Metadata, Where
 from aiochroma.text.analysis import indexed_form
 from aiochroma.text.coverage import WINDOW
 from aiochroma.text.file import connect, create_terms, delete_files, full_text_available
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from aiochroma._types import Where
 
 __all__ = ["IndexedText", "TextHit", "TextIndex", "full_text_available"]
 
@@ -272,7 +272,7 @@ class TextIndex:
         number = self._number(namespace)
         return {} if number is None else self._memories.numbers(number, ids)
 
-    def read(self, rows: Iterable[int]) -> dict[int, tuple[str, str, dict[str, Any]]]:
+    def read(self, rows: Iterable[int]) -> dict[int, tuple[str, str, Metadata]]:
         """Return id, text and metadata of rows; see ``MemoryTable``."""
         return self._memories.read(rows)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from aiochroma._types import Metadata, MetadataView, Vector
 from aiochroma.text.rows import read_numbers, read_rows
 
 if TYPE_CHECKING:
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from aiochroma._types import Metadata, MetadataView, Vector
 
 __all__ = ["IndexedText", "MemoryTable", "StoredMemory", "readable"]
 
@@ -136,7 +136,7 @@ class MemoryTable:
         found = read_rows(self._connection, "m.id, m.number", source, (json.dumps(list(ids)), namespace))
         return {id: number for id, number in found}  # noqa: C416 - the rows are lists
 
-    def read(self, numbers: Iterable[int]) -> dict[int, tuple[str, str, dict[str, Any]]]:
+    def read(self, numbers: Iterable[int]) -> dict[int, tuple[str, str, Metadata]]:
         """Return id, text and metadata of rows; those kept without metadata are left out.
 
         Chroma takes a millisecond for ten records, whatever they are; this takes a tenth of it.

@@ -11,16 +11,16 @@ import struct
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
+from aiochroma._types import MetadataView, Where
 from aiochroma.text.rows import RowCache, read_numbers
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
-    from aiochroma._types import Where
 
 __all__ = ["MetadataTable"]
 
@@ -42,7 +42,7 @@ class MetadataTable:
 
     # -- writing -------------------------------------------------------------------------------------------------------
 
-    def add(self, namespace: int, entries: Iterable[tuple[int, Mapping[str, Any]]]) -> None:
+    def add(self, namespace: int, entries: Iterable[tuple[int, MetadataView]]) -> None:
         """Store the metadata of rows that have none."""
         rows = self._rows(namespace, entries)
         if rows:
@@ -53,7 +53,7 @@ class MetadataTable:
             )
         self._cache.grown(namespace)
 
-    def remove(self, namespace: int, entries: Iterable[tuple[int, Mapping[str, Any]]]) -> None:
+    def remove(self, namespace: int, entries: Iterable[tuple[int, MetadataView]]) -> None:
         """Take out what :meth:`add` stored."""
         self._cache.replaced(namespace)
         rows = self._rows(namespace, entries)
@@ -79,7 +79,7 @@ class MetadataTable:
         self._keys.clear()
 
     def _rows(
-        self, namespace: int, entries: Iterable[tuple[int, Mapping[str, Any]]]
+        self, namespace: int, entries: Iterable[tuple[int, MetadataView]]
     ) -> list[tuple[int, str, Any, int]]:
         return [
             (self._key_made(namespace, name), *stored, number)

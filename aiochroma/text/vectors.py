@@ -10,6 +10,7 @@ import json
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
+from aiochroma._types import Vector
 from aiochroma.text.rows import among, read_numbers
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from aiochroma._types import Vector
     from aiochroma.text.rows import RowFilter
 
 __all__ = ["EXACT_ROWS", "VectorTable"]

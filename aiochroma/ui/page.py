@@ -11,13 +11,13 @@ import streamlit as st
 
 from aiochroma import sync
 from aiochroma._errors import AiochromaError, InvalidInputError
+from aiochroma._types import JsonObject, Metadata, MetadataView
 from aiochroma.memory.namespaces import collection_name
 from aiochroma.ui import PATH, TOKEN, WRITE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from aiochroma._types import Metadata, MetadataView
     from aiochroma.memory.recall import Hit
 
 __all__ = ["main"]
@@ -228,7 +228,7 @@ def _map(memory: sync.Memory, names: list[str]) -> None:
     st.caption(f"{len(points)} memories; those of like meaning lie together.")
 
 
-def _filter(text: str) -> dict[str, Any] | None:
+def _filter(text: str) -> JsonObject | None:
     if not text.strip():
         return None
     try:
@@ -238,7 +238,7 @@ def _filter(text: str) -> dict[str, Any] | None:
     return given
 
 
-def _scored(hit: Hit) -> dict[str, Any]:
+def _scored(hit: Hit) -> JsonObject:
     parts = {f"{part} part": value for part, value in hit.explain.items()}
     return {"score": hit.score, "distance": hit.distance, **_row(hit), **parts}
 
@@ -247,7 +247,7 @@ def _rows(hits: Iterable[Hit]) -> list[dict[str, Any]]:
     return [_row(hit) for hit in hits]
 
 
-def _row(hit: Hit) -> dict[str, Any]:
+def _row(hit: Hit) -> JsonObject:
     metadata: MetadataView = hit.metadata
     return {
         "text": hit.text,

@@ -27,6 +27,7 @@ from aiochroma.disk.layout import LOCK_FILE, OWNER_FILE, QUARANTINE_PREFIX, SQLI
 from aiochroma.disk.manifest import read_manifest
 from aiochroma.disk.ownership import acquire
 from aiochroma.disk.partial import PartialDirectory, remove_abandoned
+from aiochroma.host.opening import ask_to_leave
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,7 +41,7 @@ _AT_FDCWD = -100
 def restore(
     backup: str | os.PathLike[str], path: str | os.PathLike[str], *, verify: Verification = "full"
 ) -> Path | None:
-    """Put a backup in the place of a database; see :func:`aiochroma.restore`.
+    """Put a backup in the place of a database. A host that has no clients lets go of it.
 
     Args:
         backup: A directory made by a backup; it stays as it is.
@@ -57,6 +58,7 @@ def restore(
         BlockingCallError: An event loop runs on this thread.
     """
     refuse_on_loop()
+    ask_to_leave(os.path.realpath(path))
     source, target = canonical_directory(backup), canonical_directory(path)
     read_manifest(source)
     if source == target or source in target.parents or target in source.parents:
