@@ -1,4 +1,4 @@
-"""Files that we make: closed to others, under names that nobody can guess, in place as a whole or not at all.
+"""Files that we make: closed to others, under names that cannot be guessed, in place as a whole or not at all.
 
 What a memory holds is private. So a directory that we make is 0700 and a file 0600; one that is there keeps its mode, which is
 its owner's choice. What replaces a file is written beside it, flushed, and renamed over it.
@@ -109,7 +109,7 @@ def write_atomically(file: Path, text: str) -> None:
     """Put a text into a file, all of it or nothing, and through to the disk.
 
     Raises:
-        OSError: It cannot be written; what was there before is as it was.
+        OSError: It cannot be written; the former file is as it was.
     """
     replacement = Replacement(file)
     try:
@@ -124,7 +124,7 @@ def write_bytes_atomically(file: Path, content: bytes) -> None:
     """Put bytes into a file, all of them or none, and through to the disk.
 
     Raises:
-        OSError: It cannot be written; what was there before is as it was.
+        OSError: It cannot be written; the former file is as it was.
     """
     replacement = Replacement(file)
     try:
@@ -148,7 +148,7 @@ class Replacement:
         file: What to write to, text in UTF-8.
 
     Raises:
-        OSError: It cannot be written, is a directory, or is a pipe that nobody reads.
+        OSError: It cannot be written, is a directory, or is a pipe without a reader.
     """
 
     file: TextIO
@@ -198,7 +198,7 @@ class Replacement:
         flush(self._target.parent)
 
     def discard(self) -> None:
-        """Leave what was there before as it is; nothing after `commit`."""
+        """Leave the former file as it is; nothing after `commit`."""
         with contextlib.suppress(OSError):
             self.file.close()
         self._remove()

@@ -109,7 +109,7 @@ class _Opened:
         if self.error is not None:
             # One of its own for each caller: they are raised at the same time, and each gets a traceback.
             raise StoreUnavailableError(str(self.error)) from self.error
-        assert self._store is not None, "set when it was opened, and nobody asks before"
+        assert self._store is not None, "set when it was opened, and is not asked for before"
         return self._store
 
     async def open(self) -> None:
@@ -131,7 +131,7 @@ class _Opened:
 
         attempts = tenacity.AsyncRetrying(
             wait=_PAUSES,
-            # Of any kind: nobody awaits this task, and the health route tells the reason.
+            # Of any kind: no code awaits this task, and the health route tells the reason.
             retry=tenacity.retry_if_exception_type(Exception),
             before_sleep=announce,
             sleep=asyncio.sleep,

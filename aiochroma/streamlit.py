@@ -140,7 +140,7 @@ def guarded(
         work: What to do. It may be repeated only if it has not happened.
         otherwise: What to return when it failed.
         attempts: How often to try, at least 1.
-        again_every: Let the page run again after so many seconds when the store is unavailable, until it is not. For the
+        again_every: Let the page run again after this many seconds when the store is unavailable, until it is not. For the
             opening of the memory: a page that waits like this recovers by itself.
     """
     tries = tenacity.Retrying(
@@ -166,7 +166,7 @@ def store_status(memory: Memory, *, every: float | None = None) -> None:
 
     Args:
         memory: Whose store.
-        every: Look again after so many seconds, without running the rest of the script; None: whenever the script runs.
+        every: Look again after this many seconds, without running the rest of the script; None: whenever the script runs.
     """
 
     @st.fragment(run_every=every)

@@ -3,8 +3,8 @@
 Spans follow the conventions for memories of the generative-AI group: ``gen_ai.operation.name`` is ``search_memory``,
 ``upsert_memory``, ``update_memory``, ``delete_memory`` or ``delete_memory_store``; store, record and number of records are named
 as there. What is ours begins with ``aiochroma.``. Texts are recorded only where
-``OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT`` is ``true``. ``opentelemetry-api`` comes with chromadb; while nobody calls
-:func:`instrument`, nothing is imported or computed.
+``OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT`` is ``true``. ``opentelemetry-api`` comes with chromadb; until
+:func:`instrument` is called, nothing is imported or computed.
 
 Example:
     >>> aiochroma.telemetry.instrument()  # doctest: +SKIP

@@ -39,7 +39,7 @@ class RecalledMemory(TypedDict):
         id: What `forget` takes, together with the namespace.
         namespace: Where it is.
         text: What was remembered.
-        date: When it was first remembered, as YYYY-MM-DD; empty where nobody knows.
+        date: When it was first remembered, as YYYY-MM-DD; empty where it is not known.
         metadata: What was stored with it.
     """
 
@@ -117,7 +117,7 @@ def memory_tools(
             text: One fact in a sentence of its own, with names instead of pronouns: it is read later without this conversation.
             namespace: The part of the memory that it belongs to.
             metadata: Further values to keep with it.
-            days: Forget it after so many days; forever if left out.
+            days: Forget it after this many days; forever if left out.
 
         Returns:
             The id of the memory.

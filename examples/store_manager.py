@@ -58,12 +58,12 @@ class StoreManager:
         """Return the memory, healthy: a store that does not answer gets a new connection first."""
         health = await self.memory.client.health()
         if health.status != "ok":
-            print(f"unhealthy ({health.error}), connecting anew")
+            print(f"unhealthy ({health.error}), connecting again")
             await self.reset()
         return self.memory
 
     async def reset(self) -> None:
-        """Close the database and open it anew. Requests of others wait meanwhile; none fails, none is lost."""
+        """Close the database and open it again. Requests of others wait meanwhile; none fails, none is lost."""
         await self.memory.client.reset_connection()
 
     async def backup(self) -> Path:
@@ -134,7 +134,7 @@ async def story(path: Path, backups: Path) -> None:
         print("found again:", (await manager.memory.recall("which shelf holds box 1234?"))[0].text)
 
     print(
-        "\n-- the index is gone, in a store that keeps no vectors in its log: they are made anew from the texts"
+        "\n-- the index is gone, in a store that keeps no vectors in its log: they are made again from the texts"
     )
     frugal = path.with_name(f"{path.name}-frugal")
     async with StoreManager(frugal, backups / "frugal", durable=False) as manager:
@@ -154,7 +154,7 @@ async def story(path: Path, backups: Path) -> None:
     except aiochroma.DatabaseCorruptError as error:
         print(f"refused: {type(error).__name__}")
     kept = await asyncio.to_thread(restore, backup, path)
-    print("restored; what was there before is kept:", kept is not None and kept.is_dir())
+    print("restored; the former database is kept:", kept is not None and kept.is_dir())
     async with StoreManager(path, backups) as manager:
         print("memories:", await manager.memory.count())
         print("forgotten, after a backup:", await manager.forget_everything("default"))

@@ -36,7 +36,7 @@ _MOST_PORT = 65535
 _SHORTEST_SECRET = 4
 
 _KEY = secrets.token_bytes(32)
-"""Fingerprints mean nothing outside this process: nobody can try tokens against one that was printed."""
+"""Fingerprints mean nothing outside this process: no one can try tokens against one that was printed."""
 
 
 @dataclass(frozen=True)

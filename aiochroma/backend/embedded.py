@@ -462,26 +462,26 @@ class EmbeddedBackend(ChromaBackend):
             DatabaseLockedError: The deadline is near and it is still held.
         """
         try:
-            holder = self._probe.foreign_holder(writing=writing)
-            if holder is None:
+            lock_holder = self._probe.foreign_holder(writing=writing)
+            if lock_holder is None:
                 self._patience = None
                 return
             seconds = self._lock_seconds(deadline)
             log.warning(
                 "database.locked",
                 database=str(self._directory),
-                pid=holder,
+                pid=lock_holder,
                 waiting_seconds=round(seconds, 3),
             )
             begun = time.monotonic()
-            holder = self._probe.wait_until_free(seconds, writing=writing)
+            lock_holder = self._probe.wait_until_free(seconds, writing=writing)
         except OSError as error:
             raise DatabaseMovedError(
                 f"The files of {str(self._directory)!r} are being moved away or deleted: {error}"
             ) from error
-        if holder is not None:
+        if lock_holder is not None:
             raise DatabaseLockedError(
-                f"Process {holder} holds SQLite's lock on {str(self._directory)!r}; {time.monotonic() - begun:.1f} s were waited "
+                f"Process {lock_holder} holds SQLite's lock on {str(self._directory)!r}; {time.monotonic() - begun:.1f} s were waited "
                 "and nothing was written. End it (a database browser, a backup script, a plain chromadb client?) and try again."
             )
         self._patience = None

@@ -326,7 +326,7 @@ def unknown_outcome(cause: BaseException, directory: Path, outcome: WriteOutcome
 
 
 def is_full(directory: Path, needed: int = _NEEDED_TO_OPEN_BYTES) -> bool:
-    """Tell whether less than so many bytes are free; False where the directory is gone."""
+    """Tell whether less than this many bytes are free; False where the directory is gone."""
     try:
         return free_bytes(directory) < needed
     except OSError:

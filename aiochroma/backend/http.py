@@ -113,7 +113,7 @@ class HttpBackend:
 
         Args:
             request: The call.
-            deadline: The moment (``time.monotonic()``) after which nobody waits for the result. A read is then given up, a
+            deadline: The moment (``time.monotonic()``) after which the result is no longer awaited. A read is then given up, a
                 write that was sent completes.
 
         Raises:

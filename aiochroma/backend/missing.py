@@ -104,22 +104,22 @@ class MissingVectors:
         """
         collection = str(collection_id)
         missing = self._ids.get(collection, set())
-        wanted = [position for position, id in enumerate(ids) if id in missing]
-        if not wanted:
+        asked = [position for position, id in enumerate(ids) if id in missing]
+        if not asked:
             return []
         found = self._api.get(
             collection_id,
-            ids=[ids[position] for position in wanted],
+            ids=[ids[position] for position in asked],
             include=["documents"],
             tenant=tenant,
             database=database,
         )
         present: Mapping[str, Any] = dict(zip(found["ids"], found["documents"], strict=True))
-        same = [position for position in wanted if present.get(ids[position]) == documents[position]]
+        same = [position for position in asked if present.get(ids[position]) == documents[position]]
         written = [ids[position] for position in same]
         self._write(collection, written, [embeddings[position] for position in same])
         self._found(
-            collection, [*written, *(ids[position] for position in wanted if ids[position] not in present)]
+            collection, [*written, *(ids[position] for position in asked if ids[position] not in present)]
         )
         return written
 

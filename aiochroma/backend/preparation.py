@@ -82,7 +82,7 @@ def prepare_directory(
     Raises:
         DatabaseInUseError: Another process, or a plain chromadb client of this one, has it open.
         DatabaseLockedError: Another process holds SQLite's lock.
-        DatabaseCorruptError: The SQLite file is damaged, or vectors are lost that nobody has promised to make anew.
+        DatabaseCorruptError: The SQLite file is damaged, or vectors are lost that were not to be made again.
         DatabaseFormatError: A newer Chroma wrote it.
     """
     _refuse_plain_client(directory)
@@ -152,12 +152,12 @@ def _wait_for_lock(directory: Path) -> None:
         return
     probe = LockProbe(directory)
     try:
-        holder = probe.wait_until_free(LOCK_WAIT_SECONDS)
+        lock_holder = probe.wait_until_free(LOCK_WAIT_SECONDS)
     finally:
         probe.close()
-    if holder is not None:
+    if lock_holder is not None:
         raise DatabaseLockedError(
-            f"Process {holder} has held SQLite's lock on {str(directory)!r} for more than {LOCK_WAIT_SECONDS:.0f} s, so it was "
+            f"Process {lock_holder} has held SQLite's lock on {str(directory)!r} for more than {LOCK_WAIT_SECONDS:.0f} s, so it was "
             "not opened. End it (a database browser, a backup script?) and try again."
         )
 

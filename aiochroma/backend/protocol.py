@@ -28,7 +28,7 @@ class Backend(Protocol):
 
         Args:
             request: The call.
-            deadline: The moment (``time.monotonic()``) after which nobody waits for the result, or None. It bounds waiting
+            deadline: The moment (``time.monotonic()``) after which the result is no longer awaited, or None. It bounds waiting
                 and repeating; a write that was sent completes.
         """
 

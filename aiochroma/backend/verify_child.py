@@ -2,7 +2,7 @@
 
 Run as ``python -m aiochroma.backend.verify_child DIRECTORY full|quick``; prints one JSON object. With ``rebuild COLLECTION_ID``
 it reads that collection once, which makes Chroma rebuild its index. In a child, so that a copy that
-makes Chroma's native code crash takes nobody with it, and with a limit on the size of files, so that it fills no disk.
+makes Chroma's native code crash takes no other process with it, and with a limit on the size of files, so that it fills no disk.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _ROOM_BYTES = 2**30
 
 
 def verify(directory: Path, *, full: bool = True) -> JsonObject:
-    """Check a database that nobody has open.
+    """Check a database that no program has open.
 
     Args:
         directory: The directory.
@@ -46,8 +46,8 @@ def verify(directory: Path, *, full: bool = True) -> JsonObject:
     """
     report = preflight(directory)
     usable = tuple(entry for entry in report.collections if not entry.unusable)
-    # What is derived can be made again; and one collection that Chroma cannot use keeps nobody from a backup of the others. How
-    # far its log goes is not said of it: nothing of it may be forgotten because of this copy.
+    # What is derived can be made again; and one collection that Chroma cannot use does not prevent a backup of
+    # the others. How far its log goes is not said of it: nothing of it may be forgotten because of this copy.
     problems = [*report.sqlite_problems, *(problem for entry in usable for problem in entry.problems)]
     collections = {
         entry.collection_id: {
@@ -131,9 +131,9 @@ def _limit_file_size(directory: Path) -> None:
 
     largest = max((file.stat().st_size for file in directory.rglob("*") if file.is_file()), default=0)
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    wanted = 2 * largest + _ROOM_BYTES
+    limit = 2 * largest + _ROOM_BYTES
     resource.setrlimit(
-        resource.RLIMIT_FSIZE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard)
+        resource.RLIMIT_FSIZE, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard)
     )
 
 

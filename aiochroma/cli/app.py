@@ -63,8 +63,8 @@ def run() -> NoReturn:
     sys.exit(OK)
 
 
-def _print_version(wanted: bool) -> None:
-    if not wanted:
+def _print_version(requested: bool) -> None:
+    if not requested:
         return
     from importlib.metadata import version as version_of
 

@@ -39,7 +39,7 @@ def host(
     idle: Annotated[
         float | None,
         typer.Option(
-            metavar="SECONDS", help="End after so many seconds without a client; default: never.", min=0
+            metavar="SECONDS", help="End after this many seconds without a client; default: never.", min=0
         ),
     ] = None,
     status: Annotated[bool, typer.Option("--status", help="Print what the host does.")] = False,

@@ -48,7 +48,7 @@ maintenance_app = typer.Typer()
 @maintenance_app.command(epilog=_DOCTOR_EXIT_CODES)
 def doctor(
     path: Annotated[
-        Path, typer.Argument(metavar="PATH", help="The database's directory; nobody may have it open.")
+        Path, typer.Argument(metavar="PATH", help="The database's directory; no program may have it open.")
     ],
     repair: Annotated[
         bool,
@@ -100,7 +100,7 @@ def doctor(
 @maintenance_app.command(epilog=_EXIT_CODES)
 def backup(
     path: Annotated[
-        Path, typer.Argument(metavar="PATH", help="The database's directory; nobody may have it open.")
+        Path, typer.Argument(metavar="PATH", help="The database's directory; no program may have it open.")
     ],
     target: Annotated[
         Path,
@@ -109,7 +109,7 @@ def backup(
         ),
     ],
     keep: Annotated[
-        int | None, typer.Option("--keep", min=1, help="Delete the oldest backups, so that so many remain.")
+        int | None, typer.Option("--keep", min=1, help="Delete the oldest backups, so that this many remain.")
     ] = None,
     quick: Annotated[
         bool,
@@ -143,7 +143,7 @@ def backup(
 def restore(
     source: Annotated[Path, typer.Argument(metavar="BACKUP", help="What `backup` has made; stays as it is.")],
     path: Annotated[
-        Path, typer.Argument(metavar="PATH", help="The database's directory; nobody may have it open.")
+        Path, typer.Argument(metavar="PATH", help="The database's directory; no program may have it open.")
     ],
 ) -> None:
     """Put a backup in the place of a database. What was there before is kept beside it, renamed."""
@@ -162,7 +162,7 @@ def restore(
 )
 def erase(
     path: Annotated[
-        Path, typer.Argument(metavar="PATH", help="The database's directory; nobody may have it open.")
+        Path, typer.Argument(metavar="PATH", help="The database's directory; no program may have it open.")
     ],
     text: Annotated[
         list[str] | None,
@@ -230,7 +230,7 @@ def _bars() -> Iterator[Callable[[str, int, int], None]]:
 def _print_report(console: Console, report: DoctorReport) -> None:
     facts = [
         ("database", report.path),
-        ("owner", "nobody has it open" if report.owner is None else _owner(report.owner)),
+        ("owner", "no program has it open" if report.owner is None else _owner(report.owner)),
         ("versions", ", ".join(f"{name} {value}" for name, value in report.versions.items())),
     ]
     if report.owner is None and not report.sqlite_is_damaged:

@@ -46,7 +46,7 @@ def import_file(
     ] = None,
     split_chars: Annotated[
         int | None,
-        typer.Option(help="Embed longer texts in chunks of so many characters; needs the extra `long`."),
+        typer.Option(help="Embed longer texts in chunks of this many characters; needs the extra `long`."),
     ] = None,
 ) -> None:
     """Remember what is in a file or folder. Interrupted, it may be run again: nothing is duplicated."""

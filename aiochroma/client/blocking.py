@@ -171,7 +171,7 @@ class BlockingClient(Client):
 
     @staticmethod
     def clear_system_cache() -> None:
-        """Begin to close every database of this process, so that the next client opens anew."""
+        """Begin to close every database of this process, so that the next client opens it again."""
         close_all()
         Client.clear_system_cache()
 

@@ -132,7 +132,7 @@ class AsyncClient(ChromaAsyncClient):
         return await health(self.session, self.tenant, self.database)
 
     async def reset_connection(self) -> None:
-        """Close the database and open it anew on its thread; requests wait meanwhile and do not fail.
+        """Close the database and open it again on its thread; requests wait meanwhile and do not fail.
 
         Raises:
             StoreUnavailableError: It cannot be opened; the next request tries again.
@@ -155,7 +155,7 @@ class AsyncClient(ChromaAsyncClient):
 
         Args:
             target: The backup's own directory, which must not exist; with ``keep`` the folder of all backups.
-            keep: Delete the oldest backups of the folder so that so many remain.
+            keep: Delete the oldest backups of the folder so that this many remain.
             verify: ``"full"`` reads every vector of the copy. ``"quick"`` checks its files and searches each collection once; the
                 log is not cut for such a backup.
             progress: Called with the stage (``"copy"``, ``"verify"``, ``"done"``), bytes copied, and bytes in all. Without an
@@ -205,7 +205,7 @@ class AsyncClient(ChromaAsyncClient):
 
     @staticmethod
     def clear_system_cache() -> None:
-        """Begin to close every database of this process, so that the next client opens anew."""
+        """Begin to close every database of this process, so that the next client opens it again."""
         close_all()
         ChromaAsyncClient.clear_system_cache()
 
@@ -373,7 +373,7 @@ class Closing:
             try:
                 loop.call_soon_threadsafe(resolve)
             except RuntimeError:
-                return  # The loop was closed before the thread ended: nobody waits.
+                return  # The loop was closed before the thread ended: no caller waits.
 
         self._connection.when_ended(announce)
         cancelled = False

@@ -86,7 +86,7 @@ async def health(session: Session, tenant: str, database: str, timeout: float = 
         session: Whose store.
         tenant: Whose documents are counted: Chroma's tenant.
         database: Chroma's database within the tenant.
-        timeout: A store that has not answered after so many seconds is unavailable.
+        timeout: A store that has not answered after this many seconds is unavailable.
     """
     waits_by_blocking()
     begun = time.perf_counter()
@@ -151,7 +151,7 @@ async def backup(
 
 
 async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:
-    """Await something to its end even when cancelled, and be cancelled then: nobody would clean up after it later."""
+    """Await something to its end even when cancelled, and be cancelled then: nothing would clean up after it later."""
     if waits_by_blocking():
         return await work
     task = asyncio.ensure_future(work)

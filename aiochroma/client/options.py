@@ -210,7 +210,7 @@ class PersistentOptions(ClientOptions):
 
         Raises:
             InvalidInputError: The path is empty or not a path.
-            DatabaseInUseError: It is wanted for this process alone, and a host with clients serves it.
+            DatabaseInUseError: It is to be open in this process alone, and a host with clients serves it.
         """
         target = self._target(
             Location("persistent", canonical_path(self.path)),

@@ -42,7 +42,7 @@ class Turns:
     def take(self, key: Hashable) -> Turn:
         """Stand in line; the result is to be used with ``with`` around preparation and submission.
 
-        A blocking call has nobody before it: its thread prepares and submits one thing after the other.
+        A blocking call has no other call before it: its thread prepares and submits one thing after the other.
         """
         if waits_by_blocking():
             return Turn({}, key)
@@ -50,7 +50,7 @@ class Turns:
 
 
 class Turn:
-    """A place in line. Leaving the block, however it ends, gives it up, but lets nobody pass those in front."""
+    """A place in line. Leaving the block, however it ends, gives it up, but lets no call pass those in front."""
 
     __slots__ = ("_before", "_end", "_key", "_line", "over")
 

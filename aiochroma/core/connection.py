@@ -1,6 +1,6 @@
 """The seam between what asks and what serves: a connection carries requests, whatever is at the other end.
 
-Above this seam nobody knows whether a database is open in this process, in another one, or on a server. Below it nobody knows
+Above this seam no code knows whether a database is open in this process, in another one, or on a server. Below it no code knows
 who asks.
 """
 

@@ -26,7 +26,7 @@ class Outcome:
         self.ticket = ticket
         self.result = result
         if isinstance(error, (StopIteration, StopAsyncIteration, GeneratorExit)):
-            # A future refuses StopIteration, and nobody would resolve it; GeneratorExit would close the awaiting coroutines.
+            # A future refuses StopIteration, and it would stay unresolved; GeneratorExit would close the awaiting coroutines.
             cause, error = error, RuntimeError(f"The call raised {type(error).__name__}.")
             error.__cause__ = cause
         self.error = error
@@ -73,7 +73,7 @@ def _resolve(batch: Sequence[Outcome]) -> None:
 
 
 def report_unseen(ticket: Ticket, error: BaseException) -> None:
-    """Log a failure that nobody awaits any more: this is the only place where it can be seen."""
+    """Log a failure that no caller awaits any more: this is the only place where it can be seen."""
     ticket.context.run(
         log.warning,
         "request.abandoned_failure",

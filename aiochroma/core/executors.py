@@ -41,7 +41,7 @@ class Remote(Protocol):
     max_batch_size: int
 
     def execute(self, request: Request, deadline: float | None = None) -> Any:
-        """Carry out one call, which nobody waits for any more after ``deadline`` (``time.monotonic()``)."""
+        """Carry out one call, whose result is no longer awaited after ``deadline`` (``time.monotonic()``)."""
 
     def stop_retrying(self) -> None:
         """Repeat nothing any more: what is under way ends soon."""
@@ -97,7 +97,7 @@ class _Job:
 
 
 class ConnectionPool(WorkerState):
-    """The state of the serving thread of a server; nobody else touches it, except for the jobs that are completed.
+    """The state of the serving thread of a server; no other thread touches it, except for the jobs that are completed.
 
     Args:
         connections: How many threads carry out steps.

@@ -1,4 +1,4 @@
-"""Where somebody who observes is told what happens; nothing is computed while nobody does.
+"""Where somebody who observes is told what happens; nothing is computed without an observer.
 
 :mod:`aiochroma.telemetry` sets an observer. The places that tell it anything look here first.
 """

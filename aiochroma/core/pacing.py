@@ -28,10 +28,10 @@ _ALONE_SECONDS = 0.1
 """So long a slice may hold the interpreter where nothing else wants it; Chroma's own rate is reached at about that length."""
 
 _IDLE_SLICES = 4
-"""After so many slices in which no loop had anything to do they grow."""
+"""After this many slices in which no loop had anything to do they grow."""
 
 _BELIEVED_SLICES = 16
-"""What a loop does after outcomes were delivered to it tells nothing; for so many slices its last answer is believed."""
+"""What a loop does after outcomes were delivered to it tells nothing; for this many slices its last answer is believed."""
 
 _OTHERS_SECONDS = 2.0
 """So long after anybody else's request slices stay short."""
@@ -93,8 +93,8 @@ class CostModel:
 class Pacing:
     """Sizes the slices and makes the pauses.
 
-    A slice is short where anything else in the process may want to run. Where nobody else asks and the event loops have nothing
-    to do, short slices help nobody and cost half of the rate, so they grow until something shows.
+    A slice is short where anything else in the process may want to run. Where no other caller asks and the event loops have
+    nothing to do, short slices are of no use and cost half of the rate, so they grow until something shows.
 
     Args:
         limits: Its ``records_per_slice`` is kept up to date here.

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["Limits", "RecordPlanner", "Step", "frozen", "is_get_by_id", "read_key", "write_key"]
 
 BULK_ROUND = 4
-"""Every so many rounds bulk writing goes first, so that a stream of small writes cannot starve it."""
+"""Once in this many rounds bulk writing goes first, so that a stream of small writes cannot starve it."""
 
 
 @dataclass(slots=True)

@@ -387,7 +387,7 @@ class RequestQueue:
         return alive, expired
 
     def finish(self, tickets: Iterable[Ticket], *, failed: bool) -> list[Ticket]:
-        """Mark requests as done; return those whose caller is gone, whose outcome nobody will see."""
+        """Mark requests as done; return those whose caller is gone, whose outcome no caller will see."""
         abandoned: list[Ticket] = []
         with self.lock:
             for ticket in tickets:

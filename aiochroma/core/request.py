@@ -19,7 +19,7 @@ class Request:
 
     Attributes:
         operation: The name of the call; its row is in :mod:`aiochroma.core.operations`.
-        arguments: Its keyword arguments. The values belong to the request: nobody changes them afterwards.
+        arguments: Its keyword arguments. The values belong to the request: no code changes them afterwards.
         bulk: Yield to interactive requests.
         atomic: Keep a write in one slice, however long it holds the interpreter.
         lane: How it is ordered against the others; follows from the operation.

@@ -14,7 +14,7 @@ _INTERNAL = 500
 """Chroma's errors carry the code of an HTTP response; from here on it is not the caller's fault."""
 
 _SAMPLES = 2048
-"""Latency are those of so many most recent requests: enough for a p99, constant memory."""
+"""Latencies are those of this many most recent requests: enough for a p99, constant memory."""
 
 
 @dataclass(frozen=True)

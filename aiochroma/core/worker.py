@@ -61,7 +61,7 @@ class Resource(Protocol):
     """What the thread owns."""
 
     def execute(self, request: Request, deadline: float | None = None) -> Any:
-        """Carry out one call; nobody waits for its result after ``deadline`` (``time.monotonic()``)."""
+        """Carry out one call; its result is no longer awaited after ``deadline`` (``time.monotonic()``)."""
 
     def close(self) -> None:
         """Give everything back."""
@@ -189,7 +189,7 @@ class Worker:
 
 
 class WorkerState:
-    """The state of the serving thread; nobody else touches it.
+    """The state of the serving thread; no other thread touches it.
 
     Attributes:
         delivery_seconds: Outcomes wait at most this long for others to share a wakeup with.
@@ -490,7 +490,7 @@ def unplannable(positions: Iterable[int], plan: Callable[[Sequence[int]], object
 
 
 def latest_deadline(tickets: Sequence[Ticket]) -> float | None:
-    """Return the moment after which nobody waits for a merged call any more."""
+    """Return the moment after which nothing waits for a merged call any more."""
     moments = [ticket.deadline for ticket in tickets]
     return None if None in moments else max(moment for moment in moments if moment is not None)
 

@@ -147,7 +147,7 @@ def _print_silences(console: Console, silences: Sequence[Silence]) -> None:
     quietest = min(silences, key=lambda silence: silence.longest)
     loudest = max(silences, key=lambda silence: silence.longest)
     console.print(
-        f"The event loop served nobody for at most {_milliseconds(quietest.longest)} with {quietest.name}, and for "
+        f"The event loop was blocked for at most {_milliseconds(quietest.longest)} with {quietest.name}, and for "
         f"{_milliseconds(loudest.longest)} with {loudest.name}."
     )
 

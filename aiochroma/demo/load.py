@@ -78,7 +78,7 @@ async def run_load(
     tasks: int,
     load_seconds: float,
 ) -> Measurement:
-    """Let so many tasks ask for so long, each as soon as it has its answer, while another keeps remembering."""
+    """Let a number of tasks ask for a time, each as soon as it has its answer, while another keeps remembering."""
     measurement = Measurement(store.name, load_seconds)
     begun = time.perf_counter()
     until = begun + seconds
@@ -152,7 +152,7 @@ async def _timed(
 
 
 async def _watch(measurement: Measurement) -> None:
-    """Note by how much a short sleep lasts longer than asked: for so long the loop served nobody."""
+    """Note by how much a short sleep lasts longer than asked: for that long the loop was blocked."""
     while True:
         begun = time.perf_counter()
         await asyncio.sleep(_TICK_SECONDS)

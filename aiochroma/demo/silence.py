@@ -30,7 +30,7 @@ class Silence:
     Attributes:
         name: How the records were written.
         seconds: How long writing them took.
-        longest: The longest time in which the event loop served nobody.
+        longest: The longest time for which the event loop was blocked.
         answers: How long each question waited for its answer.
     """
 

@@ -167,7 +167,7 @@ _SLOWEST_BYTES = 2**20
 
 
 def copy_database(directory: Path, target: Path) -> None:
-    """Copy the files of a database that nobody writes to meanwhile into an empty directory.
+    """Copy the files of a database that no program writes to meanwhile into an empty directory.
 
     Raises:
         BackupError: Copying failed (a full disk, for example).

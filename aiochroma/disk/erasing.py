@@ -147,8 +147,8 @@ def scrub(
         for path in (*orphans, *sorted(directory.glob(f"{QUARANTINE_PREFIX}*"))):
             _remove(path, tally)
     _scrub_our_files(directory, history, history_database)
-    wanted = [text for text in texts if text not in shared]
-    patterns = [*trace_patterns(wanted), *(vector for vector in (*vectors, *tally.unit_forms) if any(vector))]
+    sought = [text for text in texts if text not in shared]
+    patterns = [*trace_patterns(sought), *(vector for vector in (*vectors, *tally.unit_forms) if any(vector))]
     files, size, found = _search(directory, patterns)
     return ErasureReceipt(
         texts=len(texts),
@@ -157,7 +157,7 @@ def scrub(
         bytes_checked=size,
         found=found,
         shared=len(shared),
-        too_short=sum(len(text.encode("utf-8", "surrogatepass")) < _SHORTEST_PATTERN for text in wanted),
+        too_short=sum(len(text.encode("utf-8", "surrogatepass")) < _SHORTEST_PATTERN for text in sought),
         log_entries=tally.log_entries,
         vectors_replaced=tally.vectors,
         removed=tuple(tally.removed),
@@ -237,9 +237,9 @@ def _scrub_topic(connection: sqlite3.Connection, stored: StoredCollection, livin
 
 
 def _scrub_index(
-    index: Path, stored: StoredCollection, living: set[str], wanted: Sequence[bytes], tally: _Tally
+    index: Path, stored: StoredCollection, living: set[str], sought: Sequence[bytes], tally: _Tally
 ) -> None:
-    """Overwrite the vectors of deleted elements with those of neighbours, and note which of the wanted ones they were.
+    """Overwrite the vectors of deleted elements with those of neighbours, and note which of the sought ones they were.
 
     Raises:
         IndexUnreadableError: The files cannot be read.
@@ -260,7 +260,7 @@ def _scrub_index(
     positions = np.flatnonzero(gone)
     if len(positions):
         if stored.settings.is_cosine:
-            tally.unit_forms += _unit_forms(elements["vector"][positions], wanted)
+            tally.unit_forms += _unit_forms(elements["vector"][positions], sought)
         norms = np.memmap(index / LENGTH_FILE, dtype="<f4", mode="r+", shape=(header.count,))
         for position in positions:
             links = elements["links"][position][: counts[position] & 0xFFFF]
@@ -279,14 +279,14 @@ def _scrub_index(
     tally.vectors += len(positions)
 
 
-def _unit_forms(deleted: Any, wanted: Sequence[bytes]) -> list[bytes]:
-    """Return those of an index's vectors that are wanted ones brought to length one.
+def _unit_forms(deleted: Any, sought: Sequence[bytes]) -> list[bytes]:
+    """Return those of an index's vectors that are sought ones brought to length one.
 
     The last digits depend on the processor that did it, so they are recognised and not computed.
     """
     import numpy as np
 
-    given = [np.frombuffer(vector, dtype="<f4") for vector in wanted]
+    given = [np.frombuffer(vector, dtype="<f4") for vector in sought]
     fitting = [vector for vector in given if len(vector) == deleted.shape[1] and np.any(vector)]
     if not fitting:
         return []

@@ -38,10 +38,8 @@ def foreign_users(directory: Path) -> tuple[int, ...]:
         status = (directory / SQLITE_FILE).stat()
     except FileNotFoundError:
         return ()
-    wanted = (status.st_dev, status.st_ino)
-    return tuple(
-        sorted({pid for pid, identity in _open_files() if identity == wanted and pid != os.getpid()})
-    )
+    file = (status.st_dev, status.st_ino)
+    return tuple(sorted({pid for pid, identity in _open_files() if identity == file and pid != os.getpid()}))
 
 
 def refuse_foreign_users(directory: Path) -> None:

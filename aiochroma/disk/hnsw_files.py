@@ -59,7 +59,7 @@ DELETED_MARK = 1 << 16
 _LARGEST_ELEMENT = 1 << 28
 # Their number is stored in 16 bits.
 _MOST_LINKS = (1 << 16) - 1
-# Upper levels have one link list for every few elements; so many words for each element are more than any index needs.
+# Upper levels have one link list for every few elements; this many words for each element are more than any index needs.
 _WORDS_PER_ELEMENT = 4
 
 

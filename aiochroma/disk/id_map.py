@@ -167,7 +167,7 @@ class _Machine:
         """Carry out all instructions; returns False where the bytes end in the middle.
 
         Raises:
-            ValueError: An instruction, or its operands, are not what Chroma writes; likewise the other errors.
+            ValueError: An instruction, or its operands, are not what Chroma writes.
         """
         content, stack, size = self._content, self._stack, len(self._content)
         position = 0

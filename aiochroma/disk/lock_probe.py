@@ -16,7 +16,7 @@ What is asked, by SQLite's own file format:
   it lives.
 
 The answer is of the moment: a process that takes the lock between the question and the call is still waited
-for. Only Linux is supported; elsewhere `is_supported` is False and nobody is ever reported.
+for. Only Linux is supported; elsewhere `is_supported` is False and no process is ever reported.
 """
 
 from __future__ import annotations
@@ -126,9 +126,9 @@ class LockProbe:
         Raises:
             OSError: The database file was moved or deleted.
         """
-        holder = self.foreign_holder(writing=writing)
-        if holder is None or timeout_seconds <= 0:
-            return holder
+        lock_holder = self.foreign_holder(writing=writing)
+        if lock_holder is None or timeout_seconds <= 0:
+            return lock_holder
         deadline = time.monotonic() + timeout_seconds
         retrying = Retrying(
             retry=retry_if_result(lambda found: found is not None),

@@ -56,7 +56,7 @@ class Owner:
         since: When it was opened, ISO 8601 in UTC.
         version: Version of this library.
         command: Name of the program.
-        role: ``"program"``, which shares it with nobody, or ``"host"``, which serves other processes.
+        role: ``"program"``, which does not share it, or ``"host"``, which serves other processes.
         socket: Where a host listens; else empty.
     """
 
@@ -96,7 +96,7 @@ class Ownership:
         """Whether this process still owns what is now at this path.
 
         False after `release`, in a forked child, and when the directory was deleted, replaced or moved away:
-        then the lock protects a file that nobody else can see. `release` it and `acquire` again before
+        then the lock protects a file that no other process can see. `release` it and `acquire` again before
         touching the new one.
         """
         return (
@@ -115,7 +115,7 @@ class Ownership:
             DatabasePathError: The directory is gone, or cannot be written.
         """
         with self._guard:
-            # The old lock is one on a file that nobody can see any more.
+            # The old lock is one on a file that no other process can see any more.
             self._lock.release()
             fresh = acquire(self.directory, create=False)
             self._lock, self._identity, self.owner = fresh._lock, fresh._identity, fresh.owner  # noqa: SLF001 - its own class

@@ -1,8 +1,8 @@
 """Directories in the making, so that what a killed backup, restore or repair leaves behind is found and removed.
 
 Until it is complete a directory has a name of its own and a file that says what it is, and the process that fills it holds a
-lock on it. One with the file whose lock nobody holds was left behind. What was there before is never such a directory: the file
-is taken away before a directory gets its name.
+lock on it. One with the file whose lock no process holds was left behind. A finished database is never such
+a directory: the file is taken away before a directory gets its name.
 """
 
 from __future__ import annotations

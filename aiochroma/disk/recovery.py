@@ -121,9 +121,9 @@ def recover(directory: Path, report: PreflightReport) -> RecoveryReport:
     refuse_damaged_sqlite(directory, report)
     if not report.damaged:
         return RecoveryReport(directory)
-    holder = _new_quarantine(directory)
+    quarantines = _new_quarantine(directory)
     with connect_read_write(directory) as connection:
-        entries = tuple(_recover(directory, connection, holder, damaged) for damaged in report.damaged)
+        entries = tuple(_recover(directory, connection, quarantines, damaged) for damaged in report.damaged)
     for entry in entries:
         log.warning(
             "index.recovered",
@@ -153,11 +153,11 @@ def refuse_damaged_sqlite(directory: Path, report: PreflightReport) -> None:
 
 
 def _recover(
-    directory: Path, connection: sqlite3.Connection, holder: Path, damaged: CollectionReport
+    directory: Path, connection: sqlite3.Connection, quarantines: Path, damaged: CollectionReport
 ) -> CollectionRecovery:
     outcome = replay(connection, damaged.collection_id)
     records = record_ids(connection, damaged.metadata_segment_id)
-    wanted = (records | outcome.with_vector) - outcome.deleted
+    expected = (records | outcome.with_vector) - outcome.deleted
     index_directory = directory / damaged.vector_segment_id
     rebuild = bool(damaged.index_problems) or any(record in outcome.with_vector for record in damaged.missing)
     salvage = Salvage()
@@ -166,16 +166,16 @@ def _recover(
         needed = {
             record: vector
             for record, vector in salvage.vectors.items()
-            if record in wanted and record not in outcome.with_vector
+            if record in expected and record not in outcome.with_vector
         }
         added = _rebuild_from_log(connection, damaged, needed)
-        missing = wanted - outcome.with_vector - added
+        missing = expected - outcome.with_vector - added
     else:
         added, missing = frozenset(), set(damaged.missing)
     quarantine = None
     if rebuild and index_directory.is_dir():
-        holder.mkdir(DIRECTORY_MODE, exist_ok=True)
-        quarantine = index_directory.rename(holder / index_directory.name)
+        quarantines.mkdir(DIRECTORY_MODE, exist_ok=True)
+        quarantine = index_directory.rename(quarantines / index_directory.name)
     explanation = ""
     if missing:
         explanation = salvage.explanation or "neither the index nor the log holds their vectors"
@@ -183,7 +183,7 @@ def _recover(
         collection_id=damaged.collection_id,
         label=damaged.label,
         rebuilt=rebuild,
-        from_log=len(wanted & outcome.with_vector),
+        from_log=len(expected & outcome.with_vector),
         from_index=len(added),
         missing=tuple(sorted(missing)),
         quarantine=quarantine,
@@ -300,13 +300,13 @@ def quarantine_database(directory: Path) -> Path:
     Returns:
         The directory inside it that now holds the files.
     """
-    holder = _new_quarantine(directory)
-    holder.mkdir(DIRECTORY_MODE)
+    quarantines = _new_quarantine(directory)
+    quarantines.mkdir(DIRECTORY_MODE)
     files = [entry for entry in directory.iterdir() if entry.name.startswith(SQLITE_FILE)]
     for entry in [*files, *index_directories(directory).values()]:
-        entry.rename(holder / entry.name)
-    log.warning("database.quarantined", directory=str(directory), quarantine=str(holder))
-    return holder
+        entry.rename(quarantines / entry.name)
+    log.warning("database.quarantined", directory=str(directory), quarantine=str(quarantines))
+    return quarantines
 
 
 def quarantine_orphans(directory: Path, report: PreflightReport) -> Path | None:
@@ -319,16 +319,16 @@ def quarantine_orphans(directory: Path, report: PreflightReport) -> Path | None:
         report: What `preflight` found.
 
     Raises:
-        DatabaseCorruptError: The SQLite file is damaged, so nobody knows what is an orphan.
+        DatabaseCorruptError: The SQLite file is damaged, so it cannot be told what is an orphan.
     """
     refuse_damaged_sqlite(directory, report)
     if not report.orphaned_directories:
         return None
-    holder = _new_quarantine(directory)
-    holder.mkdir(DIRECTORY_MODE)
+    quarantines = _new_quarantine(directory)
+    quarantines.mkdir(DIRECTORY_MODE)
     for name in report.orphaned_directories:
-        (directory / name).rename(holder / name)
-    return holder
+        (directory / name).rename(quarantines / name)
+    return quarantines
 
 
 def _new_quarantine(directory: Path) -> Path:

@@ -93,8 +93,8 @@ def iter_log_vectors(
                 newest.pop(record_id, None)
             elif (kind != UPDATE or record_id in newest) and (kind != ADD or record_id not in newest):
                 newest[record_id] = sequence
-        wanted = newest if ids is None else {key: newest[key] for key in ids if key in newest}
-        for record_id, sequence in wanted.items():
+        chosen = newest if ids is None else {key: newest[key] for key in ids if key in newest}
+        for record_id, sequence in chosen.items():
             vector, encoding = connection.execute(
                 "SELECT vector, encoding FROM embeddings_queue WHERE seq_id = ?", (sequence,)
             ).fetchone()

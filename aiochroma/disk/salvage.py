@@ -193,15 +193,15 @@ def vectors_in_backup(
         if stored is None:
             return {}
         found = dict(iter_log_vectors(backup, collection_id, ids))
-        wanted = set(ids) - found.keys()
-        if wanted:
+        absent = set(ids) - found.keys()
+        if absent:
             held = salvage_vectors(
                 backup / stored.vector_segment,
                 stored.dimension,
                 cosine=stored.settings.is_cosine,
                 neighbors=stored.settings.neighbors,
             )
-            found.update({id: vector for id, vector in held.vectors.items() if id in wanted})
+            found.update({id: vector for id, vector in held.vectors.items() if id in absent})
     except (OSError, sqlite3.DatabaseError, ValueError) as error:
         log.warning("backup.unreadable", backup=str(backup), error=str(error))
         return {}

@@ -236,14 +236,14 @@ def _append(entries: list[LogEntry], row: Iterable[Any]) -> None:
 def stored_collections(connection: sqlite3.Connection) -> list[StoredCollection]:
     """Return all collections, by name."""
     columns = columns_of(connection, "collections")
-    wanted = ", ".join(
+    named = ", ".join(
         f"c.{name}" if name in columns else "NULL" for name in ("config_json_str", "schema_str")
     )
     rows = connection.execute(
         "SELECT c.id, c.name, c.dimension, d.name, d.tenant_id,"  # noqa: S608 - names of columns that are there
         " (SELECT id FROM segments WHERE collection = c.id AND scope = 'VECTOR'),"
         " (SELECT id FROM segments WHERE collection = c.id AND scope = 'METADATA'),"
-        f" {wanted} FROM collections AS c LEFT JOIN databases AS d ON d.id = c.database_id ORDER BY c.name, c.id"
+        f" {named} FROM collections AS c LEFT JOIN databases AS d ON d.id = c.database_id ORDER BY c.name, c.id"
     ).fetchall()
     sequences = dict(connection.execute("SELECT segment_id, seq_id FROM max_seq_id"))
     old_settings: defaultdict[str, dict[str, Any]] = defaultdict(dict)

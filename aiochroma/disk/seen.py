@@ -54,7 +54,7 @@ def read_seen(directory: Path) -> JsonObject:
 
 
 def write_seen(directory: Path, collections: JsonObject) -> None:
-    """Note what was found sound; a disk that cannot be written keeps nobody from opening."""
+    """Note what was found sound; a disk that cannot be written does not keep any program from opening."""
     with contextlib.suppress(OSError):
         write_atomically(
             directory / SEEN_NOTE, json.dumps({"format": _FORMAT, "sqlite": [], "collections": collections})
@@ -71,7 +71,7 @@ def note_clean_close(directory: Path) -> None:
 
 
 def sqlite_is_unchanged(directory: Path, seen: JsonObject) -> bool:
-    """Tell whether nobody has written to the SQLite file since it was closed cleanly."""
+    """Tell whether no program has written to the SQLite file since it was closed cleanly."""
     stamp = _sqlite_stamp(directory)
     return bool(stamp) and stamp == seen.get("sqlite")
 

@@ -166,7 +166,7 @@ def databases_in(directory: Path) -> list[tuple[str, str]]:
     Chroma itself lists no tenants.
 
     Args:
-        directory: The directory; nobody else may have it open.
+        directory: The directory; no other program may have it open.
 
     Raises:
         DatabaseCorruptError: SQLite cannot read its file.

@@ -231,6 +231,6 @@ def _hint(function: object, error: BaseException) -> str | None:
 
 
 def _seen(task: asyncio.Future[Any]) -> None:
-    """Look at the outcome of a task that nobody waits for, which asyncio would otherwise report."""
+    """Look at the outcome of a task that is no longer awaited, which asyncio would otherwise report."""
     if not task.cancelled():
         task.exception()

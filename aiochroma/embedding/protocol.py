@@ -68,7 +68,7 @@ class InlineEmbedder(Embedder, Protocol):
 
     @property
     def inline_characters(self) -> int:
-        """Texts that have together at most so many characters are embedded where they are asked for."""
+        """Texts that have together at most this many characters are embedded where they are asked for."""
 
 
 @runtime_checkable

@@ -39,7 +39,7 @@ def serve(
 
     Args:
         directory: The canonical directory.
-        idle: Ends after so many seconds without a client; None for never.
+        idle: Ends after this many seconds without a client; None for never.
         options: How the database is served, as clients send it.
         announce: Called once: with None when it listens, or with the error why it never will.
         to_terminal: Keep standard error instead of the log file.

@@ -70,7 +70,7 @@ class FrameKind(IntEnum):
     PART = 9
     """Either: a piece of a large message."""
     CANCEL = 10
-    """Client: nobody waits for a request any more; true where the host is to say whether it had begun."""
+    """Client: a request is no longer awaited; true where the host is to say whether it had begun."""
     RESULT = 11
     """Host: a request's result."""
     ERROR = 12

@@ -46,7 +46,7 @@ class Sent:
     Attributes:
         ticket: The request.
         size: How many bytes it took so far.
-        decide_at: When its caller is told that it had begun, unless the host says otherwise before; None if nobody asks.
+        decide_at: When its caller is told that it had begun, unless the host says otherwise before; None if no caller asks.
         why: Why its caller left: ``"cancelled"``, ``"expired"``, or empty.
     """
 
@@ -102,7 +102,7 @@ class LinkQueue(RequestQueue):
         super().put(*tickets, when_full=when_full)
         home = tickets[0].home if tickets else None
         if self._socket is None:
-            # It may be that nobody connects again before somebody asks for something.
+            # Perhaps the next connection is not made before the next request.
             self._wake_thread()
         if not isinstance(home, asyncio.AbstractEventLoop):
             self.flush()
@@ -132,7 +132,7 @@ class LinkQueue(RequestQueue):
             self._socket = None
 
     def _ask_verdict(self, ticket: Ticket, why: str) -> None:
-        """Tell the host that nobody waits for a request any more, and ask whether it had begun."""
+        """Tell the host that a request is no longer awaited, and ask whether it had begun."""
         with self.lock:
             for number, sent in self._sent.items():
                 if sent.ticket is ticket:
@@ -169,7 +169,7 @@ class LinkQueue(RequestQueue):
         self._paused = True
 
     def arrived(self, number: int) -> Sent | None:
-        """Return a request whose outcome is there, or None where nobody knows it; there is room for another one."""
+        """Return a request whose outcome is there, or None where it is not known; there is room for another one."""
         with self.lock:
             sent = self._sent.pop(number, None)
             if sent is not None:
@@ -186,7 +186,7 @@ class LinkQueue(RequestQueue):
             self._queued.extendleft(reversed(alive))
 
     def decided(self, number: int, *, began: bool) -> None:
-        """Take note of whether a request had begun that somebody wanted back."""
+        """Take note of whether a request had begun that its caller gave up."""
         sent = self.arrived(number)
         if sent is None:
             return

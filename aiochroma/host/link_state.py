@@ -66,7 +66,7 @@ class _CannotOpenError(Exception):
 
 
 class LinkState:
-    """The state of the link's thread; nobody else touches it, except to read ``info``."""
+    """The state of the link's thread; no other thread touches it, except to read ``info``."""
 
     def __init__(
         self,

@@ -48,7 +48,7 @@ def opener_for(directory: str, options: EngineOptions) -> Opener:
 
     Raises:
         InvalidInputError: This system cannot share it.
-        DatabaseInUseError: It is wanted for this process alone, and a host with clients serves it.
+        DatabaseInUseError: It is to be open in this process alone, and a host with clients serves it.
     """
     if options.process == "shared":
         require_sockets()
@@ -69,7 +69,7 @@ def _is_served(directory: str) -> bool:
 
 
 def ask_to_leave(directory: str) -> None:
-    """Have a host that serves nobody let go of a directory; does nothing where there is none.
+    """Have a host without clients let go of a directory; does nothing where there is none.
 
     Raises:
         DatabaseInUseError: Clients are connected to it.

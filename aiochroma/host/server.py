@@ -78,7 +78,7 @@ class HostServer:
     Args:
         directory: The canonical directory.
         options: How the database is served.
-        idle: Ends after so many seconds without a client; None for never.
+        idle: Ends after this many seconds without a client; None for never.
         open_backend: Opens the database: ``open_backend(location, options, take_lock=...)``, on the DB thread.
         announce: Called once, when the host listens (with None), or with the error why it never will.
     """
@@ -280,9 +280,9 @@ class HostServer:
 
     def _watch(self, peer: Peer) -> None:
         """Ask to be told when a client can read on, if something waits for that."""
-        wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if peer.has_unsent else 0)
-        if self._selector.get_key(peer.socket).events != wanted:
-            self._selector.modify(peer.socket, wanted, peer)
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if peer.has_unsent else 0)
+        if self._selector.get_key(peer.socket).events != events:
+            self._selector.modify(peer.socket, events, peer)
 
     def _serve_peer(self, peer: Peer, events: int) -> None:
         if events & selectors.EVENT_WRITE:
@@ -511,7 +511,7 @@ class HostServer:
         self._worker.close(drain=True)
 
     def _look(self) -> None:
-        """End when nobody is there; once a minute see whether socket and directory still are."""
+        """End when there is no client; once a minute see whether socket and directory still are."""
         now = time.monotonic()
         if self._ends_at is not None or self._listening is None:
             return

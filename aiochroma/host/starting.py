@@ -46,10 +46,10 @@ def reach(directory: str, values: MetadataView, stopped: Callable[[], bool]) -> 
     Args:
         directory: The canonical directory.
         values: What a host that is started is told: options, and for how long it stays without clients.
-        stopped: Whether nobody wants it any more.
+        stopped: Whether it is no longer needed.
 
     Raises:
-        DatabaseInUseError: A program that shares it with nobody has the directory.
+        DatabaseInUseError: A program that does not share it has the directory.
         StoreUnavailableError: No host could be started, or the one that was cannot be reached.
         ClosedError: Nobody wants it any more.
     """
@@ -111,7 +111,7 @@ def start_detached(module: str, directory: str, values: MetadataView, *, log: st
     ready_reader, ready_writer = os.pipe()
     try:
         try:
-            # It forks once more and this process ends at once: the host is nobody's child.
+            # It forks once more and this process ends at once: the host is no child of this process.
             subprocess.run(  # noqa: S603 - our own interpreter and module
                 [
                     *_interpreter(),

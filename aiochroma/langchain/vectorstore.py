@@ -213,7 +213,7 @@ class AiochromaVectorStore(VectorStore):
         Args:
             query: The question.
             k: How many.
-            fetch_k: Among so many of the nearest.
+            fetch_k: How many of the nearest are chosen among.
             lambda_mult: 1 for the nearest, 0 for the most different.
             filter: Chroma's filter over metadata.
             kwargs: ``where_document``, Chroma's filter over texts.

@@ -45,7 +45,7 @@ __all__ = ["ItemCollection"]
 
 _MINUTE = 60.0
 _FIRST_LOOK = 16
-"""At least so many vectors are looked at first; one item may have several, and a filter may drop any."""
+"""At least this many vectors are looked at first; one item may have several, and a filter may drop any."""
 
 
 class ItemCollection:
@@ -99,13 +99,13 @@ class ItemCollection:
     # -- reading -------------------------------------------------------------------------------------------------------
 
     async def _read(self, ids: Iterable[str]) -> dict[str, Stored]:
-        wanted = sorted(ids)
-        if not wanted:
+        ordered = sorted(ids)
+        if not ordered:
             return {}
-        return {item.id: item for item in await self._get(ids=wanted)}
+        return {item.id: item for item in await self._get(ids=ordered)}
 
     async def _get(self, *, values: bool = True, **arguments: Any) -> list[Stored]:
-        """Return the items that are there and have not expired, with their values where these are wanted."""
+        """Return the items that are there and have not expired, with their values where these are asked for."""
         include = ["documents", "metadatas"] if values else ["metadatas"]
 
         async def read(collection: Any) -> list[Stored]:
@@ -135,18 +135,18 @@ class ItemCollection:
         return sorted(matching)[op.offset : op.offset + op.limit]
 
     async def _search(self, op: SearchOp, vector: object) -> list[tuple[Stored, float | None]]:
-        wanted = op.offset + op.limit
+        most = op.offset + op.limit
         where = below(op.namespace_prefix)
         ranked: list[tuple[Stored, float | None]] = []
         if vector is not None:
-            ranked += await self._nearest(op, vector, wanted)
+            ranked += await self._nearest(op, vector, most)
             where = {"indexed": False} if where is None else {"$and": [where, {"indexed": False}]}
-        if len(ranked) < wanted:
+        if len(ranked) < most:
             others = await self._get(values=bool(op.filter), where=where)
             others = [item for item in others if passes(item.value, op.filter)]
             others.sort(key=lambda item: item.updated_at, reverse=True)
             ranked += [(item, None) for item in others]
-        return await self._with_values(ranked[op.offset : wanted])
+        return await self._with_values(ranked[op.offset : most])
 
     async def _with_values(
         self, ranked: list[tuple[Stored, float | None]]
@@ -157,9 +157,9 @@ class ItemCollection:
             (items.get(item.id, item), score) for item, score in ranked if item.complete or item.id in items
         ]
 
-    async def _nearest(self, op: SearchOp, vector: object, wanted: int) -> list[tuple[Stored, float | None]]:
+    async def _nearest(self, op: SearchOp, vector: object, most: int) -> list[tuple[Stored, float | None]]:
         """Return the items nearest to a question, each by its nearest text; more are looked at until enough pass."""
-        look_at = max(2 * wanted, _FIRST_LOOK)
+        look_at = max(2 * most, _FIRST_LOOK)
         while True:
             rows = await self._rows(op.namespace_prefix, vector, look_at)
             items = await self._read({metadata["item"] for metadata, _ in rows})
@@ -170,8 +170,8 @@ class ItemCollection:
                     continue
                 if passes(item.value, op.filter):
                     nearest[item.id] = (item, 1.0 - distance)
-            if len(nearest) >= wanted or len(rows) < look_at:
-                return list(nearest.values())[:wanted]
+            if len(nearest) >= most or len(rows) < look_at:
+                return list(nearest.values())[:most]
             look_at *= 4
 
     async def _rows(

@@ -250,4 +250,4 @@ def matches_condition(condition: MatchCondition, namespace: Sequence[str]) -> bo
         if condition.match_type == "prefix"
         else namespace[len(namespace) - len(path) :]
     )
-    return all(wanted in {"*", label} for wanted, label in zip(path, labels, strict=True))
+    return all(pattern in {"*", label} for pattern, label in zip(path, labels, strict=True))

@@ -33,7 +33,7 @@ class AiochromaStore(BaseStore):
     * items whose time has passed are never returned;
     * a comparison with a value that is missing or no number lets nothing pass, instead of failing.
 
-    Operations of one batch: reading sees what was there before the batch; of several puts of one key the last one counts.
+    Operations of one batch: reading sees the state before the batch; of several puts of one key the last one counts.
 
     Args:
         path: The database's directory; None for the database in memory that all ephemeral clients of the process share.

@@ -39,7 +39,7 @@ class McpHost:
     Args:
         memory: The open memory.
         directory: The canonical directory.
-        idle: Ends after so many seconds without a session.
+        idle: Ends after this many seconds without a session.
     """
 
     def __init__(self, memory: Memory, directory: str, idle: float) -> None:
@@ -51,7 +51,7 @@ class McpHost:
         self._changed = asyncio.Event()
 
     async def run(self, ready: Callable[[], None]) -> None:
-        """Listen, and return when nobody has been connected for long enough."""
+        """Listen, and return when no session has been connected for long enough."""
         listening = await asyncio.start_unix_server(
             self._accept, sock=listen(self._address), limit=_LONGEST_LINE
         )
@@ -166,7 +166,7 @@ async def _serve(directory: str, idle: float, ready: Callable[[], None]) -> None
 
 
 def _log_into(directory: Path) -> None:
-    """Write the log beside the data: nobody reads what this process prints."""
+    """Write the log beside the data: what this process prints is not read."""
     handler = logging.handlers.RotatingFileHandler(
         directory / MCP_LOG, maxBytes=_LOG_BYTES, backupCount=1, encoding="utf-8"
     )

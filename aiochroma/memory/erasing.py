@@ -98,9 +98,9 @@ class _Traces:
         for start in range(0, len(ids), _AT_ONCE):
             page = ids[start : start + _AT_ONCE]
             await self._add(store, namespace.place, ids=page, where=None)
-            holder = await self._holder(store, namespace)
-            if holder is not None:
-                await self._add(store, holder, ids=None, where={PART_OF: {"$in": page}})
+            chunk_collection = await self._chunk_collection(store, namespace)
+            if chunk_collection is not None:
+                await self._add(store, chunk_collection, ids=None, where={PART_OF: {"$in": page}})
 
     async def _add(self, store: Store, place: Mapping[str, Any], **which: object) -> None:
         found = await store.submit(
@@ -115,7 +115,7 @@ class _Traces:
         self.texts += [text for text in found["documents"] if text]
         self.vectors += list(found["embeddings"])
 
-    async def _holder(self, store: Store, namespace: Namespace) -> dict[str, Any] | None:
+    async def _chunk_collection(self, store: Store, namespace: Namespace) -> dict[str, Any] | None:
         from chromadb.errors import NotFoundError
 
         try:

@@ -26,7 +26,7 @@ async def ask(
 ) -> Any:
     """Call a function of the caller's and return what it returns.
 
-    A synchronous one runs on a thread of its own: should it never return, it keeps nobody waiting.
+    A synchronous one runs on a thread of its own: should it never return, it keeps no caller waiting.
 
     Args:
         name: What messages call it: the name of the argument that it was given as.

@@ -314,7 +314,7 @@ _MOST_WANTED = 1_000_000
 
 
 def check_k(k: object, where: str = "`k`") -> int:
-    """Check how many of something are wanted.
+    """Check a number of results.
 
     Raises:
         InvalidInputError: It is not an integer of at least 1, or is more than Chroma can be asked for.

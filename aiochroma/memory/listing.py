@@ -97,12 +97,12 @@ def one(id: str, *, namespace: str) -> Call[Hit | None]:
 
 def many(ids: Iterable[str], *, namespace: str) -> Call[Items[Hit]]:
     """Look several memories up; see ``Memory.get_many``."""
-    wanted = checked_ids(ids)
+    given = checked_ids(ids)
     collection_name(namespace)
 
     async def work(store: Store) -> Items[Hit]:
-        found = await _valid_hits(store, namespace, wanted)
-        return Items(found[id] for id in wanted if id in found)
+        found = await _valid_hits(store, namespace, given)
+        return Items(found[id] for id in given if id in found)
 
     return Call("get_many", work, Items[Hit].failed)
 
@@ -168,7 +168,7 @@ async def _page(store: Store, namespace: str, spec: ListSpec) -> Page:
     """Return a page of a namespace; empty where there is none."""
 
     async def work(place: Namespace) -> Page:
-        # One more than is wanted tells whether there is more.
+        # One more than is returned tells whether there is more.
         asked = replace(spec, limit=spec.limit + 1)
         records = await store.submit("list_memories", **place.place, spec=asked)
         page = Page(

@@ -75,9 +75,9 @@ class Memory:
         durable: Keep every vector in Chroma's log as well, so that a broken index can be rebuilt completely. False keeps
             the log short.
         client: A client to use in place of one of its own; it stays open when the memory is closed, and has its own options.
-        split_chars: Embed longer texts in chunks of at most so many characters, split where sentences end (extra ``long``).
+        split_chars: Embed longer texts in chunks of at most this many characters, split where sentences end (extra ``long``).
             Default: as the embedder says how much it reads; the offline ones read everything.
-        history: Note every change made through this memory, with what was there before, in a file beside the database; see
+        history: Note every change made through this memory, with the former text and metadata, in a file beside the database; see
             :meth:`history`.
         sweep_every: Seconds after which a write sweeps all namespaces in passing. None: only :meth:`sweep` does.
         max_pending: How many requests may be queued or running.
@@ -210,7 +210,7 @@ class Memory:
         try:
             return await self.open()
         except BaseException:
-            # Without it nobody would close what was opened so far.
+            # Without it nothing would close what was opened so far.
             await self.close()
             raise
 
@@ -467,7 +467,7 @@ class Memory:
         """Find what was remembered about something.
 
         The question is embedded once and all namespaces are searched at the same time. A namespace that fails loses none
-        of the others' hits: see ``Recall.errors``. Expired memories are never returned and take nobody's place.
+        of the others' hits: see ``Recall.errors``. Expired memories are never returned and do not take the place of others.
 
         Args:
             query: The question.
@@ -486,10 +486,10 @@ class Memory:
             vector_weight: What meaning counts beside words in ``"hybrid"``; at least 0.
             since: Only what was first remembered at this moment or later: a datetime, or seconds since 1970.
             until: Only what was first remembered before this moment.
-            half_life: Prefer the recent: after so many seconds without a refresh half of what age may take is gone.
+            half_life: Prefer the recent: after this many seconds without a refresh half of what age may take is gone.
             diversity: 0 (default) returns the best; towards 1, hits that differ from those before them (maximal marginal
                 relevance).
-            window: Return with each hit so many neighbours before and after it in its thread, at most 50. An expired one
+            window: Return with each hit this many neighbours before and after it in its thread, at most 50. An expired one
                 is left out; until it is swept its place stays empty.
             rerank: Orders the best 40 hits again: a callable of the question and their texts that returns a number for each,
                 the greater the better; it may be asynchronous, and has 10 s. Where it fails the hits keep their order, and

@@ -131,7 +131,7 @@ class Recall(Sequence[Hit]):
             (``on_failure="degrade"``).
         timings: Milliseconds: ``embedding``, ``queue`` (longest wait of a search), ``search:<namespace>``, ``total``.
         indexing: The namespaces whose index is still being made, each with the share that is in it, 0 to 1. They answered
-            from what was there.
+            from what the index held.
     """
 
     hits: tuple[Hit, ...] = ()

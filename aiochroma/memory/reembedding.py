@@ -142,7 +142,7 @@ async def _take_over(store: Store, name: str, copy: Any, models: Sequence[Any]) 
             steps.append(("_modify", _renamed(by_name[present], aside, {REPLACED: name})))
         if replacement in by_name:
             steps.append(("_modify", _renamed(by_name[replacement], present, metadata)))
-    # Submitted together they stand next to each other in the queue: nobody finds the namespace missing in between.
+    # Submitted together they stand next to each other in the queue: no caller finds the namespace missing in between.
     for outcome in await store.submit_many([(name, {**step, **store.database}) for name, step in steps]):
         if outcome.error is not None:
             raise outcome.error
@@ -317,7 +317,7 @@ class _Copying:
         if not long:
             return {}
         store = self._store
-        holder = await self._collection_made(_copy_name(self._name, "parts"), {COPY_OF: self._name})
+        chunk_collection = await self._collection_made(_copy_name(self._name, "parts"), {COPY_OF: self._name})
         writings: dict[str, Metadata] = {
             id: {WRITING: uuid.uuid4().hex, PARTS: len(one.parts)} for id, one in long.items()
         }
@@ -331,7 +331,7 @@ class _Copying:
             await store.submit(
                 "_upsert",
                 bulk=True,
-                collection_id=holder.id,
+                collection_id=chunk_collection.id,
                 ids=[row[0] for row in page],
                 embeddings=[row[3] for row in page],
                 metadatas=[{PART_OF: row[1]} for row in page],

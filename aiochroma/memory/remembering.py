@@ -201,7 +201,7 @@ async def remember_batches(
         store: The store that is written to.
         source: Namespaces and their items.
         written: Called with each batch as soon as it is in the database.
-        exact: Whether nothing is left of what was there before under an id, as for an import.
+        exact: Whether nothing is left of the former memory under an id, as for an import.
         dedupe: Whether a text that is repeated in its thread is refreshed.
 
     Raises:

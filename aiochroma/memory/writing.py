@@ -85,7 +85,7 @@ async def _write_chunks(
     long = {item.id: entry.parts for item, entry in zip(items, embedded, strict=True) if entry.parts}
     if not long:
         return {}
-    holder = await store.submit(
+    chunk_collection = await store.submit(
         "get_or_create_collection",
         name=namespace.parts,
         configuration={"hnsw": {"space": "cosine"}},
@@ -105,7 +105,7 @@ async def _write_chunks(
         await store.submit(
             "_upsert",
             bulk=len(rows) > _CHUNKS_AT_ONCE,
-            collection_id=holder.id,
+            collection_id=chunk_collection.id,
             ids=[row[0] for row in page],
             embeddings=[row[3] for row in page],
             metadatas=[{PART_OF: row[1]} for row in page],

@@ -1,4 +1,4 @@
-"""Looking after a database that nobody has open: check, repair, restore, migrate.
+"""Looking after a database that no program has open: check, repair, restore, migrate.
 
 Importing this package imports neither chromadb nor numpy.
 """

@@ -59,7 +59,7 @@ def doctor(
     backup_to: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> DoctorReport:
-    """Check a database that nobody has open, and repair it if asked to.
+    """Check a database that no program has open, and repair it if asked to.
 
     Blocks; on an event loop use ``await asyncio.to_thread(aiochroma.doctor, path)``.
 

@@ -1,4 +1,4 @@
-"""Erasing a database that nobody has open: what was forgotten, has expired or was replaced leaves its files as well."""
+"""Erasing a database that no program has open: what was forgotten, has expired or was replaced leaves its files as well."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ async def migrate(
         src: A directory, or ``http(s)://host[:port][/tenant/database]``.
         dst: Likewise; a directory, tenant or database that does not exist is made.
         tenant: The source's tenant, where its address does not name it. Default: ``CHROMA_TENANT``, else Chroma's.
-        database: The source's database, likewise. Default: ``CHROMA_DATABASE``, else Chroma's.
+        database: The database at the source. Default: ``CHROMA_DATABASE``, else Chroma's.
         to_tenant: The destination's tenant. Default: as at the source.
         to_database: The destination's database. Default: as at the source.
         all_databases: Copy every database under its own name: of a directory those of every tenant, of a server those of the
@@ -244,7 +244,7 @@ class Place:
         return connect(**options)
 
     def look(self, *, must_exist: bool) -> list[tuple[str, str]]:
-        """See that nobody has the directory open, this process included; nothing to see of a server.
+        """See that no program has the directory open, this process included; nothing to see of a server.
 
         Asks the file system: not for an event loop's thread.
 
@@ -294,7 +294,7 @@ def place_of(
         where: A directory, or ``http(s)://host[:port][/tenant/database]``.
         role: The argument's name, for messages.
         tenant: Chroma's tenant, where it is not in the address.
-        database: Chroma's database, likewise.
+        database: Chroma's database.
         options: Further arguments for :func:`aiochroma.connect`.
 
     Raises:

@@ -38,7 +38,7 @@ def fill_and_rebuild(
     """Open a database, which repairs its indexes, and embed what has no vector if asked to.
 
     Args:
-        directory: The database directory; nobody owns it.
+        directory: The database directory; no program owns it.
         embedder: What embeds; None for the one that each collection names, where it is one of ours.
         fill: Whether to embed.
         progress: Called with a collection's name, how many records are done, and of how many.

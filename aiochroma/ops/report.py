@@ -41,7 +41,7 @@ class DoctorReport:
 
     Attributes:
         path: The directory.
-        owner: Who has it open: ``pid``, ``host``, ``since``, ``command``; None where nobody has.
+        owner: Who has it open: ``pid``, ``host``, ``since``, ``command``; None where no program has.
         versions: Of aiochroma, of chromadb, and of the database's own tables.
         collections: One entry for each; empty while somebody has the database open, or where SQLite cannot read it.
         journal_mode: SQLite's journal mode: ``"wal"`` or ``"delete"``.

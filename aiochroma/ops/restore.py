@@ -1,6 +1,6 @@
-"""Puts a backup in the place of a database, in one step, and keeps what was there.
+"""Puts a backup in the place of a database, in one step, and keeps the former one.
 
-The backup is copied beside the target and verified there. The copy then gets the name under which what was there before will
+The backup is copied beside the target and verified there. The copy then gets the name under which the former database will
 be kept, and the two directories change places. So whenever the process is interrupted, both are complete, and at no moment is
 anything deleted that was there before.
 """

@@ -24,7 +24,7 @@ __all__ = ["NearChunk", "Parts"]
 _AT_ONCE = 256
 _MORE = 4
 _MOST = 4096
-"""Beyond so many fetched, others may stay hidden behind the parts of one text."""
+"""Beyond this many fetched, others may stay hidden behind the parts of one text."""
 
 
 class NearChunk(NamedTuple):
@@ -57,7 +57,7 @@ class Parts:
         self._holders: dict[tuple[str, str, str], Any] = {}
 
     def forget_holders(self) -> None:
-        """Look up anew which collections hold parts: one may have been made or deleted."""
+        """Look up again which collections hold parts: one may have been made or deleted."""
         self._holders.clear()
 
     def holder(self, name: str, place: Database) -> Any:

@@ -184,7 +184,7 @@ class IndexKeeper:
         collection = str(request.arguments["collection_id"])
         arguments, ids = request.arguments, request.arguments.get("ids")
         if request.row.effect is Effect.WRITES and ids:
-            # What became of a record depends on what was there before; Chroma knows.
+            # What became of a record depends on the former record; Chroma knows.
             place = database_of(arguments)
             self._follow(collection, lambda index: self._copy_ids(index, collection, place, ids))
         elif (

@@ -36,7 +36,7 @@ _SPARE = 1.5
 """Of what Chroma finds a filter keeps now more, now less than its share of all."""
 _MORE = 4
 _MOST_FETCHED = 4096
-"""Beyond so many Chroma's search takes longer than comparing every row."""
+"""Beyond this many records Chroma's search takes longer than comparing every row."""
 
 
 class IndexSearch:

@@ -92,7 +92,7 @@ class MemoryRecords:
     ) -> dict[str, str]:
         """Write memories.
 
-        One that is there already keeps when it was made, what metadata is not given anew, and its place in its thread. One
+        One that is there already keeps when it was made, what metadata is not given again, and its place in its thread. One
         that has expired is not there.
 
         Args:
@@ -105,7 +105,7 @@ class MemoryRecords:
             tenant: Chroma's tenant.
             database: Chroma's database.
             parts: The name of the collection that holds parts.
-            exact: Leave nothing of what was there, as for an import.
+            exact: Leave nothing of the former memory, as for an import.
             dedupe: Refresh a text that was said before in its thread; else it is a new memory, unless it was made at the same
                 moment.
             history_namespace: What the history calls the namespace, or None for no entry.
@@ -400,5 +400,5 @@ class MemoryRecords:
             log.withdraw(noted)
 
     def collections_changed(self) -> None:
-        """Look up anew which collections hold parts: one may have been made or deleted."""
+        """Look up again which collections hold parts: one may have been made or deleted."""
         self._parts.forget_holders()

@@ -58,7 +58,7 @@ WRITING = "aiochroma:writing"
 PART_OF = "aiochroma:part_of"
 
 _LATEST = 1e12
-"""No date has so many seconds since 1970."""
+"""No date has this many seconds since 1970."""
 
 Record = dict[str, Any]
 

@@ -29,9 +29,9 @@ __all__ = ["Candidates", "Found", "SearchingRecords", "most_covering", "most_nea
 _NEAREST = 50
 _COVERING = 20
 _WIDER = 4
-"""Where memories that have expired take the place of others, so many times as many are fetched."""
+"""Where memories that have expired take the place of others, this many times as many are fetched."""
 _DIVERSE = 4
-"""Diversity chooses among so many times as many as are returned."""
+"""Diversity chooses among this many times as many as are returned."""
 _MOST_NEIGHBOURS = 2000
 """So many memories come along as neighbours of the hits of one search at most; the best hits have theirs."""
 

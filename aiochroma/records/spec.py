@@ -104,7 +104,7 @@ class SearchResult:
 
     Attributes:
         hits: Best first.
-        indexed: Which share of the namespace the index held, 0 to 1. Below 1 the search answered from what was there, and
+        indexed: Which share of the namespace the index held, 0 to 1. Below 1 the search answered from that share, and
             some hits may be missing.
         problem: Why words could not be searched for, or None. The hits are then those of meaning alone.
     """

@@ -255,7 +255,7 @@ def _relative(question: str, today: date) -> list[Period]:
 
 
 def _back(today: date, unit: str, count: int, *, around: bool = False) -> Period:
-    """Return the day, week, month or year that lies so many back; ``around`` a day, for a number that is rounded."""
+    """Return the day, week, month or year that lies this many back; ``around`` a day, for a number that is rounded."""
     if unit == "day":
         day = today - timedelta(days=count)
         return Period(day, day)

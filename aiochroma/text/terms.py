@@ -34,7 +34,7 @@ _MOST_AKIN = 8
 _DAY = 86_400.0
 _DAYS_BEFORE = 1.0
 _DAYS_AFTER = 4.0
-"""After so many days before or after its date a memory holds half of it: things are told after they have happened."""
+"""After this many days before or after its date a memory holds half of it: things are told after they have happened."""
 _FADES = 5
 """Halvings after which nothing counts any more."""
 _MOST_YEARS = 30

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["EXACT_ROWS", "VectorTable"]
 
 EXACT_ROWS = 16_000
-"""Up to so many vectors are compared one by one; of more, Chroma's index is asked.
+"""Up to this many vectors are compared one by one; of more, Chroma's index is asked.
 
 Measured in one process with 256 dimensions, one query, best 50, CPU ms of comparing and of Chroma's index with the look-up of
 its ids: 1,000 vectors 0.15 and 1.06, 3,000 0.5 and 2.1, 6,000 0.9 and 2.3, 10,000 1.4 and 2.2, 15,000 2.1 and 2.5. What is
