@@ -481,8 +481,8 @@ class EmbeddedBackend(ChromaBackend):
             ) from error
         if lock_holder is not None:
             raise DatabaseLockedError(
-                f"Process {lock_holder} holds SQLite's lock on {str(self._directory)!r}; {time.monotonic() - begun:.1f} s were waited "
-                "and nothing was written. End it (a database browser, a backup script, a plain chromadb client?) and try again."
+                f"Process {lock_holder} holds SQLite's lock on {str(self._directory)!r}; {time.monotonic() - begun:.1f} s were "
+                "waited and nothing was written. End it (a database browser, a backup script, a plain chromadb client?) and try again."
             )
         self._patience = None
 

@@ -157,8 +157,8 @@ def _wait_for_lock(directory: Path) -> None:
         probe.close()
     if lock_holder is not None:
         raise DatabaseLockedError(
-            f"Process {lock_holder} has held SQLite's lock on {str(directory)!r} for more than {LOCK_WAIT_SECONDS:.0f} s, so it was "
-            "not opened. End it (a database browser, a backup script?) and try again."
+            f"Process {lock_holder} has held SQLite's lock on {str(directory)!r} for more than {LOCK_WAIT_SECONDS:.0f} s, so it "
+            "was not opened. End it (a database browser, a backup script?) and try again."
         )
 
 

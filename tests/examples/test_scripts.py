@@ -90,7 +90,7 @@ def test_the_story_of_a_store(run, tmp_path):
     assert "documents of default were embedded" in shown
     assert "holds box 77." in shown
     assert "refused: DatabaseCorruptError" in shown
-    assert "what was there before is kept: True" in shown
+    assert "the former database is kept: True" in shown
     assert "memories: 1500" in shown
     assert "forgotten, after a backup: 1500" in shown
 
