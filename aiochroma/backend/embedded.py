@@ -482,7 +482,8 @@ class EmbeddedBackend(ChromaBackend):
         if lock_holder is not None:
             raise DatabaseLockedError(
                 f"Process {lock_holder} holds SQLite's lock on {str(self._directory)!r}; {time.monotonic() - begun:.1f} s were "
-                "waited and nothing was written. End it (a database browser, a backup script, a plain chromadb client?) and try again."
+                "waited and nothing was written. End it (a database browser, a backup script, a plain chromadb client?) and try "
+                "again."
             )
         self._patience = None
 

@@ -7,6 +7,7 @@ Signatures, results and errors are Chroma's (a test compares them). Corrected ar
 * ``embedding_function=None`` means none: no fallback that downloads a model;
 * vectors of different lengths, NaN and infinities are found before anything is written, however the write is cut.
 """
+# ruff: noqa: SLF001 - calls on records have names with an underscore in Chroma
 
 from __future__ import annotations
 
@@ -189,7 +190,7 @@ class Collection(AsyncCollection):
             where_document=where_document,
             include=_own(include),
         )
-        result = await self._client._get(  # noqa: SLF001 - Chroma's own name
+        result = await self._client._get(
             collection_id=self.id,
             ids=request["ids"],
             where=request["where"],
@@ -231,7 +232,7 @@ class Collection(AsyncCollection):
                 where_document=where_document,
                 include=_own(include),
             )
-            result = await self._client._query(  # noqa: SLF001 - Chroma's own name
+            result = await self._client._query(
                 collection_id=self.id,
                 ids=request["ids"],
                 query_embeddings=request["embeddings"],
@@ -258,7 +259,7 @@ class Collection(AsyncCollection):
         )
         return cast(
             "SearchResult",
-            await self._client._search(  # noqa: SLF001 - Chroma's own name
+            await self._client._search(
                 collection_id=self.id,
                 searches=cast("list[Search]", embedded),
                 tenant=self.tenant,
@@ -287,7 +288,7 @@ class Collection(AsyncCollection):
             await turn.come(self.session.timeout)
             return cast(
                 "DeleteResult",
-                await self._client._delete(  # noqa: SLF001 - Chroma's own name
+                await self._client._delete(
                     collection_id=self.id,
                     ids=request["ids"],
                     where=request["where"],
@@ -300,7 +301,7 @@ class Collection(AsyncCollection):
 
     async def fork(self, new_name: str) -> Collection:
         """Copy the collection; only Chroma's hosted service can. See ``AsyncCollection.fork``."""
-        model = await self._client._fork(  # noqa: SLF001 - Chroma's own name
+        model = await self._client._fork(
             collection_id=self.id, new_name=new_name, tenant=self.tenant, database=self.database
         )
         return Collection(self._client, model, self._embedding_function, self._data_loader)

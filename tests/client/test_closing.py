@@ -48,6 +48,8 @@ async def test_close_twice(tmp_path):
     client.close()
     await client.close()
     await client.aclose()
+    with pytest.raises(aiochroma.ClosedError):
+        await client.heartbeat()
 
 
 async def test_closing_one_client_leaves_the_others(tmp_path):

@@ -19,10 +19,14 @@ async def test_a_client_may_be_opened_with_the_settings_of_another(tmp_path, set
 
 async def test_default_settings_agree_with_none():
     """Settings that were left out are Chroma's defaults, in whatever order the clients are opened."""
-    async with aiochroma.AsyncEphemeralClient(), aiochroma.AsyncEphemeralClient(Settings()):
-        pass
-    async with aiochroma.AsyncEphemeralClient(Settings()), aiochroma.AsyncEphemeralClient():
-        pass
+    for first, second in ((None, Settings()), (Settings(), None)):
+        async with (
+            aiochroma.AsyncEphemeralClient(first) as one,
+            aiochroma.AsyncEphemeralClient(second) as other,
+        ):
+            await one.create_collection("things", embedding_function=None)
+            assert await other.count_collections() == 1
+            await one.delete_collection("things")
 
 
 async def test_other_settings_are_refused_as_chroma_refuses_them():
