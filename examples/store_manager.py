@@ -69,7 +69,7 @@ class StoreManager:
     async def backup(self) -> Path:
         """Copy the store while it is in use, prove that the copy is complete, and delete the oldest."""
         report = await self.memory.client.backup(self.backups, keep=BACKUPS_KEPT)
-        print(f"backup of {report.records} records; requests waited {report.paused_ms:.0f} ms for it")
+        print(f"backup of {report.records} records; writing waited {report.paused_ms:.0f} ms for it")
         return Path(report.path)
 
     async def forget_everything(self, namespace: str) -> int:

@@ -15,6 +15,7 @@ import contextlib
 import sqlite3
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,8 +46,9 @@ from aiochroma.backend.missing import MissingVectors
 from aiochroma.backend.preparation import LOCK_WAIT_SECONDS, prepare_directory
 from aiochroma.backend.protocol import BackendInfo, Capabilities
 from aiochroma.backend.retry import FailedCall, call_repeatedly
+from aiochroma.core.aside import Aside
 from aiochroma.core.operations import Lane, Space
-from aiochroma.disk.copying import copy_database
+from aiochroma.disk.copying import copy_again, copy_database, stamps_of
 from aiochroma.disk.erasing import scrub
 from aiochroma.disk.id_map import IndexUnreadableError
 from aiochroma.disk.lock_probe import LockProbe
@@ -410,11 +412,21 @@ class EmbeddedBackend(ChromaBackend):
             self.close()
             raise
 
-    def _copy_files(self, target: str) -> float:
-        """Copy the files while nothing writes to them, and return for how many seconds the queue stood still."""
-        begun = time.monotonic()
-        copy_database(self._directory, Path(target))
-        return time.monotonic() - begun
+    def _copy_files(self, target: str) -> Aside[None]:
+        """Copy the files beside the thread; the result is for how many seconds writing stood still.
+
+        Reads go on meanwhile. Some of them write: Chroma applies what is in the log of a collection when that is first used,
+        and an index of ours catches up. What was copied then may not fit together, so it is copied again while reads wait, too.
+        """
+        begun, before = time.monotonic(), stamps_of(self._directory)
+
+        def finish(_: None) -> float:
+            if stamps_of(self._directory) != before:
+                log.info("backup.copied_again", database=str(self._directory), hint="a read had written")
+                copy_again(self._directory, Path(target))
+            return time.monotonic() - begun
+
+        return Aside(partial(copy_database, self._directory, Path(target)), finish)
 
     def _erase_traces(
         self,

@@ -149,9 +149,9 @@ class AsyncClient(ChromaAsyncClient):
     ) -> BackupReport:
         """Copy the database while it is in use.
 
-        The files are copied between two requests, so the copy is consistent; requests wait no longer than that. Then the copy
-        is opened in a child process, where every record must have its vector, and only then it gets its name. Once there is
-        a verified backup, the log that ``durable=True`` retains is cut at the next opening to what came after it.
+        The files are copied between two writes, so the copy is consistent; reads go on, and writes wait no longer than that.
+        Then the copy is opened in a child process, where every record must have its vector, and only then it gets its name.
+        Once there is a verified backup, the log that ``durable=True`` retains is cut at the next opening to what came after it.
 
         Args:
             target: The backup's own directory, which must not exist; with ``keep`` the folder of all backups.
@@ -162,7 +162,7 @@ class AsyncClient(ChromaAsyncClient):
                 event loop only when a stage begins.
 
         Returns:
-            Where it is, what it holds, and for how many milliseconds requests waited.
+            Where it is, what it holds, and for how many milliseconds writing waited.
 
         Raises:
             BackupError: The target is refused, copying failed, or the copy is not complete; nothing is left behind.

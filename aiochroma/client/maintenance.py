@@ -125,7 +125,7 @@ async def backup(
     verify: Verification,
     progress: Callable[[str, int, int], None] | None,
 ) -> BackupReport:
-    """Copy a store between two requests, verify the copy in a child process, and give it its name."""
+    """Copy a store between two writes, verify the copy in a child process, and give it its name."""
     waits_by_blocking()
     info = session.describe()
     if not info.capabilities.files:

@@ -8,6 +8,8 @@ Guarantees:
   submitted. Writes to one collection take effect in the order in which they were submitted. Bulk writing yields to
   interactive requests and gets every fourth round even when there are always some. A barrier (deleting or renaming a
   collection, a backup, a reset) runs after everything submitted before it and before everything submitted after it.
+* Work beside the thread. A barrier may have begun work that needs no more than that nothing is written (the copy of a backup):
+  until that is over reads are carried out, and everything else waits, as after any barrier.
 * A write that is cut into slices is not atomic: reads in between see the slices written so far. While a large read is
   being paged, writes to its collection wait; so it begins after a slice of the writing that waited before it.
 * Merging changes nothing but speed. If a merged call fails, its members are run again one by one.
@@ -33,6 +35,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from aiochroma._errors import ClosedError, OutcomeUnknownError
 from aiochroma._logging import get_logger
+from aiochroma.core.aside import Aside
 from aiochroma.core.delivery import Outcome, deliver, report_unseen
 from aiochroma.core.observing import observer
 from aiochroma.core.operations import Lane
@@ -213,6 +216,7 @@ class WorkerState:
         self.slow_seconds = slow_seconds
         self.on_idle = on_idle
         self.backlog: list[Ticket] = []
+        self.aside: tuple[Ticket, Aside[Any]] | None = None
         self.outcomes: list[Outcome] = []
         self.delivered = False
         self.delivered_at = 0.0
@@ -228,7 +232,10 @@ class WorkerState:
         while True:
             if held and self.backlog:
                 self.pacing.pause()
-            self.backlog.extend(self.queue.take(block=not self.backlog and not more))
+            self._take_news(more=more)
+            if self.aside is not None and (self.aside[1].is_over or not self.queue.drain):
+                self._end_aside()
+                more = working is not None
             self.backlog = self.arrange(self.backlog)
             if not self.backlog:
                 if self.queue.state is not QueueState.OPEN:
@@ -244,12 +251,44 @@ class WorkerState:
                 continue
             self.delivered = False
             held = self._round(resource)
-            more = working is not None and working.work()
+            more = working is not None and self.aside is None and working.work()
+
+    def _take_news(self, *, more: bool) -> None:
+        """Take what came; sleep until there is something to do, unless there is ``more`` of the resource's own work."""
+        block = not more and not self._admitted(self.backlog)
+        if block and self.aside is not None and self.queue.state is not QueueState.OPEN:
+            # A queue that is being closed is not slept on; what goes on beside the thread wakes it.
+            self.queue.wakeup.get()
+        self.backlog.extend(self.queue.take(block=block))
+
+    def _admitted(self, tickets: list[Ticket]) -> list[Ticket]:
+        """Return those that may be carried out now."""
+        if self.aside is None:
+            return tickets
+        return [ticket for ticket in tickets if ticket.request.lane is Lane.READ]
+
+    def _begin_aside(self, ticket: Ticket, aside: Aside[Any]) -> None:
+        self.aside = (ticket, aside)
+        aside.when_over(lambda: self.queue.wakeup.put(None))
+
+    def _end_aside(self) -> None:
+        """Finish the call that had begun it."""
+        assert self.aside is not None
+        (ticket, aside), self.aside = self.aside, None
+        result, error = None, None
+        try:
+            result = ticket.context.run(aside.result)
+        except BaseException as caught:  # noqa: BLE001 - belongs to the caller, not the thread
+            error = _without_frames(caught)
+        self._finish([ticket], [result], error, time.monotonic() - ticket.started_at)
+        self.backlog.remove(ticket)
+        self._flush()
 
     def _round(self, resource: Resource) -> bool:
         """Serve one round; return whether it held the interpreter for a slice of writing."""
         number = self.recorder.batches = self.recorder.batches + 1
-        waiting = [ticket for ticket in self.backlog if ticket.state is not TicketState.CANCELLED]
+        alive = [ticket for ticket in self.backlog if ticket.state is not TicketState.CANCELLED]
+        waiting = self._admitted(alive)
         members: list[Ticket] = []
         held = False
         began = time.monotonic()
@@ -266,8 +305,8 @@ class WorkerState:
             if self.outcomes and time.monotonic() - self.delivered_at > self.delivery_seconds:
                 self._flush()
         open_states = {TicketState.QUEUED, TicketState.RUNNING, TicketState.ABANDONED}
-        self.backlog = [ticket for ticket in waiting if ticket.state in open_states]
-        del waiting, members
+        self.backlog = [ticket for ticket in alive if ticket.state in open_states]
+        del alive, waiting, members
         self._flush()
         return held
 
@@ -316,7 +355,9 @@ class WorkerState:
         seconds = time.monotonic() - started
         if step.records:
             self.pacing.observe(step.records, seconds)
-        if error is not None and len(tickets) > 1:
+        if error is None and isinstance(result, list) and isinstance(result[0], Aside):
+            self._begin_aside(tickets[0], result[0])
+        elif error is not None and len(tickets) > 1:
             for ticket in tickets:
                 self._alone(resource, ticket, error)
         elif step.stop is not None:

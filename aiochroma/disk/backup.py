@@ -99,7 +99,7 @@ def finish_backup(backup: UnfinishedBackup, *, paused_ms: float) -> BackupReport
 
     Args:
         backup: What `begin_backup` returned; the files have been copied.
-        paused_ms: For how long requests waited for the copy, in milliseconds.
+        paused_ms: For how long writing waited for the copy, in milliseconds.
 
     Raises:
         BackupError: It did not verify, or cannot be written; it is removed.

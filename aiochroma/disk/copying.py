@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +29,7 @@ from aiochroma.disk.layout import (
     QUARANTINE_PREFIX,
     SEEN_NOTE,
     SQLITE_FILE,
+    index_directories,
 )
 
 if TYPE_CHECKING:
@@ -36,12 +38,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ChildError",
+    "Stamps",
     "Verification",
+    "copy_again",
     "copy_database",
     "refuse_lack_of_room",
     "run_child",
     "run_script",
     "size_of",
+    "stamps_of",
     "survives_rebuilding",
     "verify_copy",
 ]
@@ -146,6 +151,9 @@ def _paths() -> list[str]:
 
 Verification = Literal["full", "quick"]
 
+Stamps = dict[str, tuple[int, int, int]]
+"""Identity, size and time of change of files, by name."""
+
 _LEFT_BEHIND = (
     LOCK_FILE,
     OWNER_FILE,
@@ -156,7 +164,7 @@ _LEFT_BEHIND = (
     f"{SQLITE_FILE}-shm",
     f"{QUARANTINE_PREFIX}*",
 )
-
+_SQLITE_NAMES = (".sqlite3", ".sqlite3-wal", ".sqlite3-journal")
 _SPARE_BYTES = 16 * 2**20
 """What stays free on the disk of a copy: a full disk would stop the database that is being copied, too."""
 
@@ -169,6 +177,8 @@ _SLOWEST_BYTES = 2**20
 def copy_database(directory: Path, target: Path) -> None:
     """Copy the files of a database that no program writes to meanwhile into an empty directory.
 
+    In the kernel, and with shared blocks where the file system can.
+
     Raises:
         BackupError: Copying failed (a full disk, for example).
     """
@@ -176,6 +186,33 @@ def copy_database(directory: Path, target: Path) -> None:
         run_script(copy_child.__file__, [directory, target, *_LEFT_BEHIND], seconds=_seconds(directory))
     except ChildError as error:
         raise BackupError(f"Copying {str(directory)!r} to {str(target)!r} failed: {error}.") from error
+
+
+def stamps_of(directory: Path) -> Stamps:
+    """Return how the files look in which a database keeps something; where two looks are the same, nothing was written."""
+    stamps = {}
+    for folder in (directory, *index_directories(directory).values()):
+        for file in folder.iterdir():
+            if folder == directory and not file.name.endswith(_SQLITE_NAMES):
+                continue
+            with contextlib.suppress(FileNotFoundError):
+                found = file.stat()
+                stamps[str(file)] = (found.st_ino, found.st_size, found.st_mtime_ns)
+    return stamps
+
+
+def copy_again(directory: Path, target: Path) -> None:
+    """Copy the files of a database in the place of a copy that something was written during.
+
+    Raises:
+        BackupError: Copying failed.
+    """
+    for entry in target.iterdir():
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        elif entry.name != PARTIAL_MARKER:
+            entry.unlink()
+    copy_database(directory, target)
 
 
 def verify_copy(target: Path, how: Verification = "full") -> JsonObject:

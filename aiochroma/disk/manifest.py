@@ -24,7 +24,7 @@ class BackupReport:
         source: The database directory.
         collections: For each collection's id its ``name``, ``records`` and ``sequence``.
         bytes: Its size.
-        paused_ms: For how long requests waited for the copy, in milliseconds.
+        paused_ms: For how long writing waited for the copy, in milliseconds.
         verified_ms: How long the verification took, with the database in use again, in milliseconds.
         verified: How it was verified: ``"full"``, every vector was read; or ``"quick"``.
         removed: Older backups that the rotation deleted, and what killed backups had left in the folder.

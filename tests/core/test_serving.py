@@ -17,12 +17,14 @@ import uvloop
 
 from aiochroma._errors import (
     BlockingCallError,
+    ClosedError,
     DeadlineExceededError,
     OutcomeUnknownError,
     QueueFullError,
     StoreUnavailableError,
 )
 from aiochroma._threads import drive
+from aiochroma.core.aside import Aside
 from aiochroma.core.calls import call
 from aiochroma.core.plan import RecordPlanner
 from aiochroma.core.queue import Ticket
@@ -761,3 +763,108 @@ async def test_nothing_is_logged_above_debug_on_the_hot_path(engine, caplog):
         caplog.clear()
         await asyncio.gather(*(engine.call(number) for number in range(50)))
     assert caplog.records == []
+
+
+# -- work beside the thread --------------------------------------------------------------------------------------------
+
+
+async def beside(engine, until):
+    """Begin a barrier whose work goes on beside the thread; return its task and the gate that its work is held at."""
+    gate = engine.gate()
+
+    def work():
+        gate()
+        return "worked"
+
+    task = engine.task("barrier", lambda: Aside(work, lambda result: f"{result} and finished"))
+    await until(gate.entered.is_set)
+    return task, gate
+
+
+async def test_reads_go_on_beside_a_barriers_work(engine, until):
+    """Reads are served, writes and barriers wait, and all go on in order when the work is over."""
+    barrier, gate = await beside(engine, until)
+    write = {"operation": "_add", "collection_id": "c", "ids": ["a"], "embeddings": None}
+    held = [
+        engine.task("write", lambda: None, **write),
+        engine.task("catalog", lambda: None, operation="get_or_create_collection"),
+        engine.task("custom"),
+    ]
+    for _ in range(3):
+        assert await engine.call("read", lambda: "seen", operation="heartbeat") == "seen"
+    assert engine.resource.calls == ["barrier", "read", "read", "read"]
+    assert not barrier.done()
+    assert not any(task.done() for task in held)
+    gate.open()
+    assert await barrier == "worked and finished"
+    await asyncio.gather(*held)
+    assert engine.resource.calls[4:] == ["catalog", "write", "custom"]
+
+
+async def test_a_barriers_work_that_fails_fails_its_caller_alone(engine, until):
+    """Whatever the work or its end raises is the caller's; the thread goes on with what was held back."""
+
+    def nothing():
+        return None
+
+    for work, finish in ((raising(Panic("work")), nothing), (nothing, lambda _: raising(Panic("end"))())):
+        task = engine.task(do=lambda work=work, finish=finish: Aside(work, finish))
+        later = engine.task("later")
+        with pytest.raises(Panic):
+            await task
+        assert await later == "later"
+    assert engine.counts()["pending"] == 0
+
+
+async def test_who_waits_for_a_barriers_work_may_leave(engine, until):
+    """The work goes on to its end, its result is dropped, and a queued request that is cancelled meanwhile never runs."""
+    barrier, gate = await beside(engine, until)
+    dropped = engine.task("dropped")
+    await asyncio.sleep(0)
+    for task in (barrier, dropped):
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    last = engine.task("last")
+    gate.open()
+    assert await last == "last"
+    assert engine.resource.calls == ["barrier", "last"]
+    counts = engine.counts()
+    assert (counts["abandoned"], counts["cancelled"], counts["pending"]) == (1, 1, 0)
+
+
+@pytest.mark.parametrize("drain", [True, False])
+async def test_closing_waits_for_a_barriers_work(engine, until, drain):
+    """What has begun runs to its end, and the resource is not closed before; what was held back is served or refused."""
+    barrier, gate = await beside(engine, until)
+    held = engine.task("held")
+    await asyncio.sleep(0)
+    engine.serving.close(drain=drain)
+    gate.open()
+    assert await barrier == "worked and finished"
+    if drain:
+        assert await held == "held"
+    else:
+        with pytest.raises(ClosedError):
+            await held
+    await until(lambda: engine.resource.closed)
+
+
+async def test_a_resources_own_work_waits_for_a_barriers_work(engines, fake_resource, until):
+    """Nothing is written beside it, not by the resource itself either."""
+    done = []
+
+    class Busy(fake_resource):
+        def work(self):
+            done.append(True)
+            return False
+
+    engine = engines(Busy)
+    barrier, gate = await beside(engine, until)
+    before = len(done)
+    for _ in range(5):
+        await engine.call(do=lambda: None, operation="heartbeat")
+    assert len(done) == before
+    gate.open()
+    await barrier
+    await until(lambda: len(done) > before)

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
+import subprocess
+import sys
+import threading
 
 import pytest
 from ops_databases import contents, fill, print_of, vectors
 
 import aiochroma
+from aiochroma.backend import embedded
 from aiochroma.ops import restore
 
 
@@ -27,6 +32,72 @@ async def test_a_backup_holds_all_that_was_acknowledged_before_it(database, tmp_
     restored = await contents(tmp_path / "restored")
     assert len(restored) == 240
     assert restored["r7"] == (vectors()[7].tolist(), "document 7")
+
+
+class Gated:
+    """Holds something up until it is opened, then does it."""
+
+    def __init__(self, work):
+        self.work = work
+        self.entered, self.opened = threading.Event(), threading.Event()
+
+    def __call__(self, *arguments):
+        self.entered.set()
+        assert self.opened.wait(60)
+        return self.work(*arguments)
+
+
+@pytest.fixture
+def gated(monkeypatch):
+    """Hold the copying of backups up."""
+    gate = Gated(embedded.copy_database)
+    monkeypatch.setattr(embedded, "copy_database", gate)
+    return gate
+
+
+async def test_reads_go_on_while_a_backup_copies(database, tmp_path, gated, caplog):
+    """Only writing waits; what was written after the copy had begun is not in it."""
+    caplog.set_level("INFO", "aiochroma")
+    async with aiochroma.AsyncPersistentClient(database) as client:
+        collection = await client.get_collection("main", embedding_function=None)
+        assert await collection.count() == 240
+        backup = asyncio.ensure_future(client.backup(tmp_path / "backup"))
+        await asyncio.to_thread(gated.entered.wait, 60)
+        writing = asyncio.ensure_future(collection.add(ids=["later"], embeddings=vectors(1, seed=9)))
+        for n in range(20):
+            hits = await collection.query(query_embeddings=vectors()[n : n + 1], n_results=1)
+            assert hits["ids"] == [[f"r{n}"]]
+        assert await collection.count() == 240
+        assert not writing.done()
+        gated.opened.set()
+        report = await backup
+        await writing
+        assert await collection.count() == 241
+    assert report.records == 240
+    assert len(await contents(tmp_path / "backup")) == 240
+    assert "backup.copied_again" not in {record.aiochroma_event for record in caplog.records}
+
+
+async def test_a_copy_that_a_read_has_written_into_is_made_again(database, tmp_path, gated, caplog):
+    """The files that were copied while something was written may not fit together."""
+    with sqlite3.connect(database / "chroma.sqlite3") as file:
+        file.execute("CREATE TABLE of_somebody (value)")
+    file.close()
+    caplog.set_level("INFO", "aiochroma")
+    async with aiochroma.AsyncPersistentClient(database) as client:
+        collection = await client.get_collection("main", embedding_function=None)
+        await collection.count()
+        backup = asyncio.ensure_future(client.backup(tmp_path / "backup"))
+        await asyncio.to_thread(gated.entered.wait, 60)
+        code = "import sqlite3, sys; sqlite3.connect(sys.argv[1]).executescript('INSERT INTO of_somebody VALUES (1)')"
+        await asyncio.to_thread(
+            subprocess.run, [sys.executable, "-c", code, database / "chroma.sqlite3"], check=True
+        )
+        gated.opened.set()
+        report = await backup
+    assert "backup.copied_again" in {record.aiochroma_event for record in caplog.records}
+    assert report.records == 240
+    assert len(await contents(tmp_path / "backup")) == 240
 
 
 async def test_the_database_that_was_there_is_kept(database, tmp_path):
