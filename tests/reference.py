@@ -16,7 +16,6 @@ MODULES = (
     "aiochroma.streamlit",
     "aiochroma.langchain",
     "aiochroma.langgraph",
-    "aiochroma.mcp",
     "aiochroma.telemetry",
     "aiochroma.tools",
 )
