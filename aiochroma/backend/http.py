@@ -10,6 +10,7 @@ from __future__ import annotations
 import ssl
 import threading
 import time
+from contextvars import ContextVar
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -31,12 +32,15 @@ if TYPE_CHECKING:
     import httpx
     from chromadb.api import ServerAPI
 
-    from aiochroma.backend.protocol import FurtherOperations
+    from aiochroma.backend.protocol import ServerOperations
     from aiochroma.core.config import EngineOptions, Location
 
 __all__ = ["HttpBackend", "open_http"]
 
 log = get_logger("aiochroma.backend")
+
+_limits: ContextVar[tuple[float | None, bool]] = ContextVar("limits", default=(None, False))
+"""Of the call that is made: when nobody waits for it any more, and whether it only reads."""
 
 _ATTEMPTS = 6
 """With their pauses they take a little more than three seconds: enough for a server to restart."""
@@ -48,7 +52,7 @@ _COUNTS_AT_ONCE = 32
 
 
 def open_http(
-    location: Location, options: EngineOptions, make_operations: Callable[[ServerAPI], FurtherOperations]
+    location: Location, options: EngineOptions, make_operations: Callable[[ServerAPI], ServerOperations]
 ) -> HttpBackend:
     """Connect to a server; called once, on the serving thread.
 
@@ -81,7 +85,7 @@ class HttpBackend:
         self,
         location: Location,
         options: EngineOptions,
-        make_operations: Callable[[ServerAPI], FurtherOperations],
+        make_operations: Callable[[ServerAPI], ServerOperations],
     ) -> None:
         self._url = location.url
         self._make_operations = make_operations
@@ -90,7 +94,6 @@ class HttpBackend:
         self._access = replace(access, secrets=(*access.secrets, *proxy_secrets()))
         self._attempts = options.attempts or _ATTEMPTS
         self._stopped = threading.Event()
-        self._of_thread = threading.local()
         self._counts: dict[str, int] = {}
         self._connect()
         try:
@@ -150,14 +153,14 @@ class HttpBackend:
 
     def close(self) -> None:
         """Close all connections."""
+        self._further.close()
         self._session.close()
         self._system.stop()
 
     def _once(self, request: Request, deadline: float | None) -> Any:
         from aiochroma.backend.http_faults import fault_of
 
-        self._of_thread.deadline = deadline
-        self._of_thread.reads = request.lane is Lane.READ
+        _limits.set((deadline, request.lane is Lane.READ))
         try:
             if request.lane in {Lane.CATALOG, Lane.BARRIER}:
                 self._further.collections_changed()
@@ -166,7 +169,12 @@ class HttpBackend:
                 return own(**request.arguments)
             if request.row.result in {Result.RECORDS, Result.ROWS}:
                 return read_records(self._api, request)
-            return getattr(self._api, request.operation)(**request.arguments)
+            if request.lane is not Lane.WRITE:
+                return getattr(self._api, request.operation)(**request.arguments)
+            try:
+                return getattr(self._api, request.operation)(**request.arguments)
+            finally:
+                self._further.after_write(request)
         except Exception as error:
             fault = fault_of(error)
             if fault is None:
@@ -267,13 +275,13 @@ class HttpBackend:
 
     def _shorten_timeouts(self, request: httpx.Request) -> None:
         """Let no connection be made, and no read be awaited, longer than somebody waits for it."""
-        deadline = getattr(self._of_thread, "deadline", None)
+        deadline, reads = _limits.get()
         if deadline is None:
             return
         left = max(_SHORTEST_READ_SECONDS, deadline - time.monotonic())
         timeouts = request.extensions["timeout"]
         timeouts["connect"] = min(timeouts["connect"], left)
-        if self._of_thread.reads:
+        if reads:
             timeouts["read"] = min(timeouts["read"], left)
 
     def _reopen(self) -> None:

@@ -13,7 +13,15 @@ if TYPE_CHECKING:
 
     from aiochroma.core.request import Request
 
-__all__ = ["Backend", "BackendInfo", "Capabilities", "FurtherOperations", "MakeHook", "WriteHook"]
+__all__ = [
+    "Backend",
+    "BackendInfo",
+    "Capabilities",
+    "FurtherOperations",
+    "MakeHook",
+    "ServerOperations",
+    "WriteHook",
+]
 
 
 class Backend(Protocol):
@@ -55,6 +63,16 @@ class FurtherOperations(Protocol):
 
     def collections_changed(self) -> None:
         """Note that collections may have been made, renamed or deleted."""
+
+
+class ServerOperations(FurtherOperations, Protocol):
+    """Operations on a server, which know of the writes that are made beside them."""
+
+    def after_write(self, request: Request) -> None:
+        """Follow a write of Chroma's own that was carried out, or may have been."""
+
+    def close(self) -> None:
+        """Give everything back."""
 
 
 class WriteHook(FurtherOperations, Protocol):

@@ -21,7 +21,7 @@ from aiochroma.backend.http import open_http
 from aiochroma.core.config import EngineOptions, Location, canonical_path
 from aiochroma.core.registry import Opener, acquire
 from aiochroma.host.opening import EMBEDDED, opener_for
-from aiochroma.records.scratch_index import ScratchIndex
+from aiochroma.records.server_index import ServerIndex
 
 if TYPE_CHECKING:
     import os
@@ -51,7 +51,7 @@ _OPENERS = {
     "persistent": EMBEDDED,
     "ephemeral": EMBEDDED,
     # A forked child may make its own connections to a server.
-    "http": Opener(partial(open_http, make_operations=ScratchIndex), parallel=True, native=False),
+    "http": Opener(partial(open_http, make_operations=ServerIndex), parallel=True, native=False),
 }
 
 DEFAULT_TENANT = "default_tenant"

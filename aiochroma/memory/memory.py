@@ -91,10 +91,13 @@ class Memory:
         host_idle: How long a host that this memory starts stays when its last client has gone, in seconds.
         settings: Chroma's own settings; not changed.
 
-    On a Chroma server (``client=await AsyncHttpClient(...)``, or :meth:`from_env`) there is no full-text index. Candidates are
-    then the memories nearest by meaning, and the nearest among those that contain a word of the question as it is spelled
-    there; their texts are compared with the question here. A memory that does neither is not found by its words, rarity of
-    words is judged among the candidates, neighbours in a thread lend nothing to each other, and ``history`` is refused.
+    On a Chroma server (``client=await AsyncHttpClient(...)``, or :meth:`from_env`) a recall finds what it finds on a
+    directory. The first recall of a namespace reads it whole, with its vectors (about 5 kB a memory), into this process's
+    memory, and so does the first after each start; later ones ask in one round trip what changed since. What another client
+    wrote or deleted before the recall is found or gone; of a change whose clock is more than a second behind this one's that
+    holds after two seconds, up to a minute. Up to 50,000 memories of a server are kept. A larger namespace, and one that is
+    being read (see ``Recall.indexing``), is answered from candidates of the server: those nearest by meaning, and the nearest
+    that contain a word of the question as it is spelled there; ``Recall.errors`` says so. ``history`` is refused.
 
     Raises:
         InvalidInputError: An argument is wrong.
@@ -156,7 +159,7 @@ class Memory:
         """Make a memory of what the environment names: a directory, a server, or a database in memory.
 
         ``CHROMA_MODE`` (``persistent``, ``http`` or ``ephemeral``), ``CHROMA_DB_PATH``, ``CHROMA_HOST`` and so on are those of
-        :func:`aiochroma.connect`. On a server there is no full-text index on disk: see :class:`aiochroma.Memory`.
+        :func:`aiochroma.connect`. What is different on a server: see :class:`aiochroma.Memory`.
 
         Args:
             embedder: See the class, as for the next four.

@@ -125,10 +125,10 @@ class Recall(Sequence[Hit]):
 
     Attributes:
         hits: The hits.
-        errors: For each namespace that failed, its exception; the others' hits are there nevertheless. What concerns the
-            question as a whole has the empty string as its key: that it could not be embedded (the hits are those of its
-            words alone), that ``rerank`` failed (the hits are in the order of their scores), or that nothing could be searched
-            (``on_failure="degrade"``).
+        errors: For each namespace that failed, or could not be searched as it should, why; whatever was found is there. What
+            concerns the question as a whole has the empty string as its key: that it could not be embedded (the hits are those
+            of its words alone), that ``rerank`` failed (the hits are in the order of their scores), or that nothing could be
+            searched (``on_failure="degrade"``).
         timings: Milliseconds: ``embedding``, ``queue`` (longest wait of a search), ``search:<namespace>``, ``total``.
         indexing: The namespaces whose index is still being made, each with the share that is in it, 0 to 1. They answered
             from what the index held.

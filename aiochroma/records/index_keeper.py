@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from aiochroma.core.request import Request
 
-__all__ = ["IndexKeeper", "indexed_row"]
+__all__ = ["IndexKeeper", "indexed_row", "write_rows"]
 
 log = get_logger("aiochroma.records")
 
@@ -75,6 +75,7 @@ class IndexKeeper:
         positions: For each collection how far its log went when the database was opened; what the index noted when it was
             closed last must be the same.
         cache_bytes: How much of the vectors may stay in memory.
+        any_thread: Several threads may use it, one at a time.
     """
 
     def __init__(
@@ -83,11 +84,14 @@ class IndexKeeper:
         file: Path | None,
         positions: Mapping[str, int],
         cache_bytes: int = CACHE_BYTES,
+        *,
+        any_thread: bool = False,
     ) -> None:
         self._api = ChromaRecords(api)
         self._file = file
         self._positions = dict(positions)
         self._cache_bytes = cache_bytes
+        self._any_thread = any_thread
         self._index: TextIndex | None = None
         self._current: set[str] = set()
         self._copying: dict[str, _Copying] = {}
@@ -199,7 +203,7 @@ class IndexKeeper:
 
     def written(self, collection: str, rows: Sequence[IndexedText]) -> None:
         """Follow records that were written."""
-        self._follow(collection, lambda index: _write(index, collection, rows))
+        self._follow(collection, lambda index: write_rows(index, collection, rows))
 
     def deleted(self, collection: str, ids: Sequence[str]) -> None:
         """Follow records that were deleted."""
@@ -265,7 +269,9 @@ class IndexKeeper:
             raise sqlite3.OperationalError(problem)
         if self._index is None:
             self._index = TextIndex.open_or_recreate(
-                self._file if self._file is not None else ":memory:", cache_bytes=self._cache_bytes
+                self._file if self._file is not None else ":memory:",
+                cache_bytes=self._cache_bytes,
+                any_thread=self._any_thread,
             )
         return self._index
 
@@ -319,6 +325,13 @@ class IndexKeeper:
 
     def _copy_ids(self, index: TextIndex, collection: str, place: Database, ids: Sequence[str]) -> None:
         """Copy records from Chroma; those that are not there leave the index."""
+        rows = self._rows(collection, place, ids)
+        write_rows(index, collection, rows)
+        if len(rows) < len(set(ids)):
+            index.delete(collection, set(ids).difference(row.id for row in rows))
+
+    def _rows(self, collection: str, place: Database, ids: Sequence[str]) -> list[IndexedText]:
+        """Read from Chroma what the index stores of records; those that are not there are left out."""
         include = ["documents", "metadatas", "embeddings"]
         try:
             result = self._api.get(collection, ids=list(ids), include=include, **place)
@@ -334,9 +347,7 @@ class IndexKeeper:
             nothing if vectors is None else vectors,
             strict=True,
         )
-        _write(index, collection, [indexed_row(*row) for row in columns])
-        if len(found) < len(set(ids)):
-            index.delete(collection, set(ids).difference(found))
+        return [indexed_row(*row) for row in columns]
 
 
 def indexed_row(
@@ -358,7 +369,7 @@ def indexed_row(
     )
 
 
-def _write(index: TextIndex, collection: str, rows: Iterable[IndexedText]) -> None:
+def write_rows(index: TextIndex, collection: str, rows: Iterable[IndexedText]) -> None:
     """Write rows; one that cannot be stored is left out, and the others are not."""
     rows = list(rows)
     try:
@@ -369,4 +380,4 @@ def _write(index: TextIndex, collection: str, rows: Iterable[IndexedText]) -> No
             index.delete(collection, [rows[0].id])
             return
         for row in rows:
-            _write(index, collection, [row])
+            write_rows(index, collection, [row])

@@ -13,7 +13,6 @@ from aiochroma._types import CollectionId, Vector
 from aiochroma.records.filters import filter_of
 from aiochroma.records.record import WRITING
 from aiochroma.records.searching import Found, most_covering, most_near
-from aiochroma.text.vectors import EXACT_ROWS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -52,6 +51,7 @@ class IndexSearch:
         spec: How to search.
         reach: How many times as many candidates as usual to come up with.
         place: The collection's tenant and database.
+        most_compared: Of more rows Chroma's index gives the nearest.
     """
 
     def __init__(
@@ -65,6 +65,7 @@ class IndexSearch:
         spec: SearchSpec,
         reach: int,
         place: Database,
+        most_compared: int,
     ) -> None:
         import numpy as np
 
@@ -75,6 +76,7 @@ class IndexSearch:
         self._spec = spec
         self._limit, self._covering = most_near(spec, reach), most_covering(spec, reach)
         self._place = place
+        self._most_compared = most_compared
         self._is_complete = share == 1.0
         self._where = filter_of(spec)
         self._keep: RowFilter = index.filter(self._collection, self._where, time.time())
@@ -137,7 +139,7 @@ class IndexSearch:
         total = self._index.count(self._collection)
         usable = total - len(self._keep.excluded) if self._keep.allowed is None else len(self._keep.allowed)
         exact = None
-        if self._is_complete and usable <= EXACT_ROWS:
+        if self._is_complete and usable <= self._most_compared:
             exact = self._index.nearest(self._collection, self._queries, self._limit, self._keep)
         return self._nearest_by_chroma(self._queries, total, usable) if exact is None else exact
 

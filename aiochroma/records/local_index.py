@@ -20,6 +20,7 @@ from aiochroma.records.record import Record, record_of
 from aiochroma.records.searching import Candidates, Found, SearchingRecords, most_near
 from aiochroma.records.spec import Neighbour
 from aiochroma.text.index import TextIndex
+from aiochroma.text.vectors import EXACT_ROWS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -77,7 +78,7 @@ class LocalIndex(SearchingRecords):
     def __init__(self, api: ServerAPI, file: Path | None, positions: Mapping[str, int]) -> None:
         super().__init__(api)
         self._file = file
-        self.keeper = IndexKeeper(api, file, positions)
+        self.keeper: IndexKeeper = IndexKeeper(api, file, positions)
         self._history: ChangeLog | None = None
 
     def operations(self) -> dict[str, Callable[..., Any]]:
@@ -243,6 +244,7 @@ class LocalIndex(SearchingRecords):
                     spec,
                     reach,
                     place,
+                    self._most_compared(query_embeddings),
                 )
                 return Candidates(search.run(queries, self._parts.holder(chunks, place)), share)
             except sqlite3.DatabaseError as error:
@@ -251,6 +253,10 @@ class LocalIndex(SearchingRecords):
             collection_id, query_embeddings, most_near(spec, reach), filter_of(spec), chunks, place
         )
         return Candidates([list(one.values()) for one in found], 1.0, problem)
+
+    def _most_compared(self, query_embeddings: Sequence[Vector]) -> int:  # noqa: ARG002 - a server's vectors are far away
+        """Return how many vectors are compared one by one before Chroma's index is asked."""
+        return EXACT_ROWS
 
     def _complete(self, collection_id: CollectionId, found: Sequence[Found], place: Database) -> None:
         missing = [one for one in found if one.metadata is None]

@@ -1,4 +1,4 @@
-"""A memory's searches on a server, where no full-text index is kept beside the database.
+"""A memory's searches on a server whose memories are not kept here: they are too many, or not read yet.
 
 Candidates are what is nearest by meaning, and what is nearest among the records that contain a word of the query. Their
 own texts go into a scratch index, which scores them as the index on disk would; how rare a word is, is judged among them.
@@ -41,7 +41,7 @@ _BELIEVED_SECONDS = 2.0
 
 
 class ScratchIndex(SearchingRecords):
-    """The operations of a memory on a server."""
+    """The operations of a memory on a server, without an index."""
 
     def __init__(self, api: Any) -> None:
         super().__init__(api)

@@ -106,7 +106,7 @@ class SearchResult:
         hits: Best first.
         indexed: Which share of the namespace the index held, 0 to 1. Below 1 the search answered from that share, and
             some hits may be missing.
-        problem: Why words could not be searched for, or None. The hits are then those of meaning alone.
+        problem: Why some hits may be missing, or None: words could not be searched for in an index.
     """
 
     hits: tuple[SearchHit, ...] = field(default=())

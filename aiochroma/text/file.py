@@ -52,14 +52,16 @@ def create_terms(connection: sqlite3.Connection, namespace: int) -> None:
     )
 
 
-def connect(path: str) -> sqlite3.Connection:
+def connect(path: str, *, any_thread: bool = False) -> sqlite3.Connection:
     """Open the file, or make an empty one; see ``TextIndex`` for the errors."""
     # SQLite removes this file when the last connection closes; one that is there was left by a process that
     # died.
     left_behind = path != ":memory:" and Path(f"{path}-wal").exists()
     if path != ":memory:":
         touch_private(Path(path))
-    connection = sqlite3.connect(path, isolation_level=None, timeout=0.1, cached_statements=512)
+    connection = sqlite3.connect(
+        path, isolation_level=None, timeout=0.1, cached_statements=512, check_same_thread=not any_thread
+    )
     try:
         # What is deleted is overwritten; it may have been forgotten for a reason.
         connection.execute("PRAGMA secure_delete = ON")

@@ -47,7 +47,7 @@ CACHE_BYTES = 64 * 2**20
 
 
 class TextIndex:
-    """The index of one database; to be made, used and closed on one thread.
+    """The index of one database; to be made, used and closed on one thread, unless ``any_thread``.
 
     Every method may raise ``sqlite3.DatabaseError`` when the file is damaged or the disk is full; ``recreate`` then gives an
     empty index, to be filled again from Chroma. A namespace that does not exist is empty.
@@ -55,32 +55,36 @@ class TextIndex:
     Args:
         path: The file, or ":memory:".
         cache_bytes: How much of the vectors may stay in memory.
+        any_thread: Several threads may use it, one at a time; else one alone.
 
     Raises:
         sqlite3.DatabaseError: The file is no index, of another format, or damaged (but see ``open_or_recreate``).
         sqlite3.OperationalError: The file cannot be opened: permissions, or another connection holds it.
     """
 
-    def __init__(self, path: Path | str, *, cache_bytes: int = CACHE_BYTES) -> None:
+    def __init__(self, path: Path | str, *, cache_bytes: int = CACHE_BYTES, any_thread: bool = False) -> None:
         self._path = str(path)
         self._cache_bytes = cache_bytes
+        self._any_thread = any_thread
         self._open()
 
     @classmethod
-    def open_or_recreate(cls, path: Path | str, *, cache_bytes: int = CACHE_BYTES) -> TextIndex:
+    def open_or_recreate(
+        cls, path: Path | str, *, cache_bytes: int = CACHE_BYTES, any_thread: bool = False
+    ) -> TextIndex:
         """Open the index; delete a damaged file or one of another format, and make an empty one.
 
         Raises:
             sqlite3.OperationalError: The file cannot be opened: permissions, or another connection holds it.
         """
         try:
-            return cls(path, cache_bytes=cache_bytes)
+            return cls(path, cache_bytes=cache_bytes, any_thread=any_thread)
         except sqlite3.OperationalError:
             # Locked or not permitted: nothing is wrong with what is in the file.
             raise
         except sqlite3.DatabaseError:
             delete_files(str(path))
-            return cls(path, cache_bytes=cache_bytes)
+            return cls(path, cache_bytes=cache_bytes, any_thread=any_thread)
 
     def recreate(self) -> None:
         """Throw everything away, a damaged file included, and begin with an empty index."""
@@ -93,7 +97,7 @@ class TextIndex:
         self._connection.close()
 
     def _open(self) -> None:
-        connection = self._connection = connect(self._path)
+        connection = self._connection = connect(self._path, any_thread=self._any_thread)
         self._numbers: dict[str, int] = {}
         self._summaries: dict[int, Summary] = {}
         self._terms = Postings(connection)

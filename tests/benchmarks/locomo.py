@@ -13,6 +13,8 @@ is meant: a few entries of the data name two turns at once (``D8:6; D9:17``), or
 Whether it knows that there is nothing is measured with 100 questions about other things (``off_topic.txt``, written before
 any formula was tuned): how many of them come back empty with ``min_score="auto"``, and what that costs in evidence.
 
+With ``--server`` everything goes through a Chroma server that is started for it on this machine.
+
 With ``--save FILE`` the outcome of every question is kept; with ``--against FILE`` the differences to it are printed, with
 the interval of paired resamples.
 """
@@ -21,8 +23,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import re
+import socket
 import statistics
 import sys
 import tempfile
@@ -35,13 +39,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from aiochroma import Memory
+from aiochroma import AsyncHttpClient, Memory, StoreUnavailableError
 from aiochroma.embedding.hashed import HashedEmbedder
 from aiochroma.embedding.minilm import MiniLmEmbedder
 from aiochroma.embedding.wordllama import WordLlamaEmbedder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 
     from aiochroma.memory.recall import Mode
 
@@ -172,13 +176,45 @@ def _evidence(entries: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(turns))
 
 
+@contextlib.asynccontextmanager
+async def opened(folder: Path, embedder: Any, *, server: bool) -> AsyncIterator[Memory]:
+    """Open a memory in a folder, or on a server that keeps its database there."""
+    if not server:
+        async with Memory(folder, embedder=embedder) as memory:
+            yield memory
+        return
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    program = str(Path(sys.executable).with_name("chroma"))
+    process = await asyncio.create_subprocess_exec(
+        program, "run", "--path", str(folder), "--port", str(port), stdout=asyncio.subprocess.DEVNULL
+    )
+    try:
+        async with await AsyncHttpClient("127.0.0.1", port) as client:
+            while True:
+                with contextlib.suppress(StoreUnavailableError):
+                    await client.heartbeat()
+                    break
+            async with Memory(client=client, embedder=embedder) as memory:
+                yield memory
+    finally:
+        process.terminate()
+        await process.wait()
+
+
 async def measure(
-    conversations: Iterable[Conversation], embedder: Any, modes: Sequence[Mode], *, threads: bool
+    conversations: Iterable[Conversation],
+    embedder: Any,
+    modes: Sequence[Mode],
+    *,
+    threads: bool,
+    server: bool,
 ) -> dict[Mode, list[Measured]]:
     """Remember each conversation in a namespace of its own, and ask all questions in each mode."""
     measured: dict[Mode, list[Measured]] = {mode: [] for mode in modes}
     with tempfile.TemporaryDirectory() as folder:
-        async with Memory(folder, embedder=embedder) as memory:
+        async with opened(Path(folder), embedder, server=server) as memory:
             for conversation in conversations:
                 items = []
                 for turn in conversation.turns:
@@ -296,6 +332,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--mode", choices=MODES, nargs="+", default=list(MODES))
     parser.add_argument("--threads", choices=("yes", "no"), nargs="+", default=["yes", "no"])
+    parser.add_argument("--server", action="store_true", help="through a Chroma server on this machine")
     parser.add_argument("--save", type=Path, help="a file for the outcome of every question")
     parser.add_argument("--against", type=Path, help="such a file, to compare with")
     options = parser.parse_args(arguments)
@@ -310,7 +347,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     outcome: dict[str, list[Measured]] = {}
     for name, embedder in embedders.items():
         for threads in options.threads:
-            ran = asyncio.run(measure(conversations, embedder, options.mode, threads=threads == "yes"))
+            ran = asyncio.run(
+                measure(
+                    conversations, embedder, options.mode, threads=threads == "yes", server=options.server
+                )
+            )
             for mode, measured in ran.items():
                 title = f"{name}, {mode}, {'sessions as threads' if threads == 'yes' else 'no threads'}"
                 then = [Measured(**one) for one in before[title]] if title in before else None

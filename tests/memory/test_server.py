@@ -1,4 +1,4 @@
-"""A memory over a Chroma server: the same calls, with candidates from the server and no index beside it."""
+"""A memory over a Chroma server: the same calls as on a directory."""
 
 from __future__ import annotations
 
