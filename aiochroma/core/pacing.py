@@ -76,6 +76,10 @@ class CostModel:
         """Return how many records can be written in that time."""
         return int((seconds - self.fixed) / self.per_record)
 
+    def records_for_half(self) -> int:
+        """Return how many records take as long as the fixed part does: smaller writes hold hardly less and write far less."""
+        return int(self.fixed / self.per_record)
+
     def _fit(self) -> None:
         weight, records, seconds = self._weight, self._records, self._seconds
         squares, products = self._squares, self._products
@@ -166,8 +170,11 @@ class Pacing:
     def _size_slices(self) -> None:
         alone = self._idle_slices >= _IDLE_SLICES and time.monotonic() - self._others_at > _OTHERS_SECONDS
         size = self._limits.records_per_slice
-        within = min(self._cost.records_within(_ALONE_SECONDS if alone else self._budget), size + size // 2)
-        self._limits.records_per_slice = max(_FEWEST_RECORDS, min(self._most, within))
+        within = self._cost.records_within(_ALONE_SECONDS if alone else self._budget)
+        if alone:
+            # On a busy machine, or a slow disk, even the smallest slice takes longer than that.
+            within = max(within, self._cost.records_for_half())
+        self._limits.records_per_slice = max(_FEWEST_RECORDS, min(self._most, within, size + size // 2))
 
 
 class _RoundTrip:

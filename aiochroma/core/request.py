@@ -22,6 +22,7 @@ class Request:
         arguments: Its keyword arguments. The values belong to the request: no code changes them afterwards.
         bulk: Yield to interactive requests.
         atomic: Keep a write in one slice, however long it holds the interpreter.
+        row: What the table says of its operation.
         lane: How it is ordered against the others; follows from the operation.
         collection: The id of the collection it is about, as text; empty where it is about none.
         merge_key: The plan's own note of what may be merged with it; worked out once, at the first look. Does not travel.
@@ -32,19 +33,17 @@ class Request:
     arguments: Mapping[str, Any]
     bulk: bool = False
     atomic: bool = False
+    row: Operation = field(init=False, repr=False)
     lane: Lane = field(init=False)
     collection: str = field(init=False)
     merge_key: Any = field(init=False, default=None, repr=False)
     page_ids: list[str] | None = field(init=False, default=None, repr=False)
 
     def __post_init__(self) -> None:
+        # Every step of the engine looks at it.
+        self.row = operation_of(self.operation)
         self.lane = self.row.lane
         self.collection = str(self.arguments.get("collection_id", ""))
-
-    @property
-    def row(self) -> Operation:
-        """What the table says of its operation."""
-        return operation_of(self.operation)
 
     def __reduce__(self) -> tuple[type[Request], tuple[Any, ...]]:
         return Request, (self.operation, dict(self.arguments), self.bulk, self.atomic)
