@@ -175,10 +175,11 @@ class VectorTable:
             return [(np.empty(0, dtype=np.int64), np.empty(0))] * len(queries)
         if loaded.dimensions != queries.shape[1]:
             return None
-        if keep.allowed is None:
-            loaded.is_complete = True
+        loaded.is_complete = loaded.is_complete or keep.allowed is None
+        if keep.allowed is None or (loaded.is_complete and 2 * len(keep.allowed) > loaded.used):
+            # Picking a vector out takes twice as long as multiplying it.
             numbers, matrix = loaded.numbers[: loaded.used], loaded.matrix[: loaded.used]
-            hidden = (numbers < 0) | among(numbers, keep.excluded)
+            hidden = (numbers < 0) | ~keep.keeps(numbers)
         else:
             there, at = loaded.places(keep.allowed)
             numbers, matrix = keep.allowed[there], loaded.matrix[at]
