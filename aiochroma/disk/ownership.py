@@ -117,10 +117,14 @@ class Ownership:
         with self._guard:
             # The old lock is one on a file that no other process can see any more.
             self._lock.release()
-            fresh = acquire(self.directory, create=False)
-            self._lock, self._identity, self.owner = fresh._lock, fresh._identity, fresh.owner  # noqa: SLF001 - its own class
-            fresh._released = True  # noqa: SLF001
+            self._lock, self.owner = acquire(self.directory, create=False).hand_over()
+            self._identity = identity(self.directory / LOCK_FILE)
         log.warning("lock.renewed", directory=str(self.directory), hint="it was locked again")
+
+    def hand_over(self) -> tuple[filelock.BaseFileLock, Owner]:
+        """Return the lock and its record, which this object then no longer releases."""
+        self._released = True
+        return self._lock, self.owner
 
     def release(self) -> None:
         """Give the directory up; does nothing the second time, and nothing in a forked child."""

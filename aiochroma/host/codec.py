@@ -110,11 +110,6 @@ class Codec:
         self._encoders[kind] = (code, lambda value: self._pack(to_plain(value)))
         self._decoders[code] = lambda data, depth: from_plain(self._unpack(data, depth))
 
-    @property
-    def registered(self) -> frozenset[type]:
-        """The classes that travel beside plain data and numpy's."""
-        return frozenset(self._encoders)
-
     # -- encoding --------------------------------------------------------------------------------------------------------
 
     def encode(self, value: Any) -> bytes:

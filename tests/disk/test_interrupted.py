@@ -7,14 +7,17 @@ import os
 import shutil
 import sys
 from functools import partial as partial_
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-from aiochroma.disk import partial, restore
+from aiochroma.disk import partial
 from aiochroma.disk.copy_child import copy
 from aiochroma.disk.layout import MANIFEST, SQLITE_FILE
 from aiochroma.disk.partial import PartialDirectory, abandoned, remove_abandoned
+
+restore = import_module("aiochroma.ops.restore")
 
 _TRACED = {restore.__file__, partial.__file__}
 

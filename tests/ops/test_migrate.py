@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -452,12 +453,11 @@ async def test_what_the_environment_says_of_one_server_is_not_sent_to_another(
     server, rich, monkeypatch, tmp_path
 ):
     """From server to server the token of the environment is the source's; the other is spoken to without."""
-    from aiochroma.ops import places as _places
-
+    migrating = import_module("aiochroma.ops.migrate")
     monkeypatch.setenv("CHROMA_AUTH_TOKEN", "token-of-the-source")
     await aiochroma.migrate(rich, server.url)
     sent = {}
-    connect = _places.connect
+    connect = migrating.connect
 
     def noting(**options):
         opening = connect(**options)
@@ -471,7 +471,7 @@ async def test_what_the_environment_says_of_one_server_is_not_sent_to_another(
         opening.resolve = settled
         return opening
 
-    monkeypatch.setattr(_places, "connect", noting)
+    monkeypatch.setattr(migrating, "connect", noting)
     with ChromaServer(tmp_path / "second", tmp_path / "second.log") as second:
         url = f"http://127.0.0.1:{second.port}"
         report = await aiochroma.migrate(server.url, url)
