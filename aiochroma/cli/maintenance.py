@@ -246,6 +246,7 @@ def _print_report(console: Console, report: DoctorReport) -> None:
             ("SQLite file", f"{_size(report.size_bytes)}, {_size(report.free_bytes)} of it free"),
             ("orphaned indexes", f"{len(report.orphaned_directories)}, {_size(report.orphaned_bytes)}"),
             ("quarantine", f"{len(report.quarantines)}, {_size(report.quarantined_bytes)}"),
+            ("left incomplete", f"{len(report.unfinished)}, {_size(report.unfinished_bytes)}"),
             ("newest backup", report.backup or "none known"),
         ]
     for name, value in facts:

@@ -24,7 +24,7 @@ from aiochroma.disk.foreign import refuse_foreign_users
 from aiochroma.disk.layout import QUARANTINE_PREFIX, SQLITE_FILE, connect_read_only
 from aiochroma.disk.manifest import recorded_backup
 from aiochroma.disk.ownership import acquire, read_owner
-from aiochroma.disk.partial import PartialDirectory
+from aiochroma.disk.partial import PartialDirectory, abandoned, remove_abandoned
 from aiochroma.disk.preflight import preflight
 from aiochroma.disk.rebuilds import crashing, end_rebuild
 from aiochroma.disk.recovery import quarantine_orphans
@@ -70,7 +70,8 @@ def doctor(
 
     Args:
         path: The database directory.
-        repair: Rebuild damaged indexes, and set aside index directories that belong to no collection.
+        repair: Rebuild damaged indexes, set aside index directories that belong to no collection, and remove what a backup,
+            restore or repair that was killed has left incomplete.
         vacuum: Give the room of what is dead back to the file system: entries of deleted and replaced records in the log,
             and free pages. The history and what repairs have set aside stay.
         erase: Remove what is dead from every file, the history and quarantines included; see :func:`aiochroma.erase`. No copy is
@@ -181,6 +182,12 @@ class _Examination:
     def _mend(self, found: PreflightReport, dying: frozenset[str]) -> PreflightReport:
         """Mend what is mended without Chroma; returns what is left."""
         directory = self._directory
+        self._actions.extend(
+            f"{path} was removed: it was incomplete"
+            for folder in _folders(directory)
+            for path in remove_abandoned(folder)
+        )
+        before = len(self._actions)
         if found.orphaned_directories:
             quarantine = quarantine_orphans(directory, found)
             self._actions.append(
@@ -193,7 +200,7 @@ class _Examination:
                 self._actions.append(
                     f"the index of {collection} can be rebuilt again; a process of its own has tried it"
                 )
-        return preflight(directory, thorough=True) if self._actions else found
+        return preflight(directory, thorough=True) if len(self._actions) > before else found
 
     def _look(self, *, changes: bool) -> PreflightReport:
         self._progress("check", 0, 1)
@@ -255,7 +262,7 @@ class _Examination:
         quarantines = sorted(
             entry for entry in directory.iterdir() if entry.name.startswith(QUARANTINE_PREFIX)
         )
-        backup = recorded_backup(directory)
+        backup, unfinished = recorded_backup(directory), _unfinished(directory)
         orphans = found.orphaned_directories
         return DoctorReport(
             path=str(directory),
@@ -271,10 +278,16 @@ class _Examination:
             orphaned_bytes=sum(size_of(directory / name) for name in orphans),
             quarantines=tuple(entry.name for entry in quarantines),
             quarantined_bytes=sum(size_of(entry) for entry in quarantines),
+            unfinished=tuple(str(entry) for entry in unfinished),
+            unfinished_bytes=sum(size_of(entry) for entry in unfinished),
             backup=None if backup is None else str(backup),
             problems=found.problems,
             notes=found.notes,
-            advice=(*_advice(found, backup, quarantines), *_advice_on_embedders(directory, found)),
+            advice=(
+                *_advice(found, backup, quarantines),
+                *_advice_on_leftovers(unfinished),
+                *_advice_on_embedders(directory, found),
+            ),
             actions=tuple(self._actions),
             saved_to=self._saved_to,
             sqlite_is_damaged=bool(found.sqlite_problems),
@@ -324,6 +337,25 @@ def _advice(found: PreflightReport, backup: Path | None, quarantines: list[Path]
     if quarantines:
         advice.append("What is in quarantine may be deleted when you are sure that nothing is missing.")
     return advice
+
+
+def _folders(directory: Path) -> list[Path]:
+    """Return where directories are made that become a backup, or take the database's place."""
+    backup = recorded_backup(directory)
+    return sorted({directory.parent, *([] if backup is None else [backup.parent])})
+
+
+def _unfinished(directory: Path) -> list[Path]:
+    return [entry for folder in _folders(directory) for entry in abandoned(folder)]
+
+
+def _advice_on_leftovers(unfinished: list[Path]) -> list[str]:
+    if not unfinished:
+        return []
+    names = ", ".join(str(entry) for entry in unfinished)
+    return [
+        f"--repair removes what a backup, restore or repair that was killed has left incomplete: {names}."
+    ]
 
 
 def _advice_on_embedders(directory: Path, found: PreflightReport) -> list[str]:

@@ -54,6 +54,8 @@ class DoctorReport:
         orphaned_bytes: Their size.
         quarantines: Directories with files that an earlier repair set aside.
         quarantined_bytes: Their size.
+        unfinished: Directories, beside the database or its newest backup, that a killed backup, restore or repair has left.
+        unfinished_bytes: Their size.
         backup: The newest verified backup, where it still is; else None.
         problems: What is wrong, one sentence each, the SQLite file first.
         notes: What was not looked at completely, and why.
@@ -78,6 +80,8 @@ class DoctorReport:
     orphaned_bytes: int = 0
     quarantines: tuple[str, ...] = ()
     quarantined_bytes: int = 0
+    unfinished: tuple[str, ...] = ()
+    unfinished_bytes: int = 0
     backup: str | None = None
     problems: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()

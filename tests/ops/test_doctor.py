@@ -12,6 +12,7 @@ import pytest
 from ops_databases import RECORDS, contents, index_of, lose_vectors, print_of, vectors
 
 import aiochroma
+from aiochroma.disk.partial import PartialDirectory
 from aiochroma.ops import doctor
 
 
@@ -208,3 +209,30 @@ async def test_the_command_ends_with_the_state(database, tmp_path):
     refused = cli("restore", tmp_path, database)
     assert refused.returncode == 3
     assert "is not a backup" in refused.stderr
+
+
+async def test_what_a_killed_backup_has_left_is_found_and_removed(database, tmp_path):
+    """Beside the database and beside its newest backup; one that is being made by a living process is left alone."""
+    async with aiochroma.AsyncPersistentClient(database) as client:
+        await client.backup(tmp_path / "backups" / "0")
+    code = (
+        "import os, pathlib, sys; from aiochroma.disk.partial import PartialDirectory\n"
+        "made = [PartialDirectory(pathlib.Path(final)) for final in sys.argv[1:]]\n"
+        "[(one.path / 'data').write_bytes(bytes(1000)) for one in made]; os._exit(9)"
+    )
+    finals = [tmp_path / "backups" / "1", database.with_name("db.before-restore-x")]
+    await asyncio.to_thread(subprocess.run, [sys.executable, "-c", code, *finals], check=False)
+    living = PartialDirectory(tmp_path / "backups" / "2")
+    found = await look(database)
+    assert found.is_healthy
+    assert len(found.unfinished) == 2
+    assert found.unfinished_bytes >= 2000
+    assert any("--repair" in line and found.unfinished[0] in line for line in found.advice)
+    repaired = await look(database, repair=True)
+    assert repaired.unfinished == ()
+    assert all(any(path in line for line in repaired.actions) for path in found.unfinished)
+    assert repaired.saved_to is None
+    assert [entry.name for entry in (tmp_path / "backups").iterdir() if ".partial-" in entry.name] == [
+        living.path.name
+    ]
+    living.discard()
