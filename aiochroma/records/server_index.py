@@ -77,13 +77,13 @@ class ServerIndex(ScratchIndex):
     def _written(
         self,
         collection: str,
-        ids: Sequence[str],  # noqa: ARG002 - the server is asked
-        documents: Sequence[str],  # noqa: ARG002
+        ids: Sequence[str],
+        documents: Sequence[str],  # noqa: ARG002 - the server is asked
         metadatas: Sequence[MetadataView],  # noqa: ARG002
         known: Mapping[str, Record],  # noqa: ARG002
         vectors: Sequence[Vector] | None,  # noqa: ARG002
     ) -> None:
-        self._keeper.noticed(collection)
+        self._keeper.noticed(collection, ids)
 
     def _deleted(self, collection: str, ids: Sequence[str]) -> None:
         self._keeper.deleted(collection, ids)

@@ -70,7 +70,7 @@ class _Copy:
         skew: How far back that has to go, in seconds.
         must_look_back: Whether the next one has to, however long ago it was.
         seen: The metadata of what was written lately, by id.
-        unread: What this client has changed without a stamp.
+        unread: What this client has written.
         used_at: When it was searched last.
         refused_until: Until when it is not asked again whether there is room for it.
         count: How many memories it had when it was refused.
@@ -159,12 +159,11 @@ class ServerKeeper(IndexKeeper):
 
     # -- what this client does -----------------------------------------------------------------------------------------
 
-    def noticed(self, collection: str, ids: Iterable[str] = ()) -> None:
-        """Have the next search look back: this client wrote, and it may have taken long; ``ids`` may have no new stamp."""
+    def noticed(self, collection: str, ids: Iterable[str]) -> None:
+        """Have the next search read what this client wrote: that may have taken long, or have no new stamp."""
         with self.lock:
             copy = self._copies.get(collection)
             if copy is not None:
-                copy.must_look_back = True
                 copy.unread.update(ids)
 
     def deleted(self, collection: str, ids: Sequence[str]) -> None:
@@ -272,12 +271,16 @@ class ServerKeeper(IndexKeeper):
             unread, copy.unread = copy.unread, set()
         try:
             changed = {id: None for id in recent if copy.seen.get(id) != recent[id]} | dict.fromkeys(unread)
-            self._take(copy, collection, place, list(changed))
+            rows = self._take(copy, collection, place, list(changed))
         except BaseException:
             copy.unread |= unread
             raise
         with self.lock:
-            copy.seen = {**({} if looks_back else copy.seen), **recent}
+            copy.seen = {
+                **({} if looks_back else copy.seen),
+                **recent,
+                **{row.id: row.metadata for row in rows},
+            }
 
     def _compare(self, copy: _Copy, collection: str, place: Database) -> None:
         """Compare the ids: what is gone leaves, and what is new comes."""
