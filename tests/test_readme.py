@@ -11,15 +11,20 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
+RECIPES = (ROOT / "examples" / "README.md").read_text("utf-8")
 
 
-def blocks(language):
+def blocks(language, text=README):
     """Return the fenced blocks of a language."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
 @pytest.mark.parametrize(
-    "program", [pytest.param(text, id=f"block-{n}") for n, text in enumerate(blocks("python"), 1)]
+    "program",
+    [
+        *(pytest.param(text, id=f"block-{n}") for n, text in enumerate(blocks("python"), 1)),
+        *(pytest.param(text, id=f"recipe-{n}") for n, text in enumerate(blocks("python", RECIPES), 1)),
+    ],
 )
 def test_every_python_example_runs_as_it_stands(tmp_path, program):
     """An example needs nothing but the package, and raises nothing."""

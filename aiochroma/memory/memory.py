@@ -774,7 +774,8 @@ class Memory:
     ) -> Count:
         """Remember what is in a file: JSON lines, CSV, or a folder of text files.
 
-        JSON lines (``.jsonl``, ``.ndjson``, ``.json``): one object per line with ``text``, and what else :meth:`export` writes.
+        JSON (``.jsonl``, ``.ndjson``, ``.json``): one object with ``text``, or one text, per line, or an array of them, and what
+        else :meth:`export` writes.
         It replaces what is there under the same id. CSV (``.csv``): a first row with names, one of them ``text``; ``id``,
         ``namespace``, ``scope``, ``thread``, ``position``, ``created_at``, ``updated_at``, ``expires_at`` and ``pinned`` mean
         what they do elsewhere, other columns become metadata. A folder: every ``.txt`` and ``.md`` file below it is a memory,

@@ -236,20 +236,40 @@ def _guarded(path: Path, rows: Iterable[Row]) -> Generator[Row, None, None]:
 
 
 def _from_json(path: Path, namespace: str) -> Generator[Row, None, None]:
+    """Read one object or text per line, or one array of them."""
     # No universal newlines: within strings JSON escapes what ends a line.
     with closing(_lines(path, newline="\n")) as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
+            if number == 1 and line.lstrip().startswith("["):
+                yield from _from_array(path, line + "".join(lines), namespace)
+                return
             where = f"{path.name} line {number}"
-            try:
-                entry = json.loads(line)
-            except (ValueError, RecursionError) as error:  # The latter where it is nested very deeply.
-                raise InvalidInputError(f"{where} is not JSON: {error}") from error
-            if not isinstance(entry, (dict, str)):
-                raise InvalidInputError(f"{where} must be an object with `text`, or a text.")
-            own = entry.pop("namespace", None) if isinstance(entry, dict) else None
-            yield _row(entry, namespace if own is None else own, where)
+            yield _entry_row(_parsed(line, where), namespace, where)
+
+
+def _from_array(path: Path, text: str, namespace: str) -> Generator[Row, None, None]:
+    entries = _parsed(text, path.name)
+    if not isinstance(entries, list):
+        raise InvalidInputError(f"{path.name} begins like an array and is none.")
+    for number, entry in enumerate(entries):
+        yield _entry_row(entry, namespace, f"{path.name} item {number}")
+
+
+def _parsed(text: str, where: str) -> object:
+    try:
+        parsed: object = json.loads(text)
+    except (ValueError, RecursionError) as error:  # The latter where it is nested very deeply.
+        raise InvalidInputError(f"{where} is not JSON: {error}") from error
+    return parsed
+
+
+def _entry_row(entry: object, namespace: str, where: str) -> Row:
+    if not isinstance(entry, (dict, str)):
+        raise InvalidInputError(f"{where} must be an object with `text`, or a text.")
+    own = entry.pop("namespace", None) if isinstance(entry, dict) else None
+    return _row(entry, namespace if own is None else own, where)
 
 
 def _from_csv(path: Path, namespace: str) -> Generator[Row, None, None]:

@@ -310,3 +310,19 @@ async def test_namespaces_that_alternate_are_written_in_batches(memory, tmp_path
     seen = []
     assert await memory.import_(file, progress=seen.append) == 200
     assert seen == [100, 200]
+
+
+async def test_an_array_is_read_like_lines(tmp_path):
+    """A file of JSON may hold one array, over any number of lines; a wrong item is named by its number."""
+    file = tmp_path / "facts.json"
+    file.write_text('[\n  {"text": "one", "namespace": "a"},\n  "two"\n]\n', encoding="utf-8")
+    async with aiochroma.Memory(tmp_path / "store", embedder="hashed") as memory:
+        assert await memory.import_(file) == 2
+        assert [hit.text for hit in await memory.list("a")] == ["one"]
+        file.write_text('["three", 4]', encoding="utf-8")
+        with pytest.raises(InvalidInputError, match="item 1"):
+            await memory.import_(file)
+        assert sorted(hit.text for hit in await memory.list()) == ["three", "two"]
+        file.write_text('["five"', encoding="utf-8")
+        with pytest.raises(InvalidInputError, match="not JSON"):
+            await memory.import_(file)
