@@ -209,7 +209,7 @@ async def test_csv_and_folders_are_remembered(memory, tmp_path):
         ("a.jsonl", b'{"text": "fine"}\n{"text": \n', "line 2 is not JSON"),
         ("a.jsonl", b'{"text": "fine"}\n{"test": "x"}\n', "line 2 must have `text`"),
         ("a.jsonl", b'{"text": "a", "namespace": 5}\n', "line 1.*`namespace`"),
-        ("a.jsonl", b"[1]\n", "line 1 must be an object"),
+        ("a.jsonl", b"[1]\n", "item 0 must be an object"),
         ("a.jsonl", b'{"text": "\xff"}\n', "not UTF-8"),
         ("a.jsonl", b'{"text": "\\ud800"}\n', "line 1.*surrogate"),
         ("a.jsonl", b'"fine"\n' + b"[" * 200_000, "a.jsonl line 2 is not JSON"),
