@@ -104,7 +104,12 @@ class Pacing:
         limits: Its ``records_per_slice`` is kept up to date here.
         max_write_slice_ms: The budget for one slice, in milliseconds. None: 10, and up to 100 where nothing else wants to run.
         most_records: Chroma's own limit for one call.
+
+    Attributes:
+        fewest_records: No slice is smaller.
     """
+
+    fewest_records = _FEWEST_RECORDS
 
     def __init__(self, limits: Limits, max_write_slice_ms: float | None, most_records: int = 5000) -> None:
         self._limits = limits
@@ -120,8 +125,9 @@ class Pacing:
 
     def observe(self, records: int, seconds: float) -> None:
         """Learn from a slice that was written, and size the next."""
+        full = records >= self._limits.records_per_slice
         self._cost.observe(records, seconds)
-        self._size_slices()
+        self._size_slices(may_grow=full)
 
     def seen(self, loop: asyncio.AbstractEventLoop, now: float) -> None:
         """Note that a loop uses the database."""
@@ -132,7 +138,7 @@ class Pacing:
         self._others_at = now
         if self._idle_slices:
             self._idle_slices = 0
-            self._size_slices()
+            self._size_slices(may_grow=False)
 
     def before_slice(self, *, delivered: bool) -> None:
         """Look, from now until after the slice, whether the loops have anything to do meanwhile.
@@ -167,14 +173,23 @@ class Pacing:
         oldest = time.monotonic() - _RECENT_SECONDS
         return [loop for loop, seen in list(self._loops.items()) if seen >= oldest]
 
-    def _size_slices(self) -> None:
+    def _size_slices(self, *, may_grow: bool) -> None:
         alone = self._idle_slices >= _IDLE_SLICES and time.monotonic() - self._others_at > _OTHERS_SECONDS
+        self._fit(_ALONE_SECONDS if alone else self._budget, alone=alone, may_grow=may_grow)
+
+    def _fit(self, budget: float, *, alone: bool, may_grow: bool) -> None:
+        """Size the slices for a budget, in seconds.
+
+        They grow only after a full one. What single records take says nothing of what a record more costs: on a busy machine it
+        looks like nothing, and the next bulk write would go out in one piece.
+        """
         size = self._limits.records_per_slice
-        within = self._cost.records_within(_ALONE_SECONDS if alone else self._budget)
+        within = self._cost.records_within(budget)
         if alone:
             # On a busy machine, or a slow disk, even the smallest slice takes longer than that.
             within = max(within, self._cost.records_for_half())
-        self._limits.records_per_slice = max(_FEWEST_RECORDS, min(self._most, within, size + size // 2))
+        within = min(within, size + size // 2 if may_grow else size)
+        self._limits.records_per_slice = max(self.fewest_records, min(self._most, within))
 
 
 class _RoundTrip:

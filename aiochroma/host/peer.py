@@ -28,7 +28,12 @@ __all__ = ["Peer", "PeerTicket", "current_request"]
 log = get_logger("aiochroma.host")
 
 UNREAD_LIMIT = 64 * 2**20
-"""A client that leaves more unread than this is disconnected; the others must not pay for it with memory."""
+"""A client that leaves more unread than this, and reads nothing, is disconnected; the others must not pay for it with memory."""
+
+MOST_UNREAD = 4 * UNREAD_LIMIT
+"""More than this is not kept even for a client that reads, slowly."""
+
+STUCK_SECONDS = 2.0
 
 current_request: contextvars.ContextVar[PeerTicket | None] = contextvars.ContextVar(
     "aiochroma_request", default=None
@@ -86,6 +91,7 @@ class Peer:
         self._lock = threading.Lock()
         self._unsent: deque[bytes] = deque()
         self._unsent_bytes = 0
+        self._read_at = time.monotonic()
 
     # -- the DB thread's side --------------------------------------------------------------------------------------------
 
@@ -142,8 +148,8 @@ class Peer:
                 return
             self._unsent.append(data)
             self._unsent_bytes += len(data)
-            if self._unsent_bytes > UNREAD_LIMIT:
-                self.failed = self.failed or f"it left more than {UNREAD_LIMIT // 2**20} MB unread"
+            if self._unsent_bytes > MOST_UNREAD:
+                self.failed = self.failed or f"it left more than {MOST_UNREAD // 2**20} MB unread"
         self._wake()
 
     def send_unsent(self) -> bool:
@@ -157,6 +163,16 @@ class Peer:
                     self._unsent.appendleft(left)
                     return False
             return True
+
+    def look(self) -> bool:
+        """Give a client up that reads nothing; return whether it has to be looked at again soon."""
+        with self._lock:
+            full = self._unsent_bytes > UNREAD_LIMIT
+            if full and time.monotonic() - self._read_at > STUCK_SECONDS:
+                self.failed = (
+                    self.failed or f"it left more than {UNREAD_LIMIT // 2**20} MB unread, and reads nothing"
+                )
+            return full
 
     @property
     def has_unsent(self) -> bool:
@@ -175,6 +191,8 @@ class Peer:
             # The main thread finds the same when it reads, and cleans up.
             self.failed = self.failed or f"it is gone ({error.strerror})"
             return b""
+        if sent:
+            self._read_at = time.monotonic()
         return data[sent:] if sent else data
 
     def close(self) -> None:

@@ -1,8 +1,9 @@
 """How the DB thread of a host serves many clients: slices, fairness, and when outcomes leave.
 
-No event loop shares the interpreter, so nothing pauses between two slices of a write; a slice is limited by how long it may keep
-others waiting. What waits is dealt out one client after the other, and reads do not hold up a round for long, so that a
-client with hundreds of requests does not keep the others waiting.
+No event loop shares the interpreter, so a slice of a write is limited only by how long it may keep others waiting. After each the
+thread that reads the sockets catches up: the slice held the interpreter, and what came meanwhile is not to wait for the next one,
+too. What waits is dealt out one client after the other, and reads do not hold up a round for long, so that a client with hundreds
+of requests does not keep the others waiting. While reads are left over, bulk writing gets a third of the time at most.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from aiochroma.core.pacing import Pacing
 from aiochroma.core.worker import WorkerState
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from aiochroma.core.plan import Limits, Step
     from aiochroma.core.queue import Ticket
@@ -30,51 +31,61 @@ _BESIDE_READS_SECONDS = 0.02
 _ALONE_SECONDS = 0.1
 _READS_RECENT_SECONDS = 2.0
 _READS_OF_A_ROUND_SECONDS = 0.05
+_READING_SHARE = 2.0
+"""So many times as long as the last slice took is read before the next, if there is so much to read."""
+
 _DELIVERY_SECONDS = 0.01
 """Outcomes wait at most this long for others: each delivery wakes two threads of another process."""
 
 
 class SharedPacing(Pacing):
-    """Sizes the slices of writes; makes no pauses.
+    """Sizes the slices of writes, and lets the thread that reads the sockets catch up after each.
 
     Args:
         limits: Its ``records_per_slice`` is kept up to date here.
         max_write_slice_ms: The budget for one slice, in milliseconds. Default: 20 where somebody has read within the last
             two seconds, 100 otherwise.
+        catch_up: Returns when what has come is in the queue.
+
+    Attributes:
+        slice_seconds: How long the last slice took.
     """
 
-    def __init__(self, limits: Limits, max_write_slice_ms: float | None) -> None:
+    fewest_records = _FEWEST_RECORDS
+
+    def __init__(
+        self, limits: Limits, max_write_slice_ms: float | None, catch_up: Callable[[], None] = lambda: None
+    ) -> None:
         super().__init__(limits, max_write_slice_ms or _ALONE_SECONDS * 1000)
         limits.records_per_slice = _FEWEST_RECORDS
         self._fixed = None if max_write_slice_ms is None else max_write_slice_ms / 1000
         self._read_at = float("-inf")
+        self._catch_up = catch_up
+        self.slice_seconds = 0.0
 
     def observe(self, records: int, seconds: float) -> None:
         """Learn from a slice that was written, and size the next."""
-        self._cost.observe(records, seconds)
-        self._size(time.monotonic())
+        self.slice_seconds = seconds
+        super().observe(records, seconds)
 
     def served_read(self, now: float) -> None:
         """Note that somebody reads."""
         first = now - self._read_at > _READS_RECENT_SECONDS
         self._read_at = now
         if first:
-            self._size(now)
+            self._size_slices(may_grow=False)
 
     def before_slice(self, *, delivered: bool) -> None:
         """Look at no event loop: there is none."""
 
     def pause(self) -> None:
-        """Make no pause."""
+        """Have what came during the slice read."""
+        self._catch_up()
 
-    def _size(self, now: float) -> None:
-        budget = self._fixed
-        if budget is None:
-            beside_reads = now - self._read_at <= _READS_RECENT_SECONDS
-            budget = _BESIDE_READS_SECONDS if beside_reads else _ALONE_SECONDS
-        size = self._limits.records_per_slice
-        within = min(self._cost.records_within(budget), size + size // 2)
-        self._limits.records_per_slice = max(_FEWEST_RECORDS, min(self._most, within))
+    def _size_slices(self, *, may_grow: bool) -> None:
+        alone = self._fixed is None and time.monotonic() - self._read_at > _READS_RECENT_SECONDS
+        budget = self._fixed or (_ALONE_SECONDS if alone else _BESIDE_READS_SECONDS)
+        self._fit(budget, alone=alone, may_grow=may_grow)
 
 
 class SharedWorkerState(WorkerState):
@@ -83,20 +94,42 @@ class SharedWorkerState(WorkerState):
     pacing: SharedPacing
     delivery_seconds = _DELIVERY_SECONDS
 
-    def __init__(self, *arguments: Any, max_write_slice_ms: float | None = None) -> None:
+    def __init__(
+        self,
+        *arguments: Any,
+        max_write_slice_ms: float | None = None,
+        catch_up: Callable[[], None] = lambda: None,
+    ) -> None:
         super().__init__(*arguments)
-        self.pacing = SharedPacing(self.planner.limits, max_write_slice_ms)
+        self.pacing = SharedPacing(self.planner.limits, max_write_slice_ms, catch_up)
+        self._left_over = self._ended = False
+        self._read_seconds = 0.0
 
     def arrange(self, backlog: list[Ticket]) -> list[Ticket]:
-        """Deal the backlog out."""
+        """Deal the backlog out, for a new round."""
+        self._left_over = self._ended = False
         return dealt_out(backlog)
 
     def postpones(self, step: Step, tickets: Sequence[Ticket], seconds: float) -> bool:
-        """Leave reads to the next round when this one has taken long enough; a write is never left out."""
-        if tickets[0].request.lane is not Lane.READ:
-            return False
-        self.pacing.served_read(time.monotonic())
-        return seconds > _READS_OF_A_ROUND_SECONDS and step.stop is None
+        """Leave reads to the next round when this one has taken long enough.
+
+        Bulk writing is then left out, too, until reads had their share; a write of a few records never is.
+        """
+        head = tickets[0].request
+        if self._ended:
+            return True
+        if head.lane is Lane.READ:
+            self.pacing.served_read(time.monotonic())
+            late = seconds > _READS_OF_A_ROUND_SECONDS and step.stop is None
+            self._left_over = self._left_over or late
+            return late
+        if step.records and (head.bulk or step.stop is not None):
+            self._read_seconds += seconds
+            # What follows a slice in the plan follows it for a reason.
+            self._ended = self._left_over and self._read_seconds < _READING_SHARE * self.pacing.slice_seconds
+            if not self._ended:
+                self._read_seconds = 0.0
+        return self._ended
 
 
 def dealt_out(backlog: list[Ticket]) -> list[Ticket]:

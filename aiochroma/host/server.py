@@ -34,9 +34,9 @@ from aiochroma.core.config import EngineOptions, Location
 from aiochroma.core.queue import TicketState
 from aiochroma.core.registry import BackendWorker
 from aiochroma.disk.ownership import acquire, read_owner
-from aiochroma.host import rendezvous
 from aiochroma.host.codec import Codec
 from aiochroma.host.frames import FrameKind, ProtocolError, frame, json_frame
+from aiochroma.host.listening import Listening
 from aiochroma.host.messages import (
     error_to_wire,
     event_values,
@@ -44,8 +44,10 @@ from aiochroma.host.messages import (
     request_from_wire,
     versions,
 )
-from aiochroma.host.peer import Peer, PeerTicket, current_request
+from aiochroma.host.peer import STUCK_SECONDS, Peer, PeerTicket, current_request
+from aiochroma.host.rendezvous import check_peer
 from aiochroma.host.scheduling import SharedWorkerState
+from aiochroma.host.status import status_of
 from aiochroma.host.types import make_codec
 
 if TYPE_CHECKING:
@@ -67,6 +69,9 @@ _LINGER_SECONDS = 2.0
 
 _SUCCESSION_SECONDS = 10.0
 """For how long a new host waits for one that is going."""
+
+_CATCH_UP_SECONDS = 0.01
+"""For at most so long the DB thread waits after a slice of writing for what has come meanwhile to be read."""
 
 _MOST_REQUESTS = 4096
 """Of one client in the host; ours keep to far fewer."""
@@ -95,26 +100,28 @@ class HostServer:
         self._options = options
         self._idle = idle
         self._announce = announce
-        self._address = rendezvous.socket_address(directory)
         self._since = datetime.now(timezone.utc).isoformat(timespec="seconds")
         self._versions = versions()
         self._peers: set[Peer] = set()
-        self._listening: socket.socket | None = None
-        self._bound: os.stat_result | None = None
+        self._listening = Listening(directory)
         self._watched = False
         self._alone_since = time.monotonic()
         self._looked_at = time.monotonic()
         self._ends_at: float | None = None
         self._signals = 0
+        self._crowded = False
         self._opened_told = False
         self._imported = threading.Event()
+        self._caught_up = threading.Event()
         self._selector = selectors.DefaultSelector()
         self._wake_receiver, self._wake_sender = socket.socketpair()
         location = Location("persistent", str(directory))
         self._worker = BackendWorker(
             location.name,
             partial(open_backend, location, options, take_lock=self._take_lock),
-            server=partial(SharedWorkerState, max_write_slice_ms=options.max_write_slice_ms),
+            server=partial(
+                SharedWorkerState, max_write_slice_ms=options.max_write_slice_ms, catch_up=self._catch_up
+            ),
             max_pending=2**31,
             slow_request_ms=float("inf"),
             on_end=self._wake,
@@ -129,40 +136,36 @@ class HostServer:
         while True:
             try:
                 ownership = acquire(
-                    directory, wait_seconds, role="host", socket_path=os.fspath(self._address)
+                    directory, wait_seconds, role="host", socket_path=os.fspath(self._listening.address)
                 )
                 break
             except DatabaseInUseError:
                 owner = read_owner(directory)
-                going = owner is not None and owner.role == "host" and not self._is_served()
+                going = owner is not None and owner.role == "host" and not self._listening.is_anothers()
                 if not going or time.monotonic() > until:
                     raise
                 time.sleep(0.02)
-        if self._listening is None and self._ends_at is None:
+        if self._listening.socket is None and self._ends_at is None:
             try:
                 self._listen()
             except OSError as error:
                 ownership.release()
                 raise DatabaseInUseError(
-                    f"The socket {os.fspath(self._address)!r} cannot be made: {error}"
+                    f"The socket {os.fspath(self._listening.address)!r} cannot be made: {error}"
                 ) from error
             self._announce(None)
             self._wake()
         self._imported.wait()
         return ownership
 
-    def _is_served(self) -> bool:
-        """Tell whether another host listens."""
-        with contextlib.suppress(AiochromaError):
-            other = rendezvous.connect(self._directory)
-            if other is not None:
-                other.close()
-                return True
-        return False
+    def _catch_up(self) -> None:
+        """Return when the main thread has read what has come, or after a moment."""
+        self._caught_up.clear()
+        self._wake()
+        self._caught_up.wait(_CATCH_UP_SECONDS)
 
     def _listen(self) -> None:
-        self._listening = rendezvous.listen(self._address)
-        self._bound = self._address.stat()
+        self._listening.open()
         self._watched = False
 
     def _facts_for(self, peer: Peer) -> bytes:
@@ -212,29 +215,35 @@ class HostServer:
         if not self._worker.thread.is_alive():
             if self._worker.queue.failure is None:
                 return True
-            return self._listening is None or (
+            return self._listening.socket is None or (
                 self._ends_at is not None and time.monotonic() >= self._ends_at
             )
         return self._ends_at is not None and time.monotonic() >= self._ends_at
 
     def _turn(self) -> None:
-        if self._listening is not None and not self._watched:
+        if self._listening.socket is not None and not self._watched:
             self._watched = True
-            self._selector.register(self._listening, selectors.EVENT_READ)
+            self._selector.register(self._listening.socket, selectors.EVENT_READ)
+        woken = False
         for key, events in self._selector.select(self._seconds_until_next()):
             if key.fileobj is self._wake_receiver:
+                woken = True
                 with contextlib.suppress(BlockingIOError):
                     while self._wake_receiver.recv(4096):
                         pass
-            elif key.fileobj is self._listening:
+            elif key.fileobj is self._listening.socket:
                 self._accept()
             elif key.data is not None:
                 self._serve_peer(key.data, events)
+        self._crowded = False
         for peer in list(self._peers):
+            self._crowded = peer.look() or self._crowded
             if peer.failed:
                 self._drop(peer, peer.failed)
             else:
                 self._watch(peer)
+        if woken:
+            self._caught_up.set()
         self._tell_of_opening()
         self._look()
 
@@ -245,6 +254,8 @@ class HostServer:
             moments.append(self._alone_since + self._idle)
         if self._ends_at is not None:
             moments.append(self._ends_at)
+        if self._crowded:
+            moments.append(now + STUCK_SECONDS)
         return max(0.0, min(moments) - now) + 0.001
 
     def _wake(self) -> None:
@@ -262,13 +273,9 @@ class HostServer:
     def _accept(self) -> bool:
         """Accept who waits; return whether anybody did."""
         came = False
-        while self._listening is not None:
+        for connected in self._listening.waiting():
             try:
-                connected, _ = self._listening.accept()
-            except OSError:
-                break
-            try:
-                rendezvous.check_peer(connected, "A client")
+                check_peer(connected, "A client")
             except DatabaseInUseError as error:
                 log.warning("host.refused_client", database=str(self._directory), reason=str(error))
                 continue
@@ -441,29 +448,13 @@ class HostServer:
 
     def status(self) -> JsonObject:
         """Return what ``aiochroma host --status`` shows."""
-        queue, recorder = self._worker.queue, self._worker.recorder
-        wait, run = recorder.times()
         return {
             **self._versions,
             "path": str(self._directory),
             "pid": os.getpid(),
             "since": self._since,
-            "state": "going"
-            if self._ends_at is not None
-            else "open"
-            if self._worker.describe()
-            else "opening",
-            "clients": [
-                {"pid": peer.pid, "requests": len(peer.tickets)} for peer in self._peers if peer.greeted
-            ],
             "idle": self._idle,
-            "pending": queue.pending,
-            "done": queue.counts["done"],
-            "failed": queue.counts["failed"],
-            "calls": recorder.calls,
-            "wait_ms": {"p50": wait.p50, "p99": wait.p99, "max": wait.max},
-            "run_ms": {"p50": run.p50, "p99": run.p99, "max": run.max},
-            "last_error": recorder.last_error,
+            **status_of(self._worker, self._peers, going=self._ends_at is not None),
         }
 
     # -- beginning and end ---------------------------------------------------------------------------------------------------
@@ -473,7 +464,7 @@ class HostServer:
         if self._opened_told:
             return
         failure, info = self._worker.queue.failure, self._worker.describe()
-        if failure is not None and self._listening is not None:
+        if failure is not None and self._listening.socket is not None:
             self._opened_told = True
             self.broadcast(frame(FrameKind.FAILED, 0, self._codec.encode(error_to_wire(failure))))
             self._ends_at = time.monotonic() + _LINGER_SECONDS
@@ -513,7 +504,7 @@ class HostServer:
     def _look(self) -> None:
         """End when there is no client; once a minute see whether socket and directory still are."""
         now = time.monotonic()
-        if self._ends_at is not None or self._listening is None:
+        if self._ends_at is not None or self._listening.socket is None:
             return
         if (
             self._idle is not None
@@ -530,34 +521,16 @@ class HostServer:
             if not self._peers:
                 self._begin_end("the directory is gone")
             return
-        if not self._is_bound():
+        if not self._listening.is_bound():
             self._stop_listening()
             with contextlib.suppress(OSError):
-                rendezvous.socket_address(self._directory)
                 self._listen()
             log.warning("host.socket_was_deleted", database=str(self._directory), hint="it was made again")
 
-    def _is_bound(self) -> bool:
-        """Tell whether the socket's name is still ours."""
-        try:
-            found = self._address.stat()
-        except OSError:
-            return False
-        return self._bound is not None and (found.st_dev, found.st_ino) == (
-            self._bound.st_dev,
-            self._bound.st_ino,
-        )
-
     def _stop_listening(self) -> None:
-        listening, self._listening = self._listening, None
-        if listening is None:
-            return
-        if self._watched:
-            self._selector.unregister(listening)
-        if self._is_bound():
-            with contextlib.suppress(OSError):
-                self._address.unlink()
-        listening.close()
+        if self._listening.socket is not None and self._watched:
+            self._selector.unregister(self._listening.socket)
+        self._listening.close()
 
     def _say_goodbye(self) -> None:
         """Give the clients a moment to read what they are owed."""

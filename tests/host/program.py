@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 
 import aiochroma
@@ -24,12 +25,15 @@ async def flood(path, count):
         await asyncio.gather(*calls)
 
 
-async def read(path, count):
+async def read_and_stop(path, count):
     async with aiochroma.AsyncPersistentClient(path, process="shared", slow_request_ms=600_000) as client:
         collection = await client.get_collection("things", embedding_function=None)
         calls = [asyncio.ensure_future(collection.get(limit=100, offset=n)) for n in range(int(count))]
-        await asyncio.sleep(0)
+        for _ in range(10):
+            # They go out at the end of the loop's turn.
+            await asyncio.sleep(0)
         print("reading", flush=True)
+        os.kill(os.getpid(), signal.SIGSTOP)
         results = await asyncio.gather(*calls)
         assert all(len(result["ids"]) == 100 for result in results)
     print("done", flush=True)
@@ -92,7 +96,7 @@ def stay(path):
 
 if __name__ == "__main__":
     command, *arguments = sys.argv[1:]
-    if command in {"flood", "read", "write"}:
+    if command in {"flood", "read_and_stop", "write"}:
         asyncio.run(globals()[command](*arguments))
     else:
         {"exit": exit_in_flight, "fork": fork, "stay": stay}[command](*arguments)

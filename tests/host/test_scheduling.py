@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+from functools import partial
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiochroma.core.plan import Limits
+from aiochroma.core.plan import Limits, RecordPlanner, Step
 from aiochroma.core.queue import Ticket
 from aiochroma.core.request import Request
 from aiochroma.core.worker import Worker
@@ -121,6 +122,55 @@ def test_a_write_is_made_in_every_round_however_long_the_reads_are(slow):
         backend.go.release()
     assert writer.came.wait(60)
     assert backend.calls.index("write") <= 3
+
+
+def test_bulk_writing_waits_for_reads_that_are_left_over():
+    """Until they had twice the time of its last slice; what follows it in the plan waits with it, a single write does not."""
+    state = SharedWorkerState(None, RecordPlanner(), None, None, 0.0, None)
+    client = Client()
+    read, write = client.ticket("_query"), client.ticket("_add", ids=["a"])
+
+    def bulk_is_left_out(seconds, *, reads_are_left_over=True):
+        state.arrange([])
+        assert state.postpones(Step([0]), [read], 0.06 if reads_are_left_over else 0.0) is reads_are_left_over
+        assert not state.postpones(Step([0], records=1), [write], seconds)
+        left_out = state.postpones(Step([0], 0, 64, records=64), [write], seconds)
+        assert state.postpones(Step([0], 0, 256), [read], seconds) is left_out
+        return left_out
+
+    state.pacing.observe(64, 0.1)
+    assert [bulk_is_left_out(0.06) for _ in range(8)] == [True, True, True, False] * 2
+    assert not bulk_is_left_out(0.0, reads_are_left_over=False)
+
+
+def test_single_records_do_not_make_slices_grow():
+    """On a busy machine they cost as much as many, so a record more seems to cost nothing."""
+    limits = Limits()
+    pacing = SharedPacing(limits, None)
+    for _ in range(100):
+        pacing.observe(1, 0.08)
+    assert limits.records_per_slice == 64
+
+
+def test_what_came_during_a_slice_is_read_before_the_next():
+    """The thread that reads the sockets is let in after each slice while more waits."""
+    backend = Slow()
+    reader, writer = Client("reader"), Client("writer")
+
+    def catch_up():
+        if len(backend.calls) == 1:
+            worker.queue.put(reader.ticket("_get", n="read", limit=1))
+
+    worker = Worker("slow", lambda: backend, server=partial(SharedWorkerState, catch_up=catch_up))
+    worker.start()
+    ids = [str(n) for n in range(200)]
+    worker.queue.put(writer.ticket("_add", n="slice", ids=ids, embeddings=[[1.0]] * 200, collection_id="c"))
+    for _ in range(10):
+        backend.go.release()
+    assert writer.came.wait(60)
+    worker.close()
+    assert worker.join(60)
+    assert backend.calls[:3] == ["slice", "read", "slice"]
 
 
 def test_slices_are_small_beside_reads_and_large_alone():
