@@ -62,23 +62,29 @@ class deadline:  # noqa: N801 - reads as a statement: `with aiochroma.deadline(0
         _current.reset(self._token)
 
 
-def checked_seconds(name: str, seconds: float | None, *, zero: bool = False) -> float | None:
+def checked_seconds(
+    name: str, seconds: float | None, *, zero: bool = False, none: bool = True
+) -> float | None:
     """Return a time limit as a float, or None where there is none; infinity and everything above ten years count as none.
 
     Args:
         name: What the argument is called.
         seconds: The caller's value.
         zero: Whether zero is allowed.
+        none: Whether None is allowed, for no limit.
 
     Raises:
         InvalidInputError: It is not a number, is NaN, or is too small.
     """
-    if seconds is None:
+    if seconds is None and none:
         return None
-    number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
-    if not number or not (seconds > 0 or (zero and seconds == 0)):
-        least = "zero or more" if zero else "above 0"
-        raise InvalidInputError(f"`{name}` must be a number of seconds {least}, or None, got {seconds!r}.")
+    if (
+        not isinstance(seconds, (int, float))
+        or isinstance(seconds, bool)
+        or not (seconds > 0 or (zero and seconds == 0))
+    ):
+        least = ("zero or more" if zero else "above 0") + (", or None" if none else "")
+        raise InvalidInputError(f"`{name}` must be a number of seconds {least}, got {seconds!r}.")
     return None if seconds > LONGEST_SECONDS else float(seconds)
 
 

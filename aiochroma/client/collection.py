@@ -47,7 +47,7 @@ from aiochroma.client.checking import check_vectors
 from aiochroma.core.limits import check_filter, check_records
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from chromadb.api.types import BaseRecordSet
 
@@ -347,9 +347,9 @@ class Collection(AsyncCollection):
     async def _prepared(self, prepare: Callable[..., Any], size: int, **arguments: Any) -> Any:
         """Validate, off the loop if there is much of it, and embed."""
         if size > _LARGE or self._get_sparse_embedding_targets():
-            request = await off_loop(lambda: _checked(prepare(**arguments)))
+            request = await off_loop(lambda: _checked(prepare, arguments))
         else:
-            request = _checked(prepare(**arguments))
+            request = _checked(prepare, arguments)
         waiting = request.get("embeddings")
         if isinstance(waiting, _ToEmbed):
             inputs = await self._inputs(waiting)
@@ -439,8 +439,19 @@ def _count(values: Any) -> int:
     return len(values) if isinstance(values, (list, tuple, np.ndarray)) else 0
 
 
-def _checked(request: Any) -> Any:
+def _checked(prepare: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
     """Find what Chroma would take and could never apply, or would refuse in the middle of a write that is cut into slices."""
+    try:
+        request = prepare(**arguments)
+        _check_limits(request)
+    except RecursionError as error:
+        raise InvalidInputError(
+            "An argument is nested too deeply to be looked at; write it flatter."
+        ) from error
+    return request
+
+
+def _check_limits(request: Any) -> None:
     if request.get("ids") is not None and "metadatas" in request:
         check_records(request["ids"], request["metadatas"], request["documents"])
     else:
@@ -449,4 +460,3 @@ def _checked(request: Any) -> Any:
     embeddings = request.get("embeddings")
     if embeddings is not None and not isinstance(embeddings, _ToEmbed):
         check_vectors(embeddings)
-    return request

@@ -124,7 +124,7 @@ class ClientOptions:
         if self.when_full not in {"wait", "raise"}:
             raise InvalidInputError(f"`when_full` must be 'wait' or 'raise', got {self.when_full!r}.")
         _check_whole("max_pending", self.max_pending)
-        _check_above_zero("slow_request_ms", self.slow_request_ms)
+        _check_milliseconds("slow_request_ms", self.slow_request_ms)
 
     def resolve(self) -> ConnectTarget:
         """Return what is to be opened; may ask the file system, so it is not for an event loop's thread."""
@@ -164,7 +164,7 @@ class EphemeralOptions(ClientOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_above_zero("max_write_slice_ms", self.max_write_slice_ms)
+        _check_milliseconds("max_write_slice_ms", self.max_write_slice_ms)
 
     def resolve(self) -> ConnectTarget:
         """See :class:`ClientOptions`."""
@@ -199,11 +199,11 @@ class PersistentOptions(ClientOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_above_zero("max_write_slice_ms", self.max_write_slice_ms)
-        checked_seconds("lock_timeout", self.lock_timeout, zero=True)
+        _check_milliseconds("max_write_slice_ms", self.max_write_slice_ms)
+        checked_seconds("lock_timeout", self.lock_timeout, zero=True, none=False)
         if self.process not in {None, "shared", "this"}:
             raise InvalidInputError(f"`process` must be 'shared', 'this' or None, got {self.process!r}.")
-        checked_seconds("host_idle", self.host_idle, zero=True)
+        checked_seconds("host_idle", self.host_idle, zero=True, none=False)
 
     def resolve(self) -> ConnectTarget:
         """See :class:`ClientOptions`.
@@ -354,6 +354,12 @@ def _check_name(name: str, value: object) -> None:
 def _check_above_zero(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
         raise InvalidInputError(f"`{name}` must be a number above 0, got {value!r}.")
+
+
+def _check_milliseconds(name: str, value: object) -> None:
+    _check_above_zero(name, value)
+    if isinstance(value, (int, float)) and value > LONGEST_SECONDS * 1000:
+        raise InvalidInputError(f"`{name}` must be at most {LONGEST_SECONDS * 1000:.0f} ms, got {value!r}.")
 
 
 def _check_whole(name: str, value: object) -> None:

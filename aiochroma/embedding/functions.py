@@ -102,7 +102,8 @@ async def await_function(function: Any, inputs: Any, *, is_query: bool, deadline
     for_queries = getattr(function, "embed_query", None) if is_query else None
 
     async def answer() -> Any:
-        with _within(function):
+        # Blamed here as well: a SystemExit that leaves a task ends the event loop.
+        with _within(function), _blamed(function):
             if inspect.iscoroutinefunction(for_queries):
                 return await for_queries(input=inputs)
             return await function(inputs)
@@ -153,13 +154,18 @@ def vectors_from(result: Any, inputs: Sequence[Any], function: Any) -> list[Any]
     import numpy as np
 
     try:
-        vectors: Sequence[Vector] = [np.asarray(vector, dtype=np.float32) for vector in result]
+        with np.errstate(over="ignore"):  # What does not fit becomes an infinity, which is refused below.
+            vectors: Sequence[Vector] = [np.asarray(vector, dtype=np.float32) for vector in result]
     except (TypeError, ValueError, OverflowError) as error:
         raise EmbeddingFailedError(
             f"The embedding function {name_of(function)!r} did not return vectors but {type(result).__name__}."
         ) from error
     shapes = {vector.shape for vector in vectors}
-    if len(vectors) != len(inputs) or len(shapes) > 1 or any(len(shape) != 1 for shape in shapes):
+    if (
+        len(vectors) != len(inputs)
+        or len(shapes) > 1
+        or any(len(shape) != 1 or not shape[0] for shape in shapes)
+    ):
         raise EmbeddingFailedError(
             f"The embedding function {name_of(function)!r} was given {len(inputs)} inputs and returned {len(vectors)} items of "
             f"shapes {sorted(shapes)}; it must return one vector for each input, all of the same length."
@@ -195,7 +201,7 @@ def _blamed(function: object) -> Iterator[None]:
     """Turn whatever a function raises into an error that says so."""
     try:
         yield
-    except (EmbedderError, KeyboardInterrupt, GeneratorExit):
+    except (EmbedderError, KeyboardInterrupt):
         raise
     except (
         BaseException

@@ -13,11 +13,18 @@ from aiochroma.records.filters import COMPARISONS
 
 __all__ = ["check_where", "checked_where"]
 
+_DEEPEST = 100
+"""So many levels of '$and' and '$or': more is not written by hand, and each is a level of the call stack, here and below."""
+
 _OPERATORS = frozenset({*COMPARISONS, "$eq", "$ne", "$in", "$nin"})
 
 
-def check_where(where: object) -> None:
+def check_where(where: object, *, level: int = 0) -> None:
     """Check that a filter is one that Chroma and the index both understand.
+
+    Args:
+        where: The filter, or a part of it.
+        level: In how many others it stands.
 
     Raises:
         InvalidInputError: It is not.
@@ -30,8 +37,12 @@ def check_where(where: object) -> None:
     if key in {"$and", "$or"}:
         if not isinstance(condition, list) or not condition:
             raise InvalidInputError(f"{key!r} of `where` must have a list of filters, got {condition!r}.")
+        if level == _DEEPEST:
+            raise InvalidInputError(
+                f"`where` has more than {_DEEPEST} levels of '$and' and '$or'; write it flatter."
+            )
         for part in condition:
-            check_where(part)
+            check_where(part, level=level + 1)
         return
     # Chroma finds texts under this name, and refuses to compare them.
     if not isinstance(key, str) or key.startswith("$") or key == "#document":

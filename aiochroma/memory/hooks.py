@@ -7,6 +7,7 @@ import concurrent.futures
 import contextvars
 import threading
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from aiochroma._deadline import deadline_at
@@ -42,37 +43,63 @@ async def ask(
     limit = seconds if nearest is None else max(0.0, min(seconds, nearest - time.monotonic()))
     try:
         if is_asynchronous(function):
-            return await asyncio.wait_for(_answer(function, arguments), limit)
-        future = _on_thread_of_its_own(name, function, arguments)
-        if waits_by_blocking():
-            return future.result(limit)
-        return await asyncio.wait_for(asyncio.wrap_future(future), limit)
+            answer = await asyncio.wait_for(_on_this_loop(function, arguments), limit)
+        else:
+            future = _on_thread_of_its_own(name, function, arguments)
+            answer = (
+                future.result(limit)
+                if waits_by_blocking()
+                else await asyncio.wait_for(asyncio.wrap_future(future), limit)
+            )
     except (asyncio.TimeoutError, concurrent.futures.TimeoutError) as error:
         raise failure(f"`{name}` had not answered after {limit:.1f} s.") from error
-    except Exception as error:
-        raise failure(f"`{name}` failed with {type(error).__name__}: {error}") from error
+    raised = answer.raised
+    if raised is not None:
+        raise failure(f"`{name}` failed with {type(raised).__name__}: {raised}") from raised
+    return answer.result
 
 
-async def _answer(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-    return await function(*arguments)
+@dataclass(slots=True)
+class _Answer:
+    """What a function returned or raised.
+
+    A cancellation, ``SystemExit`` or ``StopIteration`` is its failure as well: let out they would end the caller, the event
+    loop, or nothing at all, since no future takes them.
+    """
+
+    result: Any = None
+    raised: BaseException | None = None
+
+
+async def _on_this_loop(function: Callable[..., Any], arguments: tuple[Any, ...]) -> _Answer:
+    async def answer() -> _Answer:
+        try:
+            return _Answer(await function(*arguments))
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - the function's failure, whatever it is
+            return _Answer(raised=error)
+
+    task = asyncio.ensure_future(answer())
+    try:
+        await asyncio.wait({task})
+    finally:
+        task.cancel()
+    return task.result()
 
 
 def _on_thread_of_its_own(
     name: str, function: Callable[..., Any], arguments: tuple[Any, ...]
-) -> concurrent.futures.Future[Any]:
-    future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+) -> concurrent.futures.Future[_Answer]:
+    future: concurrent.futures.Future[_Answer] = concurrent.futures.Future()
 
     def work() -> None:
         try:
-            result, failure = function(*arguments), None
+            answer = _Answer(function(*arguments))
         except BaseException as error:  # noqa: BLE001 - the function's failure, whatever it is
-            result, failure = None, error
-        if not future.set_running_or_notify_cancel():
-            return
-        if failure is not None:
-            future.set_exception(failure)
-        else:
-            future.set_result(result)
+            answer = _Answer(raised=error)
+        if future.set_running_or_notify_cancel():
+            future.set_result(answer)
 
     context = contextvars.copy_context()
     threading.Thread(target=context.run, args=(work,), name=f"aiochroma-{name}", daemon=True).start()

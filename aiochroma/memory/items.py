@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
-from typing import Any
+from typing import Any, TypeGuard
 
 from aiochroma._errors import InvalidInputError
 from aiochroma._types import Metadata, MetadataView
@@ -46,6 +47,7 @@ __all__ = [
     "checked_item",
     "checked_metadata",
     "checked_scope",
+    "is_number",
     "item_from",
     "moment",
     "now_in_seconds",
@@ -334,7 +336,11 @@ def seconds_of(value: object, where: str) -> float:
     Raises:
         InvalidInputError: It is neither.
     """
-    seconds = value.timestamp() if isinstance(value, datetime) else _finite(value, where)
+    try:
+        seconds = value.timestamp() if isinstance(value, datetime) else _finite(value, where)
+    except (OverflowError, ValueError, OSError) as error:
+        # One without a time zone, at the edge of what the calendar knows.
+        raise InvalidInputError(f"{where} is {value!r}, which is no date that the system knows.") from error
     if not _is_date(seconds):
         raise InvalidInputError(f"{where} is {seconds!r} s since 1970, which is no date.")
     return round(seconds, 6)
@@ -369,7 +375,14 @@ def moment(stored: MetadataView | None, key: str) -> datetime | None:
         return None
 
 
+def is_number(value: object) -> TypeGuard[float]:
+    """Return whether something is an integer or a float that can be reckoned with, and no truth value."""
+    if isinstance(value, int):
+        return not isinstance(value, bool) and abs(value) <= sys.float_info.max
+    return isinstance(value, float)
+
+
 def _finite(value: object, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if not is_number(value) or not math.isfinite(value):
         raise InvalidInputError(f"{where} must be a finite number, got {value!r}.")
     return float(value)

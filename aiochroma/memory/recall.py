@@ -21,6 +21,7 @@ from aiochroma.memory.items import (
     THREAD,
     UPDATED_AT,
     check_k,
+    is_number,
     moment,
     user_metadata,
 )
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-__all__ = ["Hit", "Mode", "NamespaceSearch", "Recall", "has_passed", "hit_from", "is_number", "searches_from"]
+__all__ = ["Hit", "Mode", "NamespaceSearch", "Recall", "has_passed", "hit_from", "searches_from"]
 
 
 @dataclass(frozen=True)
@@ -243,11 +244,6 @@ def searches_from(
         raise InvalidInputError(
             f"`namespaces` must be a name, several names, or a mapping to `k` or `NamespaceSearch`, got {namespaces!r}."
         ) from None
-
-
-def is_number(value: object) -> bool:
-    """Return whether something is an integer or a float, and no truth value."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def hit_from(

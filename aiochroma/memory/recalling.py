@@ -10,10 +10,18 @@ from typing import TYPE_CHECKING, Any, Literal
 from aiochroma._errors import EmbedderError, InvalidInputError, RerankFailedError, StoreUnavailableError
 from aiochroma._logging import get_logger
 from aiochroma._types import Vector, Where
-from aiochroma.memory.items import check_id, check_k, check_text, check_thread, checked_scope, seconds_of
+from aiochroma.memory.items import (
+    check_id,
+    check_k,
+    check_text,
+    check_thread,
+    checked_scope,
+    is_number,
+    seconds_of,
+)
 from aiochroma.memory.namespaces import collection_name
 from aiochroma.memory.opening import Call
-from aiochroma.memory.recall import Hit, NamespaceSearch, Recall, hit_from, is_number, searches_from
+from aiochroma.memory.recall import Hit, NamespaceSearch, Recall, hit_from, searches_from
 from aiochroma.memory.reranking import CANDIDATES, Rerank, check_rerank, reranked, within_limits
 from aiochroma.memory.store import Namespace
 from aiochroma.records.filters import encoded

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
@@ -112,7 +113,20 @@ class TextEmbedder:
 
 
 def _has_direction(vector: Vector) -> bool:
-    return 0 < float(vector @ vector) < float("inf")
+    """Tell whether a vector can be compared with others by its direction.
+
+    Raises:
+        EmbeddingFailedError: Its numbers are too large for that.
+    """
+    import numpy as np
+
+    with np.errstate(over="ignore"):
+        length = float(vector @ vector)
+    if length == math.inf:
+        raise EmbeddingFailedError(
+            "The embedder returned numbers so large that their squares do not fit (above 1e19): scale its vectors."
+        )
+    return length > 0
 
 
 _FEWEST_CHARACTERS = 32

@@ -145,6 +145,9 @@ class RowCache:
             # SQLite gives a new row a number above all others, so what was added stands behind what is known.
             more = self._read(namespace, what, int(kept[-1]) if len(kept) else 0)
             kept = np.concatenate([kept, more]) if len(more) else kept
+        if not len(kept):
+            # Whoever asks brings new words all the time, and that nothing has them is found at once.
+            return kept
         self._kept[key] = (now, kept)
         self._bytes += kept.nbytes + _ENTRY_BYTES
         while self._bytes > _MOST_BYTES_KEPT and len(self._kept) > 1:

@@ -119,9 +119,9 @@ async def _in_the_child(client, collection, path):
         "write": lambda: collection.add(ids=["x"], embeddings=[VECTOR]),
         "embed": lambda: collection.add(ids=["x"], documents=["x"]),
         "catalog": lambda: client.list_collections(),
-        "fresh": lambda: aiochroma.AsyncPersistentClient(path)._open(),
-        "other": lambda: aiochroma.AsyncPersistentClient(path + "-other")._open(),
-        "ephemeral": lambda: aiochroma.AsyncEphemeralClient()._open(),
+        "fresh": lambda: aiochroma.AsyncPersistentClient(path).open(),
+        "other": lambda: aiochroma.AsyncPersistentClient(path + "-other").open(),
+        "ephemeral": lambda: aiochroma.AsyncEphemeralClient().open(),
     }
     for name, attempt in attempts.items():
         try:

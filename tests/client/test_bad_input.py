@@ -171,3 +171,12 @@ async def test_what_is_no_text_is_our_error(collection, arguments):
     """Half a surrogate pair cannot be asked for; the codec's own error does not reach the caller."""
     with pytest.raises(InvalidInputError, match="surrogate"):
         await collection.get(**arguments)
+
+
+async def test_a_filter_that_is_nested_too_deeply_is_our_error(collection):
+    """Python's own error about its stack does not reach the caller."""
+    where = {"n": 1}
+    for _ in range(5_000):
+        where = {"$and": [where, {"n": 1}]}
+    with pytest.raises(InvalidInputError, match="nested too deeply"):
+        await collection.get(where=where)

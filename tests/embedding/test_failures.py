@@ -43,6 +43,8 @@ class FailingAsynchronously(Failing):
         (Failing, ConnectionError("refused by https://user:s3cret@host/v1?key=s3cret")),
         (Failing, asyncio.CancelledError()),
         (Failing, SystemExit(3)),
+        (Failing, GeneratorExit()),
+        (FailingAsynchronously, SystemExit(3)),
         (FailingAsynchronously, KeyError("no model")),
         (FailingAsynchronously, asyncio.CancelledError()),
     ],
@@ -76,6 +78,14 @@ async def test_vectors_that_are_no_numbers_blame_the_embedder(tmp_path, value):
             await memory.remember("a sound text")
     async with aiochroma.Memory(tmp_path, embedder=embed, on_failure="degrade") as memory:
         assert await memory.remember("a sound text") == ""
+
+
+@pytest.mark.parametrize("vector", [[], [1e300, 1.0], [3e38, 3e38]])
+async def test_vectors_without_a_direction_blame_the_embedder(tmp_path, vector):
+    """None of any length, and none whose numbers do not fit: the text is not to blame, and nothing warns."""
+    async with aiochroma.Memory(tmp_path, embedder=lambda texts: [vector for _ in texts]) as memory:
+        with pytest.raises(aiochroma.EmbeddingFailedError):
+            await memory.remember("The locker code is ZX-4410.")
 
 
 @pytest.mark.parametrize("result", [None, 3, [[1.0]], [[1.0], [1.0, 2.0]], "text"])

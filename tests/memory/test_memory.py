@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import math
+from datetime import datetime
 from enum import Enum
 from types import MappingProxyType
 
@@ -172,6 +173,14 @@ async def test_k_counts_for_each_namespace(memory):
         assert [hit.namespace for hit in recall].count("two") == 2
 
 
+def _nested(levels):
+    """Return a filter in that many others."""
+    where = {"n": 1}
+    for _ in range(levels):
+        where = {"$and": [where, {"n": 1}]}
+    return where
+
+
 _BAD = [
     ("remember", [""], {}, "blank"),
     ("remember", [" \n"], {}, "blank"),
@@ -200,6 +209,13 @@ _BAD = [
     ("remember", ["a"], {"ttl": 1e300}, r"`ttl`.*1e\+300"),
     ("remember", ["a"], {"pinned": "no"}, "`pinned`.*'no'"),
     ("remember", ["a"], {"expires_at": 1e300}, "no date"),
+    ("remember", ["a"], {"created_at": datetime.min}, "created_at.*no date"),
+    ("remember", ["a"], {"ttl": 10**400}, "ttl.*finite"),
+    ("recall", ["a"], {"since": datetime.min}, "`since`.*no date"),
+    ("recall", ["a"], {"vector_weight": 10**400}, "vector_weight"),
+    ("recall", ["a"], {"half_life": 10**400}, "half_life"),
+    ("recall", ["a"], {"max_distance": 10**400}, "max_distance"),
+    ("recall", ["a"], {"where": _nested(500)}, "levels"),
     ("remember", ["a"], {"position": math.inf}, "`position`"),
     ("remember", ["a"], {"thread": 5}, "`thread`"),
     ("remember_many", ["one text"], {}, "several texts"),

@@ -133,3 +133,20 @@ async def test_unordered_memories_lend_nothing_by_their_order(memory, tmp_path):
     for namespace in ("facts", "table"):
         found = await memory.recall("harbour taken", namespaces=namespace, mode="text")
         assert "Seventeen." not in [hit.text for hit in found]
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError(), StopIteration(), SystemExit(3), GeneratorExit()])
+@pytest.mark.parametrize("is_asynchronous", [False, True])
+async def test_whatever_a_judge_raises_is_its_own_failure(memory, error, is_asynchronous):
+    """No end of the caller, of the event loop, or of its patience: the order by score stands, and the recall says so."""
+
+    def judge(question, texts):
+        raise error
+
+    async def judge_asynchronously(question, texts):
+        raise error
+
+    recall = await memory.recall("lake", rerank=judge_asynchronously if is_asynchronous else judge)
+    assert len(recall) == 5
+    assert isinstance(recall.errors[""], aiochroma.RerankFailedError)
+    assert "had not answered" not in str(recall.errors[""])

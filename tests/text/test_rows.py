@@ -34,12 +34,16 @@ def test_what_is_kept_is_what_reading_gives(changes):
 
 
 def test_what_nothing_has_is_not_kept_for_ever(monkeypatch):
-    """Entries without rows take room as well, and the least lately asked for make place."""
+    """What has no rows is not kept; short entries take room as well, and the least lately asked for make place."""
     monkeypatch.setattr(rows, "_MOST_BYTES_KEPT", 100_000)
     cache = RowCache(lambda *_: np.empty(0, dtype=np.int64))
     for number in range(5_000):
         assert len(cache.rows(1, f"unknown word {number}")) == 0
-    assert len(cache._kept) < 1_000
+    assert not cache._kept
+    cache = RowCache(lambda *_: np.array([1], dtype=np.int64))
+    for number in range(5_000):
+        assert len(cache.rows(1, f"rare word {number}")) == 1
+    assert 0 < len(cache._kept) < 1_000
 
 
 @given(_ROWS, st.none() | _ROWS, _ROWS)
