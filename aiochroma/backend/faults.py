@@ -188,6 +188,21 @@ FAULTS: tuple[Fault, ...] = (
         reopen_first=True,
     ),
     Fault(
+        "compactor_gone",
+        FaultKind.PERMANENT,
+        "The thread of Chroma that applies the log has ended: it met an entry that it cannot read.",
+        "The database is opened again before the next call. `aiochroma doctor --repair` takes out what Chroma cannot read.",
+        pattern=r"Error sending message to compactor|Error receiving message from compactor",
+        reopen_first=True,
+    ),
+    Fault(
+        "catalog_unreadable",
+        FaultKind.PERMANENT,
+        "What SQLite has about a collection is not what Chroma writes, and Chroma lists none because of it.",
+        "`aiochroma doctor` names the collection, and `--repair` mends it.",
+        pattern=r"Could not deserialize (?:schema|collection)",
+    ),
+    Fault(
         "other_version",
         FaultKind.PERMANENT,
         "The database was made by another version of Chroma, with tables that this one does not know.",

@@ -98,8 +98,11 @@ def check_directory(path: str | os.PathLike[str], *, create: bool = True) -> Pat
             f"{directory} {what} by this process (uid {_user()}); check owner, mode and mount"
         )
     sqlite_file = directory / SQLITE_FILE
-    if os.path.lexists(sqlite_file) and not sqlite_file.is_file():
-        raise DatabasePathError(f"{sqlite_file} is not a regular file")
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        # SQLite opens those beside it as well, and would wait for ever for somebody at the other end of a pipe.
+        file = directory / f"{SQLITE_FILE}{suffix}"
+        if os.path.lexists(file) and not file.is_file():
+            raise DatabasePathError(f"{file} is not a regular file; move it away")
     if sqlite_file.exists() and not os.access(sqlite_file, os.R_OK | os.W_OK):
         raise DatabasePathError(f"{sqlite_file} may not be read and written by this process (uid {_user()})")
     if create:

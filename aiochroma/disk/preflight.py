@@ -294,7 +294,14 @@ class _Look:
         ids = record_ids(self._connection, stored.metadata_segment)
         to_come = {entry.id for entry in log if entry.has_vector and entry.kind in {ADD, UPSERT}}
         to_go = {entry.id for entry in log if entry.kind == DELETE}
-        unappliable = self._unappliable(entry for entry in log if entry.sequence > stored.applied)
+        unappliable = {
+            entry.sequence: f"what is logged of record {entry.id!r} is none of Chroma's operations"
+            for entry in log
+            if entry.kind < 0
+        }
+        unappliable |= self._too_large(
+            entry for entry in log if entry.sequence > stored.applied and entry.kind >= 0
+        )
         return replace(
             _report(stored),
             records=len(ids),
@@ -308,7 +315,7 @@ class _Look:
             sampled=index.sampled,
         )
 
-    def _unappliable(self, entries: Iterable[LogEntry]) -> dict[int, str]:
+    def _too_large(self, entries: Iterable[LogEntry]) -> dict[int, str]:
         """Return what is wrong with entries that SQLite cannot take: Chroma logs them, and then fails at each use."""
         found = {}
         for entry in entries:

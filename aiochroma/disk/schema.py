@@ -50,6 +50,8 @@ EMBEDDER_KEY = "aiochroma:embedder"
 """In the metadata of a namespace's collection: what embedded it."""
 
 ADD, UPDATE, UPSERT, DELETE = range(4)
+_NO_KIND = -1
+"""What is logged is none of the four."""
 """Chroma's codes for the operations in its log."""
 
 LOG_INDEX = "aiochroma_log_by_topic"
@@ -78,7 +80,7 @@ class LogEntry(NamedTuple):
 
     Attributes:
         sequence: Its number.
-        kind: One of `ADD`, `UPDATE`, `UPSERT`, `DELETE`.
+        kind: One of `ADD`, `UPDATE`, `UPSERT`, `DELETE`; a negative number where SQLite has none of them.
         id: The record.
         has_vector: Whether there is a vector with it.
     """
@@ -229,8 +231,8 @@ def log_entries(connection: sqlite3.Connection, after: Mapping[str, int]) -> dic
 
 def _append(entries: list[LogEntry], row: Iterable[Any]) -> None:
     sequence, kind, id, has_vector = row
-    if type(id) is str and type(kind) is int:
-        entries.append(LogEntry(sequence, kind, id, bool(has_vector)))
+    known = type(id) is str and type(kind) is int and ADD <= kind <= DELETE
+    entries.append(LogEntry(sequence, kind if known else _NO_KIND, shown(id), bool(has_vector)))
 
 
 def stored_collections(connection: sqlite3.Connection) -> list[StoredCollection]:
@@ -296,6 +298,10 @@ def index_settings(schema: object, configuration: object, old: MetadataView) -> 
         configuration: The column ``config_json_str``.
         old: The collection's metadata ``hnsw:space`` and ``hnsw:M``.
     """
+    if schema is not None and not json_object(schema):
+        return IndexSettings(
+            problem="its schema is no JSON object in SQLite, and Chroma lists no collection because of it"
+        )
     current = _object_in(json_object(schema), "keys", "#embedding", "float_list", "vector_index", "config")
     legacy = _object_in(json_object(configuration), "hnsw")
     space = current.get("space") or legacy.get("space") or old.get("hnsw:space")

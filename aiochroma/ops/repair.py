@@ -122,7 +122,11 @@ def mend(directory: Path, report: PreflightReport) -> list[str]:
         for collection in report.collections:
             if collection.unusable and collection.dimension is None:
                 done.extend(_set_dimension(connection, directory, collection))
-            if collection.settings.problem:
+            if _drop_schema(connection, collection):
+                done.append(
+                    f"the schema of {collection.label}, which was none, was dropped; its configuration holds"
+                )
+            elif collection.settings.problem:
                 _set_neighbors(connection, collection)
                 done.append(
                     f"the setting `max_neighbors` of {collection.label} is {_DEFAULT_NEIGHBORS} now, with which Chroma works"
@@ -135,6 +139,19 @@ def mend(directory: Path, report: PreflightReport) -> list[str]:
                 _rebuild_full_text(connection, table)
                 done.append(f"the full-text table {table} was made again from the documents")
     return done
+
+
+def _drop_schema(connection: sqlite3.Connection, collection: CollectionReport) -> bool:
+    """Take out a schema that is no JSON object; Chroma then goes by the configuration beside it."""
+    if "schema_str" not in columns_of(connection, "collections"):
+        return False
+    row = connection.execute(
+        "SELECT schema_str FROM collections WHERE id = ?", (collection.collection_id,)
+    ).fetchone()
+    if row is None or row[0] is None or json_object(row[0]):
+        return False
+    connection.execute("UPDATE collections SET schema_str = NULL WHERE id = ?", (collection.collection_id,))
+    return True
 
 
 def _set_neighbors(connection: sqlite3.Connection, collection: CollectionReport) -> None:

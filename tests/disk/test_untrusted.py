@@ -195,6 +195,9 @@ ODD_ROWS = {
     "negative dimension": "UPDATE collections SET dimension = -8 WHERE name = 'bad'",
     "huge dimension": "UPDATE collections SET dimension = 1099511627776 WHERE name = 'bad'",
     "no segments": "DELETE FROM segments WHERE collection = (SELECT id FROM collections WHERE name = 'bad')",
+    "a schema that is none": "UPDATE collections SET schema_str = 'nonsense' WHERE name = 'bad'",
+    "an operation that is none": "INSERT INTO embeddings_queue (operation, topic, id, vector, encoding, metadata)"
+    " SELECT 9, 'persistent://default/default/' || id, 'x', NULL, NULL, NULL FROM collections WHERE name = 'bad'",
     "no links": "UPDATE collections SET schema_str = replace(schema_str, '\"max_neighbors\":16', '\"max_neighbors\":0')"
     " WHERE name = 'bad'",
     "links of text": 'UPDATE collections SET schema_str = replace(schema_str, \'"max_neighbors":16\', \'"max_neighbors":"x"\')'
