@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import threading
 from collections import Counter
 from contextlib import closing
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from aiochroma._errors import InvalidInputError
@@ -23,9 +25,7 @@ from aiochroma.memory.remembering import remember_batches
 from aiochroma.memory.results import Count
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator
-    from pathlib import Path
 
     from aiochroma.memory.recall import Hit
     from aiochroma.memory.store import Namespace, Store
@@ -42,6 +42,8 @@ _TEXT_SUFFIXES = frozenset({".txt", ".md"})
 _MOMENTS = ("created_at", "updated_at", "expires_at")
 _CSV_FIELDS = frozenset({"text", "id", "scope", "thread", "position", "pinned", *_MOMENTS})
 
+_OWN_NAMES = ("chroma.sqlite3", "aiochroma-", ".aiochroma")
+"""What the files of a database directory are called, Chroma's and ours."""
 _LONGEST_FIELD = 2**31 - 1
 """In characters: the most that fits into a C long on every system."""
 
@@ -88,6 +90,7 @@ async def _export(
 ) -> int:
     """Write memories as JSON lines; see ``Memory.export``."""
     target = expand(file, "file")
+    await off_loop(partial(_refuse_own_files, target, store.client.session.describe().path))
     if names is None:
         names = await store.names()
     written = 0
@@ -106,6 +109,18 @@ async def _export(
             f"`file` {str(target)!r} cannot be written: {error.strerror or error}."
         ) from error
     return written
+
+
+def _refuse_own_files(target: Path, directory: str) -> None:
+    """Refuse to export onto a file of the database, or among those of an index."""
+    real, home = Path(os.path.realpath(target)), Path(os.path.realpath(directory))
+    if not directory or home not in real.parents:
+        return
+    name = real.relative_to(home).parts[0]
+    if name.startswith(_OWN_NAMES) or (home / name).is_dir():
+        raise InvalidInputError(
+            f"`file` {str(target)!r} belongs to the database in {directory!r}; export to another place."
+        )
 
 
 async def _export_namespace(

@@ -6,6 +6,7 @@ import asyncio
 import csv
 import json
 import weakref
+from pathlib import Path
 
 import pytest
 
@@ -269,6 +270,20 @@ async def test_a_csv_field_may_be_long(memory, tmp_path):
     assert await memory.import_(tmp_path / "long.csv") == 1
     assert (await memory.get("long")).text == text
     assert csv.field_size_limit() == limit
+
+
+async def test_an_export_never_replaces_the_database(memory, tmp_path):
+    """Not by its own path, not through a link, and nothing is put among the files of an index."""
+    await memory.remember("The lake is cold.")
+    directory = Path(memory.client.session.describe().path)
+    (tmp_path / "link.jsonl").symlink_to(directory / "chroma.sqlite3")
+    before = sorted(entry.name for entry in directory.iterdir())
+    index = next(entry for entry in directory.iterdir() if entry.is_dir())
+    for target in (directory / "chroma.sqlite3", index / "new.jsonl", tmp_path / "link.jsonl"):
+        with pytest.raises(aiochroma.InvalidInputError, match="belongs to the database"):
+            await memory.export(target)
+    assert sorted(entry.name for entry in directory.iterdir()) == before
+    assert await memory.count() == 1
 
 
 async def test_an_export_that_fails_leaves_the_old_file(memory, tmp_path):
