@@ -134,7 +134,7 @@ async def story(path: Path, backups: Path) -> None:
         print("found again:", (await manager.memory.recall("which shelf holds box 1234?"))[0].text)
 
     print(
-        "\n-- the index is gone, in a store that keeps no vectors in its log: they are made again from the texts"
+        "\n-- the index is gone, in a store whose log is kept short: the memory's own records have every vector"
     )
     frugal = path.with_name(f"{path.name}-frugal")
     async with StoreManager(frugal, backups / "frugal", durable=False) as manager:

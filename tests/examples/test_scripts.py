@@ -81,13 +81,13 @@ async def test_the_bot_answers_although_the_store_is_unavailable(run, tmp_path):
 
 
 def test_the_story_of_a_store(run, tmp_path):
-    """A store is backed up, reset, damaged, rebuilt, filled with new embeddings, and restored, and loses nothing."""
+    """A store is backed up, reset, damaged, rebuilt from its log and from its own records, and restored, and loses nothing."""
     shown = run("store_manager.py", "story", "--path", tmp_path / "store")
     assert "backup of 1500 records" in shown
     assert "after a reset: 1500" in shown
     assert "recovered 'default': 1500 vectors, 0 missing" in shown
     assert "holds box 1234." in shown
-    assert "documents of default were embedded" in shown
+    assert "0 are nowhere" in shown
     assert "holds box 77." in shown
     assert "refused: DatabaseCorruptError" in shown
     assert "the former database is kept: True" in shown
