@@ -1,6 +1,7 @@
 """An asyncio-native memory layer over embedded ChromaDB: one database, one thread, any number of coroutines.
 
-Importing this package imports neither chromadb nor numpy; the names that need them are looked up when first used.
+Importing this package imports its errors and little else; other names are looked up when they are first used, and chromadb and
+numpy are imported when a database is opened.
 """
 
 from __future__ import annotations
@@ -38,19 +39,14 @@ from aiochroma._errors import (
     SettingsConflictError,
     StoreUnavailableError,
 )
-from aiochroma.client.opening import AsyncEphemeralClient, AsyncHttpClient, AsyncPersistentClient, connect
-from aiochroma.core.stats import Latency, Stats
-from aiochroma.memory.changing import MemoryChange
-from aiochroma.memory.listing import Listing
-from aiochroma.memory.memory import Memory
-from aiochroma.memory.recall import Hit, NamespaceSearch, Recall
-from aiochroma.memory.results import Count, Id, Items, Page, UnavailableHit
 
 if TYPE_CHECKING:
     __version__: str
     from aiochroma.client.client import AsyncClient
     from aiochroma.client.collection import Collection
     from aiochroma.client.maintenance import Health
+    from aiochroma.client.opening import AsyncEphemeralClient, AsyncHttpClient, AsyncPersistentClient, connect
+    from aiochroma.core.stats import Latency, Stats
     from aiochroma.disk.erasing import ErasureReceipt
     from aiochroma.disk.manifest import BackupReport
     from aiochroma.disk.recovery import RecoveryReport
@@ -58,6 +54,11 @@ if TYPE_CHECKING:
     from aiochroma.embedding.minilm import MiniLmEmbedder
     from aiochroma.embedding.protocol import Embedder, WindowedEmbedder
     from aiochroma.embedding.wordllama import WordLlamaEmbedder
+    from aiochroma.memory.changing import MemoryChange
+    from aiochroma.memory.listing import Listing
+    from aiochroma.memory.memory import Memory
+    from aiochroma.memory.recall import Hit, NamespaceSearch, Recall
+    from aiochroma.memory.results import Count, Id, Items, Page, UnavailableHit
     from aiochroma.ops import DoctorReport, MigrationReport, doctor, erase, migrate, restore
 
 __all__ = [
@@ -126,6 +127,23 @@ __all__ = [
 ]
 
 _LATE = {
+    "AsyncEphemeralClient": "aiochroma.client.opening",
+    "AsyncHttpClient": "aiochroma.client.opening",
+    "AsyncPersistentClient": "aiochroma.client.opening",
+    "connect": "aiochroma.client.opening",
+    "Latency": "aiochroma.core.stats",
+    "Stats": "aiochroma.core.stats",
+    "MemoryChange": "aiochroma.memory.changing",
+    "Listing": "aiochroma.memory.listing",
+    "Memory": "aiochroma.memory.memory",
+    "Hit": "aiochroma.memory.recall",
+    "NamespaceSearch": "aiochroma.memory.recall",
+    "Recall": "aiochroma.memory.recall",
+    "Count": "aiochroma.memory.results",
+    "Id": "aiochroma.memory.results",
+    "Items": "aiochroma.memory.results",
+    "Page": "aiochroma.memory.results",
+    "UnavailableHit": "aiochroma.memory.results",
     "BackupReport": "aiochroma.disk.manifest",
     "DoctorReport": "aiochroma.ops",
     "MigrationReport": "aiochroma.ops",
@@ -153,4 +171,6 @@ def __getattr__(name: str) -> Any:
         return version()
     if name not in _LATE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_LATE[name]), name)
+    # Kept, so that it is looked up once.
+    value = globals()[name] = getattr(import_module(_LATE[name]), name)
+    return value

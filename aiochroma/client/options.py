@@ -16,12 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from aiochroma._deadline import LONGEST_SECONDS, checked_seconds
 from aiochroma._errors import InvalidInputError
-from aiochroma.backend.address import Access, AuthHeader, access_to, url_of
-from aiochroma.backend.http import open_http
 from aiochroma.core.config import EngineOptions, Location, canonical_path
-from aiochroma.core.registry import Opener, acquire
-from aiochroma.host.opening import EMBEDDED, opener_for
-from aiochroma.records.server_index import ServerIndex
 
 if TYPE_CHECKING:
     import os
@@ -30,8 +25,9 @@ if TYPE_CHECKING:
     from chromadb.config import Settings
     from pydantic import SecretStr
 
+    from aiochroma.backend.address import Access, AuthHeader
     from aiochroma.core.connection import WhenFull
-    from aiochroma.core.registry import Lease
+    from aiochroma.core.registry import Lease, Opener
 
 __all__ = [
     "DEFAULT_DATABASE",
@@ -46,13 +42,6 @@ __all__ = [
     "PersistentOptions",
     "Process",
 ]
-
-_OPENERS = {
-    "persistent": EMBEDDED,
-    "ephemeral": EMBEDDED,
-    # A forked child may make its own connections to a server.
-    "http": Opener(partial(open_http, make_operations=ServerIndex), parallel=True, native=False),
-}
 
 DEFAULT_TENANT = "default_tenant"
 
@@ -83,7 +72,24 @@ class ConnectTarget:
 
     def acquire(self) -> Lease:
         """Return a share in the database's engine; errors as :func:`aiochroma.core.registry.acquire`."""
-        return acquire(self.location, self.options, self.opener or _OPENERS[self.location.kind])
+        # Late, as all that opens: half of what importing this package would take.
+        from aiochroma.core.registry import acquire
+
+        return acquire(self.location, self.options, self.opener or _opener_of(self.location.kind))
+
+
+def _opener_of(kind: str) -> Opener:
+    """Return what opens a database of a kind in this process."""
+    if kind == "http":
+        from aiochroma.backend.http import open_http
+        from aiochroma.core.registry import Opener
+        from aiochroma.records.server_index import ServerIndex
+
+        # A forked child may make its own connections to a server.
+        return Opener(partial(open_http, make_operations=ServerIndex), parallel=True, native=False)
+    from aiochroma.host.opening import EMBEDDED
+
+    return EMBEDDED
 
 
 Mode = Literal["persistent", "http", "ephemeral"]
@@ -221,6 +227,8 @@ class PersistentOptions(ClientOptions):
             process=self.process,
             host_idle=min(self.host_idle, LONGEST_SECONDS),
         )
+        from aiochroma.host.opening import opener_for
+
         return replace(target, opener=opener_for(target.location.path, target.options))
 
 
@@ -280,6 +288,8 @@ class HttpOptions(ClientOptions):
         Raises:
             InvalidInputError: One of the options is wrong; no secret is repeated.
         """
+        from aiochroma.backend.address import access_to, url_of
+
         url = url_of(self.host, self.port, ssl=self.ssl)
         if self.ca_file is not None and not url.startswith("https:"):
             raise InvalidInputError("`ca_file` is of no use without TLS: set `ssl=True`, or leave it out.")
