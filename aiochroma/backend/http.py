@@ -40,7 +40,7 @@ __all__ = ["HttpBackend", "open_http"]
 log = get_logger("aiochroma.backend")
 
 _limits: ContextVar[tuple[float | None, bool]] = ContextVar("limits", default=(None, False))
-"""Of the call that is made: when nobody waits for it any more, and whether it only reads."""
+"""What is known of the call being made: when its last caller stops waiting, and whether it only reads."""
 
 _ATTEMPTS = 6
 """With their pauses they take a little more than three seconds: enough for a server to restart."""

@@ -51,7 +51,7 @@ def reach(directory: str, values: MetadataView, stopped: Callable[[], bool]) -> 
     Raises:
         DatabaseInUseError: A program that does not share it has the directory.
         StoreUnavailableError: No host could be started, or the one that was cannot be reached.
-        ClosedError: Nobody wants it any more.
+        ClosedError: All its callers have gone.
     """
     starting = filelock.FileLock(socket_address(directory).with_suffix(".starting"), thread_local=False)
     until = time.monotonic() + _REACH_SECONDS

@@ -50,7 +50,7 @@ class Stored:
         key: Unique in the namespace.
         value: What is remembered; empty where the item was read without.
         created_at: Seconds since 1970.
-        updated_at: Likewise.
+        updated_at: The same for the last refresh.
         version: Different whenever it is written.
         ttl: Minutes that it lives after it was last written or read, or None.
         expires_at: When that ends, or None.
