@@ -234,7 +234,9 @@ class Lives(RuleBasedStateMachine):
     )
     def remember(self, id, words, expired):
         text = " ".join(words)
-        self.memory.remember(text, id=id, namespace=self.namespace, expires_at=1.0 if expired else None)
+        # In no order: what arrived beside a word would lend it, and be found by it.
+        expires = 1.0 if expired else None
+        self.memory.remember(text, id=id, namespace=self.namespace, thread=False, expires_at=expires)
         self.alive.pop(id, None)
         if not expired:
             self.alive[id] = text

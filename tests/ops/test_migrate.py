@@ -331,9 +331,9 @@ async def test_a_memory_works_at_the_destination(server, tmp_path):
     async with aiochroma.Memory(tmp_path / "memory", embedder=_embed, history=True) as memory:
         for name in namespaces:
             await memory.remember(
-                f"The zyzzyva of {name} sleeps.", namespace=name, id="one", metadata={"m": 1}
+                f"The zyzzyva of {name} sleeps.", namespace=name, id="one", metadata={"m": 1}, thread=False
             )
-            await memory.remember("Nothing of the kind.", namespace=name)
+            await memory.remember("Nothing of the kind.", namespace=name, thread=False)
     report = await aiochroma.migrate(tmp_path / "memory", server.url)
     assert report.is_verified
     (note,) = report.notes
