@@ -25,6 +25,7 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = Path(aiochroma.__file__).parent
 
 HEAVY = (
     "structlog",
@@ -217,7 +218,7 @@ def test_the_other_project_is_told_apart():
 def test_every_warning_is_a_sentence():
     """Every event at WARNING or above has a sentence whose fields are values of the event."""
     found = set()
-    for file in sorted((ROOT / "aiochroma").rglob("*.py")):
+    for file in sorted(PACKAGE.rglob("*.py")):
         for call in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if not isinstance(call, ast.Call):
                 continue
