@@ -32,7 +32,7 @@ _ALONE_SECONDS = 0.1
 _READS_RECENT_SECONDS = 2.0
 _READS_OF_A_ROUND_SECONDS = 0.05
 _READING_SHARE = 2.0
-"""So many times as long as the last slice took is read before the next, if there is so much to read."""
+"""Reads get this many times the last slice's duration before the next slice, while reads are waiting."""
 
 _DELIVERY_SECONDS = 0.01
 """Outcomes wait at most this long for others: each delivery wakes two threads of another process."""

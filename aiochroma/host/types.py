@@ -34,7 +34,7 @@ __all__ = ["make_codec", "received", "register_dataclass", "travelling"]
 
 _ROW_FIELDS = ("embeddings", "query_embeddings", "vectors")
 _ROWS_AT_ONCE = 512
-"""So many vectors become one array: stacking more would hold the interpreter for longer."""
+"""The most vectors stacked into one array: more would hold the interpreter for longer."""
 
 _REPORTS: tuple[type[Any], ...] = (BackendInfo, Capabilities, Owner, RecoveryReport, CollectionRecovery)
 _SPACES = ["cosine", "l2", "ip"]

@@ -14,7 +14,7 @@ from aiochroma.records.filters import COMPARISONS
 __all__ = ["check_where", "checked_where"]
 
 _DEEPEST = 100
-"""So many levels of '$and' and '$or': more is not written by hand, and each is a level of the call stack, here and below."""
+"""The most nested levels of '$and' and '$or': each is a level of the call stack, here and below."""
 
 _OPERATORS = frozenset({*COMPARISONS, "$eq", "$ne", "$in", "$nin"})
 

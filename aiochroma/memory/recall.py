@@ -219,9 +219,9 @@ def searches_from(
     Args:
         namespaces: None, one name, several names, or a mapping from names to ``k`` or to a :class:`NamespaceSearch`.
         k: For namespaces that say nothing themselves.
-        max_distance: Likewise.
-        where: Likewise.
-        min_score: Likewise.
+        max_distance: The largest cosine distance for each namespace that says nothing itself.
+        where: The filter for each namespace that says nothing itself.
+        min_score: The lowest score for each namespace that says nothing itself.
 
     Raises:
         InvalidInputError: Something of it is wrong.
