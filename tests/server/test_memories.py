@@ -16,13 +16,10 @@ from hypothesis import strategies as st
 
 import aiochroma
 from aiochroma import sync
-from aiochroma.backend.http import open_http
-from aiochroma.client import options
-from aiochroma.core.registry import Opener
 from aiochroma.embedding.hashed import HashedEmbedder
 from aiochroma.memory.namespaces import collection_name
+from aiochroma.records import server_index
 from aiochroma.records.record import UPDATED_AT
-from aiochroma.records.server_index import ServerIndex
 
 PATIENT = {
     "deadline": None,
@@ -293,10 +290,7 @@ async def test_a_namespace_that_another_client_makes_again(memory, other, namesp
 
 async def test_a_namespace_that_is_too_large_says_so(relay, namespace, monkeypatch):
     """It is answered from candidates of the server, and the recall says why; a small one beside it is not affected."""
-    opener = Opener(
-        partial(open_http, make_operations=partial(ServerIndex, most=20)), parallel=True, native=False
-    )
-    monkeypatch.setitem(options._OPENERS, "http", opener)
+    monkeypatch.setattr(server_index, "ServerIndex", partial(server_index.ServerIndex, most=20))
     async with (
         await aiochroma.AsyncHttpClient("127.0.0.1", relay.port) as client,
         aiochroma.Memory(client=client, embedder=HashedEmbedder()) as memory,
