@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
 
 from aiochroma._logging import get_logger
-from aiochroma.embedding.identity import is_same_name
+from aiochroma.embedding.functions import is_same_name
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence

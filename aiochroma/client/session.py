@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine, Hashable, Sequence
     from types import TracebackType
 
+    from aiochroma._types import Vector
     from aiochroma.core.calls import CallOutcome
     from aiochroma.core.connection import Connection, EngineInfo, WhenFull
+    from aiochroma.embedding.functions import EmbeddingFunction
 
 __all__ = ["Session", "Turn", "Turns"]
 
@@ -157,7 +159,9 @@ class Session:
         requests = [Request(operation, arguments) for operation, arguments in operations]
         return await call_many(self.connection, requests, deadline_at(self.timeout), when_full=self.when_full)
 
-    async def embed(self, function: object, inputs: object, *, is_query: bool) -> list[Any]:
+    async def embed(
+        self, function: EmbeddingFunction, inputs: Sequence[object], *, is_query: bool
+    ) -> list[Vector]:
         """Embed off the event loop and off the DB thread."""
         self.connection.require_open()
         watching = observer()

@@ -1,19 +1,23 @@
-"""Which embedder a memory uses: the caller's own, or the best that is there offline."""
+"""The embedder that a memory uses: the caller's own, or the best that is installed; all kinds are given one form."""
 
 from __future__ import annotations
 
 import inspect
 from functools import cache, lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol, TypedDict, TypeGuard
 
 from aiochroma._errors import EmbedderError, InvalidInputError, MissingExtraError
 from aiochroma._logging import get_logger
-from aiochroma.embedding.functions import kind_of
-from aiochroma.embedding.identity import identity_of, is_same_name
+from aiochroma.embedding.functions import identity_of, is_same_name, kind_of
 from aiochroma.embedding.protocol import Embedder, InlineEmbedder, QueryEmbedder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    import numpy as np
+    import numpy.typing as npt
+
+    from aiochroma.embedding.functions import EmbeddingFunction
 
 __all__ = [
     "NAMES",
@@ -32,15 +36,15 @@ class EmbedderFunction:
     """An embedder as the embedding thread calls it.
 
     Attributes:
-        identity: Stored with the data; its name, without keys and addresses.
+        identity: The name that is stored with the data; it holds no keys and no addresses.
         is_certain: Whether equal identities mean that vectors may be compared. Where not, fingerprints are compared; see
-            :mod:`aiochroma.embedding.identity`.
-        fingerprint: What it makes of ``PROBE``, or None until it was asked.
-        dimensions: Length of its vectors, or None until it has embedded something.
-        max_distance: The distance it recommends itself for "related", or None.
-        window: How many tokens of a text it reads, or None where it reads all.
-        count_tokens: Counts them; characters where the embedder has no such method.
-        function: What is called with a list of texts; may be asynchronous.
+            :mod:`aiochroma.embedding.functions`.
+        fingerprint: Some numbers of its vector of ``PROBE``, or None before it has embedded that.
+        dimensions: The length of its vectors, or None before it has embedded a text.
+        max_distance: The cosine distance up to which the embedder itself calls two texts related, or None.
+        window: The number of tokens of a text that it reads, or None where it reads all.
+        count_tokens: Counts the tokens of a text, or the characters where the embedder cannot count tokens.
+        function: Called with a list of texts; may be asynchronous.
     """
 
     def __init__(
@@ -48,7 +52,7 @@ class EmbedderFunction:
         identity: str,
         dimensions: int | None,
         max_distance: float | None,
-        function: Any,
+        function: EmbeddingFunction,
         *,
         window: int | None = None,
         count_tokens: Callable[[str], int] = len,
@@ -64,67 +68,80 @@ class EmbedderFunction:
         self.count_tokens = count_tokens
 
 
-def _call_like(function: Any, embedder: Any) -> None:
-    """Give an embedding function the name of the class that it calls, for messages and to tell threads apart."""
-    kind = type(embedder)
-    function.__module__, function.__qualname__, function.__name__ = (
-        kind.__module__,
-        kind.__qualname__,
-        kind.__name__,
-    )
+class _Form:
+    """An embedding function made of an embedder: it has the name of the embedder's class, for messages and for its thread."""
+
+    def __init__(self, embedder: object) -> None:
+        kind = type(embedder)
+        self.__module__, self.__qualname__, self.__name__ = kind.__module__, kind.__qualname__, kind.__name__
 
 
-class _Rows:
-    """Gives an :class:`Embedder` the form of an embedding function, under the name of its class.
+class _Rows(_Form):
+    """Gives an :class:`Embedder` the form of an embedding function.
 
     Attributes:
         inline_characters: See :class:`InlineEmbedder`.
     """
 
     def __init__(self, embedder: Embedder) -> None:
-        _call_like(self, embedder)
+        super().__init__(embedder)
         self._embedder = embedder
         # Looked up once: asking a protocol takes as long as embedding a short text.
         self._embed_queries = embedder.embed_query if isinstance(embedder, QueryEmbedder) else embedder.embed
         self.inline_characters = embedder.inline_characters if isinstance(embedder, InlineEmbedder) else 0
 
-    def __call__(self, texts: list[str]) -> Any:
+    def __call__(self, texts: list[str]) -> npt.NDArray[np.float32]:
         return self._embedder.embed(texts)
 
-    def embed_query(self, input: list[str]) -> Any:
+    def embed_query(self, input: list[str]) -> npt.NDArray[np.float32]:
         return self._embed_queries(input)
 
 
-class _LangChainRows:
-    """Gives LangChain's ``Embeddings`` the form of an embedding function, under the name of its class."""
-
-    def __init__(self, embeddings: Any) -> None:
-        _call_like(self, embeddings)
-        self._embeddings = embeddings
-
-    def __call__(self, texts: list[str]) -> Any:
-        return self._embeddings.embed_documents(texts)
-
-    def embed_query(self, input: list[str]) -> Any:
-        return [self._embeddings.embed_query(text) for text in input]
-
-
-class _AsynchronousRows(_Rows):
+class _AsynchronousRows(_Form):
     """The same for an embedder whose ``embed`` is asynchronous."""
 
-    async def __call__(self, texts: list[str]) -> Any:
-        return await self._embedder.embed(texts)  # type: ignore[misc]  # asynchronous here
+    def __init__(self, embedder: Embedder) -> None:
+        super().__init__(embedder)
+        self._embed: EmbeddingFunction = embedder.embed
+        self._embed_queries: EmbeddingFunction = getattr(embedder, "embed_query", embedder.embed)
 
-    async def embed_query(self, input: list[str]) -> Any:
+    async def __call__(self, texts: list[str]) -> npt.NDArray[np.float32]:
+        vectors: npt.NDArray[np.float32] = await self._embed(texts)
+        return vectors
+
+    async def embed_query(self, input: list[str]) -> npt.NDArray[np.float32]:
         vectors = self._embed_queries(input)
-        return await vectors if inspect.isawaitable(vectors) else vectors
+        found: npt.NDArray[np.float32] = await vectors if inspect.isawaitable(vectors) else vectors
+        return found
+
+
+class _LangChainEmbeddings(Protocol):
+    """The two methods of LangChain's ``Embeddings``."""
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]: ...
+
+    def embed_query(self, text: str) -> list[float]: ...
+
+
+class _LangChainRows(_Form):
+    """Gives LangChain's ``Embeddings`` the form of an embedding function."""
+
+    def __init__(self, embeddings: _LangChainEmbeddings) -> None:
+        super().__init__(embeddings)
+        self._embeddings = embeddings
+
+    def __call__(self, texts: list[str]) -> list[list[float]]:
+        return self._embeddings.embed_documents(texts)
+
+    def embed_query(self, input: list[str]) -> list[list[float]]:
+        return [self._embeddings.embed_query(text) for text in input]
 
 
 NAMES = ("auto", "minilm", "wordllama", "hashed")
 """The embedders that a text may name; ``"auto"`` is the default."""
 
 
-def chosen(embedder: Any, stored: Sequence[str] = ()) -> EmbedderFunction:
+def chosen(embedder: object, stored: Sequence[str] = ()) -> EmbedderFunction:
     """Return the embedder that a memory uses; may load a model, so not to be called on an event loop.
 
     Args:
@@ -214,7 +231,7 @@ def default_embedder() -> EmbedderFunction:
     return embedder
 
 
-def adapted(embedder: Any) -> EmbedderFunction:
+def adapted(embedder: object) -> EmbedderFunction:
     """Return what the embedding thread needs of an embedder.
 
     Args:
@@ -266,7 +283,7 @@ def adapted(embedder: Any) -> EmbedderFunction:
     )
 
 
-def _chromas_model(function: Any) -> EmbedderFunction | None:
+def _chromas_model(function: EmbeddingFunction) -> EmbedderFunction | None:
     """Return ours in place of Chroma's two functions for MiniLM, where Chroma has the model already: the vectors are the same."""
     from aiochroma.embedding.minilm import MiniLmEmbedder, chromas_folder
 
@@ -287,12 +304,12 @@ _CHROMAS_FUNCTIONS = frozenset(
 )
 
 
-def is_langchain(embedder: Any) -> bool:
+def is_langchain(embedder: object) -> TypeGuard[_LangChainEmbeddings]:
     """Tell whether something has the two methods of LangChain's ``Embeddings``."""
     return all(callable(getattr(embedder, name, None)) for name in ("embed_documents", "embed_query"))
 
 
-def _langchain_identity(embeddings: Any) -> str:
+def _langchain_identity(embeddings: _LangChainEmbeddings) -> str:
     """Name LangChain's embeddings by their class and by the model, which they keep under one of two names."""
     kind = type(embeddings)
     model = getattr(embeddings, "model", None) or getattr(embeddings, "model_name", None)
@@ -300,15 +317,23 @@ def _langchain_identity(embeddings: Any) -> str:
     return f"langchain:{kind.__module__}.{kind.__qualname__}{named}"
 
 
-def _window(embedder: Any) -> dict[str, Any]:
+class _Window(TypedDict, total=False):
+    """The arguments of :class:`EmbedderFunction` for an embedder that reads the beginning of a text only."""
+
+    window: int
+    count_tokens: Callable[[str], int]
+
+
+def _window(embedder: object) -> _Window:
     """Return how much of a text an embedder reads, if it says so.
 
     Raises:
-        InvalidInputError: What it says is no number of tokens.
+        InvalidInputError: Its window is not a number of tokens above 0.
     """
     window = getattr(embedder, "window", None)
-    if window is None and callable(getattr(embedder, "max_tokens", None)):
-        window = embedder.max_tokens()  # Chroma's own name for it.
+    chromas_name_for_it = getattr(embedder, "max_tokens", None)
+    if window is None and callable(chromas_name_for_it):
+        window = chromas_name_for_it()
     if window is None:
         return {}
     if not isinstance(window, int) or isinstance(window, bool) or window < 1:

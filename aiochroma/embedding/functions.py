@@ -1,37 +1,86 @@
-"""Calling an embedding function, whatever its kind, and checking what it returns.
+"""Embedding functions: what one is called, whether two are the same, calling one, and checking what it returns.
 
-Whatever goes wrong inside one comes out as :class:`EmbeddingFailedError` with its cause: it concerns the embedder, neither
+The identity of an embedder is stored with the data and shown in messages, health reports and logs. So it holds names and
+model names only: no keys, addresses, headers, time-outs, devices. Two functions of one name may still embed differently (a
+lambda, a partial, a method of two objects), and one function may be renamed. Therefore a fingerprint is stored as well: what the
+embedder makes of one fixed text. Where names leave a doubt, fingerprints decide.
+
+Whatever goes wrong inside a function comes out as :class:`EmbeddingFailedError` with its cause: it concerns the embedder, neither
 the caller's arguments nor the database.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
+import binascii
 import contextlib
 import functools
 import inspect
+import json
 import re
 import time
+from collections.abc import Callable
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from aiochroma._errors import DeadlineExceededError, EmbedderError, EmbeddingFailedError
 from aiochroma._types import Vector
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    import numpy.typing as npt
 
 
 __all__ = [
+    "MINILM",
+    "PROBE",
+    "EmbeddingFunction",
     "await_function",
     "call_function",
+    "fingerprint_of",
+    "identity_of",
+    "is_alike",
     "is_asynchronous",
+    "is_same_name",
     "kind_of",
     "name_of",
     "refuse_within",
     "vectors_from",
 ]
 
+EmbeddingFunction: TypeAlias = Callable[..., Any]
+"""Takes a list of inputs and returns a vector for each, or a coroutine that does; what it returns is checked here."""
+
+PROBE = "Our grey cat slept on the warm roof."
+"""Every embedder is asked to embed this text; part of the stored format."""
+
+MINILM = "minilm:all-MiniLM-L6-v2:384"
+"""One model under several names: that of Chroma's two functions and of ours."""
+
+_TELLING = (
+    "model_name",
+    "model",
+    "model_id",
+    "revision",
+    "checkpoint",
+    "dimensions",
+    "task",
+    "task_type",
+    "instruction",
+    "instructions",
+    "normalize_embeddings",
+    "late_chunking",
+    "embedding_type",
+    "language",
+)
+"""These keys of a configuration decide which vectors come out. The others say who asks, where, and with which key."""
+_MINILM_NAMES = frozenset({"default", "onnx_mini_lm_l6_v2"})
+_LONGEST = 200
+_NUMBERS = 64
+_TOLERANCE = 0.1
+"""Of the length of a fingerprint. The same model on other hardware differs by a hundredth, another model by more than 1."""
 _running: ContextVar[frozenset[str]] = ContextVar("aiochroma_embedders_running", default=frozenset())
 """The kinds of embedding function that this context is inside of."""
 _MOST_CHARACTERS = 300
@@ -41,6 +90,55 @@ _OFFLINE = (
     "(see `aiochroma.MiniLmEmbedder`), or open the memory without `embedder`, which needs no download."
 )
 _UNREACHABLE = "Is the service that it asks reachable from this machine, and is its model there?"
+
+
+def identity_of(function: EmbeddingFunction) -> tuple[str, bool]:
+    """Name an embedding function.
+
+    Args:
+        function: A Chroma embedding function, or any callable. One that has an ``identity`` (a text) names itself.
+
+    Returns:
+        The name, and whether it is certain: whether equal names mean equal vectors.
+    """
+    own = getattr(function, "identity", None)
+    if isinstance(own, str) and own:
+        return own, True
+    read_name, read_config = getattr(function, "name", None), getattr(function, "get_config", None)
+    if callable(read_name) and callable(read_config):
+        name, config = read_name(), read_config()
+        if isinstance(name, str) and isinstance(config, dict):
+            identity = _chromas(name, config)
+            return identity, kind_of(function).startswith("chromadb.") and "model" in identity
+    return f"function:{kind_of(function)}", False
+
+
+def is_same_name(stored: str, identity: str) -> bool:
+    """Tell whether two identities name the same embedder, also where one was written with its whole configuration."""
+    return _reduced(stored) == _reduced(identity)
+
+
+def fingerprint_of(vector: Sequence[float] | Vector) -> str:
+    """Return some numbers of the vector that an embedder made of ``PROBE``, as text."""
+    import numpy as np
+
+    return base64.b64encode(_some(vector).astype(np.float16).tobytes()).decode("ascii")
+
+
+def is_alike(stored: str, fingerprint: str) -> bool:
+    """Tell whether two fingerprints are those of one embedder; False where one of them cannot be read."""
+    import numpy as np
+
+    try:
+        known, now = (
+            np.frombuffer(base64.b64decode(text, validate=True), dtype=np.float16).astype(np.float32)
+            for text in (stored, fingerprint)
+        )
+    except (binascii.Error, ValueError):
+        return False
+    if len(known) != len(now):
+        return False
+    return bool(np.linalg.norm(known - now) <= _TOLERANCE * max(np.linalg.norm(known), np.linalg.norm(now)))
 
 
 def is_asynchronous(function: object) -> bool:
@@ -66,7 +164,7 @@ def kind_of(function: object) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
-def call_function(function: Any, inputs: Any, *, is_query: bool) -> list[Any]:
+def call_function(function: EmbeddingFunction, inputs: Sequence[object], *, is_query: bool) -> list[Vector]:
     """Call a synchronous embedding function with a batch; for a question its ``embed_query`` is used if it has one.
 
     Returns:
@@ -76,20 +174,23 @@ def call_function(function: Any, inputs: Any, *, is_query: bool) -> list[Any]:
         EmbeddingFailedError: It raised, or did not return one finite vector for each input.
     """
     with _within(function), _blamed(function):
-        result = _called(function, inputs, is_query=is_query)
+        for_queries = getattr(function, "embed_query", None) if is_query else None
+        result = function(inputs) if for_queries is None else for_queries(input=inputs)
     return vectors_from(result, inputs, function)
 
 
-async def await_function(function: Any, inputs: Any, *, is_query: bool, deadline: float | None) -> list[Any]:
+async def await_function(
+    function: EmbeddingFunction, inputs: Sequence[object], *, is_query: bool, deadline: float | None
+) -> list[Vector]:
     """Call an asynchronous embedding function on this event loop.
 
     It runs in a task of its own: a cancellation that arises in it is its failure, and not its caller's end. When the caller
     is cancelled, or the deadline passes, it is cancelled too, and not waited for.
 
     Args:
-        function: What is called; only its ``embed_query`` may be synchronous, and then is not used.
+        function: The asynchronous function. Its ``embed_query`` is used only if that is asynchronous, too.
         inputs: A batch.
-        is_query: Use ``embed_query`` if it is asynchronous, too.
+        is_query: Whether the inputs are questions: use ``embed_query`` for them.
         deadline: By when (``time.monotonic()``), or None.
 
     Returns:
@@ -101,12 +202,14 @@ async def await_function(function: Any, inputs: Any, *, is_query: bool, deadline
     """
     for_queries = getattr(function, "embed_query", None) if is_query else None
 
-    async def answer() -> Any:
+    async def answer() -> Iterable[npt.ArrayLike]:
         # Blamed here as well: a SystemExit that leaves a task ends the event loop.
         with _within(function), _blamed(function):
-            if inspect.iscoroutinefunction(for_queries):
-                return await for_queries(input=inputs)
-            return await function(inputs)
+            if for_queries is not None and inspect.iscoroutinefunction(for_queries):
+                result: Iterable[npt.ArrayLike] = await for_queries(input=inputs)
+            else:
+                result = await function(inputs)
+            return result
 
     task = asyncio.ensure_future(answer())
     try:
@@ -140,13 +243,15 @@ def refuse_within(function: object) -> None:
         )
 
 
-def vectors_from(result: Any, inputs: Sequence[Any], function: Any) -> list[Any]:
+def vectors_from(
+    result: Iterable[npt.ArrayLike], inputs: Sequence[object], function: EmbeddingFunction
+) -> list[Vector]:
     """Return the vectors that a function returned, one float32 array per input.
 
     Args:
         result: An array of shape (inputs, dimensions), or a list of vectors.
-        inputs: What it was given.
-        function: Whose result it is, for the message.
+        inputs: The inputs that it was called with.
+        function: The function that returned it, for the message.
 
     Raises:
         EmbeddingFailedError: It is not one finite vector per input, all of the same length.
@@ -181,10 +286,37 @@ def vectors_from(result: Any, inputs: Sequence[Any], function: Any) -> list[Any]
     return list(vectors)
 
 
-def _called(function: Any, inputs: Any, *, is_query: bool) -> Any:
-    if is_query and hasattr(function, "embed_query"):
-        return function.embed_query(input=inputs)
-    return function(inputs)
+def _some(vector: Sequence[float] | Vector) -> Vector:
+    import numpy as np
+
+    numbers = np.asarray(vector, dtype=np.float32)
+    chosen = numbers[np.linspace(0, len(numbers) - 1, min(_NUMBERS, len(numbers))).astype(int)]
+    # Lengths do not count: distances are those of the cosine. Divided, they are within what 16 bits hold.
+    divided: Vector = chosen / (float(np.linalg.norm(numbers)) or 1.0)
+    return divided
+
+
+def _chromas(name: str, config: Mapping[str, object]) -> str:
+    if name in _MINILM_NAMES:
+        return MINILM
+    telling = {
+        key: value
+        for key in _TELLING
+        if isinstance(value := config.get(key), (str, int, float, bool)) and len(str(value)) <= _LONGEST
+    }
+    return f"chroma:{name}:{json.dumps(telling, sort_keys=True)}"
+
+
+def _reduced(identity: str) -> str:
+    kind, _, rest = identity.partition(":")
+    name, _, written = rest.partition(":")
+    if kind != "chroma" or not written.startswith("{"):
+        return identity
+    try:
+        config = json.loads(written)
+    except ValueError:
+        return identity
+    return _chromas(name, config) if isinstance(config, dict) else identity
 
 
 @contextlib.contextmanager
@@ -236,7 +368,7 @@ def _hint(function: object, error: BaseException) -> str | None:
     return None
 
 
-def _seen(task: asyncio.Future[Any]) -> None:
+def _seen(task: asyncio.Future[Iterable[npt.ArrayLike]]) -> None:
     """Look at the outcome of a task that is no longer awaited, which asyncio would otherwise report."""
     if not task.cancelled():
         task.exception()

@@ -8,17 +8,16 @@ and pad every text to 256 tokens: a question takes them 435 ms, and 10 ms here, 
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from aiochroma._distribution import install_line, missing_extra
 from aiochroma._errors import EmbedderError
-from aiochroma.embedding.identity import MINILM
-from aiochroma.embedding.protocol import normalise_rows
+from aiochroma.embedding.functions import MINILM
+from aiochroma.embedding.protocol import load_tokenizer, normalise_rows, package_folder
 from aiochroma.text.sections import sections
 
 if TYPE_CHECKING:
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
+    from onnxruntime import InferenceSession
 
 __all__ = ["MiniLmEmbedder", "chromas_folder", "is_packaged"]
 
@@ -48,7 +48,7 @@ def chromas_folder() -> Path:
 
 def is_packaged() -> bool:
     """Tell whether the package that carries the weights is installed."""
-    return all(_package_folder(name) is not None for name in (_WEIGHTS_PACKAGE, _TOKENIZER_PACKAGE))
+    return all(package_folder(name) is not None for name in (_WEIGHTS_PACKAGE, _TOKENIZER_PACKAGE))
 
 
 class MiniLmEmbedder:
@@ -61,13 +61,13 @@ class MiniLmEmbedder:
             the package of the extra ``minilm``.
 
     Raises:
-        EmbedderError: The model is in none of these places, or is not what it should be.
+        EmbedderError: The model is in none of these folders, or is not the one that is expected.
         MissingExtraError: onnxruntime or tokenizers is not installed.
     """
 
     def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
         model, tokenizer, self._identity = _located(None if folder is None else Path(folder).expanduser())
-        self._tokenizer = _load_tokenizer(tokenizer)
+        self._tokenizer = load_tokenizer(tokenizer, "MiniLM", "minilm")
         self._session = _load_session(model)
         self._inputs = {entry.name for entry in self._session.get_inputs()}
 
@@ -132,18 +132,21 @@ class MiniLmEmbedder:
 
 
 def _located(folder: Path | None) -> tuple[Path, Path, str]:
-    """Return the files of the model and of its tokenizer, and what it is called."""
-    for place in (folder,) if folder is not None else (chromas_folder(),):
-        model, tokenizer = place / "model.onnx", place / "tokenizer.json"
-        if model.is_file() and tokenizer.is_file():
-            if place == chromas_folder():
-                return model, tokenizer, MINILM
-            return model, tokenizer, f"minilm:{zlib.crc32(model.read_bytes()):08x}:{_DIMENSIONS}"
+    """Return the file of the model, the file of its tokenizer, and the identity."""
+    looked_in = chromas_folder() if folder is None else folder
+    model, tokenizer = looked_in / "model.onnx", looked_in / "tokenizer.json"
+    if model.is_file() and tokenizer.is_file():
+        own = (
+            MINILM
+            if looked_in == chromas_folder()
+            else f"minilm:{zlib.crc32(model.read_bytes()):08x}:{_DIMENSIONS}"
+        )
+        return model, tokenizer, own
     if folder is not None:
         raise EmbedderError(
             f"There is no model of MiniLM in {folder}: it should hold model.onnx and tokenizer.json."
         )
-    weights, tokenizers = _package_folder(_WEIGHTS_PACKAGE), _package_folder(_TOKENIZER_PACKAGE)
+    weights, tokenizers = package_folder(_WEIGHTS_PACKAGE), package_folder(_TOKENIZER_PACKAGE)
     if weights is None or tokenizers is None:
         raise EmbedderError(
             f"The model MiniLM is neither in {chromas_folder()}, where Chroma keeps it, nor installed as a package: "
@@ -168,26 +171,7 @@ def _check(path: Path, sha256: str) -> None:
         )
 
 
-def _package_folder(name: str) -> Path | None:
-    """Return the folder of an installed package, which is not imported."""
-    specification = importlib.util.find_spec(name)
-    if specification is None or not specification.submodule_search_locations:
-        return None
-    return Path(next(iter(specification.submodule_search_locations)))
-
-
-def _load_tokenizer(path: Path) -> Any:
-    try:
-        from tokenizers import Tokenizer
-    except ImportError as error:
-        raise missing_extra("MiniLM", "minilm", "tokenizers") from error
-    tokenizer: Any = Tokenizer.from_file(str(path))
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    return tokenizer
-
-
-def _load_session(path: Path) -> Any:
+def _load_session(path: Path) -> InferenceSession:
     try:
         import onnxruntime
     except ImportError as error:

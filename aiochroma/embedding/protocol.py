@@ -1,4 +1,4 @@
-"""What the memory needs of an embedder, and what it checks of the vectors it gets.
+"""What an embedder is, and what our own embedders share.
 
 An embedder turns texts into vectors of a fixed length. It is called off the event loop and off the DB thread,
 possibly from several threads at once, so an implementation must be safe to call concurrently.
@@ -6,20 +6,27 @@ possibly from several threads at once, so an implementation must be safe to call
 
 from __future__ import annotations
 
+import importlib.util
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from aiochroma._distribution import missing_extra
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import numpy as np
     from numpy.typing import NDArray
+    from tokenizers import Tokenizer
 
 __all__ = [
     "Embedder",
     "InlineEmbedder",
     "QueryEmbedder",
     "WindowedEmbedder",
+    "load_tokenizer",
     "normalise_rows",
+    "package_folder",
 ]
 
 
@@ -73,7 +80,7 @@ class InlineEmbedder(Embedder, Protocol):
 
 @runtime_checkable
 class WindowedEmbedder(Embedder, Protocol):
-    """An embedder that reads the beginning of a text only; a memory gives it longer texts in parts.
+    """An embedder that reads the beginning of a text only; a memory gives it longer texts in chunks.
 
     Any other embedding function may say so in the same way. One that does not is taken to read every text to its end.
     """
@@ -103,3 +110,32 @@ def normalise_rows(matrix: NDArray[np.float32]) -> NDArray[np.float32]:
     rows = np.zeros_like(matrix)
     np.divide(matrix, lengths[:, None], out=rows, where=usable[:, None], casting="unsafe")
     return rows
+
+
+def package_folder(name: str) -> Path | None:
+    """Return the folder of an installed package, which is not imported; None where it is not installed."""
+    specification = importlib.util.find_spec(name)
+    if specification is None or not specification.submodule_search_locations:
+        return None
+    return Path(next(iter(specification.submodule_search_locations)))
+
+
+def load_tokenizer(path: Path, feature: str, extra: str) -> Tokenizer:
+    """Load a tokenizer that neither pads nor cuts.
+
+    Args:
+        path: Its file.
+        feature: The name of the embedder in the message that says what to install.
+        extra: The extra of this package that brings what is needed.
+
+    Raises:
+        MissingExtraError: ``tokenizers`` is not installed.
+    """
+    try:
+        from tokenizers import Tokenizer
+    except ImportError as error:
+        raise missing_extra(feature, extra, "tokenizers") from error
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer

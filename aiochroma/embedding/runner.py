@@ -1,4 +1,4 @@
-"""Threads that embed for a database: same queue, same promises, other work.
+"""Threads that embed for a database, with the same queue and the same promises as the DB thread.
 
 Each kind of embedding function has a thread of its own, so one that hangs or is slow keeps only its own callers waiting; and
 for a kind whose thread has been in one call for long, further callers get another thread, up to a few.
@@ -9,9 +9,12 @@ Asynchronous functions do not come here: they are awaited on their caller's even
 
 from __future__ import annotations
 
+import sys
+import threading
 import time
 import weakref
-from typing import TYPE_CHECKING, Any
+from collections import OrderedDict
+from typing import TYPE_CHECKING, cast
 
 from aiochroma._errors import EmbeddingFailedError, EventLoopRequiredError
 from aiochroma._threads import waits_by_blocking
@@ -20,6 +23,7 @@ from aiochroma.core.calls import call
 from aiochroma.core.plan import Limits, Step
 from aiochroma.core.request import Request
 from aiochroma.embedding.functions import (
+    EmbeddingFunction,
     await_function,
     call_function,
     is_asynchronous,
@@ -27,7 +31,6 @@ from aiochroma.embedding.functions import (
     name_of,
     refuse_within,
 )
-from aiochroma.embedding.vector_cache import VectorCache
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,9 +38,11 @@ if TYPE_CHECKING:
     from aiochroma.core.connection import Connection
     from aiochroma.core.queue import RequestQueue
 
-__all__ = ["EmbeddingPlanner", "EmbeddingRunner", "EmbeddingWorker"]
+__all__ = ["EmbeddingPlanner", "EmbeddingRunner", "EmbeddingWorker", "VectorCache"]
 
 _CACHE_BYTES = 16 * 2**20
+_ENTRY_BYTES = 250
+"""An entry of the cache costs this beside its text and its numbers: the array's header and the dictionary's node."""
 _TEXTS_PER_CALL = 256
 _STUCK_SECONDS = 5.0
 """After so long in one call, further callers get another thread."""
@@ -74,21 +79,21 @@ class EmbeddingPlanner:
         inputs = [text for request in requests for text in request.arguments["inputs"]]
         return Request("embed", {**requests[0].arguments, "inputs": inputs})
 
-    def split(self, requests: Sequence[Request], result: Any) -> list[Any]:
+    def split(self, requests: Sequence[Request], result: object) -> list[Sequence[Vector]]:
         """Give each request its own vectors."""
-        parts, start = [], 0
+        vectors, shares, start = cast("Sequence[Vector]", result), [], 0
         for request in requests:
             stop = start + len(request.arguments["inputs"])
-            parts.append(result[start:stop])
+            shares.append(vectors[start:stop])
             start = stop
-        return parts
+        return shares
 
-    def advance(self, request: Request, step: Step, part: Any) -> tuple[int, bool]:  # noqa: ARG002 - the protocol
-        """Embedding is not cut."""
-        return len(part), True
+    def advance(self, request: Request, step: Step, part: object) -> tuple[int, bool]:  # noqa: ARG002 - the protocol
+        """Return that all is done: a request to embed is never cut."""
+        return len(request.arguments["inputs"]), True
 
-    def join(self, request: Request, parts: Sequence[Any]) -> Any:  # noqa: ARG002 - the protocol
-        """Embedding is not cut."""
+    def join(self, request: Request, parts: Sequence[Sequence[Vector]]) -> Sequence[Vector]:  # noqa: ARG002 - the protocol
+        """Return the one result: a request to embed is never cut."""
         return parts[0]
 
     def failure(self, request: Request, progress: int, error: BaseException) -> BaseException:  # noqa: ARG002 - the protocol
@@ -100,16 +105,17 @@ class EmbeddingWorker:
     """What an embedding thread owns: the cache, for each function that can be told apart."""
 
     def __init__(self) -> None:
-        self._caches: weakref.WeakKeyDictionary[Any, dict[bool, VectorCache]] = weakref.WeakKeyDictionary()
+        self._caches: weakref.WeakKeyDictionary[object, dict[bool, VectorCache]] = weakref.WeakKeyDictionary()
 
-    def execute(self, request: Request, deadline: float | None = None) -> list[Any]:  # noqa: ARG002 - the protocol
+    def execute(self, request: Request, deadline: float | None = None) -> list[Vector]:  # noqa: ARG002 - the protocol
         """Embed a batch and return one float32 array per input."""
         function, inputs, is_query = (request.arguments[name] for name in ("function", "inputs", "is_query"))
         cache = self._cache(function, is_query=is_query) if _is_texts(inputs) else None
         if cache is None:
             return call_function(function, inputs, is_query=is_query)
-        known = {text: cache.get(text) for text in dict.fromkeys(inputs)}
-        missing = [text for text, vector in known.items() if vector is None]
+        distinct = dict.fromkeys(inputs)
+        known = {text: vector for text in distinct if (vector := cache.get(text)) is not None}
+        missing = [text for text in distinct if text not in known]
         if missing:
             vectors = call_function(function, missing, is_query=is_query)
             for text, vector in zip(missing, vectors, strict=True):
@@ -142,17 +148,22 @@ class EmbeddingRunner:
         self._connection = connection
 
     async def embed(
-        self, function: object, inputs: object, *, is_query: bool, deadline: float | None
-    ) -> list[Any]:
+        self,
+        function: EmbeddingFunction,
+        inputs: Sequence[object],
+        *,
+        is_query: bool,
+        deadline: float | None,
+    ) -> list[Vector]:
         """Embed a batch without blocking the event loop.
 
         Args:
-            function: A Chroma embedding function, or any callable that takes a list of inputs; synchronous ones run on an
-                embedding thread, asynchronous ones are awaited here.
-            inputs: A list of texts, or what else the function takes. Few and short ones are embedded here by a function that
-                says that it is quicker so (``inline_characters``).
-            is_query: Use the function's ``embed_query`` if it has one.
-            deadline: By when (``time.monotonic()``), or None.
+            function: A Chroma embedding function, or any callable that takes a list of inputs. A synchronous one runs on an
+                embedding thread; an asynchronous one is awaited here.
+            inputs: A list of texts, or of other inputs that the function takes. Few and short texts are embedded here where the
+                function says that this is quicker (``inline_characters``).
+            is_query: Whether the inputs are questions: use the function's ``embed_query`` if it has one.
+            deadline: The moment (``time.monotonic()``) at which the caller stops waiting, or None.
 
         Returns:
             One float32 array of shape (dimensions,) per input.
@@ -197,7 +208,92 @@ def _is_texts(inputs: object) -> bool:
     return isinstance(inputs, list) and bool(inputs) and isinstance(inputs[0], str)
 
 
-def _is_short(function: Any, inputs: Any) -> bool:
+def _is_short(function: EmbeddingFunction, inputs: Sequence[object]) -> bool:
     """Tell whether embedding here takes less time than handing over."""
     limit: int = getattr(function, "inline_characters", 0)
-    return limit > 0 and _is_texts(inputs) and sum(map(len, inputs)) <= limit
+    return limit > 0 and _is_texts(inputs) and sum(len(str(text)) for text in inputs) <= limit
+
+
+class VectorCache:
+    """A least-recently-used cache from text to vector; every method may be called from any thread.
+
+    Vectors come out as they went in, and are shared: they are marked read-only when they go in.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        """Make an empty cache.
+
+        Args:
+            max_bytes: The memory that texts and vectors together may take; 0 keeps nothing.
+
+        Raises:
+            ValueError: ``max_bytes`` is negative.
+        """
+        if max_bytes < 0:
+            raise ValueError(f"max_bytes must not be negative, not {max_bytes}")
+        self._max_bytes = max_bytes
+        self._lock = threading.Lock()
+        self._vectors: OrderedDict[str, Vector] = OrderedDict()
+        self._bytes = 0
+        self._hits = 0
+        self._misses = 0
+
+    def get(self, text: str) -> Vector | None:
+        """Return the vector of a text, or None; the text becomes the most recently used."""
+        with self._lock:
+            vector = self._vectors.get(text)
+            if vector is None:
+                self._misses += 1
+                return None
+            self._hits += 1
+            self._vectors.move_to_end(text)
+            return vector
+
+    def put(self, text: str, vector: Vector) -> None:
+        """Keep a vector (a copy, unless it owns its memory) and drop the least recently used ones.
+
+        A vector that alone exceeds the bound is not kept.
+        """
+        # A row of a batch keeps the whole batch alive, which the bound would not see.
+        kept = vector if vector.base is None else vector.copy()
+        kept.flags.writeable = False
+        with self._lock:
+            self._discard(text)
+            size = _size(text, kept)
+            if size > self._max_bytes:
+                return
+            self._vectors[text] = kept
+            self._bytes += size
+            while self._bytes > self._max_bytes:
+                oldest, dropped = self._vectors.popitem(last=False)
+                self._bytes -= _size(oldest, dropped)
+
+    def clear(self) -> None:
+        """Forget everything but the counters of hits and misses."""
+        with self._lock:
+            self._vectors.clear()
+            self._bytes = 0
+
+    def stats(self) -> dict[str, int]:
+        """Return the counters ``entries``, ``bytes``, ``max_bytes``, ``hits`` and ``misses``."""
+        with self._lock:
+            return {
+                "entries": len(self._vectors),
+                "bytes": self._bytes,
+                "max_bytes": self._max_bytes,
+                "hits": self._hits,
+                "misses": self._misses,
+            }
+
+    def __len__(self) -> int:
+        with self._lock:
+            return len(self._vectors)
+
+    def _discard(self, text: str) -> None:
+        dropped = self._vectors.pop(text, None)
+        if dropped is not None:
+            self._bytes -= _size(text, dropped)
+
+
+def _size(text: str, vector: Vector) -> int:
+    return sys.getsizeof(text) + vector.nbytes + _ENTRY_BYTES

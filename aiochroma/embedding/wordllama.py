@@ -7,26 +7,26 @@ pads a batch to its longest text, which costs gigabytes when one text of a batch
 
 from __future__ import annotations
 
-import importlib.util
 import zlib
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from aiochroma._distribution import install_line, missing_extra
 from aiochroma._errors import EmbedderError
-from aiochroma.embedding.protocol import normalise_rows
+from aiochroma.embedding.protocol import load_tokenizer, normalise_rows, package_folder
 from aiochroma.text.analysis import is_english_question, words_of_meaning
 from aiochroma.text.sections import bounded_question, sections
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
 __all__ = ["WordLlamaEmbedder"]
 
+_NAME = "The embedder of offline word vectors"
 _WEIGHTS = "weights/l2_supercat_256.safetensors"
 _TOKENIZER = "tokenizers/l2_supercat_tokenizer_config.json"
 # Tokens gathered at once: 8192 rows of 256 float32 are 8 MiB, whatever the length of a text.
@@ -50,8 +50,11 @@ class WordLlamaEmbedder:
             MissingExtraError: wordllama, or what it needs, is not installed.
             EmbedderError: It is installed, but without the files that it is known to carry.
         """
-        folder = _package_folder()
-        self._tokenizer = _load_tokenizer(folder / _TOKENIZER)
+        folder = package_folder("wordllama")
+        if folder is None:
+            raise missing_extra(_NAME, "local", "wordllama")
+        _require_file(folder / _TOKENIZER)
+        self._tokenizer = load_tokenizer(folder / _TOKENIZER, _NAME, "local")
         self._vectors, checksum = _load_vectors(folder / _WEIGHTS)
         self._identity = f"wordllama:l2_supercat:{self.dimensions}:mean:{checksum:08x}"
 
@@ -88,13 +91,13 @@ class WordLlamaEmbedder:
         for row, text in enumerate(texts):
             tokens = self.token_ids(text)
             for start in range(0, len(tokens), _TOKENS_AT_ONCE):
-                part = tokens[start : start + _TOKENS_AT_ONCE]
-                if len(pending) + len(part) > _TOKENS_AT_ONCE:
+                section = tokens[start : start + _TOKENS_AT_ONCE]
+                if len(pending) + len(section) > _TOKENS_AT_ONCE:
                     self._add_up(sums, rows, starts, pending)
                     pending, rows, starts = [], [], []
                 rows.append(row)
                 starts.append(len(pending))
-                pending.extend(part)
+                pending.extend(section)
         self._add_up(sums, rows, starts, pending)
         return normalise_rows(sums)
 
@@ -113,7 +116,7 @@ class WordLlamaEmbedder:
         """Split a text into the model's tokens.
 
         Args:
-            text: Any text; what cannot be encoded as UTF-8 (a lone surrogate) counts as a question mark.
+            text: Any text. A character that UTF-8 does not have (a lone surrogate) counts as a question mark.
 
         Returns:
             Indices into the model's vocabulary; empty for a blank text.
@@ -136,35 +139,16 @@ class WordLlamaEmbedder:
     ) -> None:
         """Add the vectors of the tokens from each start to the next to the row it belongs to."""
         if rows:
-            # A row occurs at most once here: the next part of a long text never fits beside the one before
-            # it.
+            # A row occurs at most once here: the next section of a long text never fits
+            # beside the one before it.
             sums[rows] += np.add.reduceat(self._vectors[tokens], starts, axis=0)
-
-
-def _package_folder() -> Path:
-    specification = importlib.util.find_spec("wordllama")
-    if specification is None or not specification.submodule_search_locations:
-        raise missing_extra("The embedder of offline word vectors", "local", "wordllama")
-    return Path(next(iter(specification.submodule_search_locations)))
-
-
-def _load_tokenizer(path: Path) -> Any:
-    try:
-        from tokenizers import Tokenizer
-    except ImportError as error:
-        raise missing_extra("The embedder of offline word vectors", "local", "tokenizers") from error
-    _require_file(path)
-    tokenizer: Any = Tokenizer.from_file(str(path))
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    return tokenizer
 
 
 def _load_vectors(path: Path) -> tuple[NDArray[np.float32], int]:
     try:
         from safetensors.numpy import load
     except ImportError as error:
-        raise missing_extra("The embedder of offline word vectors", "local", "safetensors") from error
+        raise missing_extra(_NAME, "local", "safetensors") from error
     _require_file(path)
     content = path.read_bytes()
     vectors = load(content)["embedding.weight"]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from aiochroma._errors import EmbedderMismatchError
 from aiochroma._threads import waits_by_blocking
 from aiochroma._types import Metadata
-from aiochroma.embedding.identity import PROBE, fingerprint_of, is_alike, is_same_name
+from aiochroma.embedding.functions import PROBE, fingerprint_of, is_alike, is_same_name
 
 if TYPE_CHECKING:
     from langchain_core.embeddings import Embeddings

@@ -12,7 +12,7 @@ from aiochroma._threads import off_loop
 from aiochroma._types import MetadataView
 from aiochroma.client.opening import ClientOpening
 from aiochroma.client.reembedding import SingleEmbedder, reembed_missing
-from aiochroma.embedding.identity import is_alike, is_same_name
+from aiochroma.embedding.functions import is_alike, is_same_name
 from aiochroma.memory.namespaces import collection_name, namespace_of, parts_name
 from aiochroma.memory.vectors import TextEmbedder
 
@@ -356,7 +356,7 @@ class Store:
         )
 
     async def is_mine(self, metadata: MetadataView) -> bool:
-        """Tell whether this memory's embedder made a namespace's vectors; see :mod:`aiochroma.embedding.identity`."""
+        """Tell whether this memory's embedder made a namespace's vectors; see :mod:`aiochroma.embedding.functions`."""
         stored, embedder = metadata.get(EMBEDDER), self.embedder
         fingerprint, dimensions = metadata.get(FINGERPRINT), metadata.get(DIMENSIONS)
         if not isinstance(stored, str):

@@ -10,7 +10,7 @@ from aiochroma._distribution import missing_extra
 from aiochroma._errors import EmbeddingFailedError, InvalidInputError
 from aiochroma._threads import off_loop
 from aiochroma._types import Vector
-from aiochroma.embedding.identity import PROBE, fingerprint_of
+from aiochroma.embedding.functions import PROBE, fingerprint_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

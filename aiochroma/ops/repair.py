@@ -19,7 +19,7 @@ from aiochroma.disk.id_map import IndexUnreadableError
 from aiochroma.disk.layout import connect_read_write, log_topic
 from aiochroma.disk.schema import DELETE, LARGEST_DIMENSION, columns_of, full_text_tables, json_object
 from aiochroma.embedding.choice import chosen, known_embedder
-from aiochroma.embedding.identity import is_same_name
+from aiochroma.embedding.functions import is_same_name
 
 if TYPE_CHECKING:
     import sqlite3

@@ -10,7 +10,7 @@ import pytest
 
 import aiochroma
 from aiochroma.embedding.choice import adapted
-from aiochroma.embedding.identity import fingerprint_of, is_alike, is_same_name
+from aiochroma.embedding.functions import fingerprint_of, is_alike, is_same_name
 
 FACTS = [
     "the blue kettle is in the kitchen",

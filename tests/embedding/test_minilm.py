@@ -86,7 +86,7 @@ async def test_chromas_function_without_its_model_says_what_to_do(home, tmp_path
 
 def test_a_missing_model_names_the_places_that_were_looked_at(home, monkeypatch):
     """Neither Chroma's folder nor a package: the message names both, and nothing is downloaded."""
-    monkeypatch.setattr(minilm, "_package_folder", lambda name: None)
+    monkeypatch.setattr(minilm, "package_folder", lambda name: None)
     with pytest.raises(aiochroma.EmbedderError, match="aiochroma-memory\\[minilm\\]") as missing:
         MiniLmEmbedder()
     assert str(chromas_folder()) in str(missing.value)
@@ -102,7 +102,7 @@ def test_other_weights_are_refused(tmp_path, monkeypatch):
     (tmp_path / minilm._PACKAGED_TOKENIZER).parent.mkdir(parents=True)
     shutil.copy(tokenizer, tmp_path / minilm._PACKAGED_TOKENIZER)
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr(minilm, "_package_folder", lambda name: tmp_path)
+    monkeypatch.setattr(minilm, "package_folder", lambda name: tmp_path)
     with pytest.raises(aiochroma.EmbedderError, match="SHA-256"):
         MiniLmEmbedder()
     assert model.is_file()
