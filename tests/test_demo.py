@@ -14,11 +14,9 @@ pytest.importorskip("rich")
 
 from rich.console import Console
 
+from aiochroma.demo import NAMESPACES, Question, Sentence, read_corpus, read_questions
 from aiochroma.demo.acts import run_demo
-from aiochroma.demo.corpus import NAMESPACES, Question, Sentence, read_corpus, read_questions
-from aiochroma.demo.load import judge, percentile, run_load
-from aiochroma.demo.stores import Answer
-from aiochroma.demo.table import run_table
+from aiochroma.demo.table import Answer, judge, percentile, run_load, run_table
 
 
 class FakeStore:

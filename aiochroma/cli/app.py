@@ -21,11 +21,9 @@ except ImportError as error:
     raise missing_extra("The command line", "cli", error.name) from error
 
 from aiochroma.cli.common import BAD_INPUT, EXIT_CODES, OK, UNAVAILABLE, say
-from aiochroma.cli.frameworks import frameworks_app
-from aiochroma.cli.host import host_app
 from aiochroma.cli.maintenance import maintenance_app
 from aiochroma.cli.memories import memories_app
-from aiochroma.cli.migrate import migrate_app
+from aiochroma.cli.serving import serving_app
 from aiochroma.cli.transfer import transfer_app
 
 __all__ = ["app", "run"]
@@ -109,5 +107,5 @@ def demo(
         run_demo(console)
 
 
-for commands in (memories_app, transfer_app, maintenance_app, migrate_app, host_app, frameworks_app):
+for commands in (memories_app, transfer_app, maintenance_app, serving_app):
     app.add_typer(commands)

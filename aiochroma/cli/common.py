@@ -1,4 +1,4 @@
-"""What the commands share: options, exit codes, opening a memory, reading arguments, and printing."""
+"""What the commands share: options, exit codes, opening a memory, reading arguments, printing, and progress."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from aiochroma._errors import DatabasePathError, InvalidInputError
-from aiochroma._types import JsonObject
+from aiochroma._types import JsonObject, Metadata
 from aiochroma.disk.layout import SQLITE_FILE
 from aiochroma.memory.memory import Memory
 
@@ -37,11 +37,13 @@ __all__ = [
     "UNAVAILABLE",
     "JsonOption",
     "NamespaceOption",
+    "PathArgument",
     "PathOption",
     "ScopeOption",
     "ThreadOption",
     "WhereOption",
-    "checked_directory",
+    "chosen_path",
+    "directory",
     "duration",
     "filter_from",
     "moment",
@@ -51,8 +53,10 @@ __all__ = [
     "print_hit",
     "print_json",
     "progress_bar",
+    "progress_bars",
     "say",
     "scope_from",
+    "shown_size",
     "stdin_is_terminal",
     "with_memory",
 ]
@@ -64,21 +68,16 @@ EXIT_CODES = (
     "Exit codes: 0 done; 1 not found, or nothing recalled; 2 bad input; 3 the store is not available."
 )
 
-PathOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--path",
-        help="The memory's directory; default: what CHROMA_* variables name, else ./memory.",
-        metavar="DIR",
-    ),
-]
+_PATH_HELP = "The memory's directory; default: what CHROMA_* variables name, else ./memory."
+PathOption = Annotated[Path | None, typer.Option("--path", help=_PATH_HELP, metavar="DIR")]
+PathArgument = Annotated[Path | None, typer.Argument(help="The same as --path.", metavar="[PATH]")]
 NamespaceOption = Annotated[str, typer.Option("--namespace", "-n", help="The namespace; any text.")]
 ScopeOption = Annotated[
     str | None,
     typer.Option(
         "--scope",
         metavar="A[/B...]",
-        help="Whose memories: a person, a customer, a session; parts joined by /.",
+        help="Whose memories: a person, or a path such as customer/person.",
     ),
 ]
 ThreadOption = Annotated[str | None, typer.Option("--thread", help="The conversation.")]
@@ -97,18 +96,38 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks
 # -- opening -----------------------------------------------------------------------------------------------------------
 
 
-def checked_directory(path: Path) -> Path:
-    """Refuse what is meant as the address of a server.
+def chosen_path(argument: Path | None, option: Path | None) -> Path | None:
+    """Return the directory that was given, either as the argument PATH or with ``--path``; None where neither was.
 
     Raises:
-        InvalidInputError: It looks like one, and there is no such directory.
+        InvalidInputError: Both were given, or it looks like the address of a server and there is no such directory.
     """
-    if _SERVER.match(str(path)) and not path.exists():
+    if argument is not None and option is not None:
+        raise InvalidInputError(f"Give the directory once: {str(argument)!r}, or --path {str(option)!r}.")
+    path = argument if option is None else option
+    if path is not None and _SERVER.match(str(path)) and not path.exists():
         raise InvalidInputError(
             f"{str(path)!r} looks like the address of a server, and there is no such directory. For a server set "
             "CHROMA_MODE=http, CHROMA_HOST and CHROMA_PORT."
         )
     return path
+
+
+def directory(argument: Path | None, option: Path | None) -> Path:
+    """Return the directory for a command that works on files: the one that was given, or the environment's, or ./memory.
+
+    Raises:
+        InvalidInputError: None was given, and the environment names a server; see also :func:`chosen_path`.
+    """
+    path = chosen_path(argument, option)
+    if path is None:
+        mode = os.environ.get("CHROMA_MODE", "").strip().lower()
+        if mode not in {"", "persistent"}:
+            raise InvalidInputError(
+                f"This command works on a directory, and CHROMA_MODE is {mode!r}: name the directory with --path."
+            )
+        path = Path(os.environ.get("CHROMA_DB_PATH") or _DEFAULT)
+    return path.expanduser()
 
 
 def open_memory(
@@ -121,23 +140,25 @@ def open_memory(
     """Make the memory that the options and the environment name; it is not opened yet.
 
     Args:
-        path: The option's value.
+        path: The directory that was given, or None.
         must_exist: Refuse to make a new store where one is only to be read: most likely the path is misspelled.
-        split_chars: As for :class:`aiochroma.Memory`.
+        split_chars: The length of chunks in characters, as for :class:`aiochroma.Memory`.
         embedder: The name of an embedder, or None for the default.
 
     Raises:
-        DatabasePathError: There is none.
+        DatabasePathError: There is no memory in the directory, and there must be one.
         InvalidInputError: The path is the address of a server, or variables are wrong.
     """
-    if path is None and (os.environ.get("CHROMA_MODE") or os.environ.get("CHROMA_DB_PATH")):
+    mode = os.environ.get("CHROMA_MODE", "").strip().lower()
+    if path is None and mode not in {"", "persistent"}:
         return Memory.from_env(split_chars=split_chars, embedder=embedder)
-    directory = checked_directory((path or _DEFAULT).expanduser())
-    if must_exist and not (directory / SQLITE_FILE).exists():
+    chosen = directory(path, None)
+    if must_exist and not (chosen / SQLITE_FILE).exists():
         raise DatabasePathError(
-            f"There is no memory in {str(directory)!r}; `aiochroma remember --path {directory}` makes one."
+            f"There is no memory in {str(chosen)!r}; `aiochroma remember --path {chosen}` makes one."
         )
-    return Memory(directory, split_chars=split_chars, embedder=embedder)
+    # The other variables, such as CHROMA_PROCESS, hold for a directory that is given here as well.
+    return Memory.from_env(mode="persistent", path=chosen, split_chars=split_chars, embedder=embedder)
 
 
 def with_memory(memory: Memory, work: Callable[[Memory], Awaitable[T]]) -> T:
@@ -153,13 +174,13 @@ def with_memory(memory: Memory, work: Callable[[Memory], Awaitable[T]]) -> T:
 # -- reading arguments -------------------------------------------------------------------------------------------------
 
 
-def pairs(given: list[str]) -> dict[str, Any]:
+def pairs(given: list[str]) -> Metadata:
     """Read ``KEY=VALUE`` pairs: numbers, ``true`` and ``false`` as in JSON, anything else as text.
 
     Raises:
         InvalidInputError: There is no ``=``.
     """
-    values: JsonObject = {}
+    values: Metadata = {}
     for pair in given:
         key, sign, value = pair.partition("=")
         if not sign:
@@ -194,7 +215,7 @@ def filter_from(text: str | None) -> JsonObject | None:
 
 
 def scope_from(text: str | None) -> tuple[str, ...] | None:
-    """Read a scope: its parts are joined by slashes."""
+    """Read a scope, whose labels are joined by slashes."""
     return None if text is None else tuple(text.split("/"))
 
 
@@ -285,12 +306,35 @@ def say(message: str) -> None:
 
 @contextmanager
 def progress_bar(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """Show how far it is, on standard error, if that is a terminal."""
+    """Show one bar: how many of a number of things are done, None for an unknown number."""
+    with progress_bars() as show:
+        yield lambda done: show(what, done, total)
+
+
+@contextmanager
+def progress_bars() -> Iterator[Callable[[str, int, int | None], None]]:
+    """Show a bar for each stage on standard error, where that is a terminal."""
     console = Console(stderr=True)
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(what, total=total)
-        yield lambda count: progress.update(task, completed=count)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def show(stage: str, done: int, of: int | None) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=of)
+            bars.update(tasks[stage], completed=done, total=of)
+
+        yield show
+
+
+def shown_size(count: int) -> str:
+    """Return a number of bytes as people read it."""
+    size = float(count)
+    for unit in ("bytes", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} GiB"
 
 
 def stdin_is_terminal() -> bool:

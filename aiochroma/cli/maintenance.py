@@ -1,4 +1,4 @@
-"""The commands ``doctor``, ``backup`` and ``restore``; needs the extra ``cli``.
+"""The commands ``doctor``, ``backup``, ``restore`` and ``erase``; needs the extra ``cli``.
 
 Importing this module imports neither chromadb nor numpy.
 """
@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-from contextlib import contextmanager
 from pathlib import Path  # noqa: TC003 - read from the signatures when the commands are built
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from aiochroma._errors import DatabasePathError
+from aiochroma._errors import DatabasePathError, InvalidInputError
+from aiochroma.cli.common import JsonOption, PathArgument, PathOption, directory, progress_bars, shown_size
 from aiochroma.disk.filesystem import canonical_directory
 from aiochroma.disk.layout import SQLITE_FILE
 from aiochroma.ops.doctor import doctor as examine
@@ -25,7 +24,7 @@ from aiochroma.ops.erase import erase as erase_files
 from aiochroma.ops.restore import restore as put_back
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from aiochroma.disk.manifest import BackupReport
     from aiochroma.ops.report import DoctorReport
@@ -38,18 +37,14 @@ _DOCTOR_EXIT_CODES = (
 )
 _EXIT_CODES = "Exit codes: 0 done; 2 bad input; 3 refused (in use, no room, not a backup, ...), and nothing was changed."
 
-_JSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-
 maintenance_app = typer.Typer()
 """Included by the application; see :mod:`aiochroma.cli.app`."""
 
 
 @maintenance_app.command(epilog=_DOCTOR_EXIT_CODES)
 def doctor(
-    path: Annotated[
-        Path, typer.Argument(metavar="PATH", help="The database's directory; no program may have it open.")
-    ],
+    given: PathArgument = None,
+    path: PathOption = None,
     repair: Annotated[
         bool,
         typer.Option(
@@ -77,12 +72,15 @@ def doctor(
         Path | None,
         typer.Option("--backup-to", metavar="DIR", help="Where the copy goes; default: beside the database."),
     ] = None,
-    as_json: _JSON = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Check a database, and repair it if asked to. Without an option nothing is changed."""
-    with _bars() as progress:
+    """Check a database, and repair it if asked to. Without an option nothing is changed.
+
+    No program may have the database open.
+    """
+    with progress_bars() as progress:
         report = examine(
-            path,
+            directory(given, path),
             repair=repair,
             vacuum=vacuum,
             erase=erase_dead,
@@ -99,15 +97,15 @@ def doctor(
 
 @maintenance_app.command(epilog=_EXIT_CODES)
 def backup(
-    path: Annotated[
-        Path, typer.Argument(metavar="PATH", help="The database's directory; no program may have it open.")
-    ],
-    target: Annotated[
-        Path,
+    directories: Annotated[
+        list[Path],
         typer.Argument(
-            metavar="TARGET", help="The backup's directory; with --keep the folder of all backups."
+            metavar="[PATH] TARGET",
+            help="The memory's directory, unless --path or the environment names it; and the backup's directory, with --keep "
+            "the folder of all backups.",
         ),
     ],
+    path: PathOption = None,
     keep: Annotated[
         int | None, typer.Option("--keep", min=1, help="Delete the oldest backups, so that this many remain.")
     ] = None,
@@ -115,24 +113,25 @@ def backup(
         bool,
         typer.Option("--quick", help="Check the copy's files and search it once; do not read every vector."),
     ] = False,
-    as_json: _JSON = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Copy a database, and check the copy by opening it: every record must have its vector.
 
-    A program that has it open makes its own backups: `await client.backup(...)`.
+    No other program may have it open; that one makes its own backups: `await memory.backup(...)`.
     """
-    path = canonical_directory(path)
-    if not (path / SQLITE_FILE).exists():
-        raise DatabasePathError(f"There is no database in {str(path)!r}.")
-    with _bars() as progress:
-        report = asyncio.run(_back_up(path, target, keep, progress, quick=quick))
+    given, target = _last(directories, "the backup's directory")
+    source = canonical_directory(directory(given, path))
+    if not (source / SQLITE_FILE).exists():
+        raise DatabasePathError(f"There is no database in {str(source)!r}.")
+    with progress_bars() as progress:
+        report = asyncio.run(_back_up(source, target, keep, progress, quick=quick))
     if as_json:
         typer.echo(json.dumps({**report.__dict__, "records": report.records}, ensure_ascii=False, indent=2))
         return
     console = Console(highlight=False)
     console.print(Text(report.path), soft_wrap=True)
     console.print(
-        f"{report.records} records in {len(report.collections)} collections, {_size(report.bytes)}; copied in "
+        f"{report.records} records in {len(report.collections)} collections, {shown_size(report.bytes)}; copied in "
         f"{report.paused_ms:.0f} ms, verified in {report.verified_ms:.0f} ms"
     )
     for removed in report.removed:
@@ -142,28 +141,30 @@ def backup(
 @maintenance_app.command(epilog=_EXIT_CODES)
 def restore(
     source: Annotated[Path, typer.Argument(metavar="BACKUP", help="What `backup` has made; stays as it is.")],
-    path: Annotated[
-        Path, typer.Argument(metavar="PATH", help="The database's directory; no program may have it open.")
-    ],
+    given: PathArgument = None,
+    path: PathOption = None,
 ) -> None:
-    """Put a backup in the place of a database. What was there before is kept beside it, renamed."""
-    with _bars() as progress:
+    """Make a database of a backup. A database that the directory holds is kept beside it, renamed.
+
+    No program may have the database open.
+    """
+    target = directory(given, path)
+    with progress_bars() as progress:
         progress("restore", 0, 1)
-        before = put_back(source, path)
+        before = put_back(source, target)
         progress("restore", 1, 1)
     console = Console(highlight=False)
-    console.print(Text(f"{path} is what {source} was."), soft_wrap=True)
+    console.print(Text(f"{target} holds what the backup {source} holds."), soft_wrap=True)
     if before is not None:
-        console.print(Text(f"What was there before: {before}"), soft_wrap=True)
+        console.print(Text(f"The former database is kept in {before}."), soft_wrap=True)
 
 
 @maintenance_app.command(
     epilog="Exit codes: 0 erased; 1 a text is in a file still; 2 bad input; 3 not available, or damaged."
 )
 def erase(
-    path: Annotated[
-        Path, typer.Argument(metavar="PATH", help="The database's directory; no program may have it open.")
-    ],
+    given: PathArgument = None,
+    path: PathOption = None,
     text: Annotated[
         list[str] | None,
         typer.Option("--text", help="A text that must be in no file afterwards; may be given several times."),
@@ -171,17 +172,20 @@ def erase(
     keep_history: Annotated[
         bool, typer.Option("--keep-history", help="Leave the texts in the history of changes.")
     ] = False,
-    as_json: _JSON = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Remove what was forgotten, has expired or was replaced from every file. What lives is not touched."""
-    receipt = asyncio.run(erase_files(path, texts=text or (), keep_history=keep_history))
+    """Remove what was forgotten, has expired or was replaced from every file. What lives is not touched.
+
+    No program may have the database open.
+    """
+    receipt = asyncio.run(erase_files(directory(given, path), texts=text or (), keep_history=keep_history))
     if as_json:
         typer.echo(json.dumps(receipt.as_dict(), ensure_ascii=False, indent=2))
         raise typer.Exit(0 if receipt.is_complete else 1)
     console = Console(highlight=False)
     console.print(
         f"{receipt.log_entries} entries of the log and {receipt.vectors_replaced} vectors were erased; {len(receipt.files)} "
-        f"files, {_size(receipt.bytes_checked)}, were read afterwards."
+        f"files, {shown_size(receipt.bytes_checked)}, were read afterwards."
     )
     for title, lines in (
         ("removed", receipt.removed),
@@ -197,6 +201,17 @@ def erase(
     raise typer.Exit(0 if receipt.is_complete else 1)
 
 
+def _last(directories: list[Path], what: str) -> tuple[Path | None, Path]:
+    """Take ``[PATH] TARGET`` apart.
+
+    Raises:
+        InvalidInputError: There are more than two.
+    """
+    if len(directories) > 2:
+        raise InvalidInputError(f"Give PATH and {what}, got {len(directories)} directories.")
+    return (directories[0] if len(directories) == 2 else None), directories[-1]
+
+
 async def _back_up(
     path: Path,
     target: Path,
@@ -209,22 +224,6 @@ async def _back_up(
 
     async with AsyncPersistentClient(path) as client:
         return await client.backup(target, keep=keep, verify="quick" if quick else "full", progress=progress)
-
-
-@contextmanager
-def _bars() -> Iterator[Callable[[str, int, int], None]]:
-    """Show a bar for each stage on standard error, where that is a terminal."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        tasks: dict[str, TaskID] = {}
-
-        def show(stage: str, done: int, of: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=of)
-            bars.update(tasks[stage], completed=done, total=of)
-
-        yield show
 
 
 def _print_report(console: Console, report: DoctorReport) -> None:
@@ -242,11 +241,11 @@ def _print_report(console: Console, report: DoctorReport) -> None:
         facts += [
             ("journal", report.journal_mode),
             ("durability", durable[report.durable]),
-            ("log", f"{report.log_entries} entries, {_size(report.log_bytes)}"),
-            ("SQLite file", f"{_size(report.size_bytes)}, {_size(report.free_bytes)} of it free"),
-            ("orphaned indexes", f"{len(report.orphaned_directories)}, {_size(report.orphaned_bytes)}"),
-            ("quarantine", f"{len(report.quarantines)}, {_size(report.quarantined_bytes)}"),
-            ("left incomplete", f"{len(report.unfinished)}, {_size(report.unfinished_bytes)}"),
+            ("log", f"{report.log_entries} entries, {shown_size(report.log_bytes)}"),
+            ("SQLite file", f"{shown_size(report.size_bytes)}, {shown_size(report.free_bytes)} of it free"),
+            ("orphaned indexes", f"{len(report.orphaned_directories)}, {shown_size(report.orphaned_bytes)}"),
+            ("quarantine", f"{len(report.quarantines)}, {shown_size(report.quarantined_bytes)}"),
+            ("left incomplete", f"{len(report.unfinished)}, {shown_size(report.unfinished_bytes)}"),
             ("newest backup", report.backup or "none known"),
         ]
     for name, value in facts:
@@ -298,12 +297,3 @@ def _verdict(report: DoctorReport) -> Text:
 
 def _owner(owner: dict[str, object]) -> str:
     return f"process {owner.get('pid')} ({owner.get('command', 'unknown')}) on {owner.get('host')} since {owner.get('since')}"
-
-
-def _size(count: int) -> str:
-    size = float(count)
-    for unit in ("bytes", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} GiB"

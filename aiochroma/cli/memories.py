@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -18,10 +17,12 @@ from aiochroma.cli.common import (
     UNAVAILABLE,
     JsonOption,
     NamespaceOption,
+    PathArgument,
     PathOption,
     ScopeOption,
     ThreadOption,
     WhereOption,
+    chosen_path,
     duration,
     filter_from,
     moment,
@@ -37,7 +38,7 @@ from aiochroma.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from aiochroma.memory.memory import Memory
     from aiochroma.memory.recall import Hit, Recall
@@ -186,6 +187,7 @@ def recall(
 
 @memories_app.command("list", epilog=EXIT_CODES)
 def list_(
+    given: PathArgument = None,
     path: PathOption = None,
     namespace: NamespaceOption = "default",
     scope: ScopeOption = None,
@@ -215,7 +217,7 @@ def list_(
         )
         return [hit async for hit in listing]
 
-    hits = with_memory(open_memory(path, must_exist=True), work)
+    hits = with_memory(open_memory(chosen_path(given, path), must_exist=True), work)
     if as_json:
         print_json([_without_search(hit) for hit in hits])
     else:
@@ -336,27 +338,28 @@ def forget(
 
 
 @memories_app.command(epilog=EXIT_CODES)
-def namespaces(path: PathOption = None) -> None:
+def namespaces(given: PathArgument = None, path: PathOption = None) -> None:
     """Print the names of the namespaces, one per line."""
 
     async def work(memory: Memory) -> list[str]:
         return [*await memory.namespaces()]
 
-    for name in with_memory(open_memory(path, must_exist=True), work):
+    for name in with_memory(open_memory(chosen_path(given, path), must_exist=True), work):
         typer.echo(name)
 
 
 @memories_app.command(epilog=EXIT_CODES)
-def stats(path: PathOption = None, as_json: JsonOption = False) -> None:
+def stats(given: PathArgument = None, path: PathOption = None, as_json: JsonOption = False) -> None:
     """Print how much is remembered in which namespace, with which embedder, and this visit's counters and times."""
-    where = os.path.realpath(path or ".")
 
-    async def work(memory: Memory) -> dict[str, Any]:
+    async def work(memory: Memory) -> JsonObject:
         counts = {name: int(await memory.count(name)) for name in await memory.namespaces()}
         thread = memory.stats().as_dict()
+        info = memory.client.session.describe()
+        where = info.path or info.url
         return {"path": where, "namespaces": counts, "embedder": thread.pop("embedder"), "thread": thread}
 
-    found = with_memory(open_memory(path, must_exist=True), work)
+    found = with_memory(open_memory(chosen_path(given, path), must_exist=True), work)
     if as_json:
         print_json(found)
         return
@@ -400,7 +403,7 @@ def _without_search(hit: Hit) -> JsonObject:
     return {key: value for key, value in plain(hit).items() if key not in {"distance", "score"}}
 
 
-def _print_hits(hits: Any, *, score: bool) -> None:
+def _print_hits(hits: Iterable[Hit], *, score: bool) -> None:
     console = Console(highlight=False)
     for hit in hits:
         print_hit(console, hit, score=score)

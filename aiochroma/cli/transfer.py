@@ -1,7 +1,12 @@
-"""``aiochroma import``, ``export`` and ``reembed``, with a progress bar where somebody is looking."""
+"""The commands that move memories: ``import``, ``export``, ``reembed`` and ``migrate``; needs the extra ``cli``.
+
+Importing this module imports neither chromadb nor numpy.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import json
 import shutil
 import sys
 import tempfile
@@ -10,19 +15,43 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from aiochroma._errors import InvalidInputError
-from aiochroma.cli.common import PathOption, open_memory, progress_bar, say, stdin_is_terminal, with_memory
+from aiochroma.cli.common import (
+    JsonOption,
+    PathArgument,
+    PathOption,
+    chosen_path,
+    directory,
+    open_memory,
+    progress_bar,
+    progress_bars,
+    say,
+    stdin_is_terminal,
+    with_memory,
+)
+from aiochroma.ops.migrate import migrate as move
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from aiochroma.client.options import ConnectOverrides
     from aiochroma.memory.memory import Memory
     from aiochroma.memory.reembedding import ReembedReport
+    from aiochroma.ops.migration_report import MigrationReport
 
 __all__ = ["transfer_app"]
 
 _EXIT_CODES = "Exit codes: 0 done; 2 bad input; 3 the store is not available; 130 interrupted."
+
+_MIGRATE_EXIT_CODES = (
+    "Exit codes: 0 done and verified; 1 verification found differences; 2 bad input; 3 refused (in use, the destination holds "
+    "something else) or not available."
+)
+_ENDPOINT = "a directory, or http(s)://host:port, with /tenant/database where it is not the default"
 
 transfer_app = typer.Typer()
 
@@ -109,16 +138,17 @@ def export_file(
 
 @transfer_app.command("reembed", epilog=_EXIT_CODES)
 def reembed(
+    given: PathArgument = None,
+    path: PathOption = None,
     embedder: Annotated[
         str, typer.Option("--embedder", "-e", help="The new embedder: wordllama, minilm or hashed.")
     ] = "wordllama",
-    path: PathOption = None,
     namespaces: Annotated[
         list[str] | None, typer.Option("--namespace", "-n", help="Only this one; repeatable.")
     ] = None,
 ) -> None:
-    """Embed what another embedder has embedded again. Interrupted, it may be run again: it goes on where it stopped."""
-    memory = open_memory(path, must_exist=True, embedder=embedder)
+    """Give memories that another embedder has embedded vectors of a new one. Interrupted, it goes on when it is run again."""
+    memory = open_memory(chosen_path(given, path), must_exist=True, embedder=embedder)
 
     async def work(memory: Memory) -> ReembedReport:
         total = sum([await memory.count(name) for name in namespaces or await memory.namespaces()])
@@ -140,6 +170,92 @@ def reembed(
         say(f"{name} is as it was: the embedder finds nothing in {', '.join(ids[:5])}")
     if not report.is_complete:
         raise typer.Exit(1)
+
+
+@transfer_app.command(epilog=_MIGRATE_EXIT_CODES)
+def migrate(
+    endpoints: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[SRC] DST",
+            help=f"From where, unless --path or the environment names it, and to where: each {_ENDPOINT}. DST is made if it does "
+            "not exist.",
+        ),
+    ],
+    path: PathOption = None,
+    tenant: Annotated[
+        str | None, typer.Option(help="Tenant of SRC; default: CHROMA_TENANT, else Chroma's.")
+    ] = None,
+    database: Annotated[
+        str | None, typer.Option(help="Database of SRC; default: CHROMA_DATABASE, else Chroma's.")
+    ] = None,
+    to_tenant: Annotated[str | None, typer.Option(help="Tenant of DST; default: as in SRC.")] = None,
+    to_database: Annotated[str | None, typer.Option(help="Database of DST; default: as in SRC.")] = None,
+    all_databases: Annotated[
+        bool,
+        typer.Option(
+            "--all-databases",
+            help="Every database: of a directory in all tenants, of a server in one tenant.",
+        ),
+    ] = False,
+    merge: Annotated[
+        bool,
+        typer.Option(
+            "--merge",
+            help="Add to collections that hold something else; records with the same id are replaced.",
+        ),
+    ] = False,
+    verify: Annotated[bool, typer.Option(help="Compare both sides record by record afterwards.")] = True,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            help="Token of the server (of SRC, where both are servers); better, since others cannot see it: CHROMA_AUTH_TOKEN."
+        ),
+    ] = None,
+    ca_file: Annotated[
+        Path | None, typer.Option(help="Certificates to trust; default: CHROMA_CA_FILE.")
+    ] = None,
+    to_token: Annotated[
+        str | None, typer.Option(envvar="CHROMA_TO_AUTH_TOKEN", help="Token of DST, where both are servers.")
+    ] = None,
+    to_ca_file: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="CHROMA_TO_CA_FILE", help="Certificates to trust at DST, where both are servers."
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Copy a store: from a directory to a server, back, or elsewhere. Interrupted, it may be run again and goes on."""
+    if len(endpoints) > 2 or (path is not None and len(endpoints) == 2):
+        raise InvalidInputError("Give SRC and DST, or --path and DST.")
+    src = endpoints[0] if len(endpoints) == 2 else str(directory(None, path))
+    dst = endpoints[-1]
+    of_server = _given(token, ca_file)
+    both = "://" in src and "://" in dst
+    of_destination = _given(to_token, to_ca_file) if both else of_server
+    with progress_bars() as progress:
+        report = asyncio.run(
+            move(
+                src,
+                dst,
+                tenant=tenant,
+                database=database,
+                to_tenant=to_tenant,
+                to_database=to_database,
+                all_databases=all_databases,
+                merge=merge,
+                verify=verify,
+                src_options=of_server if "://" in src else None,
+                dst_options=of_destination if "://" in dst else None,
+                progress=progress,
+            )
+        )
+    if as_json:
+        typer.echo(json.dumps(report.as_dict(), ensure_ascii=False, indent=2))
+    else:
+        _print_migration(Console(highlight=False), report)
+    raise typer.Exit(report.exit_code)
 
 
 @contextmanager
@@ -169,3 +285,48 @@ def _records_in(file: Path) -> int | None:
         while block := lines.read(2**20):
             count += block.count(b"\n")
     return count
+
+
+def _given(token: str | None, ca_file: Path | None) -> ConnectOverrides:
+    given: ConnectOverrides = {}
+    if token is not None:
+        given["auth_token"] = token
+    if ca_file is not None:
+        given["ca_file"] = ca_file
+    return given
+
+
+def _print_migration(console: Console, report: MigrationReport) -> None:
+    table = Table("collection", "records", "written", "replaced", "state", box=None)
+    defaults = {(entry.tenant, entry.database) for entry in report.collections}
+    for entry in report.collections:
+        name = entry.name if len(defaults) == 1 else f"{entry.tenant}/{entry.database}/{entry.name}"
+        if entry.differences:
+            state = Text("different", style="red")
+        else:
+            state = (
+                Text("the same", style="green") if entry.verified else Text("not compared", style="yellow")
+            )
+        numbers = (
+            Text(str(number), justify="right") for number in (entry.records, entry.written, entry.replaced)
+        )
+        table.add_row(Text(name), *numbers, state)
+    if report.collections:
+        console.print(table)
+    for title, style, lines in (("different", "red", report.differences), ("note", "dim", report.notes)):
+        for line in lines:
+            console.print(Text(f"{title}: ", style=style).append(line, style="default"), soft_wrap=True)
+    console.print(_verdict(report), soft_wrap=True)
+
+
+def _verdict(report: MigrationReport) -> Text:
+    numbers = f"{report.records} records in {len(report.collections)} collections"
+    seconds = f"({report.seconds:.2f} s)"
+    if report.differences:
+        return Text(
+            f"{report.destination} is not what {report.source} is; run it again to mend it. {seconds}",
+            "bold red",
+        )
+    if not report.is_verified:
+        return Text(f"Copied, not compared: {numbers}. {seconds}", "yellow")
+    return Text(f"{report.destination} holds what {report.source} holds: {numbers}. {seconds}", "bold green")

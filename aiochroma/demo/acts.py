@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from aiochroma.demo.corpus import NAMESPACES, read_corpus, read_questions
+from aiochroma.demo import NAMESPACES, read_corpus, read_questions
 from aiochroma.demo.crash import join_and_count, kill_and_count
 from aiochroma.demo.silence import RECORDS, measure_here, measure_threads
 from aiochroma.memory.memory import Memory
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from aiochroma.demo.corpus import Question
+    from aiochroma.demo import Question
     from aiochroma.demo.crash import Crash
     from aiochroma.demo.silence import Silence
 

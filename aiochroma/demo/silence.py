@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 from aiochroma._types import JsonObject
 from aiochroma.client.opening import AsyncPersistentClient
@@ -13,8 +13,12 @@ from aiochroma.client.opening import AsyncPersistentClient
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from chromadb.api.client import Client
 
-__all__ = ["Silence", "measure_here", "measure_threads"]
+    from aiochroma._types import Vector
+    from aiochroma.client.options import Process
+
+__all__ = ["RECORDS", "Silence", "measure_here", "measure_threads", "plain_client", "watch_loop"]
 
 RECORDS = 2_000
 DIMENSIONS = 256
@@ -39,17 +43,21 @@ class Silence:
     longest: float = 0.0
     answers: list[float] = field(default_factory=list)
 
+    def note(self, seconds: float) -> None:
+        """Note for how long the event loop was blocked just now."""
+        self.longest = max(self.longest, seconds)
+
 
 class _Contender(Protocol):
     async def write(self, start: int, stop: int) -> None:
         """Write these records."""
 
-    async def ask(self, vector: object) -> None:
+    async def ask(self, vector: Vector) -> None:
         """Ask one question."""
 
 
 async def measure_here(
-    directory: str, progress: Callable[[int], None], *, process: str | None = None
+    directory: str, progress: Callable[[int], None], *, process: Process | None = None
 ) -> Silence:
     """Write with :class:`aiochroma.AsyncPersistentClient`, as one call.
 
@@ -59,16 +67,15 @@ async def measure_here(
         process: ``"shared"`` to write through the owner process of the directory; None for this process.
     """
     vectors = _vectors()
-    options: JsonObject = {} if process is None else {"process": process}
-    async with AsyncPersistentClient(directory, **options) as client:
+    async with AsyncPersistentClient(directory, process=process) as client:
         collection = await client.get_or_create_collection("notes", embedding_function=None)
 
         class Here:
             async def write(self, start: int, stop: int) -> None:
                 await collection.upsert(**_records(vectors, start, stop))
 
-            async def ask(self, vector: Any) -> None:
-                await collection.query(query_embeddings=[vector], n_results=5)
+            async def ask(self, vector: Vector) -> None:
+                await collection.query(query_embeddings=vector[None], n_results=5)
 
         name = "aiochroma" if process is None else "aiochroma, owner process"
         return await _measure(name, Here(), vectors, progress)
@@ -77,7 +84,7 @@ async def measure_here(
 async def measure_threads(directory: str, progress: Callable[[int], None]) -> Silence:
     """Write as one does without this library: plain chromadb, every call in ``asyncio.to_thread``."""
     vectors = _vectors()
-    client = await asyncio.to_thread(_plain_client, directory)
+    client = await asyncio.to_thread(plain_client, directory)
     try:
         collection = await asyncio.to_thread(
             client.get_or_create_collection, "notes", embedding_function=None
@@ -87,8 +94,8 @@ async def measure_threads(directory: str, progress: Callable[[int], None]) -> Si
             async def write(self, start: int, stop: int) -> None:
                 await asyncio.to_thread(collection.upsert, **_records(vectors, start, stop))
 
-            async def ask(self, vector: object) -> None:
-                await asyncio.to_thread(collection.query, query_embeddings=[vector], n_results=5)
+            async def ask(self, vector: Vector) -> None:
+                await asyncio.to_thread(collection.query, query_embeddings=vector[None], n_results=5)
 
         return await _measure("chromadb in asyncio.to_thread", Threads(), vectors, progress)
     finally:
@@ -96,14 +103,13 @@ async def measure_threads(directory: str, progress: Callable[[int], None]) -> Si
 
 
 async def _measure(
-    name: str, contender: _Contender, vectors: Any, progress: Callable[[int], None]
+    name: str, contender: _Contender, vectors: Vector, progress: Callable[[int], None]
 ) -> Silence:
     silence = Silence(name)
-    await contender.write(
-        0, 100
-    )  # What the first write and the first question cost anywhere is not what this is about.
+    # What the first write and the first question cost anywhere is not what this is about.
+    await contender.write(0, 100)
     await contender.ask(vectors[0])
-    watch = asyncio.create_task(_watch(silence))
+    watch = asyncio.create_task(watch_loop(silence.note))
     bot = asyncio.create_task(_answer(silence, contender, vectors))
     begun = time.perf_counter()
     try:
@@ -120,7 +126,7 @@ async def _measure(
     return silence
 
 
-async def _answer(silence: Silence, contender: _Contender, vectors: Any) -> None:
+async def _answer(silence: Silence, contender: _Contender, vectors: Vector) -> None:
     """Ask a question twenty times a second, each when it is due, whether or not the one before was answered."""
     running: set[asyncio.Task[None]] = set()
 
@@ -140,27 +146,29 @@ async def _answer(silence: Silence, contender: _Contender, vectors: Any) -> None
         await asyncio.gather(*running, return_exceptions=True)
 
 
-async def _watch(silence: Silence) -> None:
+async def watch_loop(note: Callable[[float], None]) -> None:
+    """Note by how much each short sleep lasts longer than it should, in seconds: for that long the loop was blocked."""
     while True:
         begun = time.perf_counter()
         await asyncio.sleep(_TICK)
-        silence.longest = max(silence.longest, time.perf_counter() - begun - _TICK)
+        note(max(0.0, time.perf_counter() - begun - _TICK))
 
 
-def _plain_client(directory: str) -> Any:
+def plain_client(directory: str) -> Client:
+    """Open chromadb's own client."""
     import chromadb
     from chromadb.config import Settings
 
-    return chromadb.PersistentClient(directory, Settings(anonymized_telemetry=False))
+    return cast("Client", chromadb.PersistentClient(directory, Settings(anonymized_telemetry=False)))
 
 
-def _vectors() -> Any:
+def _vectors() -> Vector:
     import numpy as np
 
     return np.random.default_rng(_SEED).standard_normal((RECORDS, DIMENSIONS)).astype(np.float32)
 
 
-def _records(vectors: Any, start: int, stop: int) -> dict[str, Any]:
+def _records(vectors: Vector, start: int, stop: int) -> JsonObject:
     return {
         "ids": [f"note-{number}" for number in range(start, stop)],
         "embeddings": vectors[start:stop],

@@ -1,30 +1,48 @@
-"""A memory as a server of the Model Context Protocol: tools, resources and a prompt."""
+"""A memory as a server of the Model Context Protocol: tools, resources and a prompt.
+
+``python -m aiochroma.mcp.server`` is the server process of a directory; the first session that needs it starts it.
+"""
 
 from __future__ import annotations
 
+import argparse
+import asyncio
+import contextlib
 import json
+import logging
+import logging.handlers
+import os
+import sys
 from dataclasses import asdict
 from functools import wraps
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+import filelock
+
 from aiochroma._distribution import missing_extra, version
-from aiochroma._errors import AiochromaError
+from aiochroma._errors import AiochromaError, InvalidInputError, SettingsConflictError, error_to_dict
+from aiochroma.client.opening import AsyncPersistentClient
+from aiochroma.host.rendezvous import listen
+from aiochroma.mcp import MCP_LOG, address_of
+from aiochroma.memory.memory import Memory
 from aiochroma.tools import is_within, memory_tools
 
 try:
     from mcp.server.mcpserver import MCPServer
     from mcp.server.mcpserver.exceptions import ResourceError, ToolError
+    from mcp.server.stdio import stdio_server
     from mcp.types import ToolAnnotations
 except ImportError as error:
     raise missing_extra("aiochroma.mcp", "mcp", error.name) from error
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
-    from aiochroma.memory.memory import Memory
+__all__ = ["McpHost", "main", "make_server"]
 
-__all__ = ["make_server"]
+log = logging.getLogger("aiochroma.mcp")
 
 _INSTRUCTIONS = (
     "A memory that lasts from one conversation to the next. Recall before you answer from memory or say that you do not know; "
@@ -125,3 +143,178 @@ def _add_prompt(server: MCPServer[Any], memory: Memory, scope: str | tuple[str, 
 
 def _json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, indent=1, default=str)
+
+
+# -- the server process of a directory ----------------------------------------------------------------------------------
+
+_LONGEST_LINE = 2**24
+_LOG_BYTES = 2**20
+
+
+class McpHost:
+    """Serves sessions that connect to a socket, each with a server of its own over one memory.
+
+    Args:
+        memory: The open memory.
+        directory: The canonical directory.
+        idle: Ends after this many seconds without a session.
+    """
+
+    def __init__(self, memory: Memory, directory: str, idle: float) -> None:
+        self._memory = memory
+        self._address = address_of(directory)
+        self._changing = filelock.FileLock(self._address.with_suffix(".mcp-lock"), thread_local=False)
+        self._idle = idle
+        self._sessions: set[asyncio.Task[None]] = set()
+        self._changed = asyncio.Event()
+
+    async def run(self, ready: Callable[[], None]) -> None:
+        """Listen, and return when no session has been connected for long enough."""
+        listening = await asyncio.start_unix_server(
+            self._accept, sock=listen(self._address), limit=_LONGEST_LINE
+        )
+        ready()
+        try:
+            while not await self._may_go():
+                pass
+        finally:
+            listening.close()
+            for session in self._sessions:
+                session.cancel()
+            if self._sessions:
+                await asyncio.wait(self._sessions)
+
+    async def _may_go(self) -> bool:
+        """Wait until something changes, and return whether this was the end."""
+        self._changed.clear()
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._changed.wait(), None if self._sessions else self._idle)
+            return False
+        try:
+            # Sessions look under this lock before they start another server.
+            with self._changing.acquire(timeout=0):
+                if self._sessions:
+                    return False
+                self._address.unlink(missing_ok=True)
+                return True
+        except filelock.Timeout:
+            return False
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._sessions.add(task)
+        self._changed.set()
+        try:
+            await self._session(reader, writer)
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass  # The session's process has gone.
+        except Exception:
+            log.exception("A session ended by an error.")
+        finally:
+            self._sessions.discard(task)
+            self._changed.set()
+            writer.close()
+
+    async def _session(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        hello = json.loads(await reader.readline() or b"{}")
+        if hello.get("version") != version():
+            error = SettingsConflictError(
+                f"The server of this directory is of version {version()} and this session of {hello.get('version')}. Close the "
+                "other sessions; the server then ends by itself."
+            )
+            writer.write(json.dumps({"error": error_to_dict(error)}).encode() + b"\n")
+            return
+        try:
+            server = make_server(
+                self._memory, scope=tuple(hello["scope"]) or None, read_only=bool(hello["read_only"])
+            )
+        except InvalidInputError as error:
+            writer.write(json.dumps({"error": error_to_dict(error)}).encode() + b"\n")
+            return
+        writer.write(b"{}\n")
+        await writer.drain()
+        lowlevel = server._lowlevel_server  # noqa: SLF001 - the package's own transports are written so
+        streams: Any = _Lines(reader, writer)
+        async with stdio_server(streams, streams) as (incoming, outgoing):
+            await lowlevel.run(incoming, outgoing, lowlevel.create_initialization_options())
+
+
+class _Lines:
+    """A connection as the protocol's package reads and writes standard input and output."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    def __aiter__(self) -> _Lines:
+        return self
+
+    async def __anext__(self) -> bytes:
+        line = await self._reader.readline()
+        if not line:
+            raise StopAsyncIteration
+        return line
+
+    async def write(self, text: str) -> None:
+        self._writer.write(text.encode())
+
+    async def flush(self) -> None:
+        await self._writer.drain()
+
+
+async def _serve(directory: str, idle: float, ready: Callable[[], None]) -> None:
+    async with (
+        AsyncPersistentClient(
+            directory, process="shared", durable=True, allow_missing_vectors=True
+        ) as client,
+        Memory(client=client) as memory,
+    ):
+        await McpHost(memory, directory, idle).run(ready)
+
+
+def _log_into(directory: Path) -> None:
+    """Write the log beside the data: what this process prints is not read."""
+    handler = logging.handlers.RotatingFileHandler(
+        directory / MCP_LOG, maxBytes=_LOG_BYTES, backupCount=1, encoding="utf-8"
+    )
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.getLogger().addHandler(handler)
+    logging.getLogger("aiochroma").setLevel(logging.INFO)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a server that a session starts, which says what it is told over two pipes."""
+    parser = argparse.ArgumentParser(
+        prog="python -m aiochroma.mcp.server", description="The server process of a directory."
+    )
+    parser.add_argument("directory")
+    parser.add_argument("--detached", nargs=2, type=int, metavar=("TOLD", "READY"), required=True)
+    given = parser.parse_args(arguments)
+    told, ready = given.detached
+    if os.fork():
+        # The session has no child to wait for, and the server no parent.
+        os._exit(0)
+    with open(told, "rb") as reader:  # noqa: PTH123 - a descriptor, not a path
+        values = json.loads(reader.read() or b"{}")
+
+    def announce(error: BaseException | None = None) -> None:
+        answer = {"pid": os.getpid(), "error": None if error is None else error_to_dict(error)}
+        with contextlib.suppress(OSError):
+            os.write(ready, json.dumps(answer).encode() + b"\n")
+            os.close(ready)
+
+    def listening() -> None:
+        _log_into(Path(given.directory))
+        announce()
+
+    try:
+        asyncio.run(_serve(given.directory, float(values["idle"]), listening))
+    except BaseException as error:
+        announce(error)
+        raise
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

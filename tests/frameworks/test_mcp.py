@@ -224,7 +224,7 @@ def test_nothing_but_messages(environment, tmp_path):
 def test_a_session_is_thin(environment, tmp_path):
     """A session's process has neither Chroma nor numpy nor the protocol's package in it, and little memory."""
     code = (
-        "import sys; from aiochroma.mcp.session import run_session\n"
+        "import sys; from aiochroma.mcp import run_session\n"
         f"run_session({str(tmp_path)!r}, idle=0.5)\n"
         "heavy = {'chromadb', 'numpy', 'mcp', 'pydantic'} & set(sys.modules)\n"
         "peak = next(line for line in open('/proc/self/status') if line.startswith('VmHWM')).split()[1]\n"

@@ -1,4 +1,4 @@
-"""The command ``host``: be the host of a directory, ask what it does, end it; needs the extra ``cli``.
+"""The commands that serve a memory to others: ``host`` to programs, ``mcp`` to agents, ``ui`` to people; needs the extra ``cli``.
 
 Importing this module imports neither chromadb nor numpy.
 """
@@ -9,16 +9,20 @@ import contextlib
 import json
 import os
 import signal
+import sys
 import time
-from pathlib import Path  # noqa: TC003 - read from the signature when the command is built
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from aiochroma._errors import DatabaseInUseError, InvalidInputError, StoreUnavailableError
 from aiochroma._types import JsonObject
+from aiochroma.cli.common import PathArgument, PathOption, ScopeOption, directory, scope_from
 
-__all__ = ["host_app"]
+if TYPE_CHECKING:
+    from aiochroma.host.frames import FrameKind
+
+__all__ = ["serving_app"]
 
 _EXIT_CODES = (
     "Exit codes: 0 done; 1 there is no host; 2 bad input; 3 refused: in use by a program, or clients are connected and --force "
@@ -29,13 +33,14 @@ _GOING_SECONDS = 12.0
 
 _NONE = 1
 
-host_app = typer.Typer()
+serving_app = typer.Typer()
 """Included by the application; see :mod:`aiochroma.cli.app`."""
 
 
-@host_app.command(epilog=_EXIT_CODES)
+@serving_app.command(epilog=_EXIT_CODES)
 def host(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="The database's directory.")],
+    given: PathArgument = None,
+    path: PathOption = None,
     idle: Annotated[
         float | None,
         typer.Option(
@@ -68,16 +73,58 @@ def host(
     from aiochroma.host.rendezvous import require_sockets
 
     require_sockets()
-    directory = canonical_path(path)
+    served = canonical_path(directory(given, path))
     if status:
-        _show(directory, as_json=as_json)
+        _show(served, as_json=as_json)
     elif stop:
-        _stop(directory, force=force)
+        _stop(served, force=force)
     else:
-        _serve(directory, idle)
+        _serve(served, idle)
 
 
-def _serve(directory: str, idle: float | None) -> None:
+@serving_app.command(
+    epilog="Exit codes: 0 the client has ended the session; 1 the server has; 3 the store is not available."
+)
+def mcp(
+    given: PathArgument = None,
+    path: PathOption = None,
+    scope: ScopeOption = None,
+    read_only: Annotated[
+        bool, typer.Option("--read-only", help="Leave out the tools that change something.")
+    ] = False,
+    idle: Annotated[
+        float,
+        typer.Option(
+            help="How long the server stays when the last session has ended.", metavar="SECONDS", min=0
+        ),
+    ] = 60.0,
+) -> None:
+    """Serve a memory to a client of the Model Context Protocol, over standard input and output.
+
+    The client starts this once for each session; all sessions of a directory share one server in the background.
+    """
+    from aiochroma.mcp import run_session
+
+    served = directory(given, path)
+    sys.exit(run_session(served, scope=scope_from(scope) or (), read_only=read_only, idle=idle))
+
+
+@serving_app.command(epilog="Exit codes: 0 interrupted; 2 bad input; 3 the store is not available.")
+def ui(
+    given: PathArgument = None,
+    path: PathOption = None,
+    port: Annotated[int | None, typer.Option(help="The port; default: one that is free.", min=1)] = None,
+    write: Annotated[
+        bool, typer.Option("--write", help="Offer to forget memories and to make backups.")
+    ] = False,
+) -> None:
+    """Serve a page to look at a memory, on this machine only; prints its address."""
+    from aiochroma.ui import serve
+
+    sys.exit(serve(directory(given, path), port=port, write=write))
+
+
+def _serve(path: str, idle: float | None) -> None:
     from aiochroma.host.__main__ import serve
 
     refused: list[BaseException] = []
@@ -86,20 +133,20 @@ def _serve(directory: str, idle: float | None) -> None:
         if error is not None:
             refused.append(error)
         else:
-            typer.echo(f"The host of {directory} listens (process {os.getpid()}).")
+            typer.echo(f"The host of {path} listens (process {os.getpid()}).")
 
-    code = serve(directory, idle=idle, announce=announce, to_terminal=True)
+    code = serve(path, idle=idle, announce=announce, to_terminal=True)
     if refused:
         raise refused[0]
     raise typer.Exit(code)
 
 
-def _show(directory: str, *, as_json: bool) -> None:
+def _show(path: str, *, as_json: bool) -> None:
     from aiochroma.host.frames import FrameKind
 
-    answer = _asked(directory, FrameKind.STATUS)
+    answer = _asked(path, FrameKind.STATUS)
     if answer is None:
-        typer.echo("null" if as_json else f"There is no host of {directory}.")
+        typer.echo("null" if as_json else f"There is no host of {path}.")
         raise typer.Exit(_NONE)
     if as_json:
         typer.echo(json.dumps(answer))
@@ -121,37 +168,37 @@ def _times(latency: dict[str, float]) -> str:
     return f"{latency['p50']:.1f} ms (p99 {latency['p99']:.1f})"
 
 
-def _stop(directory: str, *, force: bool) -> None:
+def _stop(path: str, *, force: bool) -> None:
     from aiochroma.disk.ownership import read_owner
     from aiochroma.host.frames import FrameKind
 
-    owner = read_owner(directory)
+    owner = read_owner(path)
     try:
-        answer = _asked(directory, FrameKind.STOP, force)
+        answer = _asked(path, FrameKind.STOP, force)
     except StoreUnavailableError:
         if not force or owner is None:
             raise
         answer = {"pid": owner.pid}
     if answer is None:
-        typer.echo(f"There is no host of {directory}.")
+        typer.echo(f"There is no host of {path}.")
         raise typer.Exit(_NONE)
     if answer.get("reason") == "clients":
         raise DatabaseInUseError(
-            f"The host of {directory} (process {answer['pid']}) has {answer['clients']} clients: end them, or give --force.",
+            f"The host of {path} (process {answer['pid']}) has {answer['clients']} clients: end them, or give --force.",
             pid=answer["pid"],
         )
     if not _has_ended(answer["pid"], _GOING_SECONDS if "clients" in answer else 0.0):
         if not force:
             raise StoreUnavailableError(
-                f"The host of {directory} (process {answer['pid']}) is still there after {_GOING_SECONDS:.0f} s: give --force."
+                f"The host of {path} (process {answer['pid']}) is still there after {_GOING_SECONDS:.0f} s: give --force."
             )
         with contextlib.suppress(ProcessLookupError):
             os.kill(answer["pid"], signal.SIGKILL)
         _has_ended(answer["pid"], _GOING_SECONDS)
-    typer.echo(f"The host of {directory} (process {answer['pid']}) has ended.")
+    typer.echo(f"The host of {path} (process {answer['pid']}) has ended.")
 
 
-def _asked(directory: str, *question: Any) -> JsonObject | None:
+def _asked(path: str, question: FrameKind, value: object = None) -> JsonObject | None:
     """Ask the host of a directory; return its answer, or None where there is no host.
 
     Raises:
@@ -161,15 +208,15 @@ def _asked(directory: str, *question: Any) -> JsonObject | None:
     from aiochroma.host.handshake import ask
     from aiochroma.host.rendezvous import connect
 
-    connected = connect(directory)
+    connected = connect(path)
     if connected is None:
         return None
     with connected:
         try:
-            answer: JsonObject = ask(connected, *question)[2]
+            answer: JsonObject = ask(connected, question, value)[2]
         except (OSError, ProtocolError) as error:
             raise StoreUnavailableError(
-                f"The host of {directory} does not answer ({error}): `aiochroma host {directory} --stop --force` ends it."
+                f"The host of {path} does not answer ({error}): `aiochroma host {path} --stop --force` ends it."
             ) from error
     return answer
 
