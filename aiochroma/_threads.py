@@ -31,6 +31,7 @@ __all__ = [
     "driven",
     "off_loop",
     "refuse_on_loop",
+    "show_as",
     "start",
     "waits_by_blocking",
 ]
@@ -131,10 +132,15 @@ def driven(
     def call(self: Blocking, /, *values: P.args, **arguments: P.kwargs) -> T:
         return drive(method(self.asynchronous, *values, **arguments))
 
-    call.__name__, call.__qualname__ = method.__name__, method.__qualname__
-    call.__doc__, call.__module__ = method.__doc__, method.__module__
-    call.__signature__ = inspect.signature(method)  # type: ignore[attr-defined] # read by `inspect.signature` and `help`
+    show_as(call, method)
     return call
+
+
+def show_as(function: Callable[..., object], template: Callable[..., object]) -> None:
+    """Give a function the name, the docstring and the arguments of another, for ``inspect.signature`` and :func:`help`."""
+    function.__name__, function.__qualname__ = template.__name__, template.__qualname__
+    function.__doc__, function.__module__ = template.__doc__, template.__module__
+    vars(function)["__signature__"] = inspect.signature(template)
 
 
 class Started(Generic[T]):

@@ -17,7 +17,7 @@ from aiochroma.memory.blocking import Memory
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from aiochroma.client.blocking import BlockingClient
+    from aiochroma.client.client import BlockingClient
 
 __all__ = ["EphemeralClient", "HttpClient", "Memory", "PersistentClient", "connect"]
 
@@ -30,7 +30,7 @@ def _blocking(opener: Callable[P, _opening.ClientOpening], name: str) -> Callabl
     def open_client(*values: P.args, **arguments: P.kwargs) -> BlockingClient:
         client = drive(opener(*values, **arguments).open())
         # Not before the DB thread has imported chromadb.
-        from aiochroma.client.blocking import BlockingClient
+        from aiochroma.client.client import BlockingClient
 
         return BlockingClient(client)
 

@@ -1,61 +1,137 @@
-"""Chroma's asynchronous client over the engine.
+"""Chroma's clients over the engine: for event loops, and of its synchronous class for plain threads.
 
 Importing this module imports chromadb; that happens after the DB thread has imported it.
 """
 
 from __future__ import annotations
 
-import asyncio
+import inspect
 from collections.abc import Sequence  # noqa: TC003 - signatures resolve as Chroma's do
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar
 from uuid import UUID  # noqa: TC003 - signatures resolve as Chroma's do
 
+from chromadb.api import AsyncServerAPI, ServerAPI
 from chromadb.api.async_client import AsyncAdminClient
 from chromadb.api.async_client import AsyncClient as ChromaAsyncClient
+from chromadb.api.client import AdminClient as ChromaAdminClient
+from chromadb.api.client import Client
 from chromadb.api.collection_configuration import CreateCollectionConfiguration  # noqa: TC002 - signatures resolve as Chroma's do
+from chromadb.api.models.Collection import Collection as ChromaCollection
 from chromadb.api.types import (
     CollectionMetadata,
     DataLoader,
     DefaultEmbeddingFunction,
     Embeddable,
     EmbeddingFunction,
+    IncludeMetadataDocumentsEmbeddings,
     Loadable,
     Schema,
 )
 from chromadb.config import DEFAULT_DATABASE, DEFAULT_TENANT, Settings
 
-from aiochroma._deadline import checked_seconds
-from aiochroma._errors import ClosedError, InvalidInputError
-from aiochroma._threads import refuse_on_loop, waits_by_blocking
-from aiochroma.client.chroma_api import ChromaApi
+from aiochroma._errors import ClosedError
+from aiochroma._threads import drive, driven, show_as
 from aiochroma.client.collection import Collection
 from aiochroma.client.maintenance import Health, backup, health
+from aiochroma.client.session import Closing, Shared
 from aiochroma.core.limits import check_index
 from aiochroma.core.registry import close_all
 from aiochroma.embedding.functions import is_asynchronous
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Coroutine
     from types import TracebackType
 
+    from chromadb.api.models.AsyncCollection import AsyncCollection
+
+    from aiochroma._types import CollectionId
     from aiochroma.client.session import Session
-    from aiochroma.core.connection import Connection
     from aiochroma.core.stats import Stats
     from aiochroma.disk.manifest import BackupReport
     from aiochroma.disk.recovery import RecoveryReport
 
-__all__ = ["AdminClient", "AsyncClient", "Closing", "described"]
+__all__ = ["AdminClient", "AsyncClient", "BlockingClient", "BlockingCollection"]
+
+P = ParamSpec("P")
+Function = TypeVar("Function")
+
+
+# -- Chroma's operations -----------------------------------------------------------------------------------------------
+
+
+class _Api(Shared):
+    """What Chroma's clients and collections talk to; the operations are added below, from Chroma's own list.
+
+    Args:
+        session: Carries the operations out.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+
+    def get_settings(self) -> Settings:
+        """Return Chroma's settings as they are in force; known since the database was opened."""
+        settings = self.session.describe().settings
+        assert settings is not None, "a client is made when the database is open"
+        return settings
+
+
+def _operations(interface: type[AsyncServerAPI | ServerAPI], *, blocking: bool) -> dict[str, object]:
+    """Make a method for each of the operations that Chroma's interface lists."""
+    made = {name: _operation(interface, name, blocking=blocking) for name in interface.__abstractmethods__}
+    methods = {**made, "_peek": _peek_blocking if blocking else _peek, "get_settings": _Api.get_settings}
+    for method in methods.values():
+        vars(method)["__override__"] = True  # Chroma's metaclass wants every overriding method to be marked.
+    return {**methods, "__doc__": _Api.__doc__, "__module__": __name__}
+
+
+def _operation(interface: type, name: str, *, blocking: bool) -> Callable[..., object]:
+    template = getattr(interface, name)
+    names = tuple(inspect.signature(template).parameters)[1:]
+
+    def operation(self: _Api, *values: object, **arguments: Any) -> Coroutine[object, object, object]:
+        if values:
+            arguments.update(zip(names, values, strict=False))
+        return self.session.submit(name, **arguments)
+
+    def blocking_operation(self: _Api, *values: object, **arguments: object) -> object:
+        return drive(operation(self, *values, **arguments))
+
+    method: Callable[..., object] = blocking_operation if blocking else operation
+    method.__name__ = name
+    method.__doc__ = template.__doc__
+    return method
+
+
+async def _peek(self: _Api, collection_id: CollectionId, n: int = 10, **database: Any) -> object:
+    """Return the first records: a ``get``, as in Chroma, so that a large one is paged."""
+    include = list(IncludeMetadataDocumentsEmbeddings)
+    return await self.session.submit(
+        "_get", collection_id=collection_id, limit=n, include=include, **database
+    )
+
+
+def _peek_blocking(self: _Api, collection_id: CollectionId, n: int = 10, **database: Any) -> object:
+    """Return the first records; see ``_peek``."""
+    return drive(_peek(self, collection_id, n, **database))
+
+
+_AsyncApi = type("_AsyncApi", (_Api, AsyncServerAPI), _operations(AsyncServerAPI, blocking=False))
+_BlockingApi = type("_BlockingApi", (_Api, ServerAPI), _operations(ServerAPI, blocking=True))
+
+
+# -- with an event loop ------------------------------------------------------------------------------------------------
 
 
 class AdminClient(AsyncAdminClient):
     """Tenants and databases, on the same DB thread; see ``chromadb.api.AsyncAdminAPI``."""
 
-    def __init__(self, server: Any) -> None:
+    def __init__(self, server: AsyncServerAPI) -> None:
         self._server = server
 
 
-class AsyncClient(ChromaAsyncClient):
+class AsyncClient(Shared, ChromaAsyncClient):
     """Chroma with the interface of ``chromadb.AsyncHttpClient``'s client, over an engine of ours.
 
     Made by :func:`aiochroma.AsyncPersistentClient`, :func:`aiochroma.AsyncEphemeralClient` and
@@ -63,24 +139,17 @@ class AsyncClient(ChromaAsyncClient):
     is cancelled before it has started never runs; one that has started completes and its outcome is dropped.
     """
 
-    _server: Any
+    _admin_client: AdminClient
 
     def __init__(self, session: Session, tenant: str, database: str) -> None:
         self.session = session
-        self._server = ChromaApi(session)
+        self._server = _AsyncApi(session)
         self._admin_client = AdminClient(self._server)
         self.tenant = tenant
         self.database = database
 
     def __repr__(self) -> str:
-        return described(self, self.session)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> AsyncClient:
-        # A program's state may be copied; the client in it is shared.
-        return self
-
-    def __reduce__(self) -> Any:
-        raise InvalidInputError(f"{self!r} cannot be pickled; open a client in each process.")
+        return _shown(self, self.session)
 
     @classmethod
     async def create(
@@ -109,9 +178,9 @@ class AsyncClient(ChromaAsyncClient):
         return await AsyncEphemeralClient(settings, tenant, database)
 
     @property
-    def admin(self) -> AsyncAdminClient:
+    def admin(self) -> AdminClient:
         """Tenants and databases: ``create_tenant``, ``get_database`` and so on."""
-        return self._admin_client  # type: ignore[return-value]
+        return self._admin_client
 
     @property
     def closed(self) -> bool:
@@ -279,28 +348,36 @@ class AsyncClient(ChromaAsyncClient):
         )
         return self._collection(found, embedding_function, data_loader)
 
-    def _collection(self, chromas: Any, function: Any, data_loader: Any) -> Collection:
+    def _collection(
+        self,
+        chromas: AsyncCollection,
+        function: EmbeddingFunction[Embeddable] | None,
+        data_loader: DataLoader[Loadable] | None,
+    ) -> Collection:
         collection = Collection(self._server, chromas.get_model(), _storable(function), data_loader)
-        if function is not None:
-            collection._embedding_function = function  # noqa: SLF001 - past Chroma's check, which knows no coroutines
+        collection.embedding_function = function  # Past Chroma's check, which knows no coroutines.
         return collection
 
 
-def described(client: object, session: Session) -> str:
+def _shown(client: object, session: Session) -> str:
     """Return how a client is shown: its class, database, mode and state."""
     info = session.describe()
     state = "closed" if session.closed else "open"
     return f"<{type(client).__name__} of {info.name}, mode {info.mode!r}, {state}>"
 
 
-def _storable(function: Any) -> Any:
+def _storable(function: Function | None) -> Function | None:
     """Return what Chroma may check and write down of an embedding function: nothing of an asynchronous or plain one."""
     if function is None or is_asynchronous(function) or not hasattr(function, "name"):
         return None
     return function
 
 
-def _check_index(schema: Schema | None, configuration: Any, metadata: CollectionMetadata | None) -> None:
+def _check_index(
+    schema: Schema | None,
+    configuration: CreateCollectionConfiguration | None,
+    metadata: CollectionMetadata | None,
+) -> None:
     """Refuse an index that would crash Chroma's native code, wherever it is asked for.
 
     Raises:
@@ -321,68 +398,143 @@ def _copied(configuration: CreateCollectionConfiguration | None) -> CreateCollec
     return None if configuration is None else configuration.copy()
 
 
-_DRIVEN_SECONDS = 30.0
-"""For how long a blocking client waits for the end of its database."""
+# -- without an event loop -----------------------------------------------------------------------------------------------
 
 
-class Closing:
-    """Done when the DB thread has ended, or at once while other clients keep the database open.
+class BlockingCollection(Shared, ChromaCollection):
+    """``chromadb``'s collection, with the arguments, results and errors of :class:`aiochroma.Collection`."""
 
-    Awaiting it is shielded: a cancelled caller still waits for the thread, then is cancelled. Otherwise whoever opens the
-    directory next might find it half closed.
+    def __init__(self, asynchronous: Collection) -> None:
+        self.asynchronous = asynchronous
+        super().__init__(_BlockingApi(asynchronous.session), asynchronous.get_model(), None, None)
+        self._embedding_function = asynchronous.embedding_function
 
-    Args:
-        connection: A share that was given back.
+    add = driven(Collection.add)
+    update = driven(Collection.update)
+    upsert = driven(Collection.upsert)
+    get = driven(Collection.get)
+    query = driven(Collection.query)
+    search = driven(Collection.search)
+    delete = driven(Collection.delete)
+    count = driven(Collection.count)
+    peek = driven(Collection.peek)
+    modify = driven(Collection.modify)
+
+    def fork(self, new_name: str) -> BlockingCollection:
+        """Copy the collection; only Chroma's hosted service can. See ``Collection.fork``."""
+        return BlockingCollection(drive(self.asynchronous.fork(new_name)))
+
+
+def _giving_collection(
+    method: Callable[Concatenate[AsyncClient, P], Coroutine[object, object, Collection]],
+) -> Callable[Concatenate[BlockingClient, P], BlockingCollection]:
+    """Make the blocking form of a method that returns a collection."""
+
+    def call(self: BlockingClient, /, *values: P.args, **arguments: P.kwargs) -> BlockingCollection:
+        return BlockingCollection(drive(method(self.asynchronous, *values, **arguments)))
+
+    show_as(call, method)
+    return call
+
+
+class BlockingClient(Shared, Client):
+    """``chromadb``'s client, with every call on the DB thread.
+
+    Made by :func:`aiochroma.sync.PersistentClient` and its siblings. It is of Chroma's own class, so other libraries take it. One
+    client may be used from any number of threads at once; a thread on which an event loop runs is refused. What its calls raise
+    beside Chroma's own errors is in the error tree.
+
+    Attributes:
+        asynchronous: The same client for event loops: what this one drives.
     """
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+    _admin_client: _BlockingAdmin
 
-    def __await__(self) -> Generator[object, None, None]:
-        return self._ended().__await__()
+    def __init__(self, asynchronous: AsyncClient) -> None:
+        self.asynchronous = asynchronous
+        self._server = _BlockingApi(asynchronous.session)
+        self._admin_client = _BlockingAdmin(self._server)
 
-    def wait(self, timeout: float | None = None) -> bool:
-        """Block this thread until the DB thread has ended.
+    def __repr__(self) -> str:
+        return _shown(self, self.session)
 
-        Args:
-            timeout: For how long, in seconds; None for as long as it takes.
+    @property
+    def session(self) -> Session:
+        """What this client and everything made by it share."""
+        return self.asynchronous.session
 
-        Returns:
-            Whether it has ended (or other clients keep it open).
+    @property
+    def tenant(self) -> str:
+        """Chroma's tenant."""
+        return self.asynchronous.tenant
 
-        Raises:
-            BlockingCallError: An event loop runs on this thread; await instead.
-        """
-        refuse_on_loop()
-        return self._connection.join(checked_seconds("timeout", timeout, zero=True))
+    @tenant.setter
+    def tenant(self, tenant: str) -> None:
+        self.asynchronous.tenant = tenant
 
-    async def _ended(self) -> None:
-        if waits_by_blocking():
-            self._connection.join(_DRIVEN_SECONDS)
-            return
-        if self._connection.join(0):
-            return
-        loop = asyncio.get_running_loop()
-        ended = loop.create_future()
+    @property
+    def database(self) -> str:
+        """Chroma's database within the tenant."""
+        return self.asynchronous.database
 
-        def resolve() -> None:
-            if not ended.done():
-                ended.set_result(None)
+    @database.setter
+    def database(self, database: str) -> None:
+        self.asynchronous.database = database
 
-        def announce() -> None:
-            try:
-                loop.call_soon_threadsafe(resolve)
-            except RuntimeError:
-                return  # The loop was closed before the thread ended: no caller waits.
+    @property
+    def admin(self) -> ChromaAdminClient:
+        """Tenants and databases: ``create_tenant``, ``get_database`` and so on."""
+        return self._admin_client
 
-        self._connection.when_ended(announce)
-        cancelled = False
-        while not ended.done():
-            try:
-                await asyncio.shield(ended)
-            except asyncio.CancelledError:  # noqa: PERF203 - waiting goes on
-                cancelled = True
-        # The announcement is the thread's last act: this returns at once.
-        self._connection.join()
-        if cancelled:
-            raise asyncio.CancelledError
+    @property
+    def closed(self) -> bool:
+        """Whether this client was closed; others on the same database may still be open."""
+        return self.asynchronous.closed
+
+    @property
+    def recovery(self) -> RecoveryReport | None:
+        """What had to be repaired when the database was opened; None for one that has no files."""
+        return self.asynchronous.recovery
+
+    def stats(self) -> Stats:
+        """Return counters and times of the database's thread since it was opened."""
+        return self.asynchronous.stats()
+
+    health = driven(AsyncClient.health)
+    reset_connection = driven(AsyncClient.reset_connection)
+    backup = driven(AsyncClient.backup)
+    close = driven(AsyncClient.aclose)
+    _validate_tenant_database = driven(AsyncClient._validate_tenant_database)  # noqa: SLF001 - Chroma's own name
+
+    create_collection = _giving_collection(AsyncClient.create_collection)
+    get_collection = _giving_collection(AsyncClient.get_collection)
+    get_collection_by_id = _giving_collection(AsyncClient.get_collection_by_id)
+    get_or_create_collection = _giving_collection(AsyncClient.get_or_create_collection)
+
+    def list_collections(
+        self, limit: int | None = None, offset: int | None = None
+    ) -> Sequence[BlockingCollection]:
+        """Return the collections of the database. See ``chromadb.api.ClientAPI``."""
+        found = drive(self.asynchronous.list_collections(limit, offset))
+        return [BlockingCollection(collection) for collection in found]
+
+    def __enter__(self) -> BlockingClient:
+        if self.closed:
+            raise ClosedError("A client that was closed cannot be opened again; make a new one.")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @staticmethod
+    def clear_system_cache() -> None:
+        """Begin to close every database of this process, so that the next client opens it again."""
+        close_all()
+        Client.clear_system_cache()
+
+
+class _BlockingAdmin(ChromaAdminClient):
+    def __init__(self, server: ServerAPI) -> None:
+        self._server = server

@@ -7,11 +7,10 @@ Signatures, results and errors are Chroma's (a test compares them). Corrected ar
 * ``embedding_function=None`` means none: no fallback that downloads a model;
 * vectors of different lengths, NaN and infinities are found before anything is written, however the write is cut.
 """
-# ruff: noqa: SLF001 - calls on records have names with an underscore in Chroma
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, cast
 
 import numpy as np
 from chromadb.api.models.AsyncCollection import AsyncCollection
@@ -39,21 +38,26 @@ from chromadb.api.types import (
     get_default_embeddable_record_set_fields,
     maybe_cast_one_to_many,
 )
+from chromadb.errors import InvalidArgumentError
 from chromadb.execution.expression.plan import Search  # noqa: TC002 - signatures resolve as Chroma's do
 
 from aiochroma._errors import InvalidInputError
 from aiochroma._threads import off_loop
-from aiochroma.client.checking import check_vectors
+from aiochroma._types import Vector
+from aiochroma.client.session import Shared
 from aiochroma.core.limits import check_filter, check_records
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Coroutine, Mapping, Sequence
 
-    from chromadb.api.types import BaseRecordSet
+    from chromadb.api.types import BaseRecordSet, Embeddable, EmbeddingFunction, Embeddings
 
     from aiochroma.client.session import Session
 
 __all__ = ["Collection"]
+
+Request = TypeVar("Request", bound="Mapping[str, object]")
+Result = TypeVar("Result", "GetResult", "QueryResult")
 
 _LARGE = 64
 """Inputs of more records are validated off the loop: 64 take 0.2 ms, a hop to a worker thread takes 0.1 ms."""
@@ -64,16 +68,32 @@ _NO_FUNCTION = (
 )
 
 
-class _ToEmbed:
+class _Records(NamedTuple):
+    """The arguments that every write has."""
+
+    ids: OneOrMany[ID]
+    embeddings: OneOrMany[Embedding] | OneOrMany[PyEmbedding] | None
+    metadatas: OneOrMany[Metadata] | None
+    documents: OneOrMany[Document] | None
+    images: OneOrMany[Image] | None
+    uris: OneOrMany[URI] | None
+
+
+class _ToEmbed(NamedTuple):
     """Stands in a prepared request where the vectors will be, until they have been computed off the loop."""
 
-    def __init__(self, record_set: Any, fields: set[str] | None, *, is_query: bool) -> None:
-        self.record_set = record_set
-        self.fields = fields
-        self.is_query = is_query
+    record_set: Mapping[str, Any]
+    fields: set[str] | None
+    is_query: bool
 
 
-class Collection(AsyncCollection):
+class _OverSession(Protocol):
+    """What a client of ours gives its collections."""
+
+    session: Session
+
+
+class Collection(Shared, AsyncCollection):
     """A collection of embedded Chroma; see ``chromadb.api.models.AsyncCollection`` for every argument.
 
     Light: it holds what the collection is called and where it is, and owns no thread. It may be used from any event loop.
@@ -86,28 +106,22 @@ class Collection(AsyncCollection):
     :class:`~aiochroma.PartialWriteError`.
     """
 
-    _client: Any
-
     @property
     def session(self) -> Session:
         """What the client that made it, and everything made by that client, share."""
-        session: Session = self._client.session
-        return session
+        return cast("_OverSession", self._client).session
 
     @property
-    def embedding_function(self) -> Any:
-        """What embeds texts that are given without vectors; None where nothing does."""
+    def embedding_function(self) -> EmbeddingFunction[Embeddable] | None:
+        """What embeds texts that are given without vectors; None where nothing does. It may be asynchronous."""
         return self._embedding_function
+
+    @embedding_function.setter
+    def embedding_function(self, function: EmbeddingFunction[Embeddable] | None) -> None:
+        self._embedding_function = function
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r} of {self.session.describe().name}>"
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Collection:
-        # It is light and refers to the client, which a copy of a program's state shares.
-        return self
-
-    def __reduce__(self) -> Any:
-        raise InvalidInputError(f"{self!r} cannot be pickled; open a client in each process.")
 
     async def add(
         self,
@@ -119,16 +133,8 @@ class Collection(AsyncCollection):
         uris: OneOrMany[URI] | None = None,
     ) -> None:
         """Add records; an id that exists already is left as it is. See ``AsyncCollection.add``."""
-        await self._write(
-            "_add",
-            self._validate_and_prepare_add_request,
-            ids,
-            embeddings,
-            metadatas,
-            documents,
-            images,
-            uris,
-        )
+        records = _Records(ids, embeddings, metadatas, documents, images, uris)
+        await self._write("_add", self._validate_and_prepare_add_request, records)
 
     async def update(
         self,
@@ -140,16 +146,8 @@ class Collection(AsyncCollection):
         uris: OneOrMany[URI] | None = None,
     ) -> None:
         """Change records; an id that does not exist is ignored. See ``AsyncCollection.update``."""
-        await self._write(
-            "_update",
-            self._validate_and_prepare_update_request,
-            ids,
-            embeddings,
-            metadatas,
-            documents,
-            images,
-            uris,
-        )
+        records = _Records(ids, embeddings, metadatas, documents, images, uris)
+        await self._write("_update", self._validate_and_prepare_update_request, records)
 
     async def upsert(
         self,
@@ -161,16 +159,8 @@ class Collection(AsyncCollection):
         uris: OneOrMany[URI] | None = None,
     ) -> None:
         """Add records, or change those that exist. See ``AsyncCollection.upsert``."""
-        await self._write(
-            "_upsert",
-            self._validate_and_prepare_upsert_request,
-            ids,
-            embeddings,
-            metadatas,
-            documents,
-            images,
-            uris,
-        )
+        records = _Records(ids, embeddings, metadatas, documents, images, uris)
+        await self._write("_upsert", self._validate_and_prepare_upsert_request, records)
 
     async def get(
         self,
@@ -190,20 +180,16 @@ class Collection(AsyncCollection):
             where_document=where_document,
             include=_own(include),
         )
-        result = await self._client._get(
-            collection_id=self.id,
+        result = await self._submit(
+            "_get",
             ids=request["ids"],
             where=request["where"],
             where_document=request["where_document"],
             include=request["include"],
             limit=limit,
             offset=offset,
-            tenant=self.tenant,
-            database=self.database,
         )
-        return cast(
-            "GetResult", await self._transformed(self._transform_get_response, result, request["include"])
-        )
+        return await self._transformed(self._transform_get_response, result, request["include"])
 
     async def query(
         self,
@@ -232,20 +218,16 @@ class Collection(AsyncCollection):
                 where_document=where_document,
                 include=_own(include),
             )
-            result = await self._client._query(
-                collection_id=self.id,
+            result = await self._submit(
+                "_query",
                 ids=request["ids"],
                 query_embeddings=request["embeddings"],
                 n_results=request["n_results"],
                 where=request["where"],
                 where_document=request["where_document"],
                 include=request["include"],
-                tenant=self.tenant,
-                database=self.database,
             )
-        return cast(
-            "QueryResult", await self._transformed(self._transform_query_response, result, request["include"])
-        )
+        return await self._transformed(self._transform_query_response, result, request["include"])
 
     async def search(
         self,
@@ -253,20 +235,10 @@ class Collection(AsyncCollection):
         read_level: ReadLevel = ReadLevel.INDEX_AND_WAL,
     ) -> SearchResult:
         """Search by expression; only Chroma's hosted service can. See ``AsyncCollection.search``."""
-        searches_list = maybe_cast_one_to_many(searches) or []
-        embedded = await off_loop(
-            lambda: [self._embed_search_string_queries(search) for search in searches_list]
-        )
-        return cast(
-            "SearchResult",
-            await self._client._search(
-                collection_id=self.id,
-                searches=cast("list[Search]", embedded),
-                tenant=self.tenant,
-                database=self.database,
-                read_level=read_level,
-            ),
-        )
+        given = maybe_cast_one_to_many(searches) or []
+        embedded = await off_loop(lambda: [self._embed_search_string_queries(search) for search in given])
+        result: SearchResult = await self._submit("_search", searches=embedded, read_level=read_level)
+        return result
 
     async def delete(
         self,
@@ -286,65 +258,32 @@ class Collection(AsyncCollection):
                 limit=limit,
             )
             await turn.come(self.session.timeout)
-            return cast(
-                "DeleteResult",
-                await self._client._delete(
-                    collection_id=self.id,
-                    ids=request["ids"],
-                    where=request["where"],
-                    where_document=request["where_document"],
-                    limit=request["limit"],
-                    tenant=self.tenant,
-                    database=self.database,
-                ),
-            )
+            deleted: DeleteResult = await self._submit("_delete", **request)
+            return deleted
 
     async def fork(self, new_name: str) -> Collection:
         """Copy the collection; only Chroma's hosted service can. See ``AsyncCollection.fork``."""
-        model = await self._client._fork(
-            collection_id=self.id, new_name=new_name, tenant=self.tenant, database=self.database
-        )
+        model = await self._submit("_fork", new_name=new_name)
         return Collection(self._client, model, self._embedding_function, self._data_loader)
 
     # -- what the calls share ------------------------------------------------------------------------------------------
 
-    async def _write(
-        self,
-        operation: str,
-        prepare: Callable[..., Any],
-        ids: Any,
-        embeddings: Any,
-        metadatas: Any,
-        documents: Any,
-        images: Any,
-        uris: Any,
-    ) -> None:
-        with self.session.limit(), self.session.turns.take(self.id) as turn:
-            size = max(_count(ids), _LARGE + 1 if uris is not None and embeddings is None else 0)
-            request = await self._prepared(
-                prepare,
-                size,
-                ids=ids,
-                embeddings=embeddings,
-                metadatas=metadatas,
-                documents=documents,
-                images=images,
-                uris=uris,
-            )
-            await turn.come(self.session.timeout)
-            await self.session.submit(
-                operation,
-                collection_id=self.id,
-                ids=request["ids"],
-                embeddings=request["embeddings"],
-                metadatas=request["metadatas"],
-                documents=request["documents"],
-                uris=request["uris"],
-                tenant=self.tenant,
-                database=self.database,
-            )
+    def _submit(self, operation: str, **arguments: Any) -> Coroutine[object, object, Any]:
+        """Carry out an operation on this collection."""
+        return self.session.submit(
+            operation, collection_id=self.id, tenant=self.tenant, database=self.database, **arguments
+        )
 
-    async def _prepared(self, prepare: Callable[..., Any], size: int, **arguments: Any) -> Any:
+    async def _write(self, operation: str, prepare: Callable[..., Request], records: _Records) -> None:
+        with self.session.limit(), self.session.turns.take(self.id) as turn:
+            has_files = records.uris is not None and records.embeddings is None
+            size = max(_count(records.ids), _LARGE + 1 if has_files else 0)
+            request = await self._prepared(prepare, size, **records._asdict())
+            await turn.come(self.session.timeout)
+            fields = ("ids", "embeddings", "metadatas", "documents", "uris")
+            await self._submit(operation, **{name: request[name] for name in fields})
+
+    async def _prepared(self, prepare: Callable[..., Request], size: int, **arguments: object) -> Request:
         """Validate, off the loop if there is much of it, and embed."""
         if size > _LARGE or self._get_sparse_embedding_targets():
             request = await off_loop(lambda: _checked(prepare, arguments))
@@ -353,18 +292,18 @@ class Collection(AsyncCollection):
         waiting = request.get("embeddings")
         if isinstance(waiting, _ToEmbed):
             inputs = await self._inputs(waiting)
-            function = self._function_to_use()
-            request["embeddings"] = await self.session.embed(function, inputs, is_query=waiting.is_query)
-            check_vectors(request["embeddings"])
+            vectors = await self.session.embed(self._function_to_use(), inputs, is_query=waiting.is_query)
+            _check_vectors(vectors)
+            cast("dict[str, object]", request)["embeddings"] = vectors
         return request
 
-    async def _inputs(self, waiting: _ToEmbed) -> Any:
+    async def _inputs(self, waiting: _ToEmbed) -> Sequence[object]:
         for name in waiting.fields or get_default_embeddable_record_set_fields():
             values = waiting.record_set[name]
             if values is None:
                 continue
             if name != "uris":
-                return values
+                return cast("Sequence[object]", values)
             loader = self._data_loader
             if loader is None:
                 raise ValueError("You must set a data loader on the collection if loading from URIs.")
@@ -373,7 +312,9 @@ class Collection(AsyncCollection):
             f"Record does not contain any non-None fields that can be embedded: {waiting.fields}"
         )
 
-    async def _transformed(self, transform: Callable[..., Any], result: Any, include: Any) -> Any:
+    async def _transformed(
+        self, transform: Callable[..., Result], result: object, include: Include
+    ) -> Result:
         if "data" in include and self._data_loader is not None:
             # The data loader reads files, or fetches what the URIs point to.
             return await off_loop(lambda: transform(response=result, include=include))
@@ -381,19 +322,18 @@ class Collection(AsyncCollection):
 
     def _embed_record_set(
         self, record_set: BaseRecordSet, embeddable_fields: set[str] | None = None, is_query: bool = False
-    ) -> Any:
-        return _ToEmbed(record_set, embeddable_fields, is_query=is_query)
+    ) -> Embeddings:
+        waiting = _ToEmbed(cast("Mapping[str, Any]", record_set), embeddable_fields, is_query)
+        return cast("Embeddings", waiting)
 
-    def _embed(self, input: Any, is_query: bool = False) -> Any:
+    def _embed(self, input: Any, is_query: bool = False) -> Embeddings:
         """Embed on this thread: for those who relied on Chroma's own method of this name."""
         function = self._function_to_use()
-        return (
-            function.embed_query(input=input)
-            if is_query and hasattr(function, "embed_query")
-            else function(input)
-        )
+        if is_query and hasattr(function, "embed_query"):
+            return function.embed_query(input=input)
+        return function(input)
 
-    def _function_to_use(self) -> Any:
+    def _function_to_use(self) -> EmbeddingFunction[Embeddable]:
         """Return the embedding function, by Chroma's order of precedence, except that None means none.
 
         Raises:
@@ -405,16 +345,19 @@ class Collection(AsyncCollection):
         if not isinstance(own, DefaultEmbeddingFunction):
             return own
         configured = self.configuration.get("embedding_function")
-        return configured or self._function_of_schema() or own
+        chosen = configured or self._function_of_schema() or own
+        return cast("EmbeddingFunction[Embeddable]", chosen)
 
-    def _function_of_schema(self) -> Any:
+    def _function_of_schema(self) -> EmbeddingFunction[Embeddable] | None:
         schema = self.schema
         if schema is None:
             return None
         for kinds in (schema.keys.get(EMBEDDING_KEY), schema.defaults):
             vectors = kinds.float_list if kinds is not None else None
             if vectors is not None and vectors.vector_index is not None:
-                function = vectors.vector_index.config.embedding_function
+                function: EmbeddingFunction[Embeddable] | None = (
+                    vectors.vector_index.config.embedding_function
+                )
                 if function is not None:
                     return function
         return None
@@ -430,16 +373,16 @@ class Collection(AsyncCollection):
         return cast("Schema", cached[1])
 
 
-def _own(include: Any) -> Any:
+def _own(include: Include) -> Include:
     """Copy the caller's list, because Chroma appends to it; what is no list is left for Chroma to refuse."""
     return include.copy() if isinstance(include, list) else include
 
 
-def _count(values: Any) -> int:
+def _count(values: object) -> int:
     return len(values) if isinstance(values, (list, tuple, np.ndarray)) else 0
 
 
-def _checked(prepare: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
+def _checked(prepare: Callable[..., Request], arguments: Mapping[str, object]) -> Request:
     """Find what Chroma would take and could never apply, or would refuse in the middle of a write that is cut into slices."""
     try:
         request = prepare(**arguments)
@@ -451,7 +394,7 @@ def _checked(prepare: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
     return request
 
 
-def _check_limits(request: Any) -> None:
+def _check_limits(request: Mapping[str, Any]) -> None:
     if request.get("ids") is not None and "metadatas" in request:
         check_records(request["ids"], request["metadatas"], request["documents"])
     else:
@@ -459,4 +402,27 @@ def _check_limits(request: Any) -> None:
             check_filter(request.get(name), f"`{name}`")
     embeddings = request.get("embeddings")
     if embeddings is not None and not isinstance(embeddings, _ToEmbed):
-        check_vectors(embeddings)
+        _check_vectors(embeddings)
+
+
+def _check_vectors(embeddings: Sequence[Vector]) -> None:
+    """Find what Chroma would refuse in the middle of a write that is cut into slices.
+
+    Raises:
+        chromadb.errors.InvalidArgumentError: As Chroma would, but naming the vector.
+    """
+    if not len(embeddings):
+        return
+    dimensions = len(embeddings[0])
+    for position, vector in enumerate(embeddings):
+        if len(vector) != dimensions:
+            raise InvalidArgumentError(
+                f"Inconsistent dimensions in provided embeddings: embeddings[{position}] has {len(vector)} dimensions, "
+                f"embeddings[0] has {dimensions}. Nothing was written."
+            )
+    finite = np.isfinite(np.asarray(embeddings)).all(axis=1)
+    if not finite.all():
+        raise InvalidArgumentError(
+            f"Embeddings must not contain NaN or Infinity values: embeddings[{int(np.flatnonzero(~finite)[0])}] does. "
+            "Nothing was written."
+        )

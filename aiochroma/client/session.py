@@ -1,4 +1,4 @@
-"""What a client and everything made by it share: a connection, its limits, embedding, and the order of calls."""
+"""What a client and everything made by it share: a connection, its limits, embedding, the order of calls, and closing."""
 
 from __future__ import annotations
 
@@ -6,26 +6,44 @@ import asyncio
 import time
 import weakref
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from aiochroma._deadline import deadline, deadline_at
-from aiochroma._errors import DeadlineExceededError
-from aiochroma._threads import waits_by_blocking
+from aiochroma._deadline import checked_seconds, deadline, deadline_at
+from aiochroma._errors import DeadlineExceededError, InvalidInputError
+from aiochroma._threads import refuse_on_loop, waits_by_blocking
+from aiochroma._types import Vector
 from aiochroma.core.calls import call, call_many
 from aiochroma.core.observing import observer
 from aiochroma.core.request import Request
 from aiochroma.embedding.runner import EmbeddingRunner
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Hashable, Sequence
+    from collections.abc import Coroutine, Generator, Hashable, Mapping, Sequence
     from types import TracebackType
+
+    from typing_extensions import Self
 
     from aiochroma._types import Vector
     from aiochroma.core.calls import CallOutcome
     from aiochroma.core.connection import Connection, EngineInfo, WhenFull
     from aiochroma.embedding.functions import EmbeddingFunction
 
-__all__ = ["Session", "Turn", "Turns"]
+__all__ = ["Closing", "Session", "Shared", "Turn", "Turns"]
+
+
+class Shared:
+    """Stands for an open database: a copy of a program's state shares it, and no other process can have it."""
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        raise InvalidInputError(
+            f"{self!r} cannot be pickled: it stands on a thread of this process. Open one in each process."
+        )
 
 
 class Turns:
@@ -115,7 +133,7 @@ class Turn:
             del self._line[self._key]
 
 
-class Session:
+class Session(Shared):
     """One client's use of a database.
 
     Its coroutines are awaited on an event loop, or driven without one; see :func:`aiochroma._threads.drive`. Collections hold the
@@ -135,18 +153,14 @@ class Session:
         self.turns = Turns()
         self._runner = EmbeddingRunner(connection)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Session:
-        # There is one connection, whatever state of a program refers to it.
-        return self
-
     def limit(self) -> AbstractContextManager[None]:
         """Put one deadline over the several steps of a call (embedding, then the database), where the client has one."""
         moment = deadline_at(self.timeout)
         return nullcontext() if moment is None else deadline(max(0.0, moment - time.monotonic()))
 
     def submit(
-        self, operation: str, *, bulk: bool = False, atomic: bool = False, **arguments: Any
-    ) -> Coroutine[Any, Any, Any]:
+        self, operation: str, *, bulk: bool = False, atomic: bool = False, **arguments: object
+    ) -> Coroutine[object, object, Any]:
         """Carry out one operation and return its result.
 
         Not a coroutine function itself: where thousands of requests wait, every frame less is memory.
@@ -154,7 +168,7 @@ class Session:
         request = Request(operation, arguments, bulk, atomic)
         return call(self.connection, request, deadline_at(self.timeout), when_full=self.when_full)
 
-    async def submit_many(self, operations: Sequence[tuple[str, dict[str, Any]]]) -> list[CallOutcome]:
+    async def submit_many(self, operations: Sequence[tuple[str, Mapping[str, object]]]) -> list[CallOutcome]:
         """Carry out several operations at the same time; an error is part of the outcome."""
         requests = [Request(operation, arguments) for operation, arguments in operations]
         return await call_many(self.connection, requests, deadline_at(self.timeout), when_full=self.when_full)
@@ -181,3 +195,70 @@ class Session:
     def closed(self) -> bool:
         """Whether the client was closed; others on the same database may still be open."""
         return self.connection.closed
+
+
+_DRIVEN_SECONDS = 30.0
+"""For how long a blocking client waits for the end of its database."""
+
+
+class Closing:
+    """Done when the DB thread has ended, or at once while other clients keep the database open.
+
+    Awaiting it is shielded: a cancelled caller still waits for the thread, then is cancelled. Otherwise whoever opens the
+    directory next might find it half closed.
+
+    Args:
+        connection: A share that was given back.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def __await__(self) -> Generator[object, None, None]:
+        return self._ended().__await__()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Block this thread until the DB thread has ended.
+
+        Args:
+            timeout: For how long, in seconds; None for as long as it takes.
+
+        Returns:
+            Whether it has ended (or other clients keep it open).
+
+        Raises:
+            BlockingCallError: An event loop runs on this thread; await instead.
+        """
+        refuse_on_loop()
+        return self._connection.join(checked_seconds("timeout", timeout, zero=True))
+
+    async def _ended(self) -> None:
+        if waits_by_blocking():
+            self._connection.join(_DRIVEN_SECONDS)
+            return
+        if self._connection.join(0):
+            return
+        loop = asyncio.get_running_loop()
+        ended = loop.create_future()
+
+        def resolve() -> None:
+            if not ended.done():
+                ended.set_result(None)
+
+        def announce() -> None:
+            try:
+                loop.call_soon_threadsafe(resolve)
+            except RuntimeError:
+                return  # The loop was closed before the thread ended: no caller waits.
+
+        self._connection.when_ended(announce)
+        cancelled = False
+        while not ended.done():
+            try:
+                await asyncio.shield(ended)
+            except asyncio.CancelledError:  # noqa: PERF203 - waiting goes on
+                cancelled = True
+        # The announcement is the thread's last act: this returns at once.
+        self._connection.join()
+        if cancelled:
+            raise asyncio.CancelledError

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from langchain_core.embeddings import Embeddings
 
-    from aiochroma.client.lazy import LazyClient
+    from aiochroma.client.opening import LazyClient
     from aiochroma.memory.recall import Recall
 
 __all__ = ["DocumentCollection"]

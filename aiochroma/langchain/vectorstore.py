@@ -8,7 +8,7 @@ from langchain_core.vectorstores import VectorStore
 
 from aiochroma._threads import drive
 from aiochroma._types import Metadata
-from aiochroma.client.lazy import LazyClient
+from aiochroma.client.opening import LazyClient
 from aiochroma.langchain.documents import DocumentCollection
 from aiochroma.langchain.embeddings import AiochromaEmbeddings
 

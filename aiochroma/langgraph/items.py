@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from langgraph.store.base import IndexConfig, Op, TTLConfig
 
-    from aiochroma.client.lazy import LazyClient
+    from aiochroma.client.opening import LazyClient
     from aiochroma.langchain.marks import EmbedderMark
 
 __all__ = ["ItemCollection"]

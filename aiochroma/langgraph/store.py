@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from langgraph.store.base import BaseStore
 
 from aiochroma._threads import drive
-from aiochroma.client.lazy import LazyClient
+from aiochroma.client.opening import LazyClient
 from aiochroma.langgraph.items import ItemCollection
 
 if TYPE_CHECKING:

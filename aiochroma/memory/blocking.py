@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from aiochroma.client.blocking import BlockingClient
+    from aiochroma.client.client import BlockingClient
     from aiochroma.core.stats import Stats
 
 __all__ = ["Memory"]
@@ -108,7 +108,7 @@ class Memory:
         Raises:
             ClosedError: The memory is not open.
         """
-        from aiochroma.client.blocking import BlockingClient
+        from aiochroma.client.client import BlockingClient
 
         return BlockingClient(self._memory.client)
 

@@ -29,8 +29,7 @@ if TYPE_CHECKING:
 
     from chromadb.config import Settings
 
-    from aiochroma.client.blocking import BlockingClient
-    from aiochroma.client.client import AsyncClient
+    from aiochroma.client.client import AsyncClient, BlockingClient
     from aiochroma.client.maintenance import Health
     from aiochroma.client.options import ConnectOverrides, Process
     from aiochroma.core.stats import Stats

@@ -22,8 +22,7 @@ from aiochroma.memory.store import Store
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from aiochroma.client.blocking import BlockingClient
-    from aiochroma.client.client import AsyncClient
+    from aiochroma.client.client import AsyncClient, BlockingClient
     from aiochroma.client.options import ConnectOverrides, ConnectTarget, Process
     from aiochroma.embedding.choice import EmbedderFunction
 

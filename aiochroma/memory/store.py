@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from aiochroma._errors import ClosedError, EmbedderError, EmbedderMismatchError, InvalidInputError
 from aiochroma._threads import off_loop
 from aiochroma._types import MetadataView
+from aiochroma.client.maintenance import SingleEmbedder, reembed_missing
 from aiochroma.client.opening import ClientOpening
-from aiochroma.client.reembedding import SingleEmbedder, reembed_missing
 from aiochroma.embedding.functions import is_alike, is_same_name
 from aiochroma.memory.namespaces import collection_name, namespace_of, parts_name
 from aiochroma.memory.vectors import TextEmbedder

@@ -12,8 +12,8 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 from aiochroma._types import Vector
+from aiochroma.client.maintenance import FillReport, reembed_missing
 from aiochroma.client.opening import AsyncPersistentClient
-from aiochroma.client.reembedding import FillReport, reembed_missing
 from aiochroma.disk.hnsw_files import read_header
 from aiochroma.disk.id_map import IndexUnreadableError
 from aiochroma.disk.layout import connect_read_write, log_topic
@@ -80,7 +80,7 @@ class _DoctorsSource:
         self._chosen: EmbedderFunction | None = None
 
     def refusal(self, stored: str | None) -> str | None:
-        """See :class:`aiochroma.client.reembedding.EmbeddingSource`."""
+        """See :class:`aiochroma.client.maintenance.EmbeddingSource`."""
         given = self._given
         if given is None:
             self._chosen = None if stored is None else known_embedder(stored)
@@ -93,7 +93,7 @@ class _DoctorsSource:
         return f"it was embedded by {stored!r}, which is not at hand; give that embedder"
 
     async def embed(self, texts: list[str]) -> Sequence[Any]:
-        """See :class:`aiochroma.client.reembedding.EmbeddingSource`."""
+        """See :class:`aiochroma.client.maintenance.EmbeddingSource`."""
         assert self._chosen is not None
         vectors: Sequence[Vector] = await self._client.session.embed(
             self._chosen.function, texts, is_query=False

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 
 from aiochroma._types import JsonObject
-from aiochroma.client.reembedding import FillReport  # noqa: TC001 - frameworks read the annotations
+from aiochroma.client.maintenance import FillReport  # noqa: TC001 - frameworks read the annotations
 
 __all__ = ["DAMAGED", "HEALTHY", "UNAVAILABLE", "UNHEALTHY", "CollectionState", "DoctorReport"]
 

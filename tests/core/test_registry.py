@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from aiochroma._errors import BlockingCallError, InvalidInputError, SettingsConflictError
-from aiochroma.client.client import Closing
+from aiochroma.client.session import Closing
 from aiochroma.core import registry as _registry
 from aiochroma.core.calls import call
 from aiochroma.core.config import EngineOptions, Location, canonical_path

@@ -11,7 +11,7 @@ import pytest
 from ops_databases import RECORDS, contents, fill, index_of, lose_vectors, print_of, vectors
 
 import aiochroma
-from aiochroma.client.reembedding import SingleEmbedder, reembed_missing
+from aiochroma.client.maintenance import SingleEmbedder, reembed_missing
 from aiochroma.disk.ownership import acquire
 
 

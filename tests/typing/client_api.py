@@ -11,7 +11,7 @@ from typing_extensions import assert_type
 
 import aiochroma
 from aiochroma import sync
-from aiochroma.client.blocking import BlockingClient
+from aiochroma.client.client import BlockingClient
 from aiochroma.client.maintenance import Health
 
 VECTORS: list[Sequence[float] | Sequence[int]] = [[1.0, 2.0]]
