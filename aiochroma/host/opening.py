@@ -14,7 +14,8 @@ from aiochroma.host.frames import FrameKind, ProtocolError
 from aiochroma.host.handshake import ask
 from aiochroma.host.link import HostLink
 from aiochroma.host.rendezvous import connect, require_sockets
-from aiochroma.records.local_index import TEXT_INDEX_FILE, LocalIndex, iter_vectors
+from aiochroma.records.index_keeper import TEXT_INDEX_FILE, iter_vectors
+from aiochroma.records.local_index import LocalIndex
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -20,7 +20,6 @@ from aiochroma.disk.recovery import CollectionRecovery, RecoveryReport
 from aiochroma.host.codec import Codec, Rows
 from aiochroma.records import spec
 from aiochroma.records.history import Entry
-from aiochroma.records.listing import ListSpec
 from aiochroma.records.ranking import ScoreParts
 
 if TYPE_CHECKING:
@@ -71,7 +70,7 @@ def _of_searches() -> list[type[Any]]:
     """Return every dataclass that searches are made of, in an order that both sides have."""
     classes = [each for each in vars(spec).values() if isinstance(each, type)]
     own = [each for each in classes if dataclasses.is_dataclass(each) and each.__module__ == spec.__name__]
-    return sorted([*own, ListSpec, ScoreParts], key=lambda each: each.__name__)
+    return sorted([*own, ScoreParts], key=lambda each: each.__name__)
 
 
 def settings_to_json(settings: Settings) -> JsonObject:

@@ -13,7 +13,7 @@ from aiochroma.memory.listing import matching_ids
 from aiochroma.memory.namespaces import collection_name
 from aiochroma.memory.opening import Call
 from aiochroma.records.history import database_key
-from aiochroma.records.record import PART_OF
+from aiochroma.records.record import CHUNK_OF
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -100,7 +100,7 @@ class _Traces:
             await self._add(store, namespace.place, ids=page, where=None)
             chunk_collection = await self._chunk_collection(store, namespace)
             if chunk_collection is not None:
-                await self._add(store, chunk_collection, ids=None, where={PART_OF: {"$in": page}})
+                await self._add(store, chunk_collection, ids=None, where={CHUNK_OF: {"$in": page}})
 
     async def _add(self, store: Store, place: Mapping[str, Any], **which: object) -> None:
         found = await store.submit(

@@ -9,14 +9,14 @@ from aiochroma._errors import InvalidInputError
 from aiochroma._types import Where
 from aiochroma.core.limits import check_storable_text
 from aiochroma.memory.items import check_value
-from aiochroma.records.filters import COMPARISONS
 
 __all__ = ["check_where", "checked_where"]
 
 _DEEPEST = 100
 """The most nested levels of '$and' and '$or': each is a level of the call stack, here and below."""
 
-_OPERATORS = frozenset({*COMPARISONS, "$eq", "$ne", "$in", "$nin"})
+_COMPARISONS = frozenset({"$gt", "$gte", "$lt", "$lte"})
+_OPERATORS = frozenset({*_COMPARISONS, "$eq", "$ne", "$in", "$nin"})
 
 
 def check_where(where: object, *, level: int = 0) -> None:
@@ -78,7 +78,7 @@ def _check_given(operator: str, given: object, what: str) -> None:
                 f"{what} must have a list of one type (strings, integers, floats or booleans), got {given!r}."
             )
         return
-    if operator in COMPARISONS and not _is_number(given):
+    if operator in _COMPARISONS and not _is_number(given):
         raise InvalidInputError(f"{what} must have a number, got {given!r}.")
     _check_scalar(given, what)
 

@@ -22,8 +22,8 @@ from aiochroma.memory.listing import count_records, matching_ids
 from aiochroma.memory.namespaces import collection_name
 from aiochroma.memory.opening import Call
 from aiochroma.memory.results import Count
-from aiochroma.records.filters import joined
 from aiochroma.records.record import scope_filter
+from aiochroma.records.spec import joined
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -219,7 +219,7 @@ async def delete(
             atomic=True,
             **namespace.place,
             ids=list(ids[start : start + _DELETED_AT_ONCE]),
-            parts=namespace.parts,
+            chunks=namespace.parts,
             action=action,
             expired_only=expired_only,
             history_namespace=namespace.name if noted and store.keeps_history else None,

@@ -14,8 +14,7 @@ from aiochroma.memory.namespaces import collection_name
 from aiochroma.memory.opening import Call
 from aiochroma.memory.recall import Hit, has_passed, hit_from
 from aiochroma.memory.results import Count, Items, Page, UnavailableHit
-from aiochroma.records.filters import plain
-from aiochroma.records.listing import ListSpec, cursor_of
+from aiochroma.records.spec import ListSpec, cursor_of, plain
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Sequence

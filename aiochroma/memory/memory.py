@@ -40,8 +40,7 @@ if TYPE_CHECKING:
     from aiochroma.memory.remembering import Extract
     from aiochroma.memory.reranking import Rerank
     from aiochroma.memory.results import Count, Id, Items, Page
-    from aiochroma.records.listing import ListSpec
-    from aiochroma.records.spec import Mode
+    from aiochroma.records.spec import ListSpec, Mode
 
     Moment = datetime | float
     Scope = str | tuple[str, ...]

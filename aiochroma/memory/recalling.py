@@ -24,8 +24,7 @@ from aiochroma.memory.opening import Call
 from aiochroma.memory.recall import Hit, NamespaceSearch, Recall, hit_from, searches_from
 from aiochroma.memory.reranking import CANDIDATES, Rerank, check_rerank, reranked, within_limits
 from aiochroma.memory.store import Namespace
-from aiochroma.records.filters import encoded
-from aiochroma.records.spec import VECTOR_WEIGHT, Mode, SearchSpec
+from aiochroma.records.spec import VECTOR_WEIGHT, Mode, SearchSpec, encoded
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -20,7 +20,7 @@ from aiochroma.memory.namespaces import collection_name, parts_name
 from aiochroma.memory.opening import Call
 from aiochroma.memory.store import DIMENSIONS, EMBEDDER, FINGERPRINT, NAMESPACE
 from aiochroma.memory.writing import PARTS_FOR
-from aiochroma.records.record import PART_OF, PARTS, WRITING, part_id
+from aiochroma.records.record import CHUNK_OF, CHUNKS, WRITING, chunk_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -282,7 +282,7 @@ class _Copying:
             documents=[records[id][0] for id in vectors],
             # Chroma keeps what is not named; None takes it away.
             metadatas=[
-                {PARTS: None, WRITING: None, **_without_chunks(records[id][1]), **writings.get(id, {})}
+                {CHUNKS: None, WRITING: None, **_without_chunks(records[id][1]), **writings.get(id, {})}
                 for id in vectors
             ],
             uris=None,
@@ -319,10 +319,10 @@ class _Copying:
         store = self._store
         chunk_collection = await self._collection_made(_copy_name(self._name, "parts"), {COPY_OF: self._name})
         writings: dict[str, Metadata] = {
-            id: {WRITING: uuid.uuid4().hex, PARTS: len(one.parts)} for id, one in long.items()
+            id: {WRITING: uuid.uuid4().hex, CHUNKS: len(one.parts)} for id, one in long.items()
         }
         rows = [
-            (part_id(writings[id][WRITING], number), id, text, vector)
+            (chunk_id(writings[id][WRITING], number), id, text, vector)
             for id, one in long.items()
             for number, (text, vector) in enumerate(one.parts)
         ]
@@ -334,7 +334,7 @@ class _Copying:
                 collection_id=chunk_collection.id,
                 ids=[row[0] for row in page],
                 embeddings=[row[3] for row in page],
-                metadatas=[{PART_OF: row[1]} for row in page],
+                metadatas=[{CHUNK_OF: row[1]} for row in page],
                 documents=[row[2] for row in page],
                 uris=None,
                 **store.database,
@@ -356,7 +356,7 @@ def _told(record: tuple[str, Metadata] | None) -> tuple[str, Metadata] | None:
 
 
 def _without_chunks(metadata: Metadata) -> Metadata:
-    return {name: value for name, value in metadata.items() if name not in {PARTS, WRITING}}
+    return {name: value for name, value in metadata.items() if name not in {CHUNKS, WRITING}}
 
 
 def _copy_name(namespace: str, what: str) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from aiochroma._types import Metadata, MetadataView
 from aiochroma.memory.items import CREATED_AT, THREAD, UPDATED_AT, Item, now_in_seconds
 from aiochroma.memory.recall import hit_from
-from aiochroma.records.record import PART_OF, PARTS, WRITING, part_id
+from aiochroma.records.record import CHUNK_OF, CHUNKS, WRITING, chunk_id
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,7 +67,7 @@ async def write_items(
         documents=[item.text for item in items],
         metadatas=[{**item.metadata, **item.own, **writings.get(item.id, {})} for item in items],
         uris=None,
-        parts=namespace.parts,
+        chunks=namespace.parts,
         exact=exact,
         dedupe=dedupe,
         history_namespace=namespace.name if store.keeps_history else None,
@@ -93,10 +93,10 @@ async def _write_chunks(
         **store.database,
     )
     writings: dict[str, Metadata] = {
-        id: {WRITING: uuid.uuid4().hex, PARTS: len(parts)} for id, parts in long.items()
+        id: {WRITING: uuid.uuid4().hex, CHUNKS: len(parts)} for id, parts in long.items()
     }
     rows = [
-        (part_id(writings[id][WRITING], number), id, text, vector)
+        (chunk_id(writings[id][WRITING], number), id, text, vector)
         for id, parts in long.items()
         for number, (text, vector) in enumerate(parts)
     ]
@@ -108,7 +108,7 @@ async def _write_chunks(
             collection_id=chunk_collection.id,
             ids=[row[0] for row in page],
             embeddings=[row[3] for row in page],
-            metadatas=[{PART_OF: row[1]} for row in page],
+            metadatas=[{CHUNK_OF: row[1]} for row in page],
             documents=[row[2] for row in page],
             uris=None,
             **store.database,
@@ -149,7 +149,7 @@ async def change_memory(
             metadatas=[{**values, **writing}],
             documents=None if text is None else [text],
             uris=None,
-            parts=place.parts,
+            chunks=place.parts,
             action=action,
             history_namespace=place.name if store.keeps_history else None,
         )

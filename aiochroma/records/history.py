@@ -111,7 +111,7 @@ class ChangeLog:
                 self._connection.executemany(
                     "INSERT INTO changes (number, at, action, namespace, id, text, metadata, database)"
                     " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                    [(first + place, *row) for place, row in enumerate(rows)],
+                    [(first + db, *row) for db, row in enumerate(rows)],
                 )
             except BaseException:
                 self._connection.execute("ROLLBACK")

@@ -3,13 +3,14 @@
 Chroma is the truth and the index follows it. Every write to a collection that is indexed goes to Chroma first and then to the
 index, whoever makes it. A collection whose index may have missed something (the process died, or another program wrote to it)
 is compared with Chroma and copied again, a few records at a time, between other requests; meanwhile a search answers from
-what is there.
+the records that the index has.
 
 Everything here runs on the DB thread.
 """
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import time
 from dataclasses import dataclass
@@ -19,27 +20,31 @@ from aiochroma._logging import get_logger
 from aiochroma._types import MetadataView, Vector
 from aiochroma.backend.chroma_records import ChromaRecords, Database, database_of
 from aiochroma.core.operations import Effect
-from aiochroma.records.record import EXPIRES_AT, PINNED, made_at, place_in_order
+from aiochroma.records.record import EXPIRES_AT, PINNED, made_at, order_of
 from aiochroma.text.index import CACHE_BYTES, IndexedText, TextIndex
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
+    import numpy as np
     from chromadb.api import ServerAPI
+    from numpy.typing import NDArray
 
     from aiochroma.core.request import Request
 
-__all__ = ["IndexKeeper", "indexed_row", "write_rows"]
+__all__ = ["TEXT_INDEX_FILE", "IndexKeeper", "indexed_row", "iter_vectors", "write_rows"]
 
 log = get_logger("aiochroma.records")
 
+TEXT_INDEX_FILE = "aiochroma-text.sqlite3"
+
 _AT_ONCE = 256
-"""So many records are copied before a search is answered; of more, it is answered from what is there."""
+"""The most records that are copied before a search is answered. With more, it is answered from those that the index has."""
 _SLICE = 64
 """Records copied in one slice: 5 to 10 ms."""
 _UNUSABLE_SECONDS = 5.0
-"""So long after a failure to open the file it is not tried again: each attempt may wait for another's lock."""
+"""The pause after a failure to open the file, in seconds: each attempt may wait for another's lock."""
 _NOT_DAMAGED = ("locked", "readonly", "unable to open", "is full", "disk I/O")
 """In SQLite's messages: nothing is wrong with what is in the file."""
 _ODD = (sqlite3.ProgrammingError, sqlite3.InterfaceError, UnicodeError, OverflowError, ValueError, TypeError)
@@ -51,12 +56,12 @@ class _Copying:
     """A collection that is being copied into the index.
 
     Attributes:
-        place: Its tenant and database.
+        db: Its tenant and database.
         ids: Those that are to be copied, in Chroma's order.
         done: How many of them were.
     """
 
-    place: Database
+    db: Database
     ids: list[str]
     done: int = 0
 
@@ -99,14 +104,14 @@ class IndexKeeper:
 
     # -- using it ------------------------------------------------------------------------------------------------------
 
-    def usable(self, collection: str, place: Database) -> tuple[TextIndex | None, float, str | None]:
+    def usable(self, collection: str, db: Database) -> tuple[TextIndex | None, float, str | None]:
         """Return the index, which share of a collection it has, and why there is none, if there is none."""
         for again in (True, False):
             problem = self._present_problem()
             if problem is not None:
                 return None, 0.0, problem
             try:
-                return self._open(), self._prepare(collection, place), None
+                return self._open(), self._prepare(collection, db), None
             except sqlite3.DatabaseError as error:
                 if again:
                     self.failed(error)
@@ -169,14 +174,14 @@ class IndexKeeper:
             break
         return bool(self._copying)
 
-    def copy(self, collection: str, place: Database) -> float:
+    def copy(self, collection: str, db: Database) -> float:
         """Copy one slice of a collection; return which share of it the index has.
 
         Raises:
             sqlite3.DatabaseError: The index cannot be used.
         """
         self._open()
-        if self._prepare(collection, place) < 1.0:
+        if self._prepare(collection, db) < 1.0:
             self._copy_slice(collection, _SLICE)
         copying = self._copying.get(collection)
         return 1.0 if copying is None else copying.share
@@ -189,8 +194,8 @@ class IndexKeeper:
         arguments, ids = request.arguments, request.arguments.get("ids")
         if request.row.effect is Effect.WRITES and ids:
             # What became of a record depends on the former record; Chroma knows.
-            place = database_of(arguments)
-            self._follow(collection, lambda index: self._copy_ids(index, collection, place, ids))
+            db = database_of(arguments)
+            self._follow(collection, lambda index: self._copy_ids(index, collection, db, ids))
         elif (
             request.row.effect is Effect.DELETES
             and ids
@@ -290,32 +295,32 @@ class IndexKeeper:
         self._current.add(collection)
         return True
 
-    def _prepare(self, collection: str, place: Database) -> float:
+    def _prepare(self, collection: str, db: Database) -> float:
         """Copy a collection if it is small, or begin to copy it; return which share of it is there."""
         if self._is_current(collection):
             return 1.0
         if collection not in self._copying:
-            self._begin(collection, place)
+            self._begin(collection, db)
             if len(self._copying[collection].ids) <= _AT_ONCE:
                 self._copy_slice(collection, _AT_ONCE)
         copying = self._copying.get(collection)
         return 1.0 if copying is None else copying.share
 
-    def _begin(self, collection: str, place: Database) -> None:
+    def _begin(self, collection: str, db: Database) -> None:
         """Compare the ids of a collection with the index's: what is gone leaves it, what is new comes first."""
         index = self._open()
         index.set_watermark(collection, "open")
-        result = self._api.get(collection, include=[], **place)
+        result = self._api.get(collection, include=[], **db)
         there, known = result["ids"], index.ids(collection)
         index.delete(collection, known.difference(there))
         ids = [id for id in there if id not in known] + [id for id in there if id in known]
-        self._copying[collection] = _Copying(place, ids)
+        self._copying[collection] = _Copying(db, ids)
 
     def _copy_slice(self, collection: str, size: int) -> None:
         copying = self._copying[collection]
         ids = copying.ids[copying.done : copying.done + size]
         if ids:
-            self._copy_ids(self._open(), collection, copying.place, ids)
+            self._copy_ids(self._open(), collection, copying.db, ids)
             copying.done += len(ids)
         if copying.done >= len(copying.ids):
             del self._copying[collection]
@@ -323,20 +328,20 @@ class IndexKeeper:
             if len(copying.ids) > _AT_ONCE:
                 log.info("text_index.rebuilt", collection=collection, records=len(copying.ids))
 
-    def _copy_ids(self, index: TextIndex, collection: str, place: Database, ids: Sequence[str]) -> None:
+    def _copy_ids(self, index: TextIndex, collection: str, db: Database, ids: Sequence[str]) -> None:
         """Copy records from Chroma; those that are not there leave the index."""
-        rows = self._rows(collection, place, ids)
+        rows = self._rows(collection, db, ids)
         write_rows(index, collection, rows)
         if len(rows) < len(set(ids)):
             index.delete(collection, set(ids).difference(row.id for row in rows))
 
-    def _rows(self, collection: str, place: Database, ids: Sequence[str]) -> list[IndexedText]:
+    def _rows(self, collection: str, db: Database, ids: Sequence[str]) -> list[IndexedText]:
         """Read from Chroma what the index stores of records; those that are not there are left out."""
         include = ["documents", "metadatas", "embeddings"]
         try:
-            result = self._api.get(collection, ids=list(ids), include=include, **place)
+            result = self._api.get(collection, ids=list(ids), include=include, **db)
         except Exception:  # noqa: BLE001 - a record may have lost its vector, which Chroma then cannot read
-            result = self._api.get(collection, ids=list(ids), include=include[:2], **place)
+            result = self._api.get(collection, ids=list(ids), include=include[:2], **db)
         found = result["ids"]
         nothing = [None] * len(found)
         vectors = result.get("embeddings")
@@ -355,7 +360,7 @@ def indexed_row(
 ) -> IndexedText:
     """Return what the index stores of a record; other programs may have written anything."""
     metadata = metadata or {}
-    thread, position = place_in_order(metadata)
+    thread, position = order_of(metadata)
     expires = metadata.get(EXPIRES_AT)
     return IndexedText(
         id,
@@ -381,3 +386,29 @@ def write_rows(index: TextIndex, collection: str, rows: Iterable[IndexedText]) -
             return
         for row in rows:
             write_rows(index, collection, [row])
+
+
+def iter_vectors(
+    directory: Path, collection: str, positions: Mapping[str, int] | None = None
+) -> Iterator[tuple[list[str], NDArray[np.float32]]]:
+    """Read the vectors of a collection from the index's file, while Chroma is closed: to make a broken index of Chroma again.
+
+    Args:
+        directory: The database's directory.
+        collection: The collection's id.
+        positions: For each collection how far its log goes. With it, an index that has not noted that it goes as far gives
+            nothing, since its vectors may be outdated; None to take any.
+
+    Yields:
+        Ids and vectors, a page at a time; nothing where there is no index that can be read.
+    """
+    file = directory / TEXT_INDEX_FILE
+    if not file.is_file():
+        return
+    try:
+        index = TextIndex(file)
+    except sqlite3.DatabaseError:
+        return
+    with contextlib.closing(index):
+        if positions is None or index.watermark(collection) == str(positions.get(collection)):
+            yield from index.vector_pages(collection)

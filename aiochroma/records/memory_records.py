@@ -1,7 +1,7 @@
 """Memories as records of Chroma: the operations of a memory that Chroma does not have, over a ``ServerAPI``.
 
-A memory is one record. Of a text longer than the embedder reads, parts are kept beside it (``_parts``): only their vectors are
-searched, and what is found is the memory.
+A memory is one record. Of a text that is longer than the embedder reads, chunks are kept beside it (``Chunks``): only
+their vectors are searched, and what is found is the memory.
 
 Everything here runs where Chroma is called.
 """
@@ -9,18 +9,16 @@ Everything here runs where Chroma is called.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
 from aiochroma._types import CollectionId, Metadata, MetadataView, Vector, Where
 from aiochroma.backend.chroma_records import ChromaRecords, Database
 from aiochroma.backend.faults import is_not_written
-from aiochroma.records.chunks import Parts
 from aiochroma.records.history import Entry, database_key
-from aiochroma.records.listing import list_filter, page_ids
-from aiochroma.records.reading import Reader
+from aiochroma.records.reading import Chunks, Reader
 from aiochroma.records.record import (
+    CHUNKS,
     CREATED_AT,
-    PARTS,
     POSITION,
     SCOPE,
     THREAD,
@@ -33,6 +31,7 @@ from aiochroma.records.record import (
     text_id,
     thread_position,
 )
+from aiochroma.records.spec import filter_of, page_ids
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -40,9 +39,12 @@ if TYPE_CHECKING:
     from chromadb.api import ServerAPI
 
     from aiochroma.records.history import ChangeLog
-    from aiochroma.records.listing import ListSpec
+    from aiochroma.records.spec import ListSpec
 
-__all__ = ["MemoryRecords"]
+__all__ = ["Carried", "MemoryRecords"]
+
+Carried: TypeAlias = "Callable[..., object]"
+"""An operation, called with its arguments by name."""
 
 _MOMENT = 5e-7
 """Moments that are nearer to each other, in seconds, are one: Chroma may change the last digit of a float."""
@@ -58,9 +60,9 @@ class MemoryRecords:
     def __init__(self, api: ServerAPI) -> None:
         self._api = ChromaRecords(api)
         self._reader = Reader(api)
-        self._parts = Parts(api, self._reader)
+        self._chunks = Chunks(api, self._reader)
 
-    def operations(self) -> dict[str, Callable[..., Any]]:
+    def operations(self) -> dict[str, Carried]:
         """Return the operations by name."""
         return {
             "remember": self.remember,
@@ -82,29 +84,29 @@ class MemoryRecords:
         embeddings: list[Vector],
         metadatas: list[Metadata],
         documents: list[str],
-        uris: Any,
+        uris: None,
         tenant: str,
         database: str,
-        parts: str,
+        chunks: str,
         exact: bool,
         dedupe: bool,
         history_namespace: str | None,
     ) -> dict[str, str]:
         """Write memories.
 
-        One that is there already keeps when it was made, what metadata is not given again, and its place in its thread. One
-        that has expired is not there.
+        One that is there already keeps when it was made, what metadata is not given again, and its position in its thread.
+        One that has expired counts as gone.
 
         Args:
             collection_id: The collection.
             ids: All different.
             embeddings: A vector for each.
-            metadatas: What is stored with each; without a position, when it was made is its place in its thread.
+            metadatas: What is stored with each; without a position, when it was made is its position in its thread.
             documents: The texts.
             uris: None.
             tenant: Chroma's tenant.
             database: Chroma's database.
-            parts: The name of the collection that holds parts.
+            chunks: The name of the collection that holds the chunks of long texts.
             exact: Leave nothing of the former memory, as for an import.
             dedupe: Refresh a text that was said before in its thread; else it is a new memory, unless it was made at the same
                 moment.
@@ -113,26 +115,24 @@ class MemoryRecords:
         Returns:
             The ids of those that were written under another id than the given one; see ``_moved``.
         """
-        place: Database = {"tenant": tenant, "database": database}
+        db: Database = {"tenant": tenant, "database": database}
         now = time.time()
-        old = self._known(collection_id, ids, place)
-        moved = (
-            {} if exact else self._moved(collection_id, ids, documents, metadatas, old, place, dedupe=dedupe)
-        )
+        old = self._known(collection_id, ids, db)
+        moved = {} if exact else self._moved(collection_id, ids, documents, metadatas, old, db, dedupe=dedupe)
         if moved:
-            self._parts.move(moved, ids, metadatas, parts, place)
+            self._chunks.move(moved, ids, metadatas, chunks, db)
             ids = [moved.get(id, id) for id in ids]
-            old = self._known(collection_id, ids, place)
+            old = self._known(collection_id, ids, db)
         expired = [id for id, record in old.items() if has_expired(record["metadata"], now)]
         known = {id: record for id, record in old.items() if id not in expired}
-        placed = self._placed(collection_id, ids, metadatas, known, place)
+        positioned = self._positioned(collection_id, ids, metadatas, known, db)
         stored = [
             merged_metadata(metadata, known.get(id), exact=exact)
-            for id, metadata in zip(ids, placed, strict=True)
+            for id, metadata in zip(ids, positioned, strict=True)
         ]
         noted = self._note(
             history_namespace,
-            place,
+            db,
             [
                 Entry(
                     now,
@@ -146,14 +146,14 @@ class MemoryRecords:
         )
         try:
             if expired:
-                self._api.delete(collection_id, ids=expired, **place)
+                self._api.delete(collection_id, ids=expired, **db)
                 self._deleted(str(collection_id), expired)
-            self._api.upsert(collection_id, ids, embeddings, stored, documents, uris, **place)
+            self._api.upsert(collection_id, ids, embeddings, stored, documents, uris, **db)
         except BaseException as error:
             self._withdraw(noted, error)
             raise
         self._written(str(collection_id), ids, documents, stored, known, embeddings)
-        self._parts.drop(parts, place, old.values(), keep={entry.get(WRITING) for entry in stored})
+        self._chunks.drop(chunks, db, old.values(), keep={entry.get(WRITING) for entry in stored})
         return moved
 
     def _moved(
@@ -163,7 +163,7 @@ class MemoryRecords:
         documents: Sequence[str],
         metadatas: Sequence[MetadataView],
         old: Mapping[str, Record],
-        place: Database,
+        db: Database,
         *,
         dedupe: bool,
     ) -> dict[str, str]:
@@ -187,33 +187,33 @@ class MemoryRecords:
                     break
                 number += 1
                 new = moved[id] = text_id(document, number, scope=scope, thread=thread, made=made)
-                there = self._known(collection_id, [new], place).get(new)
+                there = self._known(collection_id, [new], db).get(new)
         return moved
 
-    def _placed(
+    def _positioned(
         self,
         collection_id: CollectionId,
         ids: Sequence[str],
         metadatas: Sequence[Metadata],
         known: Mapping[str, Record],
-        place: Database,
-    ) -> list[dict[str, Any]]:
-        """Give those that come into a thread, without a place of their own, the places behind its last."""
+        db: Database,
+    ) -> list[Metadata]:
+        """Give memories that come into a thread without a position the positions behind its last one."""
         last: dict[str, float | None] = {}
-        placed = []
+        positioned = []
         for id, metadata in zip(ids, metadatas, strict=True):
             there = known[id]["metadata"] if id in known else {}
             thread = thread_position({**there, **metadata})[0]
             if thread is None or POSITION in metadata or thread == thread_position(there)[0]:
-                placed.append(metadata)
+                positioned.append(metadata)
                 continue
             if thread not in last:
-                last[thread] = self._last_position(collection_id, thread, place)
+                last[thread] = self._last_position(collection_id, thread, db)
             behind = last[thread]
             position = metadata[CREATED_AT] if behind is None else behind + 1
-            placed.append({**metadata, POSITION: position})
+            positioned.append({**metadata, POSITION: position})
             last[thread] = None if behind is None else position
-        return placed
+        return positioned
 
     def change(
         self,
@@ -222,19 +222,19 @@ class MemoryRecords:
         embeddings: list[Vector] | None,
         metadatas: list[Metadata],
         documents: list[str] | None,
-        uris: Any,
+        uris: None,
         tenant: str,
         database: str,
-        parts: str,
+        chunks: str,
         action: str,
         history_namespace: str | None,
     ) -> list[Record]:
         """Change memories that are there, and return them as they are then; arguments as :meth:`remember`."""
-        place: Database = {"tenant": tenant, "database": database}
+        db: Database = {"tenant": tenant, "database": database}
         now = time.time()
         old = {
             id: record
-            for id, record in self._known(collection_id, ids, place).items()
+            for id, record in self._known(collection_id, ids, db).items()
             if not has_expired(record["metadata"], now)
         }
         rows = [row for row, id in enumerate(ids) if id in old]
@@ -243,11 +243,11 @@ class MemoryRecords:
         texts = [documents[row] for row in rows] if documents is not None else None
         given = [metadatas[row] for row in rows]
         if texts is not None:
-            # The parts are those of the new text, or none.
-            given = [{PARTS: None, WRITING: None, **metadata} for metadata in given]
+            # The chunks are those of the new text, or none.
+            given = [{CHUNKS: None, WRITING: None, **metadata} for metadata in given]
         noted = self._note(
             history_namespace,
-            place,
+            db,
             [Entry(now, action, history_namespace or "", ids[row], *before(old[ids[row]])) for row in rows],
         )
         try:
@@ -258,7 +258,7 @@ class MemoryRecords:
                 given,
                 texts,
                 uris,
-                **place,
+                **db,
             )
         except BaseException as error:
             self._withdraw(noted, error)
@@ -279,7 +279,7 @@ class MemoryRecords:
         )
         if texts is not None:
             keep = {metadata.get(WRITING) for metadata in given}
-            self._parts.drop(parts, place, old.values(), keep=keep)
+            self._chunks.drop(chunks, db, old.values(), keep=keep)
         return changed
 
     def forget(
@@ -288,15 +288,15 @@ class MemoryRecords:
         ids: list[str],
         tenant: str,
         database: str,
-        parts: str,
+        chunks: str,
         action: str,
         expired_only: bool,
         history_namespace: str | None,
     ) -> list[str]:
         """Delete memories, or those of them that have expired, and return the ids of those that were there."""
-        place: Database = {"tenant": tenant, "database": database}
+        db: Database = {"tenant": tenant, "database": database}
         now = time.time()
-        old = self._known(collection_id, ids, place)
+        old = self._known(collection_id, ids, db)
         if expired_only:
             # Somebody may have remembered or pinned one since it was looked up.
             old = {id: record for id, record in old.items() if has_expired(record["metadata"], now)}
@@ -305,16 +305,16 @@ class MemoryRecords:
         gone = list(old)
         noted = self._note(
             history_namespace,
-            place,
+            db,
             [Entry(now, action, history_namespace or "", id, *before(old[id])) for id in gone],
         )
         try:
-            self._api.delete(collection_id, ids=gone, **place)
+            self._api.delete(collection_id, ids=gone, **db)
         except BaseException as error:
             self._withdraw(noted, error)
             raise
         self._deleted(str(collection_id), gone)
-        self._parts.drop(parts, place, old.values(), keep=set())
+        self._chunks.drop(chunks, db, old.values(), keep=set())
         return gone
 
     # -- listing -------------------------------------------------------------------------------------------------------
@@ -323,21 +323,21 @@ class MemoryRecords:
         self, collection_id: CollectionId, spec: ListSpec, tenant: str, database: str
     ) -> Sequence[Record]:
         """Return a page of the memories of a collection, in order."""
-        place: Database = {"tenant": tenant, "database": database}
-        found = self._api.get(collection_id, where=list_filter(spec), include=["metadatas"], **place)
+        db: Database = {"tenant": tenant, "database": database}
+        found = self._api.get(collection_id, where=filter_of(spec), include=["metadatas"], **db)
         metadatas = {
             id: metadata or {} for id, metadata in zip(found["ids"], found["metadatas"], strict=True)
         }
         ids = page_ids(metadatas, spec)
-        records = self._reader.records(collection_id, ids, None, place)
+        records = self._reader.records(collection_id, ids, None, db)
         return [records[id] for id in ids if id in records]
 
     def read(
         self, collection_id: CollectionId, ids: list[str], tenant: str, database: str
     ) -> list[Record | None]:
         """Return the record of each id, with the values that searches show; None where there is none."""
-        place: Database = {"tenant": tenant, "database": database}
-        known = self._known(collection_id, list(dict.fromkeys(ids)), place)
+        db: Database = {"tenant": tenant, "database": database}
+        known = self._known(collection_id, list(dict.fromkeys(ids)), db)
         return [known.get(id) for id in ids]
 
     def ids(self, collection_id: CollectionId, where: Where | None, tenant: str, database: str) -> list[str]:
@@ -363,13 +363,13 @@ class MemoryRecords:
     def _log(self) -> ChangeLog | None:
         return None
 
-    def _last_position(self, collection_id: CollectionId, thread: str, place: Database) -> float | None:  # noqa: ARG002 - no index here
-        """Return the last place of a conversation, 0 where it has none yet; None where only a clock can tell."""
+    def _last_position(self, collection_id: CollectionId, thread: str, db: Database) -> float | None:  # noqa: ARG002 - no index here
+        """Return the last position of a conversation, 0 for an empty one; None where only a clock can tell."""
         return None
 
-    def _known(self, collection_id: CollectionId, ids: list[str], place: Database) -> dict[str, Record]:
+    def _known(self, collection_id: CollectionId, ids: list[str], db: Database) -> dict[str, Record]:
         """Return the records that are there, of ids."""
-        return self._reader.records(collection_id, ids, None, place)
+        return self._reader.records(collection_id, ids, None, db)
 
     def _written(
         self,
@@ -386,10 +386,10 @@ class MemoryRecords:
         """Follow a deletion."""
 
     def _note(
-        self, history_namespace: str | None, place: Database, entries: Iterable[Entry]
+        self, history_namespace: str | None, db: Database, entries: Iterable[Entry]
     ) -> tuple[int, int] | None:
         log = None if history_namespace is None else self._log()
-        return None if log is None else log.note(database_key(**place), entries)
+        return None if log is None else log.note(database_key(**db), entries)
 
     def _withdraw(self, noted: tuple[int, int] | None, error: BaseException) -> None:
         """Take back what was noted of a change that did not happen. One that may have happened keeps its entry."""
@@ -400,5 +400,5 @@ class MemoryRecords:
             log.withdraw(noted)
 
     def collections_changed(self) -> None:
-        """Look up again which collections hold parts: one may have been made or deleted."""
-        self._parts.forget_holders()
+        """Look up again which collections hold chunks: one may have been made or deleted."""
+        self._chunks.forget_holders()

@@ -1,20 +1,29 @@
-"""Reading records from Chroma, where Chroma is called."""
+"""Reading from Chroma: records, and the chunks of long texts.
+
+Chunks are records of their own, in a collection beside that of the memories. A chunk names its memory and, by its id, the writing
+that it belongs to; the memory names its writing too. So chunks that a crash has left behind belong to no memory.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from aiochroma._types import CollectionId, Metadata, Vector, Where
+from aiochroma._types import CollectionId, Metadata, MetadataView, Vector, Where
 from aiochroma.backend.chroma_records import ChromaRecords, Database
-from aiochroma.records.record import Record, record_of
+from aiochroma.records.record import CHUNK_OF, CHUNKS, WRITING, Record, chunk_id, record_of, writing_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
+    from uuid import UUID
 
     from chromadb.api import ServerAPI
 
+__all__ = ["Chunks", "NearChunk", "Reader"]
 
-__all__ = ["Reader"]
+_AT_ONCE = 256
+_MORE = 4
+_MOST = 4096
+"""Beyond this many fetched, others may stay hidden behind the chunks of one text."""
 
 
 class Reader:
@@ -32,7 +41,7 @@ class Reader:
         collection_id: CollectionId,
         vectors: Sequence[Vector],
         n_results: int,
-        place: Database,
+        db: Database,
         where: Where | None = None,
     ) -> list[dict[str, float]]:
         """Return the distances of the nearest by id, nearest first.
@@ -46,7 +55,7 @@ class Reader:
             n_results=n_results,
             where=where,
             include=["distances"],
-            **place,
+            **db,
         )
         return [
             dict(zip(ids, map(float, distances), strict=True))
@@ -60,7 +69,7 @@ class Reader:
         n_results: int,
         where: Where | None,
         where_document: Where | None,
-        place: Database,
+        db: Database,
     ) -> list[list[tuple[str, float, str, Metadata]]]:
         """Return for each vector the nearest records: id, distance, document and metadata."""
         result = self._api.query(
@@ -70,7 +79,7 @@ class Reader:
             where=where,
             where_document=where_document,
             include=["documents", "metadatas", "distances"],
-            **place,
+            **db,
         )
         return [
             [
@@ -83,7 +92,7 @@ class Reader:
         ]
 
     def records(
-        self, collection_id: CollectionId, ids: list[str], where: Where | None, place: Database
+        self, collection_id: CollectionId, ids: list[str], where: Where | None, db: Database
     ) -> dict[str, Record]:
         """Return the records that are there, of ids."""
         if not ids:
@@ -93,7 +102,7 @@ class Reader:
             ids=ids,
             where=where,
             include=["documents", "metadatas"],
-            **place,
+            **db,
         )
         return {
             id: record_of(id, document, metadata)
@@ -102,9 +111,130 @@ class Reader:
             )
         }
 
-    def vectors(self, collection_id: CollectionId, ids: list[str], place: Database) -> dict[str, Vector]:
+    def vectors(self, collection_id: CollectionId, ids: list[str], db: Database) -> dict[str, Vector]:
         """Return the vectors of the records that are there, of ids."""
         if not ids:
             return {}
-        result = self._api.get(collection_id, ids=ids, include=["embeddings"], **place)
+        result = self._api.get(collection_id, ids=ids, include=["embeddings"], **db)
         return dict(zip(result["ids"], result["embeddings"], strict=True))
+
+
+class NearChunk(NamedTuple):
+    """A chunk that is near a query.
+
+    Attributes:
+        memory: The id of the memory that it belongs to.
+        writing: The writing of that memory.
+        distance: Its cosine distance.
+        text: Its text.
+    """
+
+    memory: str
+    writing: str
+    distance: float
+    text: str
+
+
+class Chunks:
+    """Finds, moves and deletes chunks.
+
+    Args:
+        api: Chroma.
+        reader: Reads from it.
+    """
+
+    def __init__(self, api: ServerAPI, reader: Reader) -> None:
+        self._api = ChromaRecords(api)
+        self.reader = reader
+        self._holders: dict[tuple[str, str, str], UUID | None] = {}
+
+    def forget_holders(self) -> None:
+        """Look up again which collections hold chunks: one may have been made or deleted."""
+        self._holders.clear()
+
+    def holder(self, name: str, db: Database) -> UUID | None:
+        """Return the id of the collection that holds the chunks, or None where there are none."""
+        from chromadb.errors import NotFoundError
+
+        key = (db["tenant"], db["database"], name)
+        if key not in self._holders:
+            try:
+                self._holders[key] = self._api.collection_id(name, **db)
+            except NotFoundError:
+                self._holders[key] = None
+        return self._holders[key]
+
+    def nearest(
+        self, holder: CollectionId, vectors: Sequence[Vector], n_results: int, db: Database
+    ) -> list[list[NearChunk]]:
+        """Return for each vector the nearest chunk of each memory, nearest first.
+
+        As many memories as ``n_results`` are looked for, however many chunks of one are the nearest; numbers alone, so that
+        only the nearest chunk of each has to be read.
+        """
+        fetched = n_results
+        while True:
+            near = self.reader.nearest(holder, vectors, fetched, db)
+            nearest = [_nearest_of_each(distances) for distances in near]
+            if fetched >= _MOST or all(
+                len(distances) < fetched or len(writings) >= n_results
+                for distances, writings in zip(near, nearest, strict=True)
+            ):
+                break
+            fetched *= _MORE
+        read = self.reader.records(
+            holder, list({id: None for writings in nearest for id in writings}), None, db
+        )
+        return [
+            [
+                NearChunk(read[id]["metadata"][CHUNK_OF], writing_of(id), distance, read[id]["document"])
+                for id, distance in writings.items()
+                if id in read
+            ]
+            for writings in nearest
+        ]
+
+    def move(
+        self,
+        moved: Mapping[str, str],
+        ids: Sequence[str],
+        metadatas: Sequence[MetadataView],
+        name: str,
+        db: Database,
+    ) -> None:
+        """Tell chunks, which are written before their memories, which memory they belong to."""
+        owners = {
+            chunk_id(metadata[WRITING], number): moved[id]
+            for id, metadata in zip(ids, metadatas, strict=True)
+            if id in moved
+            for number in range(metadata.get(CHUNKS) or 0)
+        }
+        holder = self.holder(name, db) if owners else None
+        if holder is not None:
+            self._api.update(
+                holder,
+                list(owners),
+                metadatas=[{CHUNK_OF: owner} for owner in owners.values()],
+                **db,
+            )
+
+    def drop(self, name: str, db: Database, old: Iterable[Record], *, keep: set[object]) -> None:
+        """Delete the chunks of former writings."""
+        unwanted = [
+            chunk_id(record["metadata"][WRITING], number)
+            for record in old
+            if record["metadata"].get(CHUNKS) and record["metadata"].get(WRITING) not in keep
+            for number in range(record["metadata"][CHUNKS])
+        ]
+        holder = self.holder(name, db) if unwanted else None
+        if holder is not None:
+            for start in range(0, len(unwanted), _AT_ONCE):
+                self._api.delete(holder, ids=unwanted[start : start + _AT_ONCE], **db)
+
+
+def _nearest_of_each(distances: Mapping[str, float]) -> dict[str, float]:
+    """Return id and distance of the nearest chunk of each writing; the chunks come nearest first."""
+    nearest: dict[str, tuple[str, float]] = {}
+    for id, distance in distances.items():
+        nearest.setdefault(writing_of(id), (id, distance))
+    return dict(nearest.values())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 from aiochroma._types import JsonObject, Metadata, MetadataView
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 __all__ = [
+    "CHUNKS",
+    "CHUNK_OF",
     "CREATED_AT",
     "EXPIRES_AT",
-    "PARTS",
-    "PART_OF",
     "PINNED",
     "POSITION",
     "SCOPE",
@@ -26,11 +26,11 @@ __all__ = [
     "WRITING",
     "Record",
     "before",
+    "chunk_id",
     "has_expired",
     "made_at",
     "merged_metadata",
-    "part_id",
-    "place_in_order",
+    "order_of",
     "record_of",
     "scope_filter",
     "scope_keys",
@@ -51,16 +51,28 @@ UNORDERED = "aiochroma:unordered"
 """True for a memory of no conversation that has nothing to do with what was remembered before and after it."""
 SCOPE = "aiochroma:scope"
 """Whose memory it is: a path such as ``acme/user-7``. In its parts ``%`` is written ``%25`` and ``/`` is written ``%2F``."""
-PARTS = "aiochroma:parts"
-"""Of how many parts a memory consists; absent where it is whole."""
+CHUNKS = "aiochroma:chunks"
+"""The number of chunks of a long text; absent where the text is whole."""
 WRITING = "aiochroma:writing"
-"""Which writing of the memory its parts belong to."""
-PART_OF = "aiochroma:part_of"
+"""Which writing of the memory its chunks belong to."""
+CHUNK_OF = "aiochroma:chunk_of"
 
 _LATEST = 1e12
 """No date has this many seconds since 1970."""
 
-Record = dict[str, Any]
+
+class Record(TypedDict):
+    """A memory as its record.
+
+    Attributes:
+        id: Its id.
+        document: Its text; empty where it has none.
+        metadata: Its metadata; empty where it has none.
+    """
+
+    id: str
+    document: str
+    metadata: Metadata
 
 
 def text_id(
@@ -104,14 +116,14 @@ def scope_filter(path: str) -> JsonObject | None:
     return {"$or": [{SCOPE: path}, {f"{SCOPE}.{path.count('/') + 1}": path}]} if path else None
 
 
-def part_id(writing: str, number: int) -> str:
-    """Return the id of a part."""
+def chunk_id(writing: str, number: int) -> str:
+    """Return the id of a chunk."""
     return f"{writing}:{number}"
 
 
-def writing_of(part: str) -> str:
-    """Return the writing that a part belongs to, by the part's id."""
-    return part.rpartition(":")[0]
+def writing_of(chunk: str) -> str:
+    """Return the writing that a chunk belongs to, by the id of the chunk."""
+    return chunk.rpartition(":")[0]
 
 
 def has_expired(metadata: MetadataView, now: float) -> bool:
@@ -120,23 +132,23 @@ def has_expired(metadata: MetadataView, now: float) -> bool:
     return isinstance(end, (int, float)) and end <= now and not metadata.get(PINNED)
 
 
-def record_of(id: str, document: object, metadata: object) -> Record:
+def record_of(id: str, document: str | None, metadata: Metadata | None) -> Record:
     """Make a record of what Chroma or the index holds of it."""
     return {"id": id, "document": document or "", "metadata": metadata or {}}
 
 
 def thread_position(metadata: MetadataView) -> tuple[str | None, float]:
-    """Return where a memory stands: its conversation and its place there.
+    """Return where a memory stands: its conversation and its position there.
 
     A conversation is a thread within a scope: two people may have a thread of one name each. Other programs may have
-    written anything; what is no thread is none, and what is no place is 0.
+    written anything; what is no thread is none, and what is no position is 0.
     """
-    thread, scope, place = metadata.get(THREAD), metadata.get(SCOPE), metadata.get(POSITION)
+    thread, scope, position = metadata.get(THREAD), metadata.get(SCOPE), metadata.get(POSITION)
     if isinstance(thread, str) and isinstance(scope, str):
         thread = f"{scope}\0{thread}"
     return (
         thread if isinstance(thread, str) else None,
-        float(place) if isinstance(place, (int, float)) and math.isfinite(place) else 0.0,
+        float(position) if isinstance(position, (int, float)) and math.isfinite(position) else 0.0,
     )
 
 
@@ -149,7 +161,7 @@ def made_at(metadata: MetadataView) -> float:
     return round(float(seconds), 6) if isinstance(seconds, (int, float)) and abs(seconds) < _LATEST else 0.0
 
 
-def place_in_order(metadata: MetadataView) -> tuple[str | None, float]:
+def order_of(metadata: MetadataView) -> tuple[str | None, float]:
     """Return beside which others a memory stands: its conversation, or else what was remembered before and after it.
 
     Order of arrival is a conversation for every scope. A memory that says so, or that another program wrote, is in none.
@@ -182,5 +194,5 @@ def merged_metadata(given: MetadataView, known: Record | None, *, exact: bool) -
     made = stored.pop(CREATED_AT)
     if stored.get(THREAD, old.get(THREAD)) != old.get(THREAD):
         stored.setdefault(POSITION, made)
-    stored.update((key, None) for key in (EXPIRES_AT, PARTS, WRITING) if key in old and key not in stored)
+    stored.update((key, None) for key in (EXPIRES_AT, CHUNKS, WRITING) if key in old and key not in stored)
     return stored

@@ -8,16 +8,16 @@ from __future__ import annotations
 import time
 from abc import abstractmethod
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from aiochroma._types import CollectionId, Metadata, MetadataView, Vector, Where
-from aiochroma.records.memory_records import MemoryRecords
+from aiochroma.records.memory_records import Carried, MemoryRecords
 from aiochroma.records.ranking import Candidate, diversify, rank
 from aiochroma.records.record import CREATED_AT, UPDATED_AT, WRITING, has_expired, thread_position
 from aiochroma.records.spec import Neighbour, SearchHit, SearchResult, SearchSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from aiochroma.backend.chroma_records import Database
     from aiochroma.records.ranking import ScoreParts
@@ -29,7 +29,7 @@ __all__ = ["Candidates", "Found", "SearchingRecords", "most_covering", "most_nea
 _NEAREST = 50
 _COVERING = 20
 _WIDER = 4
-"""Where memories that have expired take the place of others, this many times as many are fetched."""
+"""Where memories that have expired hide others, this many times as many are fetched."""
 _DIVERSE = 4
 """Diversity chooses among this many times as many as are returned."""
 _MOST_NEIGHBOURS = 2000
@@ -91,7 +91,7 @@ class Candidates(NamedTuple):
 class SearchingRecords(MemoryRecords):
     """Memories that can be searched."""
 
-    def operations(self) -> dict[str, Callable[..., Any]]:
+    def operations(self) -> dict[str, Carried]:
         """See ``MemoryRecords``."""
         return {
             **super().operations(),
@@ -123,22 +123,20 @@ class SearchingRecords(MemoryRecords):
         Returns:
             For each query what it found.
         """
-        place: Database = {"tenant": tenant, "database": database}
+        db: Database = {"tenant": tenant, "database": database}
         reach = 1
         while True:
-            candidates = self._candidates(
-                collection_id, query_embeddings, queries, spec, reach, chunks, place
-            )
-            ranked, enough = self._ranked(collection_id, candidates.found, spec, reach, place)
+            candidates = self._candidates(collection_id, query_embeddings, queries, spec, reach, chunks, db)
+            ranked, enough = self._ranked(collection_id, candidates.found, spec, reach, db)
             if enough:
                 break
             reach *= _WIDER
         if spec.diversity > 0:
-            ranked = [self._diverse(collection_id, one, spec, place) for one in ranked]
-        near = self._near(collection_id, ranked, spec, place) if spec.window else {}
+            ranked = [self._diverse(collection_id, one, spec, db) for one in ranked]
+        near = self._near(collection_id, ranked, spec, db) if spec.window else {}
         return [
             SearchResult(
-                tuple(_hit(found, parts, near.get(found.id, {})) for found, parts in one),
+                tuple(_hit(found, score, near.get(found.id, {})) for found, score in one),
                 candidates.indexed,
                 candidates.problem,
             )
@@ -149,13 +147,13 @@ class SearchingRecords(MemoryRecords):
         self, collection_id: CollectionId, id: str, spec: SearchSpec, chunks: str, tenant: str, database: str
     ) -> SearchResult:
         """Search by the stored vector of a memory, which is not among its own hits; arguments as :meth:`search`."""
-        place: Database = {"tenant": tenant, "database": database}
-        known = self._known(collection_id, [id], place).get(id)
-        vector = self._vectors(collection_id, [id], place).get(id)
+        db: Database = {"tenant": tenant, "database": database}
+        known = self._known(collection_id, [id], db).get(id)
+        vector = self._vectors(collection_id, [id], db).get(id)
         if known is None or has_expired(known["metadata"], time.time()) or vector is None:
             return SearchResult()
         wider = replace(spec, mode="vector", k=spec.k + 1)
-        found = self.search(collection_id, [vector], [""], wider, chunks, **place)[0]
+        found = self.search(collection_id, [vector], [""], wider, chunks, **db)[0]
         return replace(found, hits=tuple(hit for hit in found.hits if hit.id != id)[: spec.k])
 
     # -- what an index or a server knows -------------------------------------------------------------------------------
@@ -169,23 +167,23 @@ class SearchingRecords(MemoryRecords):
         spec: SearchSpec,
         reach: int,
         chunks: str,
-        place: Database,
+        db: Database,
     ) -> Candidates:
         """Return what may be ranked; ``reach`` says how many times as many as usual."""
 
     @abstractmethod
-    def _complete(self, collection_id: CollectionId, found: Sequence[Found], place: Database) -> None:
+    def _complete(self, collection_id: CollectionId, found: Sequence[Found], db: Database) -> None:
         """Give id, document and metadata to what has no metadata yet, and is there."""
 
     @abstractmethod
     def _neighbours(
-        self, collection_id: CollectionId, ids: list[str], window: int, place: Database
+        self, collection_id: CollectionId, ids: list[str], window: int, db: Database
     ) -> Iterable[tuple[str, int, Neighbour]]:
         """Return what stands near memories in their threads: the memory's id, the offset, and the neighbour."""
 
-    def _vectors(self, collection_id: CollectionId, ids: list[str], place: Database) -> dict[str, Vector]:
+    def _vectors(self, collection_id: CollectionId, ids: list[str], db: Database) -> dict[str, Vector]:
         """Return the stored vectors of memories that are there."""
-        return self._reader.vectors(collection_id, ids, place)
+        return self._reader.vectors(collection_id, ids, db)
 
     def _found_by_chroma(
         self,
@@ -194,7 +192,7 @@ class SearchingRecords(MemoryRecords):
         n_results: int,
         where: Where | None,
         chunks: str,
-        place: Database,
+        db: Database,
         where_document: Where | None = None,
     ) -> list[dict[str, Found]]:
         """Return for each vector the nearest memories by id, whether they are near as a whole or by a chunk."""
@@ -205,19 +203,19 @@ class SearchingRecords(MemoryRecords):
                 id: Found(id, id, distance, 0.0, 0.0, document, metadata)
                 for id, distance, document, metadata in rows
             }
-            for rows in self._reader.query(collection_id, vectors, n_results, where, where_document, place)
+            for rows in self._reader.query(collection_id, vectors, n_results, where, where_document, db)
         ]
-        holder = self._parts.holder(chunks, place) if where_document is None else None
+        holder = self._chunks.holder(chunks, db) if where_document is None else None
         if holder is None:
             return found
-        near = self._parts.nearest(holder, vectors, n_results, place)
+        near = self._chunks.nearest(holder, vectors, n_results, db)
         missing = {
             chunk.memory: None
             for known, some in zip(found, near, strict=True)
             for chunk in some
             if chunk.memory not in known
         }
-        records = self._reader.records(collection_id, list(missing), where, place)
+        records = self._reader.records(collection_id, list(missing), where, db)
         for known, some in zip(found, near, strict=True):
             for chunk in some:
                 if chunk.memory not in known and chunk.memory in records:
@@ -243,44 +241,42 @@ class SearchingRecords(MemoryRecords):
         candidates: Sequence[list[Found]],
         spec: SearchSpec,
         reach: int,
-        place: Database,
+        db: Database,
     ) -> tuple[list[Ranked], bool]:
         """Rank candidates; tell whether that is enough, or others may have been hidden behind what is gone or expired."""
         now = time.time()
         if spec.half_life is not None:
-            self._complete(collection_id, [found for some in candidates for found in some], place)
+            self._complete(collection_id, [found for some in candidates for found in some], db)
         ranked = [_best(some, spec, now) for some in candidates]
         # Only what is returned has to be read.
-        self._complete(collection_id, [found for one in ranked for found, _ in one], place)
+        self._complete(collection_id, [found for one in ranked for found, _ in one], db)
         enough = True
         for number, some in enumerate(candidates):
             if all(_is_valid(found, now) for found, _ in ranked[number]):
                 continue
-            self._complete(collection_id, some, place)
+            self._complete(collection_id, some, db)
             valid = [found for found in some if _is_valid(found, now)]
             ranked[number] = _best(valid, spec, now)
             fetched, left = (sum(found.distance is not None for found in group) for group in (some, valid))
             enough = enough and (fetched < most_near(spec, reach) or left >= most_near(spec))
         return ranked, enough
 
-    def _diverse(
-        self, collection_id: CollectionId, ranked: Ranked, spec: SearchSpec, place: Database
-    ) -> Ranked:
+    def _diverse(self, collection_id: CollectionId, ranked: Ranked, spec: SearchSpec, db: Database) -> Ranked:
         """Choose the hits that add most to those before them."""
         import numpy as np
 
-        vectors = self._vectors(collection_id, [found.id for found, _ in ranked], place)
+        vectors = self._vectors(collection_id, [found.id for found, _ in ranked], db)
         ranked = [entry for entry in ranked if entry[0].id in vectors]
         if not ranked:
             return []
         matrix = np.asarray([vectors[found.id] for found, _ in ranked], dtype=np.float32)
         lengths = np.linalg.norm(matrix, axis=1, keepdims=True)
         matrix /= np.where(lengths > 0, lengths, 1.0)
-        chosen = diversify([parts.score for _, parts in ranked], matrix, spec.k, spec.diversity)
+        chosen = diversify([score.score for _, score in ranked], matrix, spec.k, spec.diversity)
         return [ranked[index] for index in chosen]
 
     def _near(
-        self, collection_id: CollectionId, ranked: Sequence[Ranked], spec: SearchSpec, place: Database
+        self, collection_id: CollectionId, ranked: Sequence[Ranked], spec: SearchSpec, db: Database
     ) -> dict[str, dict[int, Neighbour]]:
         """Return for each hit that stands in a thread its neighbours by offset; what has expired is left out."""
         now = time.time()
@@ -293,7 +289,7 @@ class SearchingRecords(MemoryRecords):
         }
         near: dict[str, dict[int, Neighbour]] = {}
         for id, offset, neighbour in (
-            self._neighbours(collection_id, list(ids), spec.window, place) if ids else ()
+            self._neighbours(collection_id, list(ids), spec.window, db) if ids else ()
         ):
             if not has_expired(neighbour.metadata, now):
                 near.setdefault(id, {})[offset] = neighbour
@@ -314,7 +310,7 @@ def _best(some: Sequence[Found], spec: SearchSpec, now: float) -> Ranked:
         for found in by_key.values()
     ]
     limit = spec.k * (_DIVERSE if spec.diversity > 0 else 1)
-    return [(by_key[candidate.id], parts) for candidate, parts in rank(candidates, spec, limit=limit)]
+    return [(by_key[candidate.id], score) for candidate, score in rank(candidates, spec, limit=limit)]
 
 
 def _age(metadata: MetadataView, now: float) -> float:
@@ -326,7 +322,7 @@ def _is_valid(found: Found, now: float) -> bool:
     return found.metadata is not None and not has_expired(found.metadata, now)
 
 
-def _hit(found: Found, parts: ScoreParts, near: Mapping[int, Neighbour]) -> SearchHit:
+def _hit(found: Found, score: ScoreParts, near: Mapping[int, Neighbour]) -> SearchHit:
     offsets = sorted(near)
     return SearchHit(
         found.id,
@@ -334,7 +330,7 @@ def _hit(found: Found, parts: ScoreParts, near: Mapping[int, Neighbour]) -> Sear
         # Two queries may have found it, and their callers may change what they get.
         dict(found.metadata or {}),
         found.distance,
-        parts,
+        score,
         found.passage,
         tuple(near[offset] for offset in offsets if offset < 0),
         tuple(near[offset] for offset in offsets if offset > 0),

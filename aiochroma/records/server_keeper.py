@@ -118,7 +118,7 @@ class ServerKeeper(IndexKeeper):
 
     # -- using it ------------------------------------------------------------------------------------------------------
 
-    def follow(self, collection: str, place: Database) -> tuple[float, str | None]:
+    def follow(self, collection: str, db: Database) -> tuple[float, str | None]:
         """Bring a namespace up to date; return which share of it is here, and why it cannot be kept here, if it cannot."""
         arrived = time.monotonic()
         with self.lock:
@@ -134,7 +134,7 @@ class ServerKeeper(IndexKeeper):
             if arrived < copy.refused_until:
                 return 0.0, self._refusal(copy)
             if copy.followed_at < arrived:
-                self._update(copy, collection, place)
+                self._update(copy, collection, db)
             return copy.share, self._refusal(copy) if arrived < copy.refused_until else None
         except Exception as error:
             if type(error).__name__ == "NotFoundError":
@@ -143,7 +143,7 @@ class ServerKeeper(IndexKeeper):
         finally:
             copy.lock.release()
 
-    def usable(self, collection: str, place: Database) -> tuple[TextIndex | None, float, str | None]:  # noqa: ARG002 - followed before
+    def usable(self, collection: str, db: Database) -> tuple[TextIndex | None, float, str | None]:  # noqa: ARG002 - followed before
         """See ``IndexKeeper``."""
         problem = self._present_problem()
         copy = self._copies.get(collection)
@@ -188,23 +188,23 @@ class ServerKeeper(IndexKeeper):
 
     # -- following the server ------------------------------------------------------------------------------------------
 
-    def _update(self, copy: _Copy, collection: str, place: Database) -> None:
-        if not copy.is_complete and not self._copy(copy, collection, place):
+    def _update(self, copy: _Copy, collection: str, db: Database) -> None:
+        if not copy.is_complete and not self._copy(copy, collection, db):
             return
         begun, now = time.monotonic(), time.time()
         looks_back = copy.must_look_back or begun - copy.looked_back_at > _LOOK_BACK_SECONDS
         copy.must_look_back = False
         try:
             counting = self._threads.submit(
-                contextvars.copy_context().run, lambda: self._count(collection, place)
+                contextvars.copy_context().run, lambda: self._count(collection, db)
             )
-            self._read_changes(copy, collection, place, looks_back=looks_back)
+            self._read_changes(copy, collection, db, looks_back=looks_back)
             counted = counting.result()
             if not looks_back and counted != self._kept(collection):
-                self._read_changes(copy, collection, place, looks_back=True)
+                self._read_changes(copy, collection, db, looks_back=True)
                 looks_back = True
             if counted != self._kept(collection) or begun - copy.compared_at > _COMPARE_SECONDS:
-                self._compare(copy, collection, place)
+                self._compare(copy, collection, db)
                 copy.compared_at = begun
         except BaseException:
             copy.must_look_back = True
@@ -213,23 +213,23 @@ class ServerKeeper(IndexKeeper):
         if looks_back:
             copy.looked_back_at = begun
 
-    def _copy(self, copy: _Copy, collection: str, place: Database) -> bool:
+    def _copy(self, copy: _Copy, collection: str, db: Database) -> bool:
         """Copy for a while; return whether everything is here."""
         until = time.monotonic() + _COPYING_SECONDS
         if copy.ids is None:
-            copy.count = self._count(collection, place)
+            copy.count = self._count(collection, db)
             if not self._makes_room(collection, copy.count):
                 copy.refused_until = time.monotonic() + _REFUSED_SECONDS
                 return False
             copy.asked_at = time.time()
-            copy.ids = self._ids(collection, place)
+            copy.ids = self._ids(collection, db)
             with self.lock:
                 index = self._open()
                 index.delete_namespace(collection)
                 index.set_watermark(collection, "open")
         while copy.copied < len(copy.ids):
             ids = copy.ids[copy.copied : copy.copied + _PAGE]
-            rows = self._take(copy, collection, place, ids)
+            rows = self._take(copy, collection, db, ids)
             lately = copy.asked_at - copy.skew
             copy.seen.update((row.id, row.metadata) for row in rows if _stamp(row.metadata) >= lately)
             copy.copied += len(ids)
@@ -262,16 +262,16 @@ class ServerKeeper(IndexKeeper):
             "were compared with what the server came up with: some hits may be missing. A directory has no such limit."
         )
 
-    def _read_changes(self, copy: _Copy, collection: str, place: Database, *, looks_back: bool) -> None:
+    def _read_changes(self, copy: _Copy, collection: str, db: Database, *, looks_back: bool) -> None:
         """Read what was written since the last question."""
         since = copy.asked_at - (copy.skew if looks_back else _ON_THE_WAY_SECONDS)
-        found = self._api.get(collection, where={UPDATED_AT: {"$gte": since}}, include=["metadatas"], **place)
+        found = self._api.get(collection, where={UPDATED_AT: {"$gte": since}}, include=["metadatas"], **db)
         recent = dict(zip(found["ids"], found["metadatas"], strict=True))
         with self.lock:
             unread, copy.unread = copy.unread, set()
         try:
             changed = {id: None for id in recent if copy.seen.get(id) != recent[id]} | dict.fromkeys(unread)
-            rows = self._take(copy, collection, place, list(changed))
+            rows = self._take(copy, collection, db, list(changed))
         except BaseException:
             copy.unread |= unread
             raise
@@ -282,25 +282,25 @@ class ServerKeeper(IndexKeeper):
                 **{row.id: row.metadata for row in rows},
             }
 
-    def _compare(self, copy: _Copy, collection: str, place: Database) -> None:
+    def _compare(self, copy: _Copy, collection: str, db: Database) -> None:
         """Compare the ids: what is gone leaves, and what is new comes."""
-        there = self._ids(collection, place)
+        there = self._ids(collection, db)
         with self.lock:
             known = self._open().ids(collection)
             self._remove(copy, collection, known.difference(there))
         new = [id for id in there if id not in known]
-        for row in self._take(copy, collection, place, new):
+        for row in self._take(copy, collection, db, new):
             behind = copy.asked_at - _stamp(row.metadata)
             if copy.skew < behind < _MOST_SKEW_SECONDS:
                 log.info("server_index.clock_behind", collection=collection, seconds=round(behind))
                 copy.skew, copy.must_look_back = behind + _SKEW_SECONDS, True
 
-    def _take(self, copy: _Copy, collection: str, place: Database, ids: Sequence[str]) -> list[IndexedText]:
+    def _take(self, copy: _Copy, collection: str, db: Database, ids: Sequence[str]) -> list[IndexedText]:
         """Read memories from the server; those that are not there leave."""
         taken = []
         for start in range(0, len(ids), _PAGE):
             page = ids[start : start + _PAGE]
-            rows = self._rows(collection, place, page)
+            rows = self._rows(collection, db, page)
             with self.lock:
                 write_rows(self._open(), collection, rows)
                 if len(rows) < len(page):
@@ -319,11 +319,11 @@ class ServerKeeper(IndexKeeper):
         with self.lock:
             return self._open().count(collection)
 
-    def _count(self, collection: str, place: Database) -> int:
-        return self._api.count(collection, **place)
+    def _count(self, collection: str, db: Database) -> int:
+        return self._api.count(collection, **db)
 
-    def _ids(self, collection: str, place: Database) -> list[str]:
-        return self._api.get(collection, include=[], **place)["ids"]
+    def _ids(self, collection: str, db: Database) -> list[str]:
+        return self._api.get(collection, include=[], **db)["ids"]
 
 
 def _stamp(metadata: MetadataView | None) -> float:

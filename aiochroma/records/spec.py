@@ -1,16 +1,39 @@
-"""What a search says, and what it gives back: frozen plain data that travels in a request, and can be compared and pickled."""
+"""What a search or a list says, and what a search gives back: frozen plain data that travels in a request.
+
+Filters are Chroma's ``where``; they are joined and encoded here.
+"""
 
 from __future__ import annotations
 
+import json
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
-from aiochroma._types import Metadata
+from aiochroma._types import JsonObject, Metadata, MetadataView, Where
+from aiochroma.records.record import CREATED_AT, THREAD, has_expired, made_at, scope_filter, thread_position
 
 if TYPE_CHECKING:
     from aiochroma.records.ranking import ScoreParts
 
-__all__ = ["VECTOR_WEIGHT", "Mode", "Neighbour", "SearchHit", "SearchResult", "SearchSpec"]
+__all__ = [
+    "VECTOR_WEIGHT",
+    "ListSpec",
+    "Mode",
+    "Neighbour",
+    "SearchHit",
+    "SearchResult",
+    "SearchSpec",
+    "cursor_of",
+    "decoded",
+    "encoded",
+    "filter_of",
+    "joined",
+    "page_ids",
+    "plain",
+]
 
 Mode = Literal["hybrid", "vector", "text"]
 
@@ -112,3 +135,95 @@ class SearchResult:
     hits: tuple[SearchHit, ...] = field(default=())
     indexed: float = 1.0
     problem: str | None = None
+
+
+@dataclass(frozen=True)
+class ListSpec:
+    """Which memories are listed, and in which order.
+
+    Memories are ordered by when they were first remembered, and those of one thread by their position in it. Where that is equal,
+    the smaller id comes first.
+
+    Attributes:
+        where: Chroma's filter over metadata, or None.
+        scope: The path of a scope; only its memories and those below it. Empty for all.
+        thread: Only memories of this thread, or None for all.
+        since: Only memories first remembered at this moment (seconds since 1970) or later, or None.
+        until: Only memories first remembered before this moment, or None.
+        newest_first: Whether the order is turned round.
+        limit: The most memories to return.
+        after: The cursor of the memory behind which the list goes on, or None for its beginning; see :func:`cursor_of`.
+    """
+
+    where: Where | None = None
+    scope: str = ""
+    thread: str | None = None
+    since: float | None = None
+    until: float | None = None
+    newest_first: bool = False
+    limit: int = 100
+    after: tuple[float, str] | None = None
+
+
+def cursor_of(id: str, metadata: MetadataView, spec: ListSpec) -> tuple[float, str]:
+    """Return what a memory is ordered by in a list."""
+    number = made_at(metadata) if spec.thread is None else round(thread_position(metadata)[1], 6)
+    return number, id
+
+
+def page_ids(records: Mapping[str, MetadataView], spec: ListSpec) -> list[str]:
+    """Return the ids of a page, in order.
+
+    Args:
+        records: Ids and metadata of all that pass the filter.
+        spec: What is listed.
+    """
+    now = time.time()
+    order = sorted(
+        (cursor_of(id, metadata, spec) for id, metadata in records.items() if not has_expired(metadata, now)),
+        reverse=spec.newest_first,
+    )
+    after = spec.after
+    if after is not None:
+        order = [one for one in order if (one < after if spec.newest_first else one > after)]
+    return [id for _, id in order[: spec.limit]]
+
+
+def encoded(where: Where | None) -> str | None:
+    """Write a filter as JSON text: a value that can be compared, and tells 1, 1.0 and true apart."""
+    return json.dumps(plain(where)) if where else None
+
+
+@lru_cache(maxsize=256)
+def decoded(where: str) -> Where:
+    """Read a filter that :func:`encoded` wrote; not to be changed."""
+    found: Where = json.loads(where)
+    return found
+
+
+def filter_of(spec: SearchSpec | ListSpec) -> JsonObject | None:
+    """Return all that a search or a list says about metadata as one filter that Chroma understands, or None."""
+    return joined(
+        decoded(spec.where) if isinstance(spec.where, str) else spec.where,
+        scope_filter(spec.scope),
+        None if spec.thread is None else {THREAD: spec.thread},
+        None if spec.since is None else {CREATED_AT: {"$gte": spec.since}},
+        None if spec.until is None else {CREATED_AT: {"$lt": spec.until}},
+    )
+
+
+def plain(where: Where) -> JsonObject:
+    """Return a filter as Chroma takes it: in dictionaries, whatever mappings it has, and none around a single filter."""
+    (key, condition), *_ = where.items()
+    if key in {"$and", "$or"}:
+        filters = [plain(one) for one in condition]
+        return filters[0] if len(filters) == 1 else {key: filters}
+    return {key: dict(condition) if isinstance(condition, Mapping) else condition}
+
+
+def joined(*filters: Where | None) -> JsonObject | None:
+    """Return a filter for what passes all filters; None among them lets everything pass."""
+    given = [plain(one) for one in filters if one]
+    if len(given) > 1:
+        return {"$and": given}
+    return given[0] if given else None

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from aiochroma.text.rows import RowFilter
 
-__all__ = ["EXACT_ROWS", "VectorTable"]
+__all__ = ["EXACT_ROWS", "VectorTable", "directions"]
 
 EXACT_ROWS = 16_000
 """Up to this many vectors are compared one by one; of more, Chroma's index is asked.
@@ -36,6 +36,15 @@ _PAGE = 4096
 _SPARE = 1.5
 _BLOCK = 200_000
 """Numbers multiplied at once."""
+
+
+def directions(vectors: Sequence[Vector]) -> NDArray[np.float32] | None:
+    """Return vectors as rows of length 1; None where there are none."""
+    import numpy as np
+
+    if vectors[0] is None:
+        return None
+    return _of_length_1(np.asarray(vectors, dtype=np.float32))
 
 
 class VectorTable:
@@ -265,8 +274,7 @@ class _Loaded:
                 return False
             self.dimensions = vectors.shape[1]
             self.matrix = np.zeros((len(self.numbers), self.dimensions), dtype=np.float32)
-        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-        unit = vectors / np.where(lengths > 0, lengths, 1.0)
+        unit = _of_length_1(vectors)
         there, at = self.places(rows)
         self.matrix[at] = unit[there]
         new, added = rows[~there], unit[~there]
@@ -307,6 +315,13 @@ class _Loaded:
         numbers = np.full(room, -1, dtype=np.int64)
         matrix[: len(alive)], numbers[: len(alive)] = self.matrix[alive], self.numbers[alive]
         self.matrix, self.numbers, self.used, self._order = matrix, numbers, len(alive), None
+
+
+def _of_length_1(matrix: NDArray[np.float32]) -> NDArray[np.float32]:
+    import numpy as np
+
+    lengths = np.linalg.norm(matrix, axis=1, keepdims=True)
+    return (matrix / np.where(lengths > 0, lengths, 1.0)).astype(np.float32, copy=False)
 
 
 def _products(queries: NDArray[np.float32], matrix: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+from chroma_filters import matches
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
@@ -15,7 +16,6 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 from aiochroma import InvalidInputError, sync
 from aiochroma.embedding.hashed import HashedEmbedder
 from aiochroma.memory.namespaces import collection_name, namespace_of, parts_name
-from aiochroma.records.filters import matches
 
 PATIENT = {
     "deadline": None,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import chromadb
 import pytest
+from chroma_filters import matches
 from chromadb.config import Settings
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aiochroma.records.filters import decoded, encoded, matches
+from aiochroma.records.spec import decoded, encoded
 from aiochroma.text.index import IndexedText, TextIndex
 
 _TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=4)

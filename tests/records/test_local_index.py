@@ -11,12 +11,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from chroma_filters import matches
 
 import aiochroma
 from aiochroma.embedding.hashed import HashedEmbedder
-from aiochroma.records.filters import matches
-from aiochroma.records.listing import ListSpec, list_filter, page_ids
-from aiochroma.records.local_index import TEXT_INDEX_FILE, iter_vectors
+from aiochroma.records.index_keeper import TEXT_INDEX_FILE, iter_vectors
+from aiochroma.records.spec import ListSpec, filter_of, page_ids
 from aiochroma.text.index import TextIndex
 
 _HOLD = (
@@ -194,7 +194,7 @@ async def test_a_list_is_what_chroma_holds_in_order(opened, newest_first):
             passing = {
                 id: metadata
                 for id, metadata in zip(held["ids"], held["metadatas"], strict=True)
-                if matches(list_filter(spec), metadata)
+                if matches(filter_of(spec), metadata)
             }
             expected = page_ids(passing, replace(spec, newest_first=newest_first))
             assert listed == [texts[id] for id in expected]
