@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from aiochroma.embedding.protocol import normalise_rows
-from aiochroma.text.analysis import words_of_meaning
-from aiochroma.text.sections import sections
+from aiochroma.text.analysis import sections, words_of_meaning
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -18,7 +18,7 @@ from aiochroma._distribution import install_line, missing_extra
 from aiochroma._errors import EmbedderError
 from aiochroma.embedding.functions import MINILM
 from aiochroma.embedding.protocol import load_tokenizer, normalise_rows, package_folder
-from aiochroma.text.sections import sections
+from aiochroma.text.analysis import sections
 
 if TYPE_CHECKING:
     import os

@@ -15,8 +15,7 @@ import numpy as np
 from aiochroma._distribution import install_line, missing_extra
 from aiochroma._errors import EmbedderError
 from aiochroma.embedding.protocol import load_tokenizer, normalise_rows, package_folder
-from aiochroma.text.analysis import is_english_question, words_of_meaning
-from aiochroma.text.sections import bounded_question, sections
+from aiochroma.text.analysis import bounded_question, is_english_question, sections, words_of_meaning
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

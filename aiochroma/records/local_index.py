@@ -18,6 +18,7 @@ from aiochroma.records.index_keeper import IndexKeeper, indexed_row
 from aiochroma.records.record import WRITING, Record, record_of
 from aiochroma.records.searching import Candidates, Found, SearchingRecords, most_covering, most_near
 from aiochroma.records.spec import Neighbour, filter_of
+from aiochroma.text.memories import ListPage
 from aiochroma.text.vectors import EXACT_ROWS, directions
 
 if TYPE_CHECKING:
@@ -94,10 +95,7 @@ class LocalIndex(SearchingRecords):
                 collection,
                 index.filter(collection, filter_of(spec), now),
                 now,
-                by_position=spec.thread is not None,
-                after=spec.after,
-                limit=spec.limit,
-                newest_first=spec.newest_first,
+                ListPage(spec.thread is not None, spec.after, spec.limit, spec.newest_first),
             )
             read = index.read(rows)
             return [record_of(*read[row]) for row in rows] if len(read) == len(rows) else None
@@ -417,10 +415,9 @@ class IndexSearch:
         distances = self._index.distances(
             self._collection, self._queries[number : number + 1], np.array(missing, dtype=np.int64)
         )
-        if distances is not None:
-            for row, distance in zip(missing, distances[0].tolist(), strict=True):
-                if distance == distance:
-                    by_row[row].distance = distance
+        for row, distance in zip(missing, distances[0].tolist(), strict=True):
+            if distance == distance:
+                by_row[row].distance = distance
 
     def _near_chunks(self, chunk_collection: CollectionId) -> list[dict[int, NearChunk]]:
         """Return for each query the memories whose chunks are nearest, by row, with the nearest chunk of each."""

@@ -169,8 +169,8 @@ class Chunks:
     ) -> list[list[NearChunk]]:
         """Return for each vector the nearest chunk of each memory, nearest first.
 
-        As many memories as ``n_results`` are looked for, however many chunks of one are the nearest; numbers alone, so that
-        only the nearest chunk of each has to be read.
+        ``n_results`` memories are looked for, even where many chunks of one are the nearest. First only ids and distances are
+        read, then the nearest chunk of each memory.
         """
         fetched = n_results
         while True:

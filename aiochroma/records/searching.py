@@ -29,11 +29,11 @@ __all__ = ["Candidates", "Found", "SearchingRecords", "most_covering", "most_nea
 _NEAREST = 50
 _COVERING = 20
 _WIDER = 4
-"""Where memories that have expired hide others, this many times as many are fetched."""
+"""The factor on the number of candidates where memories that have expired hide others."""
 _DIVERSE = 4
-"""Diversity chooses among this many times as many as are returned."""
+"""The factor on the number of hits that diversity chooses among."""
 _MOST_NEIGHBOURS = 2000
-"""So many memories come along as neighbours of the hits of one search at most; the best hits have theirs."""
+"""The most memories that come along as neighbours of the hits of one search; the best hits have theirs."""
 
 
 def most_near(spec: SearchSpec, reach: int = 1) -> int:
@@ -169,7 +169,7 @@ class SearchingRecords(MemoryRecords):
         chunks: str,
         db: Database,
     ) -> Candidates:
-        """Return what may be ranked; ``reach`` says how many times as many as usual."""
+        """Return what may be ranked; ``reach`` is the factor on the usual number."""
 
     @abstractmethod
     def _complete(self, collection_id: CollectionId, found: Sequence[Found], db: Database) -> None:
@@ -297,7 +297,7 @@ class SearchingRecords(MemoryRecords):
 
 
 def _best(some: Sequence[Found], spec: SearchSpec, now: float) -> Ranked:
-    """Rank the candidates of one query, and return as many as are needed."""
+    """Rank the candidates of one query, and return the best."""
     by_key = {found.key: found for found in some}
     candidates = [
         Candidate(

@@ -41,14 +41,14 @@ if TYPE_CHECKING:
 __all__ = ["ScratchIndex", "ServerIndex"]
 
 _WORDS = 8
-"""So many words of a query are looked for; each costs the server a scan of its own index."""
+"""The most words of a query that are looked for; each costs the server a scan of its own index."""
 _FEWEST_LETTERS = 3
 _POOL = 2
-"""So many times as many as the text gives are looked at."""
+"""The factor on the candidates that the text gives."""
 _TURNS = 2000
-"""So many memories of a thread are looked through for neighbours."""
+"""The most memories of a thread that are looked through for neighbours."""
 _BELIEVED_SECONDS = 2.0
-"""Other processes may write to the server: so long is it believed that a namespace has no long texts."""
+"""How long it is believed that a namespace has no long texts, in seconds: other processes may write to the server."""
 
 
 class ScratchIndex(SearchingRecords):
@@ -161,7 +161,7 @@ class ServerIndex(ScratchIndex):
         asked = (collection_id, query_embeddings, queries, spec, chunks, tenant, database)
         share, problem = self._keeper.follow(str(collection_id), db)
         if share == 1.0 and problem is None:
-            # Looked up here, so that nobody waits for it below.
+            # Looked up here: under the lock below it would make others wait.
             self._chunks.holder(chunks, db)
             # Rows have numbers, which another's write may change.
             with self._keeper.lock:
@@ -205,7 +205,7 @@ class _Copies(LocalIndex):
         self._chunks = chunks
 
     def _most_compared(self, query_embeddings: Sequence[Vector]) -> int:
-        """Return how many vectors are compared one by one: as many as stay in memory, for the server is far away."""
+        """Return how many vectors are compared one by one: all that stay in memory, for the server is far away."""
         first = query_embeddings[0]
         return CACHE_BYTES // (4 * max(1, 1 if first is None else len(first)))
 

@@ -37,20 +37,20 @@ __all__ = ["MOST_MEMORIES", "ServerKeeper"]
 log = get_logger("aiochroma.records")
 
 MOST_MEMORIES = 50_000
-"""So many are kept of all namespaces of a server together. With 256 dimensions each takes 3 kB here and 5 kB on its way."""
+"""The most memories of all namespaces of a server that are kept. With 256 dimensions each takes 3 kB here and 5 kB on its way."""
 _PAGE = 500
 _COPYING_SECONDS = 1.0
-"""So long a search copies, or waits for another to copy, before it is answered from candidates of the server."""
+"""How long a search copies, or waits for another to copy, before it is answered from candidates of the server."""
 _ON_THE_WAY_SECONDS = 1.0
-"""So much later than it was stamped a write may come to the server."""
+"""How much later than it was stamped a write may come to the server."""
 _SKEW_SECONDS = 60.0
 _MOST_SKEW_SECONDS = 3600.0
 _LOOK_BACK_SECONDS = 2.0
 _COMPARE_SECONDS = 300.0
-"""So often the ids are compared although the numbers agree."""
+"""How often the ids are compared although the numbers agree."""
 _REFUSED_SECONDS = 30.0
 _UNUSED_SECONDS = 600.0
-"""A namespace that was not searched for so long makes room for another."""
+"""A namespace that was not searched for this time makes room for another."""
 _THREADS = 4
 
 

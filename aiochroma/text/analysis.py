@@ -7,7 +7,7 @@ and every letter that an old SQLite may not know are written as hexadecimal code
 for words.
 
 Identifiers and numbers are written in more than one way, so they are indexed, and asked for, in a second form as well:
-``kestrel_builder`` also as one word, ``parseHTTPResponse`` also in its parts, ``+49 170 123-4567`` also without separators and by
+``kestrel_builder`` also as one word, ``parseHTTPResponse`` also its words, ``+49 170 123-4567`` also without separators and by
 its last eight digits.
 """
 
@@ -15,10 +15,29 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from typing import TYPE_CHECKING
 
-from aiochroma.text.sections import bounded_question
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
-__all__ = ["indexed_form", "is_english_question", "match_expression", "query_terms", "words_of_meaning"]
+__all__ = [
+    "MOST_QUESTION_CHARACTERS",
+    "SECTION",
+    "bounded_question",
+    "indexed_form",
+    "is_english_question",
+    "match_expression",
+    "query_terms",
+    "sections",
+    "words_of_meaning",
+]
+
+SECTION = 4_000
+"""The most characters of a section; a tokenizer, which holds the interpreter, takes about 2 ms for them."""
+
+MOST_QUESTION_CHARACTERS = 16_000
+"""The most characters of a question that count. Of a longer one its beginning and its end count, half of this each."""
+
 
 # Scripts with spaces between words, whole in Unicode 6.1 and known to ``unicode61``: Latin, Greek, Cyrillic,
 # Armenian, Hebrew, Arabic, Syriac, Thaana, NKo; the scripts of India; Georgian; Ethiopic; and the extensions
@@ -38,7 +57,7 @@ _THOUSANDS = re.compile(r"[0-9]{1,3}(?:[ ,.'][0-9]{3})+")
 _CALENDAR_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}|[0-9]{1,2}[./][0-9]{1,2}[./][0-9]{4}")
 _LONG_DIGITS = re.compile(r"(?<![A-Za-z0-9])\+?[0-9]{9,15}(?![A-Za-z0-9])")
 _FEWEST_DIGITS = 7
-"""So many digits with separators between them are a telephone number, an account, an article."""
+"""The fewest digits with separators between them that are a telephone number, an account, an article."""
 _LAST_DIGITS = 8
 """Telephone numbers are the same from here on, whatever stands before: +49 170, 0170, 0049 170."""
 _SEPARATOR_CATEGORIES = frozenset("PSZC")
@@ -119,14 +138,14 @@ def is_english_question(text: str) -> bool:
 
 def _words(text: str) -> list[str]:
     """Split a text where white space, punctuation or controls stand; a symbol such as an emoji is a word of its own."""
-    parts = []
+    characters = []
     for character in text:
         kind = unicodedata.category(character)[0]
-        # Vowel signs and accents (M) are parts of their words.
-        parts.append(
+        # Vowel signs and accents (M) belong to their words.
+        characters.append(
             character if kind in "LNM" else f" {character} " if kind == "S" and character > "\x7f" else " "
         )
-    return "".join(parts).split()
+    return "".join(characters).split()
 
 
 def match_expression(terms: list[str]) -> str:
@@ -208,3 +227,32 @@ def _pairs(word: str, *, last_alone: bool) -> list[str]:
 
 def _code(characters: str) -> str:
     return "u" + "u".join(f"{ord(character):x}" for character in characters)
+
+
+def sections(text: str, length: int = SECTION) -> Iterator[str]:
+    """Cut a text into sections, at white space where there is some: no single step over one holds the interpreter for long.
+
+    Args:
+        text: Any text.
+        length: The most characters of a section; at least 1.
+
+    Yields:
+        Sections that hold every word in its order. The white space character at a cut belongs to none; a run of
+        characters longer than a section is divided.
+    """
+    start = 0
+    while len(text) - start > length:
+        stop = start + length
+        space = next((at for at in range(stop, start + length // 2, -1) if text[at].isspace()), None)
+        yield text[start : stop if space is None else space]
+        start = stop if space is None else space + 1
+    if start < len(text) or not text:
+        yield text[start:]
+
+
+def bounded_question(question: str) -> str:
+    """Return what counts of a question: all of it, or of a very long one its beginning and its end."""
+    if len(question) <= MOST_QUESTION_CHARACTERS:
+        return question
+    half = MOST_QUESTION_CHARACTERS // 2
+    return f"{question[:half].rsplit(None, 1)[0]}\n{question[-half:].split(None, 1)[-1]}"

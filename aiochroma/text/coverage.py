@@ -6,7 +6,7 @@ For a question of terms ``t`` and a memory ``d``::
     n(t)        = sum of held(t, d) over all memories
     weight(t)   = log(1 + (N - n(t) + 1/2) / (n(t) + 1/2))
     own(d)      = sum of weight(t) * held(t, d), divided by the sum of weight(t)
-    reach(t, d) = the largest of lent(offset) * held(t, e) over the memories e at most WINDOW places away from d
+    reach(t, d) = the largest of lent(offset) * held(t, e) over the memories e at most WINDOW positions away from d
     coverage(d) = sum of weight(t) * reach(t, d), divided by the sum of weight(t), divided by length(d)
     lent(o)     = BEFORE ** -o for what stands before d (o < 0), AFTER ** o for what stands after, 1 for d itself
     length(d)   = 1 + b * (words of d) / (mean words of a memory)
@@ -19,7 +19,7 @@ normalisation (Singhal, Buckley & Mitra, "Pivoted Document Length Normalization"
 
 ``reach`` is what a conversation needs. "Where was it taken?" - "At the lake." - "Last June?": the turn that answers shares
 few words with the question, and the turns around it share the others. What stands before lends more than what stands
-after, because an answer follows its question. Taking for each term the nearest place, instead of adding a share of the
+after, because an answer follows its question. Taking each term where it is nearest, instead of adding a share of the
 neighbours' scores, keeps a memory that repeats its neighbours' words from beating one that adds to them. What stands near a
 memory is its conversation, or, for a memory of none, what was remembered before and after it in its scope.
 """
@@ -29,26 +29,31 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
+from aiochroma.text.rows import among, distinct
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
-from aiochroma.text.rows import distinct
+    from aiochroma.text.rows import Order, RowFilter
+    from aiochroma.text.terms import Summary
 
 __all__ = [
     "AFTER",
     "BEFORE",
     "WINDOW",
     "Term",
+    "TextHit",
     "best_rows",
     "length_factor",
+    "search_namespace",
     "term_weight",
     "windowed_coverage",
 ]
 
-# Measured flat between 0.7 and 0.85, 0.4 and 0.6, and from 2 to 4 places.
+# Measured flat between 0.7 and 0.85, 0.4 and 0.6, and from 2 to 4 positions.
 BEFORE = 0.8
 AFTER = 0.5
 WINDOW = 3
@@ -57,6 +62,8 @@ _LENGTH_SHARE = 0.03
 # Adding up is quicker even at 145 row numbers for each one that is held; the bound is for what it allocates, eight bytes for
 # each number.
 _SPARSE = 16
+_POOLS_GROW = 4
+"""The most by which the number of rows that are looked at grows where some may not be returned."""
 
 
 class Term(NamedTuple):
@@ -113,7 +120,7 @@ def best_rows(terms: Sequence[Term], limit: int, allowed: NDArray[np.int64] | No
     lowest = min((int(term.rows[0]) for term in terms if len(term.rows)), default=0)
     highest = max((int(term.rows[-1]) for term in terms if len(term.rows)), default=0)
     if len(joined) * _SPARSE > highest - lowest:
-        # Adding up in place of sorting: a tenth of the time for terms that thousands of rows hold.
+        # Adding up instead of sorting: a tenth of the time for terms that thousands of rows hold.
         sums = np.bincount(joined - lowest, weights=given)
         # Every row of a term has at least its weight: with enough rows the best ones have no less.
         enough = [term.weight for term in terms if term.shares is None and len(term.rows) >= limit]
@@ -122,8 +129,8 @@ def best_rows(terms: Sequence[Term], limit: int, allowed: NDArray[np.int64] | No
         sums = sums[held]
         held += lowest
     else:
-        held, place = np.unique(joined, return_inverse=True)
-        sums = np.bincount(place, weights=given, minlength=len(held))
+        held, position = np.unique(joined, return_inverse=True)
+        sums = np.bincount(position, weights=given, minlength=len(held))
     if allowed is not None:
         keep = np.isin(held, allowed, assume_unique=True)
         held, sums = held[keep], sums[keep]
@@ -149,8 +156,8 @@ def windowed_coverage(
         rows: The rows to score, ascending, each once.
         around: For each row a line of what stands before and behind it, as ``Order.around`` has it; 0 for nothing.
         terms: The terms of the question, at least one.
-        before: What each place of distance leaves of a term that stands before, 0 to 1.
-        after: What each place leaves of one that stands after.
+        before: The factor for each step of distance to a term that stands before; 0 to 1.
+        after: The factor for each step of distance to a term that stands after; 0 to 1.
 
     Returns:
         ``own`` and ``coverage`` of each row, 0 to 1.
@@ -177,7 +184,66 @@ def _held(candidates: NDArray[np.int64], term: Term) -> NDArray[np.float64]:
 
     if len(term.rows) == 0:
         return np.zeros(len(candidates))
-    places = np.minimum(np.searchsorted(term.rows, candidates), len(term.rows) - 1)
-    among = term.rows[places] == candidates
+    at = np.minimum(np.searchsorted(term.rows, candidates), len(term.rows) - 1)
+    among = term.rows[at] == candidates
     shares: NDArray[np.float64] = among.astype(np.float64)
-    return shares if term.shares is None else shares * term.shares[places]
+    return shares if term.shares is None else shares * term.shares[at]
+
+
+class TextHit(NamedTuple):
+    """A memory that covers something of the question, by itself or by what stands near it.
+
+    Attributes:
+        row: The memory's row.
+        score: How much of the question the memory and its surroundings cover, 0 to 1; comparable between namespaces.
+        own: How much of the question's weight is in the memory itself, 0 to 1; 0 when only its neighbours match.
+        rank: Its rank among what covers most of the question, from 0; None for one that was asked for and is not among it.
+    """
+
+    row: int
+    score: float
+    own: float
+    rank: int | None
+
+
+def search_namespace(
+    order: Order,
+    namespace: int,
+    summary: Summary,
+    terms: Sequence[Term],
+    limit: int,
+    *,
+    pool: int,
+    also: NDArray[np.int64],
+    keep: RowFilter,
+    window: int,
+) -> list[TextHit]:
+    """Do what ``TextIndex.search`` promises, for a namespace that exists and at least one term."""
+    import numpy as np
+
+    centres = best_rows(terms, pool, None)
+    if keep.allowed is not None:
+        # What may not be returned lends its terms to what may, and what may can be anywhere among what covers something.
+        centres = np.union1d(centres, best_rows(terms, pool, keep.allowed))
+    elif len(keep.excluded):
+        centres = best_rows(terms, pool + min(len(keep.excluded), _POOLS_GROW * pool), None)
+    window = window if summary.has_threads else 0
+    near = distinct(centres, order.around(namespace, centres, window))
+    rows = distinct(near, also)
+    # Nothing has the number 0.
+    rows, near = rows[rows > 0], near[near > 0]
+    own, coverage = windowed_coverage(rows, order.around(namespace, rows, window), terms, BEFORE, AFTER)
+    covers = np.flatnonzero((coverage > 0) & among(rows, near) & keep.keeps(rows))[::-1]
+    # Of equal ones the newest first.
+    covering = covers[np.argsort(-coverage[covers], kind="stable")][:limit]
+    scored = distinct(covering, np.searchsorted(rows, also))
+    mean_words = summary.words / max(1, summary.memories)
+    scores = coverage[scored] / length_factor(order.words(namespace, rows[scored]), mean_words)
+    best = np.argsort(scores, kind="stable")[::-1]
+    ordered = scored[best]
+    ranks = {number: rank for rank, number in enumerate(covering.tolist())}
+    columns = rows[ordered].tolist(), scores[best].tolist(), own[ordered].tolist(), ordered.tolist()
+    return [
+        TextHit(row, score, mine, ranks.get(number))
+        for row, score, mine, number in zip(*columns, strict=True)
+    ]

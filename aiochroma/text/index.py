@@ -15,20 +15,23 @@ conversation, and because asking for the rows is six times as fast as letting FT
 from __future__ import annotations
 
 import contextlib
-import json
 import sqlite3
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aiochroma._types import Metadata, Where
 from aiochroma.text.analysis import indexed_form
-from aiochroma.text.coverage import WINDOW
-from aiochroma.text.file import connect, create_terms, delete_files, full_text_available
-from aiochroma.text.memories import IndexedText, MemoryTable, readable
+from aiochroma.text.coverage import WINDOW, TextHit, search_namespace
+from aiochroma.text.memories import (
+    IndexedText,
+    MemoryTable,
+    connect,
+    delete_files,
+    full_text_available,
+    readable,
+)
 from aiochroma.text.metadata import MetadataTable
-from aiochroma.text.order import Order
-from aiochroma.text.rows import RowFilter
-from aiochroma.text.search import TextHit, search_namespace
+from aiochroma.text.rows import Order, RowFilter
 from aiochroma.text.terms import Postings, Summary, summary_of, terms_of
 from aiochroma.text.vectors import VectorTable
 
@@ -38,6 +41,8 @@ if TYPE_CHECKING:
 
     import numpy as np
     from numpy.typing import NDArray
+
+    from aiochroma.text.memories import ListPage
 
 
 __all__ = ["IndexedText", "TextHit", "TextIndex", "full_text_available"]
@@ -135,12 +140,10 @@ class TextIndex:
         """
         with self._transaction():
             number = self._number(namespace)
-            if number is None:
-                return 0
             old = list(self._memories.stored(number, ids).values())
             numbers = [memory.number for memory in old]
             if old:
-                self._forget_terms(number, [(memory.number, memory.indexed) for memory in old])
+                self._terms.remove(number, [(memory.number, memory.indexed) for memory in old])
                 self._metadata.remove(number, [(memory.number, memory.metadata or {}) for memory in old])
                 self._vectors.remove(number, numbers)
                 self._memories.remove(numbers)
@@ -154,7 +157,7 @@ class TextIndex:
         """Remove a namespace with its memories and its watermark."""
         with self._transaction():
             number = self._number(namespace)
-            if number is not None:
+            if number:
                 self._drop(number)
         self._numbers.pop(namespace, None)
 
@@ -179,7 +182,7 @@ class TextIndex:
 
         number = self._number(namespace)
         nothing = np.empty(0, dtype=np.int64)
-        if number is None:
+        if not number:
             return RowFilter(nothing, nothing)
         next_expiry = self._summary(number).next_expiry
         expired = (
@@ -194,11 +197,7 @@ class TextIndex:
 
     def matching(self, namespace: str, where: Where | None) -> NDArray[np.int64]:
         """Return the rows that pass one of Chroma's filters, whether they have expired or not; all for None."""
-        import numpy as np
-
         number = self._number(namespace)
-        if number is None:
-            return np.empty(0, dtype=np.int64)
         return self._metadata.matching(number, where) if where else self._metadata.everything(number)
 
     def search(
@@ -219,11 +218,11 @@ class TextIndex:
             namespace: The namespace.
             query: Any text; nothing in it is taken for an operator.
             limit: The most hits to return, at least 1, beside those of ``also``.
-            pool: So many memories that hold most of the query are looked at, with their neighbours; twice the limit, when not
-                given.
+            pool: The number of memories, those that hold most of the query, that are looked at with their neighbours; twice the
+                limit, when not given.
             also: Rows to score in any case, such as the nearest by vector.
             keep: Which rows may be returned; the others still lend them their terms. None for all.
-            window: How many places of a thread lend their terms to each other; 0 looks at each memory alone.
+            window: The distance in a thread over which memories lend their terms to each other; 0 looks at each memory alone.
             now: The moment from which the query speaks of "yesterday", in seconds since 1970; the present, when not given.
 
         Returns:
@@ -233,7 +232,7 @@ class TextIndex:
         import numpy as np
 
         number = self._number(namespace)
-        if number is None:
+        if not number:
             return []
         summary = self._summary(number)
         moment = time.time() if now is None else now
@@ -258,23 +257,19 @@ class TextIndex:
     ) -> list[tuple[NDArray[np.int64], NDArray[np.float64]]] | None:
         """Return for each query (a row of length 1) the nearest rows and their cosine distances; see ``VectorTable``."""
         number = self._number(namespace)
-        if number is None:
-            return None
         return self._vectors.nearest(number, queries, keep, limit, lambda: self._metadata.everything(number))
 
     def distances(
         self, namespace: str, queries: NDArray[np.float32], rows: NDArray[np.int64]
-    ) -> NDArray[np.float64] | None:
+    ) -> NDArray[np.float64]:
         """Return the cosine distances of rows (columns) from queries (rows of length 1); NaN where they are not known."""
-        number = self._number(namespace)
-        return None if number is None else self._vectors.distances(number, queries, rows)
+        return self._vectors.distances(self._number(namespace), queries, rows)
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
     def rows(self, namespace: str, ids: Iterable[str]) -> dict[str, int]:
         """Return the rows of ids; those that are not there are left out."""
-        number = self._number(namespace)
-        return {} if number is None else self._memories.numbers(number, ids)
+        return self._memories.numbers(self._number(namespace), ids)
 
     def read(self, rows: Iterable[int]) -> dict[int, tuple[str, str, Metadata]]:
         """Return id, text and metadata of rows; see ``MemoryTable``."""
@@ -285,12 +280,10 @@ class TextIndex:
         return self._memories.ids(rows)
 
     def neighbours(self, namespace: str, rows: Iterable[int], window: int) -> list[tuple[int, int, int]]:
-        """Return what stands up to ``window`` places before or behind rows in their threads: row, neighbour, offset."""
+        """Return what stands up to ``window`` positions before or behind rows in their threads: row, neighbour, offset."""
         import numpy as np
 
         number, asked = self._number(namespace), np.array(list(rows), dtype=np.int64)
-        if number is None:
-            return []
         offsets = [*range(-window, 0), *range(1, window + 1)]
         return [
             (row, neighbour, offset)
@@ -302,9 +295,8 @@ class TextIndex:
         ]
 
     def last_position(self, namespace: str, thread: str) -> float:
-        """Return the last place of a thread; 0 where it has no memory."""
-        number = self._number(namespace)
-        return 0.0 if number is None else self._memories.last_position(number, thread)
+        """Return the last position of a thread; 0 where it has no memory."""
+        return self._memories.last_position(self._number(namespace), thread)
 
     def vectors(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Return the rows that have a vector, in order, with the vectors as they were written."""
@@ -312,18 +304,15 @@ class TextIndex:
 
     def vector_pages(self, namespace: str) -> Iterator[tuple[list[str], NDArray[np.float32]]]:
         """Return all vectors of a namespace, page by page, with the ids of their memories."""
-        number = self._number(namespace)
-        return iter(()) if number is None else self._vectors.pages(number)
+        return self._vectors.pages(self._number(namespace))
 
-    def page(self, namespace: str, keep: RowFilter, now: float, **how: Any) -> list[int]:
-        """Return the next rows of a list; arguments as ``MemoryTable.page``."""
-        number = self._number(namespace)
-        return [] if number is None else self._memories.page(number, keep.allowed, now, **how)
+    def page(self, namespace: str, keep: RowFilter, now: float, page: ListPage) -> list[int]:
+        """Return the rows of a page of a list, without what has expired by ``now`` (seconds since 1970)."""
+        return self._memories.page(self._number(namespace), keep.allowed, now, page)
 
     def count(self, namespace: str) -> int:
         """Return how many memories of a namespace are indexed."""
-        number = self._number(namespace)
-        return 0 if number is None else self._summary(number).memories
+        return self._summary(self._number(namespace)).memories
 
     def namespaces(self) -> list[str]:
         """Return the names of the namespaces that have been written."""
@@ -331,8 +320,7 @@ class TextIndex:
 
     def ids(self, namespace: str) -> set[str]:
         """Return the ids of all indexed memories of a namespace."""
-        number = self._number(namespace)
-        return set() if number is None else self._memories.all_ids(number)
+        return self._memories.all_ids(self._number(namespace))
 
     # -- following Chroma ----------------------------------------------------------------------------------------------
 
@@ -373,27 +361,26 @@ class TextIndex:
             raise
         self._connection.execute("COMMIT")
 
-    def _number(self, namespace: str) -> int | None:
-        """Return the number of a namespace, or None when it does not exist."""
-        number = self._numbers.get(namespace)
-        if number is None:
+    def _number(self, namespace: str) -> int:
+        """Return the number of a namespace; 0, which has no rows, when it does not exist."""
+        number = self._numbers.get(namespace, 0)
+        if not number:
             row = self._connection.execute(
                 "SELECT number FROM namespaces WHERE name = ?", (namespace,)
             ).fetchone()
-            if row is None:
-                return None
-            number = self._numbers[namespace] = int(row[0])
+            if row is not None:
+                number = self._numbers[namespace] = int(row[0])
         return number
 
     def _number_made(self, namespace: str) -> int:
         """Return the number of a namespace, which is made when it does not exist."""
         number = self._number(namespace)
-        if number is None:
+        if not number:
             made = self._connection.execute(
                 "INSERT INTO namespaces (name) VALUES (?) RETURNING number", (namespace,)
             )
             number = self._numbers[namespace] = int(made.fetchone()[0])
-            create_terms(self._connection, number)
+            self._terms.create(number)
         return number
 
     def _summary(self, number: int) -> Summary:
@@ -423,8 +410,8 @@ class TextIndex:
             kept = row.metadata or {} if stored_metadata is not None else {}
             if known is None or known.metadata != kept:
                 metadata.append((at, kept, None if known is None else known.metadata or {}))
-        self._forget_terms(namespace, forgotten)
-        self._add_terms(namespace, terms)
+        self._terms.remove(namespace, forgotten)
+        self._terms.add(namespace, terms)
         replaced = [(at, before) for at, _, before in metadata if before is not None]
         if replaced:
             self._metadata.remove(namespace, replaced)
@@ -442,31 +429,11 @@ class TextIndex:
             (memories, words, namespace),
         )
 
-    def _add_terms(self, namespace: int, rows: Sequence[tuple[int, str]]) -> None:
-        self._terms.grown(namespace)
-        if rows:
-            self._connection.execute(
-                f"INSERT INTO terms_{namespace} (rowid, text) SELECT json_extract(value, '$[0]'),"  # noqa: S608
-                " json_extract(value, '$[1]') FROM json_each(?)",
-                (json.dumps(rows),),
-            )
-
-    def _forget_terms(self, namespace: int, rows: Sequence[tuple[int, str]]) -> None:
-        """Take rows out of a contentless table, which has to be told what it holds."""
-        if rows:
-            self._terms.replaced(namespace)
-            self._connection.execute(
-                f"INSERT INTO terms_{namespace} (terms_{namespace}, rowid, text) SELECT 'delete',"  # noqa: S608
-                " json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?)",
-                (json.dumps(rows),),
-            )
-
     def _drop(self, number: int) -> None:
-        self._terms.replaced(number)
         self._vectors.drop(number)
         self._order.forget(number)
         self._metadata.drop(number)
-        self._connection.execute(f"DROP TABLE terms_{number}")
+        self._terms.drop(number)
         self._connection.execute("DELETE FROM memories WHERE namespace = ?", (number,))
         self._connection.execute("DELETE FROM namespaces WHERE number = ?", (number,))
 

@@ -30,9 +30,9 @@ _SHARE = 0.6
 """What a word counts that is as much akin as can be. Measured flat between 0.4 and 0.8."""
 _LEAST_ALIKE = 0.4
 _INSIDE = 0.75
-"""So much of a word has to be in another for it to be inside of it; word borders count as letters."""
+"""The share of a word that has to be in another one for it to be inside of it; word borders count as letters."""
 _GROWTH = 0.1
-"""By so much a namespace may grow before its words are read again."""
+"""The share by which a namespace may grow before its words are read again."""
 _AT_ONCE = 4_000
 _SECONDS = 0.01
 """How long reading goes on at a time: it stops everybody. The next question goes on."""
@@ -94,9 +94,9 @@ class Vocabulary:
         )
         most = np.argsort(-alike, kind="stable")[: _MOST_KIN + 1].tolist()
         return [
-            (self._words[place], _SHARE * float(alike[place]))
-            for place in most
-            if alike[place] > 0 and self._words[place] not in {term, plain}
+            (self._words[at], _SHARE * float(alike[at]))
+            for at in most
+            if alike[at] > 0 and self._words[at] not in {term, plain}
         ][:_MOST_KIN]
 
     def _read(self) -> None:
@@ -150,10 +150,10 @@ def _signatures(words: Sequence[str]) -> NDArray[np.uint8]:
     runs = (letters[:, :-2] * np.uint64(0x9E3779B1) + letters[:, 1:-1]) * np.uint64(0x85EBCA77) + letters[
         :, 2:
     ]
-    places = ((runs * np.uint64(0xC2B2AE3D27D4EB4F)) >> np.uint64(55)).astype(np.int64) % _BITS
+    columns = ((runs * np.uint64(0xC2B2AE3D27D4EB4F)) >> np.uint64(55)).astype(np.int64) % _BITS
     bits = np.zeros((len(words), _BITS), dtype=bool)
     row, column = np.nonzero(letters[:, 2:])
-    bits[row, places[row, column]] = True
+    bits[row, columns[row, column]] = True
     return np.packbits(bits, axis=1)
 
 

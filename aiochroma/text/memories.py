@@ -1,25 +1,59 @@
-"""The table of memories in the index's file: what a search, a list and a reader get to see of a memory."""
+"""The file of the index: how it is opened, checked and deleted, its tables, and the one of the memories."""
 
 from __future__ import annotations
 
+import contextlib
 import json
-from typing import TYPE_CHECKING, Any, NamedTuple
+import sqlite3
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
+from aiochroma._files import touch_private
 from aiochroma._types import Metadata, MetadataView, Vector
 from aiochroma.text.rows import read_numbers, read_rows
 
 if TYPE_CHECKING:
-    import sqlite3
     from collections.abc import Iterable, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
 
-__all__ = ["IndexedText", "MemoryTable", "StoredMemory", "readable"]
+__all__ = [
+    "IndexedText",
+    "ListPage",
+    "MemoryTable",
+    "StoredMemory",
+    "connect",
+    "delete_files",
+    "full_text_available",
+    "readable",
+]
+
+# Raise it whenever the tables or the form in which text is indexed change: a file of another number is
+# rebuilt.
+_FORMAT = 4
+_SCHEMA = """
+CREATE TABLE namespaces (
+    number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, watermark TEXT,
+    memories INTEGER NOT NULL DEFAULT 0, words INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE memories (
+    number INTEGER PRIMARY KEY, namespace INTEGER NOT NULL, id TEXT NOT NULL, thread TEXT,
+    position REAL NOT NULL, created REAL NOT NULL, expires REAL, words INTEGER NOT NULL, indexed TEXT NOT NULL,
+    document TEXT, metadata TEXT, UNIQUE (namespace, id));
+CREATE INDEX memories_by_thread ON memories (namespace, thread, position) WHERE thread IS NOT NULL;
+CREATE INDEX memories_by_creation ON memories (namespace, created, id);
+CREATE INDEX memories_by_expiry ON memories (namespace, expires) WHERE expires IS NOT NULL;
+CREATE TABLE vectors (number INTEGER PRIMARY KEY, vector BLOB NOT NULL);
+CREATE TABLE metadata_keys (
+    number INTEGER PRIMARY KEY, namespace INTEGER NOT NULL, name TEXT NOT NULL, UNIQUE (namespace, name));
+CREATE TABLE metadata_values (
+    key INTEGER NOT NULL, kind TEXT NOT NULL, value NOT NULL, memory INTEGER NOT NULL,
+    PRIMARY KEY (key, kind, value, memory)) WITHOUT ROWID;
+"""
 
 _FEW_ROWS = 5000
-"""So many rows that pass a filter are sorted by themselves; of more, the namespace is walked through in order."""
+"""The most rows that pass a filter which are sorted by themselves; with more, the namespace is walked through in order."""
 _WALKED = 1000
 
 
@@ -30,7 +64,7 @@ class IndexedText(NamedTuple):
         id: Unique in its namespace.
         text: Any text.
         thread: The conversation that the memory belongs to, if any: the texts of one thread are neighbours.
-        position: Its place in the thread; memories with equal positions keep the order in which they were written.
+        position: Its position in the thread; memories with equal positions keep the order in which they were written.
         metadata: What else is stored of it, to be filtered by and read back with its text; None keeps neither.
         created: When it was made, in seconds since 1970; 0 where that is not known.
         expires: When it expires, in seconds since 1970, or None.
@@ -45,6 +79,23 @@ class IndexedText(NamedTuple):
     created: float = 0.0
     expires: float | None = None
     vector: Vector | None = None
+
+
+class ListPage(NamedTuple):
+    """A page of a list of memories.
+
+    Attributes:
+        by_position: Whether the order is that of the positions in a thread, and not that of the times at which memories were
+            made; then by id.
+        after: That number and the id of the last memory before the page, or None for the first page.
+        limit: The most rows of a page, or None.
+        newest_first: Whether the list begins at the end.
+    """
+
+    by_position: bool = False
+    after: tuple[float, str] | None = None
+    limit: int | None = None
+    newest_first: bool = False
 
 
 class StoredMemory(NamedTuple):
@@ -77,7 +128,7 @@ class MemoryTable:
 
     def stored(self, namespace: int, ids: Iterable[str]) -> dict[str, StoredMemory]:
         """Return what is there of some ids."""
-        source = "json_each(?) AS wanted CROSS JOIN memories AS m ON m.namespace = ? AND m.id = wanted.value"
+        source = "json_each(?) AS given CROSS JOIN memories AS m ON m.namespace = ? AND m.id = given.value"
         found = read_rows(
             self._connection,
             "m.id, m.number, m.indexed, m.words, m.metadata",
@@ -132,7 +183,7 @@ class MemoryTable:
 
     def numbers(self, namespace: int, ids: Iterable[str]) -> dict[str, int]:
         """Return the rows of ids; those that are not there are left out."""
-        source = "json_each(?) AS wanted CROSS JOIN memories AS m ON m.namespace = ? AND m.id = wanted.value"
+        source = "json_each(?) AS given CROSS JOIN memories AS m ON m.namespace = ? AND m.id = given.value"
         found = read_rows(self._connection, "m.id, m.number", source, (json.dumps(list(ids)), namespace))
         return {id: number for id, number in found}  # noqa: C416 - the rows are lists
 
@@ -144,14 +195,14 @@ class MemoryTable:
         found = read_rows(
             self._connection,
             "m.number, m.id, COALESCE(m.document, m.indexed), m.metadata",
-            "json_each(?) AS wanted CROSS JOIN memories AS m ON m.number = wanted.value WHERE m.metadata IS NOT NULL",
+            "json_each(?) AS given CROSS JOIN memories AS m ON m.number = given.value WHERE m.metadata IS NOT NULL",
             (json.dumps(list(numbers)),),
         )
         return {number: (id, document, json.loads(metadata)) for number, id, document, metadata in found}
 
     def ids(self, numbers: Iterable[int]) -> dict[int, str]:
         """Return the ids of rows."""
-        source = "json_each(?) AS wanted CROSS JOIN memories AS m ON m.number = wanted.value"
+        source = "json_each(?) AS given CROSS JOIN memories AS m ON m.number = given.value"
         found = read_rows(self._connection, "m.number, m.id", source, (json.dumps(list(numbers)),))
         return {number: id for number, id in found}  # noqa: C416 - the rows are lists
 
@@ -162,7 +213,7 @@ class MemoryTable:
         }
 
     def last_position(self, namespace: int, thread: str) -> float:
-        """Return the last place of a thread; 0 where it has no memory."""
+        """Return the last position of a thread; 0 where it has no memory."""
         found = self._connection.execute(
             "SELECT MAX(position) FROM memories WHERE namespace = ? AND thread = ?", (namespace, thread)
         ).fetchone()
@@ -184,23 +235,17 @@ class MemoryTable:
         namespace: int,
         passing: NDArray[np.int64] | None,
         now: float,
-        *,
-        by_position: bool,
-        after: tuple[float, str] | None,
-        limit: int | None,
-        newest_first: bool,
+        page: ListPage,
     ) -> list[int]:
-        """Return the next rows of a list, without what has expired.
+        """Return the rows of a page, without what has expired.
 
         Args:
             namespace: The namespace.
             passing: Only these rows, ascending; None for all.
             now: The time, in seconds since 1970.
-            by_position: Order by the place in the thread, and not by the time at which a memory was made; then by id.
-            after: That number and the id of the last memory before the page, or None for the first page.
-            limit: The most to return, or None.
-            newest_first: Begin at the end.
+            page: Which page.
         """
+        by_position, after, limit, newest_first = page
         column = "position" if by_position else "created"
         step = -1 if limit is None else limit
         if passing is not None and (limit is None or by_position or len(passing) <= _FEW_ROWS):
@@ -223,7 +268,7 @@ class MemoryTable:
     def _ordered(
         self,
         source: str,
-        parameters: list[Any],
+        parameters: Sequence[object],
         column: str,
         now: float,
         after: tuple[float, str] | None,
@@ -260,3 +305,65 @@ def readable(row: IndexedText, indexed: str) -> tuple[str | None, str | None]:
     except (UnicodeEncodeError, TypeError):
         return None, None
     return (None if row.text == indexed else row.text), metadata
+
+
+def full_text_available() -> bool:
+    """Tell whether the SQLite library of this Python has FTS5."""
+    with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+        try:
+            connection.execute("CREATE VIRTUAL TABLE probe USING fts5(text)")
+        except sqlite3.OperationalError:
+            return False
+    return True
+
+
+def connect(path: str, *, any_thread: bool = False) -> sqlite3.Connection:
+    """Open the file, or make an empty one; see ``TextIndex`` for the errors."""
+    # SQLite removes this file when the last connection closes; one that is there was left by a process that
+    # died.
+    left_behind = path != ":memory:" and Path(f"{path}-wal").exists()
+    if path != ":memory:":
+        touch_private(Path(path))
+    connection = sqlite3.connect(
+        path, isolation_level=None, timeout=0.1, cached_statements=512, check_same_thread=not any_thread
+    )
+    try:
+        # What is deleted is overwritten; it may have been forgotten for a reason.
+        connection.execute("PRAGMA secure_delete = ON")
+        # One connection owns the file, so there is no need for shared memory, which not every file system
+        # offers.
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute("PRAGMA temp_store = MEMORY")
+        _prepare(connection, check=left_behind)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _prepare(connection: sqlite3.Connection, *, check: bool) -> None:
+    """Make the tables of a new file; raise ``sqlite3.DatabaseError`` for one that is not ours or damaged."""
+    found = connection.execute("PRAGMA user_version").fetchone()[0]
+    tables = connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]
+    if tables == 0:
+        connection.execute("BEGIN IMMEDIATE")
+        for statement in _SCHEMA.split(";")[:-1]:
+            connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {_FORMAT}")
+        connection.execute("COMMIT")
+        return
+    if found != _FORMAT:
+        raise sqlite3.DatabaseError(f"the full-text index has format {found}, not {_FORMAT}")
+    if check:
+        verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if verdict != "ok":
+            raise sqlite3.DatabaseError(f"the full-text index is damaged: {verdict}")
+
+
+def delete_files(path: str) -> None:
+    """Delete the file with what SQLite keeps beside it; none of them has to be there."""
+    if path != ":memory:":
+        for suffix in ("", "-wal", "-shm", "-journal"):
+            Path(path + suffix).unlink(missing_ok=True)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
-from aiochroma.text.analysis import match_expression, query_terms
+from aiochroma.text.analysis import bounded_question, match_expression, query_terms
 from aiochroma.text.coverage import Term, term_weight
 from aiochroma.text.dates import periods_in
 from aiochroma.text.kinship import Vocabulary, may_have_kin
 from aiochroma.text.rows import RowCache, read_numbers
-from aiochroma.text.sections import bounded_question
 
 if TYPE_CHECKING:
     import sqlite3
+    from collections.abc import Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -22,15 +23,17 @@ if TYPE_CHECKING:
 
 __all__ = ["Postings", "Summary", "summary_of", "terms_of"]
 
+# M*: vowel signs belong to their words in the scripts of India. Porter leaves anything but ASCII alone.
+_TOKENIZER = "porter unicode61 remove_diacritics 2 categories ''L* N* Co M*''"
 _MOST_TERMS = 32
 """Of a question with more, which is a document, those of its terms count that are there and that fewest memories hold."""
 _MOST_WORDS = 300_000
-"""So many words of namespaces are kept, the least lately asked of going first; some 70 bytes each."""
+"""The most words of namespaces that are kept, some 70 bytes each; those that were asked for longest ago go first."""
 _RARE = 0.002
 """A term that a smaller share of the memories holds, or none but one or two, is completed by what is akin to it."""
 _RARE_ROWS = 2
 _MOST_AKIN = 8
-"""So many terms of a question are completed, the rarest first."""
+"""The most terms of a question that are completed, the rarest first."""
 _DAY = 86_400.0
 _DAYS_BEFORE = 1.0
 _DAYS_AFTER = 4.0
@@ -38,7 +41,7 @@ _DAYS_AFTER = 4.0
 _FADES = 5
 """Halvings after which nothing counts any more."""
 _MOST_YEARS = 30
-_NOBODY = 0.5
+_LEAST_HELD = 0.5
 """A date that memories hold less of than this, taken together, says nothing."""
 
 
@@ -63,7 +66,9 @@ class Summary(NamedTuple):
 
 
 class Postings:
-    """Which rows hold a term; see ``RowCache``.
+    """Which rows hold a term: an FTS5 table for each namespace, and what was looked up last; see ``RowCache``.
+
+    The tables are contentless. To forget a row, one has to be told the form in which it was indexed.
 
     Args:
         connection: The index's own.
@@ -90,14 +95,40 @@ class Postings:
         self._vocabularies[namespace] = known
         return known
 
-    def replaced(self, namespace: int) -> None:
-        """Note that rows of a namespace were taken out or hold other terms now."""
+    def create(self, namespace: int) -> None:
+        """Make the table of a namespace."""
+        self._connection.execute(
+            f"CREATE VIRTUAL TABLE terms_{namespace} USING fts5(text, content='', tokenize='{_TOKENIZER}')"
+        )
+
+    def add(self, namespace: int, rows: Sequence[tuple[int, str]]) -> None:
+        """Add rows with the forms in which they are indexed."""
+        self._cache.grown(namespace)
+        if rows:
+            self._connection.execute(
+                f"INSERT INTO terms_{namespace} (rowid, text) SELECT json_extract(value, '$[0]'),"  # noqa: S608
+                " json_extract(value, '$[1]') FROM json_each(?)",
+                (json.dumps(rows),),
+            )
+
+    def remove(self, namespace: int, rows: Sequence[tuple[int, str]]) -> None:
+        """Take rows out, with the forms in which they were indexed."""
+        if rows:
+            self._replaced(namespace)
+            self._connection.execute(
+                f"INSERT INTO terms_{namespace} (terms_{namespace}, rowid, text) SELECT 'delete',"  # noqa: S608
+                " json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?)",
+                (json.dumps(rows),),
+            )
+
+    def drop(self, namespace: int) -> None:
+        """Remove the table of a namespace."""
+        self._replaced(namespace)
+        self._connection.execute(f"DROP TABLE terms_{namespace}")
+
+    def _replaced(self, namespace: int) -> None:
         self._cache.replaced(namespace)
         self._vocabularies.pop(namespace, None)
-
-    def grown(self, namespace: int) -> None:
-        """Note that rows were added to a namespace."""
-        self._cache.grown(namespace)
 
 
 def terms_of(
@@ -155,9 +186,9 @@ def _with_kin(
         return Term(rows, term_weight(summary.memories, len(rows)))
     joined = np.concatenate([rows, *(some for some, _ in kin)])
     given = np.repeat([1.0, *(share for _, share in kin)], [len(rows), *(len(some) for some, _ in kin)])
-    held, place = np.unique(joined, return_inverse=True)
+    held, position = np.unique(joined, return_inverse=True)
     shares = np.zeros(len(held))
-    np.maximum.at(shares, place, given)
+    np.maximum.at(shares, position, given)
     return Term(held, term_weight(summary.memories, float(shares.sum())), shares)
 
 
@@ -200,7 +231,7 @@ def _dates(
                 shares_of[row] = max(share, shares_of.get(row, 0.0))
         held = np.array(sorted(shares_of), dtype=np.int64)
         shares = np.array([shares_of[row] for row in held.tolist()])
-        if shares.sum() >= _NOBODY:
+        if shares.sum() >= _LEAST_HELD:
             terms.append(Term(held, term_weight(summary.memories, float(shares.sum())), shares))
     return terms
 
@@ -233,7 +264,7 @@ def _rows_with(connection: sqlite3.Connection, namespace: int, term: str, behind
 
 
 def summary_of(connection: sqlite3.Connection, namespace: int) -> Summary:
-    """Sum up a namespace that exists."""
+    """Sum up a namespace; one that does not exist is empty."""
     found = connection.execute(
         "SELECT memories, words, EXISTS (SELECT 1 FROM memories AS m WHERE m.namespace = ?1 AND m.thread IS NOT NULL),"
         " (SELECT min(created) FROM memories WHERE namespace = ?1 AND created > 0),"
@@ -242,5 +273,8 @@ def summary_of(connection: sqlite3.Connection, namespace: int) -> Summary:
         " FROM namespaces WHERE number = ?1",
         (namespace,),
     )
-    memories, words, has_threads, oldest, newest, next_expiry = found.fetchone()
+    row = found.fetchone()
+    if row is None:
+        return Summary(0, 0, has_threads=False, oldest=None, newest=None, next_expiry=None)
+    memories, words, has_threads, oldest, newest, next_expiry = row
     return Summary(memories, words, bool(has_threads), oldest, newest, next_expiry)

@@ -149,7 +149,7 @@ class VectorTable:
         found = np.full((len(queries), len(rows)), np.nan)
         loaded = self._with(namespace, rows)
         if loaded is not None and loaded.dimensions == queries.shape[1]:
-            there, at = loaded.places(rows)
+            there, at = loaded.positions(rows)
             found[:, there] = 1.0 - _products(queries, loaded.matrix[at])
         return found
 
@@ -190,7 +190,7 @@ class VectorTable:
             numbers, matrix = loaded.numbers[: loaded.used], loaded.matrix[: loaded.used]
             hidden = (numbers < 0) | ~keep.keeps(numbers)
         else:
-            there, at = loaded.places(keep.allowed)
+            there, at = loaded.positions(keep.allowed)
             numbers, matrix = keep.allowed[there], loaded.matrix[at]
             hidden = np.zeros(len(numbers), dtype=bool)
         distances = 1.0 - _products(queries, matrix)
@@ -246,10 +246,10 @@ class _Loaded:
 
     def knows(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Tell for which rows it is known what vector they have, or that they have none."""
-        known = self.places(rows)[0]
+        known = self.positions(rows)[0]
         return known | among(rows, self._without) if len(self._without) else known
 
-    def places(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    def positions(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
         """Tell which rows are here, and where those are in the matrix."""
         import numpy as np
 
@@ -275,7 +275,7 @@ class _Loaded:
             self.dimensions = vectors.shape[1]
             self.matrix = np.zeros((len(self.numbers), self.dimensions), dtype=np.float32)
         unit = _of_length_1(vectors)
-        there, at = self.places(rows)
+        there, at = self.positions(rows)
         self.matrix[at] = unit[there]
         new, added = rows[~there], unit[~there]
         if len(new):
@@ -291,7 +291,7 @@ class _Loaded:
         """Let go of rows."""
         import numpy as np
 
-        there, at = self.places(rows)
+        there, at = self.positions(rows)
         self.numbers[at] = -1
         self.count -= int(there.sum())
         self._order = None

@@ -27,5 +27,5 @@ def search(index: TextIndex, namespace, query, limit, *, also=(), ids_allowed=No
         also = [id for id in also if id in ids_allowed]
     rows = np.array(list(index.rows(namespace, also).values()), np.int64)
     hits = index.search(namespace, query, limit, also=rows, keep=keep, **how)
-    read = index._memories.ids(hit.row for hit in hits)
+    read = index.ids_of(hit.row for hit in hits)
     return [Hit(read[hit.row], hit.score, hit.own) for hit in hits]

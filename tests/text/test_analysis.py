@@ -5,9 +5,15 @@ from __future__ import annotations
 import pytest
 from text_hits import search
 
-from aiochroma.text.analysis import is_english_question, query_terms, words_of_meaning
+from aiochroma.text.analysis import (
+    MOST_QUESTION_CHARACTERS,
+    bounded_question,
+    is_english_question,
+    query_terms,
+    sections,
+    words_of_meaning,
+)
 from aiochroma.text.index import IndexedText, TextIndex
-from aiochroma.text.sections import MOST_QUESTION_CHARACTERS, bounded_question, sections
 
 
 def found(text, question):

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from text_hits import search
 
 from aiochroma.text.coverage import Term, best_rows
-from aiochroma.text.file import full_text_available
 from aiochroma.text.index import IndexedText, TextIndex
+from aiochroma.text.memories import full_text_available
 
 _TEXTS = {
     "de": "Ich bin nach Köln gezogen, in die Große Straße.",
@@ -43,7 +43,7 @@ def _index(texts=_TEXTS) -> TextIndex:
 def neighbours(index: TextIndex, namespace, ids, window) -> list[tuple[str, str, int]]:
     """Return neighbours by ids in place of rows."""
     found = index.neighbours(namespace, index.rows(namespace, ids).values(), window)
-    read = index._memories.ids({row for pair in found for row in pair[:2]})
+    read = index.ids_of({row for pair in found for row in pair[:2]})
     return [(read[row], read[near], offset) for row, near, offset in found]
 
 
