@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
+from langchain_core.runnables import run_in_executor
 from pydantic import ConfigDict, Field, InstanceOf
 
 from aiochroma._errors import InvalidInputError
@@ -56,12 +57,10 @@ class AiochromaRetriever(BaseRetriever):
     options: Mapping[str, Any] = Field(default_factory=dict)
 
     async def _aget_relevant_documents(
-        self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, **changes: Any
+        self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, **changes: object
     ) -> list[Document]:
         if isinstance(self.memory, BlockingMemory):
             # LangChain's own method would lose the changes.
-            from langchain_core.runnables import run_in_executor
-
             return await run_in_executor(
                 None, self._get_relevant_documents, query, run_manager=run_manager.get_sync(), **changes
             )

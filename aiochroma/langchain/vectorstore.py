@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+import uuid
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
+import numpy as np
+from langchain_core.documents import Document
 from langchain_core.vectorstores import VectorStore
+from langchain_core.vectorstores.utils import maximal_marginal_relevance
 
+from aiochroma._errors import InvalidInputError
 from aiochroma._threads import drive
-from aiochroma._types import Metadata
+from aiochroma._types import JsonObject, Metadata, MetadataView, Where
 from aiochroma.client.opening import LazyClient
-from aiochroma.langchain.documents import DocumentCollection
-from aiochroma.langchain.embeddings import AiochromaEmbeddings
+from aiochroma.embedding.choice import adapted
+from aiochroma.langchain.embeddings import AiochromaEmbeddings, EmbedderMark, embed_documents, embed_query
+from aiochroma.memory.items import RESERVED, user_metadata
+from aiochroma.memory.memory import Memory
+from aiochroma.memory.store import DIMENSIONS, EMBEDDER, FINGERPRINT, NAMESPACE
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 
-    from langchain_core.documents import Document
+    import chromadb
+    from chromadb.api.types import Include, WhereDocument
     from langchain_core.embeddings import Embeddings
 
+    from aiochroma.client.collection import Collection
 
 __all__ = ["AiochromaVectorStore"]
 
 T = TypeVar("T")
+Mode = Literal["vector", "hybrid", "text"]
 
 
 class AiochromaVectorStore(VectorStore):
@@ -57,7 +68,14 @@ class AiochromaVectorStore(VectorStore):
         client: object = None,
     ) -> None:
         self._embeddings = AiochromaEmbeddings() if embedding is None else embedding
-        self._documents = DocumentCollection(LazyClient(path, client), collection_name, self._embeddings)
+        self._client = LazyClient(path, client)
+        self._name = collection_name
+        self._mark = EmbedderMark(
+            self._embeddings,
+            adapted(self._embeddings).identity,
+            identity_key=EMBEDDER,
+            fingerprint_key=FINGERPRINT,
+        )
 
     @property
     def embeddings(self) -> Embeddings:
@@ -66,7 +84,7 @@ class AiochromaVectorStore(VectorStore):
 
     # -- adding, looking up, deleting ----------------------------------------------------------------------------------
 
-    def add_texts(
+    async def aadd_texts(
         self,
         texts: Iterable[str],
         metadatas: list[Metadata] | None = None,
@@ -78,76 +96,107 @@ class AiochromaVectorStore(VectorStore):
 
         Args:
             texts: The texts.
-            metadatas: Of each.
-            ids: Of each; a new one where there is None.
-            kwargs: None are known.
+            metadatas: The metadata of each text.
+            ids: The id of each text; a new one where it is None.
+            kwargs: Refused; LangChain's signature has them.
 
         Returns:
             The ids, in order.
 
         Raises:
-            InvalidInputError: There are not as many metadatas or ids as texts, or an unknown argument.
+            InvalidInputError: The numbers of metadatas or ids and texts differ, or there is an unknown argument.
             EmbedderMismatchError: The collection was written with another embedder.
             AiochromaError: See the error tree.
         """
-        return drive(self._documents.add(texts, metadatas, ids, kwargs))
+        _refuse(kwargs)
+        documents = list(texts)
+        for name, values in (("metadatas", metadatas), ("ids", ids)):
+            if values is not None and len(values) != len(documents):
+                raise InvalidInputError(
+                    f"There are {len(documents)} texts and {len(values)} `{name}`; give one for each."
+                )
+        if not documents:
+            return []
+        given = [id for id in ids or () if id is not None]
+        all_ids = [id or str(uuid.uuid4()) for id in ids or [None] * len(documents)]
+        vectors = await embed_documents(self._embeddings, documents)
+        own = [
+            {key: value for key, value in one.items() if not key.startswith(RESERVED)}
+            for one in metadatas or [{}] * len(documents)
+        ]
 
-    async def aadd_texts(
-        self,
-        texts: Iterable[str],
-        metadatas: list[Metadata] | None = None,
-        *,
-        ids: Sequence[str | None] | None = None,
-        **kwargs: object,
-    ) -> list[str]:
-        """As :meth:`add_texts`."""
-        return await self._documents.add(texts, metadatas, ids, kwargs)
+        async def write(collection: Collection) -> bool:
+            before: dict[str, MetadataView | None] = {}
+            if given:
+                known = await collection.get(ids=given, include=["metadatas"])
+                before = dict(zip(known["ids"], known["metadatas"] or (), strict=True))
+            await collection.upsert(
+                ids=all_ids,
+                embeddings=np.asarray(vectors, dtype=np.float32),
+                documents=documents,
+                # Chroma merges metadata; None takes a value away.
+                metadatas=[
+                    cast("chromadb.Metadata", {**dict.fromkeys(before.get(id) or ()), **values} or None)
+                    for id, values in zip(all_ids, own, strict=True)
+                ],
+            )
+            return True
 
-    def get_by_ids(self, ids: Sequence[str], /) -> list[Document]:
-        """Return the documents that have these ids, in this order; those that do not exist are left out."""
-        return drive(self._documents.get(ids))
+        if not await self._on_collection(write, absent=False):
+            marks = {NAMESPACE: self._name, DIMENSIONS: len(vectors[0]), **await self._mark.metadata()}
+            await self._client.make_collection(self._name, marks)
+            await self._on_collection(write, absent=False)
+        return all_ids
 
     async def aget_by_ids(self, ids: Sequence[str], /) -> list[Document]:
-        """As :meth:`get_by_ids`."""
-        return await self._documents.get(ids)
+        """Return the documents that have these ids, in this order; those that do not exist are left out."""
+        if not ids:
+            return []
+        distinct = list(dict.fromkeys(ids))
 
-    def delete(
-        self, ids: list[str] | None = None, *, filter: dict[str, Any] | None = None, **kwargs: Any
+        async def read(collection: Collection) -> list[Document]:
+            found = await collection.get(ids=distinct, include=["documents", "metadatas"])
+            documents = _documents(found["ids"], found["documents"], found["metadatas"])
+            by_id = dict(zip(found["ids"], documents, strict=True))
+            return [by_id[id] for id in distinct if id in by_id]
+
+        return await self._on_collection(read, absent=[])
+
+    async def adelete(
+        self, ids: list[str] | None = None, *, filter: Where | None = None, **kwargs: object
     ) -> bool:
         """Delete documents.
 
         Args:
-            ids: By id; ids that do not exist are ignored.
-            filter: By Chroma's filter over metadata. Neither: all of them, as LangChain has it.
-            kwargs: None are known.
+            ids: The ids; those that do not exist are ignored.
+            filter: Chroma's filter over metadata. Neither this nor ids: all documents, as LangChain has it.
+            kwargs: Refused; LangChain's signature has them.
 
         Returns:
             True.
         """
-        return drive(self._documents.delete(ids, filter, kwargs))
+        _refuse(kwargs)
 
-    async def adelete(
-        self, ids: list[str] | None = None, *, filter: dict[str, Any] | None = None, **kwargs: Any
-    ) -> bool:
-        """As :meth:`delete`."""
-        return await self._documents.delete(ids, filter, kwargs)
+        async def remove(collection: Collection) -> bool:
+            doomed = None if ids is None else list(dict.fromkeys(ids))
+            if doomed is None and filter is None:
+                doomed = (await collection.get(include=[]))["ids"]
+            if doomed is None or doomed:
+                await collection.delete(ids=doomed, where=cast("chromadb.Where | None", filter))
+            return True
+
+        return await self._on_collection(remove, absent=True)
 
     # -- searching -----------------------------------------------------------------------------------------------------
 
-    def similarity_search(
-        self,
-        query: str,
-        k: int = 4,
-        *,
-        filter: dict[str, Any] | None = None,
-        mode: Literal["vector", "hybrid", "text"] = "vector",
-        **kwargs: object,
+    async def asimilarity_search(
+        self, query: str, k: int = 4, *, filter: Where | None = None, mode: Mode = "vector", **kwargs: object
     ) -> list[Document]:
         """Return the documents that are nearest to a question, best first.
 
         Args:
             query: The question.
-            k: How many.
+            k: The number of documents.
             filter: Chroma's filter over metadata.
             mode: ``"vector"``: by meaning; ``"hybrid"``: by meaning and by words, as :meth:`aiochroma.Memory.recall`; ``"text"``:
                 by words. The last two need a collection that this class or a memory has made.
@@ -158,67 +207,25 @@ class AiochromaVectorStore(VectorStore):
                 program.
             AiochromaError: See the error tree.
         """
-        return drive(self._documents.search(query, k, filter, mode, kwargs))
-
-    async def asimilarity_search(
-        self,
-        query: str,
-        k: int = 4,
-        *,
-        filter: dict[str, Any] | None = None,
-        mode: Literal["vector", "hybrid", "text"] = "vector",
-        **kwargs: object,
-    ) -> list[Document]:
-        """As :meth:`similarity_search`."""
-        return await self._documents.search(query, k, filter, mode, kwargs)
-
-    def similarity_search_with_score(
-        self, query: str, k: int = 4, *, filter: dict[str, Any] | None = None, **kwargs: Any
-    ) -> list[tuple[Document, float]]:
-        """Return the nearest documents, each with its distance: smaller is nearer."""
-        return drive(self._documents.nearest(query, k, filter, kwargs))
+        if mode == "vector":
+            found = await self.asimilarity_search_with_score(query, k, filter=filter, **kwargs)
+            return [document for document, _ in found]
+        _refuse(kwargs)
+        memory = Memory(client=await self._client.open(), embedder=self._embeddings)
+        hits = await (await memory.open()).recall(query, namespaces=self._name, k=k, where=filter, mode=mode)
+        return [Document(hit.text, id=hit.id, metadata=hit.metadata) for hit in hits]
 
     async def asimilarity_search_with_score(
-        self, query: str, k: int = 4, *, filter: dict[str, Any] | None = None, **kwargs: Any
+        self, query: str, k: int = 4, *, filter: Where | None = None, **kwargs: object
     ) -> list[tuple[Document, float]]:
-        """As :meth:`similarity_search_with_score`."""
-        return await self._documents.nearest(query, k, filter, kwargs)
-
-    def similarity_search_by_vector(
-        self, embedding: list[float], k: int = 4, *, filter: dict[str, Any] | None = None, **kwargs: Any
-    ) -> list[Document]:
-        """Return the documents nearest to a vector."""
-        found = drive(self._documents.query(embedding, k, filter, kwargs))
-        return [document for document, _ in found]
+        """Return the nearest documents, each with its distance: smaller is nearer."""
+        return await self._nearest(await embed_query(self._embeddings, query), k, filter, kwargs)
 
     async def asimilarity_search_by_vector(
-        self, embedding: list[float], k: int = 4, *, filter: dict[str, Any] | None = None, **kwargs: Any
+        self, embedding: list[float], k: int = 4, *, filter: Where | None = None, **kwargs: object
     ) -> list[Document]:
-        """As :meth:`similarity_search_by_vector`."""
-        found = await self._documents.query(embedding, k, filter, kwargs)
-        return [document for document, _ in found]
-
-    def max_marginal_relevance_search(
-        self,
-        query: str,
-        k: int = 4,
-        fetch_k: int = 20,
-        lambda_mult: float = 0.5,
-        *,
-        filter: dict[str, Any] | None = None,
-        **kwargs: object,
-    ) -> list[Document]:
-        """Return documents that are near to a question and different from each other.
-
-        Args:
-            query: The question.
-            k: How many.
-            fetch_k: How many of the nearest are chosen among.
-            lambda_mult: 1 for the nearest, 0 for the most different.
-            filter: Chroma's filter over metadata.
-            kwargs: ``where_document``, Chroma's filter over texts.
-        """
-        return drive(self._documents.diverse(query, k, fetch_k, lambda_mult, filter, kwargs))
+        """Return the documents nearest to a vector."""
+        return [document for document, _ in await self._nearest(embedding, k, filter, kwargs)]
 
     async def amax_marginal_relevance_search(
         self,
@@ -227,24 +234,23 @@ class AiochromaVectorStore(VectorStore):
         fetch_k: int = 20,
         lambda_mult: float = 0.5,
         *,
-        filter: dict[str, Any] | None = None,
+        filter: Where | None = None,
         **kwargs: object,
     ) -> list[Document]:
-        """As :meth:`max_marginal_relevance_search`."""
-        return await self._documents.diverse(query, k, fetch_k, lambda_mult, filter, kwargs)
+        """Return documents that are near to a question and different from each other.
 
-    def max_marginal_relevance_search_by_vector(
-        self,
-        embedding: list[float],
-        k: int = 4,
-        fetch_k: int = 20,
-        lambda_mult: float = 0.5,
-        *,
-        filter: dict[str, Any] | None = None,
-        **kwargs: object,
-    ) -> list[Document]:
-        """As :meth:`max_marginal_relevance_search`, for a vector."""
-        return drive(self._documents.diverse(embedding, k, fetch_k, lambda_mult, filter, kwargs))
+        Args:
+            query: The question.
+            k: The number of documents.
+            fetch_k: The number of nearest documents among which these are chosen.
+            lambda_mult: 1 for the nearest, 0 for the most different.
+            filter: Chroma's filter over metadata.
+            kwargs: ``where_document``, Chroma's filter over texts.
+        """
+        vector = await embed_query(self._embeddings, query)
+        return await self.amax_marginal_relevance_search_by_vector(
+            vector, k, fetch_k, lambda_mult, filter=filter, **kwargs
+        )
 
     async def amax_marginal_relevance_search_by_vector(
         self,
@@ -253,11 +259,18 @@ class AiochromaVectorStore(VectorStore):
         fetch_k: int = 20,
         lambda_mult: float = 0.5,
         *,
-        filter: dict[str, Any] | None = None,
+        filter: Where | None = None,
         **kwargs: object,
     ) -> list[Document]:
-        """As :meth:`max_marginal_relevance_search`, for a vector."""
-        return await self._documents.diverse(embedding, k, fetch_k, lambda_mult, filter, kwargs)
+        """Do the same as :meth:`amax_marginal_relevance_search`, for a vector."""
+        include = ["documents", "metadatas", "embeddings"]
+        rows = await self._rows(embedding, max(k, fetch_k), filter, kwargs, include)
+        documents = _documents(rows["ids"][0], rows["documents"][0], rows["metadatas"][0])
+        if not documents:
+            return []
+        vector = np.asarray(embedding, dtype=np.float32)
+        chosen = maximal_marginal_relevance(vector, rows["embeddings"][0], lambda_mult, k)
+        return [documents[index] for index in chosen]
 
     # -- making and closing --------------------------------------------------------------------------------------------
 
@@ -286,18 +299,118 @@ class AiochromaVectorStore(VectorStore):
         ids: list[str] | None = None,
         **kwargs: Any,
     ) -> AiochromaVectorStore:
-        """As :meth:`from_texts`."""
+        """Do the same as :meth:`from_texts`."""
         store = cls(embedding=embedding, **kwargs)
         await store.aadd_texts(texts, metadatas, ids=ids)
         return store
 
-    def close(self) -> None:
-        """Close the store's own clients and wait until the database's thread has ended; a later call opens them again."""
-        drive(self._documents.client.close())
-
     async def aclose(self) -> None:
-        """As :meth:`close`."""
-        await self._documents.client.close()
+        """Close the store's own clients and wait until the database's thread has ended; a later call opens them again."""
+        await self._client.close()
+
+    # -- the same without an event loop --------------------------------------------------------------------------------
+
+    def add_texts(
+        self,
+        texts: Iterable[str],
+        metadatas: list[Metadata] | None = None,
+        *,
+        ids: Sequence[str | None] | None = None,
+        **kwargs: object,
+    ) -> list[str]:
+        """Do the same as :meth:`aadd_texts`, without an event loop."""
+        return drive(self.aadd_texts(texts, metadatas, ids=ids, **kwargs))
+
+    def get_by_ids(self, ids: Sequence[str], /) -> list[Document]:
+        """Do the same as :meth:`aget_by_ids`, without an event loop."""
+        return drive(self.aget_by_ids(ids))
+
+    def delete(self, ids: list[str] | None = None, *, filter: Where | None = None, **kwargs: object) -> bool:
+        """Do the same as :meth:`adelete`, without an event loop."""
+        return drive(self.adelete(ids, filter=filter, **kwargs))
+
+    def similarity_search(
+        self, query: str, k: int = 4, *, filter: Where | None = None, mode: Mode = "vector", **kwargs: object
+    ) -> list[Document]:
+        """Do the same as :meth:`asimilarity_search`, without an event loop."""
+        return drive(self.asimilarity_search(query, k, filter=filter, mode=mode, **kwargs))
+
+    def similarity_search_with_score(
+        self, query: str, k: int = 4, *, filter: Where | None = None, **kwargs: object
+    ) -> list[tuple[Document, float]]:
+        """Do the same as :meth:`asimilarity_search_with_score`, without an event loop."""
+        return drive(self.asimilarity_search_with_score(query, k, filter=filter, **kwargs))
+
+    def similarity_search_by_vector(
+        self, embedding: list[float], k: int = 4, *, filter: Where | None = None, **kwargs: object
+    ) -> list[Document]:
+        """Do the same as :meth:`asimilarity_search_by_vector`, without an event loop."""
+        return drive(self.asimilarity_search_by_vector(embedding, k, filter=filter, **kwargs))
+
+    def max_marginal_relevance_search(
+        self, query: str, k: int = 4, fetch_k: int = 20, lambda_mult: float = 0.5, **kwargs: Any
+    ) -> list[Document]:
+        """Do the same as :meth:`amax_marginal_relevance_search`, without an event loop."""
+        return drive(self.amax_marginal_relevance_search(query, k, fetch_k, lambda_mult, **kwargs))
+
+    def max_marginal_relevance_search_by_vector(
+        self, embedding: list[float], k: int = 4, fetch_k: int = 20, lambda_mult: float = 0.5, **kwargs: Any
+    ) -> list[Document]:
+        """Do the same as :meth:`amax_marginal_relevance_search_by_vector`, without an event loop."""
+        return drive(
+            self.amax_marginal_relevance_search_by_vector(embedding, k, fetch_k, lambda_mult, **kwargs)
+        )
+
+    def close(self) -> None:
+        """Do the same as :meth:`aclose`, without an event loop."""
+        drive(self.aclose())
+
+    # -- below ---------------------------------------------------------------------------------------------------------
+
+    async def _on_collection(self, work: Callable[[Collection], Coroutine[Any, Any, T]], *, absent: T) -> T:
+        return await self._client.on_collection(self._name, work, absent=absent, check=self._mark.check)
+
+    async def _nearest(
+        self, vector: Sequence[float], k: int, filter: Where | None, options: Mapping[str, object]
+    ) -> list[tuple[Document, float]]:
+        rows = await self._rows(vector, k, filter, options, ["documents", "metadatas", "distances"])
+        documents = _documents(rows["ids"][0], rows["documents"][0], rows["metadatas"][0])
+        # Rounding makes the distance of equal directions slightly negative, which LangChain warns of.
+        least = 0.0 if self._space() == "cosine" else -np.inf
+        return [
+            (document, max(least, distance))
+            for document, distance in zip(documents, rows["distances"][0], strict=True)
+        ]
+
+    async def _rows(
+        self,
+        vector: Sequence[float],
+        k: int,
+        filter: Where | None,
+        options: Mapping[str, object],
+        include: list[str],
+    ) -> JsonObject:
+        """Return the columns of the rows nearest to a vector, each as the only entry of a list."""
+        _refuse({name: value for name, value in options.items() if name != "where_document"})
+
+        async def query(collection: Collection) -> JsonObject:
+            return {
+                **await collection.query(
+                    query_embeddings=np.asarray([vector], dtype=np.float32),
+                    n_results=k,
+                    where=cast("chromadb.Where | None", filter),
+                    where_document=cast("WhereDocument | None", options.get("where_document")),
+                    include=cast("Include", include),
+                )
+            }
+
+        return await self._on_collection(query, absent={name: [[]] for name in ("ids", *include)})
+
+    def _space(self) -> str:
+        """Return the collection's distance, ``"cosine"``, ``"l2"`` or ``"ip"``; known once it was used."""
+        collection = self._client.known_collection(self._name)
+        configuration = collection.configuration.get("hnsw") if collection is not None else None
+        return str((configuration or {}).get("space", "cosine"))
 
     def _select_relevance_score_fn(self) -> Callable[[float], float]:
         """Return how LangChain's ``similarity_search_with_relevance_scores`` makes a relevance of a distance."""
@@ -306,4 +419,22 @@ class AiochromaVectorStore(VectorStore):
             "l2": self._euclidean_relevance_score_fn,
             "ip": self._max_inner_product_relevance_score_fn,
         }
-        return known[self._documents.space]
+        return known[self._space()]
+
+
+def _documents(
+    ids: Sequence[str],
+    texts: Sequence[str | None] | None,
+    metadatas: Sequence[MetadataView | None] | None,
+) -> list[Document]:
+    assert texts is not None
+    assert metadatas is not None
+    return [
+        Document(text or "", id=id, metadata=user_metadata(metadata))
+        for id, text, metadata in zip(ids, texts, metadatas, strict=True)
+    ]
+
+
+def _refuse(unknown: Mapping[str, object]) -> None:
+    if unknown:
+        raise InvalidInputError(f"The vector store has no argument {sorted(unknown)}.")

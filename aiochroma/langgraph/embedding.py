@@ -10,8 +10,7 @@ from langgraph.store.base import ensure_embeddings, get_text_at_path, tokenize_p
 from aiochroma._errors import EmbeddingFailedError
 from aiochroma._threads import off_loop, waits_by_blocking
 from aiochroma.embedding.choice import adapted, default_embedder
-from aiochroma.langchain.embeddings import AiochromaEmbeddings
-from aiochroma.langchain.marks import EmbedderMark
+from aiochroma.langchain.embeddings import AiochromaEmbeddings, EmbedderMark
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

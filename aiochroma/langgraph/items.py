@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from langgraph.store.base import IndexConfig, Op, TTLConfig
 
     from aiochroma.client.opening import LazyClient
-    from aiochroma.langchain.marks import EmbedderMark
+    from aiochroma.langchain.embeddings import EmbedderMark
 
 __all__ = ["ItemCollection"]
 
