@@ -24,8 +24,8 @@ from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from aiochroma._distribution import version
 from aiochroma._types import JsonObject
-from aiochroma.core.observing import set_observer
 from aiochroma.core.registry import open_databases
+from aiochroma.core.stats import set_observer
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -90,7 +90,7 @@ def uninstrument() -> None:
 
 
 class _Telemetry:
-    """See :class:`aiochroma.core.observing.Observer`."""
+    """See :class:`aiochroma.core.stats.Observer`."""
 
     def __init__(self, tracer: trace.Tracer, meter: metrics.Meter) -> None:
         self._tracer = tracer
@@ -121,7 +121,7 @@ class _Telemetry:
         work: Callable[[], Awaitable[Any]],
         database: Callable[[], str],
     ) -> Any:
-        """See :class:`aiochroma.core.observing.Observer`."""
+        """See :class:`aiochroma.core.stats.Observer`."""
         operation = _OPERATIONS.get(name, name)
         seen, began, failure = _Seen(), time.monotonic(), None
         token = _seen.set(seen)
@@ -159,7 +159,7 @@ class _Telemetry:
         merged: int,
         error: BaseException | None,
     ) -> None:
-        """See :class:`aiochroma.core.observing.Observer`."""
+        """See :class:`aiochroma.core.stats.Observer`."""
         seen = context.get(_seen)
         if seen is not None:
             # Those of one call overlap; the longest tells how long it waited.
@@ -173,7 +173,7 @@ class _Telemetry:
             self._faults.add(1, {**attributes, "error.type": type(error).__qualname__})
 
     def embedding(self, seconds: float, texts: int) -> None:
-        """See :class:`aiochroma.core.observing.Observer`."""
+        """See :class:`aiochroma.core.stats.Observer`."""
         seen = _seen.get()
         if seen is not None:
             seen.embedded += seconds

@@ -46,7 +46,7 @@ from aiochroma.backend.missing import MissingVectors
 from aiochroma.backend.preparation import LOCK_WAIT_SECONDS, prepare_directory
 from aiochroma.backend.protocol import BackendInfo, Capabilities
 from aiochroma.backend.retry import FailedCall, call_repeatedly
-from aiochroma.core.aside import Aside
+from aiochroma.core.connection import Aside
 from aiochroma.core.operations import Lane, Space
 from aiochroma.disk.copying import copy_again, copy_database, stamps_of
 from aiochroma.disk.erasing import scrub

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from aiochroma._types import Where
 from aiochroma.backend.chroma_records import ChromaRecords, database_of
 from aiochroma.core.operations import Result
-from aiochroma.core.slices import joined
+from aiochroma.core.request import joined
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -20,7 +20,7 @@ from aiochroma._types import JsonObject
 from aiochroma.cli.common import PathArgument, PathOption, ScopeOption, directory, scope_from
 
 if TYPE_CHECKING:
-    from aiochroma.host.frames import FrameKind
+    from aiochroma.host.wire import FrameKind
 
 __all__ = ["serving_app"]
 
@@ -70,7 +70,7 @@ def host(
             "Give one of --status [--json] and --stop [--force], or --idle, or none of them."
         )
     from aiochroma.core.config import canonical_path
-    from aiochroma.host.rendezvous import require_sockets
+    from aiochroma.host.sockets import require_sockets
 
     require_sockets()
     served = canonical_path(directory(given, path))
@@ -142,7 +142,7 @@ def _serve(path: str, idle: float | None) -> None:
 
 
 def _show(path: str, *, as_json: bool) -> None:
-    from aiochroma.host.frames import FrameKind
+    from aiochroma.host.wire import FrameKind
 
     answer = _asked(path, FrameKind.STATUS)
     if answer is None:
@@ -170,7 +170,7 @@ def _times(latency: dict[str, float]) -> str:
 
 def _stop(path: str, *, force: bool) -> None:
     from aiochroma.disk.ownership import read_owner
-    from aiochroma.host.frames import FrameKind
+    from aiochroma.host.wire import FrameKind
 
     owner = read_owner(path)
     try:
@@ -204,9 +204,9 @@ def _asked(path: str, question: FrameKind, value: object = None) -> JsonObject |
     Raises:
         StoreUnavailableError: It does not answer.
     """
-    from aiochroma.host.frames import ProtocolError
-    from aiochroma.host.handshake import ask
-    from aiochroma.host.rendezvous import connect
+    from aiochroma.host.reaching import ask
+    from aiochroma.host.sockets import connect
+    from aiochroma.host.wire import ProtocolError
 
     connected = connect(path)
     if connected is None:

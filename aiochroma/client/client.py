@@ -31,10 +31,10 @@ from chromadb.config import DEFAULT_DATABASE, DEFAULT_TENANT, Settings
 
 from aiochroma._errors import ClosedError
 from aiochroma._threads import drive, driven, show_as
+from aiochroma.backend.limits import check_index
 from aiochroma.client.collection import Collection
 from aiochroma.client.maintenance import Health, backup, health
 from aiochroma.client.session import Closing, Shared
-from aiochroma.core.limits import check_index
 from aiochroma.core.registry import close_all
 from aiochroma.embedding.functions import is_asynchronous
 

@@ -44,8 +44,8 @@ from chromadb.execution.expression.plan import Search  # noqa: TC002 - signature
 from aiochroma._errors import InvalidInputError
 from aiochroma._threads import off_loop
 from aiochroma._types import Vector
+from aiochroma.backend.limits import check_filter, check_records
 from aiochroma.client.session import Shared
-from aiochroma.core.limits import check_filter, check_records
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence

@@ -13,8 +13,8 @@ from aiochroma._errors import DeadlineExceededError, InvalidInputError
 from aiochroma._threads import refuse_on_loop, waits_by_blocking
 from aiochroma._types import Vector
 from aiochroma.core.calls import call, call_many
-from aiochroma.core.observing import observer
 from aiochroma.core.request import Request
+from aiochroma.core.stats import observer
 from aiochroma.embedding.runner import EmbeddingRunner
 
 if TYPE_CHECKING:

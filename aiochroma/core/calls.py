@@ -1,26 +1,170 @@
-"""Making calls from an event loop or from a plain thread, and waiting for their outcomes."""
+"""Both ends of a call: making it and waiting for it, from an event loop or a plain thread; and handing its outcome back."""
 
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
+import contextvars
+import threading
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from enum import Enum, auto
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from aiochroma._errors import BlockingCallError
+from aiochroma._logging import get_logger
 from aiochroma._threads import waits_by_blocking
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Generator, Iterable, Sequence
 
     from aiochroma.core.connection import WhenFull
-    from aiochroma.core.queue import Ticket
-    from aiochroma.core.request import Request
+    from aiochroma.core.queue import RequestQueue
+    from aiochroma.core.request import CallResult, Request
 
 __all__ = [
     "CallOutcome",
+    "Home",
+    "Outcome",
     "Submitter",
+    "Ticket",
+    "TicketState",
     "call",
     "call_many",
+    "deliver",
+    "report_unseen",
 ]
+
+
+class TicketState(Enum):
+    """Where a request is; every change happens under the queue's lock."""
+
+    IN_LINE = auto()
+    """The queue is full: it moves up as others finish."""
+    QUEUED = auto()
+    RUNNING = auto()
+    DONE = auto()
+    CANCELLED = auto()
+    """Its caller left, or its deadline passed, before it began: it never runs."""
+    ABANDONED = auto()
+    """Its caller left after it began: it runs to its end and the outcome is dropped."""
+
+
+class Home(Protocol):
+    """Where outcomes go, if neither to an event loop nor to a waiting thread: another process, for example."""
+
+    def take(self, outcomes: Sequence[Outcome]) -> None:
+        """Take a batch of outcomes, in order; called on the serving thread, must neither block nor raise."""
+
+
+class Ticket:
+    """A request on its way, and where its outcome goes.
+
+    ``await`` it on the event loop that it was made on, or block a plain thread with :meth:`result`. A caller that is cancelled
+    is released at once. A request that was still queued then never runs; one that had begun runs to its end and its outcome is
+    dropped.
+
+    Attributes:
+        home: The event loop that ``future`` belongs to, None where a plain thread waits, or what takes outcomes itself.
+        future: Where the outcome goes. It belongs to this request alone. None where ``home`` takes outcomes itself.
+        queue: The queue it was submitted to.
+        deadline: The moment (``time.monotonic()``) after which the outcome is of no use, or None.
+        progress: How many records of a request that was cut are done.
+        slices: The results of the slices or pages done so far.
+    """
+
+    __slots__ = (
+        "context",
+        "deadline",
+        "future",
+        "home",
+        "progress",
+        "queue",
+        "queued_at",
+        "request",
+        "slices",
+        "started_at",
+        "state",
+    )
+
+    queue: RequestQueue
+
+    def __init__(
+        self,
+        request: Request,
+        home: asyncio.AbstractEventLoop | Home | None,
+        future: asyncio.Future[CallResult] | concurrent.futures.Future[CallResult] | None,
+        deadline: float | None,
+    ) -> None:
+        self.request = request
+        self.home = home
+        self.future = future
+        self.deadline = deadline
+        self.context = contextvars.copy_context()
+        self.queued_at = time.monotonic()
+        self.started_at = 0.0
+        self.state = TicketState.IN_LINE
+        self.progress = 0
+        self.slices: list[CallResult] | None = None
+
+    @classmethod
+    def here(cls, request: Request, deadline: float | None) -> Ticket:
+        """Return a ticket for the event loop that runs on this thread, or for this thread where none does."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return cls(request, None, concurrent.futures.Future(), deadline)
+        return cls(request, loop, loop.create_future(), deadline)
+
+    def __await__(self) -> Generator[object, None, CallResult]:
+        if self.home is None:
+            waits_by_blocking()
+            return self.result()
+        future, timer = self.future, None
+        assert isinstance(future, asyncio.Future), "made on a plain thread: use `result()`"
+        if self.deadline is not None:
+            seconds = max(0.0, self.deadline - time.monotonic())
+            timer = future.get_loop().call_later(seconds, self.expire)
+        try:
+            return (yield from future)
+        except asyncio.CancelledError:
+            self.cancel()
+            raise
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    def result(self) -> CallResult:
+        """Block this thread until the outcome is there, or the deadline has passed; return it, or raise it."""
+        future = self.future
+        assert isinstance(future, concurrent.futures.Future), "made on an event loop: `await` it"
+        if self.queue.served_by == threading.get_ident():
+            self.cancel()
+            raise BlockingCallError(
+                f"This thread serves {self.queue.name}, and would wait for itself for ever: a log handler, an embedding "
+                "function or a callback that runs on it must not call the database."
+            )
+        seconds = None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
+        try:
+            return future.result(seconds)
+        except concurrent.futures.TimeoutError:
+            # On 3.11+ this is the builtin TimeoutError, which the call itself may have raised.
+            error = None if future.done() else self.queue.expire(self)
+            if error is None:
+                return future.result()
+            raise error from None
+        except BaseException:
+            self.cancel()
+            raise
+
+    def cancel(self) -> None:
+        """Note that the caller is gone: a queued request never runs, the outcome of a running one is dropped."""
+        self.queue.cancel(self)
+
+    def expire(self) -> None:
+        """Release the caller because the deadline has passed, unless the outcome is decided already."""
+        error = self.queue.expire(self)
+        if error is not None and self.future is not None and not self.future.done():
+            self.future.set_exception(error)
 
 
 class Submitter(Protocol):
@@ -47,7 +191,7 @@ class CallOutcome(NamedTuple):
         total_ms: From its submission to its outcome, in milliseconds.
     """
 
-    result: Any
+    result: CallResult
     error: BaseException | None
     wait_ms: float
     total_ms: float
@@ -55,7 +199,7 @@ class CallOutcome(NamedTuple):
 
 async def call(
     connection: Submitter, request: Request, deadline: float | None = None, *, when_full: WhenFull = "wait"
-) -> Any:
+) -> CallResult:
     """Submit a request and await its outcome, from any event loop; driven, block this thread until it is there.
 
     Cancelling the caller releases it at once. A request that was still queued then never runs; one that had begun runs to
@@ -127,3 +271,72 @@ def _timed(ticket: Ticket, result: object, error: BaseException | None) -> CallO
 def _expire_all(tickets: Sequence[Ticket]) -> None:
     for ticket in tickets:
         ticket.expire()
+
+
+log = get_logger("aiochroma.core")
+
+
+class Outcome:
+    """What became of a request: a result or an error."""
+
+    __slots__ = ("error", "result", "ticket")
+
+    def __init__(self, ticket: Ticket, result: object = None, error: BaseException | None = None) -> None:
+        self.ticket = ticket
+        self.result = result
+        if isinstance(error, (StopIteration, StopAsyncIteration, GeneratorExit)):
+            # A future refuses StopIteration, and it would stay unresolved; GeneratorExit would close the awaiting coroutines.
+            cause, error = error, RuntimeError(f"The call raised {type(error).__name__}.")
+            error.__cause__ = cause
+        self.error = error
+
+
+def deliver(outcomes: Iterable[Outcome]) -> None:
+    """Resolve the futures of finished requests, with one wakeup for each event loop and one batch for every other home.
+
+    Futures that are done already (their caller left) are let alone. A loop that has been closed has no callers any more;
+    its outcomes are dropped.
+    """
+    by_home: dict[asyncio.AbstractEventLoop | Home | None, list[Outcome]] = {}
+    for outcome in outcomes:
+        by_home.setdefault(outcome.ticket.home, []).append(outcome)
+    for home, batch in by_home.items():
+        if home is None:
+            _resolve(batch)
+            continue
+        if not isinstance(home, asyncio.AbstractEventLoop):
+            home.take(batch)
+            continue
+        try:
+            home.call_soon_threadsafe(_resolve, batch)
+        except RuntimeError:
+            # The loop is closed: whoever waited is gone.
+            log.debug("outcomes.dropped", reason="event loop closed", count=len(batch))
+            for outcome in batch:
+                if outcome.error is not None:
+                    report_unseen(outcome.ticket, outcome.error)
+
+
+def _resolve(batch: Sequence[Outcome]) -> None:
+    for outcome in batch:
+        future = outcome.ticket.future
+        if future is None or future.done():
+            # The caller left between the end of the call and this moment.
+            if outcome.error is not None:
+                report_unseen(outcome.ticket, outcome.error)
+            continue
+        if outcome.error is not None:
+            future.set_exception(outcome.error)
+        else:
+            future.set_result(outcome.result)
+
+
+def report_unseen(ticket: Ticket, error: BaseException) -> None:
+    """Log a failure that no caller awaits any more: this is the only place where it can be seen."""
+    ticket.context.run(
+        log.warning,
+        "request.abandoned_failure",
+        database=ticket.queue.name,
+        operation=ticket.request.operation,
+        error=repr(error),
+    )

@@ -124,7 +124,7 @@ class EngineOptions:
         return conflicts
 
 
-def _comparable(value: Any, other: Any) -> Any:
+def _comparable(value: Any, other: Any) -> object:
     """Return what counts of an option, so that a client's own ``get_settings()`` always agree with it.
 
     Chroma's settings name the directory in the caller's spelling, and say whether Chroma may report its use, which it never

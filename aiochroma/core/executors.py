@@ -1,12 +1,22 @@
 """Several connections to one server: the serving thread plans, a few other threads carry out.
 
 The guarantees of :mod:`aiochroma.core.worker` hold, with these differences: steps that do not concern each other are
-carried out at the same time (:mod:`aiochroma.core.schedule` says which), nothing pauses between two slices of writing
+carried out at the same time (:class:`ConnectionPlanner` says which), nothing pauses between two slices of writing
 (a thread that waits for the network does not hold the interpreter), and where the server cannot be reached the members of
 a merged call are not run again one by one: they share the error.
 
 The serving thread alone touches the state. A connection thread takes a job, carries it out and hands it back with a wakeup; it
 knows nothing of Chroma either.
+
+What is in flight at the same time:
+
+* at most one write for each collection, so that writes to a collection take effect in the order of submission;
+* at most one step that creates collections, for the same reason;
+* no write to a collection while a large read of it is being paged, and no such read while a write is in flight;
+* a barrier alone: after everything submitted before it, before everything submitted after it.
+
+Steps are chosen in the order of their oldest request, so nothing is starved. Bulk writing comes after the others, except
+every fourth time, and never occupies the last connection.
 """
 
 from __future__ import annotations
@@ -15,22 +25,206 @@ import contextvars
 import copy
 import threading
 import time
+from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from aiochroma._errors import OutcomeUnknownError, StoreUnavailableError
 from aiochroma._logging import get_logger
-from aiochroma.core.plan import Step
-from aiochroma.core.queue import QueueState, Ticket, TicketState
-from aiochroma.core.worker import Resource, WorkerState, _without_frames, latest_deadline, unplannable
+from aiochroma.core.calls import Ticket, TicketState
+from aiochroma.core.operations import Lane
+from aiochroma.core.plan import BULK_ROUND, Limits, RecordPlanner, Step
+from aiochroma.core.queue import QueueState
+from aiochroma.core.worker import WorkerState, latest_deadline, without_frames
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
-    from aiochroma.core.request import Request
-    from aiochroma.core.schedule import ConnectionPlanner, InFlight
+    from aiochroma.core.connection import Resource
+    from aiochroma.core.request import CallResult, Request
 
-__all__ = ["ConnectionPool", "Remote"]
+__all__ = ["ConnectionPlanner", "ConnectionPool", "InFlight", "Remote"]
+
+_BODY_BYTES = 768 * 1024
+"""What the records of one write may come to. A reverse proxy with default settings refuses bodies above 1 MB; larger ones
+gain a few per cent, and keep other writes waiting longer."""
+
+_RECORD_BYTES = 64
+_BASE64_BYTES_PER_NUMBER = 16 / 3
+
+
+@dataclass(frozen=True, slots=True)
+class InFlight:
+    """A step that a connection is carrying out.
+
+    Attributes:
+        lane: How its requests are ordered against others.
+        collection: The collection that it concerns, or empty.
+        paged: It is one page of a large read.
+        bulk: It is bulk writing.
+    """
+
+    lane: Lane
+    collection: str = ""
+    paged: bool = False
+    bulk: bool = False
+
+
+class ConnectionPlanner(RecordPlanner):
+    """The plan for a server.
+
+    Args:
+        limits: How large one call may become. Reads are not cut: other clients of the server may write between two pages,
+            so a read in pages might miss a record that was there all the time.
+        connections: How many steps may be in flight.
+    """
+
+    def __init__(self, limits: Limits | None = None, connections: int = 4) -> None:
+        super().__init__(limits or Limits(records_per_slice=5000, cut_reads=False))
+        self._most_bulk = max(1, connections - 1)
+
+    def schedule(
+        self,
+        waiting: Sequence[Request],
+        progress: Sequence[int],
+        number: int,
+        in_flight: Sequence[InFlight],
+        free: int,
+    ) -> list[Step]:
+        """Choose the steps that are to begin now.
+
+        Args:
+            waiting: Requests in order of submission, without those in flight.
+            progress: For each, how many records are done already.
+            number: The number of the look, by which interactive and bulk writing alternate.
+            in_flight: What the connections are doing.
+            free: How many connections are idle.
+
+        Returns:
+            At most ``free`` steps, which may all be carried out at the same time. Not empty where something waits and
+            nothing is in flight.
+        """
+        lanes = [request.lane for request in waiting]
+        if any(step.lane is Lane.BARRIER for step in in_flight):
+            return []
+        barrier = lanes.index(Lane.BARRIER) if Lane.BARRIER in lanes else len(lanes)
+        if barrier == 0:
+            return [Step([0])] if waiting and not in_flight else []
+        of_lane = {
+            lane: [position for position in range(barrier) if lanes[position] is lane][
+                : self.limits.lookahead
+            ]
+            for lane in Lane
+        }
+        written = {step.collection for step in in_flight if step.lane is Lane.WRITE}
+        reads = self._plan_reads(waiting, progress, of_lane[Lane.READ])
+        steps = [
+            step for step in reads if step.stop is None or waiting[step.members[0]].collection not in written
+        ]
+        if not any(step.lane is Lane.CATALOG for step in in_flight):
+            steps.extend(Step([position]) for position in of_lane[Lane.CATALOG][:1])
+        held = written | {step.collection for step in in_flight if step.paged}
+        held.update(waiting[step.members[0]].collection for step in steps if step.stop is not None)
+        writes = [position for position in of_lane[Lane.WRITE] if waiting[position].collection not in held]
+        bulk, interactive = self._plan_writes(waiting, progress, writes)
+        steps.extend(interactive)
+        steps.sort(key=lambda step: step.members[0])
+        room = self._most_bulk - sum(step.bulk for step in in_flight)
+        bulk = _rotated(bulk, number)[: max(0, room)]
+        return [*bulk, *steps][:free] if number % BULK_ROUND == 0 else [*steps, *bulk][:free]
+
+    def describe(self, request: Request, step: Step) -> InFlight:
+        """Return what others have to know of a step while it is in flight; ``request`` is its first member."""
+        cut = step.stop is not None
+        return InFlight(
+            request.lane,
+            request.collection,
+            paged=cut and request.lane is Lane.READ,
+            bulk=request.lane is Lane.WRITE and (cut or request.bulk),
+        )
+
+    def _plan_writes(
+        self, waiting: Sequence[Request], progress: Sequence[int], writes: Iterable[int]
+    ) -> tuple[list[Step], list[Step]]:
+        lines: dict[str, list[int]] = {}
+        for position in writes:
+            lines.setdefault(waiting[position].collection, []).append(position)
+        bulk: list[Step] = []
+        interactive: list[Step] = []
+        for line in lines.values():
+            step = self._fitting(waiting, self._write_step(waiting, progress, line))
+            (bulk if self.describe(waiting[line[0]], step).bulk else interactive).append(step)
+        return bulk, interactive
+
+    def _fitting(self, waiting: Sequence[Request], step: Step) -> Step:
+        """Shorten a write until its records fit into one body."""
+        head = waiting[step.members[0]]
+        ids = head.arguments.get("ids")
+        if ids is None:
+            return step
+        if len(step.members) == 1:
+            if head.atomic:
+                return step
+            stop = len(ids) if step.stop is None else step.stop
+            end = _end_of_body(head, step.start, stop)
+            return step if end == stop else Step(step.members, step.start, end, records=end - step.start)
+        total = 0.0
+        for count, position in enumerate(step.members):
+            total += _bytes_of(waiting[position])
+            if total > _BODY_BYTES and count:
+                members = step.members[:count]
+                shorter = Step(
+                    members, records=sum(len(waiting[member].arguments["ids"]) for member in members)
+                )
+                return self._fitting(waiting, shorter) if count == 1 else shorter
+        return step
+
+
+def _rotated(steps: list[Step], number: int) -> list[Step]:
+    first = number % len(steps) if steps else 0
+    return steps[first:] + steps[:first]
+
+
+def _end_of_body(request: Request, start: int, stop: int) -> int:
+    """Return the end of as many records from ``start`` as fit into one body; one always does."""
+    total = 0.0
+    for position in range(start, stop):
+        total += _bytes_of_record(request, position)
+        if total > _BODY_BYTES and position > start:
+            return position
+    return stop
+
+
+def _bytes_of(request: Request) -> float:
+    return sum(_bytes_of_record(request, position) for position in range(len(request.arguments["ids"])))
+
+
+def _bytes_of_record(request: Request, position: int) -> float:
+    """Estimate what a record comes to in a body: vectors travel as base64, text as UTF-8."""
+    arguments = request.arguments
+    total = float(_RECORD_BYTES) + len(arguments["ids"][position])
+    embeddings = arguments.get("embeddings")
+    if embeddings is not None:
+        total += len(embeddings[position]) * _BASE64_BYTES_PER_NUMBER
+    for name in ("documents", "uris"):
+        values = arguments.get(name)
+        if values is not None and values[position] is not None:
+            total += _bytes_of_text(values[position])
+    metadatas = arguments.get("metadatas")
+    if metadatas is not None and metadatas[position] is not None:
+        total += sum(len(key) + _bytes_of_value(value) for key, value in metadatas[position].items())
+    return total
+
+
+def _bytes_of_value(value: object) -> int:
+    if isinstance(value, str):
+        return _bytes_of_text(value)
+    return sum(_bytes_of_value(item) for item in value) if isinstance(value, (list, tuple)) else 24
+
+
+def _bytes_of_text(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
+
 
 log = get_logger("aiochroma.core")
 
@@ -40,7 +234,7 @@ class Remote(Protocol):
 
     max_batch_size: int
 
-    def execute(self, request: Request, deadline: float | None = None) -> Any:
+    def execute(self, request: Request, deadline: float | None = None) -> CallResult:
         """Carry out one call, whose result is no longer awaited after ``deadline`` (``time.monotonic()``)."""
 
     def stop_retrying(self) -> None:
@@ -60,7 +254,7 @@ class _Job:
         self.tickets = tickets
         self.requests = [ticket.request for ticket in tickets]
         self.description = description
-        self.answers: list[tuple[Any, BaseException | None]] = []
+        self.answers: list[tuple[CallResult, BaseException | None]] = []
         self.calls = 0
         self.seconds = 0.0
 
@@ -72,10 +266,10 @@ class _Job:
             result = self._call(remote, self.tickets, merged)
             whole = self.step.stop is None
             self.answers = [
-                (part, None) for part in (planner.split(self.requests, result) if whole else [result])
+                (each, None) for each in (planner.split(self.requests, result) if whole else [result])
             ]
         except BaseException as caught:  # noqa: BLE001 - belongs to the caller, not to the thread
-            error = _without_frames(caught, globals())
+            error = without_frames(caught, globals())
             if len(self.tickets) == 1:
                 self.answers = [(None, error)]
             elif isinstance(error, (StoreUnavailableError, OutcomeUnknownError)):
@@ -84,14 +278,14 @@ class _Job:
                 self.answers = [self._alone(remote, ticket) for ticket in self.tickets]
         self.seconds = time.monotonic() - started
 
-    def _alone(self, remote: Remote, ticket: Ticket) -> tuple[Any, BaseException | None]:
+    def _alone(self, remote: Remote, ticket: Ticket) -> tuple[CallResult, BaseException | None]:
         """Run one member of a merged call that failed, so that only the guilty one fails."""
         try:
             return self._call(remote, [ticket], ticket.request), None
         except BaseException as caught:  # noqa: BLE001 - see above
-            return None, _without_frames(caught, globals())
+            return None, without_frames(caught, globals())
 
-    def _call(self, remote: Remote, tickets: list[Ticket], request: Request) -> Any:
+    def _call(self, remote: Remote, tickets: list[Ticket], request: Request) -> CallResult:
         self.calls += 1
         return tickets[0].context.run(remote.execute, request, latest_deadline(tickets))
 
@@ -193,8 +387,8 @@ class ConnectionPool(WorkerState):
 
     def _collect_slice(self, job: _Job) -> None:
         ticket = job.tickets[0]
-        part, error = job.answers[0]
-        self._slice(ticket, job.step, part, error, job.seconds)
+        result, error = job.answers[0]
+        self._slice(ticket, job.step, result, error, job.seconds)
         if ticket.state is not TicketState.DONE:
             # It was there before everything that came after it, and still is.
             position = sum(other.queued_at <= ticket.queued_at for other in self.backlog)
@@ -219,29 +413,12 @@ class ConnectionPool(WorkerState):
             free = self._connections - len(self._in_flight)
 
     def _scheduled(self, number: int, free: int) -> list[Step]:
-        """Ask the plan; should it stumble over somebody's arguments, those are answered alone and the others go on."""
         in_flight = [job.description for job in self._in_flight]
-
-        def plan(positions: Sequence[int]) -> list[Step]:
-            tickets = [self.backlog[position] for position in positions]
-            steps = self.planner.schedule(
-                [ticket.request for ticket in tickets],
-                [ticket.progress for ticket in tickets],
-                number,
-                in_flight,
-                free,
-            )
-            for step in steps:
-                step.members = [positions[member] for member in step.members]
-            return steps
-
-        everything = range(len(self.backlog))
-        try:
-            return plan(everything)
-        except Exception as error:  # noqa: BLE001 - one caller's arguments must not end everybody's thread
-            log.warning("plan.failed", database=self.queue.name, error=repr(error))
-        guilty = unplannable(everything, plan)[:free]
-        return [Step([position]) for position in guilty] or plan([0])
+        return self.planned(
+            self.backlog,
+            lambda requests, progress: self.planner.schedule(requests, progress, number, in_flight, free),
+            most=free,
+        )
 
     def _begin(self, step: Step, tickets: list[Ticket]) -> None:
         tickets, expired = self.queue.claim(tickets)
@@ -253,7 +430,10 @@ class ConnectionPool(WorkerState):
 
 
 def _carry_out_jobs(
-    jobs: SimpleQueue[_Job | None], hand_back: Any, remote: Remote, planner: ConnectionPlanner
+    jobs: SimpleQueue[_Job | None],
+    hand_back: Callable[[_Job], None],
+    remote: Remote,
+    planner: ConnectionPlanner,
 ) -> None:
     """Body of a connection thread."""
     while True:

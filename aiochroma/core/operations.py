@@ -149,7 +149,7 @@ class Operation:
         """What messages call it."""
         return self.name.lstrip("_")
 
-    def may_be_repeated(self, arguments: Mapping[str, Any]) -> bool:
+    def may_be_repeated(self, arguments: Mapping[str, object]) -> bool:
         """Whether a call with these arguments may be made twice without a difference."""
         if self.repeat is Repeat.BY_ID:
             return not any(arguments.get(name) is not None for name in ("where", "where_document", "limit"))

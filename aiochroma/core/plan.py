@@ -18,22 +18,19 @@ walks an offset from the beginning and evaluates a filter again for each page, s
 
 from __future__ import annotations
 
-from dataclasses import dataclass, is_dataclass
-from enum import Enum
-from typing import TYPE_CHECKING, Any
-from uuid import UUID
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 from aiochroma._errors import PartialWriteError
-from aiochroma._types import Vector
 from aiochroma.core.operations import Lane, Merge
-from aiochroma.core.request import Request
-from aiochroma.core.slices import cut, joined, split
+from aiochroma.core.request import Request, cut, is_get_by_id, joined, read_key, split, write_key
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Mapping, Sequence
+    from collections.abc import Hashable, Iterable, Sequence
 
+    from aiochroma.core.request import CallResult
 
-__all__ = ["Limits", "RecordPlanner", "Step", "frozen", "is_get_by_id", "read_key", "write_key"]
+__all__ = ["Limits", "Planner", "RecordPlanner", "Step"]
 
 BULK_ROUND = 4
 """Once in this many rounds bulk writing goes first, so that a stream of small writes cannot starve it."""
@@ -79,6 +76,30 @@ class Step:
     stop: int | None = None
     records: int = 0
     lists_ids: bool = False
+
+
+class Planner(Protocol):
+    """The plan of a kind of request; see :class:`aiochroma.core.plan.RecordPlanner`."""
+
+    limits: Limits
+
+    def plan(self, waiting: Sequence[Request], progress: Sequence[int], number: int) -> list[Step]:
+        """Choose the steps of one round."""
+
+    def merge(self, requests: Sequence[Request], step: Step) -> Request:
+        """Make one call."""
+
+    def split(self, requests: Sequence[Request], result: object) -> list[CallResult]:
+        """Take its result apart."""
+
+    def advance(self, request: Request, step: Step, result: object) -> tuple[int, bool]:
+        """Say how far a request that was cut has come."""
+
+    def join(self, request: Request, slices: Sequence[CallResult]) -> CallResult:
+        """Put the results of its slices or pages together."""
+
+    def failure(self, request: Request, progress: int, error: BaseException) -> BaseException:
+        """Return the error of a request that was cut and failed."""
 
 
 class RecordPlanner:
@@ -208,11 +229,11 @@ class RecordPlanner:
             return Step([line[0]], start, stop, records=stop - start)
         members, total = [line[0]], size
         seen = set(head.arguments["ids"])
-        key = _write_key(head)
+        key = _noted_write_key(head)
         for position in line[1:]:
             request = waiting[position]
             total += _size(request)
-            if total > most or key is None or _write_key(request) != key:
+            if total > most or key is None or _noted_write_key(request) != key:
                 break
             ids = request.arguments["ids"]
             if not seen.isdisjoint(ids):
@@ -243,36 +264,36 @@ class RecordPlanner:
                 arguments[name] = [value for request in requests for value in request.arguments[name]]
         return Request(head.operation, arguments)
 
-    def split(self, requests: Sequence[Request], result: object) -> list[Any]:
+    def split(self, requests: Sequence[Request], result: object) -> list[CallResult]:
         """Give each of the merged requests its own result, exactly as it would have got it alone."""
         return [result] if len(requests) == 1 else split(requests, result)
 
     # -- requests in slices and pages ----------------------------------------------------------------------------------
 
-    def advance(self, request: Request, step: Step, part: Any) -> tuple[int, bool]:
+    def advance(self, request: Request, step: Step, result: CallResult) -> tuple[int, bool]:
         """Return how many records of a request that was cut are done after this slice or page, and whether that was the last."""
         assert step.stop is not None
         if request.lane is Lane.WRITE:
             return step.stop, step.stop >= _size(request)
         if step.lists_ids:
-            done = step.start + len(part["ids"])
+            done = step.start + len(result["ids"])
             begun = step.start > 0
-            if request.arguments.get("include") == [] or (begun and not part["ids"]):
+            if request.arguments.get("include") == [] or (begun and not result["ids"]):
                 return done, True
-            request.page_ids = [*([""] * step.start), *part["ids"]]
+            request.page_ids = [*([""] * step.start), *result["ids"]]
             return step.start, False
         if request.page_ids is not None:
             return step.stop, step.stop == len(request.page_ids)
-        done = len(part["ids"])
+        done = len(result["ids"])
         return done, done < step.stop or done == request.arguments.get("limit")
 
-    def join(self, request: Request, parts: Sequence[Any]) -> Any:
+    def join(self, request: Request, slices: Sequence[CallResult]) -> CallResult:
         """Put the results of the slices or pages together."""
         if request.lane is Lane.READ and request.arguments.get("include") != []:
             # One of them was the list of ids: the second, or the first where the request names ids itself.
             listed = 0 if is_get_by_id(request.arguments) else 1
-            parts = [part for number, part in enumerate(parts) if number != listed]
-        return joined(request, parts)
+            slices = [result for number, result in enumerate(slices) if number != listed]
+        return joined(request, slices)
 
     def failure(self, request: Request, progress: int, error: BaseException) -> BaseException:
         """Return the error for a request that was cut and failed after ``progress`` records."""
@@ -312,7 +333,7 @@ def _is_paged(request: Request, limits: Limits) -> bool:
     return most > limits.records_per_page
 
 
-def _rest_of(request: Request, done: int) -> dict[str, Any]:
+def _rest_of(request: Request, done: int) -> dict[str, object]:
     """Return the arguments that ask for the ids of a large read after its first records."""
     limit = request.arguments.get("limit")
     return {
@@ -323,7 +344,7 @@ def _rest_of(request: Request, done: int) -> dict[str, Any]:
     }
 
 
-def _page_of(request: Request, step: Step) -> dict[str, Any]:
+def _page_of(request: Request, step: Step) -> dict[str, object]:
     """Return the arguments of one page of a large read."""
     if request.page_ids is None:
         return {**request.arguments, "limit": step.stop}
@@ -333,92 +354,7 @@ def _page_of(request: Request, step: Step) -> dict[str, Any]:
     return {**request.arguments, **nothing_else, "ids": ids}
 
 
-def _write_key(request: Request) -> Hashable | None:
+def _noted_write_key(request: Request) -> Hashable | None:
     if request.merge_key is None:
-        request.merge_key = (write_key(request),)
-    key: Hashable | None = request.merge_key[0]
-    return key
-
-
-_DEEPEST = 64
-"""Data that is nested deeper is not compared, and not merged; the interpreter's stack has an end."""
-
-
-def is_get_by_id(arguments: Mapping[str, Any]) -> bool:
-    """Whether a ``get`` asks for ids and for nothing else."""
-    return bool(arguments.get("ids")) and not any(
-        arguments.get(name) for name in ("where", "where_document", "limit", "offset")
-    )
-
-
-def read_key(request: Request) -> tuple[Hashable | None, int]:
-    """Return what must be equal for reads to be merged (None: nothing is), and how much this one adds to a call."""
-    arguments, row = request.arguments, request.row
-    key: Hashable | None
-    if row.merge is Merge.QUERIES:
-        first, *_ = row.query_fields
-        vectors = arguments[first]
-        rest = frozen(arguments, without=row.query_fields)
-        dimensions = 0 if not len(vectors) or isinstance(vectors[0], str) else _length(vectors[0])
-        key = None if rest is None or not len(vectors) else (row.name, dimensions, rest)
-        return key, len(vectors)
-    if row.merge is Merge.GET_BY_ID and is_get_by_id(arguments):
-        rest = frozen(arguments, without=("ids",))
-        return None if rest is None else (row.name, "by id", rest), len(arguments["ids"])
-    rest = None if row.merge is Merge.NONE else frozen(arguments)
-    return None if rest is None else (row.name, rest), 0
-
-
-def write_key(request: Request) -> Hashable | None:
-    """Return what must be equal for writes to be merged: kind, fields present, and the vectors' dimension."""
-    arguments, row = request.arguments, request.row
-    if row.merge is not Merge.RECORDS or not arguments.get("ids"):
-        return None
-    if any(arguments.get(name) is not None for name in ("where", "where_document", "limit")):
-        return None
-    dimensions = {_length(vector) for name in row.vector_fields for vector in _given(arguments, name)} or {0}
-    if len(dimensions) != 1:
-        return None
-    present = tuple(arguments.get(name) is not None for name in row.record_fields)
-    rest = frozen(arguments, without=row.record_fields)
-    return None if rest is None else (row.name, request.bulk, present, dimensions.pop(), rest)
-
-
-def _given(arguments: Mapping[str, Any], name: str) -> Any:
-    values = arguments.get(name)
-    return () if values is None else values
-
-
-def _length(vector: Vector) -> int:
-    return 0 if vector is None else len(vector)
-
-
-def frozen(value: object, *, without: tuple[str, ...] = (), _depth: int = 0) -> Hashable | None:
-    """Return a hashable form of plain data, or None where there is something in it that is not plain, or nested too deep."""
-    if _depth > _DEEPEST:
-        return None
-    if isinstance(value, dict):
-        return _frozen_items(
-            ((key, item) for key, item in value.items() if key not in without), "dict", _depth
-        )
-    if isinstance(value, (list, tuple)):
-        return _frozen_items(enumerate(value), "list", _depth)
-    # The type belongs to it: 1, 1.0 and True are equal, but not the same filter.
-    return (type(value), value) if _is_plain(value) else None
-
-
-def _frozen_items(items: Iterable[tuple[Any, Any]], kind: str, depth: int) -> Hashable | None:
-    made = []
-    for key, item in items:
-        form = frozen(item, _depth=depth + 1)
-        if form is None:
-            return None
-        made.append((key, form))
-    return (kind, tuple(made))
-
-
-def _is_plain(value: object) -> bool:
-    if is_dataclass(value):
-        # Frozen and hashable: a value that says what it says, such as how a namespace is searched.
-        return type(value).__hash__ is not None
-    return value is None or isinstance(value, (str, int, float, UUID, Enum))
+        request.merge_key = (write_key(request), 0)
+    return request.merge_key[0]

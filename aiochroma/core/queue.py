@@ -2,47 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
-import concurrent.futures
-import contextvars
 import threading
 import time
 from collections import deque
 from enum import Enum, auto
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 from aiochroma._errors import (
-    BlockingCallError,
     ClosedError,
     DeadlineExceededError,
     ForkedProcessError,
     QueueFullError,
 )
-from aiochroma._threads import waits_by_blocking
+from aiochroma.core.calls import Ticket, TicketState
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
     from aiochroma.core.connection import WhenFull
-    from aiochroma.core.delivery import Outcome
     from aiochroma.core.request import Request
 
-__all__ = ["Home", "QueueState", "RequestQueue", "Ticket", "TicketState"]
-
-
-class TicketState(Enum):
-    """Where a request is; every change happens under the queue's lock."""
-
-    IN_LINE = auto()
-    """The queue is full: it moves up as others finish."""
-    QUEUED = auto()
-    RUNNING = auto()
-    DONE = auto()
-    CANCELLED = auto()
-    """Its caller left, or its deadline passed, before it began: it never runs."""
-    ABANDONED = auto()
-    """Its caller left after it began: it runs to its end and the outcome is dropped."""
+__all__ = ["QueueState", "RequestQueue", "forked_error"]
 
 
 _NOT_BEGUN = (TicketState.IN_LINE, TicketState.QUEUED)
@@ -55,124 +36,6 @@ class QueueState(Enum):
     CLOSING = auto()
     CLOSED = auto()
     FORKED = auto()
-
-
-class Home(Protocol):
-    """Where outcomes go, if neither to an event loop nor to a waiting thread: another process, for example."""
-
-    def take(self, outcomes: Sequence[Outcome]) -> None:
-        """Take a batch of outcomes, in order; called on the serving thread, must neither block nor raise."""
-
-
-class Ticket:
-    """A request on its way, and where its outcome goes.
-
-    ``await`` it on the event loop that it was made on, or block a plain thread with :meth:`result`. A caller that is cancelled
-    is released at once. A request that was still queued then never runs; one that had begun runs to its end and its outcome is
-    dropped.
-
-    Attributes:
-        home: The event loop that ``future`` belongs to, None where a plain thread waits, or what takes outcomes itself.
-        future: Where the outcome goes. It belongs to this request alone. None where ``home`` takes outcomes itself.
-        queue: The queue it was submitted to.
-        deadline: The moment (``time.monotonic()``) after which the outcome is of no use, or None.
-        progress: How many records of a request that was cut are done.
-        slices: The results of the slices or pages done so far.
-    """
-
-    __slots__ = (
-        "context",
-        "deadline",
-        "future",
-        "home",
-        "progress",
-        "queue",
-        "queued_at",
-        "request",
-        "slices",
-        "started_at",
-        "state",
-    )
-
-    queue: RequestQueue
-
-    def __init__(
-        self,
-        request: Request,
-        home: asyncio.AbstractEventLoop | Home | None,
-        future: asyncio.Future[Any] | concurrent.futures.Future[Any] | None,
-        deadline: float | None,
-    ) -> None:
-        self.request = request
-        self.home = home
-        self.future = future
-        self.deadline = deadline
-        self.context = contextvars.copy_context()
-        self.queued_at = time.monotonic()
-        self.started_at = 0.0
-        self.state = TicketState.IN_LINE
-        self.progress = 0
-        self.slices: list[Any] | None = None
-
-    @classmethod
-    def here(cls, request: Request, deadline: float | None) -> Ticket:
-        """Return a ticket for the event loop that runs on this thread, or for this thread where none does."""
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            return cls(request, None, concurrent.futures.Future(), deadline)
-        return cls(request, loop, loop.create_future(), deadline)
-
-    def __await__(self) -> Generator[Any, None, Any]:
-        if self.home is None:
-            waits_by_blocking()
-            return self.result()
-        future, timer = self.future, None
-        assert isinstance(future, asyncio.Future), "made on a plain thread: use `result()`"
-        if self.deadline is not None:
-            seconds = max(0.0, self.deadline - time.monotonic())
-            timer = future.get_loop().call_later(seconds, self.expire)
-        try:
-            return (yield from future)
-        except asyncio.CancelledError:
-            self.cancel()
-            raise
-        finally:
-            if timer is not None:
-                timer.cancel()
-
-    def result(self) -> Any:
-        """Block this thread until the outcome is there, or the deadline has passed; return it, or raise it."""
-        future = self.future
-        assert isinstance(future, concurrent.futures.Future), "made on an event loop: `await` it"
-        if self.queue.served_by == threading.get_ident():
-            self.cancel()
-            raise BlockingCallError(
-                f"This thread serves {self.queue.name}, and would wait for itself for ever: a log handler, an embedding "
-                "function or a callback that runs on it must not call the database."
-            )
-        seconds = None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
-        try:
-            return future.result(seconds)
-        except concurrent.futures.TimeoutError:
-            # On 3.11+ this is the builtin TimeoutError, which the call itself may have raised.
-            error = None if future.done() else self.queue.expire(self)
-            if error is None:
-                return future.result()
-            raise error from None
-        except BaseException:
-            self.cancel()
-            raise
-
-    def cancel(self) -> None:
-        """Note that the caller is gone: a queued request never runs, the outcome of a running one is dropped."""
-        self.queue.cancel(self)
-
-    def expire(self) -> None:
-        """Release the caller because the deadline has passed, unless the outcome is decided already."""
-        error = self.queue.expire(self)
-        if error is not None and self.future is not None and not self.future.done():
-            self.future.set_exception(error)
 
 
 class RequestQueue:

@@ -19,9 +19,8 @@ from aiochroma._errors import ClosedError, SettingsConflictError
 from aiochroma._logging import get_logger
 from aiochroma.core.config import DEFAULTS, EngineOptions, Location
 from aiochroma.core.connection import BackendInfo, EngineInfo
-from aiochroma.core.executors import ConnectionPool
+from aiochroma.core.executors import ConnectionPlanner, ConnectionPool
 from aiochroma.core.queue import forked_error
-from aiochroma.core.schedule import ConnectionPlanner
 from aiochroma.core.stats import Stats
 from aiochroma.core.worker import Worker
 
@@ -29,10 +28,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from aiochroma.backend.protocol import Backend
-    from aiochroma.core.connection import Serving, WhenFull
-    from aiochroma.core.queue import Ticket
+    from aiochroma.core.calls import Ticket
+    from aiochroma.core.connection import Resource, Serving, WhenFull
+    from aiochroma.core.plan import Planner
     from aiochroma.core.request import Request
-    from aiochroma.core.worker import Planner, Resource
 
 __all__ = ["BackendWorker", "Engine", "Lease", "Opener", "acquire", "close_all", "open_databases"]
 
@@ -211,7 +210,7 @@ def _serve_here(engine: Engine, *, on_idle: Callable[[], None], on_end: Callable
         location.name,
         engine.open,
         planner=ConnectionPlanner(connections=connections) if connections else None,
-        server=partial(ConnectionPool, connections=connections) if connections else None,
+        state=partial(ConnectionPool, connections=connections) if connections else None,
         max_pending=int(options.max_pending or DEFAULTS["max_pending"]),
         max_write_slice_ms=options.max_write_slice_ms,
         slow_request_ms=options.slow_request_ms or DEFAULTS["slow_request_ms"],

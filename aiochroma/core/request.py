@@ -1,16 +1,40 @@
-"""What travels through the queue: plain data, no closures and no futures."""
+"""What travels through the queue, as plain data: requests, their arguments cut into slices, their results put together.
+
+Pure functions: no thread, no clock, no futures.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+import copy
+from dataclasses import dataclass, field, is_dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any, TypeAlias
+from uuid import UUID
 
-from aiochroma.core.operations import Lane, Operation, operation_of
+from aiochroma._types import Vector
+from aiochroma.core.operations import Lane, Merge, Operation, Result, operation_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Hashable, Iterable, Mapping, Sequence
 
-__all__ = ["Request"]
+__all__ = [
+    "Arguments",
+    "CallResult",
+    "Request",
+    "cut",
+    "frozen",
+    "is_get_by_id",
+    "joined",
+    "read_key",
+    "split",
+    "write_key",
+]
+
+Arguments: TypeAlias = "Mapping[str, Any]"
+"""Keyword arguments of an operation; what each may hold is Chroma's to say."""
+
+CallResult: TypeAlias = Any
+"""What an operation returns; its row says what that looks like."""
 
 
 @dataclass(slots=True, eq=False)
@@ -30,13 +54,13 @@ class Request:
     """
 
     operation: str
-    arguments: Mapping[str, Any]
+    arguments: Arguments
     bulk: bool = False
     atomic: bool = False
     row: Operation = field(init=False, repr=False)
     lane: Lane = field(init=False)
     collection: str = field(init=False)
-    merge_key: Any = field(init=False, default=None, repr=False)
+    merge_key: tuple[Hashable | None, int] | None = field(init=False, default=None, repr=False)
     page_ids: list[str] | None = field(init=False, default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -45,5 +69,217 @@ class Request:
         self.lane = self.row.lane
         self.collection = str(self.arguments.get("collection_id", ""))
 
-    def __reduce__(self) -> tuple[type[Request], tuple[Any, ...]]:
+    def __reduce__(self) -> tuple[type[Request], tuple[object, ...]]:
         return Request, (self.operation, dict(self.arguments), self.bulk, self.atomic)
+
+
+_FIELDS = ("ids", "embeddings", "metadatas", "documents", "uris", "data", "distances")
+"""Fields of Chroma's results of ``get`` and ``query``."""
+
+
+def cut(request: Request, start: int, stop: int) -> dict[str, object]:
+    """Return the arguments of a write for the records from ``start`` to ``stop``."""
+    arguments = dict(request.arguments)
+    for name in request.row.record_fields:
+        if arguments.get(name) is not None:
+            arguments[name] = arguments[name][start:stop]
+    return arguments
+
+
+def split(requests: Sequence[Request], result: CallResult) -> list[CallResult]:
+    """Give each of several requests that were one call its own result, exactly as it would have got it alone."""
+    return _SPLIT[requests[0].row.result](requests, result)
+
+
+def _copies(requests: Sequence[Request], result: object) -> list[CallResult]:
+    return [result, *(copy.deepcopy(result) for _ in requests[1:])]
+
+
+def _rows(requests: Sequence[Request], result: CallResult) -> list[CallResult]:
+    own: list[CallResult] = []
+    start = 0
+    field, *_ = requests[0].row.query_fields
+    for request in requests:
+        stop = start + len(request.arguments[field])
+        if isinstance(result, list):
+            own.append(result[start:stop])
+        else:
+            entry = dict(result)
+            for name in _FIELDS:
+                if entry.get(name) is not None:
+                    entry[name] = entry[name][start:stop]
+            entry["included"] = request.arguments.get("include", result["included"])
+            own.append(entry)
+        start = stop
+    return own
+
+
+def _records(requests: Sequence[Request], result: CallResult) -> list[CallResult]:
+    """Give each look-up by id its records, in the order in which Chroma would return them."""
+    if not requests[0].arguments.get("ids"):
+        return _copies(requests, result)  # No ids: they were equal.
+    index = {id: row for row, id in enumerate(result["ids"])}
+    given: set[str] = set()
+    own = []
+    for request in requests:
+        rows = sorted(index[id] for id in set(request.arguments["ids"]) if id in index)
+        entry = dict(result)
+        for name in _FIELDS:
+            if entry.get(name) is not None:
+                entry[name] = _picked(entry[name], rows)
+        if entry.get("metadatas") is not None and not given.isdisjoint(entry["ids"]):
+            entry["metadatas"] = copy.deepcopy(entry["metadatas"])
+        given.update(entry["ids"])
+        entry["included"] = request.arguments.get("include", result["included"])
+        own.append(entry)
+    return own
+
+
+def _picked(values: CallResult, rows: Sequence[int]) -> CallResult:
+    return [values[row] for row in rows] if isinstance(values, list) else values[list(rows)]
+
+
+def _deleted(requests: Sequence[Request], result: CallResult) -> list[CallResult]:
+    # Local Chroma counts the ids it was given, whether or not they were there.
+    return [type(result)(deleted=len(request.arguments["ids"])) for request in requests]
+
+
+def _ids(requests: Sequence[Request], result: Sequence[str]) -> list[CallResult]:
+    return [[id for id in result if id in own] for own in _own_ids(requests)]
+
+
+def _by_id(requests: Sequence[Request], result: CallResult) -> list[CallResult]:
+    return [{id: value for id, value in result.items() if id in own} for own in _own_ids(requests)]
+
+
+def _hits(requests: Sequence[Request], result: CallResult) -> list[CallResult]:
+    return [[hit for hit in result if hit["id"] in own] for own in _own_ids(requests)]
+
+
+def _own_ids(requests: Sequence[Request]) -> list[set[str]]:
+    return [set(request.arguments["ids"]) for request in requests]
+
+
+_SPLIT = {
+    Result.PLAIN: _copies,
+    Result.RECORDS: _records,
+    Result.ROWS: _rows,
+    Result.DELETED: _deleted,
+    Result.IDS: _ids,
+    Result.BY_ID: _by_id,
+    Result.HITS: _hits,
+}
+
+
+def joined(request: Request, slices: Sequence[CallResult]) -> CallResult:
+    """Put the results of the slices of a write, or of the pages of a read, together."""
+    first = slices[0]
+    if len(slices) == 1:
+        return first
+    result = request.row.result
+    if result is Result.DELETED:
+        return type(first)(deleted=sum(each["deleted"] for each in slices))
+    if result is Result.BY_ID:
+        return {id: value for each in slices for id, value in each.items()}
+    if result in {Result.IDS, Result.HITS}:
+        return [entry for each in slices for entry in each]
+    if result is not Result.RECORDS:
+        return slices[-1]
+    whole = dict(first)
+    for name in _FIELDS:
+        if whole.get(name) is not None:
+            whole[name] = _concatenated([each[name] for each in slices])
+    return whole
+
+
+def _concatenated(pages: Sequence[CallResult]) -> CallResult:
+    if isinstance(pages[0], list):
+        return [value for page in pages for value in page]
+    # Vectors come as arrays of shape (records, dimensions), from a backend that has imported numpy already.
+    import numpy as np
+
+    return np.concatenate([page for page in pages if len(page)] or pages[:1])
+
+
+def frozen(value: object, *, without: tuple[str, ...] = (), _depth: int = 0) -> Hashable | None:
+    """Return a hashable form of plain data, or None where there is something in it that is not plain, or nested too deep."""
+    if _depth > _DEEPEST:
+        return None
+    if isinstance(value, dict):
+        return _frozen_items(
+            ((key, item) for key, item in value.items() if key not in without), "dict", _depth
+        )
+    if isinstance(value, (list, tuple)):
+        return _frozen_items(enumerate(value), "list", _depth)
+    # The type belongs to it: 1, 1.0 and True are equal, but not the same filter.
+    return (type(value), value) if _is_plain(value) else None
+
+
+def _frozen_items(items: Iterable[tuple[Hashable, object]], kind: str, depth: int) -> Hashable | None:
+    made = []
+    for key, item in items:
+        form = frozen(item, _depth=depth + 1)
+        if form is None:
+            return None
+        made.append((key, form))
+    return (kind, tuple(made))
+
+
+def _is_plain(value: object) -> bool:
+    if is_dataclass(value):
+        # Frozen and hashable: a value that says what it says, such as how a namespace is searched.
+        return type(value).__hash__ is not None
+    return value is None or isinstance(value, (str, int, float, UUID, Enum))
+
+
+_DEEPEST = 64
+"""Data that is nested deeper is not compared, and not merged; the interpreter's stack has an end."""
+
+
+def is_get_by_id(arguments: Arguments) -> bool:
+    """Whether a ``get`` asks for ids and for nothing else."""
+    return bool(arguments.get("ids")) and not any(
+        arguments.get(name) for name in ("where", "where_document", "limit", "offset")
+    )
+
+
+def read_key(request: Request) -> tuple[Hashable | None, int]:
+    """Return what must be equal for reads to be merged (None: nothing is), and how much this one adds to a call."""
+    arguments, row = request.arguments, request.row
+    key: Hashable | None
+    if row.merge is Merge.QUERIES:
+        first, *_ = row.query_fields
+        vectors = arguments[first]
+        rest = frozen(arguments, without=row.query_fields)
+        dimensions = 0 if not len(vectors) or isinstance(vectors[0], str) else _length(vectors[0])
+        key = None if rest is None or not len(vectors) else (row.name, dimensions, rest)
+        return key, len(vectors)
+    if row.merge is Merge.GET_BY_ID and is_get_by_id(arguments):
+        rest = frozen(arguments, without=("ids",))
+        return None if rest is None else (row.name, "by id", rest), len(arguments["ids"])
+    rest = None if row.merge is Merge.NONE else frozen(arguments)
+    return None if rest is None else (row.name, rest), 0
+
+
+def write_key(request: Request) -> Hashable | None:
+    """Return what must be equal for writes to be merged: kind, fields present, and the vectors' dimension."""
+    arguments, row = request.arguments, request.row
+    if row.merge is not Merge.RECORDS or not arguments.get("ids"):
+        return None
+    if any(arguments.get(name) is not None for name in ("where", "where_document", "limit")):
+        return None
+    dimensions = {_length(vector) for name in row.vector_fields for vector in _given(arguments, name)} or {0}
+    if len(dimensions) != 1:
+        return None
+    present = tuple(arguments.get(name) is not None for name in row.record_fields)
+    rest = frozen(arguments, without=row.record_fields)
+    return None if rest is None else (row.name, request.bulk, present, dimensions.pop(), rest)
+
+
+def _given(arguments: Arguments, name: str) -> Sequence[Vector]:
+    values = arguments.get(name)
+    return () if values is None else values
+
+
+def _length(vector: Vector) -> int:
+    return 0 if vector is None else len(vector)

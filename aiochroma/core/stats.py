@@ -1,18 +1,29 @@
-"""Counters and times of one database: always kept, cheap, read with ``stats()``."""
+"""What is counted and measured of a database, and who is told of it."""
 
 from __future__ import annotations
 
 from collections import deque
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from aiochroma._errors import StoreUnavailableError
+from aiochroma._logging import get_logger
 from aiochroma._types import JsonObject
 
-__all__ = ["Latency", "Stats", "StatsRecorder"]
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from contextvars import Context
+
+    from aiochroma.core.calls import Ticket
+
+__all__ = ["Latency", "Observer", "SlowLog", "Stats", "StatsRecorder", "observer", "set_observer"]
 
 _INTERNAL = 500
 """Chroma's errors carry the code of an HTTP response; from here on it is not the caller's fault."""
 
+log = get_logger("aiochroma.core")
+
+_SLOW_REPORT_SECONDS = 1.0
 _SAMPLES = 2048
 """Latencies are those of this many most recent requests: enough for a p99, constant memory."""
 
@@ -121,3 +132,108 @@ def _times(seconds: deque[float]) -> Latency:
         return Latency()
     last = len(values) - 1
     return Latency(*(round(values[int(last * share)] * 1000, 3) for share in (0.5, 0.99, 1.0)))
+
+
+T = TypeVar("T")
+
+
+class Observer(Protocol):
+    """What is told to whoever observes. Must neither block nor raise."""
+
+    async def memory_call(
+        self,
+        name: str,
+        details: JsonObject,
+        work: Callable[[], Awaitable[T]],
+        database: Callable[[], str],
+    ) -> T:
+        """Carry out a call of a memory, and return what it returns.
+
+        Args:
+            name: Of the call, such as ``"recall"``.
+            details: What it was asked for: ``query``, ``namespaces``, ``id``, ``texts``, where it has these.
+            work: What to await.
+            database: Returns the name of the database; known when the call has ended.
+        """
+
+    def request(
+        self,
+        database: str,
+        operation: str,
+        context: Context,
+        waited: float,
+        ran: float,
+        merged: int,
+        error: BaseException | None,
+    ) -> None:
+        """Take note of a request that was carried out; on the thread that did it, before its caller goes on.
+
+        Args:
+            database: Its name.
+            operation: What was done.
+            context: The caller's.
+            waited: Seconds in the queue.
+            ran: Seconds in the database.
+            merged: How many requests one call into the database has answered; 1 for a request of its own.
+            error: What it raised, or None.
+        """
+
+    def embedding(self, seconds: float, texts: int) -> None:
+        """Take note of an embedding, in the caller's context."""
+
+
+class _Seat:
+    """Holds the observer, so that importing its name gives the one that is set later."""
+
+    def __init__(self) -> None:
+        self.taken: Observer | None = None
+
+
+_seat = _Seat()
+
+
+def observer() -> Observer | None:
+    """Return the observer, or None."""
+    return _seat.taken
+
+
+def set_observer(chosen: Observer | None) -> None:
+    """Set the observer of this process, or take it away."""
+    _seat.taken = chosen
+
+
+class SlowLog:
+    """Logs slow requests; under a backlog all are slow, so one a second stands for the others.
+
+    Args:
+        name: The database.
+        seconds: A request that took longer, waiting included, is slow.
+
+    Attributes:
+        opened_at: When the database was opened (``time.monotonic()``): waiting for that does not make a request slow.
+    """
+
+    def __init__(self, name: str, seconds: float) -> None:
+        self.opened_at: float | None = None
+        self._name = name
+        self._seconds = seconds
+        self._reported_at = float("-inf")
+        self._unreported = 0
+
+    def look(self, ticket: Ticket, now: float, waited: float, ran: float) -> None:
+        """Log a request if it was slow; the times are in seconds, ``now`` is its end."""
+        if self.opened_at is None or now - max(ticket.queued_at, self.opened_at) <= self._seconds:
+            return
+        self._unreported += 1
+        if now - self._reported_at < _SLOW_REPORT_SECONDS:
+            return
+        ticket.context.run(
+            log.warning,
+            "request.slow",
+            database=self._name,
+            operation=ticket.request.operation,
+            wait_ms=round(waited * 1000, 1),
+            run_ms=round(ran * 1000, 1),
+            slow_since_last_report=self._unreported,
+        )
+        self._reported_at, self._unreported = now, 0

@@ -28,28 +28,29 @@ Guarantees:
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from functools import partial
+from typing import TYPE_CHECKING
 
 from aiochroma._errors import ClosedError, OutcomeUnknownError
 from aiochroma._logging import get_logger
-from aiochroma.core.aside import Aside
-from aiochroma.core.delivery import Outcome, deliver, report_unseen
-from aiochroma.core.observing import observer
+from aiochroma.core.calls import Outcome, Ticket, TicketState, deliver, report_unseen
+from aiochroma.core.connection import Aside, Serving, Working
 from aiochroma.core.operations import Lane
 from aiochroma.core.pacing import Pacing
-from aiochroma.core.plan import Limits, RecordPlanner, Step
-from aiochroma.core.queue import QueueState, RequestQueue, Ticket, TicketState
-from aiochroma.core.stats import StatsRecorder
+from aiochroma.core.plan import RecordPlanner, Step
+from aiochroma.core.queue import QueueState, RequestQueue
+from aiochroma.core.stats import SlowLog, StatsRecorder, observer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-    from aiochroma.core.request import Request
+    from aiochroma.core.connection import BackendInfo, Resource
+    from aiochroma.core.plan import Planner
+    from aiochroma.core.request import CallResult, Request
 
-__all__ = ["Planner", "Resource", "Worker", "WorkerState", "latest_deadline", "unplannable"]
+__all__ = ["Worker", "WorkerState", "latest_deadline", "without_frames"]
 
 log = get_logger("aiochroma.core")
 
@@ -57,65 +58,17 @@ _DELIVERY_SECONDS = 0.001
 """Outcomes wait at most this long for others to share a wake-up with; a wake-up costs some 20 microseconds."""
 
 
-_SLOW_REPORT_SECONDS = 1.0
-
-
-class Resource(Protocol):
-    """What the thread owns."""
-
-    def execute(self, request: Request, deadline: float | None = None) -> Any:
-        """Carry out one call; its result is no longer awaited after ``deadline`` (``time.monotonic()``)."""
-
-    def close(self) -> None:
-        """Give everything back."""
-
-
-@runtime_checkable
-class Working(Protocol):
-    """A resource that has work of its own, which is done between the requests of others."""
-
-    def work(self) -> bool:
-        """Do a slice of it, of some milliseconds; return whether there is more."""
-
-
-class Planner(Protocol):
-    """The plan of a kind of request; see :class:`aiochroma.core.plan.RecordPlanner`."""
-
-    limits: Limits
-
-    def plan(self, waiting: Sequence[Request], progress: Sequence[int], number: int) -> list[Step]:
-        """Choose the steps of one round."""
-
-    def merge(self, requests: Sequence[Request], step: Step) -> Request:
-        """Make one call."""
-
-    def split(self, requests: Sequence[Request], result: object) -> list[Any]:
-        """Take its result apart."""
-
-    def advance(self, request: Request, step: Step, part: object) -> tuple[int, bool]:
-        """Say how far a request that was cut has come."""
-
-    def join(self, request: Request, parts: Sequence[Any]) -> Any:
-        """Put the results of its slices or pages together."""
-
-    def failure(self, request: Request, progress: int, error: BaseException) -> BaseException:
-        """Return the error of a request that was cut and failed."""
-
-
-class Worker:
+class Worker(Serving):
     """One long-lived thread that owns a resource and serves a queue.
 
-    The thread is a daemon, so that a forgotten one cannot hang the interpreter; the registry stops and joins it at exit,
-    because a daemon inside native code at that moment would crash it (9 of 20 exits in our measurement).
-
     Args:
-        name: Name of the database in messages and of the thread.
+        name: The name of the database in messages and of the thread.
         open_resource: Opens the resource; called on the thread.
         planner: The plan; default that of Chroma's operations.
         max_pending: How many requests may wait before a line forms.
         max_write_slice_ms: Budget of one slice of writing, in milliseconds; see :class:`aiochroma.core.pacing.Pacing`.
         slow_request_ms: Requests that take longer, waiting included, are logged; milliseconds.
-        server: Makes what serves on the thread, where it is not the thread alone; see :mod:`._connections`.
+        state: Makes what serves on the thread: :class:`WorkerState`, or a class derived from it.
         on_idle: Called on the thread when a wakeup came and nothing waits.
         on_end: Called on the thread when the resource is closed.
     """
@@ -129,66 +82,31 @@ class Worker:
         max_pending: int = 10_000,
         max_write_slice_ms: float | None = None,
         slow_request_ms: float = 1000.0,
-        server: Callable[..., WorkerState] | None = None,
+        state: Callable[..., WorkerState] | None = None,
         on_idle: Callable[[], None] = lambda: None,
         on_end: Callable[[], None] = lambda: None,
     ) -> None:
         planner = planner or RecordPlanner()
-        self.queue = RequestQueue(name, max_pending)
-        self.recorder = StatsRecorder()
-        self._ended: list[Callable[[], None]] = []
-        self._over = False
-        self._end_lock = threading.Lock()
-        serving = (server or WorkerState)(
-            self.queue,
+        recorder = StatsRecorder()
+        made = (state or WorkerState)(
+            RequestQueue(name, max_pending),
             planner,
             Pacing(planner.limits, max_write_slice_ms),
-            self.recorder,
-            slow_request_ms / 1000,
+            recorder,
+            SlowLog(name, slow_request_ms / 1000),
             on_idle,
         )
-        # The target holds the queue, not this handle. It runs in an empty context: it must not inherit that of whoever
-        # happened to open the database first.
-        self.thread = threading.Thread(
-            target=contextvars.Context().run,
-            args=(_serve, serving, open_resource, on_end, self._announce_end),
-            name=f"aiochroma-db:{name}",
-            daemon=True,
+        super().__init__(
+            f"aiochroma-db:{name}", made.queue, recorder, partial(_serve, made, [open_resource]), on_end
         )
 
-    def start(self) -> None:
-        """Start the thread; opening is its first act."""
-        self.thread.start()
+    def describe(self) -> BackendInfo | None:
+        """Return None: nothing is known of this resource."""
 
     @property
     def busy_since(self) -> float | None:
         """When the call began that the thread is in (``time.monotonic()``), or None."""
         return self.recorder.busy_since
-
-    def close(self, *, drain: bool = True) -> None:
-        """Begin to close and return at once."""
-        self.queue.close(drain=drain)
-
-    def when_ended(self, callback: Callable[[], None]) -> None:
-        """Call ``callback`` when the thread is about to end (at once if it has). It must neither block nor raise."""
-        with self._end_lock:
-            if not self._over:
-                self._ended.append(callback)
-                return
-        callback()
-
-    def join(self, timeout: float | None = None) -> bool:
-        """Wait for the thread to end; return whether it did within ``timeout`` seconds."""
-        if self.thread.ident is not None and self.thread is not threading.current_thread():
-            self.thread.join(timeout)
-        return not self.thread.is_alive()
-
-    def _announce_end(self) -> None:
-        with self._end_lock:
-            self._over = True
-            callbacks = list(self._ended)
-        for callback in callbacks:
-            callback()
 
 
 class WorkerState:
@@ -206,27 +124,24 @@ class WorkerState:
         planner: Planner,
         pacing: Pacing,
         recorder: StatsRecorder,
-        slow_seconds: float,
+        slow: SlowLog,
         on_idle: Callable[[], None],
     ) -> None:
         self.queue = queue
         self.planner = planner
         self.pacing = pacing
         self.recorder = recorder
-        self.slow_seconds = slow_seconds
+        self.slow = slow
         self.on_idle = on_idle
         self.backlog: list[Ticket] = []
-        self.aside: tuple[Ticket, Aside[Any]] | None = None
+        self.aside: tuple[Ticket, Aside[object]] | None = None
         self.outcomes: list[Outcome] = []
         self.delivered = False
         self.delivered_at = 0.0
-        self.opened_at = 0.0
-        self.slow_reported_at = float("-inf")
-        self.slow_unreported = 0
 
     def serve(self, resource: Resource) -> None:
         """Serve until the queue is closed and empty."""
-        self.opened_at = time.monotonic()
+        self.slow.opened_at = time.monotonic()
         held = more = False
         working = resource if isinstance(resource, Working) else None
         while True:
@@ -267,7 +182,7 @@ class WorkerState:
             return tickets
         return [ticket for ticket in tickets if ticket.request.lane is Lane.READ]
 
-    def _begin_aside(self, ticket: Ticket, aside: Aside[Any]) -> None:
+    def _begin_aside(self, ticket: Ticket, aside: Aside[object]) -> None:
         self.aside = (ticket, aside)
         aside.when_over(lambda: self.queue.wakeup.put(None))
 
@@ -279,7 +194,7 @@ class WorkerState:
         try:
             result = ticket.context.run(aside.result)
         except BaseException as caught:  # noqa: BLE001 - belongs to the caller, not the thread
-            error = _without_frames(caught)
+            error = without_frames(caught)
         self._finish([ticket], [result], error, time.monotonic() - ticket.started_at)
         self.backlog.remove(ticket)
         self._flush()
@@ -319,25 +234,38 @@ class WorkerState:
         return False
 
     def _steps(self, waiting: list[Ticket], number: int) -> list[Step]:
-        """Ask the plan; should it stumble over somebody's arguments, those are answered alone and the others go on."""
+        return self.planned(waiting, lambda requests, progress: self.planner.plan(requests, progress, number))
+
+    def planned(
+        self,
+        waiting: Sequence[Ticket],
+        choose: Callable[[list[Request], list[int]], list[Step]],
+        most: int | None = None,
+    ) -> list[Step]:
+        """Ask the plan; should it stumble over somebody's arguments, those are answered alone and the others go on.
+
+        Args:
+            waiting: What waits.
+            choose: Chooses steps: ``choose(requests, progress)``, where ``progress`` counts the records of each that are done.
+            most: How many steps there may be, or None for any number.
+        """
 
         def plan(positions: Sequence[int]) -> list[Step]:
             tickets = [waiting[position] for position in positions]
-            steps = self.planner.plan(
-                [ticket.request for ticket in tickets], [ticket.progress for ticket in tickets], number
-            )
+            steps = choose([ticket.request for ticket in tickets], [ticket.progress for ticket in tickets])
             for step in steps:
                 step.members = [positions[member] for member in step.members]
             return steps
 
+        everything = range(len(waiting))
         try:
-            return plan(range(len(waiting)))
+            return plan(everything)
         except Exception as error:  # noqa: BLE001 - one caller's arguments must not end everybody's thread
             log.warning("plan.failed", database=self.queue.name, error=repr(error))
         # A request that the plan cannot take goes to Chroma as it is, which says what is wrong with it. The others wait for the
         # next round.
-        guilty = unplannable(range(len(waiting)), plan)
-        return [Step([position]) for position in guilty] or plan([0])
+        guilty = [position for position in everything if _stumbles(plan, position)]
+        return [Step([position]) for position in guilty[:most]] or plan([0])
 
     def _step(self, resource: Resource, tickets: list[Ticket], step: Step) -> None:
         tickets, expired = self.queue.claim(tickets)
@@ -351,7 +279,7 @@ class WorkerState:
             if step.stop is None:
                 result = self.planner.split(requests, result)
         except BaseException as caught:  # noqa: BLE001 - native panics and SystemExit belong to the caller, not the thread
-            result, error = None, _without_frames(caught)
+            result, error = None, without_frames(caught)
         seconds = time.monotonic() - started
         if step.records:
             self.pacing.observe(step.records, seconds)
@@ -374,30 +302,30 @@ class WorkerState:
         try:
             result = self._call(resource, [ticket], ticket.request)
         except BaseException as caught:  # noqa: BLE001 - see above
-            error = _without_frames(caught)
+            error = without_frames(caught)
             if isinstance(merged, OutcomeUnknownError) and not isinstance(error, OutcomeUnknownError):
                 # This time nothing may have been written, the time before it may.
                 error = OutcomeUnknownError(str(merged))
-                error.__cause__ = _without_frames(caught)
+                error.__cause__ = without_frames(caught)
         self._finish([ticket], [result], error, time.monotonic() - started)
 
     def _slice(
-        self, ticket: Ticket, step: Step, part: object, error: BaseException | None, seconds: float
+        self, ticket: Ticket, step: Step, result: object, error: BaseException | None, seconds: float
     ) -> None:
         if error is not None:
             self._finish([ticket], [], self.planner.failure(ticket.request, step.start, error), seconds)
             return
         if ticket.slices is None:
             ticket.slices = []
-        ticket.slices.append(part)
+        ticket.slices.append(result)
         if isinstance(ticket.home, asyncio.AbstractEventLoop):
             # Its loop is used for as long as the write goes on.
             self.pacing.seen(ticket.home, time.monotonic())
-        ticket.progress, last = self.planner.advance(ticket.request, step, part)
+        ticket.progress, last = self.planner.advance(ticket.request, step, result)
         if last:
             self._finish([ticket], [self.planner.join(ticket.request, ticket.slices)], None, seconds)
 
-    def _call(self, resource: Resource, tickets: Sequence[Ticket], request: Request) -> Any:
+    def _call(self, resource: Resource, tickets: Sequence[Ticket], request: Request) -> CallResult:
         self.recorder.calls += 1
         self.recorder.busy_since = time.monotonic()
         try:
@@ -409,7 +337,7 @@ class WorkerState:
         self.outcomes.extend(Outcome(ticket, error=self.queue.expired_error(ticket)) for ticket in tickets)
 
     def _finish(
-        self, tickets: list[Ticket], results: list[Any], error: BaseException | None, seconds: float
+        self, tickets: list[Ticket], results: list[CallResult], error: BaseException | None, seconds: float
     ) -> None:
         watching = observer()
         if watching is not None:
@@ -426,27 +354,11 @@ class WorkerState:
                 self.pacing.served_other(now)
             if isinstance(ticket.home, asyncio.AbstractEventLoop):
                 self.pacing.seen(ticket.home, now)
-            # Waiting for the database to open is not a slow request.
-            if now - max(ticket.queued_at, self.opened_at) > self.slow_seconds:
-                self._report_slow(ticket, now)
+            self.slow.look(ticket, now, ticket.started_at - ticket.queued_at, now - ticket.started_at)
 
-    def _report_slow(self, ticket: Ticket, now: float) -> None:
-        """Log a slow request; under a backlog all are, so one a second stands for the others."""
-        self.slow_unreported += 1
-        if now - self.slow_reported_at < _SLOW_REPORT_SECONDS:
-            return
-        ticket.context.run(
-            log.warning,
-            "request.slow",
-            database=self.queue.name,
-            operation=ticket.request.operation,
-            wait_ms=round((ticket.started_at - ticket.queued_at) * 1000, 1),
-            run_ms=round((now - ticket.started_at) * 1000, 1),
-            slow_since_last_report=self.slow_unreported,
-        )
-        self.slow_reported_at, self.slow_unreported = now, 0
-
-    def _answer(self, tickets: Sequence[Ticket], results: list[Any], error: BaseException | None) -> None:
+    def _answer(
+        self, tickets: Sequence[Ticket], results: list[CallResult], error: BaseException | None
+    ) -> None:
         abandoned = set(self.queue.finish(tickets, failed=error is not None))
         for position, ticket in enumerate(tickets):
             if ticket not in abandoned:
@@ -473,34 +385,26 @@ class WorkerState:
         self._flush()
 
 
-def _serve(
-    server: WorkerState,
-    open_resource: Callable[[], Resource],
-    on_end: Callable[[], None],
-    announce: Callable[[], None],
-) -> None:
+def _serve(state: WorkerState, to_open: list[Callable[[], Resource]]) -> None:
     """Body of the thread."""
-    queue = server.queue
+    queue = state.queue
     failure: BaseException | None = None
     resource: Resource | None = None
     queue.served_by = threading.get_ident()
     try:
         started = time.monotonic()
-        resource = open_resource()
-        del open_resource
+        resource = to_open.pop()()
         log.info("database.opened", database=queue.name, seconds=round(time.monotonic() - started, 3))
-        server.serve(resource)
+        state.serve(resource)
     except BaseException as error:  # noqa: BLE001 - remembered and given to every caller
-        failure = _without_frames(error)
+        failure = without_frames(error)
         log.warning("database.failed", database=queue.name, error=repr(error))
     finally:
-        _wind_up(server, resource, failure)
-        on_end()
-        announce()
+        _wind_up(state, resource, failure)
 
 
-def _wind_up(server: WorkerState, resource: Resource | None, failure: BaseException | None) -> None:
-    queue = server.queue
+def _wind_up(state: WorkerState, resource: Resource | None, failure: BaseException | None) -> None:
+    queue = state.queue
     if resource is not None:
         try:
             resource.close()
@@ -508,8 +412,8 @@ def _wind_up(server: WorkerState, resource: Resource | None, failure: BaseExcept
             log.error("database.close_failed", database=queue.name, error=repr(error))  # noqa: TRY400 - an event
     left = queue.end(failure)
     refusal = failure or ClosedError(f"{queue.name} was closed before this request was served.")
-    server.end([*server.backlog, *left], refusal)
-    server.backlog.clear()
+    state.end([*state.backlog, *left], refusal)
+    state.backlog.clear()
     log.info("database.closed", database=queue.name)
 
 
@@ -519,15 +423,13 @@ def _is_bulk(ticket: Ticket) -> bool:
     return request.lane is Lane.WRITE and (request.bulk or ticket.slices is not None)
 
 
-def unplannable(positions: Iterable[int], plan: Callable[[Sequence[int]], object]) -> list[int]:
-    """Return the positions of the requests that the plan cannot take even alone."""
-    guilty = []
-    for position in positions:
-        try:
-            plan([position])
-        except Exception:  # noqa: BLE001, PERF203 - whatever it is, it is this request's
-            guilty.append(position)
-    return guilty
+def _stumbles(plan: Callable[[Sequence[int]], object], position: int) -> bool:
+    """Whether the plan cannot take a request even alone."""
+    try:
+        plan([position])
+    except Exception:  # noqa: BLE001 - whatever it is, it is this request's
+        return True
+    return False
 
 
 def latest_deadline(tickets: Sequence[Ticket]) -> float | None:
@@ -536,7 +438,7 @@ def latest_deadline(tickets: Sequence[Ticket]) -> float | None:
     return None if None in moments else max(moment for moment in moments if moment is not None)
 
 
-def _without_frames(error: BaseException, module: dict[str, Any] | None = None) -> BaseException:
+def without_frames(error: BaseException, module: Mapping[str, object] | None = None) -> BaseException:
     """Drop what the frames of a module (this one) hold, so that a kept error does not keep a batch alive."""
     traceback = error.__traceback__
     while traceback is not None and traceback.tb_frame.f_globals is (module or globals()):

@@ -61,7 +61,7 @@ def serve(
 
 def _log_into(directory: Path, *, to_terminal: bool) -> None:
     """Write the log beside the data; what native code has to say goes there as well."""
-    from aiochroma.host.starting import HOST_LOG
+    from aiochroma.host.reaching import HOST_LOG
 
     path = directory / HOST_LOG
     root = logging.getLogger("aiochroma")

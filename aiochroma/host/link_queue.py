@@ -14,11 +14,11 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from aiochroma.core.delivery import Outcome, deliver
+from aiochroma.core.calls import Outcome, Ticket, TicketState, deliver
 from aiochroma.core.operations import Lane
-from aiochroma.core.queue import RequestQueue, Ticket, TicketState
-from aiochroma.host.frames import FrameKind, frame
+from aiochroma.core.queue import RequestQueue
 from aiochroma.host.messages import LARGE, message_frames, records_of, request_to_wire
+from aiochroma.host.wire import FrameKind, frame
 
 if TYPE_CHECKING:
     import contextvars
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from aiochroma._errors import DeadlineExceededError
     from aiochroma.core.connection import WhenFull
-    from aiochroma.host.codec import Codec
+    from aiochroma.host.wire import Codec
 
 __all__ = ["LinkQueue", "Sent"]
 
@@ -205,7 +205,7 @@ class LinkQueue(RequestQueue):
         if sent.why == "expired":
             deliver([Outcome(ticket, error=self._deadline_error(ticket, started=began))])
 
-    def late(self, ticket: Ticket) -> None:
+    def expired(self, ticket: Ticket) -> None:
         """Tell a caller that its request had begun when its deadline passed."""
         deliver([Outcome(ticket, error=self._deadline_error(ticket, started=True))])
 
@@ -279,7 +279,7 @@ class LinkQueue(RequestQueue):
                 if not link:
                     self._wake_thread()
                     return
-                self._push(self._batch(reads_only=True) + self._next_piece())
+                self._push(self._batch(reads_only=True) + self._next_segment())
                 continue
             batch = self._batch()
             if batch:
@@ -382,23 +382,23 @@ class LinkQueue(RequestQueue):
         self._large = (sent, number, message_frames(self._codec, FrameKind.REQUEST, number, wire, large=True))
         return True
 
-    def _next_piece(self) -> bytes:
+    def _next_segment(self) -> bytes:
         if self._large is None:
             return b""
-        sent, number, pieces = self._large
+        sent, number, segments = self._large
         try:
-            piece = next(pieces, b"")
+            segment = next(segments, b"")
         except Exception as error:  # noqa: BLE001 - belongs to the caller
             self._large = None
             self._fail(number, error)
             return frame(FrameKind.CANCEL, number)
-        if not piece:
+        if not segment:
             self._large = None
-        sent.size += len(piece)
+        sent.size += len(segment)
         with self.lock:
             if number in self._sent:
-                self._sent_bytes += len(piece)
-        return piece
+                self._sent_bytes += len(segment)
+        return segment
 
     def _has_room(self) -> bool:
         return not self._sent or (len(self._sent) < _WINDOW_REQUESTS and self._sent_bytes < _WINDOW_BYTES)

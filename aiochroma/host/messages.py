@@ -1,28 +1,45 @@
-"""What the messages between a client and its host hold: written by one side, read by the other, in one place."""
+"""What the messages between a client and its host hold: written by one side and read by the other.
+
+Here is also what may travel beside plain data. Importing this module is light; making the codec imports chromadb, so it is made
+on the link's thread.
+
+Chroma's configurations hold embedding functions, which cannot travel. The client lets Chroma turn the configuration into JSON
+(which checks it and registers the function's class in the client), and the host gives Chroma an object that answers with
+what the JSON says.
+"""
 
 from __future__ import annotations
 
 import builtins
+import dataclasses
 import sys
 import time
 import traceback
 from importlib import metadata
-from typing import TYPE_CHECKING, Any, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 from aiochroma._distribution import version
 from aiochroma._errors import AiochromaError, ForeignError, error_from_dict, error_to_dict
-from aiochroma._types import JsonObject, MetadataView
+from aiochroma._types import JsonObject, MetadataView, Vector
 from aiochroma.core.config import EngineOptions
+from aiochroma.core.connection import BackendInfo, Capabilities
 from aiochroma.core.operations import OPERATIONS
-from aiochroma.core.request import Request
-from aiochroma.host.frames import FRAME_LIMIT, PROTOCOL, FrameKind, ProtocolError, frame
-from aiochroma.host.types import received, settings_from_json, settings_to_json, travelling
+from aiochroma.core.request import Arguments, Request
+from aiochroma.disk.ownership import Owner
+from aiochroma.disk.recovery import CollectionRecovery, RecoveryReport
+from aiochroma.host.wire import FRAME_LIMIT, PROTOCOL, Codec, FrameKind, Plain, ProtocolError, frame
+from aiochroma.records import spec
+from aiochroma.records.history import Entry
+from aiochroma.records.ranking import ScoreParts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    import enum
+    from collections.abc import Iterator, Mapping
 
-    from aiochroma.core.queue import Ticket
-    from aiochroma.host.codec import Codec
+    from chromadb.config import Settings
+
+    from aiochroma.core.calls import Ticket
 
 __all__ = [
     "LARGE",
@@ -30,17 +47,210 @@ __all__ = [
     "error_from_wire",
     "error_to_wire",
     "event_values",
+    "make_codec",
     "message_frames",
     "options_from_json",
     "options_to_json",
+    "received",
     "records_of",
+    "register_dataclass",
     "request_from_wire",
     "request_to_wire",
+    "travelling",
     "versions",
 ]
 
+
+class Rows:
+    """A list of equally long vectors, which travels as one array and arrives as a list again.
+
+    Args:
+        vectors: Arrays of one dimension, one length and one type.
+    """
+
+    __slots__ = ("vectors",)
+
+    def __init__(self, vectors: list[Vector]) -> None:
+        self.vectors = vectors
+
+    def stacked(self) -> Vector:
+        """Return them as one array."""
+        import numpy as np
+
+        return np.stack(self.vectors)
+
+    @staticmethod
+    def fitting(value: Plain) -> Plain:
+        """Return a list of vectors as rows, or the value itself where it is none."""
+        if type(value) is not list or not value or type(value[0]).__module__ != "numpy":
+            return value
+        first = value[0]
+        shape, dtype = first.shape, first.dtype
+        if len(shape) != 1 or not dtype.isnative or dtype.kind not in "fiu":
+            return value
+        kind = type(first)
+        if all(type(vector) is kind and vector.shape == shape and vector.dtype == dtype for vector in value):
+            return Rows(value)
+        return value
+
+
+_ROW_FIELDS = ("embeddings", "query_embeddings", "vectors")
+_ROWS_AT_ONCE = 512
+"""The most vectors stacked into one array: more would hold the interpreter for longer."""
+
+_REPORTS: tuple[type, ...] = (BackendInfo, Capabilities, Owner, RecoveryReport, CollectionRecovery)
+
+_SPACES = ["cosine", "l2", "ip"]
+
+
+def make_codec() -> Codec:
+    """Return the codec that clients and hosts of this version share."""
+    from chromadb.api.types import IndexingStatus, ReadLevel, Schema
+    from chromadb.auth import UserIdentity
+    from chromadb.base_types import SparseVector
+    from chromadb.config import Settings
+    from chromadb.execution.expression.plan import Search
+    from chromadb.types import Collection
+
+    codec = Codec()
+    codec.register(10, Collection, dict, lambda fields: Collection(**fields))
+    register_dataclass(codec, 11, UserIdentity)
+    register_enum(codec, 12, ReadLevel)
+    register_dataclass(codec, 13, SparseVector)
+    register_dataclass(codec, 14, IndexingStatus)
+    codec.register(15, Schema, Schema.serialize_to_json, _StoredSchema)
+    codec.register(16, _StoredConfiguration, _StoredConfiguration.to_plain, _configuration)
+    # Chroma says that it does not search so on a single machine; it does not look at the search.
+    codec.register(17, Search, Search.to_dict, dict)
+    codec.register(18, type(Path()), str, Path)
+    codec.register(19, Settings, settings_to_json, settings_from_json)
+    for code, kind in enumerate((*_REPORTS, *_of_searches()), start=20):
+        register_dataclass(codec, code, kind)
+    codec.register(126, Rows, Rows.stacked, list)
+    codec.register(127, Entry, tuple, Entry._make)
+    return codec
+
+
+def _of_searches() -> list[type]:
+    """Return every dataclass that searches are made of, in an order that both sides have."""
+    classes = [each for each in vars(spec).values() if isinstance(each, type)]
+    own = [each for each in classes if dataclasses.is_dataclass(each) and each.__module__ == spec.__name__]
+    return sorted([*own, ScoreParts], key=lambda each: each.__name__)
+
+
+def settings_to_json(settings: Settings) -> JsonObject:
+    """Return Chroma's settings as plain data."""
+    return settings.model_dump(mode="json")
+
+
+def settings_from_json(values: JsonObject) -> Settings:
+    """Return Chroma's settings as they were, whatever this process's environment and working directory say."""
+    from chromadb.config import Settings
+
+    return Settings(_env_file=None, **values)  # type: ignore[call-arg] # an argument of pydantic-settings
+
+
+def register_dataclass(codec: Codec, code: int, kind: type) -> None:
+    """Let a dataclass travel with all its fields, so that one that is added travels, too. Both sides are of one version."""
+    names = [field.name for field in dataclasses.fields(kind)]
+
+    def from_plain(values: list[Plain]) -> object:
+        # As it was, and not as its constructor would make it.
+        made: object = object.__new__(kind)
+        for name, value in zip(names, values, strict=True):
+            object.__setattr__(made, name, value)
+        return made
+
+    codec.register(code, kind, lambda value: [getattr(value, name) for name in names], from_plain)
+
+
+def register_enum(codec: Codec, code: int, kind: type[enum.Enum]) -> None:
+    """Let the members of an enumeration travel."""
+    codec.register(code, kind, lambda member: member.value, kind)
+
+
+def travelling(arguments: Arguments) -> tuple[JsonObject, dict[str, list[Rows]]]:
+    """Return arguments as they travel: plain ones, and the vectors in arrays of a few hundred each.
+
+    Raises:
+        ValueError: Chroma finds something wrong with a configuration.
+    """
+    plain = dict(arguments)
+    rows: dict[str, list[Rows]] = {}
+    for name in _ROW_FIELDS:
+        fitting = Rows.fitting(plain.get(name))
+        if type(fitting) is Rows:
+            vectors = plain.pop(name)
+            rows[name] = [
+                Rows(vectors[start : start + _ROWS_AT_ONCE])
+                for start in range(0, len(vectors), _ROWS_AT_ONCE)
+            ]
+    for name in ("configuration", "new_configuration"):
+        if plain.get(name):
+            plain[name] = _StoredConfiguration(_as_json(name, plain[name], plain.get("metadata")))
+    return plain, rows
+
+
+def received(arguments: JsonObject, rows: Mapping[str, list[list[Vector]]]) -> JsonObject:
+    """Return the arguments that :func:`travelling` was given."""
+    for name, blocks in rows.items():
+        arguments[name] = [vector for block in blocks for vector in block]
+    return arguments
+
+
+def _as_json(name: str, configuration: Plain, metadata: Plain) -> JsonObject:
+    from chromadb.api import collection_configuration as chroma
+
+    if name == "configuration":
+        return chroma.create_collection_configuration_to_json(configuration, metadata)
+    return chroma.update_collection_configuration_to_json(configuration)
+
+
+class _StoredConfiguration:
+    """A collection's configuration as Chroma writes it down."""
+
+    def __init__(self, json: JsonObject) -> None:
+        self.json = json
+
+    def to_plain(self) -> JsonObject:
+        return self.json
+
+
+def _configuration(json: JsonObject) -> JsonObject:
+    """Return the configuration that Chroma turns into this JSON."""
+    return {**json, "embedding_function": _function(json.get("embedding_function"))} if json else json
+
+
+def _function(stored: MetadataView | None) -> object:
+    """Return an object that answers what Chroma asks an embedding function; of a class of its own, as Chroma goes by that."""
+    if stored is None or stored.get("type") == "legacy":
+        return None
+    name, config = stored["name"], stored["config"]
+    answers = {
+        "name": staticmethod(lambda: name),
+        "get_config": lambda _: config,
+        "is_legacy": lambda _: False,
+        "default_space": lambda _: _SPACES[0],
+        "supported_spaces": lambda _: _SPACES,
+        "validate_config": staticmethod(lambda _: None),
+        "build_from_config": staticmethod(lambda _: _function(stored)),
+    }
+    return type("StoredFunction", (), answers)()
+
+
+class _StoredSchema:
+    """A collection's schema as Chroma writes it down."""
+
+    def __init__(self, json: JsonObject) -> None:
+        self._json = json
+
+    def serialize_to_json(self) -> JsonObject:
+        """Return what Chroma writes down."""
+        return self._json
+
+
 LARGE = 64
-"""Messages of more records than this are encoded and sent in pieces."""
+"""Messages of more records than this are encoded and sent in segments."""
 
 _SHARED_OPTIONS = ("max_write_slice_ms", "lock_timeout", "durable", "allow_missing_vectors")
 """What of a client's options concerns the host; the others are matters of the client alone."""
@@ -81,7 +291,7 @@ def options_from_json(values: MetadataView) -> EngineOptions:
         raise ProtocolError(f"The options cannot be read: {type(error).__name__}") from None
 
 
-def request_to_wire(ticket: Ticket) -> list[Any]:
+def request_to_wire(ticket: Ticket) -> list[object]:
     """Return a request as it travels. No clock is shared: a deadline travels as the seconds that are left."""
     request = ticket.request
     arguments, rows = travelling(request.arguments)
@@ -89,7 +299,7 @@ def request_to_wire(ticket: Ticket) -> list[Any]:
     return [request.operation, arguments, rows, request.bulk, request.atomic, left]
 
 
-def request_from_wire(plain: Any) -> Received:
+def request_from_wire(plain: Plain) -> Received:
     """Return a request.
 
     Raises:
@@ -118,7 +328,7 @@ def records_of(value: object) -> int:
 def message_frames(
     codec: Codec, kind: FrameKind, number: int, value: object, *, large: bool
 ) -> Iterator[bytes]:
-    """Yield the frames of a message; a large one is encoded a piece at a time.
+    """Yield the frames of a message; a large one is encoded a segment at a time.
 
     Raises:
         TypeError: There is something in it that does not travel. Frames may have been yielded before: ``CANCEL`` makes the
@@ -129,12 +339,12 @@ def message_frames(
         if len(body) <= FRAME_LIMIT // 4:
             yield frame(kind, number, body)
             return
-    piece = b""
-    for following in codec.pieces(value):
-        if piece:
-            yield frame(FrameKind.PART, number, piece)
-        piece = following
-    yield frame(kind, number, piece)
+    segment = b""
+    for following in codec.segments(value):
+        if segment:
+            yield frame(FrameKind.SEGMENT, number, segment)
+        segment = following
+    yield frame(kind, number, segment)
 
 
 def event_values(values: MetadataView) -> JsonObject:
@@ -148,7 +358,7 @@ def event_values(values: MetadataView) -> JsonObject:
 _PLAIN = (str, bytes, int, float, bool, type(None))
 
 
-def error_to_wire(error: BaseException) -> list[Any]:
+def error_to_wire(error: BaseException) -> list[object]:
     """Return an error as plain data: what it is, the arguments of one of Python's own, and where it happened."""
     kind = type(error)
     arguments = None
@@ -159,7 +369,7 @@ def error_to_wire(error: BaseException) -> list[Any]:
     return [error_to_dict(error), arguments, frames]
 
 
-def error_from_wire(plain: Any) -> Exception:
+def error_from_wire(plain: Plain) -> Exception:
     """Return the error again; one that cannot be made here, such as a panic of native code, is a ``RuntimeError`` that names it.
 
     Raises:
@@ -181,7 +391,7 @@ def error_from_wire(plain: Any) -> Exception:
     return error
 
 
-def _of_python(name: str, arguments: list[Any], otherwise: Exception) -> Exception:
+def _of_python(name: str, arguments: list[object], otherwise: Exception) -> Exception:
     """Make one of Python's own errors from its arguments."""
     kind = getattr(builtins, name.removeprefix("builtins."), None)
     if not (isinstance(kind, type) and issubclass(kind, Exception)):

@@ -10,10 +10,10 @@ from aiochroma._errors import AiochromaError, DatabaseInUseError
 from aiochroma.backend.embedded import open_embedded
 from aiochroma.core.registry import Opener
 from aiochroma.disk.ownership import acquire, read_owner
-from aiochroma.host.frames import FrameKind, ProtocolError
-from aiochroma.host.handshake import ask
 from aiochroma.host.link import HostLink
-from aiochroma.host.rendezvous import connect, require_sockets
+from aiochroma.host.reaching import ask
+from aiochroma.host.sockets import connect, require_sockets
+from aiochroma.host.wire import FrameKind, ProtocolError
 from aiochroma.records.index_keeper import TEXT_INDEX_FILE, iter_vectors
 from aiochroma.records.local_index import LocalIndex
 

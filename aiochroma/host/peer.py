@@ -1,29 +1,32 @@
-"""One connected client as its host sees it: what it waits for, and what it has not read yet."""
+"""The connected clients as their host sees them: what each waits for, and what it has not read yet."""
 
 from __future__ import annotations
 
 import contextvars
+import selectors
 import threading
 import time
 from collections import deque
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from aiochroma._errors import ClosedError
+from aiochroma._errors import AiochromaError, ClosedError, DatabaseInUseError
 from aiochroma._logging import get_logger
-from aiochroma.core.queue import Ticket
-from aiochroma.host.frames import FrameKind, MessageReader, frame
-from aiochroma.host.messages import LARGE, error_to_wire, message_frames, records_of
+from aiochroma.core.calls import Ticket, TicketState
+from aiochroma.host.messages import LARGE, error_to_wire, message_frames, records_of, request_from_wire
+from aiochroma.host.sockets import check_peer
+from aiochroma.host.wire import FrameKind, MessageReader, ProtocolError, frame
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from aiochroma.core.delivery import Outcome
-    from aiochroma.host.codec import Codec
+    from aiochroma.core.calls import Outcome
+    from aiochroma.core.queue import RequestQueue
     from aiochroma.host.messages import Received
+    from aiochroma.host.wire import Codec
 
-__all__ = ["Peer", "PeerTicket", "current_request"]
+__all__ = ["STUCK_SECONDS", "Clients", "Peer", "PeerTicket", "current_request"]
 
 log = get_logger("aiochroma.host")
 
@@ -34,6 +37,9 @@ MOST_UNREAD = 4 * UNREAD_LIMIT
 """More than this is not kept even for a client that reads, slowly."""
 
 STUCK_SECONDS = 2.0
+_RECEIVE_BYTES = 256 * 1024
+_MOST_REQUESTS = 4096
+"""Of one client in the host; ours keep to far fewer."""
 
 current_request: contextvars.ContextVar[PeerTicket | None] = contextvars.ContextVar(
     "aiochroma_request", default=None
@@ -84,7 +90,7 @@ class Peer:
         self.closed = False
         self.failed = ""
         self.tickets: dict[int, PeerTicket] = {}
-        self.told: Any = None
+        self.told: object = None
         self._codec = codec
         self._wake = wake
         self._facts = facts
@@ -110,7 +116,7 @@ class Peer:
                     # It did not run here: the client sends it to the next host.
                     batch.append(frame(FrameKind.VERDICT, ticket.number, self._codec.encode(False)))
                     continue
-                value: list[Any] = [*_times(ticket), error_to_wire(outcome.error)]
+                value: list[object] = [*_times(ticket), error_to_wire(outcome.error)]
                 batch.append(frame(FrameKind.ERROR, ticket.number, self._codec.encode(value)))
                 continue
             large = records_of(outcome.result) > LARGE
@@ -123,13 +129,13 @@ class Peer:
 
     def _add_result(self, batch: list[bytes], ticket: PeerTicket, result: object, *, large: bool) -> None:
         try:
-            for piece in message_frames(
+            for segment in message_frames(
                 self._codec, FrameKind.RESULT, ticket.number, [*_times(ticket), result], large=large
             ):
                 if large:
-                    self.send(piece)
+                    self.send(segment)
                 else:
-                    batch.append(piece)
+                    batch.append(segment)
         except Exception as error:  # noqa: BLE001 - one result must not end everybody's thread
             value = [*_times(ticket), error_to_wire(error)]
             batch.append(frame(FrameKind.CANCEL, ticket.number))
@@ -215,3 +221,162 @@ def _times(ticket: Ticket) -> list[float]:
     """Return how long a request waited, and how long it has been at work, in seconds."""
     started = ticket.started_at or time.monotonic()
     return [started - ticket.queued_at, time.monotonic() - started]
+
+
+class Clients:
+    """All connections of a host; its methods are called on the main thread where nothing else is said.
+
+    Args:
+        queue: Where requests go.
+        selector: Tells the main thread when a client has sent something, or can read on.
+        wake: Wakes the main thread.
+        facts: Returns the frame that says what has changed since a client was last told.
+        asked: Answers what a client asks of the host itself: ``asked(peer, kind, value)``.
+
+    Attributes:
+        codec: Shared by all connections.
+        alone_since: Since when no client is connected (``time.monotonic()``); None while one is.
+        crowded: A client has left so much unread that it has to be looked at again soon.
+    """
+
+    codec: Codec
+
+    def __init__(
+        self,
+        queue: RequestQueue,
+        selector: selectors.BaseSelector,
+        wake: Callable[[], None],
+        facts: Callable[[Peer], bytes],
+        asked: Callable[[Peer, FrameKind, object], None],
+    ) -> None:
+        self.alone_since: float | None = time.monotonic()
+        self.crowded = False
+        self._queue = queue
+        self._selector = selector
+        self._wake = wake
+        self._facts = facts
+        self._asked = asked
+        self._peers: set[Peer] = set()
+
+    def __iter__(self) -> Iterator[Peer]:
+        return iter(list(self._peers))
+
+    @property
+    def served(self) -> int:
+        """How many clients are connected and served."""
+        return sum(peer.greeted for peer in self)
+
+    def accept(self, waiting: Iterable[socket.socket]) -> bool:
+        """Accept those who wait; return whether any did."""
+        came = False
+        for connected in waiting:
+            try:
+                check_peer(connected, "A client")
+            except DatabaseInUseError as error:
+                log.warning("host.refused_client", database=self._queue.name, reason=str(error))
+                continue
+            peer = Peer(connected, self.codec, self._wake, self._facts)
+            self._peers.add(peer)
+            self._selector.register(connected, selectors.EVENT_READ, peer)
+            self.alone_since, came = None, True
+        return came
+
+    def serve(self, peer: Peer, events: int) -> None:
+        """Read what a client has sent, and send what it can read."""
+        if events & selectors.EVENT_WRITE:
+            peer.send_unsent()
+        if not events & selectors.EVENT_READ or peer not in self._peers:
+            return
+        try:
+            data = peer.socket.recv(_RECEIVE_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._drop(peer, "")
+            return
+        tickets: list[PeerTicket] = []
+        try:
+            for kind, number, value in peer.reader.feed(data):
+                if kind is FrameKind.REQUEST and peer.greeted:
+                    tickets.append(_ticket(peer, number, value))
+                    continue
+                # What came before it comes before it.
+                self._submit(peer, tickets)
+                tickets = []
+                if kind is FrameKind.CANCEL and peer.greeted:
+                    self._cancel(peer, number, value)
+                else:
+                    self._asked(peer, kind, value)
+        except ProtocolError as error:
+            self._submit(peer, tickets)
+            self._drop(peer, str(error))
+            return
+        self._submit(peer, tickets)
+
+    def look_after(self) -> None:
+        """Drop the clients that have failed, and have the selector look at what the others need."""
+        self.crowded = False
+        for peer in self:
+            self.crowded = peer.look() or self.crowded
+            if peer.failed:
+                self._drop(peer, peer.failed)
+                continue
+            events = selectors.EVENT_READ | (selectors.EVENT_WRITE if peer.has_unsent else 0)
+            if self._selector.get_key(peer.socket).events != events:
+                self._selector.modify(peer.socket, events, peer)
+
+    def broadcast(self, data: bytes) -> None:
+        """Send to every client; called from any thread."""
+        for peer in self:
+            if peer.greeted:
+                peer.send(data)
+
+    def _submit(self, peer: Peer, tickets: list[PeerTicket]) -> None:
+        if not tickets:
+            return
+        try:
+            self._queue.put(*tickets)
+        except ClosedError:
+            # They did not run here: the client sends them to the next host.
+            for ticket in tickets:
+                peer.tickets.pop(ticket.number, None)
+                peer.send(frame(FrameKind.VERDICT, ticket.number, self.codec.encode(False)))
+        except AiochromaError as failure:
+            peer.send(frame(FrameKind.FAILED, 0, self.codec.encode(error_to_wire(failure))))
+
+    def _cancel(self, peer: Peer, number: int, value: object) -> None:
+        """A caller is gone, or would like its request back if it has not begun. Says what became of it."""
+        ticket = peer.tickets.get(number)
+        if ticket is None:
+            return
+        if value == "queued" and ticket.state not in {TicketState.IN_LINE, TicketState.QUEUED}:
+            return
+        self._queue.cancel(ticket)
+        peer.tickets.pop(number, None)
+        began = ticket.state is not TicketState.CANCELLED
+        peer.send(frame(FrameKind.VERDICT, number, self.codec.encode(began)))
+
+    def _drop(self, peer: Peer, reason: str) -> None:
+        """A client is gone, or is sent away: what it had queued never runs, what runs completes."""
+        if peer not in self._peers:
+            return
+        self._peers.discard(peer)
+        self._selector.unregister(peer.socket)
+        peer.close()
+        if reason and peer.greeted:
+            log.warning("host.dropped_client", database=self._queue.name, client=peer.pid, reason=reason)
+        for ticket in list(peer.tickets.values()):
+            self._queue.cancel(ticket)
+        peer.tickets.clear()
+        if not self._peers:
+            self.alone_since = time.monotonic()
+
+
+def _ticket(peer: Peer, number: int, value: object) -> PeerTicket:
+    if len(peer.tickets) >= _MOST_REQUESTS or number in peer.tickets:
+        raise ProtocolError("It sent too many requests at once, or two of one number.")
+    ticket = PeerTicket(request_from_wire(value), peer, number)
+    peer.tickets[number] = ticket
+    return ticket

@@ -19,8 +19,8 @@ from aiochroma.core.worker import WorkerState
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from aiochroma.core.calls import Ticket
     from aiochroma.core.plan import Limits, Step
-    from aiochroma.core.queue import Ticket
 
 __all__ = ["SharedPacing", "SharedWorkerState", "dealt_out"]
 
@@ -139,7 +139,7 @@ def dealt_out(backlog: list[Ticket]) -> list[Ticket]:
     that is cut, and its client may be gone.
     """
     begun = [ticket for ticket in backlog if ticket.slices is not None]
-    lines: dict[Any, deque[Ticket]] = {}
+    lines: dict[object, deque[Ticket]] = {}
     for ticket in backlog:
         if ticket.slices is None:
             lines.setdefault(ticket.home, deque()).append(ticket)

@@ -20,35 +20,30 @@ import contextlib
 import os
 import selectors
 import signal
-import socket
 import threading
 import time
+from dataclasses import asdict
 from datetime import datetime, timezone
 from functools import partial
 from typing import TYPE_CHECKING
 
-from aiochroma._errors import AiochromaError, ClosedError, DatabaseInUseError
+from aiochroma._errors import DatabaseInUseError
 from aiochroma._logging import get_logger
 from aiochroma._types import JsonObject
 from aiochroma.core.config import EngineOptions, Location
-from aiochroma.core.queue import TicketState
 from aiochroma.core.registry import BackendWorker
 from aiochroma.disk.ownership import acquire, read_owner
-from aiochroma.host.codec import Codec
-from aiochroma.host.frames import FrameKind, ProtocolError, frame, json_frame
-from aiochroma.host.listening import Listening
 from aiochroma.host.messages import (
     error_to_wire,
     event_values,
+    make_codec,
     options_from_json,
-    request_from_wire,
     versions,
 )
-from aiochroma.host.peer import STUCK_SECONDS, Peer, PeerTicket, current_request
-from aiochroma.host.rendezvous import check_peer
+from aiochroma.host.peer import STUCK_SECONDS, Clients, Peer, current_request
 from aiochroma.host.scheduling import SharedWorkerState
-from aiochroma.host.status import status_of
-from aiochroma.host.types import make_codec
+from aiochroma.host.sockets import Listening, Waker
+from aiochroma.host.wire import Codec, FrameKind, ProtocolError, frame, json_frame
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -102,31 +97,31 @@ class HostServer:
         self._announce = announce
         self._since = datetime.now(timezone.utc).isoformat(timespec="seconds")
         self._versions = versions()
-        self._peers: set[Peer] = set()
         self._listening = Listening(directory)
         self._watched = False
-        self._alone_since = time.monotonic()
         self._looked_at = time.monotonic()
         self._ends_at: float | None = None
         self._signals = 0
-        self._crowded = False
         self._opened_told = False
         self._imported = threading.Event()
         self._caught_up = threading.Event()
         self._selector = selectors.DefaultSelector()
-        self._wake_receiver, self._wake_sender = socket.socketpair()
+        self._waker = Waker()
         location = Location("persistent", str(directory))
         self._worker = BackendWorker(
             location.name,
             partial(open_backend, location, options, take_lock=self._take_lock),
-            server=partial(
+            state=partial(
                 SharedWorkerState, max_write_slice_ms=options.max_write_slice_ms, catch_up=self._catch_up
             ),
             max_pending=2**31,
             slow_request_ms=float("inf"),
-            on_end=self._wake,
+            on_end=self._waker.wake,
         )
         self._worker.thread.name = f"aiochroma-db:{location.short_name}"
+        self._clients = Clients(
+            self._worker.queue, self._selector, self._waker.wake, self._facts_for, self._asked
+        )
 
     # -- the DB thread's side --------------------------------------------------------------------------------------------
 
@@ -154,14 +149,14 @@ class HostServer:
                     f"The socket {os.fspath(self._listening.address)!r} cannot be made: {error}"
                 ) from error
             self._announce(None)
-            self._wake()
+            self._waker.wake()
         self._imported.wait()
         return ownership
 
     def _catch_up(self) -> None:
         """Return when the main thread has read what has come, or after a moment."""
         self._caught_up.clear()
-        self._wake()
+        self._waker.wake()
         self._caught_up.wait(_CATCH_UP_SECONDS)
 
     def _listen(self) -> None:
@@ -177,23 +172,21 @@ class HostServer:
         return frame(
             FrameKind.FACTS,
             0,
-            self._codec.encode([recorder.calls, recorder.batches, recorder.last_error, news]),
+            self._clients.codec.encode([recorder.calls, recorder.batches, recorder.last_error, news]),
         )
 
     # -- the main thread ---------------------------------------------------------------------------------------------------
 
     def run(self) -> int:
         """Serve until the end; return the exit code: 0, or 3 where the directory could not be had."""
-        self._selector.register(self._wake_receiver, selectors.EVENT_READ)
-        self._wake_receiver.setblocking(False)
-        self._wake_sender.setblocking(False)
-        signal.set_wakeup_fd(self._wake_sender.fileno(), warn_on_full_buffer=False)
+        self._selector.register(self._waker.reader, selectors.EVENT_READ)
+        signal.set_wakeup_fd(self._waker.writer.fileno(), warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         self._worker.start()
         try:
             # Two threads that import chromadb at the same time get in each other's way, so the DB thread waits.
-            self._codec = make_codec()
+            self._clients.codec = make_codec()
             self._imported.set()
             while not self._is_over():
                 self._turn()
@@ -226,22 +219,14 @@ class HostServer:
             self._selector.register(self._listening.socket, selectors.EVENT_READ)
         woken = False
         for key, events in self._selector.select(self._seconds_until_next()):
-            if key.fileobj is self._wake_receiver:
+            if key.fileobj is self._waker.reader:
                 woken = True
-                with contextlib.suppress(BlockingIOError):
-                    while self._wake_receiver.recv(4096):
-                        pass
+                self._waker.drain()
             elif key.fileobj is self._listening.socket:
-                self._accept()
+                self._clients.accept(self._listening.waiting())
             elif key.data is not None:
-                self._serve_peer(key.data, events)
-        self._crowded = False
-        for peer in list(self._peers):
-            self._crowded = peer.look() or self._crowded
-            if peer.failed:
-                self._drop(peer, peer.failed)
-            else:
-                self._watch(peer)
+                self._clients.serve(key.data, events)
+        self._clients.look_after()
         if woken:
             self._caught_up.set()
         self._tell_of_opening()
@@ -250,17 +235,13 @@ class HostServer:
     def _seconds_until_next(self) -> float:
         now = time.monotonic()
         moments = [self._looked_at + _LOOK_SECONDS]
-        if self._idle is not None and not self._peers:
-            moments.append(self._alone_since + self._idle)
+        if self._idle is not None and self._clients.alone_since is not None:
+            moments.append(self._clients.alone_since + self._idle)
         if self._ends_at is not None:
             moments.append(self._ends_at)
-        if self._crowded:
+        if self._clients.crowded:
             moments.append(now + STUCK_SECONDS)
         return max(0.0, min(moments) - now) + 0.001
-
-    def _wake(self) -> None:
-        with contextlib.suppress(OSError):
-            self._wake_sender.send(b"\0")
 
     def _on_signal(self, number: int, _frame: object) -> None:
         self._signals += 1
@@ -268,84 +249,12 @@ class HostServer:
             os._exit(128 + number)
         self._begin_end(f"signal {signal.Signals(number).name}")
 
-    # -- clients -----------------------------------------------------------------------------------------------------------
+    # -- what clients ask about the host -------------------------------------------------------------------------------------
 
-    def _accept(self) -> bool:
-        """Accept who waits; return whether anybody did."""
-        came = False
-        for connected in self._listening.waiting():
-            try:
-                check_peer(connected, "A client")
-            except DatabaseInUseError as error:
-                log.warning("host.refused_client", database=str(self._directory), reason=str(error))
-                continue
-            peer = Peer(connected, self._codec, self._wake, self._facts_for)
-            self._peers.add(peer)
-            self._selector.register(connected, selectors.EVENT_READ, peer)
-            came = True
-        return came
-
-    def _watch(self, peer: Peer) -> None:
-        """Ask to be told when a client can read on, if something waits for that."""
-        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if peer.has_unsent else 0)
-        if self._selector.get_key(peer.socket).events != events:
-            self._selector.modify(peer.socket, events, peer)
-
-    def _serve_peer(self, peer: Peer, events: int) -> None:
-        if events & selectors.EVENT_WRITE:
-            peer.send_unsent()
-        if not events & selectors.EVENT_READ or peer not in self._peers:
-            return
-        try:
-            data = peer.socket.recv(_RECEIVE_BYTES)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        if not data:
-            self._drop(peer, "")
-            return
-        tickets: list[PeerTicket] = []
-        try:
-            for kind, number, value in peer.reader.feed(data):
-                if kind is FrameKind.REQUEST and peer.greeted:
-                    tickets.append(self._ticket(peer, number, value))
-                else:
-                    # What came before it comes before it.
-                    self._submit(peer, tickets)
-                    tickets = []
-                    self._handle(peer, kind, number, value)
-        except ProtocolError as error:
-            self._submit(peer, tickets)
-            self._drop(peer, str(error))
-            return
-        self._submit(peer, tickets)
-
-    def _ticket(self, peer: Peer, number: int, value: object) -> PeerTicket:
-        if len(peer.tickets) >= _MOST_REQUESTS or number in peer.tickets:
-            raise ProtocolError("It sent too many requests at once, or two of one number.")
-        ticket = PeerTicket(request_from_wire(value), peer, number)
-        peer.tickets[number] = ticket
-        return ticket
-
-    def _submit(self, peer: Peer, tickets: list[PeerTicket]) -> None:
-        if not tickets:
-            return
-        try:
-            self._worker.queue.put(*tickets)
-        except ClosedError:
-            # They did not run here: the client sends them to the next host.
-            for ticket in tickets:
-                peer.tickets.pop(ticket.number, None)
-                peer.send(frame(FrameKind.VERDICT, ticket.number, self._codec.encode(False)))
-        except AiochromaError as failure:
-            peer.send(frame(FrameKind.FAILED, 0, self._codec.encode(error_to_wire(failure))))
-
-    def _handle(self, peer: Peer, kind: FrameKind, number: int, value: object) -> None:
+    def _asked(self, peer: Peer, kind: FrameKind, value: object) -> None:
+        """Answer what is about the host, and not about the database."""
         if kind is FrameKind.HELLO:
             self._greet(peer, value)
-        elif kind is FrameKind.CANCEL and peer.greeted:
-            self._cancel(peer, number, value)
         elif kind is FrameKind.STATUS:
             peer.send(json_frame(FrameKind.STATUS, self.status()))
         elif kind is FrameKind.STOP:
@@ -356,7 +265,7 @@ class HostServer:
     def _greet(self, peer: Peer, hello: object) -> None:
         if not isinstance(hello, dict):
             raise ProtocolError("The greeting cannot be read.")
-        others = self.clients
+        others = self._clients.served
         theirs = {name: hello.get(name) for name in self._versions}
         if theirs != self._versions:
             reason = {
@@ -394,37 +303,9 @@ class HostServer:
             peer.send(frame(FrameKind.GOING, 0))
         failure, info = self._worker.queue.failure, self._worker.describe()
         if failure is not None:
-            peer.send(frame(FrameKind.FAILED, 0, self._codec.encode(error_to_wire(failure))))
+            peer.send(frame(FrameKind.FAILED, 0, self._clients.codec.encode(error_to_wire(failure))))
         elif info is not None:
             self._tell_opened(peer)
-
-    def _cancel(self, peer: Peer, number: int, value: object) -> None:
-        """A caller is gone, or would like its request back if it has not begun. Says what became of it."""
-        ticket = peer.tickets.get(number)
-        if ticket is None:
-            return
-        queue = self._worker.queue
-        if value == "queued" and ticket.state not in {TicketState.IN_LINE, TicketState.QUEUED}:
-            return
-        queue.cancel(ticket)
-        peer.tickets.pop(number, None)
-        began = ticket.state is not TicketState.CANCELLED
-        peer.send(frame(FrameKind.VERDICT, number, self._codec.encode(began)))
-
-    def _drop(self, peer: Peer, reason: str) -> None:
-        """A client is gone, or is sent away: what it had queued never runs, what runs completes."""
-        if peer not in self._peers:
-            return
-        self._peers.discard(peer)
-        self._selector.unregister(peer.socket)
-        peer.close()
-        if reason and peer.greeted:
-            log.warning("host.dropped_client", database=str(self._directory), client=peer.pid, reason=reason)
-        for ticket in list(peer.tickets.values()):
-            self._worker.queue.cancel(ticket)
-        peer.tickets.clear()
-        if not self._peers:
-            self._alone_since = time.monotonic()
 
     def forward_event(self, level: str, event: str, values: JsonObject) -> None:
         """Have an event logged by the client whose request it is about, or by all where it is about none; any thread."""
@@ -433,28 +314,33 @@ class HostServer:
         if ticket is not None:
             ticket.home.send(frame(FrameKind.EVENT, ticket.number, body))
         else:
-            self.broadcast(frame(FrameKind.EVENT, 0, body))
-
-    def broadcast(self, data: bytes) -> None:
-        """Send to every client; called from any thread."""
-        for peer in list(self._peers):
-            if peer.greeted:
-                peer.send(data)
-
-    @property
-    def clients(self) -> int:
-        """How many clients are connected and served."""
-        return sum(peer.greeted for peer in self._peers)
+            self._clients.broadcast(frame(FrameKind.EVENT, 0, body))
 
     def status(self) -> JsonObject:
         """Return what ``aiochroma host --status`` shows."""
+        queue, recorder = self._worker.queue, self._worker.recorder
+        wait, run = recorder.times()
         return {
             **self._versions,
             "path": str(self._directory),
             "pid": os.getpid(),
             "since": self._since,
             "idle": self._idle,
-            **status_of(self._worker, self._peers, going=self._ends_at is not None),
+            "state": "going"
+            if self._ends_at is not None
+            else "open"
+            if self._worker.describe()
+            else "opening",
+            "clients": [
+                {"pid": peer.pid, "requests": len(peer.tickets)} for peer in self._clients if peer.greeted
+            ],
+            "pending": queue.pending,
+            "done": queue.counts["done"],
+            "failed": queue.counts["failed"],
+            "calls": recorder.calls,
+            "wait_ms": asdict(wait),
+            "run_ms": asdict(run),
+            "last_error": recorder.last_error,
         }
 
     # -- beginning and end ---------------------------------------------------------------------------------------------------
@@ -466,11 +352,13 @@ class HostServer:
         failure, info = self._worker.queue.failure, self._worker.describe()
         if failure is not None and self._listening.socket is not None:
             self._opened_told = True
-            self.broadcast(frame(FrameKind.FAILED, 0, self._codec.encode(error_to_wire(failure))))
+            self._clients.broadcast(
+                frame(FrameKind.FAILED, 0, self._clients.codec.encode(error_to_wire(failure)))
+            )
             self._ends_at = time.monotonic() + _LINGER_SECONDS
         elif info is not None:
             self._opened_told = True
-            for peer in self._peers:
+            for peer in self._clients:
                 if peer.greeted:
                     self._tell_opened(peer)
 
@@ -479,7 +367,7 @@ class HostServer:
         peer.send(self._facts_for(peer))
 
     def _asked_to_stop(self, peer: Peer, *, force: bool) -> None:
-        others = self.clients
+        others = self._clients.served
         if others and not force:
             peer.send(
                 json_frame(FrameKind.REFUSED, {"reason": "clients", "clients": others, "pid": os.getpid()})
@@ -495,7 +383,7 @@ class HostServer:
         log.info("host.ending", database=str(self._directory), reason=why)
         self._ends_at = time.monotonic() + _DRAIN_SECONDS
         self._stop_listening()
-        for peer in self._peers:
+        for peer in self._clients:
             peer.going = True
             if peer.greeted:
                 peer.send(frame(FrameKind.GOING, 0))
@@ -508,9 +396,9 @@ class HostServer:
             return
         if (
             self._idle is not None
-            and not self._peers
-            and now - self._alone_since >= self._idle
-            and not self._accept()
+            and self._clients.alone_since is not None
+            and now - self._clients.alone_since >= self._idle
+            and not self._clients.accept(self._listening.waiting())
         ):
             self._begin_end("no client is connected")
             return
@@ -518,7 +406,7 @@ class HostServer:
             return
         self._looked_at = now
         if not self._directory.is_dir():
-            if not self._peers:
+            if self._clients.alone_since is not None:
                 self._begin_end("the directory is gone")
             return
         if not self._listening.is_bound():
@@ -535,7 +423,7 @@ class HostServer:
     def _say_goodbye(self) -> None:
         """Give the clients a moment to read what they are owed."""
         until = time.monotonic() + _LINGER_SECONDS
-        while time.monotonic() < until and not all(peer.send_unsent() for peer in self._peers):
+        while time.monotonic() < until and not all(peer.send_unsent() for peer in self._clients):
             time.sleep(0.005)
-        for peer in list(self._peers):
+        for peer in self._clients:
             peer.close()

@@ -23,8 +23,8 @@ import filelock
 
 from aiochroma._distribution import missing_extra, version
 from aiochroma._errors import StoreUnavailableError, error_from_dict
-from aiochroma.host.rendezvous import check_peer, connect_to, socket_address
-from aiochroma.host.starting import start_detached
+from aiochroma.host.reaching import start_detached
+from aiochroma.host.sockets import check_peer, connect_to, socket_address
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -24,7 +24,7 @@ import filelock
 from aiochroma._distribution import missing_extra, version
 from aiochroma._errors import AiochromaError, InvalidInputError, SettingsConflictError, error_to_dict
 from aiochroma.client.opening import AsyncPersistentClient
-from aiochroma.host.rendezvous import listen
+from aiochroma.host.sockets import listen
 from aiochroma.mcp import MCP_LOG, address_of
 from aiochroma.memory.memory import Memory
 from aiochroma.tools import is_within, memory_tools

@@ -7,7 +7,7 @@ from typing import Any
 
 from aiochroma._errors import InvalidInputError
 from aiochroma._types import Where
-from aiochroma.core.limits import check_storable_text
+from aiochroma.backend.limits import check_storable_text
 from aiochroma.memory.items import check_value
 
 __all__ = ["check_where", "checked_where"]

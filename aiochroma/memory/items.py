@@ -12,7 +12,7 @@ from typing import Any, TypeGuard
 
 from aiochroma._errors import InvalidInputError
 from aiochroma._types import Metadata, MetadataView
-from aiochroma.core.limits import check_metadata_size, check_storable_text
+from aiochroma.backend.limits import check_metadata_size, check_storable_text
 from aiochroma.records.record import (
     CREATED_AT,
     EXPIRES_AT,

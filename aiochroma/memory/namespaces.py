@@ -13,7 +13,7 @@ import hashlib
 import re
 
 from aiochroma._errors import InvalidInputError
-from aiochroma.core.limits import check_storable_text
+from aiochroma.backend.limits import check_storable_text
 
 __all__ = ["collection_name", "namespace_of", "parts_name"]
 

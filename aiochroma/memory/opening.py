@@ -16,7 +16,7 @@ from aiochroma._threads import waits_by_blocking
 from aiochroma._types import JsonObject
 from aiochroma.client.maintenance import Health, unavailable
 from aiochroma.client.options import EphemeralOptions, PersistentOptions
-from aiochroma.core.observing import observer
+from aiochroma.core.stats import observer
 from aiochroma.memory.store import Store
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ import concurrent.futures
 
 import pytest
 
-from aiochroma.core.delivery import Outcome, deliver
-from aiochroma.core.queue import RequestQueue, Ticket
+from aiochroma.core.calls import Outcome, Ticket, deliver
+from aiochroma.core.queue import RequestQueue
 from aiochroma.core.request import Request
 
 

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aiochroma._errors import ClosedError, ForkedProcessError, QueueFullError
-from aiochroma.core.queue import QueueState, RequestQueue, Ticket, TicketState
+from aiochroma.core.calls import Ticket, TicketState
+from aiochroma.core.queue import QueueState, RequestQueue
 from aiochroma.core.request import Request
 
 PATIENCE = 30.0

@@ -24,10 +24,9 @@ from aiochroma._errors import (
     StoreUnavailableError,
 )
 from aiochroma._threads import drive
-from aiochroma.core.aside import Aside
-from aiochroma.core.calls import call
+from aiochroma.core.calls import Ticket, call
+from aiochroma.core.connection import Aside
 from aiochroma.core.plan import RecordPlanner
-from aiochroma.core.queue import Ticket
 from aiochroma.core.request import Request
 
 PATIENCE = 30.0

@@ -19,10 +19,8 @@ from hypothesis.extra import numpy as hnp
 from aiochroma.core.connection import BackendInfo, Capabilities
 from aiochroma.disk.ownership import Owner
 from aiochroma.disk.recovery import CollectionRecovery, RecoveryReport
-from aiochroma.host.codec import Codec, Rows
-from aiochroma.host.frames import FRAME_LIMIT, FrameKind, MessageReader, ProtocolError, frame, json_frame
-from aiochroma.host.messages import message_frames
-from aiochroma.host.types import make_codec, received, travelling
+from aiochroma.host.messages import Rows, make_codec, message_frames, received, travelling
+from aiochroma.host.wire import FRAME_LIMIT, Codec, FrameKind, MessageReader, ProtocolError, frame, json_frame
 
 CODEC = make_codec()
 
@@ -52,7 +50,7 @@ def test_plain_data_come_out_as_they_went_in(value):
 @given(values, st.integers(1, 50))
 def test_a_value_in_pieces_is_the_same_value(value, size):
     """However the bytes of a message are cut on their way."""
-    data = b"".join(CODEC.pieces([value, {"again": [value, value]}]))
+    data = b"".join(CODEC.segments([value, {"again": [value, value]}]))
     decoding = CODEC.decoding(2**30)
     for start in range(0, len(data), size):
         decoding.feed(data[start : start + size])
@@ -149,7 +147,7 @@ def test_what_is_not_registered_is_refused(value):
     with pytest.raises(TypeError, match="cannot be sent to another process"):
         CODEC.encode({"deep": [value]})
     with pytest.raises(TypeError, match="cannot be sent to another process"):
-        list(CODEC.pieces({"deep": [value]}))
+        list(CODEC.segments({"deep": [value]}))
 
 
 def reports():
@@ -262,7 +260,11 @@ def test_nonsense_is_a_protocol_error_at_worst(data):
 def test_nonsense_in_a_frame_is_a_protocol_error_at_worst(kind, number, body):
     """The same behind a correct header, also where parts precede."""
     with contextlib.suppress(ProtocolError):
-        read(frame(FrameKind.PART, number, body), frame(kind, number, body), json_frame(FrameKind.STATUS, {}))
+        read(
+            frame(FrameKind.SEGMENT, number, body),
+            frame(kind, number, body),
+            json_frame(FrameKind.STATUS, {}),
+        )
 
 
 @given(values, st.data())

@@ -226,8 +226,8 @@ async def test_a_stopped_client_keeps_nobody_waiting(client, collection, hosts, 
 
 async def test_nonsense_on_the_socket_harms_nobody(client, collection, hosts, path):
     """A connection that does not speak the protocol is closed, the others go on."""
-    from aiochroma.host.frames import FrameKind, frame
-    from aiochroma.host.rendezvous import connect
+    from aiochroma.host.sockets import connect
+    from aiochroma.host.wire import FrameKind, frame
 
     for nonsense in (b"GET / HTTP/1.1\r\n\r\n" * 3, frame(FrameKind.REQUEST, 1, b"x"), b"\0" * 100):
         with connect(path) as connection:

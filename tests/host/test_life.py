@@ -306,12 +306,12 @@ def test_never_start_leaves_it_to_others(hosts, path, monkeypatch):
 @pytest.fixture
 def other_version(monkeypatch):
     """Let this process be of another version than the host that it meets."""
-    import aiochroma.host.handshake
+    import aiochroma.host.reaching
     from aiochroma.host.messages import versions
 
     def pretend():
         mine = {**versions(), "aiochroma": "999.0"}
-        monkeypatch.setattr(aiochroma.host.handshake, "versions", lambda: mine)
+        monkeypatch.setattr(aiochroma.host.reaching, "versions", lambda: mine)
 
     return pretend
 
@@ -330,9 +330,9 @@ def test_a_client_of_another_version_meets_a_host_with_clients(hosts, path, othe
 
 def test_a_client_of_another_version_has_an_idle_host_leave(hosts, path):
     """And starts its own; said to the host by a client that names another version."""
-    from aiochroma.host.frames import FrameKind, json_frame
     from aiochroma.host.messages import versions
-    from aiochroma.host.rendezvous import connect
+    from aiochroma.host.sockets import connect
+    from aiochroma.host.wire import FrameKind, json_frame
 
     with sync.PersistentClient(path, process="shared"):
         pid = hosts.pid(path)

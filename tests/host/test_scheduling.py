@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aiochroma.core.calls import Ticket
 from aiochroma.core.plan import Limits, RecordPlanner, Step
-from aiochroma.core.queue import Ticket
 from aiochroma.core.request import Request
 from aiochroma.core.worker import Worker
 from aiochroma.host.scheduling import SharedPacing, SharedWorkerState, dealt_out
@@ -80,7 +80,7 @@ class Slow:
 def slow():
     """A worker as hosts have it, over a backend that waits."""
     backend = Slow()
-    worker = Worker("slow", lambda: backend, server=SharedWorkerState)
+    worker = Worker("slow", lambda: backend, state=SharedWorkerState)
     worker.start()
     yield backend, worker
     for _ in range(1000):
@@ -161,7 +161,7 @@ def test_what_came_during_a_slice_is_read_before_the_next():
         if len(backend.calls) == 1:
             worker.queue.put(reader.ticket("_get", n="read", limit=1))
 
-    worker = Worker("slow", lambda: backend, server=partial(SharedWorkerState, catch_up=catch_up))
+    worker = Worker("slow", lambda: backend, state=partial(SharedWorkerState, catch_up=catch_up))
     worker.start()
     ids = [str(n) for n in range(200)]
     worker.queue.put(writer.ticket("_add", n="slice", ids=ids, embeddings=[[1.0]] * 200, collection_id="c"))

@@ -13,9 +13,8 @@ import pytest
 
 from aiochroma._errors import ClosedError, DeadlineExceededError, PartialWriteError
 from aiochroma.core.calls import call
-from aiochroma.core.executors import ConnectionPool
+from aiochroma.core.executors import ConnectionPlanner, ConnectionPool
 from aiochroma.core.request import Request
-from aiochroma.core.schedule import ConnectionPlanner
 from aiochroma.core.worker import Worker
 
 PATIENCE = 30.0
@@ -73,7 +72,7 @@ class Engine:
             "the test server",
             lambda: self.remote,
             planner=ConnectionPlanner(connections=connections),
-            server=partial(ConnectionPool, connections=connections),
+            state=partial(ConnectionPool, connections=connections),
         )
         self.serving.thread.name = "test-server"
         self.serving.start()

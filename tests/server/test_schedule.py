@@ -7,10 +7,10 @@ import itertools
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aiochroma.core.executors import ConnectionPlanner
 from aiochroma.core.operations import Lane
 from aiochroma.core.plan import Limits
 from aiochroma.core.request import Request
-from aiochroma.core.schedule import ConnectionPlanner
 
 COLLECTIONS = ("one", "two", "three")
 

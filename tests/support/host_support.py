@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from aiochroma.disk.ownership import read_owner
-from aiochroma.host.frames import FrameKind
-from aiochroma.host.handshake import ask
-from aiochroma.host.rendezvous import connect
+from aiochroma.host.reaching import ask
+from aiochroma.host.sockets import connect
+from aiochroma.host.wire import FrameKind
 
 PATIENCE = 60.0
 """Seconds after which something that should happen never will; only to tell slow from never."""

@@ -1,4 +1,7 @@
-"""Reaching the host of a directory, and starting one where there is none: exactly one, whoever asks at the same moment."""
+"""Reaching the host of a directory, and starting one where there is none: exactly one, whoever asks at the same moment.
+
+Here are also the first words between a client and a host, and the questions that tools ask.
+"""
 
 from __future__ import annotations
 
@@ -10,21 +13,30 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import filelock
 
-from aiochroma._errors import ClosedError, DatabaseInUseError, StoreUnavailableError, error_from_dict
+from aiochroma._errors import (
+    ClosedError,
+    DatabaseInUseError,
+    SettingsConflictError,
+    StoreUnavailableError,
+    error_from_dict,
+)
 from aiochroma._types import JsonObject, MetadataView
 from aiochroma.disk.ownership import read_owner
-from aiochroma.host.rendezvous import connect, socket_address
+from aiochroma.host.messages import make_codec, options_to_json, versions
+from aiochroma.host.sockets import connect, socket_address
+from aiochroma.host.wire import Codec, FrameKind, Message, MessageReader, ProtocolError, json_frame
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
+    from aiochroma.core.config import EngineOptions, Location
 
-__all__ = ["HOST_LOG", "reach", "start_detached"]
+__all__ = ["HOST_LOG", "Meeting", "ask", "meet", "reach", "start_detached"]
 
 HOST_LOG = "aiochroma-host.log"
 """In the database's directory."""
@@ -184,3 +196,141 @@ def _environment() -> dict[str, str]:
     root = os.fspath(Path(__file__).resolve().parents[2])
     path = os.environ.get("PYTHONPATH")
     return {**os.environ, "PYTHONPATH": os.pathsep.join([root, path] if path else [root])}
+
+
+_ANSWER_SECONDS = 15.0
+_GREETINGS = 5
+_PAUSE_SECONDS = 0.01
+
+
+def _greet(
+    connected: socket.socket, reader: MessageReader, location: Location, options: EngineOptions
+) -> tuple[JsonObject | None, list[Message]]:
+    """Say who we are and what we want.
+
+    Returns:
+        The host's welcome, and what came together with it; None instead of a welcome where the host goes, to make room for one
+        of our version.
+
+    Raises:
+        SettingsConflictError: The host is of another version and has other clients, or serves with other options.
+        ProtocolError: The answer is none.
+        OSError: The connection ended.
+    """
+    hello = {**versions(), "pid": os.getpid(), "path": location.path, "options": options_to_json(options)}
+    answer, *early = _exchange(connected, reader, json_frame(FrameKind.HELLO, hello))
+    kind, _, value = answer
+    if not isinstance(value, dict):
+        raise ProtocolError("The host's answer cannot be read.")
+    if kind is FrameKind.WELCOME:
+        return value, early
+    if kind is not FrameKind.REFUSED:
+        raise ProtocolError(f"A message of the kind {kind.name} came instead of a welcome.")
+    if value.get("reason") == "versions":
+        if value.get("going"):
+            return None, []
+        raise SettingsConflictError(_other_version(location, value))
+    names = ", ".join(f"`{name}`" for name in value.get("names") or ())
+    raise SettingsConflictError(
+        f"{location.name} is already open in the host process {value.get('pid')} with different {names}. Open it with the same "
+        "ones, or leave them out to share what is open."
+    )
+
+
+def _other_version(location: Location, value: JsonObject) -> str:
+    theirs, ours = value.get("mine") or {}, versions()
+    different = ", ".join(
+        f"{name} {theirs.get(name)} there and {ours[name]} here"
+        for name in ours
+        if theirs.get(name) != ours[name]
+    )
+    return (
+        f"{location.name} is served by the host process {value.get('pid')}, which has {value.get('clients')} clients and another "
+        f"version: {different}. Restart those programs with the same versions, or end the host with "
+        f"`aiochroma host {location.path} --stop --force`."
+    )
+
+
+def ask(connected: socket.socket, kind: FrameKind, value: object = None) -> Message:
+    """Ask a host something that needs no welcome, and return its answer.
+
+    Raises:
+        ProtocolError: The answer is none.
+        OSError: The connection ended.
+    """
+    return _exchange(connected, MessageReader(Codec()), json_frame(kind, value))[0]
+
+
+def _exchange(connected: socket.socket, reader: MessageReader, question: bytes) -> list[Message]:
+    """Send, and return the messages that come as the answer."""
+    until = time.monotonic() + _ANSWER_SECONDS
+    connected.settimeout(_ANSWER_SECONDS)
+    connected.sendall(question)
+    while time.monotonic() < until:
+        data = connected.recv(65536)
+        if not data:
+            raise ConnectionResetError("the connection was closed")
+        messages = list(reader.feed(data))
+        if messages:
+            return messages
+    raise TimeoutError("no answer came")
+
+
+class Meeting(NamedTuple):
+    """A connection to a host that serves us.
+
+    Attributes:
+        connected: The connection.
+        reader: Puts its messages together.
+        codec: Encodes and decodes them.
+        welcome: What the host said of itself.
+        early: The messages that came together with the welcome.
+    """
+
+    connected: socket.socket
+    reader: MessageReader
+    codec: Codec
+    welcome: JsonObject
+    early: list[Message]
+
+
+def meet(
+    location: Location, options: EngineOptions, codec: Codec | None, stopped: Callable[[], bool]
+) -> Meeting:
+    """Reach the host of a directory, or start one, and be welcomed by it.
+
+    Args:
+        location: The database.
+        options: How it is to be served.
+        codec: The codec, if it has been made.
+        stopped: Whether it is no longer needed.
+
+    Raises:
+        AiochromaError: That is not possible.
+    """
+    failed = 0
+    while True:
+        values = {"options": options_to_json(options), "idle": options.host_idle}
+        connected = reach(location.path, values, stopped)
+        try:
+            # Chroma is imported while the host begins.
+            codec = codec or make_codec()
+            reader = MessageReader(codec)
+            welcome, early = _greet(connected, reader, location, options)
+        except (OSError, ProtocolError) as error:
+            # It went in this very moment; or it cannot begin.
+            connected.close()
+            failed += 1
+            if failed >= _GREETINGS:
+                raise StoreUnavailableError(
+                    f"The process that serves {location.name} ended {failed} times before it had begun; its log is "
+                    f"{str(Path(location.path) / HOST_LOG)!r}."
+                ) from error
+        except BaseException:
+            connected.close()
+            raise
+        else:
+            if welcome is not None:
+                return Meeting(connected, reader, codec, welcome, early)
+            connected.close()
+        time.sleep(_PAUSE_SECONDS)

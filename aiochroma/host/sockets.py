@@ -14,11 +14,17 @@ import stat
 import struct
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from aiochroma._errors import DatabaseInUseError, InvalidInputError, StoreUnavailableError
+from aiochroma._errors import AiochromaError, DatabaseInUseError, InvalidInputError, StoreUnavailableError
 from aiochroma.disk.ownership import read_owner
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 __all__ = [
+    "Listening",
+    "Waker",
     "check_peer",
     "connect",
     "connect_to",
@@ -187,3 +193,95 @@ def _user_at(connected: socket.socket) -> int | None:
         data = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
         return int(struct.unpack("3i", data)[1])
     return None
+
+
+class Listening:
+    """The socket at which clients of a directory connect, while there is one.
+
+    Args:
+        directory: The canonical directory.
+
+    Attributes:
+        socket: The socket; None before it is made and after it is closed.
+        address: Its name.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.socket: socket.socket | None = None
+        self.address = socket_address(directory)
+        self._directory = directory
+        self._bound: os.stat_result | None = None
+
+    def open(self) -> None:
+        """Listen; a socket that was left over is removed.
+
+        Raises:
+            OSError: It cannot be made.
+        """
+        # The folder may have been deleted.
+        socket_address(self._directory)
+        self.socket = listen(self.address)
+        self._bound = self.address.stat()
+
+    def close(self) -> None:
+        """Listen no more. A name that is somebody else's by now stays."""
+        listening, self.socket = self.socket, None
+        if listening is None:
+            return
+        if self.is_bound():
+            with contextlib.suppress(OSError):
+                self.address.unlink()
+        listening.close()
+
+    def is_bound(self) -> bool:
+        """Whether the socket's name is still ours."""
+        try:
+            found = self.address.stat()
+        except OSError:
+            return False
+        return self._bound is not None and os.path.samestat(found, self._bound)
+
+    def waiting(self) -> Iterator[socket.socket]:
+        """Accept those who wait, one after the other."""
+        while self.socket is not None:
+            try:
+                connected, _ = self.socket.accept()
+            except OSError:
+                return
+            yield connected
+
+    def is_anothers(self) -> bool:
+        """Whether another host listens."""
+        with contextlib.suppress(AiochromaError):
+            other = connect(self._directory)
+            if other is not None:
+                other.close()
+                return True
+        return False
+
+
+class Waker:
+    """Wakes a thread that waits for a socket; may be used by a destructor, and does nothing in a forked child."""
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+        self.reader, self.writer = socket.socketpair()
+        self.reader.setblocking(False)
+        self.writer.setblocking(False)
+
+    def wake(self) -> None:
+        """Wake the thread; neither blocks nor raises."""
+        if os.getpid() == self._pid:
+            with contextlib.suppress(OSError):
+                self.writer.send(b"\0")
+
+    def drain(self) -> None:
+        """Take note of having been woken."""
+        with contextlib.suppress(OSError):
+            while self.reader.recv(4096):
+                pass
+
+    def close(self) -> None:
+        """Give the descriptors back."""
+        self.reader.close()
+        self.writer.close()

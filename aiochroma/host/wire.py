@@ -1,39 +1,56 @@
-"""Plain data and registered types as MessagePack: what comes out is equal, in value and type, to what went in.
+"""What goes over the wire: values as MessagePack, and messages as frames of bytes. Knows neither sockets nor Chroma.
 
-Strict: a class that is neither plain nor registered is refused before anything is sent, instead of silently becoming
-something else. Nothing that is decoded runs code: a registered type is made by the function that was registered for it.
+What the codec gives back is equal, in value and type, to what it was given. It is strict: a class that is neither plain nor
+registered is refused before anything is sent, instead of silently becoming something else. Nothing that is decoded runs code:
+a registered type is made by the function that was registered for it. numpy is imported when the first array comes.
 
-Knows neither sockets nor Chroma; numpy is imported when the first array comes.
+A frame is a header (length of the body, kind, number) and a body. A message that is large, or that takes long to encode, is cut
+into ``SEGMENT`` frames of one number, followed by the frame that says what it is. So small messages pass between the segments
+of a large one, and neither side holds its interpreter for long.
+
+``HELLO``, ``WELCOME``, ``REFUSED``, ``STATUS`` and ``STOP`` are JSON and never change, so that any two versions understand them.
+The others are MessagePack.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+import json
+import struct
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from uuid import UUID
 
 import msgpack
 
-from aiochroma._types import Vector
-from aiochroma.host.frames import ProtocolError
+from aiochroma._types import JsonObject, Vector
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-
-__all__ = ["Codec", "Decoding", "Rows"]
+__all__ = [
+    "FRAME_LIMIT",
+    "PROTOCOL",
+    "Codec",
+    "FrameKind",
+    "Message",
+    "MessageReader",
+    "Plain",
+    "ProtocolError",
+    "frame",
+    "json_frame",
+]
 
 _DEPTH = 32
 """How deep registered types may be nested in each other when they are decoded; each level takes room on the C stack."""
 
 _MOST_ITEMS = 2**24
-_PIECE_BYTES = 128 * 1024
-_MOST_PIECE_BYTES = 2**20
-_PIECE_DEPTH = 3
+_SEGMENT_BYTES = 128 * 1024
+_MOST_SEGMENT_BYTES = 2**20
+_SEGMENT_DEPTH = 3
 _CONTAINERS = frozenset({dict, list})
 
-_TUPLE, _INTEGER, _ARRAY, _SCALAR, _ROWS, _UUID = range(1, 7)
+_TUPLE, _INTEGER, _ARRAY, _SCALAR, _UUID = range(1, 6)
 _FIRST_FREE = 10
-
 _NUMERIC = frozenset("fiub")
 _NARROWED = "f8<f4"
 _DTYPES = frozenset(
@@ -46,31 +63,8 @@ _DTYPES = frozenset(
 ) | {_NARROWED}
 
 
-class Rows:
-    """A list of equally long vectors, which travels as one array and arrives as a list again.
-
-    Args:
-        vectors: Arrays of one dimension, one length and one type.
-    """
-
-    __slots__ = ("vectors",)
-
-    def __init__(self, vectors: list[Vector]) -> None:
-        self.vectors = vectors
-
-    @staticmethod
-    def fitting(value: Any) -> Any:
-        """Return a list of vectors as rows, or the value itself where it is none."""
-        if type(value) is not list or not value or type(value[0]).__module__ != "numpy":
-            return value
-        first = value[0]
-        shape, dtype = first.shape, first.dtype
-        if len(shape) != 1 or dtype.str not in _DTYPES:
-            return value
-        kind = type(first)
-        if all(type(vector) is kind and vector.shape == shape and vector.dtype == dtype for vector in value):
-            return Rows(value)
-        return value
+Plain: TypeAlias = Any
+"""A value that came over the wire: whoever reads it finds out whether it is what it should be."""
 
 
 class Codec:
@@ -83,15 +77,13 @@ class Codec:
         self._encoders: dict[type, tuple[int, Callable[[Any], bytes]]] = {
             tuple: (_TUPLE, lambda value: self._pack(list(value))),
             UUID: (_UUID, lambda value: value.bytes),
-            Rows: (_ROWS, self._rows_to_bytes),
         }
-        self._decoders: dict[int, Callable[[bytes, int], Any]] = {
+        self._decoders: dict[int, Callable[[bytes, int], object]] = {
             _TUPLE: lambda data, depth: tuple(_list(self._unpack(data, depth))),
             _UUID: lambda data, _: UUID(bytes=data),
             _INTEGER: lambda data, _: int.from_bytes(data, "little", signed=True),
             _ARRAY: self._array,
             _SCALAR: lambda data, depth: self._array(data, depth)[()],
-            _ROWS: lambda data, depth: list(self._array(data, depth)),
         }
 
     def register(
@@ -112,7 +104,7 @@ class Codec:
 
     # -- encoding --------------------------------------------------------------------------------------------------------
 
-    def encode(self, value: Any) -> bytes:
+    def encode(self, value: object) -> bytes:
         """Return a value as bytes.
 
         Raises:
@@ -121,17 +113,17 @@ class Codec:
         """
         return self._pack(value)
 
-    def pieces(self, value: Any) -> Iterator[bytes]:
-        """Yield the bytes of a large value, a piece at a time: between two pieces other threads and messages have their turn.
+    def segments(self, value: object) -> Iterator[bytes]:
+        """Yield the bytes of a large value, a segment at a time: between two segments other threads and messages have their turn.
 
         Raises:
-            TypeError: As :meth:`encode`; pieces may have been yielded before.
+            TypeError: As :meth:`encode`; segments may have been yielded before.
         """
         packer = self._packer(autoreset=False)
-        yield from self._walk(packer, value, _PIECE_DEPTH)
+        yield from self._walk(packer, value, _SEGMENT_DEPTH)
         yield from _taken(packer)
 
-    def _walk(self, packer: Any, value: Any, depth: int) -> Iterator[bytes]:
+    def _walk(self, packer: msgpack.Packer, value: object, depth: int) -> Iterator[bytes]:
         if depth and type(value) is dict:
             packer.pack_map_header(len(value))
             for key, item in value.items():
@@ -144,22 +136,22 @@ class Codec:
                     yield from self._walk(packer, item, depth - 1)
                     continue
                 packer.pack(item)
-                if len(packer.getbuffer()) > _PIECE_BYTES:
+                if len(packer.getbuffer()) > _SEGMENT_BYTES:
                     yield from _taken(packer)
         else:
             packer.pack(value)
-            if len(packer.getbuffer()) > _PIECE_BYTES:
+            if len(packer.getbuffer()) > _SEGMENT_BYTES:
                 yield from _taken(packer)
 
-    def _packer(self, *, autoreset: bool = True) -> Any:
+    def _packer(self, *, autoreset: bool = True) -> msgpack.Packer:
         return msgpack.Packer(
             default=self._default, strict_types=True, unicode_errors="surrogatepass", autoreset=autoreset
         )
 
-    def _pack(self, value: Any) -> bytes:
+    def _pack(self, value: object) -> bytes:
         return cast("bytes", self._packer().pack(value))
 
-    def _default(self, value: Any) -> Any:
+    def _default(self, value: Any) -> object:
         kind = type(value)
         known = self._encoders.get(kind)
         if known is not None:
@@ -178,14 +170,14 @@ class Codec:
             f"A value of the class {kind.__module__}.{kind.__qualname__} cannot be sent to another process: {value!r:.100}"
         )
 
-    def _numpy(self, value: Any) -> Any:
+    def _numpy(self, value: Vector) -> msgpack.ExtType:
         dtype = value.dtype.newbyteorder("<").str
         if dtype not in _DTYPES:
             raise TypeError(f"An array of type {value.dtype} cannot be sent to another process.")
         is_array = type(value).__name__ == "ndarray"
         return msgpack.ExtType(_ARRAY if is_array else _SCALAR, self._array_to_bytes(value))
 
-    def _array_to_bytes(self, value: Any) -> bytes:
+    def _array_to_bytes(self, value: Vector) -> bytes:
         import numpy as np
 
         dtype = value.dtype.newbyteorder("<").str
@@ -197,14 +189,9 @@ class Codec:
                 return self._pack([_NARROWED, list(value.shape), narrow.tobytes()])
         return self._pack([dtype, list(value.shape), value.astype(dtype, copy=False).tobytes()])
 
-    def _rows_to_bytes(self, rows: Rows) -> bytes:
-        import numpy as np
-
-        return self._array_to_bytes(np.stack(rows.vectors))
-
     # -- decoding --------------------------------------------------------------------------------------------------------
 
-    def decode(self, data: bytes) -> Any:
+    def decode(self, data: bytes) -> Plain:
         """Return the value that was encoded.
 
         Raises:
@@ -218,14 +205,14 @@ class Codec:
             raise ProtocolError(f"A message cannot be decoded: {type(error).__name__}: {error}") from None
 
     def decoding(self, limit: int) -> Decoding:
-        """Begin to decode a message that comes in parts, of at most ``limit`` bytes."""
+        """Begin to decode a message that comes in segments, of at most ``limit`` bytes."""
         return Decoding(msgpack.Unpacker(max_buffer_size=0, **self._options(0)), limit)
 
-    def _unpack(self, data: bytes, depth: int) -> Any:
+    def _unpack(self, data: bytes, depth: int) -> Plain:
         return msgpack.unpackb(data, **self._options(depth))
 
-    def _options(self, depth: int) -> dict[str, Any]:
-        def hook(code: int, data: bytes) -> Any:
+    def _options(self, depth: int) -> JsonObject:
+        def hook(code: int, data: bytes) -> object:
             decoder = self._decoders.get(code)
             if decoder is None or depth >= _DEPTH:
                 raise ProtocolError(
@@ -241,7 +228,7 @@ class Codec:
             "max_map_len": _MOST_ITEMS,
         }
 
-    def _array(self, data: bytes, depth: int) -> Any:
+    def _array(self, data: bytes, depth: int) -> Plain:
         import numpy as np
 
         dtype, shape, values = _list(self._unpack(data, depth))
@@ -255,10 +242,10 @@ class Codec:
 class Decoding:
     """A value that is decoded as its bytes arrive."""
 
-    def __init__(self, unpacker: Any, limit: int) -> None:
+    def __init__(self, unpacker: msgpack.Unpacker, limit: int) -> None:
         self._unpacker = unpacker
         self._left = limit
-        self._values: list[Any] = []
+        self._values: list[Plain] = []
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes.
@@ -279,7 +266,7 @@ class Decoding:
         if len(self._values) > 1:
             raise ProtocolError("Two values came where one message was expected.")
 
-    def value(self) -> Any:
+    def value(self) -> Plain:
         """Return the value.
 
         Raises:
@@ -300,15 +287,155 @@ _PLAIN: dict[type, Callable[[Any], Any]] = {
 }
 
 
-def _taken(packer: Any) -> Iterator[bytes]:
+def _taken(packer: msgpack.Packer) -> Iterator[bytes]:
     """Yield what has been packed so far."""
     data = packer.bytes()
     packer.reset()
-    for start in range(0, len(data), _MOST_PIECE_BYTES):
-        yield data[start : start + _MOST_PIECE_BYTES]
+    for start in range(0, len(data), _MOST_SEGMENT_BYTES):
+        yield data[start : start + _MOST_SEGMENT_BYTES]
 
 
-def _list(value: Any) -> list[Any]:
+def _list(value: object) -> list[Plain]:
     if type(value) is not list:
         raise ProtocolError("A list was expected.")
     return value
+
+
+PROTOCOL = 1
+"""Changes whenever one side would misunderstand the other."""
+
+FRAME_LIMIT = 16 * 2**20
+MESSAGE_LIMIT = 2**30
+"""What all segments of one message may come to."""
+
+_OPEN_MESSAGES = 4096
+"""How many messages may be under way in segments at once."""
+
+_HEADER = struct.Struct("<IBQ")
+
+
+class ProtocolError(Exception):
+    """What came over the connection is not what the other side may send; the connection is of no use any more."""
+
+
+class FrameKind(IntEnum):
+    """What a message is."""
+
+    HELLO = 1
+    """Client: protocol, versions, path, options, process."""
+    WELCOME = 2
+    """Host: process, since when, version."""
+    REFUSED = 3
+    """Host: why the client is not served."""
+    OPENED = 4
+    """Host: the database is open; its facts."""
+    FAILED = 5
+    """Host: the database cannot be opened; the error."""
+    FACTS = 6
+    """Host: the facts have changed."""
+    GOING = 7
+    """Host: it ends; what has been received is still served."""
+    REQUEST = 8
+    """Client: an operation to carry out."""
+    SEGMENT = 9
+    """Either: a segment of a large message."""
+    CANCEL = 10
+    """Client: a request is no longer awaited; true where the host is to say whether it had begun."""
+    RESULT = 11
+    """Host: a request's result."""
+    ERROR = 12
+    """Host: a request's error."""
+    VERDICT = 13
+    """Host: whether a cancelled request had begun; without a question: that a request will not run here."""
+    EVENT = 14
+    """Host: an event to log."""
+    STATUS = 15
+    """Either: the question what the host does, and the answer."""
+    STOP = 16
+    """Client: the host is asked to end; true to end even though clients are connected."""
+
+
+Message: TypeAlias = tuple[FrameKind, int, Plain]
+"""What a message is, the request that it is about (0: none), and what it says."""
+
+_JSON = frozenset({FrameKind.HELLO, FrameKind.WELCOME, FrameKind.REFUSED, FrameKind.STATUS, FrameKind.STOP})
+
+
+def frame(kind: FrameKind, number: int, body: bytes = b"") -> bytes:
+    """Return a frame; ``number`` is the request's, or 0 where it is about none."""
+    return _HEADER.pack(len(body), kind, number) + body
+
+
+def json_frame(kind: FrameKind, value: object) -> bytes:
+    """Return a message of those that never change."""
+    return frame(kind, 0, json.dumps(value).encode())
+
+
+class MessageReader:
+    """Puts messages together from bytes as they arrive.
+
+    Args:
+        codec: Decodes MessagePack.
+    """
+
+    def __init__(self, codec: Codec) -> None:
+        self._codec = codec
+        self._buffer = bytearray()
+        self._segments: dict[int, Decoding] = {}
+
+    def feed(self, received: bytes) -> Iterator[Message]:
+        """Yield the messages that are complete now: kind, number, value.
+
+        Raises:
+            ProtocolError: It is not what the other side may send.
+        """
+        buffer = self._buffer
+        buffer += received
+        start, end = 0, len(buffer)
+        try:
+            while end - start >= _HEADER.size:
+                length, kind, number = _HEADER.unpack_from(buffer, start)
+                if length > FRAME_LIMIT:
+                    raise ProtocolError(f"A frame of {length} bytes came; the limit is {FRAME_LIMIT}.")
+                stop = start + _HEADER.size + length
+                if stop > end:
+                    break
+                body = bytes(buffer[start + _HEADER.size : stop])
+                start = stop
+                message = self._message(kind, number, body)
+                if message is not None:
+                    yield message
+        finally:
+            del buffer[:start]
+
+    def _message(self, code: int, number: int, body: bytes) -> Message | None:
+        try:
+            kind = FrameKind(code)
+        except ValueError:
+            raise ProtocolError(f"A frame of the unknown kind {code} came.") from None
+        if kind in _JSON:
+            return kind, number, _from_json(body)
+        decoding = self._segments.get(number)
+        if kind is FrameKind.SEGMENT:
+            if decoding is None:
+                if len(self._segments) >= _OPEN_MESSAGES:
+                    raise ProtocolError(f"More than {_OPEN_MESSAGES} messages came in segments at once.")
+                decoding = self._segments[number] = self._codec.decoding(MESSAGE_LIMIT)
+            decoding.feed(body)
+            return None
+        if decoding is None:
+            return kind, number, self._codec.decode(body) if body else None
+        if kind is FrameKind.CANCEL:
+            # Its caller left while it was being sent: what has come of it is dropped.
+            del self._segments[number]
+            return kind, number, self._codec.decode(body) if body else None
+        decoding.feed(body)
+        del self._segments[number]
+        return kind, number, decoding.value()
+
+
+def _from_json(body: bytes) -> Plain:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError(f"A message is not JSON: {error}") from None
