@@ -78,7 +78,8 @@ class ChangeLog:
             try:
                 self._connection.execute("PRAGMA journal_mode = WAL")
                 self._connection.execute("PRAGMA secure_delete = ON")
-                self._connection.execute("PRAGMA synchronous = NORMAL")
+                # An entry has to be on the disk before the change is, which Chroma waits for as well.
+                self._connection.execute("PRAGMA synchronous = FULL")
                 self._connection.executescript(_SCHEMA)
                 self._add_database()
             except BaseException:

@@ -27,8 +27,13 @@ import aiochroma
 DIMENSION = 32
 COLLECTIONS = {"main": 40, "other": 100}
 """Name and after how many records Chroma rewrites the index: often, so that kills hit it."""
+NOTES, TALK = "notes", "talk"
+NAMESPACES = {NOTES: 40, TALK: 60}
+"""The same of the namespaces of a memory: one whose memories have ids, and one of a conversation, whose turns have none."""
 
 _PAGE = 500
+_LOOKED_FOR = 25
+"""So many memories of a namespace are looked for by their words and by their meaning."""
 
 
 def vector(record, version):
@@ -42,7 +47,32 @@ def vector(record, version):
 
 def embed(texts):
     """Make the same vectors from the documents, which say which record and version they are."""
-    return [vector(*text.rsplit("@", 1)) for text in texts]
+    return [vector(*text.split()[0].rsplit("@", 1)) for text in texts]
+
+
+def word(record, version):
+    """A word that no other text has."""
+    number, letters = zlib.crc32(f"word of {record}@{version}".encode()), ""
+    while number:
+        number, letter = divmod(number, 20)
+        letters += "bcdfghjklmnpqrstvwxz"[letter] + "aeiou"[number % 5]
+    return letters
+
+
+def told(record, version):
+    """The text of a memory in one of its versions."""
+    return f"{record}@{version} {word(record, version)}"
+
+
+class Marks:
+    """Embeds what `told` and `embed` speak of."""
+
+    identity = "chaos-marks"
+    dimensions = DIMENSION
+    max_distance = 0.5
+
+    def embed(self, texts):
+        return embed(texts)
 
 
 class Diary:
@@ -62,6 +92,10 @@ class Diary:
 
 
 # -- the load ----------------------------------------------------------------------------------------------------------
+
+
+class AbsentError(Exception):
+    """There is no such memory, so nothing was changed."""
 
 
 class Writer:
@@ -97,8 +131,10 @@ class Writer:
         elif dice < 0.93:
             await self.write(name, dict.fromkeys(some, 0), lambda: self.collections[name].delete(ids=some))
         else:
-            await self.collections[name].query(
-                query_embeddings=[vector(some[0], known[some[0]])], n_results=3, include=["documents"]
+            await self.read(
+                self.collections[name].query(
+                    query_embeddings=[vector(some[0], known[some[0]])], n_results=3, include=["documents"]
+                )
             )
 
     async def put(self, name, versions):
@@ -113,11 +149,17 @@ class Writer:
             ),
         )
 
+    async def read(self, question):
+        try:
+            await question
+        except aiochroma.AiochromaError:
+            self.errors += 1
+
     async def write(self, name, versions, call):
         number = self.diary.intend(name, versions)
         try:
             await call()
-        except aiochroma.StoreUnavailableError as error:
+        except (aiochroma.StoreUnavailableError, AbsentError) as error:
             self.errors += 1
             self.diary.say(kind="refused", number=number, error=f"{type(error).__name__}: {error}")
             await asyncio.sleep(0.02)
@@ -132,6 +174,57 @@ class Writer:
                     self.known[name][record] = version
                 else:
                     self.known[name].pop(record, None)
+
+
+class Teller(Writer):
+    """Remembers, changes, forgets and recalls memories of its own, one call at a time, each with a deadline."""
+
+    def __init__(self, name, memory, diary, generator):
+        super().__init__(name, dict.fromkeys(NAMESPACES), diary, generator)
+        self.memory = memory
+
+    async def step(self):
+        known, dice = self.known[NOTES], self.generator.random()
+        some = self.generator.choice(sorted(known)) if known else None
+        with aiochroma.deadline(self.generator.choice((0.05, 5.0, 5.0))):
+            if some is None or dice < 0.25:
+                versions = self.fresh(self.generator.randint(1, 20))
+                items = [{"id": record, "text": told(record, 1)} for record in versions]
+                await self.write(NOTES, versions, lambda: self.memory.remember_many(items, namespace=NOTES))
+            elif dice < 0.35:
+                (record,) = versions = self.fresh(1)
+                await self.write(
+                    NOTES, versions, lambda: self.memory.remember(told(record, 1), id=record, namespace=NOTES)
+                )
+            elif dice < 0.5:
+                # Had it run twice it would be there twice.
+                (record,) = versions = self.fresh(1)
+                await self.write(
+                    TALK,
+                    versions,
+                    lambda: self.memory.remember(told(record, 1), thread=self.name, namespace=TALK),
+                )
+            elif dice < 0.7:
+                text = told(some, known[some] + 1)
+                await self.write(
+                    NOTES,
+                    {some: known[some] + 1},
+                    lambda: self.update(some, text),
+                )
+            elif dice < 0.85:
+                await self.write(NOTES, {some: 0}, lambda: self.memory.forget(some, namespace=NOTES))
+            else:
+                await self.read(self.memory.recall(told(some, known[some]), namespaces=NOTES, k=3))
+
+    async def update(self, record, text):
+        if await self.memory.update(record, namespace=NOTES, text=text) is None:
+            # A call without an answer has forgotten it.
+            raise AbsentError(record)
+
+    def fresh(self, count):
+        """Return so many records that have not been used, in their first version."""
+        self.next += count
+        return {f"{self.name}-{number}": 1 for number in range(self.next - count, self.next)}
 
 
 async def opened(directory, diary, **options):
@@ -162,17 +255,49 @@ async def collections_of(client):
     }
 
 
-async def examine(collections, expected, writers=()):
+async def memory_of(client):
+    """Return a memory on a client's database; its indexes are rewritten more often than a memory would have it."""
+    for name, sync in NAMESPACES.items():
+        await client.get_or_create_collection(
+            name,
+            embedding_function=None,
+            configuration={"hnsw": {"space": "cosine", "sync_threshold": sync, "batch_size": sync}},
+            metadata={
+                "aiochroma:namespace": name,
+                "aiochroma:embedder": Marks.identity,
+                "aiochroma:dimensions": DIMENSION,
+            },
+        )
+    memory = aiochroma.Memory(client=client, embedder=Marks(), history=True)
+    return await memory.open()
+
+
+async def examine(collections, expected, writers=(), memory=None):
     """Compare what is there with what was acknowledged.
 
     `expected` has for each collection the acknowledged version of each record, and the versions that an unanswered call
     allows besides; version 0 means that the record is not there.
     """
-    found = {"records": 0, "lost": [], "half": [], "ghosts": [], "unreachable": 0, "settled": {}}
-    for name, collection in collections.items():
+    found = {
+        "records": 0,
+        "lost": [],
+        "half": [],
+        "ghosts": [],
+        "unreachable": 0,
+        "explained": 0,
+        "settled": {},
+    }
+    for name in [*collections, *(NAMESPACES if memory is not None else ())]:
         acknowledged = expected.get("acknowledged", {}).get(name, {})
         allowed = expected.get("allowed", {}).get(name, {})
-        actual = await versions_in(collection, found)
+        if name in collections:
+            actual = await versions_in(collections[name], found)
+            if actual:
+                found["unreachable"] += await unreachable(collections[name], actual)
+        else:
+            actual = await memories_in(memory, name, found)
+            gone = [record for record in acknowledged if record not in actual]
+            await look_for_the_forgotten(memory, name, gone, found)
         found["records"] += len(actual)
         for record in {*acknowledged, *allowed}:
             version = actual.get(record, 0)
@@ -182,11 +307,9 @@ async def examine(collections, expected, writers=()):
             f"{name}/{record}" for record in actual if record not in acknowledged and record not in allowed
         ]
         found["settled"][name] = actual
-        for writer in writers:
+        for writer in [writer for writer in writers if name in writer.known]:
             for record, version in actual.items():
                 writer.adopt(name, record, version)
-        if actual:
-            found["unreachable"] += await unreachable(collection, actual)
     return found
 
 
@@ -207,6 +330,72 @@ async def versions_in(collection, found):
             return actual
 
 
+async def memories_in(memory, namespace, found):
+    """Read all memories of a namespace; look for some by their words and by their meaning, and for their history."""
+    actual, ids = {}, {}
+    async for hit in memory.list(namespace):
+        record, version = hit.text.split()[0].rsplit("@", 1)
+        if hit.text != told(record, version) or (namespace == NOTES and hit.id != record):
+            found["half"].append(f"{namespace}/{hit.id}: {hit.text}")
+        if record in actual:
+            found["half"].append(f"{namespace}/{record}: remembered twice")
+        actual[record], ids[record] = int(version), hit.id
+    await asyncio.gather(
+        *(
+            look_for(memory, namespace, record, actual[record], ids[record], found)
+            for record in some_of(actual)
+        )
+    )
+    return actual
+
+
+async def look_for(memory, namespace, record, version, id, found):
+    """A memory is found by a word of its own and by its meaning, and each of its changes is in the history."""
+    for mode, question in (("text", word(record, version)), ("vector", told(record, version))):
+        recall = await recalled(memory, namespace, question, mode)
+        texts = [hit.text for hit in recall]
+        if mode == "text" and recall.errors:
+            # The index cannot be used, and says so; what is near in meaning is found all the same.
+            found["explained"] += 1
+        elif texts[:1] != [told(record, version)]:
+            found["half"].append(f"{namespace}/{record}@{version}: not found by {mode}, but {texts}")
+    changes = await memory.history(id, namespace=namespace)
+    if len(changes) < version:
+        found["half"].append(f"{namespace}/{record}@{version}: {len(changes)} entries in the history")
+
+
+async def look_for_the_forgotten(memory, namespace, gone, found):
+    """What was forgotten is not found any more, by nothing that it said."""
+    questions = [
+        (record, mode, question)
+        for record in some_of(gone)
+        for mode, question in (("text", word(record, 1)), ("vector", told(record, 1)))
+    ]
+    recalls = await asyncio.gather(
+        *(recalled(memory, namespace, question, mode) for _, mode, question in questions)
+    )
+    for (record, mode, _), recall in zip(questions, recalls, strict=True):
+        found["half"] += [
+            f"{namespace}/{record} was forgotten, and is found by {mode}"
+            for hit in recall
+            if hit.text.startswith(f"{record}@")
+        ]
+
+
+async def recalled(memory, namespace, question, mode):
+    """Recall from a complete index."""
+    until = time.monotonic() + 60
+    while (recall := await memory.recall(question, namespaces=namespace, k=3, mode=mode)).indexing:
+        if time.monotonic() > until:
+            raise RuntimeError(f"the index of {namespace} never gets complete: {recall.indexing}")
+        await asyncio.sleep(0.01)
+    return recall
+
+
+def some_of(records):
+    return sorted(records)[:: max(1, len(records) // _LOOKED_FOR)]
+
+
 async def unreachable(collection, actual):
     """Count records that are not the nearest to their own vector."""
     some = sorted(actual)[:: max(1, len(actual) // 100)]
@@ -217,29 +406,48 @@ async def unreachable(collection, actual):
 
 
 async def load(
-    directory, state, diary, seed=0, writers=3, durable=True, seconds=None, backups=None, sigterm=None, **_
+    directory,
+    state,
+    diary,
+    seed=0,
+    writers=3,
+    durable=True,
+    seconds=None,
+    backups=None,
+    sigterm=None,
+    process=None,
+    names="wt",
+    dies_after=None,
+    **_,
 ):
     """Check what an earlier process left, then write and read without end, or for so many seconds."""
     begun = time.monotonic()
-    client, embedded = await opened(directory, diary, durable=durable or None)
+    client, embedded = await opened(directory, diary, durable=durable or None, process=process)
     collections = await collections_of(client)
-    team = [Writer(f"w{n}", collections, diary, random.Random(f"{seed}/{n}")) for n in range(writers)]
-    found = await examine(collections, json.loads(Path(state).read_text()), team)
-    rebuilt = sum(entry.rebuilt for entry in client.recovery.collections)
-    preflight = client.session.connection.engine.serving._opened[0].preflight.seconds
+    memory = await memory_of(client)
+    team = [
+        Writer(f"{names[0]}{n}", collections, diary, random.Random(f"{seed}/{n}")) for n in range(writers)
+    ]
+    team += [Teller(f"{names[1]}{n}", memory, diary, random.Random(f"{seed}/t{n}")) for n in range(2)]
+    found = await examine(collections, json.loads(Path(state).read_text()), team, memory)
     diary.say(
         kind="checked",
-        rebuilt=rebuilt,
+        rebuilt=rebuilt_by(client),
         embedded=embedded,
         seconds=time.monotonic() - begun,
-        preflight=preflight,
         **found,
     )
+    if dies_after is not None:
+        die_between_the_writes(diary, dies_after)
     until = None if seconds is None else time.monotonic() + seconds
 
     async def work(writer):
         while until is None or time.monotonic() < until:
-            await writer.step()
+            try:
+                await writer.step()
+            except Exception as error:
+                diary.say(kind="crashed", error=f"{writer.name}: {type(error).__name__}: {error}")
+                raise
 
     tasks = [asyncio.ensure_future(work(writer)) for writer in team]
     if sigterm is not None:
@@ -251,11 +459,33 @@ async def load(
         for task in tasks:
             task.cancel()
     await asyncio.wait(tasks)
-    diary.say(
-        kind="stopped", errors=[repr(t.exception()) for t in tasks if not t.cancelled() and t.exception()]
-    )
     await client.aclose()
     diary.say(kind="closed")
+
+
+def rebuilt_by(client):
+    """How many indexes of Chroma were rebuilt when a client opened."""
+    recovery = client.recovery
+    return 0 if recovery is None else sum(entry.rebuilt for entry in recovery.collections)
+
+
+def die_between_the_writes(diary, count):
+    """Let this process be killed after so many writes, when Chroma has carried one out and our own index has not."""
+    from aiochroma.text.index import TextIndex
+
+    left = [count]
+
+    def dying(method):
+        def write(*arguments, **options):
+            left[0] -= 1
+            if left[0] < 0:
+                diary.say(kind="dying")
+                os.kill(os.getpid(), signal.SIGKILL)
+            return method(*arguments, **options)
+
+        return write
+
+    TextIndex.upsert, TextIndex.delete = dying(TextIndex.upsert), dying(TextIndex.delete)
 
 
 async def back_up(client, diary, folder, count):
@@ -283,10 +513,10 @@ async def save(directory, target, diary, **_):
 async def check(directory, state, diary, durable=True, **_):
     """Only check, then close."""
     client, embedded = await opened(directory, diary, durable=durable or None)
-    found = await examine(await collections_of(client), json.loads(Path(state).read_text()))
-    rebuilt = sum(entry.rebuilt for entry in client.recovery.collections)
+    collections, memory = await collections_of(client), await memory_of(client)
+    found = await examine(collections, json.loads(Path(state).read_text()), memory=memory)
     health = await client.health()
-    diary.say(kind="checked", rebuilt=rebuilt, embedded=embedded, status=health.status, **found)
+    diary.say(kind="checked", rebuilt=rebuilt_by(client), embedded=embedded, status=health.status, **found)
     await client.aclose()
 
 

@@ -16,6 +16,10 @@ from pathlib import Path
 from chaos_nursery import Ledger, Nursery
 
 import aiochroma.ops
+from aiochroma.disk.ownership import read_owner
+
+_AT_ONCE_SECONDS = 10.0
+"""What is refused at once is refused within this, however busy the machine: who waits for the owner waits 30 s."""
 
 _FRESH_AFTER = 25
 """A database is thrown away after so many kills, so that checking it does not take ever longer."""
@@ -43,6 +47,10 @@ class Row:
     failures: list[str] = field(default_factory=list)
     records: int = 0
     unreachable: int = 0
+
+    def watch(self, child):
+        """Note what ended a part of a child's load that no error of ours may end."""
+        self.failures += [entry["error"] for entry in child.entries if entry["kind"] == "crashed"]
 
     def judge(self, found, *, context=""):
         """Count one injection by what a check found; None stands for a child that failed."""
@@ -95,6 +103,12 @@ class Stage:
         self.nursery.close()
 
 
+def _read(row, ledger, child):
+    """Take what a child has intended and what it was told into the ledger."""
+    row.watch(child)
+    ledger.read(child.entries)
+
+
 def _checked(stage, row, directory, ledger, context, **arguments):
     """Let a child open a database and check it; returns the child's entry."""
     child = stage.nursery.start("check", directory=str(directory), state=str(ledger.file), **arguments)
@@ -119,7 +133,7 @@ def kills(stage, count, *, aim, durable=True):
             child, _ = _next_load(stage, number, directory, ledger, durable)
         _wait_for_moment(stage, directory, aim, number)
         child.kill()
-        ledger.read(child.entries)
+        _read(row, ledger, child)
         # The next child checks what this one left. It is a load itself, unless it is the last of its database.
         last = number == count - 1 or number % _FRESH_AFTER == _FRESH_AFTER - 1
         work = "check" if last else "load"
@@ -209,10 +223,16 @@ def second_writers(stage, count):
         other = stage.nursery.start("attempt", directory=str(path))
         refused = other.wait_for("refused")
         other.wait_patiently()
-        row.expect(refused is not None and refused["pid"] == owner.pid, f"attempt {number}: {other.entries}")
+        row.expect(
+            refused is not None
+            and refused["pid"] == owner.pid
+            and refused["seconds"] < _AT_ONCE_SECONDS
+            and owner.find("closed") is None,
+            f"attempt {number}: {other.entries}",
+        )
         slowest = max(slowest, refused["seconds"] if refused else 0.0)
     owner.kill()
-    ledger.read(owner.entries)
+    _read(row, ledger, owner)
     _checked(stage, row, directory, ledger, "the owner's records")
     link.unlink()
     row.notes = f"refused with the owner's pid, at most {slowest * 1000:.0f} ms"
@@ -229,16 +249,13 @@ def restarts(stage, count):
         child = stage.nursery.start(
             "restart", directory=str(directory), state=str(ledger.file), number=number, ending=ending
         )
-        if ending == "kill":
-            child.wait_patiently()
-        else:
-            code = child.wait_patiently()
-            if code != 0:
-                row.failures.append(
-                    f"restart {number} ({ending}) ended with {code}: {child.what_went_wrong()}"
-                )
-        ledger.read(child.entries)
-        row.expect(child.find("done") is not None, f"restart {number}: {child.what_went_wrong()}")
+        code = child.wait_patiently()
+        _read(row, ledger, child)
+        ended = code == (-signal.SIGKILL if ending == "kill" else 0)
+        row.expect(
+            ended and child.find("done") is not None,
+            f"restart {number} ({ending}) ended with {code}: {child.what_went_wrong()}",
+        )
     seconds = time.monotonic() - begun
     _checked(stage, row, directory, ledger, "all records")
     row.notes = f"{seconds / count * 1000:.0f} ms each; closed, left open, killed in turn"
@@ -263,7 +280,7 @@ def foreign_locks(stage, count, *, seconds):
         measured = writer.wait_for("measured")
         writer.wait_patiently()
         holder.wait_patiently()
-        ledger.read(writer.entries)
+        _read(row, ledger, writer)
         refused = writer.find("refused")
         if measured is None:
             row.judge(None, context=writer.what_went_wrong())
@@ -277,6 +294,15 @@ def foreign_locks(stage, count, *, seconds):
         )
         if not behaved:
             row.failures.append(f"{number}: {writer.entries}")
+        # Had the loop waited for the lock it would have stood still for nearly all of the time.
+        row.require(
+            measured["stall_ms"] < seconds * 700,
+            f"{number}: the loop stood still for {measured['stall_ms']:.0f} ms",
+        )
+        row.require(
+            measured["first"] > deadline * 0.8 if not patient else measured["first"] > seconds * 0.5,
+            f"{number}: nothing waited for the lock, the write took {measured['first']:.2f} s",
+        )
         # A write that was refused must not turn up later; all others must be there.
         _checked(stage, row, directory, ledger, f"lock {number}")
     row.notes = (
@@ -284,6 +310,74 @@ def foreign_locks(stage, count, *, seconds):
         f"waiting, {max(stalls[True], default=0):.0f} ms with the write after (other writes: {max(ordinary, default=0):.0f} ms)"
     )
     return row
+
+
+# -- the owner process -------------------------------------------------------------------------------------------------
+
+
+def deaths_around_a_host(stage, count):
+    """Two clients work through an owner process; it, or one of them, is killed or stopped. The others go on."""
+    row = Row("through the owner process: it or a client killed, a client stopped")
+    faults = ("host killed", "client killed", "client stopped")
+    for number in range(count):
+        directory, ledger = stage.place()
+        fault = faults[number % len(faults)]
+        clients = []
+        for names in ("wt", "xu"):
+            client = stage.nursery.start(
+                "load",
+                directory=str(directory),
+                state=str(ledger.file),
+                seed=number,
+                names=names,
+                process="shared",
+                writers=2,
+            )
+            if client.wait_for("checked") is None:
+                row.failures.append(f"{number}: {client.what_went_wrong()}")
+            clients.append(client)
+        victim, other = clients
+        _go_on(victim, other)
+        host = _host_of(directory)
+        if fault == "host killed":
+            os.kill(host, signal.SIGKILL)
+            _go_on(victim, other)
+            row.require(_host_of(directory) not in {None, host}, f"{number}: there is no other host")
+        elif fault == "client killed":
+            victim.kill()
+            _go_on(other)
+        else:
+            victim.send(signal.SIGSTOP)
+            _go_on(other)
+            victim.send(signal.SIGCONT)
+            _go_on(victim)
+        for client in clients:
+            client.kill()
+        # The two know nothing of each other's records: their names tell them apart.
+        for client in clients:
+            _read(row, ledger, client)
+        host = _host_of(directory)
+        if host is not None:
+            os.kill(host, signal.SIGKILL)
+        _checked(stage, row, directory, ledger, f"{number}, {fault}")
+        shutil.rmtree(directory)
+    row.notes = "the others went on; what may not run twice did not"
+    return row
+
+
+def _go_on(*clients):
+    """Wait until each client was told of 20 more writes."""
+    goals = [(client, _answers(client, "done") + 20) for client in clients]
+    _wait_until(
+        lambda: all(_answers(client, "done") >= goal for client, goal in goals),
+        f"they do not go on: {[client.what_went_wrong() for client in clients]}",
+    )
+
+
+def _host_of(directory):
+    """Return the process that serves a directory, or None."""
+    owner = read_owner(directory)
+    return None if owner is None or owner.role != "host" else owner.pid
 
 
 # -- the disk ----------------------------------------------------------------------------------------------------------
@@ -330,9 +424,12 @@ def full_disks(stage, count):
                 row.failures.append(
                     f"disk {number}: writing did not go on: {child.entries[-3:]} {child.what_went_wrong()}"
                 )
+            row.require(
+                _answers(child, "refused") > 0, f"disk {number}: nothing was refused, was the disk full?"
+            )
             refused += _answers(child, "refused") + _answers(child, "unknown")
             child.kill()
-            ledger.read(child.entries)
+            _read(row, ledger, child)
             _checked(stage, row, directory, ledger, f"disk {number}")
             shutil.rmtree(directory)
     row.notes = f"{refused} writes got a clear error; writing went on when there was room, without a restart"
@@ -347,6 +444,14 @@ def _fill(file):
     with file.open("ab", buffering=0) as ballast, contextlib.suppress(OSError):
         while True:
             ballast.write(bytes(512))
+
+
+def _wait_until(condition, what):
+    until = time.monotonic() + 60
+    while not condition():
+        if time.monotonic() > until:
+            raise TimeoutError(f"it never happened: {what}")
+        time.sleep(0.01)
 
 
 def _answers(child, kind):
@@ -397,7 +502,7 @@ def read_only_disks(stage, count):
             if not _answers(child, "refused"):
                 row.failures.append(f"disk {number}: {child.entries[-3:]}")
             child.kill()
-            ledger.read(child.entries)
+            _read(row, ledger, child)
             subprocess.run(["umount", disk], check=True)
             subprocess.run(["e2fsck", "-p", "-f", image], check=False, capture_output=True)
             subprocess.run(["mount", "-o", "loop", image, disk], check=True)
@@ -457,8 +562,8 @@ def _seed(stage, durable):
         seconds=0.4,
         durable=durable,
     )
-    if child.wait_for("closed") is None:
-        raise RuntimeError(child.what_went_wrong())
+    if child.wait_for("closed") is None or child.find("crashed"):
+        raise RuntimeError(f"{child.what_went_wrong()} {child.find('crashed')}")
     ledger.read(child.entries)
     saver = stage.nursery.start("save", directory=str(directory), target=str(backups / "0"))
     if saver.wait_patiently() != 0:
@@ -503,6 +608,7 @@ def damaged_indexes(stage, names, *, durable):
     row.notes = f"{rebuilt} rebuilt at open"
     if not durable:
         row.notes += f"; {embedded} vectors were named as lost and their documents embedded again"
+        row.require(embedded > 0, "no damage has cost a vector, so that none was named")
     return row
 
 
@@ -524,6 +630,122 @@ def damaged_indexes_after_a_backup(stage, names):
         shutil.rmtree(copy)
     row.notes = "rebuilt at open from the log, the broken files and the backup"
     return row
+
+
+def _cut_journal(file):
+    """Cut the journal of a file that a process had open when it was killed."""
+    journal = file.with_name(f"{file.name}-wal")
+    _truncate(journal, 0.5)
+
+
+def _replaced(file, make):
+    file.unlink()
+    make(file)
+
+
+def _flip_pages(file):
+    """Flip a piece of every fourth page, the first left out."""
+    for page in range(4, file.stat().st_size // 4096, 4):
+        _flip(file, page * 4096 + 1024, 512)
+
+
+OWN_INDEX = "aiochroma-text.sqlite3"
+OWN_INDEX_DAMAGES = {
+    "cut": lambda file: _truncate(file, 0.5),
+    "empty": lambda file: _truncate(file, 0),
+    "header flipped": lambda file: _flip(file, 0),
+    "schema flipped": lambda file: _flip(file, 100, 400),
+    "pages flipped": _flip_pages,
+    "something else": lambda file: file.write_bytes(b"This is no database. " * 1000),
+    "deleted": lambda file: file.unlink(),
+    "journal cut": _cut_journal,
+    "journal flipped": lambda file: _flip(file.with_name(f"{file.name}-wal"), 40, 4096),
+}
+IN_PLACE_OF_THE_INDEX = {
+    "a pipe": lambda file: _replaced(file, os.mkfifo),
+    "a directory": lambda file: _replaced(file, lambda path: path.mkdir()),
+    "a link to nowhere": lambda file: _replaced(file, lambda path: path.symlink_to("nowhere/at-all")),
+}
+"""What cannot be written: words are not found then, which every answer says; what is near in meaning is."""
+
+
+def damaged_own_indexes(stage, names, unusable):
+    """Damage the file that is kept beside Chroma's, after a process was killed that had it open."""
+    row = Row("our index file damaged")
+    directory, ledger = stage.place()
+    child = stage.nursery.start("load", directory=str(directory), state=str(ledger.file), seed=11)
+    child.wait_for("checked")
+    _wait_until(lambda: _answers(child, "done") > 80, f"a load {child.what_went_wrong()}")
+    child.kill()
+    _read(row, ledger, child)
+    row.require(ledger.acknowledged.get("notes"), "nothing was remembered")
+    for name in [*names, *unusable]:
+        copy = directory.with_name(f"{directory.name}-copy")
+        shutil.copytree(directory, copy)
+        file = copy / OWN_INDEX
+        {**OWN_INDEX_DAMAGES, **IN_PLACE_OF_THE_INDEX}[name](file)
+        found = _checked(stage, row, copy, ledger, name)
+        if found is not None:
+            row.require(
+                (found["explained"] > 0) == (name in unusable),
+                f"{name}: {found['explained']} answers said that the index cannot be used",
+            )
+        if name not in unusable:
+            # It is whole again.
+            found = _checked(stage, row, copy, ledger, f"{name}, opened again")
+            row.require(file.read_bytes()[:15] == b"SQLite format 3", f"{name}: no index again")
+        shutil.rmtree(copy)
+    row.notes = f"made again from Chroma; {', '.join(unusable)} in its place: said with every answer, found by meaning"
+    return row
+
+
+def kills_between_the_writes(stage, count):
+    """Kill a child when Chroma has written and our index has not; then each side, or both, are lost as well."""
+    row = Row("kill -9 between Chroma's write and ours")
+    rebuilt = embedded = 0
+    losses = {
+        "Chroma's indexes deleted": _delete_indexes,
+        "both deleted": lambda directory: (_delete_own_index(directory), _delete_indexes(directory)),
+        "our index deleted": _delete_own_index,
+        "nothing else": lambda directory: None,
+    }
+    for number in range(count):
+        directory, ledger = stage.place()
+        child = stage.nursery.start(
+            "load",
+            directory=str(directory),
+            state=str(ledger.file),
+            seed=number,
+            dies_after=stage.generator.randint(20, 120),
+        )
+        code = child.wait_patiently()
+        row.require(
+            code == -signal.SIGKILL and child.find("dying") is not None,
+            f"{number}: {child.what_went_wrong()}",
+        )
+        _read(row, ledger, child)
+        name = list(losses)[number % len(losses)]
+        losses[name](directory)
+        found = _checked(stage, row, directory, ledger, f"{number}, {name}")
+        if found is not None:
+            rebuilt += found["rebuilt"]
+            embedded += found["embedded"]
+        shutil.rmtree(directory)
+    row.require(rebuilt > 0, "no index was rebuilt")
+    row.notes = (
+        f"{rebuilt} indexes rebuilt; {embedded} vectors were named as lost and their texts embedded again"
+    )
+    return row
+
+
+def _delete_own_index(directory):
+    for file in directory.glob(f"{OWN_INDEX}*"):
+        file.unlink()
+
+
+def _delete_indexes(directory):
+    for index in directory.glob("*-*-*-*-*"):
+        shutil.rmtree(index)
 
 
 def damaged_sqlite(stage, names):
@@ -596,6 +818,7 @@ def backups(stage, count):
         shutil.rmtree(target)
     ledger.read(entries)
     _checked(stage, row, directory, ledger, "the database itself")
+    row.require(max(pauses, default=0) < 20_000, f"writing stood still for {max(pauses, default=0):.0f} ms")
     row.notes = f"requests waited {_median(pauses):.0f} ms (median), {max(pauses, default=0):.0f} ms at most"
     return row
 
@@ -655,7 +878,8 @@ def terminations(stage, count):
         slowest = max(slowest, time.monotonic() - begun)
         if code != (0 if handled else -signal.SIGTERM) or (handled and child.find("closed") is None):
             row.failures.append(f"{number}: ended with {code}: {child.what_went_wrong()}")
-        ledger.read(child.entries)
+        _read(row, ledger, child)
         _checked(stage, row, directory, ledger, f"SIGTERM {number}")
+    row.require(slowest < 30, f"it took {slowest:.0f} s to end")
     row.notes = f"ended after {slowest * 1000:.0f} ms at most"
     return row

@@ -24,26 +24,32 @@ def plan(*, long):
         return many if long else short
 
     indexes = list(scenarios.INDEX_DAMAGES)
-    damages = indexes if long else indexes[::4]
+    damages = indexes if long else indexes[::6]
+    own, unusable = list(scenarios.OWN_INDEX_DAMAGES), list(scenarios.IN_PLACE_OF_THE_INDEX)
     files = list(scenarios.SQLITE_DAMAGES)
     rows = {
-        "kill": lambda stage: scenarios.kills(stage, times(10, 200), aim="anywhere"),
-        "kill-persist": lambda stage: scenarios.kills(stage, times(10, 200), aim="persist"),
+        "kill": lambda stage: scenarios.kills(stage, times(4, 200), aim="anywhere"),
+        "kill-persist": lambda stage: scenarios.kills(stage, times(6, 200), aim="persist"),
         "kill-persist-purged": lambda stage: scenarios.kills(
-            stage, times(6, 60), aim="persist", durable=False
+            stage, times(4, 60), aim="persist", durable=False
         ),
-        "second-writer": lambda stage: scenarios.second_writers(stage, times(6, 50)),
-        "restart": lambda stage: scenarios.restarts(stage, times(9, 100)),
+        "second-writer": lambda stage: scenarios.second_writers(stage, times(3, 50)),
+        "restart": lambda stage: scenarios.restarts(stage, times(3, 100)),
         "lock": lambda stage: scenarios.foreign_locks(stage, times(2, 8), seconds=times(0.8, 5.0)),
         "index": lambda stage: scenarios.damaged_indexes(stage, damages, durable=True),
         "index-purged": lambda stage: scenarios.damaged_indexes(stage, damages, durable=False),
         "index-backup": lambda stage: scenarios.damaged_indexes_after_a_backup(stage, damages),
-        "sqlite": lambda stage: scenarios.damaged_sqlite(stage, files if long else files[1::4]),
-        "backup": lambda stage: scenarios.backups(stage, times(2, 20)),
-        "sigterm": lambda stage: scenarios.terminations(stage, times(4, 40)),
+        "own-index": lambda stage: scenarios.damaged_own_indexes(
+            stage, own if long else own[::4], unusable if long else unusable[:1]
+        ),
+        "between": lambda stage: scenarios.kills_between_the_writes(stage, times(2, 40)),
+        "host": lambda stage: scenarios.deaths_around_a_host(stage, times(3, 30)),
+        "sqlite": lambda stage: scenarios.damaged_sqlite(stage, files if long else files[1::5]),
+        "backup": lambda stage: scenarios.backups(stage, times(1, 20)),
+        "sigterm": lambda stage: scenarios.terminations(stage, times(2, 40)),
     }
     if scenarios.can_mount():
-        rows["disk-full"] = lambda stage: scenarios.full_disks(stage, times(2, 20))
+        rows["disk-full"] = lambda stage: scenarios.full_disks(stage, times(1, 20))
         if shutil.which("mkfs.ext4"):
             rows["disk-read-only"] = lambda stage: scenarios.read_only_disks(stage, times(1, 10))
     return rows
