@@ -47,9 +47,9 @@ if TYPE_CHECKING:
     from aiochroma.client.maintenance import Health
     from aiochroma.client.opening import AsyncEphemeralClient, AsyncHttpClient, AsyncPersistentClient, connect
     from aiochroma.core.stats import Latency, Stats
+    from aiochroma.disk.backup import BackupReport
     from aiochroma.disk.erasing import ErasureReceipt
-    from aiochroma.disk.manifest import BackupReport
-    from aiochroma.disk.recovery import RecoveryReport
+    from aiochroma.disk.findings import RecoveryReport
     from aiochroma.embedding.hashed import HashedEmbedder
     from aiochroma.embedding.minilm import MiniLmEmbedder
     from aiochroma.embedding.protocol import Embedder, WindowedEmbedder
@@ -144,7 +144,7 @@ _LATE = {
     "Items": "aiochroma.memory.results",
     "Page": "aiochroma.memory.results",
     "UnavailableHit": "aiochroma.memory.results",
-    "BackupReport": "aiochroma.disk.manifest",
+    "BackupReport": "aiochroma.disk.backup",
     "DoctorReport": "aiochroma.ops",
     "MigrationReport": "aiochroma.ops",
     "ErasureReceipt": "aiochroma.disk.erasing",

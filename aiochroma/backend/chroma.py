@@ -4,27 +4,30 @@ Chroma's ``System`` is built directly, not through ``chromadb.PersistentClient``
 for concurrent first use nor aware of two spellings of one path, and both have cost people their vectors. What the
 ``System`` yields is a ``ServerAPI``, whose methods are the operations of our requests. Of the process's own resources Chroma
 depends on open files while it is open, and holds memory after it has closed.
+
+Chroma's settings are made of what the program was given and of nothing else. Its own ``Settings()`` read every environment
+variable of a field's name, and ``.env`` in the working directory: a foreign file there could replace the authorities that are
+trusted, or send a local database's texts to a server.
 """
 
 from __future__ import annotations
 
 import ctypes
+import functools
 import sys
 from typing import TYPE_CHECKING, Any
 
-from aiochroma._errors import StoreUnavailableError
+from aiochroma._errors import InvalidInputError, StoreUnavailableError
 from aiochroma._logging import get_logger
-from aiochroma.backend.chroma_records import ChromaRecords, database_of, server_api
+from aiochroma.backend.chroma_records import ChromaRecords, database_of, read_records, server_api
 from aiochroma.backend.faults import is_panic
 from aiochroma.backend.protocol import BackendInfo, Capabilities
-from aiochroma.backend.reading import read_records
-from aiochroma.backend.settings import chroma_settings
 from aiochroma.core.operations import Effect, Lane, Result
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from chromadb.config import System
+    from chromadb.config import Settings, System
 
     from aiochroma.backend.protocol import WriteHook
     from aiochroma.core.config import EngineOptions, Location
@@ -32,8 +35,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ChromaBackend",
+    "chroma_settings",
     "collections_within_limit",
     "give_memory_back",
+    "import_chromadb",
     "raise_descriptor_limit",
     "start_chroma",
 ]
@@ -220,7 +225,6 @@ class ChromaBackend:
 
 
 _ENOUGH_DESCRIPTORS = 65_536
-
 _DESCRIPTORS_PER_COLLECTION = 16
 """An index takes four or five; Chroma begins to unload indexes long before the limit, and one that was never written to its files
 cannot be loaded again."""
@@ -264,3 +268,53 @@ def give_memory_back() -> None:
     except (AttributeError, OSError):
         return  # Another C library, which keeps nothing.
     trim(0)
+
+
+_FIRST_UNTESTED = (1, 6)
+
+
+def chroma_settings(given: Settings | None, **fixed: object) -> Settings:
+    """Return settings for a database; chromadb is imported here, which takes half a second.
+
+    Args:
+        given: The caller's own, which are not changed; None for Chroma's defaults.
+        fixed: Fields that are decided by us.
+
+    Raises:
+        InvalidInputError: chromadb cannot be imported, because a variable or ``.env`` has a value that its settings refuse.
+    """
+    import_chromadb()
+    from chromadb.config import Settings
+
+    # Without its constructor, which is what reads the environment.
+    settings = Settings.model_construct() if given is None else given.model_copy(deep=True)
+    for name, value in {"anonymized_telemetry": False, **fixed}.items():
+        setattr(settings, name, value)
+    return settings
+
+
+def import_chromadb() -> None:
+    """Import chromadb, which makes settings of its own meanwhile.
+
+    Raises:
+        InvalidInputError: A variable or ``.env`` has a value that its settings refuse.
+    """
+    from pydantic import ValidationError
+
+    try:
+        import chromadb
+    except ValidationError as error:
+        fields = ", ".join(str(problem["loc"][0]).upper() for problem in error.errors(include_input=False))
+        raise InvalidInputError(
+            f"chromadb cannot be imported, because its settings refuse what the environment or the file .env says: {fields}. "
+            "Correct or remove it."
+        ) from None
+    _warn_of_untested(chromadb.__version__)
+
+
+@functools.cache
+def _warn_of_untested(version: str) -> None:
+    """Say once that a release of chromadb is newer than those whose private parts and files were read."""
+    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdecimal())
+    if numbers >= _FIRST_UNTESTED:
+        log.warning("chroma.untested", version=version, tested=f"below {'.'.join(map(str, _FIRST_UNTESTED))}")

@@ -42,19 +42,17 @@ from aiochroma.backend.faults import (
     opening_error,
     unknown_outcome,
 )
-from aiochroma.backend.missing import MissingVectors
-from aiochroma.backend.preparation import LOCK_WAIT_SECONDS, prepare_directory
-from aiochroma.backend.protocol import BackendInfo, Capabilities
-from aiochroma.backend.retry import FailedCall, call_repeatedly
+from aiochroma.backend.preparation import LOCK_WAIT_SECONDS, MissingVectors, prepare_directory
+from aiochroma.backend.protocol import BackendInfo, Capabilities, FailedCall, call_repeatedly
 from aiochroma.core.connection import Aside
 from aiochroma.core.operations import Lane, Space
 from aiochroma.disk.copying import copy_again, copy_database, stamps_of
 from aiochroma.disk.erasing import scrub
+from aiochroma.disk.findings import note_clean_close
 from aiochroma.disk.id_map import IndexUnreadableError
-from aiochroma.disk.lock_probe import LockProbe
 from aiochroma.disk.ownership import acquire
-from aiochroma.disk.seen import note_clean_close
-from aiochroma.disk.sqlite_file import file_identity, log_positions, wait_until_closed
+from aiochroma.disk.schema import log_positions
+from aiochroma.disk.sqlite_file import LockProbe, file_identity, wait_until_closed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -63,9 +61,8 @@ if TYPE_CHECKING:
     from aiochroma.backend.protocol import MakeHook, WriteHook
     from aiochroma.core.config import EngineOptions, Location
     from aiochroma.core.request import Request
+    from aiochroma.disk.findings import PreflightReport, RecoveryReport
     from aiochroma.disk.ownership import Ownership
-    from aiochroma.disk.preflight_report import PreflightReport
-    from aiochroma.disk.recovery import RecoveryReport
 
     TakeLock = Callable[[Path, float], Ownership]
 

@@ -23,7 +23,7 @@ from aiochroma._errors import (
     OutcomeUnknownError,
     StoreUnavailableError,
 )
-from aiochroma.disk.filesystem import free_bytes
+from aiochroma.disk.layout import free_bytes
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -17,12 +17,10 @@ from urllib.parse import urlsplit
 
 from aiochroma._errors import InvalidInputError
 from aiochroma._logging import get_logger
-from aiochroma.backend.address import Access, is_loopback, proxy_secrets
-from aiochroma.backend.chroma_records import ChromaRecords, server_api
-from aiochroma.backend.protocol import BackendInfo, Capabilities
-from aiochroma.backend.reading import read_records
-from aiochroma.backend.retry import FailedCall, call_repeatedly
-from aiochroma.backend.settings import chroma_settings
+from aiochroma.backend.chroma import chroma_settings
+from aiochroma.backend.chroma_records import ChromaRecords, read_records, server_api
+from aiochroma.backend.protocol import BackendInfo, Capabilities, FailedCall, call_repeatedly
+from aiochroma.backend.server import Access, is_loopback, proxy_secrets
 from aiochroma.core.operations import Lane, Result
 from aiochroma.core.request import Request
 
@@ -124,7 +122,7 @@ class HttpBackend:
             AccessDeniedError: It did not accept the token.
             OutcomeUnknownError: A write was sent, and no answer came.
         """
-        from aiochroma.backend.http_faults import explained
+        from aiochroma.backend.server import explained
 
         def retrying(attempt: int, fault: FailedCall) -> None:
             log.info(
@@ -158,7 +156,7 @@ class HttpBackend:
         self._system.stop()
 
     def _once(self, request: Request, deadline: float | None) -> Any:
-        from aiochroma.backend.http_faults import fault_of
+        from aiochroma.backend.server import fault_of
 
         _limits.set((deadline, request.lane is Lane.READ))
         try:
@@ -227,7 +225,7 @@ class HttpBackend:
         """Put a transport of our own in the place of Chroma's: with time limits, and with headers that no settings show."""
         import httpx
 
-        from aiochroma.backend.http_faults import examine
+        from aiochroma.backend.server import examine
 
         options, parts = self._options, urlsplit(self._url)
         chromas: httpx.Client = self._api._session  # noqa: SLF001 - there is no other way

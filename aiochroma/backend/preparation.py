@@ -1,13 +1,15 @@
-"""What is done with a database directory before Chroma opens it; everything here runs on the DB thread.
+"""What makes a database directory fit for use: before Chroma opens it, and right afterwards; all on the DB thread.
 
 The order matters: first the lock that keeps other processes out, then a look that changes nothing, then the repair of what
-is broken, then the settings that make Chroma fast and durable.
+is broken, then the settings that make Chroma fast and durable. Which records have lost their vectors is known from then on, and
+how they get vectors again.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,26 +17,36 @@ from typing import TYPE_CHECKING, Any
 
 from aiochroma._errors import DatabaseCorruptError, DatabaseInUseError, DatabaseLockedError
 from aiochroma._logging import get_logger
-from aiochroma._types import JsonObject
-from aiochroma.backend.chroma import start_chroma
-from aiochroma.backend.settings import import_chromadb
+from aiochroma._types import CollectionId, JsonObject, Vector
+from aiochroma.backend.chroma import import_chromadb, start_chroma
+from aiochroma.backend.chroma_records import ChromaRecords, Database
+from aiochroma.core.operations import Effect
+from aiochroma.disk.backup import recorded_backup, recorded_sequences
 from aiochroma.disk.copying import survives_rebuilding
-from aiochroma.disk.foreign import foreign_users, refuse_foreign_users
+from aiochroma.disk.findings import (
+    RecoveryReport,
+    begin_rebuild,
+    end_rebuild,
+    note_crash,
+    note_look,
+    unfinished,
+)
 from aiochroma.disk.layout import SQLITE_FILE
-from aiochroma.disk.lock_probe import LockProbe
-from aiochroma.disk.manifest import recorded_backup, recorded_sequences
-from aiochroma.disk.preflight import note_look, preflight
-from aiochroma.disk.rebuilds import end_rebuild, note_crash, unfinished
+from aiochroma.disk.ownership import foreign_users, refuse_foreign_users
+from aiochroma.disk.preflight import preflight
 from aiochroma.disk.recovery import complete_retained_log, recover
-from aiochroma.disk.salvage import vectors_in_backup
-from aiochroma.disk.sqlite_file import log_positions, prepare, trim_retained_log, wait_until_closed
+from aiochroma.disk.salvage import trim_retained_log, vectors_in_backup
+from aiochroma.disk.schema import log_positions
+from aiochroma.disk.sqlite_file import LockProbe, prepare, wait_until_closed
 
 if TYPE_CHECKING:
-    from aiochroma.core.config import EngineOptions, Location
-    from aiochroma.disk.preflight_report import PreflightReport
-from aiochroma.disk.recovery import RecoveryReport
+    from chromadb.api import ServerAPI
 
-__all__ = ["LOCK_WAIT_SECONDS", "Prepared", "VectorSource", "prepare_directory"]
+    from aiochroma.core.config import EngineOptions, Location
+    from aiochroma.core.request import Request
+    from aiochroma.disk.findings import PreflightReport
+
+__all__ = ["LOCK_WAIT_SECONDS", "MissingVectors", "Prepared", "VectorSource", "prepare_directory"]
 
 log = get_logger("aiochroma.backend")
 
@@ -264,3 +276,120 @@ def _is_fork_of_ours(process: int) -> bool:
     except OSError:
         return False  # It has just ended.
     return parent == os.getpid() and theirs == ours
+
+
+_SLICE = 16
+
+_PAUSE_SECONDS = 0.005
+"""Writing holds the interpreter; between two slices others get it."""
+
+
+class MissingVectors:
+    """Knows the records without a vector, and writes vectors for them.
+
+    Args:
+        api: Chroma, open.
+        prepared: What was found before it was opened.
+    """
+
+    def __init__(self, api: ServerAPI, prepared: Prepared) -> None:
+        self._api = ChromaRecords(api)
+        self._directory = prepared.preflight.directory
+        self._places: dict[str, Database] = {
+            entry.collection_id: {"tenant": entry.tenant, "database": entry.database}
+            for entry in prepared.preflight.collections
+        }
+        self._ids: dict[str, set[str]] = {
+            collection: set(ids) for collection, ids in prepared.recovery.missing.items()
+        }
+
+    def __bool__(self) -> bool:
+        return bool(self._ids)
+
+    def listed(self) -> list[JsonObject]:
+        """Return for each collection that lacks vectors its ``collection_id``, ``tenant``, ``database`` and ``ids``."""
+        return [
+            {"collection_id": collection, **self._places[collection], "ids": sorted(ids)}
+            for collection, ids in list(self._ids.items())
+        ]
+
+    def forget(self, request: Request) -> None:
+        """Take note of a write that succeeded: what it wrote, or deleted, is not missing any more."""
+        collection = str(request.arguments["collection_id"])
+        ids = request.arguments.get("ids")
+        if collection not in self._ids or ids is None:
+            return
+        deleted = request.row.effect is Effect.DELETES
+        if deleted or (request.row.gives_vectors and request.arguments.get("embeddings") is not None):
+            self._found(collection, ids)
+
+    def finish_recovery(self, prepared: Prepared) -> None:
+        """Let Chroma rebuild the indexes that were quarantined, and write the vectors that came from elsewhere."""
+        rebuilt = [entry for entry in prepared.recovery.collections if entry.rebuilt]
+        for number, entry in enumerate(rebuilt, start=1):
+            begun = time.monotonic()
+            log.warning(
+                "index.rebuilding",
+                collection=entry.label,
+                number=number,
+                of=len(rebuilt),
+                vectors=entry.from_log,
+            )
+            begin_rebuild(self._directory, entry.collection_id)
+            self._api.get(entry.collection_id, limit=1, include=[], **self._places[entry.collection_id])
+            end_rebuild(self._directory, entry.collection_id)
+            log.warning("index.rebuilt", collection=entry.label, seconds=round(time.monotonic() - begun, 3))
+        for collection, vectors in prepared.found.items():
+            self._write(collection, list(vectors), list(vectors.values()))
+
+    def fill(
+        self,
+        collection_id: CollectionId,
+        ids: Sequence[str],
+        documents: Sequence[str],
+        embeddings: Sequence[Vector],
+        tenant: str,
+        database: str,
+    ) -> list[str]:
+        """Give records vectors that were made from their documents.
+
+        A record that was deleted meanwhile, whose document is another one now, or that has a vector again is left alone.
+
+        Returns:
+            The ids that were written.
+        """
+        collection = str(collection_id)
+        missing = self._ids.get(collection, set())
+        asked = [position for position, id in enumerate(ids) if id in missing]
+        if not asked:
+            return []
+        found = self._api.get(
+            collection_id,
+            ids=[ids[position] for position in asked],
+            include=["documents"],
+            tenant=tenant,
+            database=database,
+        )
+        present: Mapping[str, Any] = dict(zip(found["ids"], found["documents"], strict=True))
+        same = [position for position in asked if present.get(ids[position]) == documents[position]]
+        written = [ids[position] for position in same]
+        self._write(collection, written, [embeddings[position] for position in same])
+        self._found(
+            collection, [*written, *(ids[position] for position in asked if ids[position] not in present)]
+        )
+        return written
+
+    def _write(self, collection: str, ids: list[str], embeddings: list[Vector]) -> None:
+        # An upsert of nothing but a vector leaves document and metadata alone; an update would be ignored by the index,
+        # which does not know these ids.
+        for start in range(0, len(ids), _SLICE):
+            end = start + _SLICE
+            self._api.upsert(collection, ids[start:end], embeddings[start:end], **self._places[collection])
+            time.sleep(_PAUSE_SECONDS)
+
+    def _found(self, collection: str, ids: Sequence[str]) -> None:
+        left = self._ids.get(collection)
+        if left is not None:
+            left.difference_update(ids)
+            if not left:
+                del self._ids[collection]

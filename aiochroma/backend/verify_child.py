@@ -25,7 +25,7 @@ from aiochroma.disk.sqlite_file import prepare, wait_until_closed
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from aiochroma.disk.preflight_report import CollectionReport
+    from aiochroma.disk.findings import CollectionReport
 
 __all__ = ["main", "verify"]
 

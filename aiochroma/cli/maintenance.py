@@ -17,17 +17,16 @@ from rich.text import Text
 
 from aiochroma._errors import DatabasePathError, InvalidInputError
 from aiochroma.cli.common import JsonOption, PathArgument, PathOption, directory, progress_bars, shown_size
-from aiochroma.disk.filesystem import canonical_directory
-from aiochroma.disk.layout import SQLITE_FILE
+from aiochroma.disk.layout import SQLITE_FILE, canonical_directory
 from aiochroma.ops.doctor import doctor as examine
-from aiochroma.ops.erase import erase as erase_files
+from aiochroma.ops.repair import erase as erase_files
 from aiochroma.ops.restore import restore as put_back
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from aiochroma.disk.manifest import BackupReport
-    from aiochroma.ops.report import DoctorReport
+    from aiochroma.disk.backup import BackupReport
+    from aiochroma.ops.doctor import DoctorReport
 
 __all__ = ["maintenance_app"]
 

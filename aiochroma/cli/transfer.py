@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from aiochroma.client.options import ConnectOverrides
     from aiochroma.memory.memory import Memory
     from aiochroma.memory.reembedding import ReembedReport
-    from aiochroma.ops.migration_report import MigrationReport
+    from aiochroma.ops.migrate import MigrationReport
 
 __all__ = ["transfer_app"]
 

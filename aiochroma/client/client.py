@@ -48,8 +48,8 @@ if TYPE_CHECKING:
     from aiochroma._types import CollectionId
     from aiochroma.client.session import Session
     from aiochroma.core.stats import Stats
-    from aiochroma.disk.manifest import BackupReport
-    from aiochroma.disk.recovery import RecoveryReport
+    from aiochroma.disk.backup import BackupReport
+    from aiochroma.disk.findings import RecoveryReport
 
 __all__ = ["AdminClient", "AsyncClient", "BlockingClient", "BlockingCollection"]
 

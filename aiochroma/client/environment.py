@@ -14,7 +14,7 @@ from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from aiochroma._errors import InvalidInputError
-from aiochroma.backend.address import access_to, url_of
+from aiochroma.backend.server import access_to, url_of
 from aiochroma.client.options import (
     DEFAULT_DATABASE,
     DEFAULT_TENANT,

@@ -25,9 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 
     from aiochroma.client.session import Session
-    from aiochroma.disk.backup import UnfinishedBackup
+    from aiochroma.disk.backup import BackupReport, UnfinishedBackup
     from aiochroma.disk.copying import Verification
-    from aiochroma.disk.manifest import BackupReport
 
 __all__ = [
     "EmbeddingSource",

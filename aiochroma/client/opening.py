@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from chromadb.config import Settings
     from pydantic import SecretStr
 
-    from aiochroma.backend.address import AuthHeader
+    from aiochroma.backend.server import AuthHeader
     from aiochroma.client.client import AsyncClient
     from aiochroma.client.collection import Collection
     from aiochroma.client.options import ConnectTarget, Process

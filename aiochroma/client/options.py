@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from chromadb.config import Settings
     from pydantic import SecretStr
 
-    from aiochroma.backend.address import Access, AuthHeader
+    from aiochroma.backend.server import Access, AuthHeader
     from aiochroma.core.connection import WhenFull
     from aiochroma.core.registry import Lease, Opener
 
@@ -288,7 +288,7 @@ class HttpOptions(ClientOptions):
         Raises:
             InvalidInputError: One of the options is wrong; no secret is repeated.
         """
-        from aiochroma.backend.address import access_to, url_of
+        from aiochroma.backend.server import access_to, url_of
 
         url = url_of(self.host, self.port, ssl=self.ssl)
         if self.ca_file is not None and not url.startswith("https:"):

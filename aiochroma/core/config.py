@@ -13,7 +13,7 @@ from aiochroma._errors import InvalidInputError
 if TYPE_CHECKING:
     from chromadb.config import Settings
 
-    from aiochroma.backend.address import Access
+    from aiochroma.backend.server import Access
 
 __all__ = ["DEFAULTS", "EngineOptions", "Location", "canonical_path"]
 

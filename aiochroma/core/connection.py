@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from aiochroma.core.request import CallResult, Request
     from aiochroma.core.stats import Stats, StatsRecorder
     from aiochroma.core.worker import Worker
+    from aiochroma.disk.findings import RecoveryReport
     from aiochroma.disk.ownership import Owner
-    from aiochroma.disk.recovery import RecoveryReport
 
 __all__ = [
     "Aside",

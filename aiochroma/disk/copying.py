@@ -17,18 +17,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from aiochroma._errors import BackupError
+from aiochroma._files import PARTIAL_MARKER
 from aiochroma._types import JsonObject
 from aiochroma.disk import copy_child
-from aiochroma.disk.filesystem import free_bytes
 from aiochroma.disk.layout import (
     BACKUP_NOTE,
     LOCK_FILE,
     MANIFEST,
     OWNER_FILE,
-    PARTIAL_MARKER,
     QUARANTINE_PREFIX,
     SEEN_NOTE,
     SQLITE_FILE,
+    free_bytes,
     index_directories,
 )
 

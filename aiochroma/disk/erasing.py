@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiochroma._files import flush
 from aiochroma._types import JsonObject
+from aiochroma.disk.backup import recorded_backup
 from aiochroma.disk.hnsw_files import DELETED_MARK, map_elements, read_header
 from aiochroma.disk.id_map import read_id_map, write_id_map
 from aiochroma.disk.layout import (
@@ -38,7 +39,6 @@ from aiochroma.disk.layout import (
     index_directories,
     log_topic,
 )
-from aiochroma.disk.manifest import recorded_backup
 from aiochroma.disk.schema import DELETE, UPSERT, columns_of, full_text_tables, record_ids, stored_collections
 
 if TYPE_CHECKING:

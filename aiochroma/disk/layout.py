@@ -1,15 +1,20 @@
-"""Names and places of what Chroma and this library keep in a database directory."""
+"""A database directory: its canonical path, whether a database can live there, and what Chroma and this library keep in it."""
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import sqlite3
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from aiochroma._errors import DatabasePathError
+from aiochroma._files import make_directory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 __all__ = [
     "BACKUP_NOTE",
@@ -23,27 +28,29 @@ __all__ = [
     "LOCK_FILE",
     "MANIFEST",
     "OWNER_FILE",
-    "PARTIAL_MARKER",
     "QUARANTINE_PREFIX",
     "REBUILD_NOTE",
     "SEEN_NOTE",
     "SQLITE_FILE",
+    "canonical_directory",
+    "check_directory",
     "connect_read_only",
     "connect_read_write",
+    "free_bytes",
     "index_directories",
     "log_topic",
 ]
 
 SQLITE_FILE = "chroma.sqlite3"
 HEADER_FILE = "header.bin"
+
 LEVEL0_FILE = "data_level0.bin"
+
 LENGTH_FILE = "length.bin"
 LINK_LISTS_FILE = "link_lists.bin"
 ID_MAP_FILE = "index_metadata.pickle"
 INDEX_FILES = (HEADER_FILE, LEVEL0_FILE, LENGTH_FILE, LINK_LISTS_FILE, ID_MAP_FILE)
-
 HISTORY_FILE = "aiochroma-history.sqlite3"
-
 LOCK_FILE = ".aiochroma.lock"
 OWNER_FILE = ".aiochroma.owner.json"
 BACKUP_NOTE = ".aiochroma.backup.json"  # in a database: its newest backup
@@ -52,10 +59,9 @@ SEEN_NOTE = ".aiochroma.seen.json"  # in a database: what was found sound, and h
 REBUILD_NOTE = (
     ".aiochroma.rebuilding.json"  # in a database: the indexes whose rebuild has begun and not ended
 )
-PARTIAL_MARKER = ".aiochroma.partial.json"  # in a directory that is not complete yet
+
 # Chroma looks only into directories named after a segment, so it never sees this one.
 QUARANTINE_PREFIX = "quarantine-"
-
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _SQLITE_BUSY_SECONDS = 5.0
 
@@ -126,3 +132,90 @@ def _connect(directory: Path, mode: str) -> sqlite3.Connection:
     # Another program may have written text that is none; it is reported where it is used, and must not end the look.
     connection.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")
     return connection
+
+
+def canonical_directory(path: str | os.PathLike[str]) -> Path:
+    """Return the one spelling of a directory: absolute, with symbolic links and ``~`` resolved.
+
+    Args:
+        path: The directory; it need not exist.
+
+    Raises:
+        DatabasePathError: The path cannot be a directory's name on this system.
+    """
+    try:
+        return Path(os.path.realpath(Path(path).expanduser()))
+    except (ValueError, OSError, RuntimeError, TypeError) as error:
+        raise DatabasePathError(f"{path!r} is not a usable path: {error}") from error
+
+
+def check_directory(path: str | os.PathLike[str], *, create: bool = True) -> Path:
+    """Check that a database can live in a directory, and create it if it is missing.
+
+    Everything is looked at before anything is created.
+
+    Args:
+        path: The database directory.
+        create: Create the directory, and missing parents, when everything else is right.
+
+    Returns:
+        The canonical directory.
+
+    Raises:
+        DatabasePathError: It is a file, cannot be created, or may not be written; the message says which.
+    """
+    directory = canonical_directory(path)
+    existing = directory
+    while not os.path.lexists(existing) and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir():
+        what = (
+            "is a file, not a directory"
+            if existing == directory
+            else f"cannot be created: {existing} is a file"
+        )
+        raise DatabasePathError(f"{directory} {what}; give the path of a directory")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        what = (
+            "may not be written"
+            if existing == directory
+            else f"cannot be created: {existing} may not be written"
+        )
+        raise DatabasePathError(
+            f"{directory} {what} by this process (uid {_user()}); check owner, mode and mount"
+        )
+    sqlite_file = directory / SQLITE_FILE
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        # SQLite opens those beside it as well, and would wait for ever for somebody at the other end of a pipe.
+        file = directory / f"{SQLITE_FILE}{suffix}"
+        if os.path.lexists(file) and not file.is_file():
+            raise DatabasePathError(f"{file} is not a regular file; move it away")
+    if sqlite_file.exists() and not os.access(sqlite_file, os.R_OK | os.W_OK):
+        raise DatabasePathError(f"{sqlite_file} may not be read and written by this process (uid {_user()})")
+    if create:
+        try:
+            make_directory(directory)
+        except OSError as error:
+            raise DatabasePathError(f"{directory} cannot be created: {error.strerror or error}") from error
+    elif existing != directory:
+        raise DatabasePathError(f"{directory} does not exist")
+    return directory
+
+
+def free_bytes(directory: Path) -> int:
+    """Return how many bytes this user may still write in a directory's file system.
+
+    A system call of a few microseconds. Chroma does not recover by itself from a disk that fills up in the
+    middle of a write (see `Fault.reopen_first`), so ask before writing.
+
+    Args:
+        directory: An existing directory.
+
+    Raises:
+        OSError: The directory is gone.
+    """
+    return shutil.disk_usage(directory).free
+
+
+def _user() -> str:
+    return str(os.geteuid()) if hasattr(os, "geteuid") else "unknown"

@@ -1,18 +1,19 @@
-"""One owner per database directory, enforced by the operating system.
+"""One owner per database directory, enforced by the operating system; and other programs that have it open without asking.
 
-The lock is ``flock`` (``LockFileEx`` on Windows) on ``.aiochroma.lock`` inside the canonical directory,
-through the filelock library. The kernel drops it when the process ends, however it ends, so there is nothing
-to clean up after ``kill -9``. The file itself stays: deleting a lock file lets two waiters lock two
-different files.
+The lock is ``flock`` (``LockFileEx`` on Windows) on ``.aiochroma.lock`` inside the canonical directory, through the filelock
+library. The kernel drops it when the process ends, however it ends, so there is nothing to clean up after ``kill -9``. The file
+itself stays: deleting a lock file lets two waiters lock two different files.
 
-Who owns it is written beside it for people to read. The record is consulted only when the lock is taken, so
-a stale one is never believed.
+Who owns it is written beside it for people to read. The record is consulted only when the lock is taken, so a stale one is never
+believed.
 
-``flock`` belongs to an open file that ``fork()`` shares: a child that keeps the descriptor would keep the
-lock after its parent's death, and a child that unlocks it would unlock the parent. filelock (from 4.0 on)
-closes the descriptor in the child, which does neither, and a forked copy of an `Ownership` refuses to do
-anything. Not covered: a child made by native code that calls ``fork()`` without ``exec`` behind Python's
-back.
+``flock`` belongs to an open file that ``fork()`` shares: a child that keeps the descriptor would keep the lock after its
+parent's death, and a child that unlocks it would unlock the parent. filelock (from 4.0 on) closes the descriptor in the child, which does
+neither, and a forked copy of an `Ownership` refuses to do anything. Not covered: a child made by native code that calls
+``fork()`` without ``exec`` behind Python's back.
+
+Plain chromadb clients and database browsers do not know of this lock, and a second Chroma on one directory destroys vectors
+without an error. On Linux they are found by the files that they have open.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import socket
 import sys
 import threading
@@ -27,6 +29,7 @@ import time
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import filelock
 
@@ -34,12 +37,23 @@ from aiochroma._distribution import version
 from aiochroma._errors import DatabaseInUseError, DatabasePathError
 from aiochroma._files import FILE_MODE, identity, write_atomically
 from aiochroma._logging import get_logger
-from aiochroma.disk.filesystem import check_directory, lock_warning
-from aiochroma.disk.layout import LOCK_FILE, OWNER_FILE
+from aiochroma.disk.layout import LOCK_FILE, OWNER_FILE, SQLITE_FILE, check_directory
 
-__all__ = ["Owner", "Ownership", "acquire", "read_owner"]
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = [
+    "Owner",
+    "Ownership",
+    "acquire",
+    "foreign_users",
+    "lock_warning",
+    "read_owner",
+    "refuse_foreign_users",
+]
 
 log = get_logger("aiochroma.disk")
+
 # Between taking the lock and writing the record lie microseconds; a reader that finds no living owner looks
 # again.
 _RECORD_ATTEMPTS = 5
@@ -268,3 +282,153 @@ def _is_alive(pid: int) -> bool:
 def _command() -> str:
     program = sys.argv[0] if getattr(sys, "argv", None) else ""
     return Path(program).name or Path(sys.executable or "python").name
+
+
+# Locks of these are kept by a server or not at all, and shared memory (SQLite's WAL index) is not shared
+# between machines: neither our ownership lock nor SQLite's own locks protect a directory there.
+_REMOTE_TYPES = frozenset(
+    {
+        "9p",
+        "afs",
+        "beegfs",
+        "ceph",
+        "cifs",
+        "davfs",
+        "drvfs",
+        "gfs2",
+        "glusterfs",
+        "gpfs",
+        "lustre",
+        "ncpfs",
+        "nfs",
+        "nfs4",
+        "ocfs2",
+        "prl_fs",
+        "smb",
+        "smb2",
+        "smb3",
+        "smbfs",
+        "vboxsf",
+        "virtiofs",
+        "vmhgfs",
+    }
+)
+
+_LOCAL_FUSE_TYPES = frozenset({"fuseblk", "fuse.ntfs", "fuse.ntfs-3g", "fuse.mergerfs", "fuse.gocryptfs"})
+_MOUNT_ESCAPE = re.compile(r"\\([0-7]{3})")
+
+
+def lock_warning(directory: Path) -> str | None:
+    """Say why locks cannot be relied upon in a directory, or return None.
+
+    On Linux the mount table is read; elsewhere nothing is known and None is returned.
+
+    Args:
+        directory: An existing, canonical directory.
+
+    Returns:
+        A sentence for the log, naming the file system, or None when nothing speaks against locks.
+    """
+    kind = _filesystem_type(directory)
+    if kind is None:
+        return None
+    remote_fuse = kind.startswith("fuse") and kind not in _LOCAL_FUSE_TYPES
+    if kind not in _REMOTE_TYPES and not remote_fuse:
+        return None
+    return (
+        f"{directory} is on a {kind} file system, where file locks may not reach other machines: a"
+        " second process could"
+        " open the same database unnoticed and destroy data. Use a local disk, or run a Chroma server"
+        " beside the disk."
+    )
+
+
+def _filesystem_type(directory: Path, mount_table: str = "/proc/self/mountinfo") -> str | None:
+    """Return the type of the file system that holds a directory, or None where that cannot be known."""
+    if not sys.platform.startswith("linux"):
+        return None
+    try:
+        lines = Path(mount_table).read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError:
+        # A sandbox without /proc; the caller then knows no more than on other systems.
+        return None
+    best, kind = -1, None
+    for line in lines:
+        before, separator, after = line.partition(" - ")
+        fields = before.split(" ")
+        if not separator or len(fields) < 5:
+            continue
+        point = _MOUNT_ESCAPE.sub(lambda match: chr(int(match[1], 8)), fields[4])
+        inside = directory == Path(point) or Path(point) in directory.parents
+        # Of several mounts on one point the last one is the visible one.
+        if inside and len(point) >= best:
+            best, kind = len(point), after.split(" ", 1)[0]
+    return kind
+
+
+_SECOND_LOOK_SECONDS = 0.1
+
+
+def foreign_users(directory: Path) -> tuple[int, ...]:
+    """Return the ids of other processes that have the database's SQLite file open.
+
+    Linux only, and only processes that this user may look into; elsewhere always empty. Costs a few
+    milliseconds with hundreds of processes.
+
+    Args:
+        directory: The canonical database directory.
+    """
+    if not sys.platform.startswith("linux"):
+        return ()
+    try:
+        status = (directory / SQLITE_FILE).stat()
+    except FileNotFoundError:
+        return ()
+    file = (status.st_dev, status.st_ino)
+    return tuple(sorted({pid for pid, identity in _open_files() if identity == file and pid != os.getpid()}))
+
+
+def refuse_foreign_users(directory: Path) -> None:
+    """Raise if another process has the database open; call it after `acquire` and before Chroma opens.
+
+    A process that is just ending is given a moment.
+
+    Raises:
+        DatabaseInUseError: Naming the process.
+    """
+    if not foreign_users(directory):
+        return
+    time.sleep(_SECOND_LOOK_SECONDS)
+    users = foreign_users(directory)
+    if users:
+        names = ", ".join(f"{pid} ({_program(pid)})" for pid in users)
+        raise DatabaseInUseError(
+            f"{directory / SQLITE_FILE} is open in process {names}, which did not ask for the directory: a"
+            " plain chromadb"
+            " client or a database browser. Close it there; two processes on one database destroy each"
+            " other's data.",
+            pid=users[0],
+        )
+
+
+def _open_files() -> Iterator[tuple[int, tuple[int, int]]]:
+    for process in os.scandir("/proc"):
+        if not process.name.isdecimal():
+            continue
+        try:
+            descriptors = os.listdir(f"/proc/{process.name}/fd")  # noqa: PTH208 - names are all that is needed
+        except OSError:
+            continue  # It ended while being looked at, or belongs to somebody else.
+        for descriptor in descriptors:
+            try:
+                status = os.stat(f"/proc/{process.name}/fd/{descriptor}")  # noqa: PTH116 - thousands of them
+            except OSError:
+                continue  # Closed since; the others are still open.
+            yield int(process.name), (status.st_dev, status.st_ino)
+
+
+def _program(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return "ended"

@@ -21,6 +21,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aiochroma._errors import DatabaseFormatError
+from aiochroma.disk.findings import (
+    CollectionReport,
+    PreflightReport,
+    crashing,
+    index_stamp,
+    read_seen,
+    sqlite_is_unchanged,
+)
 from aiochroma.disk.hnsw_files import LINK_CHECK_LIMIT, inspect_index
 from aiochroma.disk.layout import (
     ID_MAP_FILE,
@@ -29,8 +37,6 @@ from aiochroma.disk.layout import (
     index_directories,
     log_topic,
 )
-from aiochroma.disk.preflight_report import CollectionReport, PreflightReport
-from aiochroma.disk.rebuilds import crashing
 from aiochroma.disk.schema import (
     ADD,
     DELETE,
@@ -48,12 +54,15 @@ from aiochroma.disk.schema import (
     stored_collections,
     tables_of,
 )
-from aiochroma.disk.seen import index_stamp, read_seen, sqlite_is_unchanged, write_seen
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-__all__ = ["CollectionReport", "PreflightReport", "note_look", "preflight"]
+__all__ = [
+    "CollectionReport",
+    "PreflightReport",
+    "preflight",
+]
 
 # The newest migration of each kind in Chroma 1.5.0 to 1.5.9.
 _KNOWN_MIGRATIONS: Mapping[str, int] = {"sysdb": 10, "metadb": 6, "embeddings_queue": 2}
@@ -96,25 +105,6 @@ def preflight(directory: Path, *, thorough: bool = False) -> PreflightReport:
         except sqlite3.DatabaseError as error:
             report = PreflightReport(directory, sqlite_problems=(f"{SQLITE_FILE}: {error}",))
     return replace(report, size_bytes=size, seconds=time.monotonic() - started)
-
-
-def note_look(directory: Path, report: PreflightReport) -> None:
-    """Note what a look has found sound, so that the next one need not look at it again while it does not change."""
-    noted = {}
-    for entry in report.collections:
-        stamp = index_stamp(directory / entry.vector_segment_id)
-        if stamp and not entry.problems and not entry.sampled:
-            noted[entry.collection_id] = {
-                "stamp": stamp,
-                "persisted": entry.persisted_sequence,
-                "applied": entry.applied_sequence,
-                "dimension": entry.dimension,
-                "records": entry.records,
-                "vectors": entry.vectors,
-                "pending": entry.pending,
-                "surplus": entry.surplus,
-            }
-    write_seen(directory, noted)
 
 
 def _without_database(directory: Path) -> PreflightReport:

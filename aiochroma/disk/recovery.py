@@ -10,7 +10,6 @@ is changed in one transaction before anything is renamed, so that a crash in bet
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path  # noqa: TC003 - frameworks read the annotations
 from typing import TYPE_CHECKING
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING
 from aiochroma._errors import DatabaseCorruptError
 from aiochroma._files import DIRECTORY_MODE
 from aiochroma._logging import get_logger
+from aiochroma.disk.findings import CollectionRecovery, RecoveryReport
 from aiochroma.disk.layout import (
     QUARANTINE_PREFIX,
     SQLITE_FILE,
@@ -25,8 +25,7 @@ from aiochroma.disk.layout import (
     index_directories,
     log_topic,
 )
-from aiochroma.disk.retained_log import replay
-from aiochroma.disk.salvage import Salvage, salvage_vectors
+from aiochroma.disk.salvage import Salvage, replay, salvage_vectors
 from aiochroma.disk.schema import ADD, record_ids
 
 if TYPE_CHECKING:
@@ -36,11 +35,9 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from aiochroma.disk.preflight_report import CollectionReport, PreflightReport
+    from aiochroma.disk.findings import CollectionReport, PreflightReport
 
 __all__ = [
-    "CollectionRecovery",
-    "RecoveryReport",
     "complete_retained_log",
     "quarantine_database",
     "quarantine_orphans",
@@ -49,54 +46,6 @@ __all__ = [
 ]
 
 log = get_logger("aiochroma.disk")
-
-
-@dataclass(frozen=True)
-class CollectionRecovery:
-    """What became of one damaged collection.
-
-    Attributes:
-        collection_id: Id of the collection.
-        label: Its name, with tenant and database where they are not Chroma's defaults.
-        rebuilt: Whether Chroma will rebuild the index at its next open.
-        from_log: Vectors that the log holds.
-        from_index: Vectors that were read from the broken index files.
-        missing: Ids of records whose vector is nowhere; embed their documents again, or delete them.
-        quarantine: Where the broken files are, or None.
-        explanation: What could not be read, and why; "" when nothing is missing.
-    """
-
-    collection_id: str
-    label: str
-    rebuilt: bool
-    from_log: int
-    from_index: int
-    missing: tuple[str, ...] = field(default=(), repr=False)
-    quarantine: Path | None = None
-    explanation: str = ""
-
-
-@dataclass(frozen=True)
-class RecoveryReport:
-    """What `recover` did.
-
-    Attributes:
-        directory: The database directory.
-        collections: One entry for each collection that was damaged.
-    """
-
-    directory: Path
-    collections: tuple[CollectionRecovery, ...] = ()
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether every record has its vector again."""
-        return not any(collection.missing for collection in self.collections)
-
-    @property
-    def missing(self) -> dict[str, tuple[str, ...]]:
-        """Ids without a vector, by collection id."""
-        return {entry.collection_id: entry.missing for entry in self.collections if entry.missing}
 
 
 def recover(directory: Path, report: PreflightReport) -> RecoveryReport:

@@ -1,20 +1,22 @@
-"""Gets vectors out of an index that Chroma can no longer load.
+"""Finds vectors: in Chroma's log, in an index that Chroma can no longer load, and in a backup.
 
-An element of ``data_level0.bin`` carries its own label, and the id map says which id has that label, so a
-vector can be read without the graph around it. Why that is sound after a kill in the middle of a persist:
+Besides the index, the log (the table ``embeddings_queue``) is all that holds vectors. Chroma appends every write to it, applies
+the write to SQLite and to the index in memory, and, unless purging is switched off, deletes what the index on disk holds as well.
+When it opens it replays what is newer than the index on disk.
+
+In the index, an element of ``data_level0.bin`` carries its own label, and the id map says which id has that label, so a vector
+can be read without the graph around it. Why that is sound after a kill in the middle of a persist:
 
 - Chroma writes the id map last. Whichever version of it is complete on disk, every label in it was written to
   ``data_level0.bin`` by that persist or an earlier one, at a position that never changes.
-- What an interrupted persist was rewriting is either links, which are not used here, or the vector of a
-  record whose write is still in the log, because Chroma purges the log only afterwards; the replay then
-  overwrites what is read here.
-- The position is not trusted but verified: each label must occur exactly once, links must stay within bounds
-  and vectors be finite (and of unit length where Chroma stores them so).
+- What an interrupted persist was rewriting is either links, which are not used here, or the vector of a record whose write is
+  still in the log, because Chroma purges the log only afterwards; the replay then overwrites what is read here.
+- The position is not trusted but verified: each label must occur exactly once, links must stay within bounds and vectors be
+  finite (and of unit length where Chroma stores them so).
 
-Damage by other means (a bad disk) is recognised only where it breaks one of these rules; all elements within
-a page of such a position are then given up. Without a readable id map nothing is salvaged: labels are numbered
-in the order of first writes, deletions included, which SQLite does not record, so any assignment would be a
-guess.
+Damage by other means (a bad disk) is recognised only where it breaks one of these rules; all elements within a page of such a
+position are then given up. Without a readable id map nothing is read from the index: labels are numbered in the order of first
+writes, deletions included, which SQLite does not record, so any assignment would be a guess.
 """
 
 from __future__ import annotations
@@ -23,26 +25,176 @@ import sqlite3
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from aiochroma._errors import DatabaseCorruptError
 from aiochroma._logging import get_logger
 from aiochroma.disk.hnsw_files import Header, map_elements, read_header
 from aiochroma.disk.id_map import IdMap, IndexUnreadableError, read_cut_id_map, read_id_map
-from aiochroma.disk.layout import ID_MAP_FILE, LENGTH_FILE, LEVEL0_FILE, connect_read_only
-from aiochroma.disk.retained_log import iter_log_vectors
-from aiochroma.disk.schema import stored_collections
+from aiochroma.disk.layout import (
+    ID_MAP_FILE,
+    LENGTH_FILE,
+    LEVEL0_FILE,
+    connect_read_only,
+    connect_read_write,
+    log_topic,
+)
+from aiochroma.disk.schema import (
+    ADD,
+    DELETE,
+    UPDATE,
+    UPSERT,
+    log_entries,
+    stored_collections,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterator, Mapping
     from pathlib import Path
 
     import numpy as np
     import numpy.typing as npt
 
-__all__ = ["Salvage", "salvage_vectors", "vectors_in_backup"]
+    from aiochroma.disk.preflight import PreflightReport
+
+__all__ = [
+    "LogOutcome",
+    "Salvage",
+    "iter_log_vectors",
+    "replay",
+    "salvage_vectors",
+    "trim_retained_log",
+    "vectors_in_backup",
+]
+
+
+@dataclass(frozen=True)
+class LogOutcome:
+    """What the index would hold if it were rebuilt from the log alone.
+
+    Attributes:
+        with_vector: Ids whose vector the log holds.
+        deleted: Ids whose last entry is a deletion.
+    """
+
+    with_vector: frozenset[str]
+    deleted: frozenset[str]
+
+
+def replay(connection: sqlite3.Connection, collection_id: str, after: int = 0) -> LogOutcome:
+    """Work out, without reading a vector, what a replay of the log would leave in an empty index.
+
+    Args:
+        connection: Any connection to the database.
+        collection_id: Id of the collection.
+        after: Entries up to this sequence number are left out.
+    """
+    present: set[str] = set()
+    deleted: set[str] = set()
+    for entry in log_entries(connection, {collection_id: after}).get(collection_id, []):
+        if entry.kind == DELETE:
+            present.discard(entry.id)
+            deleted.add(entry.id)
+        elif entry.kind in {ADD, UPSERT} and entry.has_vector:
+            # An update of an id that the index does not know is ignored by Chroma, so it adds nothing here
+            # either.
+            present.add(entry.id)
+            deleted.discard(entry.id)
+    return LogOutcome(frozenset(present), frozenset(deleted))
+
+
+def iter_log_vectors(
+    directory: Path, collection_id: str, ids: Collection[str] | None = None
+) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+    """Read vectors out of the log: for each id the newest one, ids whose last entry is a deletion left out.
+
+    For salvage by other means than Chroma's own replay. Call it while Chroma does not have the database open.
+
+    Args:
+        directory: The database directory.
+        collection_id: Id of the collection.
+        ids: Only these; all when None.
+
+    Yields:
+        Id and vector.
+
+    Raises:
+        sqlite3.DatabaseError: The SQLite file is damaged.
+        ValueError: An entry is in an encoding that Chroma 1.5 does not write.
+    """
+    import numpy as np
+
+    with connect_read_only(directory) as connection:
+        topic = log_topic(collection_id)
+        newest: dict[str, int] = {}
+        rows = connection.execute(
+            "SELECT seq_id, id, operation FROM embeddings_queue"
+            " WHERE topic = ? AND (vector IS NOT NULL OR operation = 3) ORDER BY seq_id",
+            (topic,),
+        )
+        for sequence, record_id, kind in rows:
+            if kind == DELETE:
+                newest.pop(record_id, None)
+            elif (kind != UPDATE or record_id in newest) and (kind != ADD or record_id not in newest):
+                newest[record_id] = sequence
+        chosen = newest if ids is None else {key: newest[key] for key in ids if key in newest}
+        for record_id, sequence in chosen.items():
+            vector, encoding = connection.execute(
+                "SELECT vector, encoding FROM embeddings_queue WHERE seq_id = ?", (sequence,)
+            ).fetchone()
+            if encoding != "FLOAT32":
+                raise ValueError(f"log entry {sequence} is encoded as {encoding!r}; only FLOAT32 is known")
+            yield record_id, np.frombuffer(vector, dtype="<f4").copy()
+
+
+def trim_retained_log(
+    directory: Path, report: PreflightReport, *, up_to: Mapping[str, int] | None = None
+) -> int:
+    """Delete from the log what the verified indexes on disk hold as well; returns how many entries.
+
+    This is what bounds a log that is kept. From then on a broken index can no longer be rebuilt from the log
+    alone, so call it when the vectors exist elsewhere: after a backup that was verified. The newest entry of
+    the whole log always stays, because SQLite numbers the next one after it and Chroma ignores entries with
+    old numbers.
+
+    Args:
+        directory: The canonical directory; owned by this process, not open in Chroma.
+        report: A `preflight` report made since Chroma closed the directory. Collections with problems are
+            left alone.
+        up_to: By collection id, the newest entry that exists elsewhere; what is newer stays, and so do
+            collections that are not named. None: everything exists elsewhere.
+
+    Raises:
+        DatabaseCorruptError: The report names problems of the SQLite file.
+        sqlite3.DatabaseError: Deleting failed; nothing was deleted.
+    """
+    if report.sqlite_problems:
+        raise DatabaseCorruptError(
+            f"the log of {directory} is not trimmed while the file is damaged",
+            problems=report.sqlite_problems,
+        )
+    deleted = 0
+    with connect_read_write(directory) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            newest = connection.execute("SELECT max(seq_id) FROM embeddings_queue").fetchone()[0]
+            for collection in report.collections:
+                held = min(collection.persisted_sequence, collection.applied_sequence)
+                if up_to is not None:
+                    held = min(held, up_to.get(collection.collection_id, 0))
+                if collection.problems or newest is None:
+                    continue
+                deleted += connection.execute(
+                    "DELETE FROM embeddings_queue WHERE topic = ? AND seq_id <= ? AND seq_id < ?",
+                    (log_topic(collection.collection_id), held, newest),
+                ).rowcount
+            connection.execute("COMMIT")
+        except BaseException:
+            connection.execute("ROLLBACK")
+            raise
+    return deleted
+
 
 _PAGE_BYTES = 4096
-
 _UNIT_TOLERANCE = 1e-3
-
 _DEFAULT_NEIGHBORS = 16
 
 

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import json
 import math
+import sqlite3
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from aiochroma._errors import DatabaseCorruptError
 from aiochroma._types import JsonObject, MetadataView
-from aiochroma.disk.layout import log_topic
+from aiochroma.disk.layout import SQLITE_FILE, connect_read_only, log_topic
 
 if TYPE_CHECKING:
-    import sqlite3
     from collections.abc import Iterable, Mapping
+    from pathlib import Path
 
 
 __all__ = [
@@ -34,11 +36,13 @@ __all__ = [
     "LogEntry",
     "StoredCollection",
     "columns_of",
+    "databases_in",
     "full_text_tables",
     "has_log_index",
     "is_readable",
     "keeps_log",
     "log_entries",
+    "log_positions",
     "log_positions_in",
     "record_ids",
     "stored_collections",
@@ -72,6 +76,7 @@ _REQUIRED: Mapping[str, frozenset[str]] = {
     "embeddings": frozenset({"segment_id", "embedding_id"}),
     "embeddings_queue": frozenset({"seq_id", "operation", "topic", "id", "vector", "encoding", "metadata"}),
 }
+
 LARGEST_DIMENSION = 1 << 24
 
 
@@ -356,3 +361,41 @@ def shown(value: object) -> str:
     if value is None:
         return ""
     return str(value).encode("utf-8", "replace").decode()
+
+
+def databases_in(directory: Path) -> list[tuple[str, str]]:
+    """Return tenant and name of every database, sorted; none where an older Chroma, which knew neither, wrote the directory.
+
+    Chroma itself lists no tenants.
+
+    Args:
+        directory: The directory; no other program may have it open.
+
+    Raises:
+        DatabaseCorruptError: SQLite cannot read its file.
+    """
+    try:
+        with connect_read_only(directory) as connection:
+            if "databases" not in tables_of(connection):
+                return []
+            return sorted(connection.execute("SELECT tenant_id, name FROM databases").fetchall())
+    except (sqlite3.DatabaseError, TypeError) as error:
+        raise DatabaseCorruptError(
+            f"{directory / SQLITE_FILE} cannot be read: {error}. See `aiochroma doctor`.",
+            problems=(str(error),),
+        ) from error
+
+
+def log_positions(directory: Path) -> dict[str, int]:
+    """Return, by collection id, the number of the last write that Chroma has applied to its records.
+
+    It tells whether something that follows Chroma has missed a write. Call it while Chroma does not have the database open.
+    Empty where there is no database, or none that can be read.
+    """
+    if not (directory / SQLITE_FILE).exists():
+        return {}
+    try:
+        with connect_read_only(directory) as connection:
+            return log_positions_in(connection)
+    except sqlite3.DatabaseError:
+        return {}

@@ -26,8 +26,8 @@ from aiochroma.core.config import EngineOptions
 from aiochroma.core.connection import BackendInfo, Capabilities
 from aiochroma.core.operations import OPERATIONS
 from aiochroma.core.request import Arguments, Request
+from aiochroma.disk.findings import CollectionRecovery, RecoveryReport
 from aiochroma.disk.ownership import Owner
-from aiochroma.disk.recovery import CollectionRecovery, RecoveryReport
 from aiochroma.host.wire import FRAME_LIMIT, PROTOCOL, Codec, FrameKind, Plain, ProtocolError, frame
 from aiochroma.records import spec
 from aiochroma.records.history import Entry

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from aiochroma.client.maintenance import Health
     from aiochroma.client.options import ConnectOverrides, Process
     from aiochroma.core.stats import Stats
+    from aiochroma.disk.backup import BackupReport
     from aiochroma.disk.erasing import ErasureReceipt
-    from aiochroma.disk.manifest import BackupReport
     from aiochroma.memory.recall import Hit, NamespaceSearch, Recall
     from aiochroma.memory.reembedding import ReembedReport
     from aiochroma.memory.remembering import Extract

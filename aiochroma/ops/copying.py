@@ -14,14 +14,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from aiochroma._errors import MigrationError
-from aiochroma.ops.migrated_collection import make_like, space_of, unlike, unlike_to_merge
-from aiochroma.ops.migration_report import CopiedCollection
-from aiochroma.ops.records import Record, fields_that_differ
+from aiochroma.ops.migrate import CopiedCollection
+from aiochroma.ops.sides import Record, fields_that_differ, make_like, space_of, unlike, unlike_to_merge
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from aiochroma.ops.records import Side
+    from aiochroma.ops.sides import Side
 
 __all__ = ["NOTE", "DatabaseCopy"]
 

@@ -8,44 +8,165 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from aiochroma._distribution import version as own_version
 from aiochroma._errors import DatabaseInUseError, DatabasePathError, InvalidInputError
+from aiochroma._files import PartialDirectory, abandoned, remove_abandoned
 from aiochroma._threads import refuse_on_loop
-from aiochroma.disk.backup import begin_backup
+from aiochroma._types import JsonObject
+from aiochroma.client.maintenance import FillReport  # noqa: TC001 - frameworks read the annotations
+from aiochroma.disk.backup import begin_backup, recorded_backup
 from aiochroma.disk.copying import copy_database, refuse_lack_of_room, size_of, survives_rebuilding
 from aiochroma.disk.erasing import scrub
-from aiochroma.disk.filesystem import canonical_directory
-from aiochroma.disk.foreign import refuse_foreign_users
-from aiochroma.disk.layout import QUARANTINE_PREFIX, SQLITE_FILE, connect_read_only
-from aiochroma.disk.manifest import recorded_backup
-from aiochroma.disk.ownership import acquire, read_owner
-from aiochroma.disk.partial import PartialDirectory, abandoned, remove_abandoned
+from aiochroma.disk.findings import crashing, end_rebuild
+from aiochroma.disk.layout import QUARANTINE_PREFIX, SQLITE_FILE, canonical_directory
+from aiochroma.disk.ownership import acquire, read_owner, refuse_foreign_users
 from aiochroma.disk.preflight import preflight
-from aiochroma.disk.rebuilds import crashing, end_rebuild
 from aiochroma.disk.recovery import quarantine_orphans
-from aiochroma.disk.schema import stored_embedders
 from aiochroma.disk.sqlite_file import vacuum
 from aiochroma.host.opening import ask_to_leave
-from aiochroma.ops.repair import fill_and_rebuild, mend
-from aiochroma.ops.report import CollectionState, DoctorReport
+from aiochroma.ops.repair import advice_on, fill_and_rebuild, folders_of_copies, is_mendable, mend
 
 if TYPE_CHECKING:
     import os
     from pathlib import Path
 
+    from aiochroma.disk.findings import CollectionReport, PreflightReport
     from aiochroma.disk.ownership import Ownership
-    from aiochroma.disk.preflight_report import CollectionReport, PreflightReport
 
-__all__ = ["Progress", "doctor"]
+__all__ = [
+    "DAMAGED",
+    "HEALTHY",
+    "UNAVAILABLE",
+    "UNHEALTHY",
+    "CollectionState",
+    "DoctorReport",
+    "Progress",
+    "doctor",
+]
+
+HEALTHY, UNHEALTHY, _BAD_INPUT, UNAVAILABLE, DAMAGED = range(5)
+
+
+@dataclass(frozen=True)
+class CollectionState:
+    """One collection.
+
+    Attributes:
+        name: Its name, with tenant and database where they are not Chroma's defaults.
+        records: Records in it.
+        dimension: Length of its vectors; None before the first write.
+        indexed: Vectors in its index on disk.
+        pending: Writes in the log that the index on disk does not hold yet; normal, Chroma applies them when it opens.
+        missing: Records without a vector. For an index that is damaged it is known only after the repair.
+        problems: One sentence for each thing that is wrong.
+    """
+
+    name: str
+    records: int
+    dimension: int | None
+    indexed: int
+    pending: int
+    missing: int = 0
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class DoctorReport:
+    """The state of a database directory.
+
+    Attributes:
+        path: The directory.
+        owner: Who has it open: ``pid``, ``host``, ``since``, ``command``; None where no program has.
+        versions: Of aiochroma, of chromadb, and of the database's own tables.
+        collections: One entry for each; empty while somebody has the database open, or where SQLite cannot read it.
+        journal_mode: SQLite's journal mode: ``"wal"`` or ``"delete"``.
+        durable: Whether the log keeps every vector, so that a lost index can be rebuilt; None where that is not known.
+        log_entries: Writes in the log.
+        log_bytes: Bytes of vectors and metadata in it.
+        size_bytes: Size of the SQLite file.
+        free_bytes: How much of it a vacuum would give back.
+        orphaned_directories: Index directories that belong to no collection.
+        orphaned_bytes: Their size.
+        quarantines: Directories with files that an earlier repair set aside.
+        quarantined_bytes: Their size.
+        unfinished: Directories, beside the database or its newest backup, that a killed backup, restore or repair has left.
+        unfinished_bytes: Their size.
+        backup: The newest verified backup, where it still is; else None.
+        problems: What is wrong, one sentence each, the SQLite file first.
+        notes: What was not looked at completely, and why.
+        advice: What would help, one sentence each.
+        actions: What was done, one sentence each.
+        saved_to: The copy that was made before the repair, or None.
+        filled: What became of records without vectors; None where that was not asked for.
+        seconds: How long all took.
+    """
+
+    path: str
+    owner: JsonObject | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    collections: tuple[CollectionState, ...] = ()
+    journal_mode: str = ""
+    durable: bool | None = None
+    log_entries: int = 0
+    log_bytes: int = 0
+    size_bytes: int = 0
+    free_bytes: int = 0
+    orphaned_directories: tuple[str, ...] = ()
+    orphaned_bytes: int = 0
+    quarantines: tuple[str, ...] = ()
+    quarantined_bytes: int = 0
+    unfinished: tuple[str, ...] = ()
+    unfinished_bytes: int = 0
+    backup: str | None = None
+    problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    advice: tuple[str, ...] = ()
+    actions: tuple[str, ...] = ()
+    saved_to: str | None = None
+    filled: FillReport | None = None
+    seconds: float = 0.0
+    sqlite_is_damaged: bool = False
+
+    @property
+    def records(self) -> int:
+        """Records in all collections."""
+        return sum(entry.records for entry in self.collections)
+
+    @property
+    def missing(self) -> int:
+        """Records without a vector in all collections."""
+        return sum(entry.missing for entry in self.collections)
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether nothing is wrong; a directory that somebody has open was not looked at."""
+        return self.exit_code == HEALTHY
+
+    @property
+    def exit_code(self) -> int:
+        """0: nothing is wrong (any more); 1: something is, and can be repaired; 3: somebody has it open; 4: restore a backup."""
+        if self.owner is not None:
+            return UNAVAILABLE
+        if self.sqlite_is_damaged:
+            return DAMAGED
+        return UNHEALTHY if self.problems else HEALTHY
+
+    def as_dict(self) -> JsonObject:
+        """Return plain data, for JSON."""
+        return {
+            **asdict(self),
+            "records": self.records,
+            "missing": self.missing,
+            "is_healthy": self.is_healthy,
+        }
+
 
 Progress = Callable[[str, int, int], None]
-
-_WORTH_A_VACUUM = 0.2
 
 
 def doctor(
@@ -154,7 +275,7 @@ class _Examination:
                 found.damaged
                 or found.full_text_problems
                 or found.orphaned_directories
-                or _mendable(found)
+                or is_mendable(found)
                 or dying
             )
             if vacuum or (repair and broken) or (fill and found.damaged):
@@ -184,7 +305,7 @@ class _Examination:
         directory = self._directory
         self._actions.extend(
             f"{path} was removed: it was incomplete"
-            for folder in _folders(directory)
+            for folder in folders_of_copies(directory)
             for path in remove_abandoned(folder)
         )
         before = len(self._actions)
@@ -262,7 +383,8 @@ class _Examination:
         quarantines = sorted(
             entry for entry in directory.iterdir() if entry.name.startswith(QUARANTINE_PREFIX)
         )
-        backup, unfinished = recorded_backup(directory), _unfinished(directory)
+        backup = recorded_backup(directory)
+        unfinished = [entry for folder in folders_of_copies(directory) for entry in abandoned(folder)]
         orphans = found.orphaned_directories
         return DoctorReport(
             path=str(directory),
@@ -283,93 +405,11 @@ class _Examination:
             backup=None if backup is None else str(backup),
             problems=found.problems,
             notes=found.notes,
-            advice=(
-                *_advice(found, backup, quarantines),
-                *_advice_on_leftovers(unfinished),
-                *_advice_on_embedders(directory, found),
-            ),
+            advice=tuple(advice_on(directory, found, backup, quarantines, unfinished)),
             actions=tuple(self._actions),
             saved_to=self._saved_to,
             sqlite_is_damaged=bool(found.sqlite_problems),
         )
-
-
-def _mendable(found: PreflightReport) -> bool:
-    return any(entry.unusable for entry in found.collections)
-
-
-def _advice(found: PreflightReport, backup: Path | None, quarantines: list[Path]) -> list[str]:
-    """Say what would help, in the order of urgency."""
-    advice = []
-    if found.sqlite_problems:
-        source = f" {backup}" if backup is not None else ", if there is one"
-        advice.append(f"SQLite's file cannot be repaired here: restore the newest backup{source}.")
-        return advice
-    broken = [entry for entry in found.collections if entry.index_problems]
-    if broken:
-        names = ", ".join(entry.label for entry in broken)
-        advice.append(
-            f"--repair sets the broken index of {names} aside and rebuilds it (opening the database does that, too)."
-        )
-    if found.full_text_problems:
-        advice.append(
-            "--repair makes Chroma's full-text tables again from the documents; nothing is lost. Versions of SQLite read them "
-            "differently."
-        )
-    if _mendable(found):
-        advice.append(
-            "--repair mends what makes Chroma crash or fail; the other collections can be used meanwhile."
-        )
-    missing = sum(len(entry.missing) for entry in found.collections)
-    if missing:
-        advice.append(
-            f"--repair looks for the vectors of {missing} records in the log and in the newest backup; --fill-missing embeds the "
-            "documents of those that are nowhere."
-        )
-    if found.orphaned_directories:
-        advice.append(
-            "--repair moves the orphaned indexes aside; Chroma leaves them when a collection is deleted."
-        )
-    if found.size_bytes and found.free_bytes > _WORTH_A_VACUUM * found.size_bytes:
-        advice.append(f"--vacuum gives {found.free_bytes} bytes of {found.size_bytes} back.")
-    if found.keeps_log and found.log_rows and backup is None:
-        advice.append("A backup would allow the log to be cut: `aiochroma backup`.")
-    if quarantines:
-        advice.append("What is in quarantine may be deleted when you are sure that nothing is missing.")
-    return advice
-
-
-def _folders(directory: Path) -> list[Path]:
-    """Return where directories are made that become a backup, or take the database's place."""
-    backup = recorded_backup(directory)
-    return sorted({directory.parent, *([] if backup is None else [backup.parent])})
-
-
-def _unfinished(directory: Path) -> list[Path]:
-    return [entry for folder in _folders(directory) for entry in abandoned(folder)]
-
-
-def _advice_on_leftovers(unfinished: list[Path]) -> list[str]:
-    if not unfinished:
-        return []
-    names = ", ".join(str(entry) for entry in unfinished)
-    return [
-        f"--repair removes what a backup, restore or repair that was killed has left incomplete: {names}."
-    ]
-
-
-def _advice_on_embedders(directory: Path, found: PreflightReport) -> list[str]:
-    """Say it where one memory cannot recall all namespaces, because several embedders have written them."""
-    if found.sqlite_problems:
-        return []
-    with connect_read_only(directory) as connection:
-        embedders = stored_embedders(connection)
-    if len(embedders) < 2:
-        return []
-    written = ", ".join(f"{count} by {name}" for name, count in embedders.items())
-    return [
-        f"Several embedders have written namespaces ({written}); a memory recalls those of its own: see `aiochroma reembed`."
-    ]
 
 
 def _state(entry: CollectionReport) -> CollectionState:

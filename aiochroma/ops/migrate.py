@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import time
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from aiochroma._errors import DatabasePathError, InvalidInputError, MigrationError
 from aiochroma._threads import off_loop
-from aiochroma.backend.address import url_of
+from aiochroma._types import JsonObject
+from aiochroma.backend.server import url_of
 from aiochroma.client.opening import connect
 from aiochroma.client.options import DEFAULT_DATABASE, DEFAULT_TENANT
-from aiochroma.disk.filesystem import canonical_directory
-from aiochroma.disk.foreign import refuse_foreign_users
-from aiochroma.disk.layout import SQLITE_FILE
-from aiochroma.disk.ownership import acquire
-from aiochroma.disk.sqlite_file import databases_in
+from aiochroma.disk.layout import SQLITE_FILE, canonical_directory
+from aiochroma.disk.ownership import acquire, refuse_foreign_users
+from aiochroma.disk.schema import databases_in
 from aiochroma.host.opening import ask_to_leave
-from aiochroma.ops.migration_report import MigrationReport
 from aiochroma.records.history import HISTORY_FILE
 
 if TYPE_CHECKING:
@@ -30,7 +28,94 @@ if TYPE_CHECKING:
     from aiochroma.client.opening import ClientOpening
     from aiochroma.client.options import ConnectOverrides
 
-__all__ = ["Place", "migrate", "place_of"]
+__all__ = ["CopiedCollection", "MigrationReport", "Place", "migrate", "place_of"]
+
+_COMPLETE, _DIFFERENT = range(2)
+
+
+@dataclass(frozen=True)
+class CopiedCollection:
+    """One collection.
+
+    Attributes:
+        name: Its name.
+        tenant: Chroma's tenant at the destination.
+        database: Chroma's database at the destination.
+        records: Records at the source.
+        written: Records that this run wrote, ``replaced`` among them.
+        replaced: Records that were there and different.
+        verified: Whether both sides were compared after copying.
+        missing: Records that are not at the destination.
+        different: Records whose vector, document, metadata or URI differs.
+        extra: Records that are at the destination only; with ``merge`` they are not counted.
+        differences: What differs, one sentence each, with a few ids as examples.
+    """
+
+    name: str
+    tenant: str
+    database: str
+    records: int
+    written: int = 0
+    replaced: int = 0
+    verified: bool = False
+    missing: int = 0
+    different: int = 0
+    extra: int = 0
+    differences: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class MigrationReport:
+    """The outcome of a migration.
+
+    Attributes:
+        source: Where from; a server's address without its token.
+        destination: Where to.
+        collections: One entry for each.
+        notes: What was not copied, and why.
+        seconds: How long all took.
+    """
+
+    source: str
+    destination: str
+    collections: tuple[CopiedCollection, ...] = ()
+    notes: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+    @property
+    def records(self) -> int:
+        """Records at the source."""
+        return sum(entry.records for entry in self.collections)
+
+    @property
+    def written(self) -> int:
+        """Records that this run wrote; what an interrupted run had written before is not among them."""
+        return sum(entry.written for entry in self.collections)
+
+    @property
+    def differences(self) -> tuple[str, ...]:
+        """What verification found, one sentence each."""
+        return tuple(f"{entry.name}: {line}" for entry in self.collections for line in entry.differences)
+
+    @property
+    def is_verified(self) -> bool:
+        """Whether everything was compared and nothing differs."""
+        return all(entry.verified and not entry.differences for entry in self.collections)
+
+    @property
+    def exit_code(self) -> int:
+        """0: nothing is known to differ; 1: something does."""
+        return _DIFFERENT if self.differences else _COMPLETE
+
+    def as_dict(self) -> JsonObject:
+        """Return plain data, for JSON."""
+        return {
+            **asdict(self),
+            "records": self.records,
+            "written": self.written,
+            "is_verified": self.is_verified,
+        }
+
 
 Pair = tuple[str, str]
 
@@ -183,7 +268,7 @@ async def _copied(
 ) -> list[Any]:
     # Late: both import chromadb, which by now the clients have done on their own threads.
     from aiochroma.ops.copying import DatabaseCopy
-    from aiochroma.ops.records import Side
+    from aiochroma.ops.sides import Side
 
     copies, problems = [], []
     for here, there in pairs:

@@ -1,35 +1,144 @@
-"""Repairing a database that `doctor` has looked at: inside Chroma's SQLite file, and then by opening it.
+"""What is done to a database that no program has open: advice, repair, erasing.
 
-``mend`` writes to the file, as far as nothing is lost by it: `doctor` has made a copy before, owns the directory, and Chroma does
-not have it open. ``fill_and_rebuild`` opens the database, which rebuilds its indexes, and embeds what has no vector.
+``mend`` writes to Chroma's SQLite file, as far as nothing is lost by it: `doctor` has made a copy before, owns the directory, and
+Chroma does not have it open. ``fill_and_rebuild`` opens the database, which rebuilds its indexes, and embeds what has no vector.
+``erase`` removes from the files what was forgotten, has expired or was replaced.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 import uuid
 from typing import TYPE_CHECKING, Any
 
+from aiochroma._errors import (
+    DatabaseCorruptError,
+    DatabasePathError,
+    StoreUnavailableError,
+)
+from aiochroma._threads import off_loop
 from aiochroma._types import Vector
 from aiochroma.client.maintenance import FillReport, reembed_missing
 from aiochroma.client.opening import AsyncPersistentClient
+from aiochroma.disk.backup import recorded_backup
+from aiochroma.disk.erasing import ErasureReceipt, scrub
 from aiochroma.disk.hnsw_files import read_header
 from aiochroma.disk.id_map import IndexUnreadableError
-from aiochroma.disk.layout import connect_read_write, log_topic
-from aiochroma.disk.schema import DELETE, LARGEST_DIMENSION, columns_of, full_text_tables, json_object
+from aiochroma.disk.layout import (
+    SQLITE_FILE,
+    canonical_directory,
+    connect_read_only,
+    connect_read_write,
+    log_topic,
+)
+from aiochroma.disk.ownership import acquire, refuse_foreign_users
+from aiochroma.disk.preflight import preflight
+from aiochroma.disk.schema import (
+    DELETE,
+    LARGEST_DIMENSION,
+    columns_of,
+    full_text_tables,
+    json_object,
+    stored_embedders,
+)
 from aiochroma.embedding.choice import chosen, known_embedder
 from aiochroma.embedding.functions import is_same_name
+from aiochroma.host.opening import ask_to_leave
 
 if TYPE_CHECKING:
-    import sqlite3
+    import os
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from aiochroma.disk.preflight_report import CollectionReport, PreflightReport
+    from aiochroma.disk.findings import CollectionReport, PreflightReport
     from aiochroma.embedding.choice import EmbedderFunction
 
-__all__ = ["fill_and_rebuild", "mend"]
+__all__ = ["advice_on", "erase", "fill_and_rebuild", "folders_of_copies", "is_mendable", "mend"]
+
+_WORTH_A_VACUUM = 0.2
+
+
+def is_mendable(found: PreflightReport) -> bool:
+    """Tell whether a collection has something that Chroma crashes or fails with."""
+    return any(entry.unusable for entry in found.collections)
+
+
+def folders_of_copies(directory: Path) -> list[Path]:
+    """Return where directories are made that become a backup, or take the database's place."""
+    backup = recorded_backup(directory)
+    return sorted({directory.parent, *([] if backup is None else [backup.parent])})
+
+
+def advice_on(
+    directory: Path,
+    found: PreflightReport,
+    backup: Path | None,
+    quarantines: list[Path],
+    unfinished: list[Path],
+) -> list[str]:
+    """Return what would help, one sentence each, in the order of urgency.
+
+    Args:
+        directory: The canonical database directory.
+        found: What a thorough look has found.
+        backup: The newest verified backup, or None.
+        quarantines: Directories with files that earlier repairs have set aside.
+        unfinished: Directories that a killed backup, restore or repair has left incomplete.
+    """
+    advice = []
+    broken = ", ".join(entry.label for entry in found.collections if entry.index_problems)
+    missing = sum(len(entry.missing) for entry in found.collections)
+    if found.sqlite_problems:
+        source = f" {backup}" if backup is not None else ", if there is one"
+        advice.append(f"SQLite's file cannot be repaired here: restore the newest backup{source}.")
+    else:
+        advice += _advice_on_data(found, broken, missing)
+        if found.keeps_log and found.log_rows and backup is None:
+            advice.append("A backup would allow the log to be cut: `aiochroma backup`.")
+        if quarantines:
+            advice.append("What is in quarantine may be deleted when you are sure that nothing is missing.")
+    if unfinished:
+        names = ", ".join(str(entry) for entry in unfinished)
+        advice.append(
+            f"--repair removes what a backup, restore or repair that was killed has left incomplete: {names}."
+        )
+    if not found.sqlite_problems:
+        advice += _advice_on_embedders(directory)
+    return advice
+
+
+def _advice_on_data(found: PreflightReport, broken: str, missing: int) -> list[str]:
+    advice = {
+        f"--repair sets the broken index of {broken} aside and rebuilds it (opening the database does that, too).": broken,
+        "--repair makes Chroma's full-text tables again from the documents; nothing is lost. Versions of SQLite read them "
+        "differently.": found.full_text_problems,
+        "--repair mends what makes Chroma crash or fail; the other collections can be used meanwhile.": is_mendable(
+            found
+        ),
+        f"--repair looks for the vectors of {missing} records in the log and in the newest backup; --fill-missing embeds the "
+        "documents of those that are nowhere.": missing,
+        "--repair moves the orphaned indexes aside; Chroma leaves them when a collection is deleted.": (
+            found.orphaned_directories
+        ),
+        f"--vacuum gives {found.free_bytes} bytes of {found.size_bytes} back.": (
+            found.size_bytes and found.free_bytes > _WORTH_A_VACUUM * found.size_bytes
+        ),
+    }
+    return [sentence for sentence, applies in advice.items() if applies]
+
+
+def _advice_on_embedders(directory: Path) -> list[str]:
+    """Say it where one memory cannot recall all namespaces, because several embedders have written them."""
+    with connect_read_only(directory) as connection:
+        embedders = stored_embedders(connection)
+    if len(embedders) < 2:
+        return []
+    written = ", ".join(f"{count} by {name}" for name, count in embedders.items())
+    return [
+        f"Several embedders have written namespaces ({written}); a memory recalls those of its own: see `aiochroma reembed`."
+    ]
 
 
 def fill_and_rebuild(
@@ -236,3 +345,54 @@ def _take_out(connection: sqlite3.Connection, sequence: int) -> None:
 def _rebuild_full_text(connection: sqlite3.Connection, table: str) -> None:
     name = table.replace('"', '""')
     connection.execute(f'INSERT INTO "{name}" ("{name}") VALUES (\'rebuild\')')  # noqa: S608 - a name out of sqlite_master, quoted
+
+
+async def erase(
+    path: str | os.PathLike[str], *, texts: Sequence[str] = (), keep_history: bool = False
+) -> ErasureReceipt:
+    """Remove everything that is dead from the files of a database, and prove it for the texts that are named.
+
+    What is dead: records that were deleted, expired and swept, or replaced, whoever did it. A program that has the database open
+    uses ``await memory.erase(...)``; a host that has no clients lets go of it. Nothing is copied first, since the copy would
+    hold what is to go; nothing that lives is touched.
+
+    Args:
+        path: The database directory.
+        texts: Texts to look for in every file afterwards, as UTF-8 and as JSON writes them.
+        keep_history: Leave the texts in the history of changes. Without it entries stay and lose their texts.
+
+    Returns:
+        What was removed, what was looked for and where, and the copies that are not reached.
+
+    Raises:
+        DatabasePathError: There is no database, or no permission.
+        DatabaseInUseError: Somebody has it open.
+        DatabaseCorruptError: It is damaged: repair it first.
+        StoreUnavailableError: A file cannot be written, or there is no room for a second copy of it.
+    """
+    return await off_loop(lambda: _erase(path, texts, keep_history=keep_history))
+
+
+def _erase(path: str | os.PathLike[str], texts: Sequence[str], *, keep_history: bool) -> ErasureReceipt:
+    directory = canonical_directory(path)
+    if not (directory / SQLITE_FILE).exists():
+        raise DatabasePathError(f"There is no database in {str(directory)!r}.")
+    ask_to_leave(str(directory))
+    ownership = acquire(directory, create=False)
+    try:
+        refuse_foreign_users(directory)
+        found = preflight(directory)
+        if found.problems:
+            raise DatabaseCorruptError(
+                f"{str(directory)!r} is damaged, so nothing was erased: {found.problems[0]}. First run `aiochroma doctor "
+                "--repair`.",
+                problems=found.problems,
+            )
+        return scrub(directory, texts=texts, history={} if keep_history else None)
+    except (OSError, sqlite3.Error, IndexUnreadableError) as error:
+        raise StoreUnavailableError(
+            f"{str(directory)!r} could not be erased to the end: {error}. Nothing that lives was touched; erase again when "
+            "that is mended."
+        ) from error
+    finally:
+        ownership.release()

@@ -18,15 +18,12 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 from aiochroma._errors import BackupError
-from aiochroma._files import flush, identity
+from aiochroma._files import PartialDirectory, flush, identity, remove_abandoned
 from aiochroma._threads import refuse_on_loop
+from aiochroma.disk.backup import read_manifest
 from aiochroma.disk.copying import Verification, copy_database, refuse_lack_of_room, verify_copy
-from aiochroma.disk.filesystem import canonical_directory
-from aiochroma.disk.foreign import refuse_foreign_users
-from aiochroma.disk.layout import LOCK_FILE, OWNER_FILE, QUARANTINE_PREFIX, SQLITE_FILE
-from aiochroma.disk.manifest import read_manifest
-from aiochroma.disk.ownership import acquire
-from aiochroma.disk.partial import PartialDirectory, remove_abandoned
+from aiochroma.disk.layout import LOCK_FILE, OWNER_FILE, QUARANTINE_PREFIX, SQLITE_FILE, canonical_directory
+from aiochroma.disk.ownership import acquire, refuse_foreign_users
 from aiochroma.host.opening import ask_to_leave
 
 if TYPE_CHECKING:

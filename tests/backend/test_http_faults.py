@@ -5,8 +5,7 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from aiochroma.backend.address import Access
-from aiochroma.backend.http_faults import Answer, examine
+from aiochroma.backend.server import Access, Answer, examine
 
 
 def _shown(body, access=None):

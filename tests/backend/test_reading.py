@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import aiochroma
-from aiochroma.backend import reading
+from aiochroma.backend import chroma_records
 
 MANY = 40
 
@@ -13,7 +13,7 @@ MANY = 40
 @pytest.fixture
 async def collection(tmp_path, monkeypatch):
     """Forty records; a statement takes seven values."""
-    monkeypatch.setattr(reading, "_MOST_VARIABLES", 7)
+    monkeypatch.setattr(chroma_records, "_MOST_VARIABLES", 7)
     async with aiochroma.AsyncPersistentClient(tmp_path / "db") as client:
         made = await client.get_or_create_collection("notes", embedding_function=None)
         await made.upsert(

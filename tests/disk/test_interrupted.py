@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from aiochroma.disk import partial
+from aiochroma import _files
+from aiochroma._files import PartialDirectory, abandoned, remove_abandoned
 from aiochroma.disk.copy_child import copy
 from aiochroma.disk.layout import MANIFEST, SQLITE_FILE
-from aiochroma.disk.partial import PartialDirectory, abandoned, remove_abandoned
 
 restore = import_module("aiochroma.ops.restore")
 
-_TRACED = {restore.__file__, partial.__file__}
+_TRACED = {restore.__file__, _files.__file__}
 
 
 @pytest.fixture

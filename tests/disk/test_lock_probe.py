@@ -10,8 +10,7 @@ import threading
 
 import pytest
 
-from aiochroma.disk.lock_probe import LockProbe, is_supported
-from aiochroma.disk.sqlite_file import prepare, wait_until_closed
+from aiochroma.disk.sqlite_file import LockProbe, is_supported, prepare, wait_until_closed
 
 pytestmark = pytest.mark.skipif(not is_supported, reason="F_GETLK is used on 64-bit Linux only")
 

@@ -11,7 +11,7 @@ import pytest
 import aiochroma
 from aiochroma.disk.layout import connect_read_only
 from aiochroma.disk.preflight import preflight
-from aiochroma.disk.retained_log import iter_log_vectors
+from aiochroma.disk.salvage import iter_log_vectors
 from aiochroma.disk.schema import record_ids
 
 pytestmark = pytest.mark.timeout(900)

@@ -13,9 +13,15 @@ from pathlib import Path
 import pytest
 
 from aiochroma import DatabaseInUseError, DatabasePathError
-from aiochroma.disk.filesystem import _filesystem_type, canonical_directory, check_directory, lock_warning
-from aiochroma.disk.foreign import foreign_users, refuse_foreign_users
-from aiochroma.disk.ownership import acquire, read_owner
+from aiochroma.disk.layout import canonical_directory, check_directory
+from aiochroma.disk.ownership import (
+    _filesystem_type,
+    acquire,
+    foreign_users,
+    lock_warning,
+    read_owner,
+    refuse_foreign_users,
+)
 
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 NOBODY = 65534
@@ -225,7 +231,7 @@ def test_network_file_systems_are_recognised(tmp_path, monkeypatch):
     }
     assert {path: _filesystem_type(Path(path), str(table)) for path in kinds} == kinds
     monkeypatch.setattr(
-        "aiochroma.disk.filesystem._filesystem_type", lambda path: kinds.get(str(path), "fuseblk")
+        "aiochroma.disk.ownership._filesystem_type", lambda path: kinds.get(str(path), "fuseblk")
     )
     assert lock_warning(Path("/srv/db")) is None
     assert lock_warning(Path("/mnt/ntfs/db")) is None

@@ -13,8 +13,8 @@ from aiochroma import DatabaseCorruptError, DatabaseLockedError
 from aiochroma.disk import layout
 from aiochroma.disk.preflight import preflight
 from aiochroma.disk.recovery import recover
-from aiochroma.disk.retained_log import iter_log_vectors
-from aiochroma.disk.sqlite_file import file_identity, prepare, trim_retained_log, vacuum, wait_until_closed
+from aiochroma.disk.salvage import iter_log_vectors, trim_retained_log
+from aiochroma.disk.sqlite_file import file_identity, prepare, vacuum, wait_until_closed
 
 DURABLE = {"wal": True, "durable": True, "collections": {"main": {"count": 1500}, "other": {"count": 200}}}
 

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import aiochroma
-from aiochroma.disk import rebuilds
+from aiochroma.disk import findings
 from aiochroma.disk.id_map import IndexUnreadableError, read_cut_id_map, read_id_map
 from aiochroma.disk.layout import INDEX_FILES, SQLITE_FILE
 from aiochroma.disk.preflight import preflight
@@ -300,16 +300,16 @@ async def test_an_entry_that_can_never_be_applied_is_taken_out(database):
 async def test_a_rebuild_that_did_not_end_is_tried_in_a_child(database):
     """When the child lives the collection is as it was; nothing is noted any more."""
     (entry,) = [entry for entry in preflight(database).collections if entry.name == "bad"]
-    rebuilds.begin_rebuild(database, entry.collection_id)
+    findings.begin_rebuild(database, entry.collection_id)
     assert await counts(database) == {"good": 200, "bad": 300}
-    assert rebuilds.unfinished(database) == []
-    assert rebuilds.crashing(database) == frozenset()
+    assert findings.unfinished(database) == []
+    assert findings.crashing(database) == frozenset()
 
 
 async def test_a_rebuild_that_ends_the_process_is_not_tried_again(database):
     """Every opening leaves that collection alone; a repair tries once more, in a process of its own."""
     (entry,) = [entry for entry in preflight(database).collections if entry.name == "bad"]
-    rebuilds.note_crash(database, entry.collection_id)
+    findings.note_crash(database, entry.collection_id)
     for _ in range(2):
         found = await counts(database)
         assert found["good"] == 200
@@ -324,8 +324,8 @@ async def test_a_rebuild_is_noted_before_it_begins(database, monkeypatch):
     header = index_of(database, "bad") / "header.bin"
     header.write_bytes(header.read_bytes()[:10])
     noted = []
-    from aiochroma.backend import missing
+    from aiochroma.backend import preparation
 
-    monkeypatch.setattr(missing, "end_rebuild", lambda path, _: noted.append(rebuilds.unfinished(path)))
+    monkeypatch.setattr(preparation, "end_rebuild", lambda path, _: noted.append(findings.unfinished(path)))
     assert await counts(database) == {"good": 200, "bad": 300}
     assert [len(ids) for ids in noted] == [1]

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from aiochroma.core.connection import BackendInfo, Capabilities
+from aiochroma.disk.findings import CollectionRecovery, RecoveryReport
 from aiochroma.disk.ownership import Owner
-from aiochroma.disk.recovery import CollectionRecovery, RecoveryReport
 from aiochroma.host.messages import Rows, make_codec, message_frames, received, travelling
 from aiochroma.host.wire import FRAME_LIMIT, Codec, FrameKind, MessageReader, ProtocolError, frame, json_frame
 

@@ -376,8 +376,7 @@ async def test_a_collection_of_an_older_chroma(rich, tmp_path):
 
 async def test_a_collection_is_made_without_a_schema(rich, tmp_path):
     """For a server that knows no schemas, distance, index and embedding function go by the configuration."""
-    from aiochroma.ops.migrated_collection import make_like, unlike
-    from aiochroma.ops.records import Side
+    from aiochroma.ops.sides import Side, make_like, unlike
 
     async with (
         aiochroma.AsyncPersistentClient(rich) as here,
