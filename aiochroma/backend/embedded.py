@@ -12,7 +12,6 @@ repeated where that is harmless. What nothing helps against is raised at once.
 from __future__ import annotations
 
 import contextlib
-import sqlite3
 import threading
 import time
 from functools import partial
@@ -22,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 from aiochroma._errors import (
     AiochromaError,
     DatabaseCorruptError,
-    DatabaseLockedError,
     DatabaseMovedError,
     StoreUnavailableError,
 )
@@ -31,8 +29,8 @@ from aiochroma._types import Vector
 from aiochroma.backend.chroma import ChromaBackend, give_memory_back, start_chroma
 from aiochroma.backend.faults import (
     RESERVED_BYTES,
-    Fault,
     FaultKind,
+    StorageFault,
     WriteOutcome,
     classify,
     error_of,
@@ -42,14 +40,13 @@ from aiochroma.backend.faults import (
     opening_error,
     unknown_outcome,
 )
-from aiochroma.backend.preparation import LOCK_WAIT_SECONDS, MissingVectors, prepare_directory
+from aiochroma.backend.preparation import MissingVectors, prepare_directory
 from aiochroma.backend.protocol import BackendInfo, Capabilities, FailedCall, call_repeatedly
 from aiochroma.core.connection import Aside
 from aiochroma.core.operations import Lane, Space
 from aiochroma.disk.copying import copy_again, copy_database, stamps_of
 from aiochroma.disk.erasing import scrub
 from aiochroma.disk.findings import note_clean_close
-from aiochroma.disk.id_map import IndexUnreadableError
 from aiochroma.disk.ownership import acquire
 from aiochroma.disk.schema import log_positions
 from aiochroma.disk.sqlite_file import LockProbe, file_identity, wait_until_closed
@@ -76,9 +73,6 @@ _RETRY_SECONDS = 30.0
 
 _REPAIR_SECONDS = 60.0
 """A fault that comes back so soon after a repair is not repaired once more, but reported."""
-
-_ANSWER_SECONDS = 0.05
-"""So much before the caller's deadline a wait is given up, so that the reason arrives in time."""
 
 _LITTLE_BYTES = 2**20
 
@@ -144,7 +138,6 @@ class EmbeddedBackend(ChromaBackend):
         self._is_open = False
         self._wants_reopening = False
         self._repaired_at = -_REPAIR_SECONDS
-        self._patience: float | None = None
         self._open()
 
     # -- calls ---------------------------------------------------------------------------------------------------------
@@ -168,8 +161,7 @@ class EmbeddedBackend(ChromaBackend):
         try:
             return self._attempt(request, deadline)
         except FailedCall as fault:
-            first = fault
-        return self._repeat(request, deadline, first)
+            return self._repeat(request, deadline, fault)
 
     def _attempt(self, request: Request, deadline: float | None) -> Any:
         """Make a call once.
@@ -202,7 +194,7 @@ class EmbeddedBackend(ChromaBackend):
         if not (lacks_room and self._wants_reopening and self._is_open):
             # On a full disk it could not be opened again, and reading goes on without that.
             self._follow_files()
-        self._wait_for_lock(deadline, writing=writing)
+        self._probe.wait(deadline, writing=writing)
         if writing and lacks_room:
             raise full_disk_error(self._directory)
 
@@ -232,7 +224,7 @@ class EmbeddedBackend(ChromaBackend):
             operation=request.operation,
             error=str(error),
         )
-        return _StorageFault(error, found, sent=sent, permanent=not again)
+        return StorageFault(error, found, sent=sent, permanent=not again)
 
     def _repeat(self, request: Request, deadline: float | None, first: FailedCall) -> Any:
         """Repeat a call that failed, with growing pauses, as long as that may help and does no harm."""
@@ -252,13 +244,13 @@ class EmbeddedBackend(ChromaBackend):
                 stopped=threading.Event(),
                 on_retry=lambda _, fault: failed.append(fault),
             )
-        except _StorageFault as fault:
+        except StorageFault as fault:
             if fault.sent:
                 raise unknown_outcome(fault.cause, self._directory, fault.found.outcome) from fault.cause
             raise error_of(fault.found, fault.cause, self._directory) from fault.cause
         except StoreUnavailableError as error:
             # It could not be opened again. Had an earlier attempt reached the log?
-            sent = [fault for fault in failed if isinstance(fault, _StorageFault) and fault.sent]
+            sent = [fault for fault in failed if isinstance(fault, StorageFault) and fault.sent]
             if not sent:
                 raise
             raise unknown_outcome(error, self._directory, sent[-1].found.outcome) from sent[-1].cause
@@ -297,7 +289,8 @@ class EmbeddedBackend(ChromaBackend):
         self._is_open = False
         hook, self.hook = self.hook, None
         with contextlib.ExitStack() as stack:
-            stack.callback(self._close_hook, hook)
+            if hook is not None:
+                stack.callback(self._close_hook, hook)
             # Closing any descriptor of the file drops all locks that this process has on it, so the probe's come last.
             stack.callback(self._probe.close)
             super().close()
@@ -308,13 +301,12 @@ class EmbeddedBackend(ChromaBackend):
                     hint="Chroma has not closed its files",
                 )
 
-    def _close_hook(self, hook: WriteHook | None) -> None:
+    def _close_hook(self, hook: WriteHook) -> None:
         """Tell what followed the writes how far the log goes, in terms of the database that it belongs to."""
-        if hook is not None:
-            same = file_identity(self._directory) == self._identity
-            if same:
-                note_clean_close(self._directory)
-            hook.close(log_positions(self._directory) if same else {})
+        same = file_identity(self._directory) == self._identity
+        if same:
+            note_clean_close(self._directory)
+        hook.close(log_positions(self._directory) if same else {})
 
     def _open(self) -> None:
         begun = time.monotonic()
@@ -432,13 +424,10 @@ class EmbeddedBackend(ChromaBackend):
         history: Mapping[str, Sequence[str]] | None,
         history_database: str,
     ) -> dict[str, Any]:
-        """Remove all that is dead from the files, with Chroma closed meanwhile; see :mod:`aiochroma.disk.erasing`.
+        """Remove all that is dead, with Chroma closed meanwhile; see :func:`aiochroma.disk.erasing.scrub`.
 
         Returns:
             The receipt as plain data.
-
-        Raises:
-            StoreUnavailableError: A file cannot be written, or an index is damaged; what was done by then is done.
         """
         import numpy as np
 
@@ -452,67 +441,7 @@ class EmbeddedBackend(ChromaBackend):
                 history=history,
                 history_database=history_database,
             )
-        except (OSError, sqlite3.Error, IndexUnreadableError) as error:
-            raise StoreUnavailableError(
-                f"{str(self._directory)!r} could not be erased to the end: {error}. Nothing that lives was touched; run "
-                "`aiochroma doctor`, then erase again."
-            ) from error
         finally:
             self._ownership.release()
             self._open()
         return receipt.as_dict()
-
-    # -- foreign locks -------------------------------------------------------------------------------------------------
-
-    def _wait_for_lock(self, deadline: float | None, *, writing: bool) -> None:
-        """Wait until no other process would make Chroma wait with the interpreter held.
-
-        Raises:
-            DatabaseLockedError: The deadline is near and it is still held.
-        """
-        try:
-            lock_holder = self._probe.foreign_holder(writing=writing)
-            if lock_holder is None:
-                self._patience = None
-                return
-            seconds = self._lock_seconds(deadline)
-            log.warning(
-                "database.locked",
-                database=str(self._directory),
-                pid=lock_holder,
-                waiting_seconds=round(seconds, 3),
-            )
-            begun = time.monotonic()
-            lock_holder = self._probe.wait_until_free(seconds, writing=writing)
-        except OSError as error:
-            raise DatabaseMovedError(
-                f"The files of {str(self._directory)!r} are being moved away or deleted: {error}"
-            ) from error
-        if lock_holder is not None:
-            raise DatabaseLockedError(
-                f"Process {lock_holder} holds SQLite's lock on {str(self._directory)!r}; {time.monotonic() - begun:.1f} s were "
-                "waited and nothing was written. End it (a database browser, a backup script, a plain chromadb client?) and try "
-                "again."
-            )
-        self._patience = None
-
-    def _lock_seconds(self, deadline: float | None) -> float:
-        """Return how long to wait: until the caller's deadline; callers without one share one wait, not one each."""
-        now = time.monotonic()
-        if deadline is not None:
-            return max(0.0, deadline - now - _ANSWER_SECONDS)
-        if self._patience is None:
-            self._patience = now + LOCK_WAIT_SECONDS
-        return max(0.0, self._patience - now)
-
-
-class _StorageFault(FailedCall):
-    """A call that failed in the storage.
-
-    Attributes:
-        found: What the table says of it.
-    """
-
-    def __init__(self, cause: BaseException, found: Fault, *, sent: bool, permanent: bool) -> None:
-        super().__init__(cause, sent=sent, permanent=permanent)
-        self.found = found

@@ -23,6 +23,7 @@ from aiochroma._errors import (
     OutcomeUnknownError,
     StoreUnavailableError,
 )
+from aiochroma.backend.protocol import FailedCall
 from aiochroma.disk.layout import free_bytes
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ __all__ = [
     "RESERVED_BYTES",
     "Fault",
     "FaultKind",
+    "StorageFault",
     "WriteOutcome",
     "classify",
     "error_of",
@@ -217,6 +219,19 @@ FAULTS: tuple[Fault, ...] = (
         pattern=r"has no attribute 'bindings'",
     ),
 )
+
+
+class StorageFault(FailedCall):
+    """A call that failed in the storage.
+
+    Attributes:
+        found: What the table says of it.
+    """
+
+    def __init__(self, cause: BaseException, found: Fault, *, sent: bool, permanent: bool) -> None:
+        super().__init__(cause, sent=sent, permanent=permanent)
+        self.found = found
+
 
 _PANIC = Fault(
     "panic",

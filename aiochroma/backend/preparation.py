@@ -11,11 +11,12 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aiochroma._errors import DatabaseCorruptError, DatabaseInUseError, DatabaseLockedError
+from aiochroma._errors import DatabaseCorruptError, DatabaseInUseError
 from aiochroma._logging import get_logger
 from aiochroma._types import CollectionId, JsonObject, Vector
 from aiochroma.backend.chroma import import_chromadb, start_chroma
@@ -46,15 +47,12 @@ if TYPE_CHECKING:
     from aiochroma.core.request import Request
     from aiochroma.disk.findings import PreflightReport
 
-__all__ = ["LOCK_WAIT_SECONDS", "MissingVectors", "Prepared", "VectorSource", "prepare_directory"]
+__all__ = ["MissingVectors", "Prepared", "VectorSource", "prepare_directory"]
 
 log = get_logger("aiochroma.backend")
 
 VectorSource = Callable[[Path, str, Mapping[str, int]], Iterable[tuple[Sequence[str], Iterable[Any]]]]
 """Reads the vectors of a collection from a file of ours, a page at a time: directory, collection id, positions of the log."""
-
-LOCK_WAIT_SECONDS = 30.0
-"""How long a call without a deadline waits for a lock that another process holds."""
 
 
 @dataclass(frozen=True)
@@ -160,18 +158,9 @@ def _set_up(
 
 def _wait_for_lock(directory: Path) -> None:
     """Wait for another process to let go of SQLite's lock; opening would wait for it with the interpreter held."""
-    if not (directory / SQLITE_FILE).exists():
-        return
-    probe = LockProbe(directory)
-    try:
-        lock_holder = probe.wait_until_free(LOCK_WAIT_SECONDS)
-    finally:
-        probe.close()
-    if lock_holder is not None:
-        raise DatabaseLockedError(
-            f"Process {lock_holder} has held SQLite's lock on {str(directory)!r} for more than {LOCK_WAIT_SECONDS:.0f} s, so it "
-            "was not opened. End it (a database browser, a backup script?) and try again."
-        )
+    if (directory / SQLITE_FILE).exists():
+        with closing(LockProbe(directory)) as probe:
+            probe.wait()
 
 
 def _search_own_index(

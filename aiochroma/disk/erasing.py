@@ -21,13 +21,14 @@ import shutil
 import sqlite3
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from aiochroma._errors import StoreUnavailableError
 from aiochroma._files import flush
 from aiochroma._types import JsonObject
 from aiochroma.disk.backup import recorded_backup
 from aiochroma.disk.hnsw_files import DELETED_MARK, map_elements, read_header
-from aiochroma.disk.id_map import read_id_map, write_id_map
+from aiochroma.disk.id_map import IndexUnreadableError, read_id_map, write_id_map
 from aiochroma.disk.layout import (
     BACKUP_NOTE,
     HISTORY_FILE,
@@ -44,6 +45,9 @@ from aiochroma.disk.schema import DELETE, UPSERT, columns_of, full_text_tables, 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
+
+    import numpy as np
+    import numpy.typing as npt
 
     from aiochroma.disk.schema import StoredCollection
 
@@ -126,10 +130,27 @@ def scrub(
         set_aside: Delete quarantines and orphaned indexes as well.
 
     Raises:
-        sqlite3.DatabaseError: A file is damaged, locked, or there is no room for a second copy of it.
-        OSError: A file cannot be written.
-        IndexUnreadableError: An index is damaged; repair it first.
+        StoreUnavailableError: A file is damaged, locked or cannot be written, or there is no room for a second copy of it. What
+            was done by then is done; nothing that lives was touched.
     """
+    try:
+        return _scrub(directory, texts, vectors, history, history_database, set_aside=set_aside)
+    except (OSError, sqlite3.Error, IndexUnreadableError) as error:
+        raise StoreUnavailableError(
+            f"{str(directory)!r} could not be erased to the end: {error}. Nothing that lives was touched; run "
+            "`aiochroma doctor`, then erase again."
+        ) from error
+
+
+def _scrub(
+    directory: Path,
+    texts: Sequence[str],
+    vectors: Sequence[bytes],
+    history: Mapping[str, Sequence[str]] | None,
+    history_database: str,
+    *,
+    set_aside: bool,
+) -> ErasureReceipt:
     tally = _Tally()
     with connect_read_write(directory) as connection:
         connection.execute("PRAGMA secure_delete = ON")
@@ -279,7 +300,7 @@ def _scrub_index(
     tally.vectors += len(positions)
 
 
-def _unit_forms(deleted: Any, sought: Sequence[bytes]) -> list[bytes]:
+def _unit_forms(deleted: npt.NDArray[np.float32], sought: Sequence[bytes]) -> list[bytes]:
     """Return those of an index's vectors that are sought ones brought to length one.
 
     The last digits depend on the processor that did it, so they are recognised and not computed.

@@ -9,16 +9,19 @@ from __future__ import annotations
 import pickle
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
 from aiochroma._files import write_bytes_atomically
 from aiochroma.disk.layout import ID_MAP_FILE, LEVEL0_FILE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
 __all__ = ["IdMap", "IndexUnreadableError", "read_cut_id_map", "read_id_map", "write_id_map"]
+
+Reader: TypeAlias = "Callable[[bytes, int], int]"
+"""Reads a number out of a pickle at a position."""
 
 _LARGEST_TOTAL = 2**40
 _SPARE_BYTES = 256 * 2**20
@@ -120,7 +123,7 @@ def _content(directory: Path) -> bytes:
         raise IndexUnreadableError(f"{ID_MAP_FILE} cannot be read: {error.strerror}") from error
 
 
-def _checked(found: dict[Any, Any]) -> IdMap:
+def _checked(found: dict[object, object]) -> IdMap:
     labels, total = found.get("id_to_label"), found.get("total_elements_added")
     if not isinstance(labels, dict) or type(total) is not int or not 0 <= total <= _LARGEST_TOTAL:
         raise IndexUnreadableError(f"{ID_MAP_FILE} is not an id map")
@@ -142,7 +145,7 @@ class _Mark:
     """Stands on the stack where a group of values begins."""
 
 
-class _PersistentData(dict[Any, Any]):
+class _PersistentData(dict[object, object]):
     """Stands for the class that Chroma before 1.0 pickled; only its attributes are of interest."""
 
 
@@ -160,8 +163,8 @@ class _Machine:
 
     def __init__(self, content: bytes) -> None:
         self._content = content
-        self._stack: list[Any] = []
-        self._memo: dict[int, Any] = {}
+        self._stack: list[object] = []
+        self._memo: dict[int, object] = {}
 
     def run(self) -> bool:
         """Carry out all instructions; returns False where the bytes end in the middle.
@@ -192,7 +195,7 @@ class _Machine:
             return False
         return False
 
-    def result(self) -> dict[Any, Any]:
+    def result(self) -> dict[object, object]:
         """Return the dictionary that was built; of a pickle that was cut off what it held by then.
 
         Raises:
@@ -206,7 +209,7 @@ class _Machine:
                 stack[-1].update(zip(items[::2], items[1::2], strict=False))
         if not stack or not isinstance(stack[0], dict):
             raise IndexUnreadableError(f"{ID_MAP_FILE} is not an id map")
-        found: dict[Any, Any] = stack[0]
+        found: dict[object, object] = stack[0]
         return found
 
     def _other(self, code: int, position: int) -> int:
@@ -255,10 +258,10 @@ class _Machine:
             stack.append(_MARK)
         elif code == 0x75:  # SETITEMS
             items = self._since_mark()
-            stack[-1].update(zip(items[::2], items[1::2], strict=True))
+            _dictionary(stack[-1]).update(zip(items[::2], items[1::2], strict=True))
         elif code == 0x73:  # SETITEM
             value, key = stack.pop(), stack.pop()
-            stack[-1].update({key: value})
+            _dictionary(stack[-1])[key] = value
         elif code in _VALUES:
             stack.append(_VALUES[code]())
         elif code == 0x94:  # MEMOIZE
@@ -270,16 +273,16 @@ class _Machine:
             stack[-2:] = [_PersistentData()]
         elif code == 0x62 and isinstance(stack[-2], _PersistentData):  # BUILD
             state = stack.pop()
-            stack[-1].update(state)
+            _dictionary(stack[-1]).update(_dictionary(state))
         else:
             raise ValueError(f"the instruction {code:#04x} has no place in an id map")
 
-    def _class(self, module: str, name: str) -> None:
-        if name != "PersistentData" or not module.startswith("chromadb."):
+    def _class(self, module: object, name: object) -> None:
+        if name != "PersistentData" or not str(module).startswith("chromadb."):
             raise ValueError(f"{module}.{name} has no place in an id map")
         self._stack.append(_CLASS)
 
-    def _since_mark(self) -> list[Any]:
+    def _since_mark(self) -> list[object]:
         stack = self._stack
         start = len(stack) - 1
         while stack[start] is not _MARK:
@@ -291,17 +294,27 @@ class _Machine:
         return items
 
 
+def _dictionary(value: object) -> dict[object, object]:
+    if not isinstance(value, dict):
+        raise ValueError("something is put into what is no dictionary")  # noqa: TRY004 - of the same kind as the others
+    return value
+
+
 def _byte(content: bytes, position: int) -> int:
     if position >= len(content):
         raise struct.error
     return content[position]
 
 
-def _unpacker(of: struct.Struct) -> Any:
-    return lambda content, position: of.unpack_from(content, position)[0]
+def _unpacker(of: struct.Struct) -> Reader:
+    def read(content: bytes, position: int) -> int:
+        found: int = of.unpack_from(content, position)[0]
+        return found
+
+    return read
 
 
-_SIZES: dict[int, tuple[Any, int]] = {
+_SIZES: dict[int, tuple[Reader, int]] = {
     0x80: (_byte, 1),  # PROTO
     0x95: (_unpacker(_U64), 8),  # FRAME
     0x4B: (_byte, 1),
@@ -318,7 +331,7 @@ _SIZES: dict[int, tuple[Any, int]] = {
 _COUNTED = frozenset({0x8C, 0x8D})
 """Those whose operand says how many bytes of text follow."""
 
-_VALUES: dict[int, Any] = {
+_VALUES: dict[int, Callable[[], object]] = {
     0x7D: dict,  # EMPTY_DICT
     0x4E: lambda: None,  # NONE
     0x88: lambda: True,  # NEWTRUE

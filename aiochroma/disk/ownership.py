@@ -8,9 +8,9 @@ Who owns it is written beside it for people to read. The record is consulted onl
 believed.
 
 ``flock`` belongs to an open file that ``fork()`` shares: a child that keeps the descriptor would keep the lock after its
-parent's death, and a child that unlocks it would unlock the parent. filelock (from 4.0 on) closes the descriptor in the child, which does
-neither, and a forked copy of an `Ownership` refuses to do anything. Not covered: a child made by native code that calls
-``fork()`` without ``exec`` behind Python's back.
+parent's death, and a child that unlocks it would unlock the parent. filelock (from 4.0 on) closes the descriptor in the child,
+which does neither, and a forked copy of an `Ownership` refuses to do anything. Not covered: a child made by native code that
+calls ``fork()`` without ``exec`` behind Python's back.
 
 Plain chromadb clients and database browsers do not know of this lock, and a second Chroma on one directory destroys vectors
 without an error. On Linux they are found by the files that they have open.

@@ -18,7 +18,7 @@ import time
 from dataclasses import replace
 from importlib import util
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aiochroma._errors import DatabaseFormatError
 from aiochroma.disk.findings import (
@@ -386,7 +386,9 @@ def _is_known_to_installed_chroma(migration: str) -> bool:
     return False
 
 
-def _rows_in_time(connection: sqlite3.Connection, query: str, seconds: float) -> list[Any] | None:
+def _rows_in_time(
+    connection: sqlite3.Connection, query: str, seconds: float
+) -> list[tuple[str | int, ...]] | None:
     """Return the rows of a query, or None if it took longer than that."""
     deadline = time.monotonic() + seconds
     connection.set_progress_handler(lambda: time.monotonic() > deadline, _PROGRESS_STEP)

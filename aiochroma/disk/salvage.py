@@ -83,7 +83,7 @@ def replay(connection: sqlite3.Connection, collection_id: str, after: int = 0) -
     """Work out, without reading a vector, what a replay of the log would leave in an empty index.
 
     Args:
-        connection: Any connection to the database.
+        connection: A connection to the database.
         collection_id: Id of the collection.
         after: Entries up to this sequence number are left out.
     """

@@ -11,14 +11,14 @@ import math
 import sqlite3
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from aiochroma._errors import DatabaseCorruptError
 from aiochroma._types import JsonObject, MetadataView
 from aiochroma.disk.layout import SQLITE_FILE, connect_read_only, log_topic
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
 
@@ -188,7 +188,7 @@ def record_ids(connection: sqlite3.Connection, metadata_segment: str) -> set[str
     """Return the ids of a collection's records.
 
     Args:
-        connection: Any connection to the database.
+        connection: A connection to the database.
         metadata_segment: Id of the collection's segment of records.
     """
     rows = connection.execute("SELECT embedding_id FROM embeddings WHERE segment_id = ?", (metadata_segment,))
@@ -208,7 +208,7 @@ def log_entries(connection: sqlite3.Connection, after: Mapping[str, int]) -> dic
     """Return entries of the log by collection id, in their order; the log is read at most once.
 
     Args:
-        connection: Any connection to the database.
+        connection: A connection to the database.
         after: By collection id, the number up to which entries are left out; collections that are not named are left out.
     """
     found: defaultdict[str, list[LogEntry]] = defaultdict(list)
@@ -220,7 +220,7 @@ def log_entries(connection: sqlite3.Connection, after: Mapping[str, int]) -> dic
                 (log_topic(collection), sequence),
             )
             for row in rows:
-                _append(found[collection], row)
+                _append(found[collection], *row)
         return found
     by_topic = {log_topic(collection): collection for collection in after}
     rows = connection.execute(
@@ -230,14 +230,14 @@ def log_entries(connection: sqlite3.Connection, after: Mapping[str, int]) -> dic
     for topic, *row in rows:
         owner = by_topic.get(topic)
         if owner is not None and row[0] > after[owner]:
-            _append(found[owner], row)
+            _append(found[owner], *row)
     return found
 
 
-def _append(entries: list[LogEntry], row: Iterable[Any]) -> None:
-    sequence, kind, id, has_vector = row
-    known = type(id) is str and type(kind) is int and ADD <= kind <= DELETE
-    entries.append(LogEntry(sequence, kind if known else _NO_KIND, shown(id), bool(has_vector)))
+def _append(entries: list[LogEntry], sequence: int, kind: object, id: object, has_vector: object) -> None:
+    known = isinstance(id, str) and isinstance(kind, int) and ADD <= kind <= DELETE
+    operation = kind if known and isinstance(kind, int) else _NO_KIND
+    entries.append(LogEntry(sequence, operation, shown(id), bool(has_vector)))
 
 
 def stored_collections(connection: sqlite3.Connection) -> list[StoredCollection]:
@@ -253,7 +253,7 @@ def stored_collections(connection: sqlite3.Connection) -> list[StoredCollection]
         f" {named} FROM collections AS c LEFT JOIN databases AS d ON d.id = c.database_id ORDER BY c.name, c.id"
     ).fetchall()
     sequences = dict(connection.execute("SELECT segment_id, seq_id FROM max_seq_id"))
-    old_settings: defaultdict[str, dict[str, Any]] = defaultdict(dict)
+    old_settings: defaultdict[str, JsonObject] = defaultdict(dict)
     for id, key, value in connection.execute(
         "SELECT collection_id, key, coalesce(str_value, int_value) FROM collection_metadata"
         " WHERE key IN ('hnsw:space', 'hnsw:M')"
@@ -349,8 +349,8 @@ def json_object(text: object) -> JsonObject:
     return found if isinstance(found, dict) else {}
 
 
-def _object_in(container: Mapping[str, Any], *names: str) -> JsonObject:
-    found: Any = container
+def _object_in(container: JsonObject, *names: str) -> JsonObject:
+    found: object = container
     for name in names:
         found = found.get(name) if isinstance(found, dict) else None
     return found if isinstance(found, dict) else {}

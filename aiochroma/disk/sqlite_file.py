@@ -30,8 +30,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wait_exponential, wait_random
 
-from aiochroma._errors import DatabaseCorruptError, DatabaseLockedError
+from aiochroma._errors import DatabaseCorruptError, DatabaseLockedError, DatabaseMovedError
 from aiochroma._files import touch_private
+from aiochroma._logging import get_logger
 from aiochroma.disk.layout import SQLITE_FILE, connect_read_write
 from aiochroma.disk.schema import LOG_INDEX, columns_of, json_object, tables_of
 
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 
 
 __all__ = ["LockProbe", "file_identity", "is_supported", "prepare", "vacuum", "wait_until_closed"]
+
+log = get_logger("aiochroma.disk")
 
 _CONFIGURATION_TYPE = "EmbeddingsQueueConfigurationInternal"
 _POLL_SECONDS = 0.002
@@ -204,6 +207,11 @@ _LOCK_RANGE = 2 + _SHARED_SIZE
 _SHM_WRITE, _SHM_RECOVER = 120, 122
 _WRITE_VERSION_OFFSET = 18  # in the file header: 1 rollback journal, 2 write-ahead journal
 _FLOCK = struct.Struct("hhlli4x")  # type, whence, start, length, pid
+_LOCK_WAIT_SECONDS = 30.0
+"""How long a call without a deadline waits for a lock that another process holds."""
+_ANSWER_SECONDS = 0.05
+"""A wait is given up this long before the caller's deadline, so that the reason arrives in time."""
+
 _FIRST_WAIT_SECONDS = 0.005
 _LONGEST_WAIT_SECONDS = 0.25
 
@@ -229,11 +237,13 @@ class LockProbe:
 
     def __init__(self, directory: Path) -> None:
         # Asked before every call: with these as text it takes half the time.
+        self._directory = str(directory)
         self._main_path = str(directory / SQLITE_FILE)
         self._shared_path = f"{self._main_path}-shm"
         self._main: _Opened | None = None
         self._shared: _Opened | None = None
         self._kept: list[int] = []
+        self._patience: float | None = None
 
     @property
     def descriptors(self) -> tuple[int, ...]:
@@ -297,6 +307,51 @@ class LockProbe:
         except RetryError as error:
             last: int | None = error.last_attempt.result()
             return last
+
+    def wait(self, deadline: float | None = None, *, writing: bool = True) -> None:
+        """Wait until no other process would make Chroma wait with the interpreter held.
+
+        Args:
+            deadline: The moment (``time.monotonic()``) by which the caller needs an answer; None for 30 s, which callers that
+                follow one another share.
+            writing: Ask for a write; else for a read.
+
+        Raises:
+            DatabaseLockedError: It is still held; nothing was written.
+            DatabaseMovedError: The database file was moved or deleted.
+        """
+        try:
+            lock_holder = self.foreign_holder(writing=writing)
+            if lock_holder is None:
+                self._patience = None
+                return
+            begun = time.monotonic()
+            seconds = self._seconds(deadline, begun)
+            log.warning(
+                "database.locked",
+                database=self._directory,
+                pid=lock_holder,
+                waiting_seconds=round(seconds, 3),
+            )
+            lock_holder = self.wait_until_free(seconds, writing=writing)
+        except OSError as error:
+            raise DatabaseMovedError(
+                f"The files of {self._directory!r} are being moved away or deleted: {error}"
+            ) from error
+        if lock_holder is not None:
+            raise DatabaseLockedError(
+                f"Process {lock_holder} holds SQLite's lock on {self._directory!r}; {time.monotonic() - begun:.1f} s were waited "
+                "and nothing was written. End it (a database browser, a backup script, a plain chromadb client?) and try again."
+            )
+        self._patience = None
+
+    def _seconds(self, deadline: float | None, now: float) -> float:
+        """Return how long to wait: until the caller's deadline; callers without one share one wait, not one each."""
+        if deadline is not None:
+            return max(0.0, deadline - now - _ANSWER_SECONDS)
+        if self._patience is None:
+            self._patience = now + _LOCK_WAIT_SECONDS
+        return max(0.0, self._patience - now)
 
     def close(self) -> None:
         """Close the descriptors; only after Chroma has closed the database."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aiochroma._errors import MigrationError
 from aiochroma.ops.migrate import CopiedCollection
@@ -20,7 +20,7 @@ from aiochroma.ops.sides import Record, fields_that_differ, make_like, space_of,
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from aiochroma.ops.sides import Side
+    from aiochroma.ops.sides import Model, Side
 
 __all__ = ["NOTE", "DatabaseCopy"]
 
@@ -42,8 +42,8 @@ class _Plan:
         done: Everything is there already.
     """
 
-    model: Any
-    there: Any = None
+    model: Model
+    there: Model | None = None
     merge: bool = False
     done: bool = False
 
@@ -147,7 +147,7 @@ class DatabaseCopy:
             problems.extend(f"{self._prefix}{name}: {reason}" for reason in reasons)
         return problems
 
-    async def _planned(self, model: Any, there: Any) -> tuple[_Plan, list[str]]:
+    async def _planned(self, model: Model, there: Model | None) -> tuple[_Plan, list[str]]:
         if there is None:
             return _Plan(model), []
         if self._noted.get(model.name) == str(model.id):
@@ -162,7 +162,7 @@ class DatabaseCopy:
             differing = await self._first_difference(model, there)
         return _Plan(model, there, done=not differing), differing
 
-    async def _first_difference(self, model: Any, there: Any) -> list[str]:
+    async def _first_difference(self, model: Model, there: Model) -> list[str]:
         """Tell a finished copy from something else; the records are read to the first page that differs."""
         here, other = await self._source.count(model), await self._target.count(there)
         if here != other:
@@ -201,32 +201,32 @@ class DatabaseCopy:
     async def _copy(self, plan: _Plan) -> CopiedCollection:
         model = plan.model
         total = await self._source.count(model)
-        place = (model.name, self._target.tenant, self._target.database)
+        named = (model.name, self._target.tenant, self._target.database)
         if plan.done:
-            return CopiedCollection(*place, total, verified=True)
+            return CopiedCollection(*named, total, verified=True)
         occupied = plan.there is not None and await self._target.count(plan.there) > 0
-        plan.there = await self._made(plan, occupied=occupied)
+        made = await self._made(plan, occupied=occupied)
         stage, done, written, replaced = f"copy {self._prefix}{model.name}", 0, 0, 0
         space = space_of(model)
         self._progress(stage, 0, total)
         async for page in self._source.pages(model):
-            there = await self._target.records(plan.there, list(page)) if occupied else {}
+            there = await self._target.records(made, list(page)) if occupied else {}
             other = [
                 id for id in page if id in there and fields_that_differ(page[id], there[id], space=space)
             ]
             if other:
                 # Not updated: Chroma would keep what metadata the old record has and the new one has not.
-                await self._target.delete(plan.there, other)
-            wanting = {id: record for id, record in page.items() if id not in there or id in set(other)}
-            if wanting:
-                await self._target.add(plan.there, wanting)
-            done, written, replaced = done + len(page), written + len(wanting), replaced + len(other)
+                await self._target.delete(made, other)
+            lacking = {id: record for id, record in page.items() if id not in there or id in set(other)}
+            if lacking:
+                await self._target.add(made, lacking)
+            done, written, replaced = done + len(page), written + len(lacking), replaced + len(other)
             self._progress(stage, done, max(done, total))
         if not self._verify:
-            return CopiedCollection(*place, done, written, replaced)
-        comparison, lines = await self._compared(plan)
+            return CopiedCollection(*named, done, written, replaced)
+        comparison, lines = await self._compared(plan, made)
         return CopiedCollection(
-            *place,
+            *named,
             done,
             written,
             replaced,
@@ -237,7 +237,7 @@ class DatabaseCopy:
             differences=tuple(lines),
         )
 
-    async def _made(self, plan: _Plan, *, occupied: bool) -> Any:
+    async def _made(self, plan: _Plan, *, occupied: bool) -> Model:
         """Return the collection at the destination: made, or what an earlier run made, or what is merged into."""
         model, there = plan.model, plan.there
         if there is None:
@@ -253,8 +253,8 @@ class DatabaseCopy:
             await self._target.submit("_modify", id=there.id, new_metadata=model.metadata)
         return there
 
-    async def _compared(self, plan: _Plan) -> tuple[_Comparison, list[str]]:
-        model, there = plan.model, plan.there
+    async def _compared(self, plan: _Plan, there: Model) -> tuple[_Comparison, list[str]]:
+        model = plan.model
         total = await self._source.count(model)
         stage, done = f"verify {self._prefix}{model.name}", 0
         comparison = _Comparison(space_of(model))
@@ -272,7 +272,7 @@ class DatabaseCopy:
         structure = ["it is not at the destination any more"] if now is None else unlike(model, now)
         return comparison, [*structure, *comparison.lines()]
 
-    async def _only_there(self, model: object, there: object) -> list[str]:
+    async def _only_there(self, model: Model, there: Model) -> list[str]:
         """Return a few ids that only the destination has."""
         ids: list[str] = []
         async for page in self._target.pages(there):

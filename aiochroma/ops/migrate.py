@@ -6,7 +6,7 @@ import time
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from aiochroma._errors import DatabasePathError, InvalidInputError, MigrationError
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable
 
+    from aiochroma.client.client import AsyncClient
     from aiochroma.client.opening import ClientOpening
     from aiochroma.client.options import ConnectOverrides
 
@@ -218,7 +219,7 @@ async def migrate(
     )
 
 
-async def _opened(stack: AsyncExitStack, source: Place, pair: tuple[str | None, str | None]) -> Any:
+async def _opened(stack: AsyncExitStack, source: Place, pair: tuple[str | None, str | None]) -> AsyncClient:
     try:
         return await stack.enter_async_context(source.opening(*pair))
     except Exception as error:
@@ -227,7 +228,7 @@ async def _opened(stack: AsyncExitStack, source: Place, pair: tuple[str | None, 
         raise InvalidInputError(f"{source.shown!r} has no such tenant or database: {error}") from error
 
 
-async def _opened_to_write(stack: AsyncExitStack, target: Place, pair: Pair) -> Any:
+async def _opened_to_write(stack: AsyncExitStack, target: Place, pair: Pair) -> AsyncClient:
     """Open the destination; where its tenant or database is to be made, on Chroma's default."""
     try:
         return await stack.enter_async_context(target.opening(*pair))
@@ -238,7 +239,7 @@ async def _opened_to_write(stack: AsyncExitStack, target: Place, pair: Pair) -> 
 
 
 async def _pairs(
-    reader: Any, target: Place, held: list[Pair], *, all_databases: bool
+    reader: AsyncClient, target: Place, held: list[Pair], *, all_databases: bool
 ) -> list[tuple[Pair, Pair]]:
     """Return tenant and database of what is copied, at the source and at the destination."""
     own = (str(reader.tenant), str(reader.database))
@@ -250,7 +251,7 @@ async def _pairs(
     return [(pair, pair) for pair in held or [own]]
 
 
-def _refuse_same(reader: Any, writer: Any, pairs: list[tuple[Pair, Pair]]) -> None:
+def _refuse_same(reader: AsyncClient, writer: AsyncClient, pairs: list[tuple[Pair, Pair]]) -> None:
     source, target = (client.session.describe() for client in (reader, writer))
     same = (source.path, source.url) == (target.path, target.url)
     if same and {pair for pair, _ in pairs} & {pair for _, pair in pairs}:
@@ -258,14 +259,14 @@ def _refuse_same(reader: Any, writer: Any, pairs: list[tuple[Pair, Pair]]) -> No
 
 
 async def _copied(
-    reader: object,
-    writer: object,
+    reader: AsyncClient,
+    writer: AsyncClient,
     pairs: list[tuple[Pair, Pair]],
     *,
     merge: bool,
     verify: bool,
     progress: Callable[[str, int, int], None],
-) -> list[Any]:
+) -> list[CopiedCollection]:
     # Late: both import chromadb, which by now the clients have done on their own threads.
     from aiochroma.ops.copying import DatabaseCopy
     from aiochroma.ops.sides import Side

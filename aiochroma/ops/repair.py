@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sqlite3
 import uuid
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aiochroma._errors import (
     DatabaseCorruptError,
     DatabasePathError,
-    StoreUnavailableError,
 )
 from aiochroma._threads import off_loop
 from aiochroma._types import Vector
@@ -49,9 +47,11 @@ from aiochroma.host.opening import ask_to_leave
 
 if TYPE_CHECKING:
     import os
+    import sqlite3
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from aiochroma.client.client import AsyncClient
     from aiochroma.disk.findings import CollectionReport, PreflightReport
     from aiochroma.embedding.choice import EmbedderFunction
 
@@ -142,7 +142,7 @@ def _advice_on_embedders(directory: Path) -> list[str]:
 
 
 def fill_and_rebuild(
-    directory: Path, embedder: Any, *, fill: bool, progress: Callable[[str, int, int], None]
+    directory: Path, embedder: object, *, fill: bool, progress: Callable[[str, int, int], None]
 ) -> tuple[list[str], FillReport | None]:
     """Open a database, which repairs its indexes, and embed what has no vector if asked to.
 
@@ -159,7 +159,7 @@ def fill_and_rebuild(
 
 
 async def _fill_and_rebuild(
-    directory: Path, embedder: Any, fill: bool, progress: Callable[[str, int, int], None]
+    directory: Path, embedder: object, fill: bool, progress: Callable[[str, int, int], None]
 ) -> tuple[list[str], FillReport | None]:
     async with AsyncPersistentClient(
         directory, allow_missing_vectors=True, max_write_slice_ms=100.0
@@ -183,7 +183,7 @@ async def _fill_and_rebuild(
 class _DoctorsSource:
     """Embeds with what the caller gave, or with the embedder that a collection names."""
 
-    def __init__(self, client: Any, embedder: Any) -> None:
+    def __init__(self, client: AsyncClient, embedder: object) -> None:
         self._client = client
         self._given = None if embedder is None else chosen(embedder)
         self._chosen: EmbedderFunction | None = None
@@ -201,7 +201,7 @@ class _DoctorsSource:
             return "it is not known what embedded it; give the embedder"
         return f"it was embedded by {stored!r}, which is not at hand; give that embedder"
 
-    async def embed(self, texts: list[str]) -> Sequence[Any]:
+    async def embed(self, texts: list[str]) -> Sequence[Vector]:
         """See :class:`aiochroma.client.maintenance.EmbeddingSource`."""
         assert self._chosen is not None
         vectors: Sequence[Vector] = await self._client.session.embed(
@@ -318,7 +318,7 @@ def _set_dimension(
     return [f"the dimension of {collection.label} is {dimension} again, as that of its vectors"]
 
 
-def _replace_neighbors(stored: Any) -> bool:
+def _replace_neighbors(stored: object) -> bool:
     """Replace the setting in every place of a schema or configuration; returns whether it was there."""
     found = False
     if isinstance(stored, dict):
@@ -389,10 +389,5 @@ def _erase(path: str | os.PathLike[str], texts: Sequence[str], *, keep_history: 
                 problems=found.problems,
             )
         return scrub(directory, texts=texts, history={} if keep_history else None)
-    except (OSError, sqlite3.Error, IndexUnreadableError) as error:
-        raise StoreUnavailableError(
-            f"{str(directory)!r} could not be erased to the end: {error}. Nothing that lives was touched; erase again when "
-            "that is mended."
-        ) from error
     finally:
         ownership.release()

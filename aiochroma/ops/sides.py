@@ -6,7 +6,7 @@ Importing this module imports chromadb and numpy; that happens after a client wa
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 from chromadb.errors import ChromaError, InternalError, InvalidArgumentError, NotFoundError
@@ -14,12 +14,18 @@ from chromadb.utils.embedding_functions import known_embedding_functions
 
 from aiochroma._threads import off_loop
 from aiochroma._types import JsonObject, Metadata, Vector
+from aiochroma.disk.schema import EMBEDDER_KEY
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
+    from chromadb.types import Collection
+
+    from aiochroma.client.client import AsyncClient
+
 __all__ = [
     "PAGE",
+    "Model",
     "Record",
     "Side",
     "fields_that_differ",
@@ -28,6 +34,11 @@ __all__ = [
     "unlike",
     "unlike_to_merge",
 ]
+
+Model: TypeAlias = "Collection"
+"""Chroma's description of a collection."""
+
+T = TypeVar("T")
 
 PAGE = 256
 """Records in one page; both sides of one page are all that is held in memory."""
@@ -54,15 +65,15 @@ class Record(NamedTuple):
 
 
 class Side:
-    """A database of one of the two places.
+    """A database of one of the two sides.
 
     Args:
-        client: An open client of the place.
+        client: An open client of that side.
         tenant: Chroma's tenant.
         database: Chroma's database.
     """
 
-    def __init__(self, client: Any, tenant: str, database: str) -> None:
+    def __init__(self, client: AsyncClient, tenant: str, database: str) -> None:
         self.tenant = tenant
         self.database = database
         # Below the client: its collections would embed, check again, and want embedding functions.
@@ -70,20 +81,20 @@ class Side:
         self._admin = client.admin
 
     @property
-    def where(self) -> dict[str, str]:
+    def where(self) -> dict[str, Any]:
         """The arguments that name the database."""
         return {"tenant": self.tenant, "database": self.database}
 
-    async def submit(self, operation: str, **arguments: object) -> Any:
+    async def submit(self, operation: str, **arguments: Any) -> Any:
         """Carry out one operation in this database."""
         return await self._session.submit(operation, **arguments, **self.where)
 
-    async def models(self) -> dict[str, Any]:
+    async def models(self) -> dict[str, Model]:
         """Return Chroma's descriptions of the collections by name, sorted; Chroma's order says nothing."""
         found = await self.submit("list_collections", limit=None, offset=None)
         return {model.name: model for model in sorted(found, key=lambda model: str(model.name))}
 
-    async def models_if_any(self) -> dict[str, Any]:
+    async def models_if_any(self) -> dict[str, Model]:
         """Return the same, or nothing where there is no such tenant or database."""
         try:
             await self._admin.get_tenant(name=self.tenant)
@@ -103,11 +114,11 @@ class Side:
         except NotFoundError:
             await self._admin.create_database(name=self.database, tenant=self.tenant)
 
-    async def count(self, model: Any) -> int:
+    async def count(self, model: Model) -> int:
         """Return how many records a collection has."""
         return int(await self.submit("_count", collection_id=model.id))
 
-    async def pages(self, model: Any) -> AsyncIterator[dict[str, Record]]:
+    async def pages(self, model: Model) -> AsyncIterator[dict[str, Record]]:
         """Yield the records of a collection, a page at a time, in the order in which they were first written."""
         offset = 0
         while True:
@@ -119,11 +130,11 @@ class Side:
             yield _records(found)
             offset += len(found["ids"])
 
-    async def records(self, model: Any, ids: Sequence[str]) -> dict[str, Record]:
+    async def records(self, model: Model, ids: Sequence[str]) -> dict[str, Record]:
         """Return those of the records that exist."""
         return _records(await self.submit("_get", collection_id=model.id, ids=list(ids), include=_FIELDS))
 
-    async def add(self, model: Any, records: dict[str, Record]) -> None:
+    async def add(self, model: Model, records: dict[str, Record]) -> None:
         """Write records that do not exist yet."""
         values = list(records.values())
         await self.submit(
@@ -137,7 +148,7 @@ class Side:
             uris=_unless_empty([record.uri for record in values]),
         )
 
-    async def delete(self, model: Any, ids: Sequence[str]) -> None:
+    async def delete(self, model: Model, ids: Sequence[str]) -> None:
         """Delete records."""
         await self.submit("_delete", collection_id=model.id, ids=list(ids))
 
@@ -160,7 +171,7 @@ def fields_that_differ(left: Record, right: Record, *, space: str) -> list[str]:
     return differing
 
 
-def _records(found: Any) -> dict[str, Record]:
+def _records(found: JsonObject) -> dict[str, Record]:
     if not found["ids"]:
         return {}
     count = len(found["ids"])
@@ -173,7 +184,7 @@ def _records(found: Any) -> dict[str, Record]:
     }
 
 
-def _are_equal(left: Any, right: Any, space: str) -> bool:
+def _are_equal(left: Vector, right: Vector, space: str) -> bool:
     if left.shape != right.shape:
         return False
     if space != "cosine":
@@ -181,16 +192,15 @@ def _are_equal(left: Any, right: Any, space: str) -> bool:
     return bool(np.max(np.abs(left - right), initial=0.0) <= _ROUNDING * np.linalg.norm(left))
 
 
-def _typed(metadata: Metadata | None) -> Any:
+def _typed(metadata: Metadata | None) -> dict[str, tuple[type, object]] | None:
     """1, 1.0 and True are equal, but not the same to a filter."""
     return None if metadata is None else {key: (type(value), value) for key, value in metadata.items()}
 
 
-def _unless_empty(values: list[Any]) -> list[Any] | None:
+def _unless_empty(values: list[T]) -> list[T] | None:
     return values if any(value is not None for value in values) else None
 
 
-_EMBEDDER = "aiochroma:embedder"
 _MACHINES_OWN = frozenset({"num_threads"})
 """Set by Chroma to what the machine has."""
 
@@ -206,7 +216,7 @@ class _StoredSchema:
         return self._stored
 
 
-async def make_like(model: Any, target: Side) -> Any:
+async def make_like(model: Model, target: Side) -> Model:
     """Make an empty collection with the name, metadata and configuration of another.
 
     Args:
@@ -232,13 +242,13 @@ async def make_like(model: Any, target: Side) -> Any:
     return await _create(model, target, configuration=configuration)
 
 
-def space_of(model: Any) -> str:
+def space_of(model: Model) -> str:
     """Return the distance of a collection."""
     configuration = model.configuration_json or {}
     return str(((configuration.get("hnsw") or configuration.get("spann")) or {}).get("space", "l2"))
 
 
-def unlike(model: Any, made: Any) -> list[str]:
+def unlike(model: Model, made: Model) -> list[str]:
     """Say in what a collection differs from its source, records apart; one sentence each."""
     found = [
         f"its configuration {name!r} is {_shown(there)} and not {_shown(here)}"
@@ -255,7 +265,7 @@ def unlike(model: Any, made: Any) -> list[str]:
     return found
 
 
-def unlike_to_merge(model: Any, there: Any) -> list[str]:
+def unlike_to_merge(model: Model, there: Model) -> list[str]:
     """Say why the records of one collection do not belong into another; one sentence each."""
     found = []
     if space_of(model) != space_of(there):
@@ -264,18 +274,24 @@ def unlike_to_merge(model: Any, there: Any) -> list[str]:
         found.append(f"its vectors have {there.dimension} dimensions and not {model.dimension}")
     for what, here, other in (
         ("embedding function", _function(model), _function(there)),
-        ("embedder", (model.metadata or {}).get(_EMBEDDER), (there.metadata or {}).get(_EMBEDDER)),
+        ("embedder", (model.metadata or {}).get(EMBEDDER_KEY), (there.metadata or {}).get(EMBEDDER_KEY)),
     ):
         if here != other:
             found.append(f"its {what} is {_shown(other)} and not {_shown(here)}")
     return found
 
 
-async def _create(model: Any, target: Side, *, schema: Any = None, configuration: Any = None) -> Any:
+async def _create(
+    model: Model,
+    target: Side,
+    *,
+    schema: _StoredSchema | None = None,
+    configuration: JsonObject | None = None,
+) -> Model:
     metadata = model.metadata or None
     # Chroma reads settings of the index from such metadata, and may prefer them to those that are in force at the source.
     late = metadata is not None and any(key.startswith("hnsw:") for key in metadata)
-    made = await target.submit(
+    made: Model = await target.submit(
         "create_collection",
         name=model.name,
         schema=schema,
@@ -286,7 +302,8 @@ async def _create(model: Any, target: Side, *, schema: Any = None, configuration
     if not late:
         return made
     await target.submit("_modify", id=made.id, new_metadata=metadata)
-    return await target.submit("get_collection", name=model.name)
+    found: Model = await target.submit("get_collection", name=model.name)
+    return found
 
 
 def _configuration(stored: Metadata) -> JsonObject:
@@ -308,19 +325,19 @@ def _configuration(stored: Metadata) -> JsonObject:
     return configuration
 
 
-def _differing(here: Any, there: Any, path: str = "") -> list[tuple[str, Any, Any]]:
+def _differing(here: JsonObject | None, there: object, path: str = "") -> list[tuple[str, Any, Any]]:
     """Return what a configuration says otherwise than another; what only the other says is its version's default."""
-    found: list[tuple[str, Any, Any]] = []
-    there = there if isinstance(there, dict) else {}
+    found: list[tuple[str, object, object]] = []
+    other: JsonObject = there if isinstance(there, dict) else {}
     for name, value in (here or {}).items():
-        place = f"{path}{name}"
+        full_name = f"{path}{name}"
         if isinstance(value, dict) and name != "embedding_function":
-            found.extend(_differing(value, there.get(name), f"{place}."))
+            found.extend(_differing(value, other.get(name), f"{full_name}."))
         elif name == "embedding_function":
-            if _named(value) != _named(there.get(name)):
-                found.append((place, value, there.get(name)))
-        elif value is not None and value != there.get(name):
-            found.append((place, value, there.get(name)))
+            if _named(value) != _named(other.get(name)):
+                found.append((full_name, value, other.get(name)))
+        elif value is not None and value != other.get(name):
+            found.append((full_name, value, other.get(name)))
     return found
 
 
@@ -335,13 +352,13 @@ def _portable(schema: object) -> Any:
     }
 
 
-def _function(model: Any) -> Any:
+def _function(model: Model) -> object:
     return _named((model.configuration_json or {}).get("embedding_function"))
 
 
-def _named(function: Any) -> Any:
+def _named(function: object) -> object:
     """Chroma has three ways to say that it knows of no function: nothing, "legacy" and "unknown"."""
-    return function if function and function.get("name") else None
+    return function if isinstance(function, dict) and function.get("name") else None
 
 
 def _shown(value: object) -> str:
