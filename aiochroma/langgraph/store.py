@@ -2,31 +2,64 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import threading
+import time
+import uuid
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from langgraph.store.base import BaseStore
+import numpy as np
+from langgraph.store.base import BaseStore, GetOp, Item, ListNamespacesOp, PutOp, SearchItem, SearchOp
 
-from aiochroma._threads import drive
+from aiochroma._threads import drive, start
 from aiochroma.client.opening import LazyClient
-from aiochroma.langgraph.items import ItemCollection
+from aiochroma.langgraph.items import (
+    NO_VECTOR,
+    Stored,
+    TextIndex,
+    check,
+    fixed_prefix,
+    item_id,
+    matches_condition,
+    passes,
+    path_of,
+    value_as_json,
+    vector_metadata,
+)
+from aiochroma.records.record import scope_filter
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable
+    from collections.abc import Coroutine, Iterable, Mapping, Sequence
     from types import TracebackType
 
+    import chromadb
+    from chromadb.api.types import Include
     from langgraph.store.base import IndexConfig, Op, Result, TTLConfig
     from typing_extensions import Self
 
+    from aiochroma._types import Metadata, MetadataView, Vector, Where
+    from aiochroma.client.collection import Collection
+    from aiochroma.langchain.embeddings import EmbedderMark
+
 __all__ = ["AiochromaStore"]
+
+T = TypeVar("T")
+_Ranked = list[tuple[Stored, float | None]]
+"""Items, each with its score; None where an item was not found by its meaning."""
+
+_MINUTE = 60.0
+_FIRST_LOOK = 16
+"""At least this many vectors are looked at first; one item may have several, and a filter may drop any."""
 
 
 class AiochromaStore(BaseStore):
     """A store for what graphs remember across threads: values under keys, in hierarchical namespaces, found by meaning.
 
     The asynchronous methods and the blocking ones work on the same database thread and may be mixed. Values are whatever JSON
-    has. Behaviour is that of LangGraph's own stores, except that
+    has. All namespaces are in one collection, as scopes, so thousands of them are cheap. Behaviour is that of LangGraph's own
+    stores, except that
 
+    * a namespace has at most eight labels, and no label holds half a character (a lone surrogate);
     * an item that is put again keeps its ``created_at``, and nothing of its former value is found any more;
     * a namespace without items is not listed;
     * without a query, and where an item has no vector, the items that were put last come first;
@@ -65,7 +98,7 @@ class AiochromaStore(BaseStore):
     ) -> None:
         self.ttl_config = ttl
         self._client = LazyClient(path, client)
-        self._items = ItemCollection(self._client, collection_name, index, ttl)
+        self._items = _Items(self._client, collection_name, index, ttl)
 
     def batch(self, ops: Iterable[Op]) -> list[Result]:
         """Carry out several operations.
@@ -74,14 +107,14 @@ class AiochromaStore(BaseStore):
             The result of each, in order.
 
         Raises:
-            InvalidInputError: An operation is wrong; nothing was done.
+            InvalidInputError: An operation is wrong, or its namespace cannot be a scope; nothing was done.
             InvalidNamespaceError: LangGraph's, for a label that is empty or has a period.
             AiochromaError: See the error tree.
         """
         return drive(self._items.batch(list(ops)))
 
     async def abatch(self, ops: Iterable[Op]) -> list[Result]:
-        """As :meth:`batch`."""
+        """Do the same as :meth:`batch`."""
         return await self._items.batch(list(ops))
 
     def sweep(self) -> int:
@@ -93,7 +126,7 @@ class AiochromaStore(BaseStore):
         return drive(self._items.sweep())
 
     async def asweep(self) -> int:
-        """As :meth:`sweep`."""
+        """Do the same as :meth:`sweep`."""
         return await self._items.sweep()
 
     def close(self) -> None:
@@ -101,7 +134,7 @@ class AiochromaStore(BaseStore):
         drive(self._client.close())
 
     async def aclose(self) -> None:
-        """As :meth:`close`."""
+        """Do the same as :meth:`close`."""
         await self._client.close()
 
     def __enter__(self) -> Self:
@@ -119,3 +152,302 @@ class AiochromaStore(BaseStore):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.aclose()
+
+
+class _Items:
+    """The items and their vectors, in two collections: what the store does, as coroutines for either way to wait."""
+
+    def __init__(
+        self, client: LazyClient, name: str, index: IndexConfig | None, ttl: TTLConfig | None
+    ) -> None:
+        self._client = client
+        self._name = name
+        self._vectors_name = f"{name}.vectors"
+        self._index = None if index is None else TextIndex(index)
+        minutes = (ttl or {}).get("sweep_interval_minutes")
+        self._sweep_every = None if minutes is None else minutes * _MINUTE
+        self._swept_at = time.monotonic()
+        self._last_time = 0.0
+        self._lock = threading.Lock()
+
+    async def batch(self, ops: list[Op]) -> list[Result]:
+        """Carry out operations: those that read, then those that write."""
+        puts: dict[str, PutOp] = {}
+        for op in ops:
+            check(op)
+            if isinstance(op, PutOp):
+                # The last one counts, also for the order.
+                id = item_id(op.namespace, op.key)
+                puts.pop(id, None)
+                puts[id] = op
+        texts = self._texts(puts)
+        vectors: dict[str, Vector | None] = {}
+        if self._index is not None:
+            queries = [op.query for op in ops if isinstance(op, SearchOp) and op.query]
+            vectors = await self._index.embed_queries(queries)
+        found = await self._read({item_id(op.namespace, op.key) for op in ops if isinstance(op, GetOp)})
+        ranked = await _together(
+            {
+                position: self._search(op, vectors.get(op.query or ""))
+                for position, op in enumerate(ops)
+                if isinstance(op, SearchOp)
+            }
+        )
+        results: list[Result] = []
+        read: list[Stored] = []
+        for position, op in enumerate(ops):
+            if isinstance(op, GetOp):
+                item = found.get(item_id(op.namespace, op.key))
+                read += [item] if item is not None and op.refresh_ttl else []
+                results.append(None if item is None else Item(**item.fields()))
+            elif isinstance(op, SearchOp):
+                read += [item for item, _ in ranked[position]] if op.refresh_ttl else []
+                results.append([SearchItem(**item.fields(), score=score) for item, score in ranked[position]])
+            else:
+                results.append(await self._namespaces(op) if isinstance(op, ListNamespacesOp) else None)
+        await self._refresh(read)
+        await self._put(puts, texts)
+        return results
+
+    # -- reading -------------------------------------------------------------------------------------------------------
+
+    async def _read(self, ids: Iterable[str]) -> dict[str, Stored]:
+        ordered = sorted(ids)
+        return {item.id: item for item in await self._get(ids=ordered)} if ordered else {}
+
+    async def _get(
+        self,
+        ids: list[str] | None = None,
+        where: Where | None = None,
+        *,
+        values: bool = True,
+        expired: bool = False,
+    ) -> list[Stored]:
+        """Return the items that have not expired, or those that have, with their values where these are asked for."""
+        include: Include = ["documents", "metadatas"] if values else ["metadatas"]
+
+        async def read(collection: Collection) -> list[Stored]:
+            found = await collection.get(ids, cast("chromadb.Where | None", where), include=include)
+            documents: Sequence[str | None] = found["documents"] or [None] * len(found["ids"])
+            rows = zip(found["ids"], documents, found["metadatas"] or (), strict=True)
+            return [Stored.of(*row) for row in rows]
+
+        items = await self._client.on_collection(self._name, read, absent=list[Stored]())
+        now = time.time()
+        return [item for item in items if item.has_expired(now) is expired]
+
+    async def _namespaces(self, op: ListNamespacesOp) -> list[tuple[str, ...]]:
+        conditions = op.match_conditions or ()
+        prefix = fixed_prefix(conditions)
+        namespaces = {
+            item.namespace for item in await self._get(values=False, where=scope_filter(path_of(prefix)))
+        }
+        matching = [
+            namespace
+            for namespace in namespaces
+            if all(matches_condition(condition, namespace) for condition in conditions)
+        ]
+        if op.max_depth is not None:
+            matching = list({namespace[: op.max_depth] for namespace in matching})
+        return sorted(matching)[op.offset : op.offset + op.limit]
+
+    async def _search(self, op: SearchOp, vector: Vector | None) -> _Ranked:
+        most = op.offset + op.limit
+        where = scope_filter(path_of(op.namespace_prefix))
+        ranked: _Ranked = []
+        if vector is not None:
+            ranked += await self._nearest(op, vector, most)
+            where = {"indexed": False} if where is None else {"$and": [where, {"indexed": False}]}
+        if len(ranked) < most:
+            others = await self._get(values=bool(op.filter), where=where)
+            others = [item for item in others if passes(item.value, op.filter)]
+            others.sort(key=lambda item: item.updated_at, reverse=True)
+            ranked += [(item, None) for item in others]
+        return await self._with_values(ranked[op.offset : most])
+
+    async def _with_values(self, ranked: _Ranked) -> _Ranked:
+        """Read the values of those items that were listed without; one that has gone meanwhile is left out."""
+        items = await self._read(item.id for item, _ in ranked if not item.complete)
+        return [
+            (items.get(item.id, item), score) for item, score in ranked if item.complete or item.id in items
+        ]
+
+    async def _nearest(self, op: SearchOp, vector: Vector, most: int) -> _Ranked:
+        """Return the items nearest to a question, each by its nearest text; more are looked at until enough pass."""
+        look_at = max(2 * most, _FIRST_LOOK)
+        while True:
+            rows = await self._rows(op.namespace_prefix, vector, look_at)
+            items = await self._read({metadata["item"] for metadata, _ in rows})
+            nearest: dict[str, tuple[Stored, float | None]] = {}
+            for metadata, distance in rows:
+                item = items.get(metadata["item"])
+                if item is None or item.id in nearest or item.version != metadata["version"]:
+                    continue
+                if passes(item.value, op.filter):
+                    nearest[item.id] = (item, 1.0 - distance)
+            if len(nearest) >= most or len(rows) < look_at:
+                return list(nearest.values())[:most]
+            look_at *= 4
+
+    async def _rows(
+        self, prefix: tuple[str, ...], vector: Vector, look_at: int
+    ) -> list[tuple[MetadataView, float]]:
+        """Return what the nearest vectors say of themselves, with their distances."""
+
+        async def query(collection: Collection) -> list[tuple[MetadataView, float]]:
+            result = await collection.query(
+                vector[np.newaxis],
+                n_results=look_at,
+                where=cast("chromadb.Where | None", scope_filter(path_of(prefix))),
+                include=["metadatas", "distances"],
+            )
+            return list(zip((result["metadatas"] or [[]])[0], (result["distances"] or [[]])[0], strict=True))
+
+        assert self._index is not None
+        mark = await self._index.mark()
+        return await self._client.on_collection(self._vectors_name, query, absent=[], check=mark.check)
+
+    async def _refresh(self, read: Iterable[Stored]) -> None:
+        """Let those items that were read and have a time to live live longer."""
+        now = time.time()
+        ends = {item.id: now + item.ttl * _MINUTE for item in read if item.ttl is not None}
+        if not ends:
+            return
+
+        async def write(collection: Collection) -> None:
+            metadatas: list[chromadb.Metadata] = [{"expires_at": round(end, 6)} for end in ends.values()]
+            await collection.update(ids=list(ends), metadatas=metadatas)
+
+        await self._client.on_collection(self._name, write, absent=None)
+
+    # -- writing -------------------------------------------------------------------------------------------------------
+
+    def _texts(self, puts: dict[str, PutOp]) -> dict[str, list[str]]:
+        if self._index is None:
+            return {}
+        return {id: self._index.texts(op.value, op.index) for id, op in puts.items() if op.value is not None}
+
+    async def _put(self, puts: dict[str, PutOp], texts: dict[str, list[str]]) -> None:
+        if not puts:
+            return
+        before = await self._read(puts)
+        distinct = list(dict.fromkeys(text for of_item in texts.values() for text in of_item))
+        rows = [] if self._index is None else await self._index.embed(distinct)
+        embedded = {text: row for text, row in zip(distinct, rows, strict=False) if row is not None}
+        vectors = {
+            id: [embedded[text] for text in of_item if text in embedded] for id, of_item in texts.items()
+        }
+        written = [
+            self._stored(id, op, before.get(id), indexed=bool(vectors.get(id)))
+            for id, op in puts.items()
+            if op.value is not None
+        ]
+        # The vectors first, under ids of their own: until the item names their version, the former ones count.
+        await self._write_vectors(written, vectors)
+        if written:
+            await self._upsert(
+                self._name,
+                [item.id for item in written],
+                [NO_VECTOR for _ in written],
+                [item.metadata for item in written],
+                [value_as_json(item.value, f"{item.key!r}") for item in written],
+            )
+        await self._delete(
+            [id for id, op in puts.items() if op.value is None],
+            [item.version for item in before.values() if item.indexed],
+        )
+        if self._sweep_every is not None and time.monotonic() - self._swept_at > self._sweep_every:
+            await self.sweep()
+
+    def _stored(self, id: str, op: PutOp, before: Stored | None, *, indexed: bool) -> Stored:
+        assert op.value is not None
+        now = self._now()
+        return Stored(
+            id=id,
+            namespace=op.namespace,
+            key=op.key,
+            value=dict(op.value),
+            created_at=now if before is None else before.created_at,
+            updated_at=now,
+            version=uuid.uuid4().hex,
+            ttl=op.ttl,
+            expires_at=None if op.ttl is None else round(now + op.ttl * _MINUTE, 6),
+            indexed=indexed,
+        )
+
+    def _now(self) -> float:
+        """Return this moment in whole microseconds, later than the one before: items are listed in the order of their puts."""
+        with self._lock:
+            self._last_time = max(round(time.time(), 6), round(self._last_time + 1e-6, 6))
+            return self._last_time
+
+    async def _write_vectors(self, items: Sequence[Stored], vectors: Mapping[str, list[Vector]]) -> None:
+        rows = [(item, *row) for item in items for row in enumerate(vectors.get(item.id, ()))]
+        if not rows or self._index is None:
+            return
+        await self._upsert(
+            self._vectors_name,
+            [f"{item.version}.{number}" for item, number, _ in rows],
+            [vector for _, _, vector in rows],
+            [vector_metadata(item) for item, _, _ in rows],
+            None,
+            await self._index.mark(),
+        )
+
+    async def _upsert(
+        self,
+        name: str,
+        ids: list[str],
+        vectors: list[Vector],
+        metadatas: list[Metadata],
+        documents: list[str] | None,
+        mark: EmbedderMark | None = None,
+    ) -> None:
+        """Write records to a collection, which is made where there is none."""
+
+        async def write(collection: Collection) -> bool:
+            await collection.upsert(
+                ids=ids,
+                embeddings=np.stack(vectors),
+                metadatas=cast("list[chromadb.Metadata]", metadatas),
+                documents=documents,
+            )
+            return True
+
+        check = None if mark is None else mark.check
+        if not await self._client.on_collection(name, write, absent=False, check=check):
+            await self._client.make_collection(name, None if mark is None else await mark.metadata())
+            await self._client.on_collection(name, write, absent=False, check=check)
+
+    async def _delete(self, ids: list[str], versions: list[str]) -> None:
+        """Delete items by their ids, and vectors by the versions of their items."""
+
+        async def items(collection: Collection) -> None:
+            await collection.delete(ids=ids)
+
+        async def vectors(collection: Collection) -> None:
+            await collection.delete(where=cast("chromadb.Where", {"version": {"$in": versions}}))
+
+        if ids:
+            await self._client.on_collection(self._name, items, absent=None)
+        if versions:
+            await self._client.on_collection(self._vectors_name, vectors, absent=None)
+
+    async def sweep(self) -> int:
+        """Delete the items whose time has passed, and return how many there were."""
+        self._swept_at = time.monotonic()
+        where = {"$and": [{"expires_at": {"$lte": time.time()}}, {"ttl": {"$gte": 0.0}}]}
+
+        expired = await self._get(where=where, values=False, expired=True)
+        await self._delete([item.id for item in expired], [item.version for item in expired])
+        return len(expired)
+
+
+async def _together(works: Mapping[int, Coroutine[Any, Any, T]]) -> dict[int, T]:
+    """Do several things at the same time; when one fails, the others are ended."""
+    started = {position: start(work) for position, work in works.items()}
+    try:
+        return {position: await one.result() for position, one in started.items()}
+    finally:
+        for one in started.values():
+            await one.settle(cancel=True)

@@ -17,7 +17,7 @@ pytest.importorskip("langgraph.store", reason="langgraph-checkpoint is not insta
 from langgraph.store.base import GetOp, InvalidNamespaceError, PutOp, SearchOp
 
 from aiochroma.langgraph import AiochromaStore
-from aiochroma.langgraph import items as items_module
+from aiochroma.langgraph import store as store_module
 
 
 class Clock:
@@ -36,7 +36,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(items_module, "time", clock)
+    monkeypatch.setattr(store_module, "time", clock)
     return clock
 
 
@@ -220,6 +220,29 @@ async def test_wrong_arguments(store):
     await store.aput(("a",), "text", {"n": "many", "none": None})
     assert await store.asearch(("a",), filter={"none": {"$gt": 0}}) == []
     assert await store.asearch(("a",), filter={"n": {"$gt": 0}}) == []
+
+
+async def test_namespaces_are_scopes(store, tmp_path):
+    """Hundreds of namespaces share one collection; a prefix finds what lies in it and below it, and nothing beside it."""
+    users = [("users", f"user {number}", topic) for number in range(150) for topic in ("cats", "tea/milk")]
+    await store.abatch([PutOp(user, "k", {"text": f"{user[1]} likes {user[2]}"}) for user in users])
+    await store.aput(("users", "user"), "k", {"text": "user likes nothing"})
+    found = await store.asearch(("users", "user 7"), query="cats", limit=10)
+    assert [item.namespace[2] for item in found] == ["cats", "tea/milk"]
+    assert [item.namespace for item in await store.asearch(("users", "user"))] == [("users", "user")]
+    assert await store.alist_namespaces(prefix=("users", "user 7")) == users[14:16]
+    assert len(await store.alist_namespaces(suffix=("*", "cats"), limit=1000)) == 150
+    async with await aiochroma.AsyncPersistentClient(tmp_path) as client:
+        assert {one.name for one in await client.list_collections()} == {"langgraph", "langgraph.vectors"}
+
+
+@pytest.mark.parametrize("namespace", [tuple("abcdefghi"), ("\ud800",)])
+async def test_a_namespace_that_cannot_be_a_scope(store, namespace):
+    """One with too many labels, or with a label that cannot be stored, is refused by name before anything is done."""
+    for op in (PutOp(namespace, "k", {"n": 1}), GetOp(namespace, "k"), SearchOp(namespace)):
+        with pytest.raises(aiochroma.InvalidInputError, match="namespace"):
+            await store.abatch([PutOp(("a",), "first", {"n": 1}), op])
+    assert await store.aget(("a",), "first") is None
 
 
 async def test_clients_of_the_caller(tmp_path):
