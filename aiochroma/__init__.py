@@ -54,11 +54,10 @@ if TYPE_CHECKING:
     from aiochroma.embedding.minilm import MiniLmEmbedder
     from aiochroma.embedding.protocol import Embedder, WindowedEmbedder
     from aiochroma.embedding.wordllama import WordLlamaEmbedder
-    from aiochroma.memory.changing import MemoryChange
-    from aiochroma.memory.listing import Listing
     from aiochroma.memory.memory import Memory
-    from aiochroma.memory.recall import Hit, NamespaceSearch, Recall
-    from aiochroma.memory.results import Count, Id, Items, Page, UnavailableHit
+    from aiochroma.memory.recalling import NamespaceSearch
+    from aiochroma.memory.results import Count, Hit, Id, Items, MemoryChange, Page, Recall, UnavailableHit
+    from aiochroma.memory.stored import Listing
     from aiochroma.ops import DoctorReport, MigrationReport, doctor, erase, migrate, restore
 
 __all__ = [
@@ -133,12 +132,12 @@ _LATE = {
     "connect": "aiochroma.client.opening",
     "Latency": "aiochroma.core.stats",
     "Stats": "aiochroma.core.stats",
-    "MemoryChange": "aiochroma.memory.changing",
-    "Listing": "aiochroma.memory.listing",
+    "MemoryChange": "aiochroma.memory.results",
+    "Listing": "aiochroma.memory.stored",
     "Memory": "aiochroma.memory.memory",
-    "Hit": "aiochroma.memory.recall",
-    "NamespaceSearch": "aiochroma.memory.recall",
-    "Recall": "aiochroma.memory.recall",
+    "Hit": "aiochroma.memory.results",
+    "NamespaceSearch": "aiochroma.memory.recalling",
+    "Recall": "aiochroma.memory.results",
     "Count": "aiochroma.memory.results",
     "Id": "aiochroma.memory.results",
     "Items": "aiochroma.memory.results",

@@ -32,7 +32,6 @@ __all__ = [
     "off_loop",
     "refuse_on_loop",
     "show_as",
-    "start",
     "waits_by_blocking",
 ]
 
@@ -186,11 +185,6 @@ class Started(Generic[T]):
             self._task.cancel()
         await asyncio.wait({self._task})
         return asyncio.CancelledError() if self._task.cancelled() else self._task.exception()
-
-
-def start(work: Coroutine[Any, Any, T]) -> Started[T]:
-    """Begin something that goes on meanwhile; driven, do it at once."""
-    return Started(work)
 
 
 # -- worker threads ----------------------------------------------------------------------------------------------------

@@ -36,7 +36,7 @@ from aiochroma._errors import (
 )
 from aiochroma._logging import get_logger
 from aiochroma.core.config import canonical_path
-from aiochroma.memory.blocking import Memory
+from aiochroma.sync import Memory
 
 try:
     import streamlit as st

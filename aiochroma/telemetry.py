@@ -206,7 +206,7 @@ def _describe_call(span: Span, name: str, details: JsonObject, seen: _Seen) -> N
 
 def _describe_result(span: Span, result: object) -> None:
     """Say how many records there were, and which if there was one."""
-    from aiochroma.memory.recall import Recall
+    from aiochroma.memory.results import Recall
 
     if isinstance(result, str):
         span.set_attributes({"gen_ai.memory.record.count": 1, "gen_ai.memory.record.id": str(result)})

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from aiochroma.memory.memory import Memory
-    from aiochroma.memory.recall import Hit
+    from aiochroma.memory.results import Hit
 
 __all__ = ["MemoryPage", "RecalledMemory", "is_within", "memory_tools"]
 

@@ -9,7 +9,7 @@ import threading
 import pytest
 
 import aiochroma
-from aiochroma._threads import THREAD_NAME, drive, driven, off_loop, start, waits_by_blocking
+from aiochroma._threads import THREAD_NAME, Started, drive, driven, off_loop, waits_by_blocking
 
 
 class Asynchronous:
@@ -97,7 +97,7 @@ async def _fails():
 
 
 async def _started():
-    good, bad = start(Asynchronous().thread()), start(_fails())
+    good, bad = Started(Asynchronous().thread()), Started(_fails())
     assert isinstance(await bad.settle(), ValueError)
     with pytest.raises(ValueError, match="no"):
         await bad.result()
@@ -108,7 +108,7 @@ async def _started():
 async def test_what_was_started_goes_on_meanwhile():
     """On a loop it is a task."""
     assert (await _started()).startswith(f"x:{THREAD_NAME}")
-    waiting = start(asyncio.sleep(3600))
+    waiting = Started(asyncio.sleep(3600))
     assert isinstance(await waiting.settle(cancel=True), asyncio.CancelledError)
 
 

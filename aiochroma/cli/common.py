@@ -27,7 +27,7 @@ from aiochroma.memory.memory import Memory
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
-    from aiochroma.memory.recall import Hit
+    from aiochroma.memory.results import Hit
 
 __all__ = [
     "BAD_INPUT",

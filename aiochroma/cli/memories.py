@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from aiochroma.memory.memory import Memory
-    from aiochroma.memory.recall import Hit, Recall
+    from aiochroma.memory.results import Hit, Recall
 
 __all__ = ["memories_app"]
 

@@ -29,6 +29,7 @@ from chromadb.api.types import (
 )
 from chromadb.config import DEFAULT_DATABASE, DEFAULT_TENANT, Settings
 
+from aiochroma._callbacks import is_asynchronous
 from aiochroma._errors import ClosedError
 from aiochroma._threads import drive, driven, show_as
 from aiochroma.backend.limits import check_index
@@ -36,7 +37,6 @@ from aiochroma.client.collection import Collection
 from aiochroma.client.maintenance import Health, backup, health
 from aiochroma.client.session import Closing, Shared
 from aiochroma.core.registry import close_all
-from aiochroma.embedding.functions import is_asynchronous
 
 if TYPE_CHECKING:
     import os

@@ -19,6 +19,7 @@ from aiochroma._types import JsonObject
 from aiochroma.disk.backup import begin_backup, finish_backup
 from aiochroma.disk.copying import size_of
 from aiochroma.embedding.functions import is_same_name
+from aiochroma.records.record import EMBEDDER
 
 if TYPE_CHECKING:
     import os
@@ -45,7 +46,6 @@ T = TypeVar("T")
 
 _PROGRESS_SECONDS = 0.05
 _BATCH = 64
-_EMBEDDER = "aiochroma:embedder"
 
 
 @dataclass(frozen=True)
@@ -265,11 +265,11 @@ class SingleEmbedder:
 
 @dataclass(frozen=True)
 class FillReport:
-    """What became of the records that had no vector.
+    """What was done with the records that had no vector.
 
     Attributes:
         filled: How many have one again, by collection name.
-        left: What has none yet: by collection name, by reason, the ids.
+        left: The ids of those that have none yet, by collection name and by reason.
     """
 
     filled: dict[str, int] = field(default_factory=dict)
@@ -302,10 +302,10 @@ async def reembed_missing(
     """
     report = FillReport()
     for entry in await submit("missing_vectors"):
-        place = {name: entry[name] for name in ("tenant", "database")}
-        model = await submit("get_collection_by_id", collection_id=UUID(entry["collection_id"]), **place)
-        filling = _Filling(submit, source, {"collection_id": model.id, **place}, model)
-        refusal = source.refusal((model.metadata or {}).get(_EMBEDDER))
+        database = {name: entry[name] for name in ("tenant", "database")}
+        model = await submit("get_collection_by_id", collection_id=UUID(entry["collection_id"]), **database)
+        filling = _Filling(submit, source, {"collection_id": model.id, **database}, model)
+        refusal = source.refusal((model.metadata or {}).get(EMBEDDER))
         if refusal is not None:
             filling.left[refusal] = list(entry["ids"])
         else:
@@ -327,24 +327,24 @@ async def reembed_missing(
 
 
 class _Filling:
-    """One collection on its way."""
+    """One collection whose records get new vectors."""
 
     def __init__(
         self,
         submit: Callable[..., Awaitable[Any]],
         source: EmbeddingSource,
-        place: dict[str, Any],
+        collection: dict[str, Any],
         model: Any,
     ) -> None:
         self.filled = 0
         self.left: dict[str, list[str]] = {}
         self._submit = submit
         self._source = source
-        self._place = place
+        self._collection = collection
         self._dimension = model.dimension
 
     async def batch(self, ids: list[str]) -> None:
-        found = await self._submit("_get", ids=ids, include=["documents"], **self._place)
+        found = await self._submit("_get", ids=ids, include=["documents"], **self._collection)
         texts = {id: text for id, text in zip(found["ids"], found["documents"], strict=True) if text}
         self._leave("it has no document", [id for id in found["ids"] if id not in texts])
         if not texts:
@@ -362,7 +362,7 @@ class _Filling:
             ids=good,
             documents=[texts[id] for id in good],
             embeddings=[vectors[id] for id in good],
-            **self._place,
+            **self._collection,
         )
         self.filled += len(written)
 

@@ -159,7 +159,7 @@ def AsyncPersistentClient(  # noqa: N802 - named and called as Chroma's own
     Raises:
         InvalidInputError: An argument is wrong.
         DatabasePathError: When awaited: the path is a file, or there is no permission.
-        DatabaseInUseError: When awaited: somebody else has it open.
+        DatabaseInUseError: When awaited: another process has it open.
         SettingsConflictError: When awaited: it is open in this process with other settings.
         chromadb.errors.NotFoundError: When awaited: there is no such tenant or database.
 
@@ -246,6 +246,13 @@ def AsyncHttpClient(  # noqa: N802 - named and called as Chroma's own
     What fails on the way (no connection, a dropped one, HTTP 429, 502, 503, 504) is tried again with growing pauses, within
     the deadline of the call. Not repeated is a call that may have been carried out and would have another effect, or another
     result, the second time: creating (unless ``get_or_create``), renaming or deleting a collection, deleting by a filter.
+
+    A :class:`~aiochroma.Memory` on a server (``client=``) finds what it finds on a directory. The first recall of a namespace
+    reads it whole, with its vectors (about 5 kB a memory), into this process's memory; later ones ask in one round trip what
+    changed since. A change that another client made before the recall is found; where that client's clock is more than a
+    second behind, it is found after two seconds to a minute. Up to 50,000 memories of a server are kept. A larger namespace, and
+    one that is being read (see ``Recall.indexing``), is answered from candidates of the server: those nearest by meaning, and
+    the nearest that contain a word of the question as it is spelled there; ``Recall.errors`` says so.
 
     Args:
         host: Name or address of the server, or a whole URL, which then says port and path, too.
@@ -414,7 +421,7 @@ class LazyClient:
                     self._collections[name] = collection
                 return await work(collection)
             except NotFoundError:  # noqa: PERF203 - there are two attempts
-                # It does not exist, or somebody has deleted it, and perhaps made it again.
+                # It does not exist, or was deleted, and perhaps made again.
                 if self._collections.pop(name, None) is None or attempt == 2:
                     break
         return absent

@@ -1,4 +1,4 @@
-"""The options of clients, with their defaults, and what they open: the only place that knows kinds of databases apart.
+"""The options of clients, with their defaults, and what they open: the only module that tells kinds of databases apart.
 
 The openers take the options as keywords of the same names.
 

@@ -60,9 +60,9 @@ class Turns:
         )
 
     def take(self, key: Hashable) -> Turn:
-        """Stand in line; the result is to be used with ``with`` around preparation and submission.
+        """Enter the line; the result is used with ``with`` around preparation and submission.
 
-        A blocking call has no other call before it: its thread prepares and submits one thing after the other.
+        A blocking call has no other call before it: its thread prepares and submits one request after the other.
         """
         if waits_by_blocking():
             return Turn({}, key)
@@ -70,7 +70,7 @@ class Turns:
 
 
 class Turn:
-    """A place in line. Leaving the block, however it ends, gives it up, but lets no call pass those in front."""
+    """A position in the line of writes. The end of the block gives it up, but lets no write pass those in front."""
 
     __slots__ = ("_before", "_end", "_key", "_line", "over")
 
@@ -83,9 +83,9 @@ class Turn:
         line[key] = self
 
     async def come(self, timeout: float | None) -> None:
-        """Wait until those in front have submitted, and let the next one come as soon as this task waits again.
+        """Wait until the writes in front have been submitted, and let the next one come as soon as this task waits again.
 
-        So what follows must submit before it first waits.
+        So the caller must submit before it first waits.
 
         Args:
             timeout: The client's own limit, in seconds, or None.
@@ -119,7 +119,7 @@ class Turn:
             before.ending().add_done_callback(lambda _: self._give())
 
     def ending(self) -> asyncio.Future[None]:
-        """Return what is done when this place in line is given up."""
+        """Return a future that is done when this position is given up."""
         if self._end is None:
             self._end = asyncio.get_running_loop().create_future()
         return self._end

@@ -20,8 +20,8 @@ from rich.text import Text
 from aiochroma.demo import NAMESPACES, Sentence, read_corpus, read_questions
 from aiochroma.demo.silence import plain_client, watch_loop
 from aiochroma.embedding.choice import default_embedder
-from aiochroma.memory.items import text_id
 from aiochroma.memory.memory import Memory
+from aiochroma.records.record import text_id
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence

@@ -42,7 +42,6 @@ __all__ = [
     "fingerprint_of",
     "identity_of",
     "is_alike",
-    "is_asynchronous",
     "is_same_name",
     "kind_of",
     "name_of",
@@ -139,14 +138,6 @@ def is_alike(stored: str, fingerprint: str) -> bool:
     if len(known) != len(now):
         return False
     return bool(np.linalg.norm(known - now) <= _TOLERANCE * max(np.linalg.norm(known), np.linalg.norm(now)))
-
-
-def is_asynchronous(function: object) -> bool:
-    """Return whether calling it gives a coroutine: an ``async def``, or an object with an asynchronous ``__call__``."""
-    while isinstance(function, functools.partial):
-        function = function.func
-    method = getattr(function, "__call__", None)  # noqa: B004 - not whether it can be called, but what is called
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(method)
 
 
 def name_of(function: object) -> str:

@@ -16,6 +16,7 @@ import weakref
 from collections import OrderedDict
 from typing import TYPE_CHECKING, cast
 
+from aiochroma._callbacks import is_asynchronous
 from aiochroma._errors import EmbeddingFailedError, EventLoopRequiredError
 from aiochroma._threads import waits_by_blocking
 from aiochroma._types import Vector
@@ -26,7 +27,6 @@ from aiochroma.embedding.functions import (
     EmbeddingFunction,
     await_function,
     call_function,
-    is_asynchronous,
     kind_of,
     name_of,
     refuse_within,

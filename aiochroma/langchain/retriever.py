@@ -12,13 +12,13 @@ from pydantic import ConfigDict, Field, InstanceOf
 
 from aiochroma._errors import InvalidInputError
 from aiochroma._logging import get_logger
-from aiochroma.memory.blocking import Memory as BlockingMemory
 from aiochroma.memory.memory import Memory  # noqa: TC001 - pydantic reads the annotation
+from aiochroma.sync import Memory as BlockingMemory
 
 if TYPE_CHECKING:
     from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
 
-    from aiochroma.memory.recall import Hit, Recall
+    from aiochroma.memory.results import Hit, Recall
 
 __all__ = ["AiochromaRetriever"]
 

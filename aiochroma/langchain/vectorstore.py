@@ -16,9 +16,10 @@ from aiochroma._types import JsonObject, Metadata, MetadataView, Where
 from aiochroma.client.opening import LazyClient
 from aiochroma.embedding.choice import adapted
 from aiochroma.langchain.embeddings import AiochromaEmbeddings, EmbedderMark, embed_documents, embed_query
-from aiochroma.memory.items import RESERVED, user_metadata
+from aiochroma.memory.arguments import RESERVED
 from aiochroma.memory.memory import Memory
-from aiochroma.memory.store import DIMENSIONS, EMBEDDER, FINGERPRINT, NAMESPACE
+from aiochroma.memory.results import user_metadata
+from aiochroma.records.record import DIMENSIONS, EMBEDDER, FINGERPRINT, NAMESPACE
 
 if TYPE_CHECKING:
     import os

@@ -35,7 +35,7 @@ from aiochroma._threads import off_loop
 from aiochroma._types import JsonObject, Metadata, MetadataView, Vector, Where
 from aiochroma.embedding.choice import adapted, default_embedder
 from aiochroma.langchain.embeddings import AiochromaEmbeddings, EmbedderMark, embed_documents, embed_query
-from aiochroma.memory.items import checked_scope
+from aiochroma.memory.arguments import checked_scope
 from aiochroma.records.record import SCOPE, scope_keys, scope_parts
 
 if TYPE_CHECKING:

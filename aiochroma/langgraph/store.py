@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import numpy as np
 from langgraph.store.base import BaseStore, GetOp, Item, ListNamespacesOp, PutOp, SearchItem, SearchOp
 
-from aiochroma._threads import drive, start
+from aiochroma._threads import Started, drive
 from aiochroma.client.opening import LazyClient
 from aiochroma.langgraph.items import (
     NO_VECTOR,
@@ -445,7 +445,7 @@ class _Items:
 
 async def _together(works: Mapping[int, Coroutine[Any, Any, T]]) -> dict[int, T]:
     """Do several things at the same time; when one fails, the others are ended."""
-    started = {position: start(work) for position, work in works.items()}
+    started = {position: Started(work) for position, work in works.items()}
     try:
         return {position: await one.result() for position, one in started.items()}
     finally:

@@ -1,59 +1,53 @@
-"""Forgetting: by id, by filter, a whole namespace, and what has expired."""
+"""Forgetting: by id, by filter, a whole namespace, and what has expired; and erasing, after which no file holds the bytes."""
 
 from __future__ import annotations
 
 import contextlib
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from aiochroma._errors import InvalidInputError
-from aiochroma._types import Where
-from aiochroma.memory.filters import checked_where
-from aiochroma.memory.items import (
-    EXPIRES_AT,
-    THREAD,
-    check_id,
-    check_thread,
-    checked_ids,
-    checked_scope,
-)
-from aiochroma.memory.listing import count_records, matching_ids
-from aiochroma.memory.namespaces import collection_name
-from aiochroma.memory.opening import Call
+from aiochroma._types import JsonObject, MetadataView, Vector, Where
+from aiochroma.disk.erasing import ErasureReceipt
+from aiochroma.memory.arguments import check_id, check_thread, checked_ids, checked_scope, checked_where
 from aiochroma.memory.results import Count
-from aiochroma.records.record import scope_filter
+from aiochroma.memory.stored import count_records, matching_ids
+from aiochroma.records.history import database_key
+from aiochroma.records.record import CHUNK_OF, EXPIRES_AT, THREAD, collection_name, scope_filter
 from aiochroma.records.spec import joined
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Coroutine, Iterable, Mapping, Sequence
 
+    from aiochroma.client.session import Session
+    from aiochroma.memory.opening import Life
     from aiochroma.memory.store import Namespace, Store
 
 __all__ = [
-    "Selection",
-    "delete",
-    "drop",
-    "expired",
-    "many",
-    "selection",
-    "some",
+    "erase",
+    "erase_traces",
+    "forget",
+    "forget_many",
+    "forget_namespace",
+    "refuse_unerasable",
+    "sweep",
     "sweep_expired",
-    "whole_namespace",
 ]
 
+_READ_AT_ONCE = 256
 _DELETED_AT_ONCE = 64
 _MOST_AT_ONCE = 1000
 
 
 @dataclass(frozen=True)
-class Selection:
-    """Which memories are meant: one by its id, or all that pass a filter, in one namespace or in all.
+class _Selection:
+    """Which memories a call is for: one by its id, or all that pass a filter, in one namespace or in all.
 
     Attributes:
         namespace: The namespace, or None for all.
-        id: The id of one memory, or None.
-        where: What the memories pass otherwise.
+        id: The id of one memory, or None for all that pass the filter.
+        where: The filter, where there is no id.
     """
 
     namespace: str | None
@@ -61,15 +55,15 @@ class Selection:
     where: Where | None = None
 
     async def namespaces(self, store: Store) -> list[str]:
-        """Return the names of the namespaces that are meant."""
+        """Return the names of the namespaces."""
         return await store.names() if self.namespace is None else [self.namespace]
 
     async def ids(self, store: Store, namespace: Namespace) -> list[str]:
-        """Return the ids that are meant in a namespace."""
+        """Return the ids of the memories in a namespace."""
         return [self.id] if self.id is not None else await matching_ids(store, namespace, self.where)
 
 
-def selection(
+def _selection(
     call: str,
     id: str | None,
     *,
@@ -77,7 +71,7 @@ def selection(
     where: Where | None,
     thread: str | None,
     scope: object,
-) -> Selection:
+) -> _Selection:
     """Check what a call is to forget, or to erase.
 
     Raises:
@@ -90,65 +84,66 @@ def selection(
     home = "default" if namespace is None else namespace
     collection_name(home)
     if id is not None:
-        return Selection(home, check_id(id))
+        return _Selection(home, check_id(id))
     filters = joined(
         checked_where(where),
         None if thread is None else {THREAD: check_thread(thread)},
         None if scope is None else scope_filter(checked_scope(scope)),
     )
-    return Selection(None if namespace is None and scope is not None else home, where=filters)
+    return _Selection(None if namespace is None and scope is not None else home, where=filters)
 
 
-def some(
+def forget(
+    life: Life,
     id: str | None,
     *,
     namespace: str | None,
     where: Where | None,
     thread: str | None,
     scope: object,
-) -> Call[Count]:
+) -> Coroutine[object, object, Count]:
     """Forget one memory, or all that pass; see ``Memory.forget``."""
-    chosen = selection("forget", id, namespace=namespace, where=where, thread=thread, scope=scope)
+    chosen = _selection("forget", id, namespace=namespace, where=where, thread=thread, scope=scope)
 
     async def work(store: Store) -> Count:
-        async def of_one(place: Namespace) -> int:
-            return await delete(store, place, await chosen.ids(store, place), action="forget")
+        async def of_one(found: Namespace) -> int:
+            return await _delete(store, found, await chosen.ids(store, found), action="forget")
 
         names = await chosen.namespaces(store)
         return Count(sum([await store.on(name, of_one, absent=0, any_embedder=True) for name in names]))
 
     names = None if chosen.namespace is None else [chosen.namespace]
-    return Call("forget", work, Count.failed, details={"id": chosen.id, "namespaces": names})
+    return life.run("forget", work, Count.failed, details={"id": chosen.id, "namespaces": names})
 
 
-def many(ids: Iterable[str], *, namespace: str) -> Call[Count]:
+def forget_many(life: Life, ids: Iterable[str], *, namespace: str) -> Coroutine[object, object, Count]:
     """Forget memories by id; see ``Memory.forget_many``."""
-    unwanted = checked_ids(ids)
+    given = checked_ids(ids)
     collection_name(namespace)
 
     async def work(store: Store) -> Count:
         return await store.on(
             namespace,
-            lambda place: delete(store, place, unwanted, action="forget"),
+            lambda found: _delete(store, found, given, action="forget"),
             absent=Count(),
             any_embedder=True,
         )
 
-    details = {"id": unwanted[0] if len(unwanted) == 1 else None, "namespaces": [namespace]}
-    return Call("forget_many", work, Count.failed, details=details)
+    details = {"id": given[0] if len(given) == 1 else None, "namespaces": [namespace]}
+    return life.run("forget_many", work, Count.failed, details=details)
 
 
-def whole_namespace(name: str) -> Call[Count]:
+def forget_namespace(life: Life, name: str) -> Coroutine[object, object, Count]:
     """Forget a namespace and all that belongs to it; see ``Memory.forget_namespace``."""
     collection_name(name)
 
     async def work(store: Store) -> Count:
-        return Count(await store.on(name, lambda place: drop(store, place), absent=0, any_embedder=True))
+        return Count(await store.on(name, lambda found: _drop(store, found), absent=0, any_embedder=True))
 
-    return Call("forget_namespace", work, Count.failed, details={"namespaces": [name]})
+    return life.run("forget_namespace", work, Count.failed, details={"namespaces": [name]})
 
 
-def expired(namespace: str | None) -> Call[Count]:
+def sweep(life: Life, namespace: str | None) -> Coroutine[object, object, Count]:
     """Delete what has expired; see ``Memory.sweep``."""
     if namespace is not None:
         collection_name(namespace)
@@ -156,21 +151,21 @@ def expired(namespace: str | None) -> Call[Count]:
     async def work(store: Store) -> Count:
         return Count(await sweep_expired(store, namespace))
 
-    return Call("sweep", work, Count.failed)
+    return life.run("sweep", work, Count.failed)
 
 
 async def sweep_expired(store: Store, namespace: str | None) -> int:
     """Delete what has expired, from one namespace or from all, and return how many there were."""
 
-    async def of_one(place: Namespace) -> int:
-        ids = await matching_ids(store, place, {EXPIRES_AT: {"$lte": time.time()}})
-        return await delete(store, place, ids, action="sweep", expired_only=True)
+    async def of_one(found: Namespace) -> int:
+        ids = await matching_ids(store, found, {EXPIRES_AT: {"$lte": time.time()}})
+        return await _delete(store, found, ids, action="sweep", expired_only=True)
 
     names = await store.names() if namespace is None else [namespace]
     return sum([await store.on(name, of_one, absent=0, any_embedder=True) for name in names])
 
 
-async def drop(store: Store, namespace: Namespace, *, noted: bool = True) -> int:
+async def _drop(store: Store, namespace: Namespace, *, noted: bool = True) -> int:
     """Delete a namespace and what belongs to it, and return how many memories it held.
 
     Args:
@@ -181,19 +176,19 @@ async def drop(store: Store, namespace: Namespace, *, noted: bool = True) -> int
     from chromadb.errors import NotFoundError
 
     forgotten = 0
-    # Chroma deletes a collection in one piece, during which everybody stands still. So what is large is emptied first.
+    # Chroma deletes a collection in one piece, during which every other caller waits. So a large one is emptied first.
     if (noted and store.keeps_history) or await count_records(store, namespace) > _MOST_AT_ONCE:
         ids = await matching_ids(store, namespace, None)
-        forgotten = await delete(store, namespace, ids, action="forget", noted=noted)
+        forgotten = await _delete(store, namespace, ids, action="forget", noted=noted)
     forgotten += await count_records(store, namespace)
     store.drop(namespace.name)
     await store.submit("delete_collection", name=collection_name(namespace.name), **store.database)
     with contextlib.suppress(NotFoundError):  # It had no long texts.
-        await store.submit("delete_collection", name=namespace.parts, **store.database)
+        await store.submit("delete_collection", name=namespace.chunks, **store.database)
     return forgotten
 
 
-async def delete(
+async def _delete(
     store: Store,
     namespace: Namespace,
     ids: Sequence[str],
@@ -217,12 +212,160 @@ async def delete(
         gone = await store.submit(
             "forget_memories",
             atomic=True,
-            **namespace.place,
+            **namespace.collection,
             ids=list(ids[start : start + _DELETED_AT_ONCE]),
-            chunks=namespace.parts,
+            chunks=namespace.chunks,
             action=action,
             expired_only=expired_only,
             history_namespace=namespace.name if noted and store.keeps_history else None,
         )
         forgotten += len(gone)
     return Count(forgotten)
+
+
+# -- erasing ------------------------------------------------------------------------------------------------------------
+
+
+def erase(
+    life: Life,
+    id: str | None,
+    *,
+    namespace: str | None,
+    where: Where | None,
+    thread: str | None,
+    scope: object,
+) -> Coroutine[object, object, ErasureReceipt]:
+    """Erase what is selected; see ``Memory.erase``."""
+    whole = id is None and where is None and thread is None and scope is None
+    if whole and namespace is None:
+        raise InvalidInputError("`erase` needs an `id`, a `where`, `thread` or `scope`, or a `namespace`.")
+    chosen = (
+        None
+        if whole
+        else _selection("erase", id, namespace=namespace, where=where, thread=thread, scope=scope)
+    )
+    if whole:
+        collection_name(namespace or "")
+
+    async def work(store: Store) -> ErasureReceipt:
+        session = store.client.session
+        refuse_unerasable(session)
+        traces = _Traces()
+        database = database_key(**store.database)
+        for name in [str(namespace)] if chosen is None else await chosen.namespaces(store):
+
+            async def of_one(found: Namespace) -> int:
+                if chosen is None:
+                    ids = await matching_ids(store, found, None)
+                else:
+                    ids = await chosen.ids(store, found)
+                await traces.read(store, found, ids)
+                if chosen is None:
+                    return await _drop(store, found, noted=False)
+                return await _delete(store, found, ids, action="forget", noted=False)
+
+            traces.erased += await store.on(name, of_one, absent=0, any_embedder=True)
+        return await erase_traces(
+            session,
+            erased=traces.erased,
+            texts=traces.texts,
+            vectors=traces.vectors,
+            history=traces.ids,
+            history_database=database,
+        )
+
+    return life.run("erase", work, None)
+
+
+class _Traces:
+    """What no file may hold any more.
+
+    Attributes:
+        erased: How many memories are erased.
+        texts: Their texts.
+        vectors: Their vectors, and those of the chunks of long texts.
+        ids: Their ids by namespace.
+    """
+
+    def __init__(self) -> None:
+        self.erased = 0
+        self.texts: list[str] = []
+        self.vectors: list[Vector] = []
+        self.ids: dict[str, list[str]] = {}
+
+    async def read(self, store: Store, namespace: Namespace, ids: list[str]) -> None:
+        """Read what is to be erased."""
+        self.ids[namespace.name] = ids
+        chunks = await store.collection(namespace.chunks)
+        for start in range(0, len(ids), _READ_AT_ONCE):
+            page = ids[start : start + _READ_AT_ONCE]
+            await self._add(store, namespace.collection, ids=page, where=None)
+            if chunks is not None:
+                collection = {**namespace.collection, "collection_id": chunks.id}
+                await self._add(store, collection, ids=None, where={CHUNK_OF: {"$in": page}})
+
+    async def _add(self, store: Store, collection: MetadataView, **which: object) -> None:
+        found = await store.submit(
+            "_get",
+            **collection,
+            **which,
+            where_document=None,
+            limit=None,
+            offset=None,
+            include=["documents", "embeddings"],
+        )
+        self.texts += [text for text in found["documents"] if text]
+        self.vectors += list(found["embeddings"])
+
+
+def refuse_unerasable(session: Session) -> None:
+    """Refuse before anything is forgotten where the files are out of reach.
+
+    Raises:
+        InvalidInputError: The database is a server's.
+    """
+    info = session.describe()
+    if info.mode == "http":
+        raise InvalidInputError(
+            f"{info.name} keeps its files elsewhere: nothing can be erased from them here. `forget` deletes the records; erase "
+            "the files with `aiochroma erase` where they are, with the server stopped."
+        )
+
+
+async def erase_traces(
+    session: Session,
+    *,
+    erased: int,
+    texts: Sequence[str],
+    vectors: Sequence[Vector],
+    history: Mapping[str, Sequence[str]] | None,
+    history_database: str = "",
+) -> ErasureReceipt:
+    """Remove all that is dead from the files of a database, and look for what must not be there any more.
+
+    Requests wait meanwhile: the database is closed and opened again.
+
+    Args:
+        session: A client's session.
+        erased: How many memories were forgotten before.
+        texts: Their texts.
+        vectors: Their vectors.
+        history: By namespace their ids, whose entries leave the history; None takes the texts out of all entries.
+        history_database: What the history calls their Chroma database; see :func:`aiochroma.records.history.database_key`.
+
+    Raises:
+        InvalidInputError: The database is a server's.
+        StoreUnavailableError: A file cannot be written, or an index is damaged.
+    """
+    refuse_unerasable(session)
+    if not session.describe().capabilities.files:
+        return ErasureReceipt(erased=erased, texts=len(texts), vectors=len(vectors))
+    found: JsonObject = await session.submit(
+        "erase_traces",
+        texts=list(texts),
+        vectors=list(vectors),
+        history=None if history is None else {name: list(ids) for name, ids in history.items()},
+        history_database=history_database,
+    )
+    found.pop("is_complete")
+    return replace(ErasureReceipt(**found), erased=erased)

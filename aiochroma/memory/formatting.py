@@ -9,12 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from aiochroma._errors import InvalidInputError
-from aiochroma.memory.items import check_k
+from aiochroma.memory.arguments import check_k
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from aiochroma.memory.recall import Hit
+    from aiochroma.memory.results import Hit
 
 __all__ = ["as_context", "estimated_tokens"]
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar, cast
 
 from aiochroma._deadline import checked_seconds
 from aiochroma._errors import AiochromaError, ClosedError, InvalidInputError
 from aiochroma._logging import get_logger
 from aiochroma._threads import waits_by_blocking
-from aiochroma._types import JsonObject
 from aiochroma.client.maintenance import Health, unavailable
 from aiochroma.client.options import EphemeralOptions, PersistentOptions
 from aiochroma.core.stats import observer
@@ -22,22 +21,23 @@ from aiochroma.memory.store import Store
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
+    from aiochroma._types import JsonObject
     from aiochroma.client.client import AsyncClient, BlockingClient
-    from aiochroma.client.options import ConnectOverrides, ConnectTarget, Process
+    from aiochroma.client.options import ConnectOverrides, ConnectTarget
     from aiochroma.embedding.choice import EmbedderFunction
 
-__all__ = ["Call", "Home", "Life", "MemoryOptions", "home_in_environment", "home_of"]
+__all__ = ["Home", "Life", "MemoryOptions", "home_in_environment", "home_of"]
 
 log = get_logger("aiochroma.memory")
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class MemoryOptions:
     """How a memory behaves, whatever database it is on; see :class:`aiochroma.Memory`."""
 
-    embedder: Any = None
+    embedder: object = None
     on_failure: Literal["raise", "degrade"] = "raise"
     split_chars: int | None = None
     history: bool = False
@@ -81,43 +81,45 @@ class Home:
 
 
 def home_of(
-    path: str | os.PathLike[str] | None,
-    client: AsyncClient | BlockingClient | None,
-    *,
-    durable: bool,
-    lock_timeout: float,
-    process: Process | None,
-    host_idle: float,
-    **common: Any,
+    client: AsyncClient | BlockingClient | None, options: PersistentOptions, *, on_disk: bool
 ) -> Home:
-    """Return the home of a memory on a directory, on a client, or in memory; see :class:`aiochroma.Memory`.
+    """Return the home of a memory on a client, on a directory, or in memory; see :class:`aiochroma.Memory`.
+
+    Args:
+        client: A client to use in place of one of its own, or None.
+        options: The options of its own client.
+        on_disk: Whether there is a directory.
 
     Raises:
-        InvalidInputError: An argument is wrong, or is for a client that has been opened already.
+        InvalidInputError: An option is for a client that has been opened already.
     """
-    of_directory: dict[str, Any] = {"lock_timeout": lock_timeout, "process": process, "host_idle": host_idle}
     if client is not None:
-        defaults = {field.name: field.default for field in fields(PersistentOptions)}
-        ignored = [name for name, value in {**common, **of_directory}.items() if value != defaults[name]]
+        ignored = [
+            each.name
+            for each in fields(options)
+            if each.name not in _OF_MEMORY and getattr(options, each.name) != each.default
+        ]
         if ignored:
             raise InvalidInputError(f"`client` is open with options of its own; give {ignored} to it.")
-        on: Any = getattr(client, "asynchronous", client)
-        return Home(f"on {client!r}", _no_database, on)
-    if path is None:
-        ephemeral = EphemeralOptions(**common)
-        # Two memories without a path share nothing.
-        own = uuid.uuid4().hex
-
-        def resolve() -> ConnectTarget:
-            target = ephemeral.resolve()
-            return replace(target, location=replace(target.location, fingerprint=own))
-
-        return Home("in memory", resolve)
-    # Vectors that are lost are made again from their texts when the memory is opened.
-    options = PersistentOptions(
-        path=path, durable=durable, allow_missing_vectors=True, **of_directory, **common
+        asynchronous = cast("AsyncClient", getattr(client, "asynchronous", client))
+        return Home(f"on {client!r}", _no_database, asynchronous)
+    if on_disk:
+        return Home(repr(os.fspath(options.path)), options.resolve)
+    ephemeral = EphemeralOptions(
+        **{each.name: getattr(options, each.name) for each in fields(EphemeralOptions)}
     )
-    return Home(repr(os.fspath(path)), options.resolve)
+    # Two memories without a path share nothing.
+    own = uuid.uuid4().hex
+
+    def resolve() -> ConnectTarget:
+        target = ephemeral.resolve()
+        return replace(target, location=replace(target.location, fingerprint=own))
+
+    return Home("in memory", resolve)
+
+
+_OF_MEMORY = frozenset({"path", "durable", "allow_missing_vectors"})
+"""Options of a directory whose defaults are a memory's own."""
 
 
 def home_in_environment(overrides: ConnectOverrides) -> Home:
@@ -139,25 +141,6 @@ def _no_database() -> ConnectTarget:
     raise ClosedError("The client of this memory was closed.")
 
 
-@dataclass(frozen=True)
-class Call(Generic[T]):
-    """A call of a memory whose arguments have been checked.
-
-    Attributes:
-        name: What the log calls it.
-        work: What is done, on an open store.
-        failed: Makes the empty result that carries an error, where the memory degrades; None for a call that never does.
-        sweeps: Whether it is a write after which the memory may sweep in passing.
-        details: What it was asked for, for whoever observes: ``query``, ``namespaces``, ``id``, ``texts``.
-    """
-
-    name: str
-    work: Callable[[Store], Awaitable[T]]
-    failed: Callable[[BaseException], T] | None
-    sweeps: bool = False
-    details: JsonObject = field(default_factory=dict)
-
-
 class Life:
     """What happens around the calls of a memory: opening, degrading, sweeping in passing, closing.
 
@@ -168,14 +151,7 @@ class Life:
 
     def __init__(self, options: MemoryOptions, home: Home) -> None:
         self.name = home.name
-        self.store = Store(
-            home.resolve,
-            options.choose_embedder,
-            home.client,
-            describe=home.name,
-            split_chars=options.split_chars,
-            history=options.history,
-        )
+        self.store = Store(home, options)
         self._degrades = options.on_failure == "degrade"
         self._sweep_every = options.sweep_every
         self._swept_at = float("-inf")
@@ -198,7 +174,7 @@ class Life:
     async def open(self) -> None:
         """Open the store; where the memory degrades, do not raise."""
         self.enter()
-        await self.run(Call("open", _nothing, lambda _: None))
+        await self.run("open", _nothing, lambda _: None)
 
     async def close(self) -> None:
         """Close the store. Idempotent."""
@@ -211,10 +187,9 @@ class Life:
         self._check()
         try:
             await self.store.ready()
-            health: Health = await self.store.client.health()
+            return await self.store.client.health()
         except Exception as error:  # noqa: BLE001 - a health check reports what is wrong, it does not raise it
             return unavailable(error)
-        return health
 
     def _check(self) -> None:
         """Refuse a call of a memory that is not open."""
@@ -226,30 +201,46 @@ class Life:
                 f"The memory {self.name} is not open yet; use `async with` or `await memory.open()`."
             )
 
-    async def run(self, call: Call[T]) -> T:
-        """Carry out a call on an open store."""
+    async def run(
+        self,
+        name: str,
+        work: Callable[[Store], Awaitable[T]],
+        failed: Callable[[BaseException], T] | None,
+        *,
+        sweeps: bool = False,
+        details: JsonObject | None = None,
+    ) -> T:
+        """Carry out a call whose arguments have been checked.
+
+        Args:
+            name: What the log calls it.
+            work: What is done, on an open store.
+            failed: Makes the empty result that carries an error, where the memory degrades; None for a call that always raises.
+            sweeps: Whether it is a write after which the memory may sweep in passing.
+            details: What it was asked for, for an observer: ``query``, ``namespaces``, ``id``, ``texts``.
+        """
         self._check()
         watching = observer()
         try:
-            if watching is None or call.name == "open":
-                result = await self._carry_out(call)
+            if watching is None or name == "open":
+                result = await self._carry_out(work)
             else:
-                work = partial(self._carry_out, call)
-                result = await watching.memory_call(call.name, call.details, work, self._database)
+                carried_out = partial(self._carry_out, work)
+                result = await watching.memory_call(name, details or {}, carried_out, self._database)
         except InvalidInputError:
             raise
         except Exception as error:
-            if not self._degrades or call.failed is None:
+            if not self._degrades or failed is None:
                 raise
-            log.warning("memory.degraded", operation=call.name, error=repr(error))
-            return call.failed(error)
-        if call.sweeps:
+            log.warning("memory.degraded", operation=name, error=repr(error))
+            return failed(error)
+        if sweeps:
             await self._sweep_in_passing()
         return result
 
-    async def _carry_out(self, call: Call[T]) -> T:
+    async def _carry_out(self, work: Callable[[Store], Awaitable[T]]) -> T:
         await self.store.ready()
-        return await call.work(self.store)
+        return await work(self.store)
 
     def _database(self) -> str:
         return self.store.info.name if self.store.is_open else self.name
@@ -265,7 +256,7 @@ class Life:
 
             await sweep_expired(self.store, None)
         except AiochromaError as error:
-            # What was to be written is there; the next write sweeps again.
+            # The write itself succeeded; the next one sweeps again.
             log.warning("memory.sweep_failed", error=repr(error))
 
 

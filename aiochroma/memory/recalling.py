@@ -1,70 +1,236 @@
-"""How a question is answered: checked, embedded once, searched everywhere at the same time, merged."""
+"""How a question is answered: checked, embedded once, searched everywhere at the same time, merged, and judged.
+
+A judge of the caller's (a cross-encoder, a service, a language model) may order the best hits again. It sees the question and the
+texts of the best candidates, and gives each a number. What it does wrong costs its order alone: when it raises, takes too long or
+returns something else, the order by score stands, and the recall says so.
+"""
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from datetime import timedelta
+from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 
+from aiochroma._callbacks import ask
 from aiochroma._errors import EmbedderError, InvalidInputError, RerankFailedError, StoreUnavailableError
 from aiochroma._logging import get_logger
-from aiochroma._types import Vector, Where
-from aiochroma.memory.items import (
+from aiochroma._types import JsonObject, Vector, Where
+from aiochroma.memory.arguments import (
     check_id,
     check_k,
     check_text,
     check_thread,
+    check_where,
     checked_scope,
     is_number,
     seconds_of,
 )
-from aiochroma.memory.namespaces import collection_name
-from aiochroma.memory.opening import Call
-from aiochroma.memory.recall import Hit, NamespaceSearch, Recall, hit_from, searches_from
-from aiochroma.memory.reranking import CANDIDATES, Rerank, check_rerank, reranked, within_limits
+from aiochroma.memory.results import Hit, Recall, hit_from
 from aiochroma.memory.store import Namespace
-from aiochroma.records.spec import VECTOR_WEIGHT, Mode, SearchSpec, encoded
+from aiochroma.records.record import collection_name
+from aiochroma.records.spec import SearchSpec, encoded
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Coroutine
 
+    from aiochroma.memory.opening import Life
     from aiochroma.memory.store import Store
-    from aiochroma.records.spec import Neighbour, SearchHit, SearchResult
+    from aiochroma.records.spec import Mode, Neighbour, SearchHit, SearchResult
 
-__all__ = ["Question", "question_from", "recall", "similar_to"]
+__all__ = ["NamespaceSearch", "Rerank", "recall", "similar"]
 
 log = get_logger("aiochroma.memory")
 
+Limit: TypeAlias = float | Literal["auto"] | None
+Rerank: TypeAlias = Callable[[str, list[str]], "Sequence[float] | Awaitable[Sequence[float]]"]
 
-def recall(query: str, *, limit: int | None, **asked: Any) -> Call[Recall]:
+CANDIDATES = 40
+"""The number of hits that are judged: the best of all namespaces."""
+_RERANK_SECONDS = 10.0
+"""How long a judge may take, where no deadline is nearer."""
+_MOST_NEIGHBOURS = 50
+"""On either side; each is a query of its own inside SQLite, on the thread that serves every caller."""
+
+
+@dataclass(frozen=True)
+class NamespaceSearch:
+    """How one namespace is searched.
+
+    Attributes:
+        k: The most hits of this namespace; at least 1, default 5.
+        max_distance: The largest cosine distance of a hit, 0 to 2; ``"auto"`` for the embedder's own; None (default) for no
+            limit. It does not apply to a memory that holds a word of the question.
+        where: Chroma's filter over metadata; None (default) for no filter.
+        weight: A factor on the scores when namespaces are merged; above 0, default 1.
+        min_score: The lowest score of a hit; ``"auto"`` for no hit at all where the best one says that nothing was
+            remembered about it; None (default) for no limit.
+    """
+
+    k: int = 5
+    max_distance: Limit = None
+    where: Where | None = None
+    weight: float = 1.0
+    min_score: Limit = None
+
+    def __post_init__(self) -> None:
+        check_k(self.k)
+        max_distance = self.max_distance
+        if (
+            max_distance is not None
+            and max_distance != "auto"
+            and not (is_number(max_distance) and 0 <= max_distance < math.inf)
+        ):
+            raise InvalidInputError(
+                f"`max_distance` must be a distance of at least 0, 'auto', or None, got {max_distance!r}."
+            )
+        least = self.min_score
+        if least is not None and least != "auto" and not (is_number(least) and math.isfinite(least)):
+            raise InvalidInputError(f"`min_score` must be a finite number, 'auto', or None, got {least!r}.")
+        if not (is_number(self.weight) and 0 < self.weight < math.inf):
+            raise InvalidInputError(f"`weight` must be a number above 0, got {self.weight!r}.")
+        if self.where is not None:
+            check_where(self.where)
+
+
+@dataclass(frozen=True)
+class _Question:
+    """A question, and how its searches are done.
+
+    Attributes:
+        text: The question.
+        searches: How each namespace is searched; None for all namespaces alike, as ``common`` says.
+        common: How a namespace that says nothing itself is searched.
+        spec: What all searches have in common.
+        rerank: The judge that orders the best hits again, or None.
+    """
+
+    text: str
+    searches: dict[str, NamespaceSearch] | None
+    common: NamespaceSearch
+    spec: SearchSpec
+    rerank: Rerank | None
+
+
+def recall(
+    life: Life,
+    query: str,
+    *,
+    namespaces: object,
+    scope: object,
+    thread: str | None,
+    k: int,
+    limit: int | None,
+    max_distance: Limit,
+    min_score: Limit,
+    where: Where | None,
+    mode: Mode,
+    vector_weight: float,
+    since: object,
+    until: object,
+    half_life: float | timedelta | None,
+    diversity: float,
+    window: int,
+    rerank: Rerank | None,
+) -> Coroutine[object, object, Recall]:
     """Find what was remembered about something; see ``Memory.recall``."""
-    question = question_from(query, **asked)
+    check_text(query, "`query`")
+    searches, common = _searches(namespaces, NamespaceSearch(check_k(k), max_distance, where, 1.0, min_score))
     if limit is not None:
         check_k(limit, "`limit`")
+    if mode not in {"hybrid", "vector", "text"}:
+        raise InvalidInputError(f"`mode` must be 'hybrid', 'vector' or 'text', got {mode!r}.")
+    if not (is_number(diversity) and 0 <= diversity <= 1):
+        raise InvalidInputError(f"`diversity` must be from 0 to 1, got {diversity!r}.")
+    if not (is_number(vector_weight) and 0 <= vector_weight < math.inf):
+        raise InvalidInputError(f"`vector_weight` must be at least 0, got {vector_weight!r}.")
+    if not isinstance(window, int) or isinstance(window, bool) or not 0 <= window <= _MOST_NEIGHBOURS:
+        raise InvalidInputError(f"`window` must be an integer from 0 to {_MOST_NEIGHBOURS}, got {window!r}.")
+    if rerank is not None and not callable(rerank):
+        raise InvalidInputError(
+            f"`rerank` must be a callable of the question and a list of texts, which returns a number for each, got {rerank!r}."
+        )
+    spec = SearchSpec(
+        mode=mode,
+        vector_weight=vector_weight,
+        scope="" if scope is None else checked_scope(scope),
+        thread=None if thread is None else check_thread(thread),
+        since=None if since is None else seconds_of(since, "`since`"),
+        until=None if until is None else seconds_of(until, "`until`"),
+        half_life=_checked_half_life(half_life),
+        diversity=diversity,
+        window=window,
+    )
+    question = _Question(query, searches, common, spec, rerank)
 
     async def work(store: Store) -> Recall:
         with store.limit():
             return (await _answer(store, question)).cut(limit)
 
-    details = {"query": query, "namespaces": None if question.searches is None else list(question.searches)}
-    return Call("recall", work, Recall.failed, details=details)
+    details = {"query": query, "namespaces": None if searches is None else list(searches)}
+    return life.run("recall", work, Recall.failed, details=details)
 
 
-def similar_to(id: str, *, namespace: str, k: int) -> Call[Recall]:
-    """Find the memories nearest to one of them; see ``Memory.similar``."""
+def _searches(
+    namespaces: object, common: NamespaceSearch
+) -> tuple[dict[str, NamespaceSearch] | None, NamespaceSearch]:
+    """Return how each namespace is searched (None for all alike), and how one is that says nothing itself."""
+    if namespaces is None:
+        return None, common
+    if isinstance(namespaces, Mapping):
+        searches = {
+            name: value
+            if isinstance(value, NamespaceSearch)
+            else replace(common, k=check_k(value, f"`namespaces[{name!r}]`"))
+            for name, value in namespaces.items()
+        }
+    elif isinstance(namespaces, str):
+        searches = {namespaces: common}
+    elif isinstance(namespaces, Iterable):
+        searches = dict.fromkeys(namespaces, common)
+    else:
+        raise InvalidInputError(
+            f"`namespaces` must be a name, several names, or a mapping to `k` or `NamespaceSearch`, got {namespaces!r}."
+        )
+    for name in searches:
+        collection_name(name)
+    return searches, common
+
+
+def _checked_half_life(half_life: object) -> float | None:
+    seconds = half_life.total_seconds() if isinstance(half_life, timedelta) else half_life
+    if seconds is None:
+        return None
+    if not (is_number(seconds) and 0 < seconds < math.inf):
+        raise InvalidInputError(f"`half_life` must be more than 0 seconds, got {half_life!r}.")
+    return seconds
+
+
+def similar(life: Life, id: str, *, namespace: str, k: int) -> Coroutine[object, object, Recall]:
+    """Find the memories nearest to one of them, by its stored vector; see ``Memory.similar``."""
     check_id(id)
     collection_name(namespace)
     check_k(k)
 
     async def work(store: Store) -> Recall:
+        spec = SearchSpec(k, mode="vector", embedder_max_distance=store.embedder.max_distance or 1.0)
+
+        async def search(found: Namespace) -> SearchResult | None:
+            result: SearchResult = await store.submit(
+                "similar_memories", **found.collection, id=id, spec=spec, chunks=found.chunks
+            )
+            return result
+
         with store.limit():
-            return await _similar(store, namespace, id, k)
+            result = await store.on(namespace, search, absent=None)
+        return Recall() if result is None else Recall(tuple(_hits(namespace, result)))
 
-    return Call("similar", work, Recall.failed, details={"id": id, "namespaces": [namespace]})
+    return life.run("similar", work, Recall.failed, details={"id": id, "namespaces": [namespace]})
 
 
-async def _answer(store: Store, question: Question) -> Recall:
+async def _answer(store: Store, question: _Question) -> Recall:
     """Answer a question.
 
     Raises:
@@ -104,7 +270,7 @@ async def _answer(store: Store, question: Question) -> Recall:
 
 
 async def _rerank(
-    question: Question,
+    question: _Question,
     rerank: Rerank,
     hits: list[Hit],
     searches: Mapping[str, NamespaceSearch],
@@ -114,64 +280,20 @@ async def _rerank(
     """Order hits again; where that fails, in the order of their scores, and note why."""
     begun = time.perf_counter()
     try:
-        return await reranked(rerank, question.text, hits, searches)
+        return await _reranked(rerank, question.text, hits, searches)
     except RerankFailedError as error:
         errors[""] = error
         log.warning("recall.not_reranked", error=repr(error))
-        return within_limits(hits, searches)
+        return _within_limits(hits, searches)
     finally:
         timings["rerank"] = _milliseconds(begun)
 
 
-async def _similar(store: Store, namespace: str, id: str, k: int) -> Recall:
-    """Find the memories nearest to one of them, by its stored vector."""
-    spec = SearchSpec(k, mode="vector", embedder_max_distance=store.embedder.max_distance or 1.0)
-
-    async def search(entry: Namespace) -> SearchResult | None:
-        found: SearchResult = await store.submit(
-            "similar_memories", **entry.place, id=id, spec=spec, chunks=entry.parts
-        )
-        return found
-
-    result = await store.on(namespace, search, absent=None)
-    return Recall() if result is None else Recall(tuple(_hits(namespace, result)))
-
-
-def spec_of(
-    question: Question, search: NamespaceSearch, embedder_max_distance: float, *, by_words: bool
-) -> SearchSpec:
-    """Return how one namespace is searched for a question.
-
-    Args:
-        question: The question.
-        search: What it says of the namespace.
-        embedder_max_distance: The distance up to which the embedder calls two texts related.
-        by_words: Whether there is no vector to search with.
-    """
-    return SearchSpec(
-        k=search.k,
-        mode="text" if by_words else question.mode,
-        vector_weight=question.vector_weight,
-        weight=search.weight,
-        max_distance=embedder_max_distance if search.max_distance == "auto" else search.max_distance,
-        embedder_max_distance=embedder_max_distance,
-        min_score=search.min_score,
-        where=encoded(search.where),
-        scope=question.scope,
-        thread=question.thread,
-        since=question.since,
-        until=question.until,
-        half_life=question.half_life,
-        diversity=question.diversity,
-        window=question.window,
-    )
-
-
 async def _search(
     store: Store,
-    question: Question,
+    question: _Question,
     searches: Mapping[str, NamespaceSearch],
-    vector: Vector,
+    vector: Vector | None,
     timings: dict[str, float],
 ) -> tuple[dict[str, SearchResult], dict[str, BaseException]]:
     """Search all namespaces at the same time; return what each found, and what failed."""
@@ -183,14 +305,14 @@ async def _search(
     for _ in range(2):
         found = await store.find(missing)
         errors.update({name: entry for name, entry in found.items() if isinstance(entry, BaseException)})
-        names = [name for name, entry in found.items() if isinstance(entry, Namespace)]
+        known = {name: entry for name, entry in found.items() if isinstance(entry, Namespace)}
         operations = [
-            ("search_memories", _arguments(store, question, searches[name], found[name], vector))
-            for name in names
+            ("search_memories", _arguments(store, question, searches[name], namespace, vector))
+            for name, namespace in known.items()
         ]
         answers = await store.submit_many(operations) if operations else []
         missing = []
-        for name, got in zip(names, answers, strict=True):
+        for name, got in zip(known, answers, strict=True):
             timings[f"search:{name}"] = round(got.total_ms, 3)
             timings["queue"] = round(max(timings.get("queue", 0.0), got.wait_ms), 3)
             if got.error is None:
@@ -207,18 +329,29 @@ async def _search(
 
 
 def _arguments(
-    store: Store, question: Question, search: NamespaceSearch, namespace: Any, vector: Vector
-) -> dict[str, Any]:
+    store: Store, question: _Question, search: NamespaceSearch, namespace: Namespace, vector: Vector | None
+) -> JsonObject:
+    related = store.embedder.max_distance or 1.0
+    spec = replace(
+        question.spec,
+        k=search.k,
+        mode="text" if vector is None else question.spec.mode,
+        weight=search.weight,
+        max_distance=related if search.max_distance == "auto" else search.max_distance,
+        embedder_max_distance=related,
+        min_score=search.min_score,
+        where=encoded(search.where),
+    )
     return {
-        **namespace.place,
+        **namespace.collection,
         "query_embeddings": [vector],
         "queries": [question.text],
-        "spec": spec_of(question, search, store.embedder.max_distance or 1.0, by_words=vector is None),
-        "chunks": namespace.parts,
+        "spec": spec,
+        "chunks": namespace.chunks,
     }
 
 
-async def _vector(store: Store, question: Question) -> tuple[Any, EmbedderError | None]:
+async def _vector(store: Store, question: _Question) -> tuple[Vector | None, EmbedderError | None]:
     """Embed a question.
 
     Returns:
@@ -229,13 +362,13 @@ async def _vector(store: Store, question: Question) -> tuple[Any, EmbedderError 
         InvalidInputError: It embeds to nothing, and is asked by meaning.
         EmbedderError: It could not be embedded, and is asked by meaning.
     """
-    by_words = question.mode == "text" and store.capabilities.full_text
+    by_words = question.spec.mode == "text" and store.capabilities.full_text
     if by_words:
         return None, None
     try:
         return (await store.embed([question.text], is_query=True))[0].vector, None
     except (InvalidInputError, EmbedderError) as error:
-        if question.mode != "hybrid" or not store.capabilities.full_text:
+        if question.spec.mode != "hybrid" or not store.capabilities.full_text:
             raise
         return None, error if isinstance(error, EmbedderError) else None
 
@@ -245,7 +378,7 @@ def _hits(namespace: str, result: SearchResult) -> list[Hit]:
 
 
 def _hit(namespace: str, found: SearchHit) -> Hit:
-    parts = found.score
+    ranked = found.score
 
     def near(neighbours: tuple[Neighbour, ...]) -> tuple[Hit, ...]:
         return tuple(hit_from(namespace, one.id, one.document, one.metadata) for one in neighbours)
@@ -256,114 +389,73 @@ def _hit(namespace: str, found: SearchHit) -> Hit:
         found.document,
         found.metadata,
         distance=found.distance,
-        score=parts.score,
+        score=ranked.score,
         passage=found.passage,
-        explain={
-            "text": parts.text,
-            "own_text": parts.own_text,
-            "vector": parts.vector,
-            "recency": parts.recency,
-            "weight": parts.weight,
-        },
+        explain={name: getattr(ranked, name) for name in _EXPLAINED},
         before=near(found.before),
         after=near(found.after),
     )
+
+
+_EXPLAINED = ("text", "own_text", "vector", "recency", "weight")
 
 
 def _milliseconds(begun: float) -> float:
     return round((time.perf_counter() - begun) * 1000, 3)
 
 
-_MOST_NEIGHBOURS = 50
-"""On either side; each is a query of its own inside SQLite, on the thread that everybody waits for."""
+async def _reranked(
+    rerank: Rerank, query: str, hits: Sequence[Hit], searches: Mapping[str, NamespaceSearch]
+) -> list[Hit]:
+    """Order hits as a judge says, and leave each namespace what it may give.
 
+    Args:
+        rerank: The judge.
+        query: The question.
+        hits: Best first.
+        searches: How many hits each namespace may give.
 
-@dataclass(frozen=True)
-class Question:
-    """A question, and how all its searches are done.
-
-    Attributes:
-        text: The question.
-        searches: How each namespace is searched; None for all namespaces alike, as ``common`` says.
-        common: How a namespace that says nothing itself is searched.
-        scope: The path of a scope: only its memories and those below it; empty for all.
-        thread: Only memories of this thread, or None for all.
-        rerank: What orders the best hits again, or None.
-        mode: By meaning, by text, or both.
-        vector_weight: What the vectors count beside the text.
-        since: Only memories first remembered at this moment (seconds since 1970) or later, or None.
-        until: Only memories first remembered before this moment, or None.
-        half_life: Seconds after which half of what age may take from a score is gone, or None.
-        diversity: 0 for the best, towards 1 for the most different.
-        window: How many neighbours before and after each hit come with it.
-    """
-
-    text: str
-    searches: dict[str, NamespaceSearch] | None
-    common: NamespaceSearch
-    scope: str
-    thread: str | None
-    rerank: Rerank | None
-    mode: Mode
-    vector_weight: float
-    since: float | None
-    until: float | None
-    half_life: float | None
-    diversity: float
-    window: int
-
-
-def question_from(
-    query: Any,
-    *,
-    namespaces: Any = None,
-    scope: Any = None,
-    thread: Any = None,
-    k: int = 5,
-    max_distance: float | Literal["auto"] | None = None,
-    min_score: float | Literal["auto"] | None = None,
-    where: Where | None = None,
-    mode: Mode = "hybrid",
-    vector_weight: float = VECTOR_WEIGHT,
-    since: Any = None,
-    until: Any = None,
-    half_life: Any = None,
-    diversity: float = 0.0,
-    window: int = 0,
-    rerank: Any = None,
-) -> Question:
-    """Check what ``Memory.recall`` is asked for.
+    Returns:
+        The hits that were judged, best first; their ``explain`` has the number as ``rerank``.
 
     Raises:
-        InvalidInputError: Something of it is wrong.
+        RerankFailedError: The judge raised, took too long, or did not return a number for each text.
     """
-    check_text(query, "`query`")
-    if mode not in {"hybrid", "vector", "text"}:
-        raise InvalidInputError(f"`mode` must be 'hybrid', 'vector' or 'text', got {mode!r}.")
-    if not (is_number(diversity) and 0 <= diversity <= 1):
-        raise InvalidInputError(f"`diversity` must be from 0 to 1, got {diversity!r}.")
-    if not (is_number(vector_weight) and 0 <= vector_weight < math.inf):
-        raise InvalidInputError(f"`vector_weight` must be at least 0, got {vector_weight!r}.")
-    if not isinstance(window, int) or isinstance(window, bool) or not 0 <= window <= _MOST_NEIGHBOURS:
-        raise InvalidInputError(f"`window` must be an integer from 0 to {_MOST_NEIGHBOURS}, got {window!r}.")
-    searches, common = searches_from(namespaces, k, max_distance, where, min_score)
-    for name in searches or ():
-        collection_name(name)
-    seconds = half_life.total_seconds() if hasattr(half_life, "total_seconds") else half_life
-    if seconds is not None and not (is_number(seconds) and 0 < seconds < math.inf):
-        raise InvalidInputError(f"`half_life` must be more than 0 seconds, got {half_life!r}.")
-    return Question(
-        text=query,
-        searches=searches,
-        common=common,
-        scope="" if scope is None else checked_scope(scope),
-        thread=None if thread is None else check_thread(thread),
-        rerank=check_rerank(rerank),
-        mode=mode,
-        vector_weight=vector_weight,
-        since=None if since is None else seconds_of(since, "`since`"),
-        until=None if until is None else seconds_of(until, "`until`"),
-        half_life=seconds,
-        diversity=diversity,
-        window=window,
+    judged = hits[:CANDIDATES]
+    numbers = await ask(
+        "rerank",
+        rerank,
+        query,
+        [hit.text for hit in judged],
+        seconds=_RERANK_SECONDS,
+        failure=RerankFailedError,
     )
+    try:
+        values = [float(number) for number in cast("Iterable[float]", numbers)]
+    except (TypeError, ValueError, OverflowError) as error:
+        raise RerankFailedError(
+            f"`rerank` returned {type(numbers).__name__} and no list of numbers."
+        ) from error
+    if len(values) != len(judged) or not all(map(math.isfinite, values)):
+        raise RerankFailedError(
+            f"`rerank` was given {len(judged)} texts and returned {len(values)} numbers, or such that are not finite."
+        )
+    order = sorted(range(len(judged)), key=lambda number: -values[number])
+    return _within_limits(
+        (
+            replace(judged[number], explain={**judged[number].explain, "rerank": values[number]})
+            for number in order
+        ),
+        searches,
+    )
+
+
+def _within_limits(hits: Iterable[Hit], searches: Mapping[str, NamespaceSearch]) -> list[Hit]:
+    """Return hits, of each namespace no more than it may give."""
+    given: dict[str, int] = {}
+    kept = []
+    for hit in hits:
+        given[hit.namespace] = given.get(hit.namespace, 0) + 1
+        if given[hit.namespace] <= searches[hit.namespace].k:
+            kept.append(hit)
+    return kept

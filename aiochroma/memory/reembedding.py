@@ -9,26 +9,35 @@ on where it stopped: the copy is there, and says how far it came.
 from __future__ import annotations
 
 import hashlib
-import uuid
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aiochroma._errors import InvalidInputError, StoreUnavailableError
 from aiochroma._logging import get_logger
-from aiochroma._types import Metadata
-from aiochroma.memory.namespaces import collection_name, parts_name
-from aiochroma.memory.opening import Call
-from aiochroma.memory.store import DIMENSIONS, EMBEDDER, FINGERPRINT, NAMESPACE
-from aiochroma.memory.writing import PARTS_FOR
-from aiochroma.records.record import CHUNK_OF, CHUNKS, WRITING, chunk_id
+from aiochroma._types import Metadata, MetadataView
+from aiochroma.memory.remembering import CHUNKS_FOR, write_chunks_into
+from aiochroma.memory.store import checked_names
+from aiochroma.records.record import (
+    CHUNKS,
+    DIMENSIONS,
+    EMBEDDER,
+    FINGERPRINT,
+    NAMESPACE,
+    WRITING,
+    chunks_name,
+    collection_name,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Coroutine, Iterable, Sequence
 
+    from chromadb.types import Collection
+
+    from aiochroma.memory.opening import Life
     from aiochroma.memory.store import Store
     from aiochroma.memory.vectors import Embedded
 
-__all__ = ["ReembedReport", "namespaces_again", "restore_names"]
+__all__ = ["ReembedReport", "reembed", "restore_names"]
 
 log = get_logger("aiochroma.memory")
 
@@ -46,7 +55,7 @@ _MOST_PASSES = 20
 
 @dataclass(frozen=True)
 class ReembedReport:
-    """What became of the namespaces that were to be embedded again.
+    """What was done with the namespaces that were to be embedded again.
 
     Attributes:
         embedded: How many memories of each namespace were embedded.
@@ -65,20 +74,21 @@ class ReembedReport:
         return not self.left
 
 
-def namespaces_again(
-    namespaces: Iterable[str] | str | None, *, progress: Callable[[str, int, int], None] | None
-) -> Call[ReembedReport]:
+def reembed(
+    life: Life,
+    namespaces: Iterable[str] | str | None,
+    *,
+    progress: Callable[[str, int, int], None] | None,
+) -> Coroutine[object, object, ReembedReport]:
     """Embed namespaces again; see ``Memory.reembed``."""
-    names = [namespaces] if isinstance(namespaces, str) else None if namespaces is None else list(namespaces)
-    for name in names or ():
-        collection_name(name)
+    names = checked_names(namespaces)
 
     async def work(store: Store) -> ReembedReport:
         await finish_interrupted(store)
         report = ReembedReport()
         unchanged = []
         for name in await store.names() if names is None else names:
-            model = await _collection(store, collection_name(name))
+            model = await store.collection(collection_name(name))
             if model is None or await store.is_mine(model.metadata or {}):
                 unchanged.append(name)
                 continue
@@ -89,72 +99,69 @@ def namespaces_again(
                 report.left[name] = tuple(sorted(copying.left))
         return ReembedReport(report.embedded, tuple(unchanged), report.left)
 
-    return Call("reembed", work, _failed)
+    return life.run("reembed", work, None)
 
 
-def _failed(error: BaseException) -> ReembedReport:
-    raise error  # Nobody wants an empty report of a job that was not done.
-
-
-async def restore_names(store: Store, models: Sequence[Any]) -> None:
+async def restore_names(store: Store, models: Sequence[Collection]) -> None:
     """Let a copy take over whose run was interrupted when its namespace had no name any more; for opening.
 
-    No running job is ever seen in this state: it changes the names without letting anybody in between.
+    A running job is never seen in this state: no other request comes between its changes of names.
     """
     names = {model.name for model in models}
     for model in models:
         metadata = model.metadata or {}
-        if metadata.get(COMPLETE) and collection_name(metadata[COPY_OF]) not in names:
-            await _take_over(store, metadata[COPY_OF], model, models)
+        if metadata.get(COMPLETE) and collection_name(str(metadata[COPY_OF])) not in names:
+            await _take_over(store, str(metadata[COPY_OF]), model, models)
 
 
 async def finish_interrupted(store: Store) -> None:
     """Let copies that were complete when a run was interrupted take over, and delete what they have replaced."""
-    models = await store.submit("list_collections", limit=None, offset=None, **store.database)
+    models = await store.collections()
     for model in models:
-        if (model.metadata or {}).get(COMPLETE):
-            await _take_over(store, model.metadata[COPY_OF], model, models)
-    models = await store.submit("list_collections", limit=None, offset=None, **store.database)
-    for model in models:
+        metadata = model.metadata or {}
+        if metadata.get(COMPLETE):
+            await _take_over(store, str(metadata[COPY_OF]), model, models)
+    for model in await store.collections():
         if REPLACED in (model.metadata or {}):
             await store.submit("delete_collection", name=model.name, **store.database)
 
 
-async def _take_over(store: Store, name: str, copy: Any, models: Sequence[Any]) -> None:
+async def _take_over(store: Store, name: str, copy: Collection, models: Sequence[Collection]) -> None:
     """Give a copy the name of its namespace, and its original another."""
     by_name = {model.name: model for model in models}
-    steps: list[tuple[str, Metadata]] = []
+    known = copy.metadata or {}
+    steps: list[Metadata] = []
     for present, replacement, aside, metadata in (
-        (parts_name(name), _copy_name(name, "parts"), _aside_name(name, "parts"), {PARTS_FOR: name}),
+        (chunks_name(name), _copy_name(name, "chunks"), _aside_name(name, "chunks"), {CHUNKS_FOR: name}),
         (
             collection_name(name),
             copy.name,
             _aside_name(name, ""),
             {
                 NAMESPACE: name,
-                EMBEDDER: copy.metadata[COPY_EMBEDDER],
-                DIMENSIONS: copy.metadata[DIMENSIONS],
-                FINGERPRINT: copy.metadata[FINGERPRINT],
+                EMBEDDER: known[COPY_EMBEDDER],
+                DIMENSIONS: known[DIMENSIONS],
+                FINGERPRINT: known[FINGERPRINT],
             },
         ),
     ):
         if present in by_name:
-            steps.append(("_modify", _renamed(by_name[present], aside, {REPLACED: name})))
+            steps.append(_renamed(by_name[present], aside, {REPLACED: name}))
         if replacement in by_name:
-            steps.append(("_modify", _renamed(by_name[replacement], present, metadata)))
+            steps.append(_renamed(by_name[replacement], present, metadata))
     # Submitted together they stand next to each other in the queue: no caller finds the namespace missing in between.
-    for outcome in await store.submit_many([(name, {**step, **store.database}) for name, step in steps]):
+    for outcome in await store.submit_many([("_modify", {**step, **store.database}) for step in steps]):
         if outcome.error is not None:
             raise outcome.error
     store.drop(name)
 
 
-def _renamed(model: Any, name: str, metadata: Metadata) -> dict[str, Any]:
+def _renamed(model: Collection, name: str, metadata: MetadataView) -> Metadata:
     return {"id": model.id, "new_name": name, "new_metadata": metadata}
 
 
 class _Copying:
-    """One namespace on its way.
+    """The copy of one namespace, as far as it is made.
 
     Attributes:
         embedded: How many texts were embedded.
@@ -162,7 +169,7 @@ class _Copying:
     """
 
     def __init__(
-        self, store: Store, name: str, model: object, progress: Callable[[str, int, int], None] | None
+        self, store: Store, name: str, model: Collection, progress: Callable[[str, int, int], None] | None
     ) -> None:
         self.embedded = 0
         self.left: set[str] = set()
@@ -185,46 +192,35 @@ class _Copying:
         if self.left:
             return False
         await store.submit(
-            "_modify", id=copy.id, new_metadata={**copy.metadata, COMPLETE: True}, **store.database
+            "_modify", id=copy.id, new_metadata={**(copy.metadata or {}), COMPLETE: True}, **store.database
         )
-        copy = await _collection(store, copy.name)
-        models = await store.submit("list_collections", limit=None, offset=None, **store.database)
-        await _take_over(store, self._name, copy, models)
-        # What somebody wrote into the original after the comparison.
+        await _take_over(store, self._name, copy, await store.collections())
+        # What was written into the original after the comparison.
         while await self._pass(copy):
             pass
         await finish_interrupted(store)
         log.info("reembed.done", namespace=self._name, memories=self.embedded)
         return True
 
-    async def _made(self) -> Any:
+    async def _made(self) -> Collection:
         """Return the copy, as far as it came before; one of another embedder is begun again."""
         store, name = self._store, self._name
-        fingerprint = await store.fingerprint()
         metadata = {
             COPY_OF: name,
             COPY_EMBEDDER: store.embedder.identity,
+            FINGERPRINT: await store.fingerprint(),
             DIMENSIONS: store.embedder.dimensions,
-            FINGERPRINT: fingerprint,
         }
-        found = await _collection(store, _copy_name(name, ""))
-        if found is not None and found.metadata != metadata:
-            await store.submit("delete_collection", name=found.name, **store.database)
-            found = None
-        if found is None and await _collection(store, _copy_name(name, "parts")) is not None:
-            await store.submit("delete_collection", name=_copy_name(name, "parts"), **store.database)
-        return found or await self._collection_made(_copy_name(name, ""), metadata)
+        found = await store.collection(_copy_name(name, ""))
+        if found is not None and found.metadata == metadata:
+            return found
+        for copied in ("", "chunks"):
+            left = await store.collection(_copy_name(name, copied))
+            if left is not None:
+                await store.submit("delete_collection", name=left.name, **store.database)
+        return await store.make_collection(_copy_name(name, ""), metadata)
 
-    async def _collection_made(self, name: str, metadata: Metadata) -> Any:
-        return await self._store.submit(
-            "get_or_create_collection",
-            name=name,
-            configuration={"hnsw": {"space": "cosine"}},
-            metadata=metadata,
-            **self._store.database,
-        )
-
-    async def _pass(self, copy: Any) -> bool:
+    async def _pass(self, copy: Collection) -> bool:
         """Compare the copy with the original and make what is missing or different; return whether there was any."""
         store = self._store
         ids = await self._ids(self._original)
@@ -240,7 +236,7 @@ class _Copying:
             different = {
                 id: record
                 for id, record in there.items()
-                if id not in self.left and _told(here.get(id)) != _told(record)
+                if id not in self.left and _comparable(here.get(id)) != _comparable(record)
             }
             if different:
                 changed = await self._copy(copy, different) or changed
@@ -248,13 +244,13 @@ class _Copying:
                 self._progress(self._name, min(start + _PAGE, len(ids)), len(ids))
         return changed
 
-    async def _ids(self, model: Any) -> list[str]:
+    async def _ids(self, model: Collection) -> list[str]:
         store = self._store
         found = await store.submit("_get", collection_id=model.id, include=[], **store.database)
         ids: list[str] = found["ids"]
         return ids
 
-    async def _read(self, model: Any, ids: list[str]) -> dict[str, tuple[str, Metadata]]:
+    async def _read(self, model: Collection, ids: list[str]) -> dict[str, tuple[str, Metadata]]:
         store = self._store
         found = await store.submit(
             "_get", collection_id=model.id, ids=ids, include=["documents", "metadatas"], **store.database
@@ -266,13 +262,17 @@ class _Copying:
             )
         }
 
-    async def _copy(self, copy: Any, records: dict[str, tuple[str, Metadata]]) -> bool:
+    async def _copy(self, copy: Collection, records: dict[str, tuple[str, Metadata]]) -> bool:
         """Embed records and write them into the copy; return whether there were any that can be embedded."""
         store = self._store
         vectors = await self._vectors({id: text for id, (text, _) in records.items()})
         if not vectors:
             return False
-        writings = await self._write_chunks({id: one for id, one in vectors.items() if one.parts})
+        writings: dict[str, Metadata] = {}
+        long = {id: one.chunks for id, one in vectors.items() if one.chunks}
+        if long:
+            made = await store.make_collection(_copy_name(self._name, "chunks"), {COPY_OF: self._name})
+            writings = await write_chunks_into(store, made.id, long)
         await store.submit(
             "_upsert",
             bulk=True,
@@ -313,37 +313,9 @@ class _Copying:
         except InvalidInputError:
             return None
 
-    async def _write_chunks(self, long: dict[str, Embedded]) -> dict[str, dict[str, Any]]:
-        if not long:
-            return {}
-        store = self._store
-        chunk_collection = await self._collection_made(_copy_name(self._name, "parts"), {COPY_OF: self._name})
-        writings: dict[str, Metadata] = {
-            id: {WRITING: uuid.uuid4().hex, CHUNKS: len(one.parts)} for id, one in long.items()
-        }
-        rows = [
-            (chunk_id(writings[id][WRITING], number), id, text, vector)
-            for id, one in long.items()
-            for number, (text, vector) in enumerate(one.parts)
-        ]
-        for start in range(0, len(rows), _PAGE):
-            page = rows[start : start + _PAGE]
-            await store.submit(
-                "_upsert",
-                bulk=True,
-                collection_id=chunk_collection.id,
-                ids=[row[0] for row in page],
-                embeddings=[row[3] for row in page],
-                metadatas=[{CHUNK_OF: row[1]} for row in page],
-                documents=[row[2] for row in page],
-                uris=None,
-                **store.database,
-            )
-        return writings
 
-
-def _told(record: tuple[str, Metadata] | None) -> tuple[str, Metadata] | None:
-    """Return what two records are compared by: all but which chunks are theirs, and the last digits of fractions.
+def _comparable(record: tuple[str, Metadata] | None) -> tuple[str, Metadata] | None:
+    """Return what two records are compared by: all but the number of their chunks, and the last digits of fractions.
 
     Chroma does not always give back the last one.
     """
@@ -365,13 +337,3 @@ def _copy_name(namespace: str, what: str) -> str:
 
 def _aside_name(namespace: str, what: str) -> str:
     return f"ns.replaced{what}-{hashlib.sha256(namespace.encode()).hexdigest()}.x"
-
-
-async def _collection(store: Store, name: str) -> Any:
-    """Return a collection, or None where there is none."""
-    from chromadb.errors import NotFoundError
-
-    try:
-        return await store.submit("get_collection", name=name, **store.database)
-    except NotFoundError:
-        return None

@@ -1,69 +1,100 @@
-"""Remembering: one text, many, or the messages of a conversation."""
+"""Remembering: one text, many, or the messages of a conversation; and how items and their vectors become records."""
 
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from aiochroma._callbacks import ask
 from aiochroma._errors import ExtractFailedError, InvalidInputError
-from aiochroma._threads import Started, start
-from aiochroma._types import JsonObject
-from aiochroma.memory.hooks import ask
-from aiochroma.memory.items import check_thread, checked_item, checked_scope, item_from
-from aiochroma.memory.namespaces import collection_name
-from aiochroma.memory.opening import Call
+from aiochroma._threads import Started
+from aiochroma._types import JsonObject, Metadata, Vector
+from aiochroma.memory.arguments import (
+    Item,
+    check_thread,
+    checked_item,
+    checked_scope,
+    item_from,
+    now_in_seconds,
+)
 from aiochroma.memory.results import Id, Items
-from aiochroma.memory.writing import distinct, write_items
+from aiochroma.records.record import (
+    CHUNK_OF,
+    CHUNKS,
+    CREATED_AT,
+    THREAD,
+    UPDATED_AT,
+    WRITING,
+    chunk_id,
+    collection_name,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 
-    from aiochroma.memory.items import Item
+    from aiochroma._types import CollectionId
+    from aiochroma.memory.opening import Life
     from aiochroma.memory.store import Namespace, Store
     from aiochroma.memory.vectors import Embedded
 
-__all__ = ["Extract", "many", "messages", "one", "remember_batches"]
+__all__ = [
+    "Extract",
+    "remember",
+    "remember_batches",
+    "remember_many",
+    "remember_messages",
+    "write_chunks",
+    "write_chunks_into",
+]
 
 Extracted: TypeAlias = "Iterable[str | Mapping[str, Any]]"
-Extract: TypeAlias = "Callable[[list[dict[str, Any]]], Extracted | Awaitable[Extracted]]"
+Extract: TypeAlias = "Callable[[list[JsonObject]], Extracted | Awaitable[Extracted]]"
+
+CHUNKS_FOR = "aiochroma:chunks_for"
+"""In the metadata of a collection of chunks: the namespace."""
 
 _EXTRACT_SECONDS = 120.0
 """How long the caller's function may take, which may ask a language model, where no deadline is nearer."""
 
 _BATCH = 256
 _BATCH_CHARACTERS = 1_000_000
+_CHUNKS_AT_ONCE = 256
 _MESSAGE_FIELDS = frozenset({"role", "content", "name", "created_at", "id", "metadata"})
 
 
-def one(text: str, *, namespace: str, dedupe: bool | None, **arguments: Any) -> Call[Id]:
+def remember(
+    life: Life, text: str, *, namespace: str, dedupe: bool | None, **arguments: object
+) -> Coroutine[object, object, Id]:
     """Remember a text; see ``Memory.remember``."""
-    item = checked_item(text, **arguments)
+    item = checked_item(text, where="`text`", **arguments)
     collection_name(namespace)
     again = bool(dedupe)
 
     async def work(store: Store) -> Id:
         with store.limit():
             embedded = await store.embed([item.text], is_query=False)
-            items = distinct([item], dedupe=again)
+            items = _distinct([item], dedupe=again)
             moved = await store.on_made(
-                namespace, lambda place: write_items(store, place, items, embedded, dedupe=again)
+                namespace, lambda made: _write_items(store, made, items, embedded, dedupe=again)
             )
         return Id(moved.get(item.id, item.id))
 
     details = {"namespaces": [namespace], "texts": [item.text]}
-    return Call("remember", work, Id.failed, sweeps=True, details=details)
+    return life.run("remember", work, Id.failed, sweeps=True, details=details)
 
 
-def many(
-    items: Iterable[Any] | AsyncIterable[Any],
+def remember_many(
+    life: Life,
+    items: Iterable[object] | AsyncIterable[object],
     *,
     namespace: str,
     scope: object,
     thread: str | Literal[False] | None,
     dedupe: bool | None,
     progress: Callable[[int], None] | None,
-) -> Call[Items[str]]:
+) -> Coroutine[object, object, Items[str]]:
     """Remember many texts; see ``Memory.remember_many``."""
     collection_name(namespace)
     defaults: JsonObject = {}
@@ -85,43 +116,40 @@ def many(
         return ids
 
     details = {"namespaces": [namespace]}
-    return Call("remember_many", work, Items[str].failed, sweeps=True, details=details)
+    return life.run("remember_many", work, Items[str].failed, sweeps=True, details=details)
 
 
-def messages(
+def remember_messages(
+    life: Life,
     messages: Iterable[Mapping[str, Any]],
     *,
     thread: str,
     scope: object,
     namespace: str,
     extract: Extract | None,
-) -> Call[Items[str]]:
+) -> Coroutine[object, object, Items[str]]:
     """Remember the messages of a conversation, or what is extracted from them; see ``Memory.remember_messages``."""
     if isinstance(messages, (str, Mapping)) or not isinstance(messages, Iterable):
         raise InvalidInputError(f"`messages` must be several mappings, got {type(messages).__name__}.")
     messages = [*messages]
     items = [_item_of(message, f"messages[{number}]") for number, message in enumerate(messages)]
-    if extract is not None:
-        if not callable(extract):
-            raise InvalidInputError(
-                f"`extract` must be a callable of the messages, which returns texts or items, got {extract!r}."
-            )
-        check_thread(thread)
-        # What is said of somebody is no turn of the conversation in which it was said.
-        return many(
-            _extracted(extract, [dict(message) for message in messages]),
-            namespace=namespace,
-            scope=scope,
-            thread=False,
-            dedupe=None,
-            progress=None,
+    check_thread(thread)
+    if extract is None:
+        return remember_many(
+            life, items, namespace=namespace, scope=scope, thread=thread, dedupe=None, progress=None
         )
-    return many(
-        items, namespace=namespace, scope=scope, thread=check_thread(thread), dedupe=None, progress=None
+    if not callable(extract):
+        raise InvalidInputError(
+            f"`extract` must be a callable of the messages, which returns texts or items, got {extract!r}."
+        )
+    extracted = _extracted(extract, [dict(message) for message in messages])
+    # A fact is not a message of the conversation in which it was mentioned.
+    return remember_many(
+        life, extracted, namespace=namespace, scope=scope, thread=False, dedupe=None, progress=None
     )
 
 
-async def _extracted(extract: Extract, messages: list[dict[str, Any]]) -> AsyncIterator[Any]:
+async def _extracted(extract: Extract, messages: list[JsonObject]) -> AsyncIterator[object]:
     found = await ask("extract", extract, messages, seconds=_EXTRACT_SECONDS, failure=ExtractFailedError)
     if isinstance(found, (str, Mapping)) or not isinstance(found, Iterable):
         raise ExtractFailedError(f"`extract` returned {type(found).__name__} and no list of texts or items.")
@@ -133,7 +161,7 @@ async def _extracted(extract: Extract, messages: list[dict[str, Any]]) -> AsyncI
         yield item
 
 
-def _item_of(message: object, where: str) -> dict[str, Any]:
+def _item_of(message: object, where: str) -> JsonObject:
     if not isinstance(message, Mapping) or not {"role", "content"} <= set(message) <= _MESSAGE_FIELDS:
         raise InvalidInputError(
             f"{where} must be a mapping with `role` and `content`, and may have "
@@ -150,7 +178,7 @@ def _item_of(message: object, where: str) -> dict[str, Any]:
 
 
 async def _batches(
-    items: Iterable[Any] | AsyncIterable[Any], namespace: str, defaults: Mapping[str, Any]
+    items: Iterable[object] | AsyncIterable[object], namespace: str, defaults: JsonObject
 ) -> AsyncIterator[tuple[str, list[Item]]]:
     """Check items and gather them into batches, without holding more than one.
 
@@ -178,7 +206,7 @@ async def _batches(
         yield namespace, batch
 
 
-async def _each(items: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterator[Any]:
+async def _each(items: Iterable[object] | AsyncIterable[object]) -> AsyncIterator[object]:
     if isinstance(items, AsyncIterable):
         async for item in items:
             yield item
@@ -192,7 +220,7 @@ async def remember_batches(
     source: AsyncIterator[tuple[str, list[Item]]],
     written: Callable[[list[Item]], None],
     *,
-    exact: bool = False,
+    replace: bool = False,
     dedupe: bool = False,
 ) -> None:
     """Write batches in order, each while the next one is read and embedded; at most two are held.
@@ -201,7 +229,7 @@ async def remember_batches(
         store: The store that is written to.
         source: Namespaces and their items.
         written: Called with each batch as soon as it is in the database.
-        exact: Whether nothing is left of the former memory under an id, as for an import.
+        replace: Whether a memory under the same id is replaced as a whole, as by an import.
         dedupe: Whether a text that is repeated in its thread is refreshed.
 
     Raises:
@@ -211,15 +239,15 @@ async def remember_batches(
     batch: list[Item] = []
     try:
         async for namespace, following in source:
-            items = distinct(following, dedupe=dedupe)
+            items = _distinct(following, dedupe=dedupe)
             with store.limit():
                 embedded = await store.embed([item.text for item in items], is_query=False)
             if under_way is not None:
                 await under_way.result()
                 under_way = None
                 written(batch)
-            work = _write_batch(store, namespace, items, embedded, following, exact=exact, dedupe=dedupe)
-            under_way, batch = start(work), following
+            work = _write_batch(store, namespace, items, embedded, following, replace=replace, dedupe=dedupe)
+            under_way, batch = Started(work), following
         if under_way is not None:
             await under_way.result()
             under_way = None
@@ -241,15 +269,116 @@ async def _write_batch(
     embedded: list[Embedded],
     batch: list[Item],
     *,
-    exact: bool,
+    replace: bool,
     dedupe: bool,
 ) -> None:
     """Write items, and note in the batch that they come from which ids they have been given."""
 
-    async def work(place: Namespace) -> None:
-        moved = await write_items(store, place, items, embedded, bulk=True, exact=exact, dedupe=dedupe)
+    async def work(made: Namespace) -> None:
+        moved = await _write_items(store, made, items, embedded, bulk=True, replace=replace, dedupe=dedupe)
         for item in batch if moved else ():
             item.id = moved.get(item.id, item.id)
 
     with store.limit():
         await store.on_made(namespace, work)
+
+
+# -- records ------------------------------------------------------------------------------------------------------------
+
+
+def _distinct(items: list[Item], *, dedupe: bool) -> list[Item]:
+    """Give every item the moment at which it is remembered, and return those to be written, no two with one id.
+
+    One write cannot hold an id twice. In a thread the later item is another memory with an id of its own; elsewhere, or with
+    ``dedupe``, the later item counts, as if they had been written one after the other.
+    """
+    now = now_in_seconds()
+    found: dict[str, Item] = {}
+    for number, item in enumerate(items):
+        # Keeps the order in which they were given, also within one request.
+        made = item.own.setdefault(CREATED_AT, round(now + number * 1e-6, 6))
+        item.own.setdefault(UPDATED_AT, now)
+        if item.id in found and THREAD in item.own and not dedupe and item.id == item.derived_id():
+            item.id = item.derived_id(1, made)
+        found[item.id] = item
+    return list(found.values())
+
+
+async def _write_items(
+    store: Store,
+    namespace: Namespace,
+    items: Sequence[Item],
+    embedded: Sequence[Embedded],
+    *,
+    bulk: bool = False,
+    replace: bool = False,
+    dedupe: bool,
+) -> dict[str, str]:
+    """Write items whose ids are all different, as one request.
+
+    Returns:
+        Other ids, of texts whose own id belongs to another memory.
+    """
+    long = {item.id: entry.chunks for item, entry in zip(items, embedded, strict=True) if entry.chunks}
+    writings = await write_chunks(store, namespace, long)
+    moved: dict[str, str] = await store.submit(
+        "remember",
+        bulk=bulk,
+        **namespace.collection,
+        ids=[item.id for item in items],
+        embeddings=[entry.vector for entry in embedded],
+        documents=[item.text for item in items],
+        metadatas=[{**item.metadata, **item.own, **writings.get(item.id, {})} for item in items],
+        uris=None,
+        chunks=namespace.chunks,
+        exact=replace,
+        dedupe=dedupe,
+        history_namespace=namespace.name if store.keeps_history else None,
+    )
+    return moved
+
+
+async def write_chunks(
+    store: Store, namespace: Namespace, long: Mapping[str, Sequence[tuple[str, Vector]]]
+) -> dict[str, Metadata]:
+    """Write the chunks of long texts, and return the metadata by which their memories know them.
+
+    The chunks come first: a memory that is there has all its chunks.
+
+    Args:
+        store: The store.
+        namespace: The namespace of the memories.
+        long: The chunks of each long text with their vectors, by the id of the memory.
+    """
+    if not long:
+        return {}
+    made = await store.make_collection(namespace.chunks, {CHUNKS_FOR: namespace.name})
+    return await write_chunks_into(store, made.id, long)
+
+
+async def write_chunks_into(
+    store: Store, collection: CollectionId, long: Mapping[str, Sequence[tuple[str, Vector]]]
+) -> dict[str, Metadata]:
+    """Write chunks into a collection; see :func:`write_chunks`."""
+    writings: dict[str, Metadata] = {
+        id: {WRITING: uuid.uuid4().hex, CHUNKS: len(chunks)} for id, chunks in long.items()
+    }
+    rows = [
+        (chunk_id(writings[id][WRITING], number), id, text, vector)
+        for id, chunks in long.items()
+        for number, (text, vector) in enumerate(chunks)
+    ]
+    for begin in range(0, len(rows), _CHUNKS_AT_ONCE):
+        page = rows[begin : begin + _CHUNKS_AT_ONCE]
+        await store.submit(
+            "_upsert",
+            bulk=len(rows) > _CHUNKS_AT_ONCE,
+            collection_id=collection,
+            ids=[row[0] for row in page],
+            embeddings=[row[3] for row in page],
+            metadatas=[{CHUNK_OF: row[1]} for row in page],
+            documents=[row[2] for row in page],
+            uris=None,
+            **store.database,
+        )
+    return writings

@@ -9,81 +9,89 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from aiochroma._errors import ClosedError, EmbedderError, EmbedderMismatchError, InvalidInputError
 from aiochroma._threads import off_loop
-from aiochroma._types import MetadataView
+from aiochroma._types import MetadataView, Vector
 from aiochroma.client.maintenance import SingleEmbedder, reembed_missing
 from aiochroma.client.opening import ClientOpening
 from aiochroma.embedding.functions import is_alike, is_same_name
-from aiochroma.memory.namespaces import collection_name, namespace_of, parts_name
 from aiochroma.memory.vectors import TextEmbedder
+from aiochroma.records.record import (
+    DIMENSIONS,
+    EMBEDDER,
+    FINGERPRINT,
+    NAMESPACE,
+    chunks_name,
+    collection_name,
+    namespace_of,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
-    from aiochroma.client.options import ConnectTarget
+    from chromadb.types import Collection
+
+    from aiochroma.client.client import AsyncClient
+    from aiochroma.client.session import Session
     from aiochroma.core.calls import CallOutcome
     from aiochroma.core.connection import Capabilities, EngineInfo
     from aiochroma.embedding.choice import EmbedderFunction
+    from aiochroma.memory.opening import Home, MemoryOptions
     from aiochroma.memory.vectors import Embedded
 
-__all__ = ["Namespace", "Store"]
+__all__ = ["Namespace", "Store", "checked_names"]
 
 T = TypeVar("T")
-
-NAMESPACE = "aiochroma:namespace"
-EMBEDDER = "aiochroma:embedder"
-DIMENSIONS = "aiochroma:dimensions"
-FINGERPRINT = "aiochroma:embedder_fingerprint"
 
 _REOPEN_SECONDS = 1.0
 
 
+def checked_names(namespaces: Iterable[str] | str | None) -> list[str] | None:
+    """Return the names of the namespaces that a call is for; None for all.
+
+    Raises:
+        InvalidInputError: One is not a string, or is blank.
+    """
+    if namespaces is None:
+        return None
+    names = [namespaces] if isinstance(namespaces, str) else list(namespaces)
+    for name in names:
+        collection_name(name)
+    return names
+
+
 class Namespace:
-    """A namespace that exists: its collection's place in Chroma.
+    """A namespace that exists.
 
     Attributes:
         name: The namespace.
-        place: The arguments that every operation on its collection has.
-        parts: The name of the collection that holds the chunks of its long texts.
+        collection: The arguments that every operation on its collection has.
+        chunks: The name of the collection that holds the chunks of its long texts.
     """
 
-    __slots__ = ("name", "parts", "place")
+    __slots__ = ("chunks", "collection", "name")
 
-    def __init__(self, name: str, model: Any) -> None:
+    def __init__(self, name: str, model: Collection) -> None:
         self.name = name
-        self.place = {"collection_id": model.id, "tenant": model.tenant, "database": model.database}
-        self.parts = parts_name(name)
+        self.collection = {"collection_id": model.id, "tenant": model.tenant, "database": model.database}
+        self.chunks = chunks_name(name)
 
 
 class Store:
     """Opens the database when it is first needed, and again when it failed; finds and makes namespaces.
 
     Args:
-        resolve: Says which database is to be opened; called off the event loop.
-        choose_embedder: Returns the embedder, given the identities of those that the database was written with, the most
-            frequent first; may take long.
-        client: A client to use in place of one of its own, or None.
-        describe: What messages call the memory.
-        split_chars: The most characters of a chunk of a long text, or None for what the embedder reads.
-        history: Whether every change is noted.
+        home: Where the memory is.
+        options: How it behaves.
     """
 
-    def __init__(
-        self,
-        resolve: Callable[[], ConnectTarget],
-        choose_embedder: Callable[[Sequence[str]], EmbedderFunction],
-        client: Any,
-        *,
-        describe: str,
-        split_chars: int | None,
-        history: bool,
-    ) -> None:
-        self.describe = describe
-        self.keeps_history = history
-        self._resolve = resolve
-        self._choose_embedder = choose_embedder
-        self._client = client
-        self._owns_client = client is None
-        self._split_chars = split_chars
+    def __init__(self, home: Home, options: MemoryOptions) -> None:
+        self.describe = home.name
+        self.keeps_history = options.history
+        self._resolve = home.resolve
+        self._choose_embedder = options.choose_embedder
+        self._client = home.client
+        self._owns_client = home.client is None
+        self._split_chars = options.split_chars
         self._texts: TextEmbedder | None = None
         self._failure: Exception | None = None
         self._failed_at = 0.0
@@ -94,7 +102,7 @@ class Store:
     # -- opening -------------------------------------------------------------------------------------------------------
 
     @property
-    def client(self) -> Any:
+    def client(self) -> AsyncClient:
         """The open client.
 
         Raises:
@@ -105,6 +113,11 @@ class Store:
                 f"The memory {self.describe} is not open; use `async with` or `await memory.open()`."
             )
         return self._client
+
+    @property
+    def session(self) -> Session:
+        """What carries operations out."""
+        return self.client.session
 
     @property
     def is_open(self) -> bool:
@@ -124,8 +137,7 @@ class Store:
         Raises:
             ClosedError: It is not open.
         """
-        info: EngineInfo = self.client.session.describe()
-        return info
+        return self.session.describe()
 
     @property
     def capabilities(self) -> Capabilities:
@@ -145,13 +157,13 @@ class Store:
         try:
             await self._prepare()
         except Exception:
-            # Nobody closes what could not be opened.
+            # A memory that could not be opened is not closed.
             client = self._client
             if self._owns_client and client is not None:
                 self._client = None
                 await client.close()
             raise
-        self._client.session.connection.note_embedder(self.embedder.identity)
+        self.session.connection.note_embedder(self.embedder.identity)
 
     async def _open_client(self) -> None:
         try:
@@ -160,7 +172,7 @@ class Store:
             self._failure, self._failed_at = error, time.monotonic()
             raise
         if self._has_ended:
-            await client.close()  # Nobody else would.
+            await client.close()
             raise ClosedError(f"{self.describe} was closed while it was opening.")
         if self._client is not None and not self._client.closed:
             await client.close()  # Another task was faster.
@@ -174,7 +186,7 @@ class Store:
             self._texts = TextEmbedder(embedder, self._split_chars)
         if self.info.has_missing_vectors and not self._has_reembedded:
             self._has_reembedded = True
-            # What a broken index lost and no log held; what is not ours is left for its owner.
+            # Vectors that a broken index lost and no log held; a collection of another program is left for its owner.
             await reembed_missing(self.submit, SingleEmbedder(self.embedder.identity, self._document_vectors))
         if self.keeps_history and not self.capabilities.history:
             raise InvalidInputError(
@@ -190,25 +202,26 @@ class Store:
 
     # -- carrying out --------------------------------------------------------------------------------------------------
 
-    async def submit(self, operation: str, **arguments: Any) -> Any:
+    def submit(self, operation: str, **arguments: Any) -> Coroutine[object, object, Any]:
         """Carry out one operation on the DB thread."""
-        return await self._client.session.submit(operation, **arguments)
+        return self.session.submit(operation, **arguments)
 
-    async def submit_many(self, operations: list[tuple[str, dict[str, Any]]]) -> list[CallOutcome]:
+    def submit_many(
+        self, operations: Sequence[tuple[str, Mapping[str, object]]]
+    ) -> Coroutine[object, object, list[CallOutcome]]:
         """Carry out several operations at the same time; an error is part of the outcome."""
-        outcomes: list[CallOutcome] = await self._client.session.submit_many(operations)
-        return outcomes
+        return self.session.submit_many(operations)
 
-    def limit(self) -> Any:
+    def limit(self) -> AbstractContextManager[None]:
         """Put one deadline over the steps of a call."""
-        return self._client.session.limit()
+        return self.session.limit()
 
     async def embed(self, texts: Sequence[str], *, is_query: bool) -> list[Embedded]:
         """Embed texts of any length; see :meth:`TextEmbedder.embed`."""
         assert self._texts is not None
-        return await self._texts.embed(self._client, texts, is_query=is_query)
+        return await self._texts.embed(self.session, texts, is_query=is_query)
 
-    async def _document_vectors(self, texts: list[str]) -> list[Any]:
+    async def _document_vectors(self, texts: list[str]) -> list[Vector]:
         return [embedded.vector for embedded in await self.embed(texts, is_query=False)]
 
     # -- namespaces ----------------------------------------------------------------------------------------------------
@@ -216,13 +229,40 @@ class Store:
     @property
     def database(self) -> dict[str, str]:
         """Tenant and database, as arguments of an operation."""
-        return {"tenant": self._client.tenant, "database": self._client.database}
+        return {"tenant": self.client.tenant, "database": self.client.database}
+
+    async def collections(self) -> list[Collection]:
+        """Return all collections of the database."""
+        found: list[Collection] = await self.submit(
+            "list_collections", limit=None, offset=None, **self.database
+        )
+        return found
+
+    async def make_collection(self, name: str, metadata: MetadataView) -> Collection:
+        """Return a collection with cosine distance, making it where there is none."""
+        made: Collection = await self.submit(
+            "get_or_create_collection",
+            name=name,
+            configuration={"hnsw": {"space": "cosine"}},
+            metadata=metadata,
+            **self.database,
+        )
+        return made
+
+    async def collection(self, name: str) -> Collection | None:
+        """Return a collection, or None where there is none."""
+        from chromadb.errors import NotFoundError
+
+        try:
+            found: Collection = await self.submit("get_collection", name=name, **self.database)
+        except NotFoundError:
+            return None
+        return found
 
     async def names(self) -> list[str]:
         """Return the names of all namespaces, sorted."""
-        models = await self.submit("list_collections", limit=None, offset=None, **self.database)
         names = []
-        for model in models:
+        for model in await self.collections():
             metadata = model.metadata or {}
             if EMBEDDER in metadata:
                 stated = str(metadata.get(NAMESPACE) or model.name)
@@ -234,10 +274,10 @@ class Store:
     async def _stored_embedders(self) -> list[str]:
         from aiochroma.memory.reembedding import restore_names
 
-        models = await self.submit("list_collections", limit=None, offset=None, **self.database)
+        models = await self.collections()
         await restore_names(self, models)
-        found = Counter(model.metadata[EMBEDDER] for model in models if EMBEDDER in (model.metadata or {}))
-        return [identity for identity, _ in found.most_common() if isinstance(identity, str)]
+        stored = Counter((model.metadata or {}).get(EMBEDDER) for model in models)
+        return [identity for identity, _ in stored.most_common() if isinstance(identity, str)]
 
     async def find(
         self, names: Sequence[str], *, any_embedder: bool = False
@@ -287,7 +327,14 @@ class Store:
         absent: T,
         any_embedder: bool = False,
     ) -> T:
-        """Do something with a namespace; ``absent`` is the outcome where there is none."""
+        """Do something with a namespace.
+
+        Args:
+            name: The namespace.
+            work: What to do.
+            absent: The result where there is no such namespace.
+            any_embedder: Whether the vectors may be another embedder's, for work that compares none.
+        """
         from chromadb.errors import NotFoundError
 
         for attempt in (1, 2):
@@ -297,7 +344,7 @@ class Store:
             try:
                 return await work(namespace)
             except NotFoundError:
-                # Somebody has deleted it, and perhaps made it again.
+                # It was deleted meanwhile, and perhaps made again.
                 self.drop(name)
                 if attempt == 2:
                     raise
@@ -317,20 +364,13 @@ class Store:
         known = await self.existing(name)
         if known is not None:
             return known
-        fingerprint = await self.fingerprint()
-        model = await self.submit(
-            "get_or_create_collection",
-            name=collection_name(name),
-            configuration={"hnsw": {"space": "cosine"}},
-            metadata={
-                NAMESPACE: name,
-                EMBEDDER: self.embedder.identity,
-                DIMENSIONS: self.embedder.dimensions,
-                FINGERPRINT: fingerprint,
-            },
-            **self.database,
-        )
-        namespace = await self._known(name, model)
+        metadata = {
+            NAMESPACE: name,
+            EMBEDDER: self.embedder.identity,
+            FINGERPRINT: await self.fingerprint(),
+            DIMENSIONS: self.embedder.dimensions,
+        }
+        namespace = await self._known(name, await self.make_collection(collection_name(name), metadata))
         if isinstance(namespace, Exception):
             raise namespace
         return namespace
@@ -338,16 +378,18 @@ class Store:
     async def fingerprint(self) -> str:
         """Return what the embedder makes of one fixed text; see :meth:`TextEmbedder.fingerprint`."""
         assert self._texts is not None
-        return await self._texts.fingerprint(self._client)
+        return await self._texts.fingerprint(self.session)
 
-    async def _known(self, name: str, model: Any, *, any_embedder: bool = False) -> Namespace | Exception:
+    async def _known(
+        self, name: str, model: Collection, *, any_embedder: bool = False
+    ) -> Namespace | Exception:
         metadata = model.metadata or {}
         stored = metadata.get(EMBEDDER)
         if await self.is_mine(metadata):
             namespace = self._namespaces[name] = Namespace(name, model)
             return namespace
         if any_embedder and stored is not None:
-            return Namespace(name, model)  # Not kept: the next call may want to compare vectors.
+            return Namespace(name, model)  # Not kept: the next call may compare vectors.
         return EmbedderMismatchError(
             f"The namespace {name!r} holds vectors of {_described(stored, metadata)} and this memory embeds with "
             f"{_described(self.embedder.identity, {DIMENSIONS: self.embedder.dimensions})}. Vectors of different embedders "
@@ -377,8 +419,8 @@ class Store:
         self._namespaces.pop(name, None)
 
 
-def _described(identity: str | None, metadata: MetadataView) -> str:
-    """Return how messages call an embedder; two of one name differ in their dimensions, or in what they return."""
+def _described(identity: object, metadata: MetadataView) -> str:
+    """Return what messages call an embedder; two of one name differ in their dimensions, or in what they return."""
     if identity is None:
         return "an unknown embedder (of another program)"
     dimensions = metadata.get(DIMENSIONS)

@@ -11,26 +11,27 @@ from contextlib import closing
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import IO, TYPE_CHECKING, TypeVar
 
 from aiochroma._errors import InvalidInputError
 from aiochroma._files import Replacement, expand
 from aiochroma._threads import off_loop
 from aiochroma._types import JsonObject, MetadataView
-from aiochroma.memory.items import CREATED_AT, THREAD, UNORDERED, Item, item_from
-from aiochroma.memory.listing import matching_ids, read_records
-from aiochroma.memory.namespaces import collection_name
-from aiochroma.memory.opening import Call
+from aiochroma.memory.arguments import Item, item_from
 from aiochroma.memory.remembering import remember_batches
 from aiochroma.memory.results import Count
+from aiochroma.memory.store import checked_names
+from aiochroma.memory.stored import matching_ids, read_records
+from aiochroma.records.record import CREATED_AT, THREAD, UNORDERED, collection_name
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator
+    from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterable, Iterator
 
-    from aiochroma.memory.recall import Hit
+    from aiochroma.memory.opening import Life
+    from aiochroma.memory.results import Hit
     from aiochroma.memory.store import Namespace, Store
 
-__all__ = ["exporting", "importing"]
+__all__ = ["export", "import_"]
 
 T = TypeVar("T")
 
@@ -52,26 +53,29 @@ _csv_limit = threading.Lock()
 Row = tuple[str, Item]
 
 
-def exporting(
+def export(
+    life: Life,
     file: str | os.PathLike[str],
     *,
     namespaces: Iterable[str] | str | None,
     progress: Callable[[int], None] | None,
-) -> Call[Count]:
+) -> Coroutine[object, object, Count]:
     """Write memories to a file; see ``Memory.export``."""
-    names = [namespaces] if isinstance(namespaces, str) else None if namespaces is None else list(namespaces)
-    for name in names or ():
-        collection_name(name)
+    names = checked_names(namespaces)
 
     async def work(store: Store) -> Count:
         return Count(await _export(store, file, names, progress))
 
-    return Call("export", work, Count.failed)
+    return life.run("export", work, Count.failed)
 
 
-def importing(
-    file: str | os.PathLike[str], *, namespace: str | None, progress: Callable[[int], None] | None
-) -> Call[Count]:
+def import_(
+    life: Life,
+    file: str | os.PathLike[str],
+    *,
+    namespace: str | None,
+    progress: Callable[[int], None] | None,
+) -> Coroutine[object, object, Count]:
     """Remember what is in a file or folder; see ``Memory.import_``."""
     home = "default" if namespace is None else namespace
     collection_name(home)
@@ -79,7 +83,7 @@ def importing(
     async def work(store: Store) -> Count:
         return Count(await _import(store, file, home, progress))
 
-    return Call("import_", work, Count.failed)
+    return life.run("import_", work, Count.failed)
 
 
 async def _export(
@@ -90,7 +94,7 @@ async def _export(
 ) -> int:
     """Write memories as JSON lines; see ``Memory.export``."""
     target = expand(file, "file")
-    await off_loop(partial(_refuse_own_files, target, store.client.session.describe().path))
+    await off_loop(partial(_refuse_own_files, target, store.info.path))
     if names is None:
         names = await store.names()
     written = 0
@@ -119,21 +123,21 @@ def _refuse_own_files(target: Path, directory: str) -> None:
     name = real.relative_to(home).parts[0]
     if name.startswith(_OWN_NAMES) or (home / name).is_dir():
         raise InvalidInputError(
-            f"`file` {str(target)!r} belongs to the database in {directory!r}; export to another place."
+            f"`file` {str(target)!r} belongs to the database in {directory!r}; export to a path outside of it."
         )
 
 
 async def _export_namespace(
-    store: Store, name: str, output: Any, before: int, progress: Callable[[int], None] | None
+    store: Store, name: str, output: IO[str], before: int, progress: Callable[[int], None] | None
 ) -> int:
-    async def pages(place: Namespace) -> int:
-        # By id, not by position: what is deleted meanwhile moves nothing.
-        ids = await matching_ids(store, place, None)
+    async def pages(found: Namespace) -> int:
+        # By id, not by position: a memory that is deleted meanwhile moves no other.
+        ids = await matching_ids(store, found, None)
         count = 0
         for start in range(0, len(ids), _PAGE):
             lines = [
                 _line(hit, stored)
-                for hit, stored in await read_records(store, place, ids[start : start + _PAGE])
+                for hit, stored in await read_records(store, found, ids[start : start + _PAGE])
             ]
             await off_loop(partial(output.writelines, lines))
             count += len(lines)
@@ -173,7 +177,7 @@ async def _import(
 ) -> int:
     """Remember what is in a file or folder; see ``Memory.import_``."""
     path = expand(file, "file")
-    rows, exact = await off_loop(lambda: _reader(path, namespace))
+    rows, replaces = await off_loop(lambda: _reader(path, namespace))
     count = 0
 
     def written(batch: list[Item]) -> None:
@@ -183,14 +187,14 @@ async def _import(
             progress(count)
 
     with closing(rows), closing(_numbered(rows)) as numbered:
-        await remember_batches(store, _batches(numbered), written, exact=exact)
+        await remember_batches(store, _batches(numbered), written, replace=replaces)
     return count
 
 
 def _numbered(rows: Iterable[Row]) -> Generator[Row, None, None]:
-    """Give turns of a thread that have neither id nor moment ids by how often they were said so far in the file.
+    """Number the texts of a thread that have neither an id nor a moment, by how often each stands in the file before.
 
-    So a text that is repeated is there as often, and an import that is run again duplicates nothing.
+    Then a text that is repeated is remembered as often, and an import that is run again duplicates nothing.
     """
     said: Counter[tuple[str, str]] = Counter()
     for namespace, item in rows:
@@ -376,7 +380,7 @@ def _row(entry: object, namespace: str, where: str) -> Row:
         collection_name(namespace)
     except InvalidInputError as error:
         raise InvalidInputError(f"{where}: {error}") from None
-    # Where it is not said when something was said, its place in the file says nothing.
+    # Without a moment the order of the file says nothing about what belongs together.
     defaults = {} if isinstance(entry, dict) and "created_at" in entry else {"thread": False}
     return namespace, item_from(entry, where, defaults)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn, Protocol
 
 from aiochroma._distribution import missing_extra
 from aiochroma._errors import EmbeddingFailedError, InvalidInputError
@@ -15,6 +15,7 @@ from aiochroma.embedding.functions import PROBE, fingerprint_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from aiochroma.client.session import Session
     from aiochroma.embedding.choice import EmbedderFunction
 
 __all__ = ["Embedded", "Splitter", "TextEmbedder", "middle"]
@@ -27,11 +28,11 @@ class Embedded(NamedTuple):
 
     Attributes:
         vector: The vector of the whole text.
-        parts: The chunks of a text that is longer than the embedder reads, each with its vector; else empty.
+        chunks: The chunks of a text that is longer than the embedder reads, each with its vector; else empty.
     """
 
     vector: Vector
-    parts: list[tuple[str, Any]]
+    chunks: list[tuple[str, Vector]]
 
 
 class TextEmbedder:
@@ -46,22 +47,22 @@ class TextEmbedder:
         self.function = function
         self._splitter = Splitter(function, split_chars)
 
-    async def fingerprint(self, client: object) -> str:
-        """Return what the embedder makes of one fixed text; it is asked once.
+    async def fingerprint(self, session: Session) -> str:
+        """Return what the embedder makes of one fixed text; it embeds it once.
 
         Raises:
             EmbeddingFailedError: It failed.
         """
         function = self.function
         if function.fingerprint is None:
-            function.fingerprint = fingerprint_of((await self._vectors(client, [PROBE], is_query=False))[0])
+            function.fingerprint = fingerprint_of((await self._vectors(session, [PROBE], is_query=False))[0])
         return function.fingerprint
 
-    async def embed(self, client: object, texts: Sequence[str], *, is_query: bool) -> list[Embedded]:
+    async def embed(self, session: Session, texts: Sequence[str], *, is_query: bool) -> list[Embedded]:
         """Embed texts.
 
         Args:
-            client: The client whose threads do it.
+            session: The client's session, whose threads do it.
             texts: The texts.
             is_query: Whether they are questions.
 
@@ -76,7 +77,7 @@ class TextEmbedder:
         inputs = [chunk for number, text in enumerate(texts) for chunk in chunks.get(number, (text,))]
         vectors = []
         for start in range(0, len(inputs), _TEXTS_AT_ONCE):
-            vectors += await self._vectors(client, inputs[start : start + _TEXTS_AT_ONCE], is_query=is_query)
+            vectors += await self._vectors(session, inputs[start : start + _TEXTS_AT_ONCE], is_query=is_query)
         embedded, start = [], 0
         for number, text in enumerate(texts):
             stop = start + len(chunks.get(number, (text,)))
@@ -92,9 +93,9 @@ class TextEmbedder:
             start = stop
         return embedded
 
-    async def _vectors(self, client: Any, texts: list[str], *, is_query: bool) -> list[Any]:
+    async def _vectors(self, session: Session, texts: list[str], *, is_query: bool) -> list[Vector]:
         function = self.function
-        vectors: list[Vector] = await client.session.embed(function.function, texts, is_query=is_query)
+        vectors = await session.embed(function.function, texts, is_query=is_query)
         if function.dimensions is None and vectors:
             function.dimensions = len(vectors[0])
         for text, vector in zip(texts, vectors, strict=True):
@@ -132,6 +133,13 @@ def _has_direction(vector: Vector) -> bool:
 _FEWEST_CHARACTERS = 32
 
 
+class _Chunking(Protocol):
+    """A splitter of the package ``semantic_text_splitter``."""
+
+    def chunks(self, text: str) -> list[str]:
+        """Split a text."""
+
+
 class Splitter:
     """Splits the texts that an embedder would not read to their end.
 
@@ -139,8 +147,8 @@ class Splitter:
     window is divided.
 
     Args:
-        embedder: Its ``window`` counts, in tokens, unless
-        split_chars: says how many characters a part may have.
+        embedder: The embedder; it says how many tokens it reads.
+        split_chars: The most characters of a chunk, in place of the most tokens; or None.
 
     Raises:
         InvalidInputError: ``split_chars`` is no number, or too small for a sentence.
@@ -158,7 +166,7 @@ class Splitter:
         self._identity = embedder.identity
         self._capacity = embedder.window if split_chars is None else split_chars
         self._length: Callable[[str], int] = embedder.count_tokens if split_chars is None else len
-        self._splitter: Any = None
+        self._splitter: _Chunking | None = None
 
     def may_be_long(self, text: str) -> bool:
         """Return whether a text has to be looked at; cheap. No text has more tokens than bytes, and a few added ones."""
@@ -168,7 +176,7 @@ class Splitter:
         """Split the texts that are too long; may take a while.
 
         Returns:
-            The parts of each, by its place among the texts; texts that are read to their end are left out.
+            The chunks of each, by its index among the texts; texts that are read to their end are left out.
 
         Raises:
             MissingExtraError: One is too long, and there is nothing to split it with.
@@ -176,13 +184,14 @@ class Splitter:
         if self._capacity is None:
             return {}
         found: dict[int, list[str]] = {}
-        for place, text in enumerate(texts):
+        for number, text in enumerate(texts):
             if self.may_be_long(text) and self._length(text) > self._capacity:
-                found[place] = self._loaded(text).chunks(text)
+                found[number] = self._loaded(text).chunks(text)
         return found
 
-    def _loaded(self, text: str) -> Any:
-        if self._splitter is None:
+    def _loaded(self, text: str) -> _Chunking:
+        splitter = self._splitter
+        if splitter is None:
             try:
                 from semantic_text_splitter import TextSplitter
             except ImportError as error:
@@ -193,11 +202,11 @@ class Splitter:
                     "semantic_text_splitter",
                 ) from error
             assert self._capacity is not None
-            self._splitter = TextSplitter.from_callback(self._length, self._capacity)
-        return self._splitter
+            splitter = self._splitter = TextSplitter.from_callback(self._length, self._capacity)
+        return splitter
 
 
-def middle(vectors: Sequence[Vector]) -> Any:
+def middle(vectors: Sequence[Vector]) -> Vector:
     """Return the direction that several vectors have in common: that of their mean, or else of the first."""
     import numpy as np
 
@@ -205,5 +214,7 @@ def middle(vectors: Sequence[Vector]) -> Any:
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     mean = (rows / np.where(lengths > 0, lengths, 1.0)).mean(axis=0)
     length = float(np.linalg.norm(mean))
-    # Parts that point in opposite directions have no middle.
-    return (mean / length).astype(np.float32) if length > 1e-6 else vectors[0]
+    if length <= 1e-6:
+        return vectors[0]  # Vectors that point in opposite directions have no middle.
+    common: Vector = (mean / length).astype(np.float32)
+    return common

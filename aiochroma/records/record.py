@@ -1,12 +1,23 @@
-"""What a memory is in Chroma: the keys of its metadata, and pure functions over records."""
+"""What a memory is in Chroma: the name of its collection, the keys of its metadata, and pure functions over records.
+
+Any text is a namespace. Chroma allows 3 to 512 characters of ``[a-zA-Z0-9._-]``, alphanumeric at both ends, as the name of a
+collection. A namespace that is already such a name keeps it, so that a store looks familiar in other tools. Anything else becomes
+``ns.<escaped>.x``: letters, digits and ``-`` stay, every other byte of the UTF-8 form becomes ``_`` and two hexadecimal digits.
+What would be too long becomes ``ns.sha256-<digest>.x``; the text itself is in the collection's metadata in every case.
+``ns.chunks-<digest>.x`` holds the chunks of a namespace's long texts; no namespace has that name, because one that could is legal
+as it is.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import math
+import re
 from typing import TYPE_CHECKING, TypedDict
 
+from aiochroma._errors import InvalidInputError
 from aiochroma._types import JsonObject, Metadata, MetadataView
+from aiochroma.backend.limits import check_storable_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -16,7 +27,11 @@ __all__ = [
     "CHUNKS",
     "CHUNK_OF",
     "CREATED_AT",
+    "DIMENSIONS",
+    "EMBEDDER",
     "EXPIRES_AT",
+    "FINGERPRINT",
+    "NAMESPACE",
     "PINNED",
     "POSITION",
     "SCOPE",
@@ -27,9 +42,12 @@ __all__ = [
     "Record",
     "before",
     "chunk_id",
+    "chunks_name",
+    "collection_name",
     "has_expired",
     "made_at",
     "merged_metadata",
+    "namespace_of",
     "order_of",
     "record_of",
     "scope_filter",
@@ -40,6 +58,15 @@ __all__ = [
     "thread_position",
     "writing_of",
 ]
+
+NAMESPACE = "aiochroma:namespace"
+"""In the metadata of a collection: the namespace."""
+EMBEDDER = "aiochroma:embedder"
+"""In the metadata of a collection: the identity of the embedder that made its vectors."""
+DIMENSIONS = "aiochroma:dimensions"
+"""In the metadata of a collection: the length of its vectors."""
+FINGERPRINT = "aiochroma:embedder_fingerprint"
+"""In the metadata of a collection: what the embedder makes of one fixed text."""
 
 CREATED_AT = "aiochroma:created_at"
 UPDATED_AT = "aiochroma:updated_at"
@@ -196,3 +223,47 @@ def merged_metadata(given: MetadataView, known: Record | None, *, exact: bool) -
         stored.setdefault(POSITION, made)
     stored.update((key, None) for key in (EXPIRES_AT, CHUNKS, WRITING) if key in old and key not in stored)
     return stored
+
+
+# -- names of collections ------------------------------------------------------------------------------------------------
+
+_LEGAL = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{1,510}[a-zA-Z0-9]")
+_ESCAPED = re.compile(r"ns\.(.*)\.x", re.DOTALL)
+_HASHED = re.compile(r"ns\.sha256-[0-9a-f]{64}\.x")
+_MOST = 512
+_KEPT = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-")
+
+
+def collection_name(namespace: str) -> str:
+    """Return the collection's name for a namespace; different namespaces have different names.
+
+    Raises:
+        InvalidInputError: The namespace is not a string, or is blank.
+    """
+    if not isinstance(namespace, str) or not namespace.strip():
+        raise InvalidInputError(f"`namespace` must be a string that is not blank, got {namespace!r}.")
+    if _LEGAL.fullmatch(namespace) and not _ESCAPED.fullmatch(namespace):
+        return namespace
+    check_storable_text(namespace, "`namespace`")
+    data = namespace.encode()
+    escaped = "".join(chr(byte) if byte in _KEPT else f"_{byte:02x}" for byte in data)
+    name = f"ns.{escaped}.x"
+    if len(name) > _MOST or _HASHED.fullmatch(name):
+        return f"ns.sha256-{hashlib.sha256(data).hexdigest()}.x"
+    return name
+
+
+def chunks_name(namespace: str) -> str:
+    """Return the name of the collection that holds the chunks of long texts; no namespace's own collection has this name."""
+    return f"ns.chunks-{hashlib.sha256(namespace.encode()).hexdigest()}.x"
+
+
+def namespace_of(name: str) -> str | None:
+    """Return the namespace of a collection's name, or None where only the collection's metadata can tell."""
+    if _HASHED.fullmatch(name):
+        return None
+    escaped = _ESCAPED.fullmatch(name)
+    if escaped is None:
+        return name
+    data = re.sub(rb"_([0-9a-f]{2})", lambda match: bytes([int(match[1], 16)]), escaped[1].encode("ascii"))
+    return data.decode()

@@ -12,13 +12,13 @@ import streamlit as st
 from aiochroma import sync
 from aiochroma._errors import AiochromaError, InvalidInputError
 from aiochroma._types import JsonObject, Metadata, MetadataView
-from aiochroma.memory.namespaces import collection_name
+from aiochroma.records.record import collection_name
 from aiochroma.ui import PATH, TOKEN, WRITE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from aiochroma.memory.recall import Hit
+    from aiochroma.memory.results import Hit
 
 __all__ = ["main"]
 

@@ -47,7 +47,7 @@ from aiochroma.embedding.wordllama import WordLlamaEmbedder
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 
-    from aiochroma.memory.recall import Mode
+    from aiochroma.records.spec import Mode
 
 CATEGORIES = {1: "multi-hop", 2: "temporal", 3: "open-domain", 4: "single-hop", 5: "adversarial"}
 MODES: tuple[Mode, ...] = ("text", "vector", "hybrid")

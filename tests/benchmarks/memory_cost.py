@@ -21,7 +21,7 @@ from aiochroma.embedding.hashed import HashedEmbedder
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from aiochroma.memory.recall import Mode
+    from aiochroma.records.spec import Mode
 
 BATCH = 256
 WORDS_PER_TEXT = 18

@@ -179,7 +179,7 @@ async def _vectors(memory: Memory, size: int) -> tuple[list[str], np.ndarray]:
 
 
 def _collection_name(namespace: str) -> str:
-    from aiochroma.memory.namespaces import collection_name
+    from aiochroma.records.record import collection_name
 
     return collection_name(namespace)
 

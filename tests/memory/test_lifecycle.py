@@ -12,7 +12,7 @@ import pytest
 from chromadb.errors import InternalError
 
 import aiochroma
-from aiochroma.memory.items import CREATED_AT
+from aiochroma.records.record import CREATED_AT
 
 
 def past(seconds=60):
@@ -185,17 +185,17 @@ async def test_the_history_tells_what_was_there_before(noted, path, embedder):
 async def test_a_change_that_fails_leaves_no_entry(noted):
     """What Chroma refuses is withdrawn from the history."""
     await noted.remember("a text")
-    place = (await noted._life.store.find(["default"]))["default"]
+    found = (await noted._life.store.find(["default"]))["default"]
     with pytest.raises(Exception, match="dimension"):
         await noted._life.store.submit(
             "remember",
-            **place.place,
+            **found.collection,
             ids=["x"],
             embeddings=[[1.0]],
             documents=["d"],
             metadatas=[{CREATED_AT: 1.0}],
             uris=None,
-            parts=place.parts,
+            chunks=found.chunks,
             exact=False,
             dedupe=False,
             history_namespace="default",

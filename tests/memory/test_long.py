@@ -36,7 +36,7 @@ async def parts(memory):
     """Return how many parts are stored in all."""
     held = 0
     for entry in await memory.client.list_collections():
-        if entry.name.startswith("ns.parts-"):
+        if entry.name.startswith("ns.chunks-"):
             held += await (await memory.client.get_collection(entry.name, embedding_function=None)).count()
     return held
 

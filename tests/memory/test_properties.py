@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 
 from aiochroma import InvalidInputError, sync
 from aiochroma.embedding.hashed import HashedEmbedder
-from aiochroma.memory.namespaces import collection_name, namespace_of, parts_name
+from aiochroma.records.record import chunks_name, collection_name, namespace_of
 
 PATIENT = {
     "deadline": None,
@@ -61,8 +61,8 @@ def test_any_text_names_a_namespace(name):
 def test_different_namespaces_have_different_collections(names):
     """No two namespaces share a collection, nor does one use the other's parts."""
     one, other = names
-    assert len({collection_name(one), collection_name(other), parts_name(one), parts_name(other)}) == 4
-    assert collection_name(parts_name(one)) != parts_name(one)
+    assert len({collection_name(one), collection_name(other), chunks_name(one), chunks_name(other)}) == 4
+    assert collection_name(chunks_name(one)) != chunks_name(one)
     assert collection_name(collection_name(one)) != collection_name(other) or collection_name(one) == other
 
 

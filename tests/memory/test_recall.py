@@ -8,7 +8,7 @@ import random
 import pytest
 
 from aiochroma import InvalidInputError, NamespaceSearch
-from aiochroma.memory.namespaces import collection_name
+from aiochroma.records.record import collection_name
 
 
 async def test_names_codes_and_numbers_are_found_by_their_words(memory):

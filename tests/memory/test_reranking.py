@@ -9,7 +9,7 @@ import pytest
 
 import aiochroma
 import aiochroma.sync
-from aiochroma.memory import reranking
+from aiochroma.memory import recalling
 
 TEXTS = [f"the lake number {number}" for number in range(12)]
 
@@ -74,7 +74,7 @@ async def test_where_the_judge_fails_the_scores_stand(memory, judge):
 
 async def test_a_judge_that_never_answers_is_not_waited_for(memory, monkeypatch):
     """Neither by its caller, after a while, nor by anybody else."""
-    monkeypatch.setattr(reranking, "_SECONDS", 0.2)
+    monkeypatch.setattr(recalling, "_RERANK_SECONDS", 0.2)
     go_on = threading.Event()
 
     def never(query, texts):

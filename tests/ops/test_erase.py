@@ -14,7 +14,7 @@ from ops_databases import contents
 import aiochroma
 from aiochroma.disk.preflight import preflight
 from aiochroma.embedding.hashed import HashedEmbedder
-from aiochroma.memory.erasing import erase_traces
+from aiochroma.memory.forgetting import erase_traces
 
 SECRETS = (
     "my bank pin is quetzalcoatl 7788",

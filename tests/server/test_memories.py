@@ -17,9 +17,8 @@ from hypothesis import strategies as st
 import aiochroma
 from aiochroma import sync
 from aiochroma.embedding.hashed import HashedEmbedder
-from aiochroma.memory.namespaces import collection_name
 from aiochroma.records import server_index
-from aiochroma.records.record import UPDATED_AT
+from aiochroma.records.record import UPDATED_AT, collection_name
 
 PATIENT = {
     "deadline": None,

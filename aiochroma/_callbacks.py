@@ -1,10 +1,12 @@
-"""Calling functions of the caller's, which may be synchronous, asynchronous, slow, or wrong."""
+"""Calling functions of the caller's, which may be synchronous, asynchronous, slow, or wrong: a judge, an extractor."""
 
 from __future__ import annotations
 
 import asyncio
 import concurrent.futures
 import contextvars
+import functools
+import inspect
 import threading
 import time
 from dataclasses import dataclass
@@ -12,19 +14,22 @@ from typing import TYPE_CHECKING, Any
 
 from aiochroma._deadline import deadline_at
 from aiochroma._threads import waits_by_blocking
-from aiochroma.embedding.functions import is_asynchronous
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from aiochroma._errors import AiochromaError
 
-__all__ = ["ask"]
+__all__ = ["ask", "is_asynchronous"]
 
 
 async def ask(
-    name: str, function: Callable[..., Any], *arguments: Any, seconds: float, failure: type[AiochromaError]
-) -> Any:
+    name: str,
+    function: Callable[..., object],
+    *arguments: object,
+    seconds: float,
+    failure: type[AiochromaError],
+) -> object:
     """Call a function of the caller's and return what it returns.
 
     A synchronous one runs on a thread of its own: should it never return, it keeps no caller waiting.
@@ -59,6 +64,14 @@ async def ask(
     return answer.result
 
 
+def is_asynchronous(function: object) -> bool:
+    """Return whether calling it gives a coroutine: an ``async def``, or an object with an asynchronous ``__call__``."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    method = getattr(function, "__call__", None)  # noqa: B004 - not whether it can be called, but what is called
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(method)
+
+
 @dataclass(slots=True)
 class _Answer:
     """What a function returned or raised.
@@ -67,11 +80,11 @@ class _Answer:
     loop, or nothing at all, since no future takes them.
     """
 
-    result: Any = None
+    result: object = None
     raised: BaseException | None = None
 
 
-async def _on_this_loop(function: Callable[..., Any], arguments: tuple[Any, ...]) -> _Answer:
+async def _on_this_loop(function: Callable[..., Any], arguments: tuple[object, ...]) -> _Answer:
     async def answer() -> _Answer:
         try:
             return _Answer(await function(*arguments))
@@ -89,7 +102,7 @@ async def _on_this_loop(function: Callable[..., Any], arguments: tuple[Any, ...]
 
 
 def _on_thread_of_its_own(
-    name: str, function: Callable[..., Any], arguments: tuple[Any, ...]
+    name: str, function: Callable[..., object], arguments: tuple[object, ...]
 ) -> concurrent.futures.Future[_Answer]:
     future: concurrent.futures.Future[_Answer] = concurrent.futures.Future()
 

@@ -1,4 +1,4 @@
-"""What is remembered: checked before anything is embedded or written."""
+"""What callers give, checked before anything is embedded or written: texts, ids, moments, metadata, filters."""
 
 from __future__ import annotations
 
@@ -8,52 +8,40 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
-from typing import Any, TypeGuard
+from typing import TypeGuard
 
 from aiochroma._errors import InvalidInputError
-from aiochroma._types import Metadata, MetadataView
+from aiochroma._types import JsonObject, Metadata, Where
 from aiochroma.backend.limits import check_metadata_size, check_storable_text
 from aiochroma.records.record import (
-    CREATED_AT,
-    EXPIRES_AT,
     PINNED,
     POSITION,
     SCOPE,
     THREAD,
     UNORDERED,
-    UPDATED_AT,
     scope_keys,
     scope_path,
     text_id,
 )
 
 __all__ = [
-    "CREATED_AT",
-    "EXPIRES_AT",
-    "PINNED",
-    "POSITION",
     "RESERVED",
-    "SCOPE",
-    "THREAD",
-    "UNORDERED",
-    "UPDATED_AT",
     "Item",
     "check_id",
     "check_k",
     "check_text",
     "check_thread",
     "check_value",
+    "check_where",
     "checked_ids",
     "checked_item",
     "checked_metadata",
     "checked_scope",
+    "checked_where",
     "is_number",
     "item_from",
-    "moment",
     "now_in_seconds",
     "seconds_of",
-    "text_id",
-    "user_metadata",
 ]
 
 RESERVED = "aiochroma:"
@@ -62,7 +50,7 @@ RESERVED = "aiochroma:"
 _NOT_FOR_KEYS = (RESERVED, "chroma:", "$", "#")
 
 _ITEM_FIELDS = frozenset(
-    {
+    [
         "text",
         "id",
         "metadata",
@@ -74,7 +62,7 @@ _ITEM_FIELDS = frozenset(
         "created_at",
         "updated_at",
         "pinned",
-    }
+    ]
 )
 
 
@@ -100,7 +88,7 @@ class Item:
         return text_id(self.text, number, scope=own.get(SCOPE, ""), thread=own.get(THREAD, ""), made=made)
 
 
-def item_from(value: object, where: str, defaults: Mapping[str, Any] | None = None) -> Item:
+def item_from(value: object, where: str, defaults: JsonObject | None = None) -> Item:
     """Check one item: a text, or a mapping with ``remember``'s arguments.
 
     Args:
@@ -126,28 +114,27 @@ def item_from(value: object, where: str, defaults: Mapping[str, Any] | None = No
 
 
 def checked_item(
-    text: Any,
+    text: object,
     *,
-    id: Any = None,
-    metadata: Any = None,
-    scope: Any = None,
-    thread: Any = None,
-    position: Any = None,
-    ttl: Any = None,
-    expires_at: Any = None,
-    created_at: Any = None,
-    updated_at: Any = None,
-    pinned: Any = None,
+    id: object = None,
+    metadata: object = None,
+    scope: object = None,
+    thread: object = None,
+    position: object = None,
+    ttl: object = None,
+    expires_at: object = None,
+    created_at: object = None,
+    updated_at: object = None,
+    pinned: object = None,
     where: str = "`text`",
 ) -> Item:
-    """Check the parts of an item; see ``Memory.remember`` for what they mean.
+    """Check what an item consists of; see ``Memory.remember`` for what they mean.
 
     Raises:
         InvalidInputError: One of them is wrong; the message names it.
     """
-    check_text(text, where)
-    if id is not None:
-        check_id(id, f"The `id` of {where}")
+    checked_text = check_text(text, where)
+    own_id = "" if id is None else check_id(id, f"The `id` of {where}")
     own: Metadata = {}
     if scope is not None:
         own.update(scope_keys(checked_scope(scope, f"The `scope` of {where}")))
@@ -171,7 +158,7 @@ def checked_item(
         raise InvalidInputError(f"The `pinned` of {where} must be true or false, got {pinned!r}.")
     if pinned:
         own[PINNED] = True
-    item = Item(text, id or "", checked_metadata(metadata, where), own)
+    item = Item(checked_text, own_id, checked_metadata(metadata, where), own)
     item.id = item.id or item.derived_id()
     return item
 
@@ -250,7 +237,7 @@ def check_id(id: object, where: str = "`id`") -> str:
 
 
 def check_text(text: object, where: str) -> str:
-    """Check that something is a text with something in it.
+    """Check that something is a text that is not blank, and return it.
 
     Raises:
         InvalidInputError: It is not a string, or is blank.
@@ -311,8 +298,8 @@ def check_value(value: str | float, what: str) -> None:
         raise InvalidInputError(f"{what} is not an integer of 64 bits; write it as text.")
 
 
-_MOST_WANTED = 1_000_000
-"""Chroma counts in 32 bits, and several times as many may have to be looked at."""
+_MOST_RESULTS = 1_000_000
+"""Chroma counts in 32 bits, and a search may look at several times this number of records."""
 
 
 def check_k(k: object, where: str = "`k`") -> int:
@@ -321,8 +308,8 @@ def check_k(k: object, where: str = "`k`") -> int:
     Raises:
         InvalidInputError: It is not an integer of at least 1, or is more than Chroma can be asked for.
     """
-    if not isinstance(k, int) or isinstance(k, bool) or not 1 <= k <= _MOST_WANTED:
-        raise InvalidInputError(f"{where} must be an integer from 1 to {_MOST_WANTED:,}, got {k!r}.")
+    if not isinstance(k, int) or isinstance(k, bool) or not 1 <= k <= _MOST_RESULTS:
+        raise InvalidInputError(f"{where} must be an integer from 1 to {_MOST_RESULTS:,}, got {k!r}.")
     return k
 
 
@@ -359,24 +346,8 @@ def now_in_seconds() -> float:
     return round(time.time(), 6)
 
 
-def user_metadata(stored: MetadataView | None) -> Metadata:
-    """Return the user's part of a record's metadata."""
-    return {key: value for key, value in (stored or {}).items() if not key.startswith(RESERVED)}
-
-
-def moment(stored: MetadataView | None, key: str) -> datetime | None:
-    """Return a stored time (seconds since 1970) as a datetime in UTC, or None where there is none, or no date."""
-    seconds = (stored or {}).get(key)
-    if not isinstance(seconds, (int, float)):
-        return None
-    try:
-        return datetime.fromtimestamp(seconds, timezone.utc)
-    except (OverflowError, ValueError, OSError):
-        return None
-
-
 def is_number(value: object) -> TypeGuard[float]:
-    """Return whether something is an integer or a float that can be reckoned with, and no truth value."""
+    """Return whether something is an integer or a float, and not a boolean or an integer that no float can hold."""
     if isinstance(value, int):
         return not isinstance(value, bool) and abs(value) <= sys.float_info.max
     return isinstance(value, float)
@@ -386,3 +357,90 @@ def _finite(value: object, where: str) -> float:
     if not is_number(value) or not math.isfinite(value):
         raise InvalidInputError(f"{where} must be a finite number, got {value!r}.")
     return float(value)
+
+
+# -- filters ------------------------------------------------------------------------------------------------------------
+
+_DEEPEST = 100
+"""The most nested levels of '$and' and '$or': each is a level of the call stack, here and below."""
+
+_COMPARISONS = frozenset({"$gt", "$gte", "$lt", "$lte"})
+_OPERATORS = frozenset({*_COMPARISONS, "$eq", "$ne", "$in", "$nin"})
+
+
+def check_where(where: object, *, level: int = 0) -> None:
+    """Check that a filter is one that Chroma and the index both understand.
+
+    Args:
+        where: The filter, or one that stands in it.
+        level: How many other filters it stands in.
+
+    Raises:
+        InvalidInputError: It is not.
+    """
+    if not isinstance(where, Mapping) or len(where) != 1:
+        raise InvalidInputError(
+            f"`where` must be a mapping with one key (a name, or '$and' / '$or' with a list), got {where!r}."
+        )
+    (key, condition), *_ = where.items()
+    if key in {"$and", "$or"}:
+        if not isinstance(condition, list) or not condition:
+            raise InvalidInputError(f"{key!r} of `where` must have a list of filters, got {condition!r}.")
+        if level == _DEEPEST:
+            raise InvalidInputError(
+                f"`where` has more than {_DEEPEST} levels of '$and' and '$or'; write it flatter."
+            )
+        for each in condition:
+            check_where(each, level=level + 1)
+        return
+    # Chroma finds texts under this name, and refuses to compare them.
+    if not isinstance(key, str) or key.startswith("$") or key == "#document":
+        raise InvalidInputError(f"`where` has the key {key!r}; it must be the name of a metadata value.")
+    check_storable_text(key, f"The key {key!r} of `where`")
+    if not isinstance(condition, Mapping):
+        _check_scalar(condition, f"{key!r} of `where`")
+        return
+    if len(condition) != 1 or next(iter(condition)) not in _OPERATORS:
+        raise InvalidInputError(
+            f"{key!r} of `where` must have one of {sorted(_OPERATORS)}, got {condition!r}."
+        )
+    operator, given = next(iter(condition.items()))
+    _check_given(operator, given, f"{operator!r} of {key!r} in `where`")
+
+
+def checked_where(where: Where | None) -> Where | None:
+    """Return a filter that has been checked; None is none."""
+    if where is not None:
+        check_where(where)
+    return where
+
+
+def _check_given(operator: str, given: object, what: str) -> None:
+    """Check what an operator compares with."""
+    if operator in {"$in", "$nin"}:
+        if not isinstance(given, list) or not given:
+            raise InvalidInputError(f"{what} must have a list with something in it, got {given!r}.")
+        for one in given:
+            _check_scalar(one, what)
+        if len(set(map(_kind, given))) > 1:
+            raise InvalidInputError(
+                f"{what} must have a list of one type (strings, integers, floats or booleans), got {given!r}."
+            )
+        return
+    if operator in _COMPARISONS and not is_number(given):
+        raise InvalidInputError(f"{what} must have a number, got {given!r}.")
+    _check_scalar(given, what)
+
+
+def _check_scalar(value: object, what: str) -> None:
+    if not isinstance(value, (str, int, float)):
+        raise InvalidInputError(
+            f"{what} must have a string, an integer, a float or a boolean, got {type(value).__name__}: {value!r}."
+        )
+    check_value(value, f"{what} has {value!r}, which")
+
+
+def _kind(value: object) -> type | None:
+    """Return the type that Chroma takes a value for, or None where it takes it for none."""
+    # A boolean is an integer to Python, so it is asked for first.
+    return next((kind for kind in (bool, str, int, float) if isinstance(value, kind)), None)
