@@ -242,7 +242,7 @@ class PartialDirectory:
 
     def __init__(self, final: Path) -> None:
         self._final = final
-        self.path = Path(tempfile.mkdtemp(prefix=f"{final.name}{_INFIX}", dir=final.parent))
+        self.path: Path = Path(tempfile.mkdtemp(prefix=f"{final.name}{_INFIX}", dir=final.parent))
         self._identity = identity(self.path)
         self._descriptor = _locked(self.path)
         try:

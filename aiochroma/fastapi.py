@@ -42,7 +42,7 @@ from aiochroma._errors import (
     QueueFullError,
     StoreUnavailableError,
 )
-from aiochroma._logging import get_logger
+from aiochroma._logging import EventLogger, get_logger
 from aiochroma._types import JsonObject
 from aiochroma.memory.memory import Memory
 
@@ -53,8 +53,8 @@ try:
     from starlette.applications import Starlette
     from starlette.requests import HTTPConnection  # noqa: TC002 - FastAPI reads the annotation
     from starlette.routing import Mount
-except ImportError as error:
-    raise missing_extra("aiochroma.fastapi", "fastapi", error.name) from error
+except ImportError as _error:
+    raise missing_extra("aiochroma.fastapi", "fastapi", _error.name) from _error
 
 if TYPE_CHECKING:
     from aiochroma.client.client import AsyncClient
@@ -73,7 +73,7 @@ __all__ = [
     "store_of",
 ]
 
-log = get_logger("aiochroma.fastapi")
+log: EventLogger = get_logger("aiochroma.fastapi")
 
 T = TypeVar("T")
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[Any]]

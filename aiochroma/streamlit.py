@@ -34,14 +34,14 @@ from aiochroma._errors import (
     SettingsConflictError,
     StoreUnavailableError,
 )
-from aiochroma._logging import get_logger
+from aiochroma._logging import EventLogger, get_logger
 from aiochroma.core.config import canonical_path
 from aiochroma.sync import Memory
 
 try:
     import streamlit as st
-except ImportError as error:
-    raise missing_extra("aiochroma.streamlit", "streamlit", error.name) from error
+except ImportError as _error:
+    raise missing_extra("aiochroma.streamlit", "streamlit", _error.name) from _error
 
 if TYPE_CHECKING:
     import os
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
 __all__ = ["cached_memory", "guarded", "store_status"]
 
-log = get_logger("aiochroma.streamlit")
+log: EventLogger = get_logger("aiochroma.streamlit")
 
 T = TypeVar("T")
 

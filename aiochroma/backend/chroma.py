@@ -18,7 +18,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from aiochroma._errors import InvalidInputError, StoreUnavailableError
-from aiochroma._logging import get_logger
+from aiochroma._logging import EventLogger, get_logger
 from aiochroma.backend.chroma_records import ChromaRecords, database_of, read_records, server_api
 from aiochroma.backend.faults import is_panic
 from aiochroma.backend.protocol import BackendInfo, Capabilities
@@ -27,6 +27,7 @@ from aiochroma.core.operations import Effect, Lane, Result
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from chromadb.api import ServerAPI
     from chromadb.config import Settings, System
 
     from aiochroma.backend.protocol import WriteHook
@@ -43,7 +44,7 @@ __all__ = [
     "start_chroma",
 ]
 
-log = get_logger("aiochroma.backend")
+log: EventLogger = get_logger("aiochroma.backend")
 
 _IN_PROCESS = "chromadb.api.rust.RustBindingsAPI"
 """Whatever the caller's settings say: a database of this process never talks to a server."""
@@ -86,8 +87,8 @@ class ChromaBackend:
     def __init__(self, system: System) -> None:
 
         self._system = system
-        self.api = server_api(system)
-        self.records = ChromaRecords(self.api)
+        self.api: ServerAPI = server_api(system)
+        self.records: ChromaRecords = ChromaRecords(self.api)
         self._read: set[str] = set()
         self._used: set[str] = set()
         self._counts: dict[str, int] = {}

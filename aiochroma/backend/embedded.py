@@ -24,7 +24,7 @@ from aiochroma._errors import (
     DatabaseMovedError,
     StoreUnavailableError,
 )
-from aiochroma._logging import get_logger
+from aiochroma._logging import EventLogger, get_logger
 from aiochroma._types import Vector
 from aiochroma.backend.chroma import ChromaBackend, give_memory_back, start_chroma
 from aiochroma.backend.faults import (
@@ -65,7 +65,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EmbeddedBackend", "open_embedded"]
 
-log = get_logger("aiochroma.backend")
+log: EventLogger = get_logger("aiochroma.backend")
 
 _ATTEMPTS = 6
 _RETRY_SECONDS = 30.0
@@ -340,11 +340,11 @@ class EmbeddedBackend(ChromaBackend):
 
     def _opened(self, prepared: Prepared) -> None:
         self.preflight, self.recovery = prepared.preflight, prepared.recovery
-        self.unusable = {
+        self.unusable: dict[str, str] = {
             entry.collection_id: entry.unusable for entry in self.preflight.collections if entry.unusable
         }
         self.follow(self._make_hook(self.api, self._directory, prepared.positions))
-        self.missing = MissingVectors(self.api, prepared)
+        self.missing: MissingVectors = MissingVectors(self.api, prepared)
         self._own.update(
             reopen=self._reopen,
             copy_files=self._copy_files,

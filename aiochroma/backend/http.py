@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from aiochroma._errors import InvalidInputError
-from aiochroma._logging import get_logger
+from aiochroma._logging import EventLogger, get_logger
 from aiochroma.backend.chroma import chroma_settings
 from aiochroma.backend.chroma_records import ChromaRecords, read_records, server_api
 from aiochroma.backend.protocol import BackendInfo, Capabilities, FailedCall, call_repeatedly
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HttpBackend", "open_http"]
 
-log = get_logger("aiochroma.backend")
+log: EventLogger = get_logger("aiochroma.backend")
 
 _limits: ContextVar[tuple[float | None, bool]] = ContextVar("limits", default=(None, False))
 """What is known of the call being made: when its last caller stops waiting, and whether it only reads."""
@@ -95,7 +95,7 @@ class HttpBackend:
         self._counts: dict[str, int] = {}
         self._connect()
         try:
-            self.max_batch_size = int(self.execute(Request("get_max_batch_size", {})))
+            self.max_batch_size: int = int(self.execute(Request("get_max_batch_size", {})))
         except BaseException:
             self.close()
             raise

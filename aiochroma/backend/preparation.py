@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aiochroma._errors import DatabaseCorruptError, DatabaseInUseError
-from aiochroma._logging import get_logger
+from aiochroma._logging import EventLogger, get_logger
 from aiochroma._types import CollectionId, JsonObject, Vector
 from aiochroma.backend.chroma import import_chromadb, start_chroma
 from aiochroma.backend.chroma_records import ChromaRecords, Database
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MissingVectors", "Prepared", "VectorSource", "prepare_directory"]
 
-log = get_logger("aiochroma.backend")
+log: EventLogger = get_logger("aiochroma.backend")
 
 VectorSource = Callable[[Path, str, Mapping[str, int]], Iterable[tuple[Sequence[str], Iterable[Any]]]]
 """Reads the vectors of a collection from a file of ours, a page at a time: directory, collection id, positions of the log."""

@@ -17,8 +17,8 @@ from aiochroma._errors import AiochromaError, InvalidInputError, MissingExtraErr
 try:
     import typer
     from rich.console import Console
-except ImportError as error:
-    raise missing_extra("The command line", "cli", error.name) from error
+except ImportError as _error:
+    raise missing_extra("The command line", "cli", _error.name) from _error
 
 from aiochroma.cli.common import BAD_INPUT, EXIT_CODES, OK, UNAVAILABLE, say
 from aiochroma.cli.maintenance import maintenance_app
@@ -30,7 +30,7 @@ __all__ = ["app", "run"]
 
 _INTERRUPTED = 130
 
-app = typer.Typer(
+app: typer.Typer = typer.Typer(
     help="Remember texts and recall them by meaning, from a shell.",
     epilog=EXIT_CODES,
     no_args_is_help=True,
@@ -107,5 +107,5 @@ def demo(
         run_demo(console)
 
 
-for commands in (memories_app, transfer_app, maintenance_app, serving_app):
-    app.add_typer(commands)
+for _commands in (memories_app, transfer_app, maintenance_app, serving_app):
+    app.add_typer(_commands)

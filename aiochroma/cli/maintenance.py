@@ -36,7 +36,7 @@ _DOCTOR_EXIT_CODES = (
 )
 _EXIT_CODES = "Exit codes: 0 done; 2 bad input; 3 refused (in use, no room, not a backup, ...), and nothing was changed."
 
-maintenance_app = typer.Typer()
+maintenance_app: typer.Typer = typer.Typer()
 """Included by the application; see :mod:`aiochroma.cli.app`."""
 
 

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 __all__ = ["memories_app"]
 
-memories_app = typer.Typer()
+memories_app: typer.Typer = typer.Typer()
 
 MetadataOption = Annotated[
     list[str] | None,

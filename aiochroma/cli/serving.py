@@ -33,7 +33,7 @@ _GOING_SECONDS = 12.0
 
 _NONE = 1
 
-serving_app = typer.Typer()
+serving_app: typer.Typer = typer.Typer()
 """Included by the application; see :mod:`aiochroma.cli.app`."""
 
 

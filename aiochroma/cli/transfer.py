@@ -53,7 +53,7 @@ _MIGRATE_EXIT_CODES = (
 )
 _ENDPOINT = "a directory, or http(s)://host:port, with /tenant/database where it is not the default"
 
-transfer_app = typer.Typer()
+transfer_app: typer.Typer = typer.Typer()
 
 
 @transfer_app.command("import", epilog=_EXIT_CODES)

@@ -13,7 +13,7 @@ from uuid import UUID
 
 from aiochroma._deadline import deadline
 from aiochroma._errors import BackupError
-from aiochroma._logging import get_logger
+from aiochroma._logging import EventLogger, get_logger
 from aiochroma._threads import off_loop, waits_by_blocking
 from aiochroma._types import JsonObject
 from aiochroma.disk.backup import begin_backup, finish_backup
@@ -40,7 +40,7 @@ __all__ = [
     "unavailable",
 ]
 
-log = get_logger("aiochroma.client")
+log: EventLogger = get_logger("aiochroma.client")
 
 T = TypeVar("T")
 

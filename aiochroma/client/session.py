@@ -78,7 +78,7 @@ class Turn:
         self._line = line
         self._key = key
         self._before = line.get(key)
-        self.over = False
+        self.over: bool = False
         self._end: asyncio.Future[None] | None = None
         line[key] = self
 
@@ -150,7 +150,7 @@ class Session(Shared):
         self.connection = connection
         self.timeout = timeout
         self.when_full = when_full
-        self.turns = Turns()
+        self.turns: Turns = Turns()
         self._runner = EmbeddingRunner(connection)
 
     def limit(self) -> AbstractContextManager[None]:

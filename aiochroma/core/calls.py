@@ -11,7 +11,7 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from aiochroma._errors import BlockingCallError
-from aiochroma._logging import get_logger
+from aiochroma._logging import EventLogger, get_logger
 from aiochroma._threads import waits_by_blocking
 
 if TYPE_CHECKING:
@@ -95,15 +95,15 @@ class Ticket:
         future: asyncio.Future[CallResult] | concurrent.futures.Future[CallResult] | None,
         deadline: float | None,
     ) -> None:
-        self.request = request
-        self.home = home
-        self.future = future
-        self.deadline = deadline
-        self.context = contextvars.copy_context()
-        self.queued_at = time.monotonic()
-        self.started_at = 0.0
-        self.state = TicketState.IN_LINE
-        self.progress = 0
+        self.request: Request = request
+        self.home: asyncio.AbstractEventLoop | Home | None = home
+        self.future: asyncio.Future[CallResult] | concurrent.futures.Future[CallResult] | None = future
+        self.deadline: float | None = deadline
+        self.context: contextvars.Context = contextvars.copy_context()
+        self.queued_at: float = time.monotonic()
+        self.started_at: float = 0.0
+        self.state: TicketState = TicketState.IN_LINE
+        self.progress: int = 0
         self.slices: list[CallResult] | None = None
 
     @classmethod
@@ -273,7 +273,7 @@ def _expire_all(tickets: Sequence[Ticket]) -> None:
         ticket.expire()
 
 
-log = get_logger("aiochroma.core")
+log: EventLogger = get_logger("aiochroma.core")
 
 
 class Outcome:
@@ -282,13 +282,13 @@ class Outcome:
     __slots__ = ("error", "result", "ticket")
 
     def __init__(self, ticket: Ticket, result: object = None, error: BaseException | None = None) -> None:
-        self.ticket = ticket
-        self.result = result
+        self.ticket: Ticket = ticket
+        self.result: object = result
         if isinstance(error, (StopIteration, StopAsyncIteration, GeneratorExit)):
             # A future refuses StopIteration, and it would stay unresolved; GeneratorExit would close the awaiting coroutines.
             cause, error = error, RuntimeError(f"The call raised {type(error).__name__}.")
             error.__cause__ = cause
-        self.error = error
+        self.error: BaseException | None = error
 
 
 def deliver(outcomes: Iterable[Outcome]) -> None:

@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 from aiochroma._errors import InvalidInputError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from chromadb.config import Settings
 
     from aiochroma.backend.server import Access
@@ -62,7 +64,7 @@ class Location:
         return Path(self.path).name or self.path if self.path else self.kind
 
 
-DEFAULTS = {"max_pending": 10_000, "max_write_slice_ms": 10.0, "slow_request_ms": 1000.0}
+DEFAULTS: Mapping[str, float] = {"max_pending": 10_000, "max_write_slice_ms": 10.0, "slow_request_ms": 1000.0}
 
 
 @dataclass(frozen=True)

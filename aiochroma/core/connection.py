@@ -224,7 +224,9 @@ class Serving(ABC):
                 on_end()
                 ended.announce()
 
-        self.thread = threading.Thread(target=contextvars.Context().run, args=(run,), name=name, daemon=True)
+        self.thread: threading.Thread = threading.Thread(
+            target=contextvars.Context().run, args=(run,), name=name, daemon=True
+        )
 
     @abstractmethod
     def describe(self) -> BackendInfo | None:

@@ -30,7 +30,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from aiochroma._errors import OutcomeUnknownError, StoreUnavailableError
-from aiochroma._logging import get_logger
+from aiochroma._logging import EventLogger, get_logger
 from aiochroma.core.calls import Ticket, TicketState
 from aiochroma.core.operations import Lane
 from aiochroma.core.plan import BULK_ROUND, Limits, RecordPlanner, Step
@@ -226,7 +226,7 @@ def _bytes_of_text(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
 
 
-log = get_logger("aiochroma.core")
+log: EventLogger = get_logger("aiochroma.core")
 
 
 class Remote(Protocol):
@@ -342,7 +342,7 @@ class ConnectionPool(WorkerState):
             if not self.queue.drain:
                 remote.stop_retrying()
                 self.end(self.backlog, self.queue.closed_error())
-                self.backlog = []
+                self.backlog: list[Ticket] = []
             self._dispatch()
             self._flush()
             if self.backlog or self._in_flight:

@@ -55,7 +55,8 @@ class CostModel:
 
     def __init__(self) -> None:
         self._weight = self._records = self._seconds = self._squares = self._products = 0.0
-        self.fixed = self.per_record = 0.0
+        self.fixed: float = 0.0
+        self.per_record: float = 0.0
         self._fit()
 
     def observe(self, records: int, seconds: float) -> None:

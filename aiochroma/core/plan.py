@@ -106,7 +106,7 @@ class RecordPlanner:
     """The plan for Chroma's operations and those of a memory."""
 
     def __init__(self, limits: Limits | None = None) -> None:
-        self.limits = limits or Limits()
+        self.limits: Limits = limits or Limits()
 
     # -- choosing ------------------------------------------------------------------------------------------------------
 

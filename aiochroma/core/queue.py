@@ -57,13 +57,13 @@ class RequestQueue:
     def __init__(self, name: str, limit: int) -> None:
         self.name = name
         self.limit = limit
-        self.lock = threading.Lock()
-        self.state = QueueState.OPEN
-        self.drain = True
+        self.lock: threading.Lock = threading.Lock()
+        self.state: QueueState = QueueState.OPEN
+        self.drain: bool = True
         self.served_by: int | None = None
         # SimpleQueue.put is re-entrant, so a destructor may wake the thread without risk of a deadlock.
         self.wakeup: SimpleQueue[None] = SimpleQueue()
-        self.counts = {
+        self.counts: dict[str, int] = {
             "submitted": 0,
             "done": 0,
             "failed": 0,
@@ -72,7 +72,7 @@ class RequestQueue:
             "abandoned": 0,
             "refused": 0,
         }
-        self.pending = 0
+        self.pending: int = 0
         self.failure: BaseException | None = None
         self._queued: deque[Ticket] = deque()
         self._line: deque[Ticket] = deque()

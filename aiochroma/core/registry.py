@@ -16,7 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aiochroma._errors import ClosedError, SettingsConflictError
-from aiochroma._logging import get_logger
+from aiochroma._logging import EventLogger, get_logger
 from aiochroma.core.config import DEFAULTS, EngineOptions, Location
 from aiochroma.core.connection import BackendInfo, EngineInfo
 from aiochroma.core.executors import ConnectionPlanner, ConnectionPool
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BackendWorker", "Engine", "Lease", "Opener", "acquire", "close_all", "open_databases"]
 
-log = get_logger("aiochroma.core")
+log: EventLogger = get_logger("aiochroma.core")
 
 _CONNECTIONS = 4
 _EXIT_DRAIN_SECONDS = 5.0
@@ -99,7 +99,7 @@ class Engine:
         self.options = options
         self.leases = 0
         self.lost_leases: list[None] = []
-        self.closing = False
+        self.closing: bool = False
         self.embedder: str | None = None
         self.opener = opener
         self._extra_workers: dict[object, Worker] = {}
@@ -230,7 +230,7 @@ class Lease:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self.closed = False
+        self.closed: bool = False
         self._pid = os.getpid()
 
     def submit(

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from aiochroma._errors import StoreUnavailableError
-from aiochroma._logging import get_logger
+from aiochroma._logging import EventLogger, get_logger
 from aiochroma._types import JsonObject
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ __all__ = ["Latency", "Observer", "SlowLog", "Stats", "StatsRecorder", "observer
 _INTERNAL = 500
 """Chroma's errors carry the code of an HTTP response; from here on it is not the caller's fault."""
 
-log = get_logger("aiochroma.core")
+log: EventLogger = get_logger("aiochroma.core")
 
 _SLOW_REPORT_SECONDS = 1.0
 _SAMPLES = 2048

@@ -34,7 +34,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from aiochroma._errors import ClosedError, OutcomeUnknownError
-from aiochroma._logging import get_logger
+from aiochroma._logging import EventLogger, get_logger
 from aiochroma.core.calls import Outcome, Ticket, TicketState, deliver, report_unseen
 from aiochroma.core.connection import Aside, Serving, Working
 from aiochroma.core.operations import Lane
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Worker", "WorkerState", "latest_deadline", "without_frames"]
 
-log = get_logger("aiochroma.core")
+log: EventLogger = get_logger("aiochroma.core")
 
 _DELIVERY_SECONDS = 0.001
 """Outcomes wait at most this long for others to share a wake-up with; a wake-up costs some 20 microseconds."""
@@ -136,8 +136,8 @@ class WorkerState:
         self.backlog: list[Ticket] = []
         self.aside: tuple[Ticket, Aside[object]] | None = None
         self.outcomes: list[Outcome] = []
-        self.delivered = False
-        self.delivered_at = 0.0
+        self.delivered: bool = False
+        self.delivered_at: float = 0.0
 
     def serve(self, resource: Resource) -> None:
         """Serve until the queue is closed and empty."""

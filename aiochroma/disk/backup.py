@@ -21,7 +21,7 @@ from aiochroma._files import (
     remove_abandoned,
     write_atomically,
 )
-from aiochroma._logging import get_logger
+from aiochroma._logging import EventLogger, get_logger
 from aiochroma._types import JsonObject
 from aiochroma.disk.copying import Verification, refuse_lack_of_room, size_of, verify_copy
 from aiochroma.disk.layout import BACKUP_NOTE, MANIFEST, SQLITE_FILE, canonical_directory
@@ -138,7 +138,7 @@ def _read_note(directory: Path) -> tuple[Path | None, dict[str, int]]:
     return backup, sequences
 
 
-log = get_logger("aiochroma.backup")
+log: EventLogger = get_logger("aiochroma.backup")
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ import filelock
 from aiochroma._distribution import version
 from aiochroma._errors import DatabaseInUseError, DatabasePathError
 from aiochroma._files import FILE_MODE, identity, write_atomically
-from aiochroma._logging import get_logger
+from aiochroma._logging import EventLogger, get_logger
 from aiochroma.disk.layout import LOCK_FILE, OWNER_FILE, SQLITE_FILE, check_directory
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ __all__ = [
     "refuse_foreign_users",
 ]
 
-log = get_logger("aiochroma.disk")
+log: EventLogger = get_logger("aiochroma.disk")
 
 # Between taking the lock and writing the record lie microseconds; a reader that finds no living owner looks
 # again.
@@ -98,7 +98,7 @@ class Ownership:
         self, directory: Path, lock: filelock.BaseFileLock, owner: Owner, warning: str | None
     ) -> None:
         self.directory = directory
-        self.owner = owner
+        self.owner: Owner = owner
         self.warning = warning
         self._lock = lock
         self._identity = identity(directory / LOCK_FILE)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from aiochroma._errors import DatabaseCorruptError
 from aiochroma._files import DIRECTORY_MODE
-from aiochroma._logging import get_logger
+from aiochroma._logging import EventLogger, get_logger
 from aiochroma.disk.findings import CollectionRecovery, RecoveryReport
 from aiochroma.disk.layout import (
     QUARANTINE_PREFIX,
@@ -45,7 +45,7 @@ __all__ = [
     "refuse_damaged_sqlite",
 ]
 
-log = get_logger("aiochroma.disk")
+log: EventLogger = get_logger("aiochroma.disk")
 
 
 def recover(directory: Path, report: PreflightReport) -> RecoveryReport:

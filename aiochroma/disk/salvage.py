@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from aiochroma._errors import DatabaseCorruptError
-from aiochroma._logging import get_logger
+from aiochroma._logging import EventLogger, get_logger
 from aiochroma.disk.hnsw_files import Header, map_elements, read_header
 from aiochroma.disk.id_map import IdMap, IndexUnreadableError, read_cut_id_map, read_id_map
 from aiochroma.disk.layout import (
@@ -320,7 +320,7 @@ def _norms(index_directory: Path, count: int) -> npt.NDArray[np.float32] | None:
     return norms if bool(np.isfinite(norms).all()) and bool((norms >= 0).all()) else None
 
 
-log = get_logger("aiochroma.backup")
+log: EventLogger = get_logger("aiochroma.backup")
 
 
 def vectors_in_backup(

@@ -32,7 +32,7 @@ from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wa
 
 from aiochroma._errors import DatabaseCorruptError, DatabaseLockedError, DatabaseMovedError
 from aiochroma._files import touch_private
-from aiochroma._logging import get_logger
+from aiochroma._logging import EventLogger, get_logger
 from aiochroma.disk.layout import SQLITE_FILE, connect_read_write
 from aiochroma.disk.schema import LOG_INDEX, columns_of, json_object, tables_of
 
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LockProbe", "file_identity", "is_supported", "prepare", "vacuum", "wait_until_closed"]
 
-log = get_logger("aiochroma.disk")
+log: EventLogger = get_logger("aiochroma.disk")
 
 _CONFIGURATION_TYPE = "EmbeddingsQueueConfigurationInternal"
 _POLL_SECONDS = 0.002

@@ -7,7 +7,7 @@ from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Protocol, TypedDict, TypeGuard
 
 from aiochroma._errors import EmbedderError, InvalidInputError, MissingExtraError
-from aiochroma._logging import get_logger
+from aiochroma._logging import EventLogger, get_logger
 from aiochroma.embedding.functions import identity_of, is_same_name, kind_of
 from aiochroma.embedding.protocol import Embedder, InlineEmbedder, QueryEmbedder
 
@@ -29,7 +29,7 @@ __all__ = [
     "known_embedder",
 ]
 
-log = get_logger("aiochroma.embedding")
+log: EventLogger = get_logger("aiochroma.embedding")
 
 
 class EmbedderFunction:

@@ -54,7 +54,7 @@ class EmbeddingPlanner:
     """Merges what is to be embedded by the same function for the same purpose."""
 
     def __init__(self) -> None:
-        self.limits = Limits()
+        self.limits: Limits = Limits()
 
     def plan(self, waiting: Sequence[Request], progress: Sequence[int], turn: int) -> list[Step]:  # noqa: ARG002 - the protocol
         """Group requests by function and purpose, in order of the first of each group."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aiochroma._errors import AiochromaError, ClosedError, OutcomeUnknownError, StoreUnavailableError
-from aiochroma._logging import get_logger
+from aiochroma._logging import EventLogger, get_logger
 from aiochroma._types import JsonObject
 from aiochroma.core.calls import Outcome, TicketState, deliver
 from aiochroma.core.config import DEFAULTS
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HostLink"]
 
-log = get_logger("aiochroma.host")
+log: EventLogger = get_logger("aiochroma.host")
 
 _RECEIVE_BYTES = 256 * 1024
 _DEATHS_OF_ONE_REQUEST = 2

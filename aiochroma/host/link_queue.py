@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import contextvars
     import socket
     from collections.abc import Callable, Iterable, Iterator
+    from queue import SimpleQueue
 
     from aiochroma._errors import DeadlineExceededError
     from aiochroma.core.connection import WhenFull
@@ -53,10 +54,10 @@ class Sent:
     __slots__ = ("decide_at", "size", "ticket", "why")
 
     def __init__(self, ticket: Ticket) -> None:
-        self.ticket = ticket
-        self.size = 0
+        self.ticket: Ticket = ticket
+        self.size: int = 0
         self.decide_at: float | None = None
-        self.why = ""
+        self.why: str = ""
 
 
 class _Wakeup:
@@ -80,7 +81,7 @@ class LinkQueue(RequestQueue):
 
     def __init__(self, name: str, limit: int, wake: Callable[[], None]) -> None:
         super().__init__(name, limit)
-        self.wakeup = _Wakeup(wake)  # type: ignore[assignment] # `put` is all that is used of it
+        self.wakeup: SimpleQueue[None] = _Wakeup(wake)  # type: ignore[assignment] # `put` is all that is used of it
         self._wake_thread = wake
         self._sent: dict[int, Sent] = {}
         self._sent_bytes = 0

@@ -71,7 +71,7 @@ class Rows:
     __slots__ = ("vectors",)
 
     def __init__(self, vectors: list[Vector]) -> None:
-        self.vectors = vectors
+        self.vectors: list[Vector] = vectors
 
     def stacked(self) -> Vector:
         """Return them as one array."""

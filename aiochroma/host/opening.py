@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from chromadb.api import ServerAPI
 
+    from aiochroma.backend.chroma import ChromaBackend
     from aiochroma.core.config import EngineOptions
 
 __all__ = ["EMBEDDED", "SHARED", "ask_to_leave", "opener_for", "with_local_index"]
@@ -34,7 +35,9 @@ def _local_index(api: ServerAPI, directory: Path | None, positions: Mapping[str,
     return LocalIndex(api, None if directory is None else directory / TEXT_INDEX_FILE, positions)
 
 
-with_local_index = partial(open_embedded, make_hook=_local_index, read_vectors=iter_vectors)
+with_local_index: partial[ChromaBackend] = partial(
+    open_embedded, make_hook=_local_index, read_vectors=iter_vectors
+)
 """Opens a database with a full-text index beside it."""
 
 EMBEDDED = Opener(with_local_index)

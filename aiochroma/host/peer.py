@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from aiochroma._errors import AiochromaError, ClosedError, DatabaseInUseError
-from aiochroma._logging import get_logger
+from aiochroma._logging import EventLogger, get_logger
 from aiochroma.core.calls import Ticket, TicketState
 from aiochroma.host.messages import LARGE, error_to_wire, message_frames, records_of, request_from_wire
 from aiochroma.host.sockets import check_peer
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["STUCK_SECONDS", "Clients", "Peer", "PeerTicket", "current_request"]
 
-log = get_logger("aiochroma.host")
+log: EventLogger = get_logger("aiochroma.host")
 
 UNREAD_LIMIT = 64 * 2**20
 """A client that leaves more unread than this, and reads nothing, is disconnected; the others must not pay for it with memory."""
@@ -55,7 +55,7 @@ class PeerTicket(Ticket):
     home: Peer
 
     def __init__(self, received: Received, peer: Peer, number: int) -> None:
-        self.number = number
+        self.number: int = number
         token = current_request.set(self)
         try:
             super().__init__(received.request, peer, None, received.deadline)
@@ -83,12 +83,12 @@ class Peer:
     ) -> None:
         connected.setblocking(False)
         self.socket = connected
-        self.reader = MessageReader(codec)
+        self.reader: MessageReader = MessageReader(codec)
         self.pid = 0
         self.greeted = False
         self.going = False
-        self.closed = False
-        self.failed = ""
+        self.closed: bool = False
+        self.failed: str = ""
         self.tickets: dict[int, PeerTicket] = {}
         self.told: object = None
         self._codec = codec
@@ -250,7 +250,7 @@ class Clients:
         asked: Callable[[Peer, FrameKind, object], None],
     ) -> None:
         self.alone_since: float | None = time.monotonic()
-        self.crowded = False
+        self.crowded: bool = False
         self._queue = queue
         self._selector = selector
         self._wake = wake

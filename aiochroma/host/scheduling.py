@@ -61,7 +61,7 @@ class SharedPacing(Pacing):
         self._fixed = None if max_write_slice_ms is None else max_write_slice_ms / 1000
         self._read_at = float("-inf")
         self._catch_up = catch_up
-        self.slice_seconds = 0.0
+        self.slice_seconds: float = 0.0
 
     def observe(self, records: int, seconds: float) -> None:
         """Learn from a slice that was written, and size the next."""

@@ -28,7 +28,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from aiochroma._errors import DatabaseInUseError
-from aiochroma._logging import get_logger
+from aiochroma._logging import EventLogger, get_logger
 from aiochroma._types import JsonObject
 from aiochroma.core.config import EngineOptions, Location
 from aiochroma.core.registry import BackendWorker
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HostServer"]
 
-log = get_logger("aiochroma.host")
+log: EventLogger = get_logger("aiochroma.host")
 
 _RECEIVE_BYTES = 256 * 1024
 _DRAIN_SECONDS = 10.0

@@ -208,7 +208,7 @@ class Listening:
 
     def __init__(self, directory: Path) -> None:
         self.socket: socket.socket | None = None
-        self.address = socket_address(directory)
+        self.address: Path = socket_address(directory)
         self._directory = directory
         self._bound: os.stat_result | None = None
 
@@ -265,6 +265,8 @@ class Waker:
 
     def __init__(self) -> None:
         self._pid = os.getpid()
+        self.reader: socket.socket
+        self.writer: socket.socket
         self.reader, self.writer = socket.socketpair()
         self.reader.setblocking(False)
         self.writer.setblocking(False)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 try:
     import langchain_core  # noqa: F401 - whether it is there
-except ImportError as error:
+except ImportError as _error:
     from aiochroma._distribution import missing_extra
 
-    raise missing_extra("aiochroma.langchain", "langchain", error.name) from error
+    raise missing_extra("aiochroma.langchain", "langchain", _error.name) from _error
 
 from aiochroma.langchain.embeddings import AiochromaEmbeddings
 from aiochroma.langchain.retriever import AiochromaRetriever

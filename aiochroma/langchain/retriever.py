@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping  # noqa: TC003 - pydantic reads the annotation
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
@@ -11,7 +11,7 @@ from langchain_core.runnables import run_in_executor
 from pydantic import ConfigDict, Field, InstanceOf
 
 from aiochroma._errors import InvalidInputError
-from aiochroma._logging import get_logger
+from aiochroma._logging import EventLogger, get_logger
 from aiochroma.memory.memory import Memory  # noqa: TC001 - pydantic reads the annotation
 from aiochroma.sync import Memory as BlockingMemory
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AiochromaRetriever"]
 
-log = get_logger("aiochroma.langchain")
+log: EventLogger = get_logger("aiochroma.langchain")
 
 
 class AiochromaRetriever(BaseRetriever):
@@ -49,7 +49,7 @@ class AiochromaRetriever(BaseRetriever):
         ...     documents = await retriever.ainvoke("what is my cat called?")
     """
 
-    model_config = ConfigDict(extra="forbid")
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     memory: InstanceOf[Memory] | InstanceOf[BlockingMemory]
     namespaces: Any = None

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 try:
     import langgraph.store.base  # noqa: F401 - whether it is there
-except ImportError as error:
+except ImportError as _error:
     from aiochroma._distribution import missing_extra
 
-    raise missing_extra("aiochroma.langgraph", "langgraph", error.name) from error
+    raise missing_extra("aiochroma.langgraph", "langgraph", _error.name) from _error
 
 from aiochroma.langgraph.store import AiochromaStore
 

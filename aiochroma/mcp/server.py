@@ -34,8 +34,8 @@ try:
     from mcp.server.mcpserver.exceptions import ResourceError, ToolError
     from mcp.server.stdio import stdio_server
     from mcp.types import ToolAnnotations
-except ImportError as error:
-    raise missing_extra("aiochroma.mcp", "mcp", error.name) from error
+except ImportError as _error:
+    raise missing_extra("aiochroma.mcp", "mcp", _error.name) from _error
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence

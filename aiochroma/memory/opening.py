@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar, cast
 
 from aiochroma._deadline import checked_seconds
 from aiochroma._errors import AiochromaError, ClosedError, InvalidInputError
-from aiochroma._logging import get_logger
+from aiochroma._logging import EventLogger, get_logger
 from aiochroma._threads import waits_by_blocking
 from aiochroma.client.maintenance import Health, unavailable
 from aiochroma.client.options import EphemeralOptions, PersistentOptions
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Home", "Life", "MemoryOptions", "home_in_environment", "home_of"]
 
-log = get_logger("aiochroma.memory")
+log: EventLogger = get_logger("aiochroma.memory")
 
 T = TypeVar("T")
 
@@ -150,8 +150,8 @@ class Life:
     """
 
     def __init__(self, options: MemoryOptions, home: Home) -> None:
-        self.name = home.name
-        self.store = Store(home, options)
+        self.name: str = home.name
+        self.store: Store = Store(home, options)
         self._degrades = options.on_failure == "degrade"
         self._sweep_every = options.sweep_every
         self._swept_at = float("-inf")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 
 from aiochroma._callbacks import ask
 from aiochroma._errors import EmbedderError, InvalidInputError, RerankFailedError, StoreUnavailableError
-from aiochroma._logging import get_logger
+from aiochroma._logging import EventLogger, get_logger
 from aiochroma._types import JsonObject, Vector, Where
 from aiochroma.memory.arguments import (
     check_id,
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 __all__ = ["NamespaceSearch", "Rerank", "recall", "similar"]
 
-log = get_logger("aiochroma.memory")
+log: EventLogger = get_logger("aiochroma.memory")
 
 Limit: TypeAlias = float | Literal["auto"] | None
 Rerank: TypeAlias = Callable[[str, list[str]], "Sequence[float] | Awaitable[Sequence[float]]"]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from aiochroma._errors import InvalidInputError, StoreUnavailableError
-from aiochroma._logging import get_logger
+from aiochroma._logging import EventLogger, get_logger
 from aiochroma._types import Metadata, MetadataView
 from aiochroma.memory.remembering import CHUNKS_FOR, write_chunks_into
 from aiochroma.memory.store import checked_names
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ReembedReport", "reembed", "restore_names"]
 
-log = get_logger("aiochroma.memory")
+log: EventLogger = get_logger("aiochroma.memory")
 
 COPY_OF = "aiochroma:copy_of"
 """In the metadata of a copy that is being made: the namespace."""

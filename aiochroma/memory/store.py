@@ -71,9 +71,13 @@ class Namespace:
     __slots__ = ("chunks", "collection", "name")
 
     def __init__(self, name: str, model: Collection) -> None:
-        self.name = name
-        self.collection = {"collection_id": model.id, "tenant": model.tenant, "database": model.database}
-        self.chunks = chunks_name(name)
+        self.name: str = name
+        self.collection: dict[str, object] = {
+            "collection_id": model.id,
+            "tenant": model.tenant,
+            "database": model.database,
+        }
+        self.chunks: str = chunks_name(name)
 
 
 class Store:
@@ -85,8 +89,8 @@ class Store:
     """
 
     def __init__(self, home: Home, options: MemoryOptions) -> None:
-        self.describe = home.name
-        self.keeps_history = options.history
+        self.describe: str = home.name
+        self.keeps_history: bool = options.history
         self._resolve = home.resolve
         self._choose_embedder = options.choose_embedder
         self._client = home.client

@@ -16,7 +16,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from aiochroma._logging import get_logger
+from aiochroma._logging import EventLogger, get_logger
 from aiochroma._types import MetadataView, Vector
 from aiochroma.backend.chroma_records import ChromaRecords, Database, database_of
 from aiochroma.core.operations import Effect
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TEXT_INDEX_FILE", "IndexKeeper", "indexed_row", "iter_vectors", "write_rows"]
 
-log = get_logger("aiochroma.records")
+log: EventLogger = get_logger("aiochroma.records")
 
 TEXT_INDEX_FILE = "aiochroma-text.sqlite3"
 

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from aiochroma._logging import get_logger
+from aiochroma._logging import EventLogger, get_logger
 from aiochroma.records.index_keeper import IndexKeeper, write_rows
 from aiochroma.records.record import UPDATED_AT
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MOST_MEMORIES", "ServerKeeper"]
 
-log = get_logger("aiochroma.records")
+log: EventLogger = get_logger("aiochroma.records")
 
 MOST_MEMORIES = 50_000
 """The most memories of all namespaces of a server that are kept. With 256 dimensions each takes 3 kB here and 5 kB on its way."""
@@ -111,7 +111,7 @@ class ServerKeeper(IndexKeeper):
 
     def __init__(self, api: ServerAPI, most: int = MOST_MEMORIES) -> None:
         super().__init__(api, None, {}, any_thread=True)
-        self.lock = threading.RLock()
+        self.lock: threading.RLock = threading.RLock()
         self._most = most
         self._copies: dict[str, _Copy] = {}
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="aiochroma-follow")
