@@ -62,7 +62,7 @@ class Vocabulary:
         self._namespace = namespace
         self._memories = memories
         self._words: list[str] = []
-        self._signatures: NDArray[np.uint8] = np.empty((0, _BITS // 8), dtype=np.uint8)
+        self._signatures: NDArray[np.uint64] = np.empty((0, _BITS // 64), dtype=np.uint64)
         self._sizes: NDArray[np.int64] = np.empty(0, dtype=np.int64)
         self._last: str | None = ""
 
@@ -138,7 +138,7 @@ def _plain(word: str) -> str:
     )
 
 
-def _signatures(words: Sequence[str]) -> NDArray[np.uint8]:
+def _signatures(words: Sequence[str]) -> NDArray[np.uint64]:
     """Return the sets of three letters of words as bits, one row for each."""
     import numpy as np
 
@@ -154,17 +154,17 @@ def _signatures(words: Sequence[str]) -> NDArray[np.uint8]:
     bits = np.zeros((len(words), _BITS), dtype=bool)
     row, column = np.nonzero(letters[:, 2:])
     bits[row, columns[row, column]] = True
-    return np.packbits(bits, axis=1)
+    return np.packbits(bits, axis=1).view(np.uint64)
 
 
-def _count(signatures: NDArray[np.uint8]) -> NDArray[np.int64]:
+def _count(signatures: NDArray[np.uint64]) -> NDArray[np.int64]:
     """Count the bits of each row."""
     import numpy as np
 
     counted = (
         np.bitwise_count(signatures)
         if hasattr(np, "bitwise_count")
-        else np.unpackbits(signatures[..., None], axis=-1)
+        else np.unpackbits(np.ascontiguousarray(signatures).view(np.uint8), axis=-1)
     )
     summed: NDArray[np.int64] = counted.reshape(len(signatures), -1).sum(axis=1, dtype=np.int64)
     return summed

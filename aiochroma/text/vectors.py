@@ -34,6 +34,8 @@ compared needs no second look for a filter, which costs Chroma 10 to 100 ms.
 
 _PAGE = 4096
 _SPARE = 1.5
+_SAMPLED = 16
+"""Every sixteenth distance is a sample of all."""
 _BLOCK = 200_000
 """Numbers multiplied at once."""
 
@@ -188,14 +190,13 @@ class VectorTable:
         if keep.allowed is None or (loaded.is_complete and 2 * len(keep.allowed) > loaded.used):
             # Picking a vector out takes twice as long as multiplying it.
             numbers, matrix = loaded.numbers[: loaded.used], loaded.matrix[: loaded.used]
-            hidden = (numbers < 0) | ~keep.keeps(numbers)
+            hides = keep.allowed is not None or len(keep.excluded) > 0 or loaded.count < loaded.used
         else:
             there, at = loaded.positions(keep.allowed)
-            numbers, matrix = keep.allowed[there], loaded.matrix[at]
-            hidden = np.zeros(len(numbers), dtype=bool)
+            numbers, matrix, hides = keep.allowed[there], loaded.matrix[at], False
         distances = 1.0 - _products(queries, matrix)
-        if hidden.any():
-            distances[:, hidden] = np.inf
+        if hides:
+            distances[:, (numbers < 0) | ~keep.keeps(numbers)] = np.inf
         return [_smallest(numbers, one, limit) for one in distances]
 
     def _with(self, namespace: int, rows: NDArray[np.int64]) -> _Loaded | None:
@@ -341,13 +342,28 @@ def _products(queries: NDArray[np.float32], matrix: NDArray[np.float32]) -> NDAr
     return products
 
 
+def _below(distances: NDArray[np.float32], limit: int) -> NDArray[np.int64]:
+    """Return where distances are that hold the smallest ones, at least ``limit``; few others are among them, mostly.
+
+    A sample says how far the smallest go, so that only few have to be put in order: a fifth of the time.
+    """
+    import numpy as np
+
+    sample = distances[::_SAMPLED]
+    enough = min(len(sample) - 1, 2 * limit // _SAMPLED + 2)
+    at = np.flatnonzero(distances <= np.partition(sample, enough)[enough])
+    return at if len(at) >= limit else np.arange(len(distances))
+
+
 def _smallest(
     numbers: NDArray[np.int64], distances: NDArray[np.float32], limit: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Return the rows of the smallest finite distances, in order; of equal ones the lower row first."""
     import numpy as np
 
-    at = np.argpartition(distances, limit)[:limit] if len(distances) > limit else np.arange(len(distances))
+    at = _below(distances, limit) if len(distances) > _SAMPLED * limit else np.arange(len(distances))
+    if len(at) > limit:
+        at = at[np.argpartition(distances[at], limit)[:limit]]
     at = at[np.isfinite(distances[at])]
     at = at[np.lexsort((numbers[at], distances[at]))]
     return numbers[at], distances[at].astype(np.float64)

@@ -63,7 +63,7 @@ async def remember(memory: Memory, count: int) -> tuple[float, float]:
                     bulk=True,
                     **place.place,
                     **given,
-                    parts=place.parts,
+                    chunks=place.parts,
                     exact=False,
                     dedupe=False,
                     history_namespace=None,
