@@ -218,11 +218,12 @@ class ChromaBackend:
         stalled event loop against 324 ms inside ``count``, for 900 records), and it avoids applying the log a second time
         at the next write.
         """
-        collection = str(arguments["collection_id"])
-        if collection in self._read:
-            return
-        self.records.get(arguments["collection_id"], limit=1, include=[], **database_of(arguments))
-        self._read.add(collection)
+        searches = arguments.get("collections")
+        ids = [search.collection_id for search in searches] if searches else [arguments["collection_id"]]
+        for collection in ids:
+            if str(collection) not in self._read:
+                self.records.get(collection, limit=1, include=[], **database_of(arguments))
+                self._read.add(str(collection))
 
 
 _ENOUGH_DESCRIPTORS = 65_536

@@ -27,6 +27,7 @@ from aiochroma.records.record import (
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
     from contextlib import AbstractContextManager
+    from uuid import UUID
 
     from chromadb.types import Collection
 
@@ -64,14 +65,16 @@ class Namespace:
 
     Attributes:
         name: The namespace.
+        id: The id of its collection.
         collection: The arguments that every operation on its collection has.
         chunks: The name of the collection that holds the chunks of its long texts.
     """
 
-    __slots__ = ("chunks", "collection", "name")
+    __slots__ = ("chunks", "collection", "id", "name")
 
     def __init__(self, name: str, model: Collection) -> None:
         self.name: str = name
+        self.id: UUID = model.id
         self.collection: dict[str, object] = {
             "collection_id": model.id,
             "tenant": model.tenant,

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, TypeVar
 from aiochroma._types import CollectionId, MetadataView, Vector, Where
 from aiochroma.records.history import HISTORY_FILE, ChangeLog
 from aiochroma.records.index_keeper import IndexKeeper, indexed_row
+from aiochroma.records.ranking import Candidates
 from aiochroma.records.record import WRITING, Record, record_of
-from aiochroma.records.searching import Candidates, Found, SearchingRecords, most_covering, most_near
+from aiochroma.records.searching import Found, Pool, Pools, SearchingRecords, most_covering, most_near
 from aiochroma.records.spec import Neighbour, filter_of
 from aiochroma.text.memories import ListPage
 from aiochroma.text.vectors import EXACT_ROWS, directions
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from aiochroma.core.request import Request
     from aiochroma.records.memory_records import Carried
     from aiochroma.records.reading import Chunks, NearChunk
-    from aiochroma.records.spec import ListSpec, SearchSpec
+    from aiochroma.records.spec import CollectionSearch, ListSpec
     from aiochroma.text.index import TextIndex
     from aiochroma.text.rows import RowFilter
 
@@ -194,62 +195,52 @@ class LocalIndex(SearchingRecords):
 
     def _candidates(
         self,
-        collection_id: CollectionId,
+        search: CollectionSearch,
         query_embeddings: Sequence[Vector],
         queries: Sequence[str],
-        spec: SearchSpec,
         reach: int,
-        chunks: str,
         db: Database,
-    ) -> Candidates:
+    ) -> Pools:
         problem = None
         for _ in range(2):
-            index, share, problem = self.keeper.usable(str(collection_id), db)
+            index, share, problem = self.keeper.usable(str(search.collection_id), db)
             if index is None:
                 break
+            most = self._most_compared(query_embeddings)
             try:
-                search = IndexSearch(
-                    index,
-                    share,
-                    self._chunks,
-                    collection_id,
-                    query_embeddings,
-                    spec,
-                    reach,
-                    db,
-                    self._most_compared(query_embeddings),
-                )
-                return Candidates(search.run(queries, self._chunks.holder(chunks, db)), share)
+                found = IndexSearch(index, share, self._chunks, search, query_embeddings, reach, db, most)
+                return Pools(found.run(queries), share)
             except sqlite3.DatabaseError as error:
                 self.keeper.failed(error)
-        found = self._found_by_chroma(
-            collection_id, query_embeddings, most_near(spec, reach), filter_of(spec), chunks, db
-        )
-        return Candidates([list(one.values()) for one in found], 1.0, problem)
+        near, where = most_near(search.spec, reach), filter_of(search.spec)
+        by_id = self._found_by_chroma(search.collection_id, query_embeddings, near, where, search.chunks, db)
+        return Pools([Pool.of(one.values()) for one in by_id], 1.0, problem)
 
     def _most_compared(self, query_embeddings: Sequence[Vector]) -> int:  # noqa: ARG002 - a server's vectors are far away
         """Return how many vectors are compared one by one before Chroma's index is asked."""
         return EXACT_ROWS
 
-    def _complete(self, collection_id: CollectionId, found: Sequence[Found], db: Database) -> None:
-        missing = [one for one in found if one.metadata is None]
-        rows = {one.key: one for one in missing if isinstance(one.key, int) and one.key > 0}
+    def _complete(self, found: Sequence[tuple[CollectionId, Sequence[Found]]], db: Database) -> None:
+        missing = [(id, one) for id, some in found for one in some if one.metadata is None]
 
         def look_up(index: TextIndex) -> None:
-            read = index.read(rows)
-            ids = index.ids_of(rows.keys() - read.keys()) if len(read) < len(rows) else {}
-            for row, one in rows.items():
-                if row in read:
-                    one.id, one.document, one.metadata = read[row]
-                one.id = one.id or ids.get(row, "")
+            # Row numbers are those of the file, so rows of several collections are read at once.
+            read = index.read({one.row for _, one in missing if one.row})
+            ids = index.ids_of([one.row for _, one in missing if one.row and one.row not in read])
+            for _, one in missing:
+                if one.row in read:
+                    one.id, one.document, one.metadata = read[one.row]
+                one.id = one.id or ids.get(one.row, "")
 
-        if rows:
-            self._ask(self.keeper.usable(str(collection_id), db)[0], look_up)
-        unread = [one for one in missing if one.metadata is None and one.id]
-        records = self._reader.records(collection_id, list(dict.fromkeys(one.id for one in unread)), None, db)
-        for one in unread:
-            if one.id in records:
-                one.document, one.metadata = records[one.id]["document"], records[one.id]["metadata"]
+        if any(one.row for _, one in missing):
+            self._ask(self.keeper.usable(str(missing[0][0]), db)[0], look_up)
+        unread: dict[CollectionId, dict[str, Found]] = {}
+        for id, one in missing:
+            if one.metadata is None and one.id:
+                unread.setdefault(id, {})[one.id] = one
+        for collection_id, some in unread.items():
+            for id, record in self._reader.records(collection_id, list(some), None, db).items():
+                some[id].document, some[id].metadata = record["document"], record["metadata"]
 
     def _neighbours(
         self, collection_id: CollectionId, ids: list[str], window: int, db: Database
@@ -288,9 +279,8 @@ class IndexSearch:
         index: The index.
         share: Which share of the collection it has, 0 to 1.
         chunks: Finds the chunks of long texts, and reads from Chroma.
-        collection_id: The collection.
+        search: The collection, and how to search it.
         query_embeddings: One vector for each query, or None for each where words are enough.
-        spec: How to search.
         reach: The factor on the usual number of candidates, at least 1.
         db: The collection's tenant and database.
         most_compared: The most rows that are compared one by one; of more, Chroma's index gives the nearest.
@@ -301,66 +291,79 @@ class IndexSearch:
         index: TextIndex,
         share: float,
         chunks: Chunks,
-        collection_id: CollectionId,
+        search: CollectionSearch,
         query_embeddings: Sequence[Vector],
-        spec: SearchSpec,
         reach: int,
         db: Database,
         most_compared: int,
     ) -> None:
         self._index, self._is_complete = index, share == 1.0
         self._reader, self._chunks, self._db = chunks.reader, chunks, db
-        self._collection_id, self._collection = collection_id, str(collection_id)
-        self._spec, self._where = spec, filter_of(spec)
-        self._limit, self._covering = most_near(spec, reach), most_covering(spec, reach)
+        self._collection_id, self._collection = search.collection_id, str(search.collection_id)
+        self._holder = chunks.holder(search.chunks, db)
+        self._spec, self._where = search.spec, filter_of(search.spec)
+        self._limit, self._covering = most_near(self._spec, reach), most_covering(self._spec, reach)
         self._most_compared = most_compared
         self._keep: RowFilter = index.filter(self._collection, self._where, time.time())
         self._embeddings = query_embeddings
-        self._queries = None if spec.mode == "text" else directions(query_embeddings)
+        self._queries = None if self._spec.mode == "text" else directions(query_embeddings)
         self._unindexed: list[dict[str, float]] = []
         """What Chroma found and the index does not have yet."""
 
-    def run(self, queries: Sequence[str], chunk_collection: CollectionId | None) -> list[list[Found]]:
+    def run(self, queries: Sequence[str]) -> list[Pool]:
         """Return the candidates of each query."""
+        near = self._nearest()
+        if self._holder is None or self._queries is None:
+            return [self._pool(number, query, *near[number], {}) for number, query in enumerate(queries)]
+        chunks = self._near_chunks(self._holder)
+        return [
+            self._pool(number, query, *near[number], chunks[number]) for number, query in enumerate(queries)
+        ]
+
+    def _pool(
+        self,
+        number: int,
+        query: str,
+        rows: NDArray[np.int64],
+        distances: NDArray[np.float64],
+        chunks: Mapping[int, NearChunk],
+    ) -> Pool:
+        """Return the candidates of one query, ascending by row: those that are near, by themselves or by a chunk, and others."""
         import numpy as np
 
-        near = self._nearest()
-        chunks = (
-            self._near_chunks(chunk_collection)
-            if chunk_collection is not None and self._queries is not None
-            else [{} for _ in queries]
-        )
-        found = []
-        for number, query in enumerate(queries):
-            rows, distances = near[number]
-            known = dict(zip(rows.tolist(), distances.tolist(), strict=True))
-            also = (
-                np.union1d(rows, np.array(list(chunks[number]), dtype=np.int64)) if chunks[number] else rows
+        also = np.union1d(rows, np.array(list(chunks), dtype=np.int64)) if chunks else np.sort(rows)
+        text, own = np.zeros(len(also)), np.zeros(len(also))
+        if self._spec.mode != "vector":
+            hits = self._index.search(
+                self._collection,
+                query,
+                self._covering,
+                pool=_POOL * self._covering,
+                also=also,
+                keep=self._keep,
             )
-            by_row = {row: Found(row, distance=known.get(row)) for row in also.tolist()}
-            if self._spec.mode != "vector":
-                for hit in self._index.search(
-                    self._collection,
-                    query,
-                    self._covering,
-                    pool=_POOL * self._covering,
-                    also=also,
-                    keep=self._keep,
-                ):
-                    one = by_row.get(hit.row)
-                    if one is None:
-                        one = by_row[hit.row] = Found(hit.row)
-                    one.text, one.own = hit.score, hit.own
-            self._add_distances(number, by_row)
-            for row, chunk in chunks[number].items():
-                one = by_row[row]
-                one.passage = chunk.text
-                one.distance = chunk.distance if one.distance is None else min(chunk.distance, one.distance)
-            unindexed = self._unindexed[number] if self._unindexed else {}
-            found.append(
-                [*by_row.values(), *(Found(-at, id, unindexed[id]) for at, id in enumerate(unindexed, 1))]
-            )
-        return found
+            if len(hits.rows):
+                order = np.argsort(hits.rows)
+                also, text, own = hits.rows[order], hits.scores[order], hits.own[order]
+        distance = np.full(len(also), np.nan)
+        distance[np.searchsorted(also, rows)] = distances
+        missing = np.flatnonzero(np.isnan(distance))
+        if self._queries is not None and len(missing):
+            query_vector = self._queries[number : number + 1]
+            distance[missing] = self._index.distances(self._collection, query_vector, also[missing])[0]
+        found = {}
+        for row, chunk in chunks.items():
+            at = int(np.searchsorted(also, row))
+            distance[at] = np.fmin(distance[at], chunk.distance)
+            found[at] = Found(row=row, distance=float(distance[at]), passage=chunk.text)
+        unindexed = self._unindexed[number] if self._unindexed else {}
+        if unindexed:
+            zeros = np.zeros(len(unindexed))
+            text, own = np.concatenate([text, zeros]), np.concatenate([own, zeros])
+            for at, id in enumerate(unindexed, len(also)):
+                found[at] = Found(id, distance=unindexed[id])
+            distance = np.concatenate([distance, list(unindexed.values())])
+        return Pool(Candidates(text, own, distance), also, found)
 
     def _nearest(self) -> list[tuple[NDArray[np.int64], NDArray[np.float64]]]:
         """Return rows and distances of the nearest for each query."""
@@ -404,20 +407,6 @@ class IndexSearch:
                 exact = self._index.nearest(self._collection, queries, self._limit, self._keep)
                 return found if exact is None else exact
             fetched *= _MORE
-
-    def _add_distances(self, number: int, by_row: Mapping[int, Found]) -> None:
-        """Give every candidate its exact distance."""
-        import numpy as np
-
-        missing = [row for row, one in by_row.items() if one.distance is None]
-        if self._queries is None or not missing:
-            return
-        distances = self._index.distances(
-            self._collection, self._queries[number : number + 1], np.array(missing, dtype=np.int64)
-        )
-        for row, distance in zip(missing, distances[0].tolist(), strict=True):
-            if distance == distance:
-                by_row[row].distance = distance
 
     def _near_chunks(self, chunk_collection: CollectionId) -> list[dict[int, NearChunk]]:
         """Return for each query the memories whose chunks are nearest, by row, with the nearest chunk of each."""

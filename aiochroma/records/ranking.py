@@ -21,7 +21,6 @@ namespaces then stay comparable.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AUTO_MIN_SCORE",
-    "Candidate",
+    "Candidates",
     "ScoreParts",
     "diversify",
     "nearness",
@@ -53,22 +52,24 @@ other things, of which 90 % fall below, and questions that have an answer, of wh
 """
 
 
-class Candidate(NamedTuple):
-    """A memory that the full-text index or the vector search came up with.
+class Candidates(NamedTuple):
+    """The memories that the full-text index or the vector search came up with for one query, in columns.
+
+    Of equally good ones the first comes first.
 
     Attributes:
-        id: Tells it from the others of its namespace; of equally good ones the smaller comes first.
-        text: Its coverage of the question by itself and its surroundings, 0 to 1 (``TextHit.score``).
-        own_text: Its coverage by itself, 0 to 1 (``TextHit.own``).
-        distance: Its cosine distance from the question, 0 to 2, or None when it is not among the nearest.
-        age: Seconds since it was written or refreshed; negative counts as 0.
+        text: The coverage of the question by each memory and its surroundings, 0 to 1.
+        own_text: The coverage by each memory itself, 0 to 1.
+        distance: The cosine distance of each from the question, 0 to 2; NaN where it is not known.
     """
 
-    id: int | str
-    text: float = 0.0
-    own_text: float = 0.0
-    distance: float | None = None
-    age: float = 0.0
+    text: NDArray[np.float64]
+    own_text: NDArray[np.float64]
+    distance: NDArray[np.float64]
+
+    def only(self, positions: Sequence[int]) -> Candidates:
+        """Return some of them."""
+        return Candidates(*(column[positions] for column in self))
 
 
 @dataclass(frozen=True)
@@ -92,99 +93,98 @@ class ScoreParts:
     weight: float
 
 
-def nearness(distance: float, max_distance: float) -> float:
-    """Turn a cosine distance into a score.
+def nearness(distance: NDArray[np.float64], max_distance: float) -> NDArray[np.float64]:
+    """Turn cosine distances into scores.
 
     Args:
-        distance: 0 to 2; rounding may have made it slightly negative.
+        distance: 0 to 2, or infinite; rounding may have made it slightly negative.
         max_distance: The distance up to which the embedder calls texts related; above 0.
 
     Returns:
-        1 for distance 0, 0.5 at the max_distance, falling further and never 0.
+        1 for distance 0, 0.5 at ``max_distance``, falling further and never 0 but for an infinite distance.
     """
-    return math.pow(2.0, -max(0.0, distance) / max_distance)
+    import numpy as np
+
+    near: NDArray[np.float64] = np.exp2(np.maximum(0.0, distance) / -max_distance)
+    return near
 
 
-def recency(age: float, half_life: float | None, share: float) -> float:
-    """Return the factor for a memory's age.
+def recency(age: NDArray[np.float64], half_life: float, share: float) -> NDArray[np.float64]:
+    """Return the factors for the ages of memories.
 
     Args:
         age: Seconds; negative counts as 0.
-        half_life: Seconds after which half of what age may take is gone; None ignores age.
-        share: How much of the score age may take in the long run, 0 to 1.
+        half_life: Seconds after which half of what age may take is gone; above 0.
+        share: The part of the score that age may take in the long run, 0 to 1.
 
     Returns:
         1 for a new memory, towards ``1 - share`` for an old one.
     """
-    if half_life is None:
-        return 1.0
-    return 1.0 - share + share * math.pow(2.0, -max(0.0, age) / half_life)
+    import numpy as np
+
+    factor: NDArray[np.float64] = 1.0 - share + share * np.exp2(np.maximum(0.0, age) / -half_life)
+    return factor
 
 
-def passes(candidate: Candidate, max_distance: float | None) -> bool:
-    """Tell whether a threshold of distance leaves a candidate in.
+def passes(candidates: Candidates, max_distance: float) -> NDArray[np.bool_]:
+    """Tell which candidates a limit of the cosine distance leaves in.
 
-    Args:
-        candidate: The candidate.
-        max_distance: The greatest cosine distance, or None for no threshold.
-
-    Returns:
-        True when it is near enough, or holds a term of the question itself: what matches by text is spared.
-        What only stands beside a match and is not known to be near is cut.
+    Those are the ones that are near enough, and those that hold a term of the question themselves: what matches by text is
+    spared. What only stands beside a match, and is not known to be near, is cut.
     """
-    if max_distance is None or candidate.own_text > 0.0:
-        return True
-    return candidate.distance is not None and candidate.distance <= max_distance
+    return (candidates.own_text > 0.0) | (candidates.distance <= max_distance)
 
 
 def rank(
-    candidates: Sequence[Candidate],
+    candidates: Candidates,
     spec: SearchSpec,
     *,
+    age: NDArray[np.float64] | None = None,
     recency_share: float = 0.5,
     limit: int | None = None,
-) -> list[tuple[Candidate, ScoreParts]]:
+) -> list[tuple[int, ScoreParts]]:
     """Rank the candidates of one namespace.
 
     Args:
-        candidates: All that the two searches found, each id once, in any order.
+        candidates: All that the two searches found, each once.
         spec: How to rank. Mode "vector" drops what has no distance and ranks by it alone; "text" drops what covers nothing.
-        recency_share: How much of the score age may take in the long run, 0 to 1.
+        age: Seconds since each was written or refreshed; None where the specification has no ``half_life``.
+        recency_share: The part of the score that age may take in the long run, 0 to 1.
         limit: The most to return; None for all.
 
     Returns:
-        Candidates with their scores, best first; of equal ones the nearer, then the one with the smaller id.
+        The positions of candidates with their scores, best first; of equal ones the nearer, then the first.
     """
+    import numpy as np
+
+    text, own_text, distance = candidates
+    known = distance == distance
     # What is dropped counts here too: a limit of distance changes no score.
-    farthest = max((known.distance for known in candidates if known.distance is not None), default=math.inf)
-    mode, vector_weight = spec.mode, spec.vector_weight
-    least = None if spec.min_score == "auto" or spec.min_score is None else float(spec.min_score)
-    best = 0.0
-    ranked = []
-    for candidate in candidates:
-        if (mode == "vector" and candidate.distance is None) or (mode == "text" and candidate.text <= 0.0):
-            continue
-        if spec.max_distance is not None and not passes(candidate, spec.max_distance):
-            continue
-        distance = farthest if candidate.distance is None else candidate.distance
-        vector = nearness(distance, spec.embedder_max_distance)
-        if mode == "vector":
-            relevance = vector
-        elif mode == "text":
-            relevance = candidate.text
-        else:
-            relevance = (candidate.text + vector_weight * vector) / (1.0 + vector_weight)
-        fading = 1.0 if spec.half_life is None else recency(candidate.age, spec.half_life, recency_share)
-        best = relevance if relevance > best else best  # noqa: FURB136 - twice as fast as max
-        score = relevance * fading * spec.weight
-        if least is None or score >= least:
-            ranked.append((-score, distance, candidate.id, candidate, vector, fading))
-    if spec.min_score == "auto" and best < AUTO_MIN_SCORE[mode]:
-        return []
-    ranked.sort()  # Ids differ, so nothing behind them is compared.
+    distance = np.where(known, distance, distance[known].max() if known.any() else np.inf)
+    vector = nearness(distance, spec.embedder_max_distance)
+    kept = {"hybrid": np.ones(len(text), dtype=bool), "vector": known, "text": text > 0.0}[spec.mode]
+    if spec.max_distance is not None:
+        kept = kept & passes(candidates, spec.max_distance)
+    relevance = {
+        "hybrid": (text + spec.vector_weight * vector) / (1.0 + spec.vector_weight),
+        "vector": vector,
+        "text": text,
+    }[spec.mode]
+    fading = np.ones(len(text))
+    if spec.half_life is not None and age is not None:
+        fading = recency(age, spec.half_life, recency_share)
+    score = relevance * fading * spec.weight
+    if spec.min_score == "auto":
+        if not kept.any() or relevance[kept].max() < AUTO_MIN_SCORE[spec.mode]:
+            return []
+    elif spec.min_score is not None:
+        kept = kept & (score >= float(spec.min_score))
+    at = np.flatnonzero(kept)
+    at = at[np.lexsort((distance[at], -score[at]))][:limit]
+    columns = (column[at].tolist() for column in (score, text, own_text, vector, fading))
     return [
-        (candidate, ScoreParts(-negative, candidate.text, candidate.own_text, vector, fading, spec.weight))
-        for negative, _, _, candidate, vector, fading in ranked[:limit]
+        (position, ScoreParts(total, by_text, own, near, faded, spec.weight))
+        for position, total, by_text, own, near, faded in zip(at.tolist(), *columns, strict=True)
     ]
 
 

@@ -1,4 +1,4 @@
-"""One search of one namespace, from candidates to hits: ranked, read, made diverse, and given their neighbours.
+"""The searches of one request, from candidates to hits: ranked, read, made diverse, and given their neighbours.
 
 Everything happens where Chroma is called, in the one request that asked for it.
 """
@@ -12,17 +12,20 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from aiochroma._types import CollectionId, Metadata, MetadataView, Vector, Where
 from aiochroma.records.memory_records import Carried, MemoryRecords
-from aiochroma.records.ranking import Candidate, diversify, rank
+from aiochroma.records.ranking import Candidates, diversify, rank
 from aiochroma.records.record import CREATED_AT, UPDATED_AT, WRITING, has_expired, thread_position
-from aiochroma.records.spec import Neighbour, SearchHit, SearchResult, SearchSpec
+from aiochroma.records.spec import CollectionSearch, Neighbour, SearchHit, SearchResult, SearchSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from aiochroma.backend.chroma_records import Database
     from aiochroma.records.ranking import ScoreParts
 
-__all__ = ["Candidates", "Found", "SearchingRecords", "most_covering", "most_near"]
+__all__ = ["Found", "Pool", "Pools", "SearchingRecords", "most_covering", "most_near"]
 
 # What the vectors and the text each give to the ranking, at least. More, of the nearest 100 and of the covering 40, changed
 # less in our measurement than one conversation differs from another.
@@ -51,18 +54,18 @@ class Found:
     """A memory that a search came up with.
 
     Attributes:
-        key: Tells it from the others; of equally good ones the smaller key comes first.
         id: Its id; empty where it is not known yet.
+        row: Its row in the index; 0 where it has none.
         distance: Its cosine distance from the query, or None where it is not known.
-        text: How much of the query it and its surroundings cover, 0 to 1.
-        own: How much of the query it covers itself, 0 to 1.
+        text: The share of the query that it and its surroundings cover, 0 to 1.
+        own: The share of the query that it covers itself, 0 to 1.
         document: Its text.
         metadata: What is stored with it; None where it was not read yet, or is gone.
         passage: Of a long text the chunk that is nearest to the query, or None.
     """
 
-    key: int | str
     id: str = ""
+    row: int = 0
     distance: float | None = None
     text: float = 0.0
     own: float = 0.0
@@ -71,19 +74,68 @@ class Found:
     passage: str | None = None
 
 
+class Pool:
+    """What may be ranked for one query.
+
+    Args:
+        columns: The candidates.
+        rows: The row of each in the index, where they come from there.
+        found: Candidates by position, where more is known of them than the columns say.
+
+    Attributes:
+        columns: The candidates.
+    """
+
+    __slots__ = ("_found", "_rows", "columns")
+
+    def __init__(self, columns: Candidates, rows: NDArray[np.int64] | None, found: dict[int, Found]) -> None:
+        self.columns = columns
+        self._rows = rows
+        self._found = found
+
+    @classmethod
+    def of(cls, found: Iterable[Found]) -> Pool:
+        """Make a pool of candidates that were read; of equally good ones the smaller id comes first."""
+        import numpy as np
+
+        ordered = sorted(found, key=lambda one: one.id)
+        values = [(one.text, one.own, np.nan if one.distance is None else one.distance) for one in ordered]
+        columns = Candidates(*np.array(values, dtype=np.float64).reshape(-1, 3).T)
+        return cls(columns, None, dict(enumerate(ordered)))
+
+    def __len__(self) -> int:
+        """Return how many candidates there are."""
+        return len(self.columns.text)
+
+    def __getitem__(self, position: int) -> Found:
+        """Return one of them; always the same for a position."""
+        found = self._found.get(position)
+        if found is None:
+            assert self._rows is not None
+            distance = float(self.columns.distance[position])
+            found = self._found[position] = Found(
+                row=int(self._rows[position]), distance=distance if distance == distance else None
+            )
+        return found
+
+    def all(self) -> list[Found]:
+        """Return all of them."""
+        return [self[position] for position in range(len(self))]
+
+
 Ranked = list[tuple[Found, "ScoreParts"]]
 
 
-class Candidates(NamedTuple):
-    """What may be ranked for each of several queries.
+class Pools(NamedTuple):
+    """What may be ranked for each of several queries in one collection.
 
     Attributes:
-        found: For each query the candidates.
+        pools: For each query the candidates.
         indexed: See ``SearchResult``.
         problem: See ``SearchResult``.
     """
 
-    found: list[list[Found]]
+    pools: list[Pool]
     indexed: float = 1.0
     problem: str | None = None
 
@@ -101,59 +153,66 @@ class SearchingRecords(MemoryRecords):
 
     def search(
         self,
-        collection_id: CollectionId,
+        collections: Sequence[CollectionSearch],
         query_embeddings: Sequence[Vector],
         queries: Sequence[str],
-        spec: SearchSpec,
-        chunks: str,
         tenant: str,
         database: str,
-    ) -> list[SearchResult]:
-        """Search one namespace.
+    ) -> list[tuple[SearchResult, ...]]:
+        """Search namespaces.
 
         Args:
-            collection_id: The namespace's collection.
+            collections: Which ones, and how.
             query_embeddings: One vector for each query, or None for a query whose words are enough.
             queries: The texts of the queries.
-            spec: How to search.
-            chunks: The name of the collection that holds the chunks of long texts.
             tenant: Chroma's tenant.
             database: Chroma's database.
 
         Returns:
-            For each query what it found.
+            For each query what it found in each of the namespaces.
         """
         db: Database = {"tenant": tenant, "database": database}
-        reach = 1
-        while True:
-            candidates = self._candidates(collection_id, query_embeddings, queries, spec, reach, chunks, db)
-            ranked, enough = self._ranked(collection_id, candidates.found, spec, reach, db)
-            if enough:
-                break
-            reach *= _WIDER
-        if spec.diversity > 0:
-            ranked = [self._diverse(collection_id, one, spec, db) for one in ranked]
-        near = self._near(collection_id, ranked, spec, db) if spec.window else {}
-        return [
-            SearchResult(
-                tuple(_hit(found, score, near.get(found.id, {})) for found, score in one),
-                candidates.indexed,
-                candidates.problem,
-            )
-            for one in ranked
-        ]
+        pools = [self._candidates(one, query_embeddings, queries, 1, db) for one in collections]
+        ranked = [self._ranked(one, of.pools, db) for one, of in zip(collections, pools, strict=True)]
+        # Only what is returned has to be read, and that of all namespaces at once.
+        self._complete(
+            [
+                (one.collection_id, [found for hits in of_each for found, _ in hits])
+                for one, of_each in zip(collections, ranked, strict=True)
+            ],
+            db,
+        )
+        results = []
+        for one, of, hits in zip(collections, pools, ranked, strict=True):
+            candidates, reach = of, 1
+            while not self._is_enough(one, candidates.pools, hits, reach, db):
+                reach *= _WIDER
+                candidates = self._candidates(one, query_embeddings, queries, reach, db)
+                hits[:] = self._ranked(one, candidates.pools, db)
+                self._complete([(one.collection_id, [found for some in hits for found, _ in some])], db)
+            results.append(self._results(one, candidates, hits, db))
+        return list(zip(*results, strict=True))
 
     def similar(
         self, collection_id: CollectionId, id: str, spec: SearchSpec, chunks: str, tenant: str, database: str
     ) -> SearchResult:
-        """Search by the stored vector of a memory, which is not among its own hits; arguments as :meth:`search`."""
+        """Search by the stored vector of a memory, which is not among its own hits.
+
+        Args:
+            collection_id: The namespace's collection.
+            id: The id of the memory.
+            spec: How to search.
+            chunks: The name of the collection that holds the chunks of long texts.
+            tenant: Chroma's tenant.
+            database: Chroma's database.
+        """
         db: Database = {"tenant": tenant, "database": database}
         known = self._known(collection_id, [id], db).get(id)
         vector = self._vectors(collection_id, [id], db).get(id)
         if known is None or has_expired(known["metadata"], time.time()) or vector is None:
             return SearchResult()
         wider = replace(spec, mode="vector", k=spec.k + 1)
-        found = self.search(collection_id, [vector], [""], wider, chunks, **db)[0]
+        ((found,),) = self.search([CollectionSearch(collection_id, chunks, wider)], [vector], [""], **db)
         return replace(found, hits=tuple(hit for hit in found.hits if hit.id != id)[: spec.k])
 
     # -- what an index or a server knows -------------------------------------------------------------------------------
@@ -161,19 +220,17 @@ class SearchingRecords(MemoryRecords):
     @abstractmethod
     def _candidates(
         self,
-        collection_id: CollectionId,
+        search: CollectionSearch,
         query_embeddings: Sequence[Vector],
         queries: Sequence[str],
-        spec: SearchSpec,
         reach: int,
-        chunks: str,
         db: Database,
-    ) -> Candidates:
+    ) -> Pools:
         """Return what may be ranked; ``reach`` is the factor on the usual number."""
 
     @abstractmethod
-    def _complete(self, collection_id: CollectionId, found: Sequence[Found], db: Database) -> None:
-        """Give id, document and metadata to what has no metadata yet, and is there."""
+    def _complete(self, found: Sequence[tuple[CollectionId, Sequence[Found]]], db: Database) -> None:
+        """Give id, document and metadata to the memories of collections that have no metadata yet, and exist."""
 
     @abstractmethod
     def _neighbours(
@@ -200,7 +257,7 @@ class SearchingRecords(MemoryRecords):
             return [{} for _ in vectors]
         found = [
             {
-                id: Found(id, id, distance, 0.0, 0.0, document, metadata)
+                id: Found(id, distance=distance, document=document, metadata=metadata)
                 for id, distance, document, metadata in rows
             }
             for rows in self._reader.query(collection_id, vectors, n_results, where, where_document, db)
@@ -221,7 +278,7 @@ class SearchingRecords(MemoryRecords):
                 if chunk.memory not in known and chunk.memory in records:
                     record = records[chunk.memory]
                     known[chunk.memory] = Found(
-                        chunk.memory, chunk.memory, document=record["document"], metadata=record["metadata"]
+                        chunk.memory, document=record["document"], metadata=record["metadata"]
                     )
                 one = known.get(chunk.memory)
                 if one is None or (one.metadata or {}).get(WRITING) != chunk.writing:
@@ -235,31 +292,51 @@ class SearchingRecords(MemoryRecords):
 
     # -- from candidates to hits ---------------------------------------------------------------------------------------
 
-    def _ranked(
+    def _ranked(self, search: CollectionSearch, pools: Sequence[Pool], db: Database) -> list[Ranked]:
+        """Rank the candidates of each query."""
+        if search.spec.half_life is not None:
+            self._complete([(search.collection_id, [found for pool in pools for found in pool.all()])], db)
+        now = time.time()
+        return [_best(pool, range(len(pool)), search.spec, now) for pool in pools]
+
+    def _is_enough(
         self,
-        collection_id: CollectionId,
-        candidates: Sequence[list[Found]],
-        spec: SearchSpec,
+        search: CollectionSearch,
+        pools: Sequence[Pool],
+        ranked: list[Ranked],
         reach: int,
         db: Database,
-    ) -> tuple[list[Ranked], bool]:
-        """Rank candidates; tell whether that is enough, or others may have been hidden behind what is gone or expired."""
-        now = time.time()
-        if spec.half_life is not None:
-            self._complete(collection_id, [found for some in candidates for found in some], db)
-        ranked = [_best(some, spec, now) for some in candidates]
-        # Only what is returned has to be read.
-        self._complete(collection_id, [found for one in ranked for found, _ in one], db)
-        enough = True
-        for number, some in enumerate(candidates):
+    ) -> bool:
+        """Rank again where a hit is gone or has expired; tell whether too many candidates were, which hide others."""
+        now, spec, enough = time.time(), search.spec, True
+        for number, pool in enumerate(pools):
             if all(_is_valid(found, now) for found, _ in ranked[number]):
                 continue
-            self._complete(collection_id, some, db)
-            valid = [found for found in some if _is_valid(found, now)]
-            ranked[number] = _best(valid, spec, now)
-            fetched, left = (sum(found.distance is not None for found in group) for group in (some, valid))
+            self._complete([(search.collection_id, pool.all())], db)
+            valid = [at for at, found in enumerate(pool.all()) if _is_valid(found, now)]
+            ranked[number] = _best(pool, valid, spec, now)
+            fetched, left = (
+                sum(pool[at].distance is not None for at in group) for group in (range(len(pool)), valid)
+            )
             enough = enough and (fetched < most_near(spec, reach) or left >= most_near(spec))
-        return ranked, enough
+        return enough
+
+    def _results(
+        self, search: CollectionSearch, pools: Pools, ranked: list[Ranked], db: Database
+    ) -> list[SearchResult]:
+        """Return what each query found, diverse and with neighbours."""
+        spec, collection_id = search.spec, search.collection_id
+        if spec.diversity > 0:
+            ranked = [self._diverse(collection_id, one, spec, db) for one in ranked]
+        near = self._near(collection_id, ranked, spec, db) if spec.window else {}
+        return [
+            SearchResult(
+                tuple(_hit(found, parts, near.get(found.id, {})) for found, parts in one),
+                pools.indexed,
+                pools.problem,
+            )
+            for one in ranked
+        ]
 
     def _diverse(self, collection_id: CollectionId, ranked: Ranked, spec: SearchSpec, db: Database) -> Ranked:
         """Choose the hits that add most to those before them."""
@@ -296,21 +373,17 @@ class SearchingRecords(MemoryRecords):
         return near
 
 
-def _best(some: Sequence[Found], spec: SearchSpec, now: float) -> Ranked:
-    """Rank the candidates of one query, and return the best."""
-    by_key = {found.key: found for found in some}
-    candidates = [
-        Candidate(
-            found.key,
-            found.text,
-            found.own,
-            found.distance,
-            0.0 if spec.half_life is None else _age(found.metadata or {}, now),
-        )
-        for found in by_key.values()
-    ]
+def _best(pool: Pool, positions: Sequence[int], spec: SearchSpec, now: float) -> Ranked:
+    """Rank some candidates of one query, and return the best."""
+    import numpy as np
+
+    columns, age = pool.columns, None
+    if len(positions) < len(pool):
+        columns = columns.only(positions)
+    if spec.half_life is not None:
+        age = np.array([_age(pool[at].metadata or {}, now) for at in positions], dtype=np.float64)
     limit = spec.k * (_DIVERSE if spec.diversity > 0 else 1)
-    return [(by_key[candidate.id], score) for candidate, score in rank(candidates, spec, limit=limit)]
+    return [(pool[positions[at]], parts) for at, parts in rank(columns, spec, age=age, limit=limit)]
 
 
 def _age(metadata: MetadataView, now: float) -> float:

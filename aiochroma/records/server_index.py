@@ -20,7 +20,7 @@ from aiochroma.core.operations import Effect
 from aiochroma.records.local_index import LocalIndex
 from aiochroma.records.reading import Chunks
 from aiochroma.records.record import POSITION, SCOPE, THREAD
-from aiochroma.records.searching import Candidates, Found, SearchingRecords, most_covering, most_near
+from aiochroma.records.searching import Found, Pool, Pools, SearchingRecords, most_covering, most_near
 from aiochroma.records.server_keeper import MOST_MEMORIES, ServerKeeper
 from aiochroma.records.spec import Neighbour, filter_of
 from aiochroma.text.analysis import words_of_meaning
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from aiochroma.core.request import Request
     from aiochroma.records.reading import Reader
     from aiochroma.records.record import Record
-    from aiochroma.records.spec import SearchResult, SearchSpec
+    from aiochroma.records.spec import CollectionSearch, SearchResult
 
 __all__ = ["ScratchIndex", "ServerIndex"]
 
@@ -60,15 +60,14 @@ class ScratchIndex(SearchingRecords):
 
     def _candidates(
         self,
-        collection_id: CollectionId,
+        search: CollectionSearch,
         query_embeddings: Sequence[Vector],
         queries: Sequence[str],
-        spec: SearchSpec,
         reach: int,
-        chunks: str,
         db: Database,
-    ) -> Candidates:
-        where = filter_of(spec)
+    ) -> Pools:
+        spec, where = search.spec, filter_of(search.spec)
+        collection_id, chunks = search.collection_id, search.chunks
         found = self._found_by_chroma(
             collection_id, query_embeddings, most_near(spec, reach), where, chunks, db
         )
@@ -87,9 +86,9 @@ class ScratchIndex(SearchingRecords):
             for candidates in found:
                 for one in candidates.values():
                     one.distance = None
-        return Candidates([list(candidates.values()) for candidates in found])
+        return Pools([Pool.of(candidates.values()) for candidates in found])
 
-    def _complete(self, collection_id: CollectionId, found: Sequence[Found], db: Database) -> None:
+    def _complete(self, found: Sequence[tuple[CollectionId, Sequence[Found]]], db: Database) -> None:
         """Everything was read when it was found."""
 
     def _neighbours(
@@ -148,28 +147,36 @@ class ServerIndex(ScratchIndex):
 
     def search(
         self,
-        collection_id: CollectionId,
+        collections: Sequence[CollectionSearch],
         query_embeddings: Sequence[Vector],
         queries: Sequence[str],
-        spec: SearchSpec,
-        chunks: str,
         tenant: str,
         database: str,
-    ) -> list[SearchResult]:
+    ) -> list[tuple[SearchResult, ...]]:
         """See ``SearchingRecords``."""
         db = Database(tenant=tenant, database=database)
-        asked = (collection_id, query_embeddings, queries, spec, chunks, tenant, database)
-        share, problem = self._keeper.follow(str(collection_id), db)
+        results = [self._search(one, query_embeddings, queries, db) for one in collections]
+        return list(zip(*results, strict=True))
+
+    def _search(
+        self,
+        search: CollectionSearch,
+        query_embeddings: Sequence[Vector],
+        queries: Sequence[str],
+        db: Database,
+    ) -> list[SearchResult]:
+        """Search one namespace, in its copy where there is one."""
+        share, problem = self._keeper.follow(str(search.collection_id), db)
         if share == 1.0 and problem is None:
             # Looked up here: under the lock below it would make others wait.
-            self._chunks.holder(chunks, db)
+            self._chunks.holder(search.chunks, db)
             # Rows have numbers, which another's write may change.
             with self._keeper.lock:
-                return self._copies.search(*asked)
-        return [
-            replace(result, indexed=1.0 if problem else share, problem=problem)
-            for result in super().search(*asked)
-        ]
+                found = self._copies.search([search], query_embeddings, queries, **db)
+            return [result for (result,) in found]
+        indexed = 1.0 if problem else share
+        found = super().search([search], query_embeddings, queries, **db)
+        return [replace(result, indexed=indexed, problem=problem) for (result,) in found]
 
     def after_write(self, request: Request) -> None:
         """Follow a write of Chroma's own by this client, which may have no stamp."""
@@ -239,10 +246,10 @@ def _score(query: str, candidates: Mapping[str, Found]) -> None:
     with closing(TextIndex(":memory:")) as index:
         index.upsert("candidates", [IndexedText(id, one.document) for id, one in candidates.items()])
         hits = index.search("candidates", query, len(candidates), window=0)
-        ids = index.ids_of(hit.row for hit in hits)
-        for hit in hits:
-            one = candidates[ids[hit.row]]
-            one.text, one.own = hit.score, hit.own
+        ids = index.ids_of(hits.rows.tolist())
+        for row, score, own in zip(*(column.tolist() for column in hits), strict=True):
+            one = candidates[ids[row]]
+            one.text, one.own = score, own
 
 
 def _containing(query: str) -> JsonObject | None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
-from aiochroma._types import JsonObject, Metadata, MetadataView, Where
+from aiochroma._types import CollectionId, JsonObject, Metadata, MetadataView, Where
 from aiochroma.records.record import CREATED_AT, THREAD, has_expired, made_at, scope_filter, thread_position
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "VECTOR_WEIGHT",
+    "CollectionSearch",
     "ListSpec",
     "Mode",
     "Neighbour",
@@ -43,7 +44,9 @@ VECTOR_WEIGHT = 1.0
 
 @dataclass(frozen=True)
 class SearchSpec:
-    """How one namespace is searched. Searches of one namespace with equal specs are carried out together.
+    """How one namespace is searched.
+
+    Searches of the same namespaces with equal specifications are carried out together.
 
     Attributes:
         k: The most hits to return for a query; at least 1.
@@ -54,7 +57,7 @@ class SearchSpec:
         min_score: The lowest score of a hit; ``"auto"`` for no hit at all where the best one says that there is nothing (see
             ``ranking.AUTO_MIN_SCORE``); None for no limit.
         embedder_max_distance: The distance up to which the embedder calls two texts related; above 0.
-        where: A filter over metadata as JSON text (see ``filters.encoded``), or None.
+        where: A filter over metadata as JSON text (see ``encoded``), or None.
         scope: The path of a scope (see ``record.scope_path``): only its memories and those of scopes below it; empty for all.
         thread: Only memories of this conversation, or None for all.
         since: Only memories first remembered at this moment (seconds since 1970) or later, or None.
@@ -79,6 +82,21 @@ class SearchSpec:
     half_life: float | None = None
     diversity: float = 0.0
     window: int = 0
+
+
+@dataclass(frozen=True)
+class CollectionSearch:
+    """A search of one namespace among those that one request searches.
+
+    Attributes:
+        collection_id: The namespace's collection.
+        chunks: The name of the collection that holds the chunks of its long texts.
+        spec: How to search it.
+    """
+
+    collection_id: CollectionId
+    chunks: str
+    spec: SearchSpec
 
 
 @dataclass(frozen=True)

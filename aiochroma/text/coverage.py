@@ -45,7 +45,7 @@ __all__ = [
     "BEFORE",
     "WINDOW",
     "Term",
-    "TextHit",
+    "TextHits",
     "best_rows",
     "length_factor",
     "search_namespace",
@@ -190,20 +190,18 @@ def _held(candidates: NDArray[np.int64], term: Term) -> NDArray[np.float64]:
     return shares if term.shares is None else shares * term.shares[at]
 
 
-class TextHit(NamedTuple):
-    """A memory that covers something of the question, by itself or by what stands near it.
+class TextHits(NamedTuple):
+    """Memories that cover something of the question, by themselves or by what stands near them; in columns, best first.
 
     Attributes:
-        row: The memory's row.
-        score: How much of the question the memory and its surroundings cover, 0 to 1; comparable between namespaces.
-        own: How much of the question's weight is in the memory itself, 0 to 1; 0 when only its neighbours match.
-        rank: Its rank among what covers most of the question, from 0; None for one that was asked for and is not among it.
+        rows: The row of each memory.
+        scores: The share of the question that the memory and its surroundings cover, 0 to 1; comparable between namespaces.
+        own: The share of the question's weight that is in the memory itself, 0 to 1; 0 when only its neighbours match.
     """
 
-    row: int
-    score: float
-    own: float
-    rank: int | None
+    rows: NDArray[np.int64]
+    scores: NDArray[np.float64]
+    own: NDArray[np.float64]
 
 
 def search_namespace(
@@ -217,7 +215,7 @@ def search_namespace(
     also: NDArray[np.int64],
     keep: RowFilter,
     window: int,
-) -> list[TextHit]:
+) -> TextHits:
     """Do what ``TextIndex.search`` promises, for a namespace that exists and at least one term."""
     import numpy as np
 
@@ -240,10 +238,4 @@ def search_namespace(
     mean_words = summary.words / max(1, summary.memories)
     scores = coverage[scored] / length_factor(order.words(namespace, rows[scored]), mean_words)
     best = np.argsort(scores, kind="stable")[::-1]
-    ordered = scored[best]
-    ranks = {number: rank for rank, number in enumerate(covering.tolist())}
-    columns = rows[ordered].tolist(), scores[best].tolist(), own[ordered].tolist(), ordered.tolist()
-    return [
-        TextHit(row, score, mine, ranks.get(number))
-        for row, score, mine, number in zip(*columns, strict=True)
-    ]
+    return TextHits(rows[scored[best]], scores[best], own[scored[best]])

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from aiochroma._types import Metadata, Where
 from aiochroma.text.analysis import indexed_form
-from aiochroma.text.coverage import WINDOW, TextHit, search_namespace
+from aiochroma.text.coverage import WINDOW, TextHits, search_namespace
 from aiochroma.text.memories import (
     IndexedText,
     MemoryTable,
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from aiochroma.text.memories import ListPage
 
 
-__all__ = ["IndexedText", "TextHit", "TextIndex", "full_text_available"]
+__all__ = ["IndexedText", "TextHits", "TextIndex", "full_text_available"]
 
 CACHE_BYTES = 64 * 2**20
 """How much of the vectors stays in memory: those of 65,000 memories with 256 dimensions."""
@@ -211,7 +211,7 @@ class TextIndex:
         keep: RowFilter | None = None,
         window: int = WINDOW,
         now: float | None = None,
-    ) -> list[TextHit]:
+    ) -> TextHits:
         """Find the memories that cover a query, by themselves or with their neighbours.
 
         Args:
@@ -227,19 +227,17 @@ class TextIndex:
 
         Returns:
             The hits, best first; of equal ones the newest first. One of ``also`` that covers nothing has score 0. Which they
-            are is decided before their length counts; see ``TextHit.rank``. A query without words finds nothing.
+            are is decided before their length counts. A query without words finds nothing.
         """
         import numpy as np
 
         number = self._number(namespace)
-        if not number:
-            return []
         summary = self._summary(number)
         moment = time.time() if now is None else now
-        terms = terms_of(self._connection, self._terms, number, summary, query, moment)
-        if not terms:
-            return []
+        terms = terms_of(self._connection, self._terms, number, summary, query, moment) if number else []
         nothing = np.empty(0, dtype=np.int64)
+        if not terms:
+            return TextHits(nothing, np.empty(0), np.empty(0))
         return search_namespace(
             self._order,
             number,

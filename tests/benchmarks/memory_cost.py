@@ -46,12 +46,12 @@ async def remember(memory: Memory, count: int) -> tuple[float, float]:
     plain = await client.get_or_create_collection(
         "plain", embedding_function=None, configuration={"hnsw": {"space": "cosine"}}
     )
-    place = await memory._life.store._made("default")
+    namespace = await memory._life.store._made("default")
     with_index, without = [], []
     for number in range(count // BATCH):
         batch = texts(BATCH, number)
         vectors: list[Any] = list(embedder.embed(batch))
-        ids = [f"{number}:{place}" for place in range(BATCH)]
+        ids = [f"{number}:{n}" for n in range(BATCH)]
         metadatas = [{"aiochroma:created_at": float(n), "aiochroma:updated_at": 0.0} for n in range(BATCH)]
         common = {"ids": ids, "embeddings": vectors, "documents": batch, "uris": None}
         for kind in ("with", "without") if number % 2 else ("without", "with"):
@@ -61,9 +61,9 @@ async def remember(memory: Memory, count: int) -> tuple[float, float]:
                 await memory._life.store.submit(
                     "remember",
                     bulk=True,
-                    **place.place,
+                    **namespace.collection,
                     **given,
-                    chunks=place.parts,
+                    chunks=namespace.chunks,
                     exact=False,
                     dedupe=False,
                     history_namespace=None,
@@ -75,7 +75,7 @@ async def remember(memory: Memory, count: int) -> tuple[float, float]:
                 await memory._life.store.submit(
                     "_upsert",
                     bulk=True,
-                    **{**place.place, "collection_id": plain.id},
+                    **{**namespace.collection, "collection_id": plain.id},
                     **{**given, "metadatas": stored},
                 )
                 without.append(time.perf_counter() - begun)

@@ -14,7 +14,7 @@ from aiochroma._errors import PartialWriteError
 from aiochroma.core.operations import Lane
 from aiochroma.core.plan import BULK_ROUND, Limits, RecordPlanner, Step
 from aiochroma.core.request import Request
-from aiochroma.records.spec import SearchSpec
+from aiochroma.records.spec import CollectionSearch, SearchSpec
 
 IDS = [f"id{number}" for number in range(8)]
 FIELDS = ("ids", "embeddings", "metadatas", "documents", "uris", "data")
@@ -345,10 +345,9 @@ def test_searches_are_merged_that_say_the_same():
         return Request(
             "search_memories",
             {
-                "collection_id": "a",
+                "collections": (CollectionSearch("a", "chunks", SearchSpec(k=limit)),),
                 "query_embeddings": [(1.0, 2.0)],
                 "queries": ["?"],
-                "spec": SearchSpec(k=limit),
             },
         )
 

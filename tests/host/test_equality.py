@@ -12,7 +12,7 @@ from chromadb.api.types import ReadLevel, Schema
 from host_support import same
 
 import aiochroma
-from aiochroma.records.spec import SearchSpec
+from aiochroma.records.spec import CollectionSearch, SearchSpec
 
 IDS = [f"id{number}" for number in range(300)]
 VECTORS = np.random.default_rng(0).random((300, 4), dtype=np.float32)
@@ -73,7 +73,11 @@ async def fill(client):
 def calls(things, empty):
     """Return every kind of call: a name, the operation, its arguments."""
     query = {"collection_id": things, **PLACE}
-    search = {"collection_id": things, "query_embeddings": [VECTORS[3]], "queries": ["topic 3"], **PLACE}
+    search = {"query_embeddings": [VECTORS[3]], "queries": ["topic 3"], **PLACE}
+
+    def collections(**how):
+        return {"collections": (CollectionSearch(things, "chunks", SearchSpec(**how)),)}
+
     yield "query", "_query", {**query, "query_embeddings": [VECTORS[0], VECTORS[1]], "n_results": 5}
     yield "query all", "_query", {**query, "query_embeddings": [VECTORS[0]], "include": [*ALL, "distances"]}
     yield "query lists", "_query", {**query, "query_embeddings": [[0.5, 0.25, 0.125, 1.0]], "n_results": 3}
@@ -190,12 +194,12 @@ def calls(things, empty):
     yield "identity", "get_user_identity", {}
     yield "version", "get_version", {}
     yield "batch", "get_max_batch_size", {}
-    yield "search memories", "search_memories", {**search, "spec": SearchSpec(k=4, window=1)}
-    yield "search by words", "search_memories", {**search, "spec": SearchSpec(k=3, mode="text")}
+    yield "search memories", "search_memories", {**search, **collections(k=4, window=1)}
+    yield "search by words", "search_memories", {**search, **collections(k=3, mode="text")}
     yield (
         "search by meaning",
         "search_memories",
-        {**search, "spec": SearchSpec(k=3, mode="vector", diversity=0.3)},
+        {**search, **collections(k=3, mode="vector", diversity=0.3)},
     )
     yield "missing vectors", "missing_vectors", {}
     yield "an argument too many", "_count", {**query, "wrong": 1}

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
 from aiochroma.records import ranking
-from aiochroma.records.ranking import Candidate, diversify, nearness, passes, recency
+from aiochroma.records.ranking import Candidates, diversify, nearness, recency
 from aiochroma.records.spec import SearchSpec
 
 if TYPE_CHECKING:
     import random
+
+
+class Candidate(NamedTuple):
+    """One of the candidates."""
+
+    id: str
+    text: float = 0.0
+    own_text: float = 0.0
+    distance: float | None = None
+    age: float = 0.0
+
 
 _SHARES = st.floats(0.0, 1.0)
 _CANDIDATES = st.lists(
@@ -32,9 +43,25 @@ _CANDIDATES = st.lists(
 _MODES = st.sampled_from(["hybrid", "vector", "text"])
 
 
+def columns(candidates) -> Candidates:
+    """Return candidates in columns."""
+    rows = [
+        (one.text, one.own_text, math.nan if one.distance is None else one.distance) for one in candidates
+    ]
+    return Candidates(*np.array(rows, dtype=np.float64).reshape(-1, 3).T)
+
+
 def rank(candidates, limit=None, **how):
-    """Rank as a search says it."""
-    return ranking.rank(candidates, SearchSpec(**how), limit=limit)
+    """Rank as a search says it; of equal ones the smaller id comes first."""
+    ordered = sorted(candidates, key=lambda one: one.id)
+    age = np.array([one.age for one in ordered], dtype=np.float64)
+    ranked = ranking.rank(columns(ordered), SearchSpec(**how), age=age, limit=limit)
+    return [(ordered[position], parts) for position, parts in ranked]
+
+
+def passes(candidate, max_distance) -> bool:
+    """Tell whether a limit of distance leaves a candidate in."""
+    return max_distance is None or bool(ranking.passes(columns([candidate]), max_distance)[0])
 
 
 @given(_CANDIDATES, _MODES, st.randoms(use_true_random=False), st.none() | st.floats(1.0, 1e7))
@@ -116,7 +143,8 @@ def test_recency_halves_what_age_may_take():
     assert recency(0.0, 60.0, 0.4) == 1.0
     assert math.isclose(recency(60.0, 60.0, 0.4), 0.8)
     assert math.isclose(recency(1e9, 60.0, 0.4), 0.6)
-    assert recency(1e9, None, 0.4) == 1.0
+    aged = [Candidate("a", text=0.5, age=1e9)]
+    assert rank(aged, half_life=None)[0][1].recency == 1.0
 
 
 @given(_CANDIDATES, st.floats(0.1, 10.0))
