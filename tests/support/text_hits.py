@@ -27,5 +27,7 @@ def search(index: TextIndex, namespace, query, limit, *, also=(), ids_allowed=No
         also = [id for id in also if id in ids_allowed]
     rows = np.array(list(index.rows(namespace, also).values()), np.int64)
     hits = index.search(namespace, query, limit, also=rows, keep=keep, **how)
-    read = index.ids_of(hit.row for hit in hits)
-    return [Hit(read[hit.row], hit.score, hit.own) for hit in hits]
+    ids = index.ids_of(hits.rows.tolist())
+    return [
+        Hit(ids[row], score, own) for row, score, own in zip(*(one.tolist() for one in hits), strict=True)
+    ]
