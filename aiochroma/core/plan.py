@@ -121,6 +121,8 @@ class RecordPlanner:
         Returns:
             Steps to carry out in this order. Not every request has to be in one: what is left waits for a later round.
         """
+        if len(waiting) == 1 and waiting[0].lane is not Lane.WRITE and not _is_paged(waiting[0], self.limits):
+            return [Step([0])]  # Alone: what it could be merged with need not be worked out.
         lanes = [request.lane for request in waiting]
         barrier = lanes.index(Lane.BARRIER) if Lane.BARRIER in lanes else len(lanes)
         if barrier == 0:

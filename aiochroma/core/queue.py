@@ -26,7 +26,14 @@ if TYPE_CHECKING:
 __all__ = ["QueueState", "RequestQueue", "forked_error"]
 
 
-_NOT_BEGUN = (TicketState.IN_LINE, TicketState.QUEUED)
+# Looking a member up in its enumeration takes longer than all that is done with it.
+_QUEUED, _RUNNING, _ABANDONED, _DONE = (
+    TicketState.QUEUED,
+    TicketState.RUNNING,
+    TicketState.ABANDONED,
+    TicketState.DONE,
+)
+_NOT_BEGUN = (TicketState.IN_LINE, _QUEUED)
 
 
 class QueueState(Enum):
@@ -120,11 +127,19 @@ class RequestQueue:
                     f"{self.limit}. Wait and try again, let callers wait in line, or raise `max_pending`.",
                     limit=self.limit,
                 )
-            for ticket in tickets:
-                ticket.queue = self
             self.counts["submitted"] += len(tickets)
-            self._line.extend(tickets)
-            wake = self._admit()
+            if self._line or self.pending + len(tickets) > self.limit:
+                for ticket in tickets:
+                    ticket.queue = self
+                self._line.extend(tickets)
+                wake = self._admit()
+            else:
+                for ticket in tickets:
+                    ticket.queue, ticket.state = self, _QUEUED
+                self._queued.extend(tickets)
+                self.pending += len(tickets)
+                wake = bool(tickets) and self._asleep
+                self._asleep = self._asleep and not wake
         if wake:
             self.wakeup.put(None)
 
@@ -134,7 +149,7 @@ class RequestQueue:
         while self._line and self.pending < self.limit:
             ticket = self._line.popleft()
             if ticket.state is TicketState.IN_LINE:
-                ticket.state = TicketState.QUEUED
+                ticket.state = _QUEUED
                 self._queued.append(ticket)
                 self.pending += 1
                 came = True
@@ -159,7 +174,7 @@ class RequestQueue:
         before = self._release_caller(ticket, "expired")
         if before in _NOT_BEGUN:
             return self._deadline_error(ticket, started=False)
-        return self._deadline_error(ticket, started=True) if before is TicketState.RUNNING else None
+        return self._deadline_error(ticket, started=True) if before is _RUNNING else None
 
     def close(self, *, drain: bool) -> None:
         """Accept nothing more. With ``drain`` what waits is still served, without it is refused. Idempotent."""
@@ -187,11 +202,11 @@ class RequestQueue:
             if before in _NOT_BEGUN:
                 ticket.state = TicketState.CANCELLED
                 self.counts[why] += 1
-                if before is TicketState.QUEUED:
+                if before is _QUEUED:
                     self.pending -= 1
                     wake = self._admit()
-            elif before is TicketState.RUNNING:
-                ticket.state = TicketState.ABANDONED
+            elif before is _RUNNING:
+                ticket.state = _ABANDONED
                 self.counts["abandoned"] += 1
         if wake:
             self.wakeup.put(None)
@@ -231,11 +246,8 @@ class RequestQueue:
         expired: list[Ticket] = []
         with self.lock:
             for ticket in tickets:
-                if ticket.state is not TicketState.QUEUED:
-                    if ticket.slices is not None and ticket.state in {
-                        TicketState.RUNNING,
-                        TicketState.ABANDONED,
-                    }:
+                if ticket.state is not _QUEUED:
+                    if ticket.slices is not None and ticket.state in {_RUNNING, _ABANDONED}:
                         alive.append(ticket)
                 elif ticket.deadline is not None and ticket.deadline <= now:
                     ticket.state = TicketState.CANCELLED
@@ -243,10 +255,11 @@ class RequestQueue:
                     self.pending -= 1
                     expired.append(ticket)
                 else:
-                    ticket.state = TicketState.RUNNING
+                    ticket.state = _RUNNING
                     ticket.started_at = now
                     alive.append(ticket)
-            self._admit()
+            if expired:
+                self._admit()
         return alive, expired
 
     def finish(self, tickets: Iterable[Ticket], *, failed: bool) -> list[Ticket]:
@@ -254,13 +267,14 @@ class RequestQueue:
         abandoned: list[Ticket] = []
         with self.lock:
             for ticket in tickets:
-                if ticket.state is TicketState.ABANDONED:
+                if ticket.state is _ABANDONED:
                     abandoned.append(ticket)
                 else:
                     self.counts["failed" if failed else "done"] += 1
-                ticket.state = TicketState.DONE
+                ticket.state = _DONE
                 self.pending -= 1
-            self._admit()
+            if self._line:
+                self._admit()
         return abandoned
 
     def end(self, failure: BaseException | None = None) -> list[Ticket]:
@@ -270,11 +284,11 @@ class RequestQueue:
             self.failure = self.failure or failure
             for ticket in self._line:
                 if ticket.state is TicketState.IN_LINE:
-                    ticket.state = TicketState.QUEUED
+                    ticket.state = _QUEUED
                     self._queued.append(ticket)
                     self.pending += 1
             self._line.clear()
-            left = [ticket for ticket in self._queued if ticket.state is TicketState.QUEUED]
+            left = [ticket for ticket in self._queued if ticket.state is _QUEUED]
             self._queued.clear()
         return left
 

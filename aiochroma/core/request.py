@@ -37,6 +37,12 @@ CallResult: TypeAlias = Any
 """What an operation returns; its row says what that looks like."""
 
 
+_SIMPLE = frozenset({str, int, float, bool, type(None), UUID})
+
+_DEEPEST = 64
+"""Data that is nested deeper is not compared, and not merged; the interpreter's stack has an end."""
+
+
 @dataclass(slots=True, eq=False)
 class Request:
     """One call, as data; it can be copied, pickled and sent.
@@ -203,16 +209,20 @@ def _concatenated(pages: Sequence[CallResult]) -> CallResult:
 
 def frozen(value: object, *, without: tuple[str, ...] = (), _depth: int = 0) -> Hashable | None:
     """Return a hashable form of plain data, or None where there is something in it that is not plain, or nested too deep."""
+    kind = type(value)
+    # The type belongs to it: 1, 1.0 and True are equal, but not the same filter.
+    if kind in _SIMPLE:
+        return kind, value
     if _depth > _DEEPEST:
         return None
     if isinstance(value, dict):
-        return _frozen_items(
-            ((key, item) for key, item in value.items() if key not in without), "dict", _depth
-        )
+        items: Iterable[tuple[Hashable, object]] = value.items()
+        if without:
+            items = [(key, item) for key, item in items if key not in without]
+        return _frozen_items(items, "dict", _depth)
     if isinstance(value, (list, tuple)):
         return _frozen_items(enumerate(value), "list", _depth)
-    # The type belongs to it: 1, 1.0 and True are equal, but not the same filter.
-    return (type(value), value) if _is_plain(value) else None
+    return (kind, value) if _is_plain(value) else None
 
 
 def _frozen_items(items: Iterable[tuple[Hashable, object]], kind: str, depth: int) -> Hashable | None:
@@ -222,18 +232,14 @@ def _frozen_items(items: Iterable[tuple[Hashable, object]], kind: str, depth: in
         if form is None:
             return None
         made.append((key, form))
-    return (kind, tuple(made))
+    return kind, tuple(made)
 
 
 def _is_plain(value: object) -> bool:
-    if is_dataclass(value):
-        # Frozen and hashable: a value that says what it says, such as how a namespace is searched.
-        return type(value).__hash__ is not None
-    return value is None or isinstance(value, (str, int, float, UUID, Enum))
-
-
-_DEEPEST = 64
-"""Data that is nested deeper is not compared, and not merged; the interpreter's stack has an end."""
+    if isinstance(value, (str, int, float, UUID, Enum)):
+        return True
+    # Frozen and hashable: a value that says what it says, such as how a namespace is searched.
+    return is_dataclass(value) and type(value).__hash__ is not None
 
 
 def is_get_by_id(arguments: Arguments) -> bool:

@@ -210,19 +210,20 @@ class SlowLog:
         seconds: A request that took longer, waiting included, is slow.
 
     Attributes:
+        seconds: See above.
         opened_at: When the database was opened (``time.monotonic()``): waiting for that does not make a request slow.
     """
 
     def __init__(self, name: str, seconds: float) -> None:
         self.opened_at: float | None = None
         self._name = name
-        self._seconds = seconds
+        self.seconds = seconds
         self._reported_at = float("-inf")
         self._unreported = 0
 
     def look(self, ticket: Ticket, now: float, waited: float, ran: float) -> None:
         """Log a request if it was slow; the times are in seconds, ``now`` is its end."""
-        if self.opened_at is None or now - max(ticket.queued_at, self.opened_at) <= self._seconds:
+        if self.opened_at is None or now - max(ticket.queued_at, self.opened_at) <= self.seconds:
             return
         self._unreported += 1
         if now - self._reported_at < _SLOW_REPORT_SECONDS:

@@ -46,6 +46,7 @@ from aiochroma.core.stats import SlowLog, StatsRecorder, observer
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from aiochroma.core.calls import Home
     from aiochroma.core.connection import BackendInfo, Resource
     from aiochroma.core.plan import Planner
     from aiochroma.core.request import CallResult, Request
@@ -249,23 +250,20 @@ class WorkerState:
             choose: Chooses steps: ``choose(requests, progress)``, where ``progress`` counts the records of each that are done.
             most: How many steps there may be, or None for any number.
         """
-
-        def plan(positions: Sequence[int]) -> list[Step]:
-            tickets = [waiting[position] for position in positions]
-            steps = choose([ticket.request for ticket in tickets], [ticket.progress for ticket in tickets])
-            for step in steps:
-                step.members = [positions[member] for member in step.members]
-            return steps
-
-        everything = range(len(waiting))
+        requests, progress = [ticket.request for ticket in waiting], [ticket.progress for ticket in waiting]
         try:
-            return plan(everything)
+            return choose(requests, progress)
         except Exception as error:  # noqa: BLE001 - one caller's arguments must not end everybody's thread
             log.warning("plan.failed", database=self.queue.name, error=repr(error))
         # A request that the plan cannot take goes to Chroma as it is, which says what is wrong with it. The others wait for the
         # next round.
-        guilty = [position for position in everything if _stumbles(plan, position)]
-        return [Step([position]) for position in guilty[:most]] or plan([0])
+        guilty = []
+        for position, request in enumerate(requests):
+            try:
+                choose([request], [progress[position]])
+            except Exception:  # noqa: BLE001, PERF203 - whatever it is, it is this request's
+                guilty.append(position)
+        return [Step([position]) for position in guilty[:most]] or choose(requests[:1], progress[:1])
 
     def _step(self, resource: Resource, tickets: list[Ticket], step: Step) -> None:
         tickets, expired = self.queue.claim(tickets)
@@ -318,9 +316,8 @@ class WorkerState:
         if ticket.slices is None:
             ticket.slices = []
         ticket.slices.append(result)
-        if isinstance(ticket.home, asyncio.AbstractEventLoop):
-            # Its loop is used for as long as the write goes on.
-            self.pacing.seen(ticket.home, time.monotonic())
+        # Its loop is used for as long as the write goes on.
+        self._note_use(ticket.home)
         ticket.progress, last = self.planner.advance(ticket.request, step, result)
         if last:
             self._finish([ticket], [self.planner.join(ticket.request, ticket.slices)], None, seconds)
@@ -334,7 +331,8 @@ class WorkerState:
             self.recorder.busy_since = None
 
     def _refuse_expired(self, tickets: Sequence[Ticket]) -> None:
-        self.outcomes.extend(Outcome(ticket, error=self.queue.expired_error(ticket)) for ticket in tickets)
+        for ticket in tickets:
+            self.outcomes.append(Outcome(ticket, error=self.queue.expired_error(ticket)))
 
     def _finish(
         self, tickets: list[Ticket], results: list[CallResult], error: BaseException | None, seconds: float
@@ -348,18 +346,18 @@ class WorkerState:
         if error is not None:
             self.recorder.record_error(tickets[0].request.row.label, error)
         now = time.monotonic()
+        if not _is_bulk(tickets[0]):
+            self.pacing.served_other(now)
+        record, slow_before = self.recorder.record, now - self.slow.seconds
         for ticket in tickets:
-            self.recorder.record(ticket.started_at - ticket.queued_at, seconds)
-            if not _is_bulk(ticket):
-                self.pacing.served_other(now)
-            if isinstance(ticket.home, asyncio.AbstractEventLoop):
-                self.pacing.seen(ticket.home, now)
-            self.slow.look(ticket, now, ticket.started_at - ticket.queued_at, now - ticket.started_at)
+            record(ticket.started_at - ticket.queued_at, seconds)
+            if ticket.queued_at < slow_before:
+                self.slow.look(ticket, now, ticket.started_at - ticket.queued_at, now - ticket.started_at)
 
     def _answer(
         self, tickets: Sequence[Ticket], results: list[CallResult], error: BaseException | None
     ) -> None:
-        abandoned = set(self.queue.finish(tickets, failed=error is not None))
+        abandoned = self.queue.finish(tickets, failed=error is not None)
         for position, ticket in enumerate(tickets):
             if ticket not in abandoned:
                 self.outcomes.append(Outcome(ticket, results[position] if error is None else None, error))
@@ -371,7 +369,13 @@ class WorkerState:
         if self.outcomes:
             self.delivered = True
             outcomes, self.outcomes = self.outcomes, []
+            for home in {outcome.ticket.home for outcome in outcomes}:
+                self._note_use(home)
             deliver(outcomes)
+
+    def _note_use(self, home: asyncio.AbstractEventLoop | Home | None) -> None:
+        if isinstance(home, asyncio.AbstractEventLoop):
+            self.pacing.seen(home, time.monotonic())
 
     def end(self, tickets: Sequence[Ticket], error: BaseException) -> None:
         """Answer requests that will not be served any further; a write that was cut says how far it came."""
@@ -423,17 +427,10 @@ def _is_bulk(ticket: Ticket) -> bool:
     return request.lane is Lane.WRITE and (request.bulk or ticket.slices is not None)
 
 
-def _stumbles(plan: Callable[[Sequence[int]], object], position: int) -> bool:
-    """Whether the plan cannot take a request even alone."""
-    try:
-        plan([position])
-    except Exception:  # noqa: BLE001 - whatever it is, it is this request's
-        return True
-    return False
-
-
 def latest_deadline(tickets: Sequence[Ticket]) -> float | None:
     """Return the moment after which nothing waits for a merged call any more."""
+    if len(tickets) == 1:
+        return tickets[0].deadline
     moments = [ticket.deadline for ticket in tickets]
     return None if None in moments else max(moment for moment in moments if moment is not None)
 
