@@ -1,9 +1,10 @@
-"""A host beside the database in this process: one command, one run, the same data.
+"""A host beside the database in this process, and beside what else there is: one command, one run, the same data.
 
-    python tests/benchmarks/host.py [--records 3000] [--rounds 1] [--json FILE]
+    python tests/benchmarks/host.py [--records 3000 30000] [--rounds 1] [--only this shared] [--picture FILE.png] [--json FILE]
 
-Contenders take turns. Times are medians of the rounds; of a gap of the event loop only as much counts as this process used CPU in
-it, so that other jobs of the machine do not.
+Contenders take turns. Figures are medians of the rounds. Of a gap of the event loop only as much counts as this process used CPU
+in it, so that other jobs of the machine do not. Every row is measured with the first number of records in each of four
+collections; the rows of bulk writing also with each further number in the collection that is written to.
 """
 
 from __future__ import annotations
@@ -17,20 +18,32 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+from server import free_port, start
 
 import aiochroma
 
 DIMENSIONS = 384
 COLLECTIONS = 4
-CONTENDERS = ("this", "shared")
+CONTENDERS = {
+    "this": "in process",
+    "shared": "host",
+    "to_thread": "asyncio.to_thread",
+    "run, ours": "chroma run, our client",
+    "run": "chroma run, chromadb's client",
+    "plain": "plain chromadb, alone",
+}
 _RNG = np.random.default_rng(7)
 
 
 def vectors(count):
     return _RNG.normal(size=(count, DIMENSIONS)).astype(np.float32)
+
+
+# -- measuring ---------------------------------------------------------------------------------------------------------
 
 
 class Stalls:
@@ -51,27 +64,23 @@ class Stalls:
             gap, cpu = time.perf_counter() - begun - 0.001, time.process_time() - used
             self.gaps.append(max(0.0, min(gap, cpu)) * 1000)
 
-    @property
-    def p99(self):
-        return round(float(np.percentile(self.gaps or [0.0], 99)), 1)
-
-    @property
-    def max(self):
-        return round(max(self.gaps or [0.0]), 1)
+    def into(self, found, row):
+        found[f"{row}: loop stall p99, ms"] = round(float(np.percentile(self.gaps or [0.0], 99)), 1)
+        found[f"{row}: loop stall max, ms"] = round(max(self.gaps or [0.0]), 1)
 
 
 async def repeated(call, count):
-    """Return the median and the p99 of a call, in milliseconds."""
+    """Return the median time of a call, in milliseconds."""
     times = []
     for number in range(count):
         begun = time.perf_counter()
         await call(number)
         times.append((time.perf_counter() - begun) * 1000)
-    return round(statistics.median(times), 2), round(float(np.percentile(times, 99)), 2)
+    return statistics.median(times)
 
 
 async def rate(call, callers, each):
-    """Return calls per second of so many callers, and this process's CPU for one of them, in milliseconds."""
+    """Return calls per second of several callers at once, and this process's CPU for one of them, in milliseconds."""
 
     async def caller(number):
         for turn in range(each):
@@ -83,20 +92,47 @@ async def rate(call, callers, each):
     return round(count / (time.perf_counter() - begun)), round((time.process_time() - used) * 1000 / count, 2)
 
 
-class Store:
-    """A database with four collections of the same records."""
+# -- who is compared ---------------------------------------------------------------------------------------------------
 
-    def __init__(self, client, collections):
-        self.client = client
+
+class OnThreads:
+    """A collection of plain chromadb whose calls run on the event loop's own pool of threads."""
+
+    def __init__(self, collection):
+        self._collection = collection
+
+    def __getattr__(self, name):
+        return partial(asyncio.to_thread, getattr(self._collection, name))
+
+
+class Store:
+    """A database with four collections of the same records, however it is reached."""
+
+    def __init__(self, collections, client=None, close=None, memory=None):
         self.collections = collections
+        self.client = client
+        self.memory = memory
+        self._close = close
         self.fresh = 0
+
+    async def close(self):
+        if self.memory is not None:
+            await self.memory.aclose()
+        if self._close is not None:
+            await self._close()
+
+    async def empty(self, _number):
+        await self.client.session.submit("get_max_batch_size")
 
     async def fan_out(self, number):
         query = QUERIES[number % len(QUERIES)][None]
         await asyncio.gather(*(each.query(query_embeddings=query, n_results=5) for each in self.collections))
 
     async def query(self, number):
-        await self.collections[0].query(query_embeddings=QUERIES[number % len(QUERIES)][None])
+        await self.collections[0].query(query_embeddings=QUERIES[number % len(QUERIES)][None], n_results=5)
+
+    async def recall(self, number):
+        await self.memory.recall(f"What about record {number}?", namespaces=NAMESPACES)
 
     async def upsert(self, number):
         self.fresh += 1
@@ -109,11 +145,10 @@ class Store:
     async def bulk(self, count):
         self.fresh += 1
         ids = [f"bulk{self.fresh}-{number}" for number in range(count)]
+        written, documents = vectors(count), ["a record of a bulk write"] * count
         begun = time.perf_counter()
-        await self.collections[0].upsert(
-            ids=ids, embeddings=vectors(count), documents=["a record of a bulk write"] * count
-        )
-        return count / (time.perf_counter() - begun)
+        await self.collections[0].upsert(ids=ids, embeddings=written, documents=documents)
+        return round(count / (time.perf_counter() - begun))
 
     async def bulk_beside_recalls(self, count):
         """Write while a recall comes due every 10 ms; return records/s and the recalls' p99 in milliseconds.
@@ -134,70 +169,124 @@ class Store:
                 await asyncio.sleep(max(0.0, due - time.perf_counter()))
 
         reading = asyncio.ensure_future(recalls())
+        await asyncio.sleep(0.5)
+        waits.clear()
         speed = await self.bulk(count)
         reading.cancel()
         await asyncio.gather(*calls)
-        return speed, float(np.percentile(waits, 99))
+        return speed, round(float(np.percentile(waits, 99)), 1)
 
 
-async def opened(path, process, records):
-    client = await aiochroma.AsyncPersistentClient(path, process=process, host_idle=0, slow_request_ms=10**6)
-    collections = [
-        await client.get_or_create_collection(f"collection{n}", embedding_function=None)
-        for n in range(COLLECTIONS)
-    ]
-    store = Store(client, collections)
-    if await collections[0].count() < records:
-        for collection in collections:
-            await collection.add(
-                ids=[f"id{n}" for n in range(records)],
-                embeddings=vectors(records),
-                documents=DOCUMENTS[:records],
+async def opened(contender, folder, records):
+    """Open a contender's database, with this many records in each of its collections."""
+    path = folder / contender.replace(", ", "-")
+    client, close = None, None
+    if contender in {"this", "shared"}:
+        client = await aiochroma.AsyncPersistentClient(
+            path, process=contender, host_idle=0, slow_request_ms=10**6
+        )
+        close = client.aclose
+    elif contender == "to_thread":
+        import chromadb
+
+        plain = chromadb.PersistentClient(str(path))
+        collections = [
+            OnThreads(plain.get_or_create_collection(name, embedding_function=None)) for name in NAMES
+        ]
+    else:
+        port = free_port()
+        server = start(str(path), port)
+        if contender == "run":
+            import chromadb
+
+            client = await chromadb.AsyncHttpClient("127.0.0.1", port)
+
+            async def close():
+                server.terminate()
+        else:
+            client = await aiochroma.AsyncHttpClient("127.0.0.1", port, slow_request_ms=10**6)
+
+            async def close():
+                await client.aclose()
+                server.terminate()
+
+    if contender != "to_thread":
+        collections = [await client.get_or_create_collection(name, embedding_function=None) for name in NAMES]
+    await filled(collections, records)
+    return Store(collections, client, close)
+
+
+async def filled(collections, records):
+    """Write records until there are that many."""
+    for collection in collections:
+        for begin in range(await collection.count(), records, 2500):
+            end = min(records, begin + 2500)
+            await collection.upsert(
+                ids=[f"id{number}" for number in range(begin, end)],
+                embeddings=vectors(end - begin),
+                documents=[f"document {number}" for number in range(begin, end)],
             )
+
+
+async def with_memory(store, contender, folder, records):
+    """Open a memory with four namespaces beside a store."""
+    memory = aiochroma.Memory(
+        folder / f"memory-{contender}", process=contender, host_idle=0, slow_request_ms=10**6
+    )
+    await memory.open()
+    for name in NAMESPACES:
+        await memory.remember_many(
+            [f"Note {number} of {name}: a record about subject {number % 97}." for number in range(records)],
+            namespace=name,
+        )
+    store.memory = memory
     return store
 
 
-async def rows(store, bulk):
-    """Measure every row for one contender, once."""
+# -- the rows ----------------------------------------------------------------------------------------------------------
+
+
+async def rows(store, contender, bulk):
+    """Measure the rows of a contender that is at work alone, once."""
     found = {}
-    found["empty, 1 caller, ms"] = (
-        await repeated(lambda _: store.client.session.submit("get_max_batch_size"), 200)
-    )[0]
-    found["query, 1 caller, ms"] = (await repeated(lambda n: store.query(n), 100))[0]
-    found["fan-out x4, 1 caller, ms"] = (await repeated(store.fan_out, 50))[0]
+    if contender in {"this", "shared"}:
+        found["empty request, 1 caller, us"] = round(await repeated(store.empty, 300) * 1000)
+        found["empty request, 64 callers, us each"] = round(10**6 / (await rate(store.empty, 64, 20))[0])
+    found["query, 1 caller, ms"] = round(await repeated(store.query, 100), 2)
+    found["fan-out x4, 1 caller, ms"] = round(await repeated(store.fan_out, 50), 2)
     for callers in (16, 64):
         async with Stalls() as stalls:
             speed, cpu = await rate(store.fan_out, callers, 512 // callers)
-        found[f"fan-out x4, {callers} callers, per s"] = speed
-        found[f"fan-out x4, {callers} callers, client CPU ms"] = cpu
-        found[f"fan-out x4, {callers} callers, stall p99 ms"] = stalls.p99
+        row = f"fan-out x4, {callers} callers"
+        found[f"{row}, per s"], found[f"{row}: this process's CPU, ms each"] = speed, cpu
+        stalls.into(found, row)
     async with Stalls() as stalls:
-        found["upsert, 64 writers, per s"], found["upsert, 64 writers, client CPU ms"] = await rate(
-            store.upsert, 64, 8
-        )
-    found["upsert, 64 writers, stall p99 ms"] = stalls.p99
+        speed, cpu = await rate(store.upsert, 64, 8)
+    row = "upsert, 64 writers"
+    found[f"{row}, per s"], found[f"{row}: this process's CPU, ms each"] = speed, cpu
+    stalls.into(found, row)
+    return {**found, **await bulk_rows(store, bulk)}
+
+
+async def bulk_rows(store, bulk):
+    found = {}
     async with Stalls() as stalls:
-        found["bulk alone, records/s"] = round(await store.bulk(bulk))
-    found["bulk alone, stall p99 ms"], found["bulk alone, stall max ms"] = stalls.p99, stalls.max
+        found["bulk, records/s"] = await store.bulk(bulk)
+    stalls.into(found, "bulk")
     async with Stalls() as stalls:
         speed, wait = await store.bulk_beside_recalls(bulk)
-    found["bulk beside recalls, records/s"], found["bulk beside recalls, recall p99 ms"] = (
-        round(speed),
-        round(wait, 1),
-    )
-    found["bulk beside recalls, stall p99 ms"], found["bulk beside recalls, stall max ms"] = (
-        stalls.p99,
-        stalls.max,
-    )
+    row = "bulk beside a recall every 10 ms"
+    found[f"{row}, records/s"], found[f"{row}: recall p99, ms"] = speed, wait
+    stalls.into(found, row)
     return found
 
 
-async def one_writer(stores, turns=10, each=10):
-    """Return upserts per second of a single writer; in short turns, because the machine is not the same a second later."""
+async def in_turns(stores, call, turns, each):
+    """Return a rate of a single caller; in short turns, because the machine is not the same a second later."""
     times = {contender: [] for contender in stores}
     for _ in range(turns):
         for contender, store in stores.items():
-            times[contender].append((await repeated(store.upsert, each))[0])
+            times[contender].append(await repeated(partial(call, store), each))
     return {contender: round(1000 / statistics.median(found)) for contender, found in times.items()}
 
 
@@ -207,22 +296,31 @@ def plain(path, records, bulk):
         "import chromadb, sys, time, numpy as np; path, records, bulk = sys.argv[1], *map(int, sys.argv[2:]);"
         "c = chromadb.PersistentClient(path).get_or_create_collection('collection0', embedding_function=None);"
         f"v = np.random.default_rng(1).normal(size=(max(records, bulk), {DIMENSIONS})).astype('f4');"
-        "c.add(ids=[f'id{n}' for n in range(records)], embeddings=v[:records], documents=['x'] * records);"
+        "[c.add(ids=[f'id{n}' for n in range(b, min(records, b + 2500))], embeddings=v[b:min(records, b + 2500)],"
+        " documents=['a document'] * (min(records, b + 2500) - b)) for b in range(0, records, 2500)];"
         "t = time.perf_counter(); c.upsert(ids=[f'b{n}' for n in range(bulk)], embeddings=v[:bulk], documents=['x'] * bulk);"
         "print(bulk / (time.perf_counter() - t))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(path), str(records), str(bulk)],
-        capture_output=True,
-        text=True,
-        check=True,
+    return round(float(run([sys.executable, "-c", code, str(path), str(records), str(bulk)])))
+
+
+def run(command):
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def first_answer(path, process):
+    """Return the seconds from the opening to the first answer, in a process that has not imported chromadb."""
+    code = (
+        "import sys, time, aiochroma.sync as sync; b = time.perf_counter();"
+        "c = sync.PersistentClient(sys.argv[1], process=sys.argv[2], host_idle=0); c.count_collections();"
+        "print(time.perf_counter() - b); c.close()"
     )
-    return round(float(done.stdout))
+    return float(run([sys.executable, "-c", code, str(path), process]))
 
 
-def processes(path, count, callers):
+def processes(folder, count, callers):
     """Return the fan-outs per second of each of several processes that share a host."""
-    command = [sys.executable, __file__, "--client", str(path), str(callers)]
+    command = [sys.executable, __file__, "--client", str(folder), str(callers)]
     running = [
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         for _ in range(count)
@@ -235,72 +333,217 @@ def processes(path, count, callers):
     return [float(each.communicate()[0]) for each in running]
 
 
-async def as_client(path, callers):
-    store = await opened(path, "shared", 0)
+async def as_client(folder, callers):
+    store = await opened("shared", folder, 0)
     await store.fan_out(0)
     print("ready", flush=True)
     await asyncio.to_thread(sys.stdin.readline)
     print((await rate(store.fan_out, callers, 24))[0])
-    await store.client.aclose()
+    await store.close()
 
 
-async def measure(records, bulk, rounds):
+async def measure(given):
+    """Measure everything; return the rows: name, then contender, then figure."""
     folder = Path(tempfile.mkdtemp(prefix="aiochroma-host-"))
-    begun = {}
-    stores = {}
-    for contender in CONTENDERS:
-        at = time.perf_counter()
-        client = await aiochroma.AsyncPersistentClient(
-            folder / contender, process=contender, host_idle=0, slow_request_ms=10**6
-        )
-        begun[contender] = round(time.perf_counter() - at, 2)
-        stores[contender] = await opened(folder / contender, contender, records)
-        await client.aclose()
-    taken = {contender: [] for contender in CONTENDERS}
-    for _ in range(rounds):
-        for contender, store in stores.items():
-            taken[contender].append(await rows(store, bulk))
-    report = {
-        name: {
-            contender: statistics.median(each[name] for each in taken[contender]) for contender in CONTENDERS
-        }
-        for name in taken["this"][0]
-    }
-    report["upsert, 1 writer, per s"] = await one_writer(stores)
-    alone = await asyncio.to_thread(plain, folder / "plain", records, bulk)
-    report["plain chromadb, bulk alone, records/s"] = {"plain": alone}
-    for count, callers in ((1, 64), (4, 16)):
-        each = await asyncio.to_thread(processes, folder / "shared", count, callers)
-        name = f"{count} processes x {callers} callers, fan-outs per s"
-        report[name] = {"shared": round(sum(each)), "slowest / fastest": round(min(each) / max(each), 2)}
-    report["opening, s (the second has chromadb imported)"] = begun
+    records, *larger = given.records
+    names = [name for name in CONTENDERS if name != "plain" and (not given.only or name in given.only)]
+    stores = {name: await opened(name, folder, records) for name in names}
+    ours = {name: store for name, store in stores.items() if name in {"this", "shared"}}
+    report = await alone(stores, given.rounds, given.bulk)
+    report["upsert, 1 writer, per s"] = await in_turns(stores, Store.upsert, 10, 10)
+    report["bulk, records/s"]["plain"] = await asyncio.to_thread(plain, folder / "alone", records, given.bulk)
+    await recalls(report, ours, folder, min(records, 2000))
+    for more in larger:
+        await with_more(report, ours, folder, more, given.bulk)
+    if "shared" in stores:
+        await shared_by_four(report, folder)
     for store in stores.values():
-        await store.client.aclose()
+        await store.close()
+    for name in ours:
+        found = [await asyncio.to_thread(first_answer, folder / name, name) for _ in range(3)]
+        report.setdefault("first answer, chromadb not loaded, s", {})[name] = round(min(found), 2)
     return report
 
 
+async def alone(stores, rounds, bulk):
+    """Measure the rows of contenders that take turns."""
+    taken = {name: [] for name in stores}
+    for _ in range(rounds):
+        for name, store in stores.items():
+            taken[name].append(await rows(store, name, bulk))
+    report = {}
+    for name, found in taken.items():
+        for row in found[0]:
+            report.setdefault(row, {})[name] = statistics.median(each[row] for each in found)
+    return report
+
+
+async def recalls(report, ours, folder, records):
+    for name, store in ours.items():
+        await with_memory(store, name, folder, records)
+    taken = {name: [] for name in ours}
+    for _ in range(3):
+        for name, store in ours.items():
+            taken[name].append(await rate(store.recall, 16, 12))
+    for position, row in enumerate(("{}, per s", "{}: this process's CPU, ms each")):
+        report[row.format("Memory.recall over 4 namespaces, 16 callers")] = {
+            name: statistics.median(each[position] for each in found) for name, found in taken.items()
+        }
+
+
+async def with_more(report, ours, folder, records, bulk):
+    """Measure the rows of bulk writing with more records in the collection that is written to."""
+    for name, store in ours.items():
+        await filled(store.collections[:1], records)
+        for row, figure in (await bulk_rows(store, bulk)).items():
+            report.setdefault(f"[{records:,} records] {row}", {})[name] = figure
+    found = await asyncio.to_thread(plain, folder / f"alone-{records}", records, bulk)
+    report[f"[{records:,} records] bulk, records/s"]["plain"] = found
+
+
+async def shared_by_four(report, folder):
+    one = await asyncio.to_thread(processes, folder, 1, 64)
+    four = await asyncio.to_thread(processes, folder, 4, 16)
+    report["fan-out x4, 1 process x 64 callers, per s"] = {"shared": round(sum(one))}
+    report["fan-out x4, 4 processes x 16 callers, per s"] = {"shared": round(sum(four))}
+    report["4 processes: slowest / fastest"] = {"shared": round(min(four) / max(four), 2)}
+
+
+# -- aims, table, picture ----------------------------------------------------------------------------------------------
+
+
+BESIDE = "bulk beside a recall every 10 ms"
+RECALL = "Memory.recall over 4 namespaces, 16 callers, per s"
+WRITERS = "upsert, 64 writers, per s"
+CPU = "this process's CPU, ms each"
+
+
+def aims(report):
+    """Yield what is aimed at: its text, what was reached, and whether that is enough."""
+
+    def figure(row, name="shared"):
+        return report.get(row, {}).get(name)
+
+    def against(row, other):
+        return quotient(figure(row), figure(row, other))
+
+    for size in ("", *sorted({row[: row.index("]") + 2] for row in report if row.startswith("[")})):
+        plainly = figure(f"{size}bulk, records/s", "plain")
+        yield (
+            f"{size}bulk beside recalls / plain chromadb",
+            quotient(figure(f"{size}{BESIDE}, records/s"), plainly),
+            0.6,
+            True,
+        )
+        yield f"{size}bulk alone / plain chromadb", against(f"{size}bulk, records/s", "plain"), 0.9, True
+        for row, aim in (("recall p99, ms", 40), ("loop stall p99, ms", 5), ("loop stall max, ms", 15)):
+            yield f"{size}{BESIDE}: {row}", figure(f"{size}{BESIDE}: {row}"), aim, False
+    for callers in (16, 64):
+        row = f"fan-out x4, {callers} callers"
+        yield f"{row}, host / in process", against(f"{row}, per s", "this"), 0.95, True
+        yield f"{row}, client's CPU, host / in process", against(f"{row}: {CPU}", "this"), 0.25, False
+    yield "upsert, 1 writer, host / in process", against("upsert, 1 writer, per s", "this"), 0.9, True
+    yield "upsert, 64 writers, host / in process", against(WRITERS, "this"), 1.1, True
+    others = [figure(WRITERS, name) or 0 for name in ("to_thread", "run, ours", "run")]
+    yield "upsert, 64 writers, host / best other", quotient(figure(WRITERS), max(others)), 8, True
+    yield "Memory.recall, 16 callers, host / in process", against(RECALL, "this"), 1.2, True
+    four, one = (f"fan-out x4, {which} callers, per s" for which in ("4 processes x 16", "1 process x 64"))
+    yield "4 processes x 16 / 1 process x 64", quotient(figure(four), figure(one)), 1.0, True
+    yield "slowest / fastest of 4", figure("4 processes: slowest / fastest"), 0.7, True
+    for row, aim in (("empty request, 1 caller, us", 100), ("empty request, 64 callers, us each", 15)):
+        here, there = figure(row, "this"), figure(row)
+        yield f"{row}, above in process", None if here is None or there is None else there - here, aim, False
+    row = "first answer, chromadb not loaded, s"
+    yield "first answer, host started / in process", against(row, "this"), 1.5, False
+
+
+def quotient(above, below):
+    return round(above / below, 2) if above is not None and below else None
+
+
+def table(report):
+    """Return the rows, and the aims, as Markdown."""
+    names = [name for name in CONTENDERS if any(name in row for row in report.values())]
+    lines = [f"| | {' | '.join(CONTENDERS[name] for name in names)} |", f"|---|{'---:|' * len(names)}"]
+    for row, values in report.items():
+        figures = " | ".join(f"{values[name]:,}" if name in values else "" for name in names)
+        lines.append(f"| {row} | {figures} |")
+    lines += ["", "| aim | | reached | |", "|---|---:|---:|---|"]
+    for text, value, aim, is_least in aims(report):
+        if value is not None:
+            met = value >= aim if is_least else value <= aim
+            lines.append(
+                f"| {text} | {'>=' if is_least else '<='} {aim} | {value} | {'yes' if met else 'no'} |"
+            )
+    return "\n".join(lines)
+
+
+def draw(report, caption, target):
+    """Write a picture of the rows that the aims are about: one panel for each, one bar for each contender."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    chosen = (
+        "bulk beside a recall every 10 ms: loop stall max, ms",
+        "bulk beside a recall every 10 ms: recall p99, ms",
+        "bulk beside a recall every 10 ms, records/s",
+        "fan-out x4, 16 callers, per s",
+        "fan-out x4, 16 callers: this process's CPU, ms each",
+        "upsert, 64 writers, per s",
+    )
+    panels = [row for row in chosen if row in report]
+    figure, axes = plt.subplots(
+        -(-len(panels) // 3), 3, figsize=(16, 2.4 * -(-len(panels) // 3)), squeeze=False
+    )
+    for axis, row in zip(axes.flat, panels, strict=False):
+        values = {CONTENDERS[name]: value for name, value in report[row].items()}
+        colours = ["#1b6ca8" if name == "host" else "#b8b8b8" for name in values]
+        axis.bar_label(axis.barh(list(values), list(values.values()), color=colours), padding=3, fontsize=8)
+        axis.margins(x=0.18)
+        axis.invert_yaxis()
+        axis.set_title(row, fontsize=9, loc="left")
+        axis.tick_params(labelsize=8)
+        axis.spines[["top", "right"]].set_visible(False)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_visible(False)
+    figure.text(0.01, 0.005, caption, fontsize=7, color="#555555")
+    figure.tight_layout(rect=(0, 0.02, 1, 1))
+    figure.savefig(target, dpi=110)
+
+
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--records", type=int, default=3000)
-    parser.add_argument("--bulk", type=int, default=2500)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--records", type=int, nargs="+", default=[3000, 30000])
+    parser.add_argument("--bulk", type=int, default=5000)
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--json")
-    parser.add_argument("--client", nargs=2, metavar=("PATH", "CALLERS"), help=argparse.SUPPRESS)
+    parser.add_argument("--only", nargs="+", choices=[name for name in CONTENDERS if name != "plain"])
+    parser.add_argument("--picture", type=Path)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--client", nargs=2, metavar=("FOLDER", "CALLERS"), help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.client:
-        asyncio.run(as_client(given.client[0], int(given.client[1])))
+        asyncio.run(as_client(Path(given.client[0]), int(given.client[1])))
         return
-    report = asyncio.run(measure(given.records, given.bulk, given.rounds))
-    print(f"load {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores")
-    print(f"{given.records} records of {DIMENSIONS} dimensions in each of {COLLECTIONS} collections")
-    for name, values in report.items():
-        print(f"{name:52}", "  ".join(f"{key} {value}" for key, value in values.items()))
+    before = os.getloadavg()[0]
+    report = asyncio.run(measure(given))
+    caption = (
+        f"{given.records[0]:,} records of {DIMENSIONS} dimensions in each of {COLLECTIONS} collections, bulk of {given.bulk:,}; "
+        f"{os.cpu_count()} cores, load {before:.1f} before"
+    )
+    print(caption, table(report), sep="\n\n")
+    if given.picture:
+        draw(report, caption, given.picture)
     if given.json:
-        Path(given.json).write_text(json.dumps(report, indent=2))
+        given.json.write_text(json.dumps(report, indent=2))
 
 
 QUERIES = vectors(64)
-DOCUMENTS = [f"document {n}" for n in range(100_000)]
+NAMES = [f"collection{number}" for number in range(COLLECTIONS)]
+NAMESPACES = [f"people-{number}" for number in range(COLLECTIONS)]
 
 if __name__ == "__main__":
     main()
