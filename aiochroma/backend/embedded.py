@@ -287,7 +287,8 @@ class EmbeddedBackend(ChromaBackend):
     def _let_go(self) -> None:
         """Let Chroma close its files; the directory stays ours."""
         self._is_open = False
-        hook, self.hook = self.hook, None
+        hook = self.hook
+        self.hook: WriteHook | None = None
         with contextlib.ExitStack() as stack:
             if hook is not None:
                 stack.callback(self._close_hook, hook)

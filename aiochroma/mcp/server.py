@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 __all__ = ["McpHost", "main", "make_server"]
 
-log = logging.getLogger("aiochroma.mcp")
+log: logging.Logger = logging.getLogger("aiochroma.mcp")
 
 _INSTRUCTIONS = (
     "A memory that lasts from one conversation to the next. Recall before you answer from memory or say that you do not know; "
