@@ -103,7 +103,7 @@ def open_embedded(
     """
     if location.kind == "ephemeral":
         backend = ChromaBackend(start_chroma(location, options))
-        backend.follow(make_hook(backend.api, None, {}))
+        backend.follow(make_hook(backend.api, None, {}, options))
         return backend
     return EmbeddedBackend(location, options, make_hook, take_lock, read_vectors)
 
@@ -344,7 +344,7 @@ class EmbeddedBackend(ChromaBackend):
         self.unusable: dict[str, str] = {
             entry.collection_id: entry.unusable for entry in self.preflight.collections if entry.unusable
         }
-        self.follow(self._make_hook(self.api, self._directory, prepared.positions))
+        self.follow(self._make_hook(self.api, self._directory, prepared.positions, self._options))
         self.missing: MissingVectors = MissingVectors(self.api, prepared)
         self._own.update(
             reopen=self._reopen,

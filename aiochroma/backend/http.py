@@ -50,7 +50,9 @@ _COUNTS_AT_ONCE = 32
 
 
 def open_http(
-    location: Location, options: EngineOptions, make_operations: Callable[[ServerAPI], ServerOperations]
+    location: Location,
+    options: EngineOptions,
+    make_operations: Callable[[ServerAPI, EngineOptions], ServerOperations],
 ) -> HttpBackend:
     """Connect to a server; called once, on the serving thread.
 
@@ -83,7 +85,7 @@ class HttpBackend:
         self,
         location: Location,
         options: EngineOptions,
-        make_operations: Callable[[ServerAPI], ServerOperations],
+        make_operations: Callable[[ServerAPI, EngineOptions], ServerOperations],
     ) -> None:
         self._url = location.url
         self._make_operations = make_operations
@@ -210,7 +212,7 @@ class HttpBackend:
                 "wrong, or it is a SOCKS proxy and the package 'socksio' is missing."
             ) from None
         self._api = api
-        self._further = self._make_operations(api)
+        self._further = self._make_operations(api, self._options)
         self._own: dict[str, Callable[..., Any]] = {
             "count_documents": self._count_documents,
             "reopen": self._reopen,

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from chromadb.api import ServerAPI
 
+    from aiochroma.core.config import EngineOptions
     from aiochroma.core.request import Request
 
 __all__ = [
@@ -68,9 +69,9 @@ class Backend(Protocol):
         """Give everything back."""
 
 
-MakeHook = Callable[["ServerAPI", Path | None, Mapping[str, int]], "WriteHook"]
-"""Makes what follows the writes of an open database: from Chroma, the database's directory (None without one), and by collection
-id how far its log went when it was opened."""
+MakeHook = Callable[["ServerAPI", Path | None, Mapping[str, int], "EngineOptions"], "WriteHook"]
+"""Makes what follows the writes of an open database: from Chroma, the database's directory (None without one), by collection id
+how far its log went when it was opened, and how the database is served."""
 
 
 class FurtherOperations(Protocol):

@@ -119,6 +119,7 @@ def AsyncPersistentClient(  # noqa: N802 - named and called as Chroma's own
     when_full: WhenFull = "wait",
     max_pending: int = 10_000,
     slow_request_ms: float = 1000.0,
+    vector_cache_mb: float = 64.0,
     max_write_slice_ms: float = 10.0,
     lock_timeout: float = 0.0,
     durable: bool | None = None,
@@ -142,6 +143,8 @@ def AsyncPersistentClient(  # noqa: N802 - named and called as Chroma's own
             :class:`~aiochroma.QueueFullError`.
         max_pending: How many requests may be queued or running.
         slow_request_ms: Requests slower than this are logged, in milliseconds.
+        vector_cache_mb: The most memory that the vectors of memories take, in megabytes: 64 hold those of 65,000 memories with
+            256 dimensions. The namespaces that were searched last stay; others are read again from the file beside Chroma's.
         max_write_slice_ms: How long one slice of a write may hold the interpreter, in milliseconds. By default up to 100 where
             nothing else in the process has anything to do.
         lock_timeout: How long to wait for another process to let go of the directory, in seconds.
@@ -177,6 +180,7 @@ def AsyncPersistentClient(  # noqa: N802 - named and called as Chroma's own
             when_full=when_full,
             max_pending=max_pending,
             slow_request_ms=slow_request_ms,
+            vector_cache_mb=vector_cache_mb,
             max_write_slice_ms=max_write_slice_ms,
             lock_timeout=lock_timeout,
             durable=durable,
@@ -196,6 +200,7 @@ def AsyncEphemeralClient(  # noqa: N802 - named and called as Chroma's own
     when_full: WhenFull = "wait",
     max_pending: int = 10_000,
     slow_request_ms: float = 1000.0,
+    vector_cache_mb: float = 64.0,
     max_write_slice_ms: float = 10.0,
 ) -> ClientOpening:
     """Open the database in memory that all ephemeral clients of this process share; the last to be closed forgets it.
@@ -211,6 +216,7 @@ def AsyncEphemeralClient(  # noqa: N802 - named and called as Chroma's own
             when_full=when_full,
             max_pending=max_pending,
             slow_request_ms=slow_request_ms,
+            vector_cache_mb=vector_cache_mb,
             max_write_slice_ms=max_write_slice_ms,
         ).resolve
     )
@@ -229,6 +235,7 @@ def AsyncHttpClient(  # noqa: N802 - named and called as Chroma's own
     when_full: WhenFull = "wait",
     max_pending: int = 10_000,
     slow_request_ms: float = 1000.0,
+    vector_cache_mb: float = 64.0,
     connections: int = 4,
     auth_token: str | SecretStr | None = None,
     auth_header: AuthHeader = "authorization",
@@ -268,6 +275,8 @@ def AsyncHttpClient(  # noqa: N802 - named and called as Chroma's own
             :class:`~aiochroma.QueueFullError`.
         max_pending: How many requests may be queued or running.
         slow_request_ms: Requests slower than this are logged, in milliseconds.
+        vector_cache_mb: The most memory that the vectors of memories take, in megabytes: 64 hold those of 65,000 memories with
+            256 dimensions. The namespaces that were searched last stay; others are read again from the file beside Chroma's.
         connections: How many calls may be under way at once.
         auth_token: A token for the proxy before the server (Chroma servers check none themselves), a string or a
             ``pydantic.SecretStr``. It appears in no message, log or representation.
@@ -307,6 +316,7 @@ def AsyncHttpClient(  # noqa: N802 - named and called as Chroma's own
             when_full=when_full,
             max_pending=max_pending,
             slow_request_ms=slow_request_ms,
+            vector_cache_mb=vector_cache_mb,
             connections=connections,
             auth_token=auth_token,
             auth_header=auth_header,

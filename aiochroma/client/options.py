@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Mapping
 
+    from chromadb.api import ServerAPI
     from chromadb.config import Settings
     from pydantic import SecretStr
 
@@ -86,7 +87,10 @@ def _opener_of(kind: str) -> Opener:
         from aiochroma.records.server_index import ServerIndex
 
         # A forked child may make its own connections to a server.
-        return Opener(partial(open_http, make_operations=ServerIndex), parallel=True, native=False)
+        def server_index(api: ServerAPI, options: EngineOptions) -> ServerIndex:
+            return ServerIndex(api, cache_bytes=options.vector_cache_bytes)
+
+        return Opener(partial(open_http, make_operations=server_index), parallel=True, native=False)
     from aiochroma.host.opening import EMBEDDED
 
     return EMBEDDED
@@ -96,6 +100,7 @@ Mode = Literal["persistent", "http", "ephemeral"]
 
 Process = Literal["shared", "this"]
 
+_MOST_MEGABYTES = 2**24
 _LONGEST_SOCKET_SECONDS = 86_400.0
 """Sockets take no longer time limit than some weeks."""
 
@@ -113,6 +118,8 @@ class ClientOptions:
             :class:`~aiochroma.QueueFullError`.
         max_pending: How many requests may be queued or running.
         slow_request_ms: Requests slower than this are logged, in milliseconds.
+        vector_cache_mb: The most memory that the vectors of memories take, in megabytes; those of the namespaces that were
+            searched last stay.
     """
 
     settings: Settings | None = field(default=None, repr=False)
@@ -122,6 +129,7 @@ class ClientOptions:
     when_full: WhenFull = "wait"
     max_pending: int = 10_000
     slow_request_ms: float = 1000.0
+    vector_cache_mb: float = 64.0
 
     def __post_init__(self) -> None:
         _check_name("tenant", self.tenant)
@@ -131,6 +139,7 @@ class ClientOptions:
             raise InvalidInputError(f"`when_full` must be 'wait' or 'raise', got {self.when_full!r}.")
         _check_whole("max_pending", self.max_pending)
         _check_milliseconds("slow_request_ms", self.slow_request_ms)
+        _check_megabytes("vector_cache_mb", self.vector_cache_mb)
 
     def resolve(self) -> ConnectTarget:
         """Return what is to be opened; may ask the file system, so it is not for an event loop's thread."""
@@ -143,6 +152,7 @@ class ClientOptions:
                 self.settings,
                 max_pending=self._wish("max_pending"),
                 slow_request_ms=self._wish("slow_request_ms"),
+                vector_cache_mb=self._wish("vector_cache_mb"),
                 **options,
             ),
             tenant=self.tenant,
@@ -330,6 +340,7 @@ class ConnectOverrides(TypedDict, total=False):
     when_full: WhenFull
     max_pending: int
     slow_request_ms: float
+    vector_cache_mb: float
     max_write_slice_ms: float
     lock_timeout: float
     durable: bool | None
@@ -370,6 +381,12 @@ def _check_milliseconds(name: str, value: object) -> None:
     _check_above_zero(name, value)
     if isinstance(value, (int, float)) and value > LONGEST_SECONDS * 1000:
         raise InvalidInputError(f"`{name}` must be at most {LONGEST_SECONDS * 1000:.0f} ms, got {value!r}.")
+
+
+def _check_megabytes(name: str, value: object) -> None:
+    _check_above_zero(name, value)
+    if isinstance(value, (int, float)) and value > _MOST_MEGABYTES:
+        raise InvalidInputError(f"`{name}` must be at most {_MOST_MEGABYTES} MB, got {value!r}.")
 
 
 def _check_whole(name: str, value: object) -> None:

@@ -23,6 +23,7 @@ _NUMBERS = (
     "max_pending",
     "max_write_slice_ms",
     "slow_request_ms",
+    "vector_cache_mb",
     "connections",
     "attempts",
     "connect_timeout",
@@ -64,7 +65,12 @@ class Location:
         return Path(self.path).name or self.path if self.path else self.kind
 
 
-DEFAULTS: Mapping[str, float] = {"max_pending": 10_000, "max_write_slice_ms": 10.0, "slow_request_ms": 1000.0}
+DEFAULTS: Mapping[str, float] = {
+    "max_pending": 10_000,
+    "max_write_slice_ms": 10.0,
+    "slow_request_ms": 1000.0,
+    "vector_cache_mb": 64.0,
+}
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,7 @@ class EngineOptions:
         max_write_slice_ms: Budget for one slice of writing, in milliseconds; default 10, and up to 100 where nothing else in the
             process has anything to do.
         slow_request_ms: Requests slower than this are logged, in milliseconds; default 1000.
+        vector_cache_mb: The most memory that the vectors of memories take, in megabytes; default 64.
         lock_timeout: How long to wait for another process to let go of the directory, in seconds; default 0.
         durable: Keep every vector in the log, so that a broken index can be rebuilt; None leaves it as it is.
         allow_missing_vectors: Open even though records have lost their vectors; default False.
@@ -93,6 +100,7 @@ class EngineOptions:
     max_pending: int | None = None
     max_write_slice_ms: float | None = None
     slow_request_ms: float | None = None
+    vector_cache_mb: float | None = None
     lock_timeout: float | None = None
     durable: bool | None = None
     allow_missing_vectors: bool | None = None
@@ -113,6 +121,12 @@ class EngineOptions:
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
                 raise InvalidInputError(f"`{name}` must be a whole number, got {value!r}.")
+
+    @property
+    def vector_cache_bytes(self) -> int:
+        """The most bytes that the vectors of memories take."""
+        megabytes = DEFAULTS["vector_cache_mb"] if self.vector_cache_mb is None else self.vector_cache_mb
+        return int(megabytes * 2**20)
 
     def conflicts_with(self, first: EngineOptions) -> list[str]:
         """Return what these options ask for that the first opener decided otherwise."""

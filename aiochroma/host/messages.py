@@ -252,7 +252,13 @@ class _StoredSchema:
 LARGE = 64
 """Messages of more records than this are encoded and sent in segments."""
 
-_SHARED_OPTIONS = ("max_write_slice_ms", "lock_timeout", "durable", "allow_missing_vectors")
+_SHARED_OPTIONS = (
+    "max_write_slice_ms",
+    "vector_cache_mb",
+    "lock_timeout",
+    "durable",
+    "allow_missing_vectors",
+)
 """What of a client's options concerns the host; the others are matters of the client alone."""
 
 

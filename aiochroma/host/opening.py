@@ -31,8 +31,11 @@ __all__ = ["EMBEDDED", "SHARED", "ask_to_leave", "opener_for", "with_local_index
 _LEAVING_SECONDS = 10.0
 
 
-def _local_index(api: ServerAPI, directory: Path | None, positions: Mapping[str, int]) -> LocalIndex:
-    return LocalIndex(api, None if directory is None else directory / TEXT_INDEX_FILE, positions)
+def _local_index(
+    api: ServerAPI, directory: Path | None, positions: Mapping[str, int], options: EngineOptions
+) -> LocalIndex:
+    file = None if directory is None else directory / TEXT_INDEX_FILE
+    return LocalIndex(api, file, positions, options.vector_cache_bytes)
 
 
 with_local_index: partial[ChromaBackend] = partial(

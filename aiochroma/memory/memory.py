@@ -76,6 +76,8 @@ class Memory(Shared):
         max_write_slice_ms: The longest time that one slice of a write may hold the interpreter, in milliseconds. The default of
             10 may grow to 100 while nothing else in the process has anything to do.
         slow_request_ms: The time after which a request is logged as slow, in milliseconds.
+        vector_cache_mb: The most memory that vectors take, in megabytes: 64 hold those of 65,000 memories with 256 dimensions.
+            The namespaces that were searched last stay; others are read again from the file beside Chroma's.
         lock_timeout: The longest time to wait for another process to let go of the directory, in seconds; default: none.
         process: ``"shared"``: the directory's host serves it, a process that all programs of this user share and that the first
             of them starts. ``"this"``: this process alone opens it. None (default): through the host if there is one already,
@@ -102,6 +104,7 @@ class Memory(Shared):
         max_pending: int = 10_000,
         max_write_slice_ms: float = 10.0,
         slow_request_ms: float = 1000.0,
+        vector_cache_mb: float = 64.0,
         lock_timeout: float = 0.0,
         process: Process | None = None,
         host_idle: float = 60.0,
@@ -116,6 +119,7 @@ class Memory(Shared):
             max_pending=max_pending,
             max_write_slice_ms=max_write_slice_ms,
             slow_request_ms=slow_request_ms,
+            vector_cache_mb=vector_cache_mb,
             lock_timeout=lock_timeout,
             process=process,
             host_idle=host_idle,

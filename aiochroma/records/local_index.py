@@ -19,6 +19,7 @@ from aiochroma.records.ranking import Candidates
 from aiochroma.records.record import WRITING, Record, record_of
 from aiochroma.records.searching import Found, Pool, Pools, SearchingRecords, most_covering, most_near
 from aiochroma.records.spec import Neighbour, filter_of
+from aiochroma.text.index import CACHE_BYTES
 from aiochroma.text.memories import ListPage
 from aiochroma.text.vectors import EXACT_ROWS, directions
 
@@ -58,12 +59,19 @@ class LocalIndex(SearchingRecords):
         api: Chroma.
         file: The index's own file, or None to keep it in memory.
         positions: See ``IndexKeeper``.
+        cache_bytes: The most bytes that vectors in memory take.
     """
 
-    def __init__(self, api: ServerAPI, file: Path | None, positions: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        api: ServerAPI,
+        file: Path | None,
+        positions: Mapping[str, int],
+        cache_bytes: int = CACHE_BYTES,
+    ) -> None:
         super().__init__(api)
         self._file = file
-        self.keeper: IndexKeeper = IndexKeeper(api, file, positions)
+        self.keeper: IndexKeeper = IndexKeeper(api, file, positions, cache_bytes)
         self._history: ChangeLog | None = None
 
     def operations(self) -> dict[str, Carried]:

@@ -138,12 +138,13 @@ class ServerIndex(ScratchIndex):
     Args:
         api: Chroma's client of the server.
         most: How many memories may be kept here.
+        cache_bytes: The most bytes that their vectors take beside the index.
     """
 
-    def __init__(self, api: ServerAPI, most: int = MOST_MEMORIES) -> None:
+    def __init__(self, api: ServerAPI, most: int = MOST_MEMORIES, cache_bytes: int = CACHE_BYTES) -> None:
         super().__init__(api)
-        self._keeper = ServerKeeper(api, most)
-        self._copies = _Copies(api, self._keeper, self._chunks)
+        self._keeper = ServerKeeper(api, most, cache_bytes)
+        self._copies = _Copies(api, self._keeper, self._chunks, cache_bytes)
 
     def search(
         self,
@@ -206,15 +207,16 @@ class ServerIndex(ScratchIndex):
 class _Copies(LocalIndex):
     """Searches the copies; its caller holds their lock."""
 
-    def __init__(self, api: ServerAPI, keeper: ServerKeeper, chunks: Chunks) -> None:
-        super().__init__(api, None, {})
+    def __init__(self, api: ServerAPI, keeper: ServerKeeper, chunks: Chunks, cache_bytes: int) -> None:
+        super().__init__(api, None, {}, cache_bytes)
+        self._cache_bytes = cache_bytes
         self.keeper = keeper
         self._chunks = chunks
 
     def _most_compared(self, query_embeddings: Sequence[Vector]) -> int:
         """Return how many vectors are compared one by one: all that stay in memory, for the server is far away."""
         first = query_embeddings[0]
-        return CACHE_BYTES // (4 * max(1, 1 if first is None else len(first)))
+        return self._cache_bytes // (4 * max(1, 1 if first is None else len(first)))
 
 
 class _DoubtedChunks(Chunks):

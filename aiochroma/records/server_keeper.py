@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma.records.index_keeper import IndexKeeper, write_rows
 from aiochroma.records.record import UPDATED_AT
+from aiochroma.text.index import CACHE_BYTES
 
 if TYPE_CHECKING:
     import sqlite3
@@ -104,13 +105,14 @@ class ServerKeeper(IndexKeeper):
     Args:
         api: Chroma's client of the server.
         most: How many memories may be kept.
+        cache_bytes: The most bytes that vectors take beside the index.
 
     Attributes:
         lock: To be held while the index is used.
     """
 
-    def __init__(self, api: ServerAPI, most: int = MOST_MEMORIES) -> None:
-        super().__init__(api, None, {}, any_thread=True)
+    def __init__(self, api: ServerAPI, most: int = MOST_MEMORIES, cache_bytes: int = CACHE_BYTES) -> None:
+        super().__init__(api, None, {}, cache_bytes, any_thread=True)
         self.lock: threading.RLock = threading.RLock()
         self._most = most
         self._copies: dict[str, _Copy] = {}

@@ -300,6 +300,11 @@ class TextIndex:
         """Return the rows that have a vector, in order, with the vectors as they were written."""
         return self._vectors.read(rows)
 
+    @property
+    def vector_bytes(self) -> int:
+        """How many bytes the vectors in memory take."""
+        return self._vectors.loaded_bytes
+
     def vector_pages(self, namespace: str) -> Iterator[tuple[list[str], NDArray[np.float32]]]:
         """Return all vectors of a namespace, page by page, with the ids of their memories."""
         return self._vectors.pages(self._number(namespace))

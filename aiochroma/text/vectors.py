@@ -181,7 +181,10 @@ class VectorTable:
         loaded = self._loaded.get(namespace)
         if rows is None and (loaded is None or not loaded.is_complete):
             rows = everything()
-        loaded = loaded if rows is None else self._with(namespace, rows)
+        if rows is not None:
+            loaded = self._with(namespace, rows)
+        elif loaded is not None:
+            self._loaded.move_to_end(namespace)
         if loaded is None:
             return [(np.empty(0, dtype=np.int64), np.empty(0))] * len(queries)
         if loaded.dimensions != queries.shape[1]:
@@ -198,6 +201,11 @@ class VectorTable:
         if hides:
             distances[:, (numbers < 0) | ~keep.keeps(numbers)] = np.inf
         return [_smallest(numbers, one, limit) for one in distances]
+
+    @property
+    def loaded_bytes(self) -> int:
+        """How many bytes the vectors in memory take."""
+        return sum(one.matrix.nbytes for one in self._loaded.values())
 
     def _with(self, namespace: int, rows: NDArray[np.int64]) -> _Loaded | None:
         """Return what is in memory of a namespace, after the vectors of some rows were read into it."""
@@ -216,7 +224,7 @@ class VectorTable:
             return None
         self._loaded[namespace] = loaded
         self._loaded.move_to_end(namespace)
-        while self._loaded and sum(one.matrix.nbytes for one in self._loaded.values()) > self._cache_bytes:
+        while self._loaded and self.loaded_bytes > self._cache_bytes:
             self._loaded.popitem(last=False)  # What is being searched is held by its caller.
         return loaded
 

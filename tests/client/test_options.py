@@ -60,6 +60,8 @@ def test_connect_takes_every_option():
         ("max_pending", True),
         ("max_write_slice_ms", 0),
         ("slow_request_ms", float("nan")),
+        ("vector_cache_mb", 0),
+        ("vector_cache_mb", float("inf")),
         ("tenant", ""),
         ("database", 5),
     ],

@@ -73,3 +73,21 @@ def test_vectors_of_another_length_are_not_compared():
     index.upsert("n", [IndexedText("a", "text", vector=[1.0, 0.0, 0.0])])
     assert index.nearest("n", np.ones((1, 2), dtype=np.float32), 5, RowFilter(None, _NOTHING)) is None
     index.close()
+
+
+def test_what_stays_in_memory_is_bounded():
+    """However many namespaces are searched, in whatever order, their vectors in memory take no more than they may."""
+    limit = 40_000
+    index = TextIndex(":memory:", cache_bytes=limit)
+    random = np.random.default_rng(5)
+    vectors = random.normal(size=(60, 32)).astype(np.float32)
+    for number in range(12):
+        rows = [IndexedText(f"{at}", "text", vector=vector) for at, vector in enumerate(vectors)]
+        index.upsert(f"n{number}", rows)
+    query = (vectors[:1] / np.linalg.norm(vectors[0])).astype(np.float32)
+    for number in [*range(12), 3, 3, 7, 0]:
+        keep = index.filter(f"n{number}", None, 0.0)
+        ((rows, distances),) = index.nearest(f"n{number}", query, 5, keep)
+        assert len(rows) == 5
+        assert abs(distances[0]) < 1e-6
+        assert 0 < index.vector_bytes <= limit
