@@ -47,6 +47,6 @@ def test_a_missing_package_names_the_extra(monkeypatch):
 
 def test_missing_weights_are_named(monkeypatch, tmp_path):
     """A wordllama without the files that are read gives an error that names the file."""
-    monkeypatch.setattr(_wordllama, "package_folder", lambda: tmp_path)
+    monkeypatch.setattr(_wordllama, "package_folder", lambda name: tmp_path)
     with pytest.raises(_errors.EmbedderError, match="l2_supercat"):
         WordLlamaEmbedder()
