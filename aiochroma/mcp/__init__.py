@@ -5,6 +5,9 @@ pipes and one server process for each directory (:mod:`aiochroma.mcp.server`), w
 it, it ends after the last one, and it shares the directory with other programs through a host. The session's process imports
 neither the protocol's package nor Chroma nor numpy, so that ten sessions cost little more than one. The server needs the extra
 ``mcp``. :func:`aiochroma.mcp.server.make_server` makes a server of a memory in this process.
+
+Where Python has no Unix-domain sockets, as on Windows, there is no server process: a session opens the directory itself and says
+so on standard error, and another session of the directory gets :class:`aiochroma.DatabaseInUseError` until this one has ended.
 """
 
 from __future__ import annotations
@@ -62,6 +65,8 @@ def run_session(
     if find_spec("mcp") is None:
         raise missing_extra("`aiochroma mcp`", "mcp", "mcp")
     directory = os.path.realpath(path)
+    if not hasattr(socket, "AF_UNIX"):
+        return _serve_alone(directory, tuple(scope), read_only=read_only)
     hello = {"version": version(), "scope": list(scope), "read_only": read_only}
     until = time.monotonic() + _REACH_SECONDS
     while time.monotonic() < until:
@@ -75,6 +80,20 @@ def run_session(
                 raise error_from_dict(error)
             return _relay(connected, incoming, sys.stdin.buffer, sys.stdout.buffer)
     raise _not_reached(directory)
+
+
+def _serve_alone(directory: str, scope: tuple[str, ...], *, read_only: bool) -> int:
+    """Serve standard input and output from this process, which has the directory for itself."""
+    from aiochroma.mcp.server import serve_alone
+
+    print(
+        "aiochroma: this Python has no Unix-domain sockets, so this session has the directory for itself. Another session gets "
+        "an error until this one has ended.",
+        file=sys.stderr,
+        flush=True,
+    )
+    serve_alone(directory, scope, read_only=read_only)
+    return 0
 
 
 def _relay(connected: socket.socket, incoming: BinaryIO, given: BinaryIO, out: BinaryIO) -> int:

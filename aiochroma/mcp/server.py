@@ -40,7 +40,7 @@ except ImportError as _error:
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-__all__ = ["McpHost", "main", "make_server"]
+__all__ = ["McpHost", "main", "make_server", "serve_alone"]
 
 log: logging.Logger = logging.getLogger("aiochroma.mcp")
 
@@ -79,6 +79,23 @@ def make_server(
     _add_resources(server, memory, tools, scope)
     _add_prompt(server, memory, scope)
     return server
+
+
+def serve_alone(directory: str, scope: tuple[str, ...], *, read_only: bool) -> None:
+    """Serve standard input and output until they end, from a memory that this process opens for itself.
+
+    Raises:
+        DatabaseInUseError: Another process has the directory open.
+    """
+
+    async def serve() -> None:
+        client = await AsyncPersistentClient(
+            directory, process="this", durable=True, allow_missing_vectors=True
+        )
+        async with client, Memory(client=client) as memory:
+            await make_server(memory, scope=scope or None, read_only=read_only).run_stdio_async()
+
+    asyncio.run(serve())
 
 
 def _telling(tool: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import json
 import os
+import socket
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
@@ -29,7 +30,8 @@ _MAPPED = 1000
 
 @st.cache_resource
 def _opened(path: str) -> sync.Memory:
-    return sync.Memory(path, process="shared").open()
+    # Without Unix-domain sockets, as on Windows, the page has the directory for itself.
+    return sync.Memory(path, process="shared" if hasattr(socket, "AF_UNIX") else "this").open()
 
 
 def main() -> None:

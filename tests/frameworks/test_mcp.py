@@ -253,3 +253,42 @@ def test_a_directory_that_cannot_be_served(environment, tmp_path):
     assert done.returncode == 3
     assert b"DatabaseInUse" in done.stderr or str(os.getpid()).encode() in done.stderr
     assert done.stdout == b""
+
+
+WITHOUT_SOCKETS = """
+import contextlib, socket, sys
+with contextlib.suppress(ImportError):
+    import psutil  # On Linux it takes such sockets for granted while it is imported.
+pair, family = socket.socketpair, socket.AF_UNIX
+socket.socketpair = lambda: pair(family)  # What a loop wakes itself with is another kind of socket where there is no such family.
+del socket.AF_UNIX
+from aiochroma.__main__ import main
+sys.argv = ["aiochroma", *sys.argv[1:]]
+main()
+"""
+
+
+async def test_without_unix_sockets(tmp_path):
+    """Where Python has no such sockets, a session has the directory for itself and says so; sharing is refused with a reason."""
+    command = [sys.executable, "-c", WITHOUT_SOCKETS]
+    options = {"args": [*command[1:], "mcp", "--path", str(tmp_path)], "env": dict(os.environ)}
+    async with Client(StdioServerParameters(command=command[0], **options)) as client:
+        await client.call_tool("remember", {"text": "Ada's cat is called Kestrel."})
+        found = content(await client.call_tool("recall", {"query": "cat"}))
+        assert [one["text"] for one in found] == ["Ada's cat is called Kestrel."]
+        second = await asyncio.to_thread(run, *command, "mcp", "--path", tmp_path)
+        assert second.returncode == 3
+        assert b"has no Unix-domain sockets" in second.stderr
+        assert b"in use" in second.stderr or b"is open" in second.stderr, second.stderr
+    host = await asyncio.to_thread(run, *command, "host", tmp_path)
+    assert host.returncode == 2
+    assert b"Unix-domain sockets" in host.stderr
+    shared = {**os.environ, "CHROMA_PROCESS": "shared"}
+    recalled = await asyncio.to_thread(run, *command, "recall", "--path", tmp_path, "cat", env=shared)
+    assert recalled.returncode == 2
+    assert b"Unix-domain sockets" in recalled.stderr
+    assert b"Kestrel" in (await asyncio.to_thread(run, *command, "recall", "--path", tmp_path, "cat")).stdout
+
+
+def run(*command, env=None):
+    return subprocess.run(command, input=b"", capture_output=True, env=env, timeout=100, check=False)
