@@ -80,6 +80,10 @@ SENTENCES = {
     "retriever.namespace_failed": "the namespace {namespace} gave no documents: {error}",
     "server.certificate_not_verified": "the certificate of {server} is not verified: {hint}",
     "server.unencrypted_credentials": "credentials for {server} are sent unencrypted: {hint}",
+    "store.in_use_by_worker": (
+        "the worker {pid} of this service has the store open, so this one answers with 503: let the workers share it "
+        '(CHROMA_PROCESS=shared, or process="shared"), or run one worker'
+    ),
     "store.unavailable": "the store is unavailable: {reason}; the next attempt is in {next_attempt_seconds} s",
     "text_index.failed": "the full-text index failed ({error}); it is {hint}",
     "text_index.not_followed": "the full-text index of {collection} did not follow a write: {error}",

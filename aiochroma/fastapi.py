@@ -23,10 +23,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import os
+import socket
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import anyio
@@ -36,6 +39,7 @@ from aiochroma._distribution import missing_extra
 from aiochroma._errors import (
     AiochromaError,
     ClosedError,
+    DatabaseInUseError,
     DeadlineExceededError,
     InvalidInputError,
     OutcomeUnknownError,
@@ -127,6 +131,12 @@ class _Opened:
         def announce(state: tenacity.RetryCallState) -> None:
             pause = state.next_action.sleep if state.next_action is not None else 0.0
             self.retry_at = time.monotonic() + pause
+            worker = _worker_that_has_it(self.error)
+            if worker is not None:
+                # It stays so until that one ends: once is enough.
+                if state.attempt_number == 1:
+                    log.error("store.in_use_by_worker", pid=worker)
+                return
             log.error("store.unavailable", reason=repr(self.error), next_attempt_seconds=round(pause, 1))
 
         attempts = tenacity.AsyncRetrying(
@@ -142,6 +152,19 @@ class _Opened:
     async def close(self) -> None:
         """Close it."""
         await self._stack.aclose()
+
+
+def _worker_that_has_it(error: Exception | None) -> int | None:
+    """Return the process that has the store open, if it was started by the same process as this one; else None."""
+    if not isinstance(error, DatabaseInUseError) or error.pid is None or error.host != socket.gethostname():
+        return None
+    try:
+        # Its parent is the second field after its name, which may hold anything. Other systems than Linux do not say it so.
+        parent = int(Path(f"/proc/{error.pid}/stat").read_text("utf-8").rpartition(")")[2].split()[1])
+    except (OSError, ValueError, IndexError):
+        return None
+    # The first process adopts what has lost its parent.
+    return error.pid if parent == os.getppid() != 1 else None
 
 
 def lifespan(
@@ -308,7 +331,7 @@ def health_router(*, details: bool = False) -> APIRouter:
         body["timestamp"] = now
         if reason is None:
             return JSONResponse(body)
-        log.warning("request.failed", path=request.url.path, error=reason)
+        _report(request, reason)
         body["error"] = reason if details else reason.partition(":")[0]
         return _unavailable(request, body)
 
@@ -351,12 +374,19 @@ async def _answer(request: Request, error: Exception) -> Response:
     if isinstance(error, DeadlineExceededError):
         body["started"] = error.started
     if detail is not None:
-        log.warning("request.failed", path=request.url.path, error=_described(error))
+        _report(request, _described(error))
     return (
         _unavailable(request, body)
         if status == _SERVICE_UNAVAILABLE
         else JSONResponse(body, status_code=status)
     )
+
+
+def _report(request: Request, reason: str) -> None:
+    opened: _Opened | None = getattr(request.app.state, _STATE, None)
+    # Why the store is not open is reported by what tries to open it.
+    if opened is None or opened.error is None:
+        log.warning("request.failed", path=request.url.path, error=reason)
 
 
 def _described(error: Exception) -> str:

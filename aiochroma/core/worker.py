@@ -402,7 +402,10 @@ def _serve(state: WorkerState, to_open: list[Callable[[], Resource]]) -> None:
         state.serve(resource)
     except BaseException as error:  # noqa: BLE001 - remembered and given to every caller
         failure = without_frames(error)
-        log.warning("database.failed", database=queue.name, error=repr(error))
+        if resource is None:  # Whoever opens it is told by the error.
+            log.info("database.not_opened", database=queue.name, error=repr(error))
+        else:
+            log.warning("database.failed", database=queue.name, error=repr(error))
     finally:
         _wind_up(state, resource, failure)
 

@@ -109,7 +109,7 @@ async def test_four_workers_share_a_server(serve, tmp_path):
 
 
 async def test_further_workers_on_a_directory_get_the_owners_error(serve, store):
-    """One worker owns a directory; the others start, and answer at once with an error that names the owner."""
+    """One worker owns a directory; the others start, answer at once with an error that names it, and log that once."""
     remembered, owners, named, refused = set(), set(), set(), []
 
     async def use(client, service, number):
@@ -137,6 +137,12 @@ async def test_further_workers_on_a_directory_get_the_owners_error(serve, store)
         assert len(owners) == 1
         assert named == owners
         service.stop()
+    lines = [line for line in service.output().splitlines() if "aiochroma: " in line]
+    assert len(lines) == WORKERS - 1
+    for line in lines:
+        assert re.search(r"the worker (\d+) of this service has the store open", line)[1] in owners
+        assert "CHROMA_PROCESS=shared" in line
+        assert "run one worker" in line
     async with aiochroma.Memory(store) as memory:
         assert await memory.count() == len(remembered)
         assert [id for id in remembered if not await memory.get(id)] == []
