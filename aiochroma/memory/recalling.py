@@ -28,7 +28,7 @@ from aiochroma.memory.arguments import (
     is_number,
     seconds_of,
 )
-from aiochroma.memory.results import Hit, Recall, hit_from
+from aiochroma.memory.results import Hit, Recall, hits_from
 from aiochroma.memory.store import Namespace
 from aiochroma.records.record import collection_name
 from aiochroma.records.spec import CollectionSearch, SearchSpec, encoded
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from aiochroma.memory.opening import Life
     from aiochroma.memory.store import Store
-    from aiochroma.records.spec import Mode, Neighbour, SearchHit, SearchResult
+    from aiochroma.records.spec import Mode, SearchResult
 
 __all__ = ["NamespaceSearch", "Rerank", "recall", "similar"]
 
@@ -229,7 +229,7 @@ def similar(life: Life, id: str, *, namespace: str, k: int) -> Coroutine[object,
 
         with store.limit():
             result = await store.on(namespace, search, absent=None)
-        return Recall() if result is None else Recall(tuple(_hits(namespace, result)))
+        return Recall() if result is None else Recall(tuple(hits_from(namespace, result)))
 
     return life.run("similar", work, Recall.failed, details={"id": id, "namespaces": [namespace]})
 
@@ -255,7 +255,7 @@ async def _answer(store: Store, question: _Question) -> Recall:
         raise next(iter(errors.values()))
     for name, error in errors.items():
         log.warning("recall.namespace_failed", namespace=name, error=repr(error))
-    hits = [hit for name, result in results.items() for hit in _hits(name, result)]
+    hits = [hit for name, result in results.items() for hit in hits_from(name, result)]
     if len(results) > 1:
         hits.sort(
             key=lambda hit: (-hit.score, hit.namespace)
@@ -393,33 +393,6 @@ async def _vector(store: Store, question: _Question) -> tuple[Vector | None, Emb
         return None, error if isinstance(error, EmbedderError) else None
 
 
-def _hits(namespace: str, result: SearchResult) -> list[Hit]:
-    return [_hit(namespace, found) for found in result.hits]
-
-
-def _hit(namespace: str, found: SearchHit) -> Hit:
-    ranked = found.score
-
-    def near(neighbours: tuple[Neighbour, ...]) -> tuple[Hit, ...]:
-        return tuple(hit_from(namespace, one.id, one.document, one.metadata) for one in neighbours)
-
-    return hit_from(
-        namespace,
-        found.id,
-        found.document,
-        found.metadata,
-        distance=found.distance,
-        score=ranked.score,
-        passage=found.passage,
-        explain={name: getattr(ranked, name) for name in _EXPLAINED},
-        before=near(found.before),
-        after=near(found.after),
-    )
-
-
-_EXPLAINED = ("text", "own_text", "vector", "recency", "weight")
-
-
 def _milliseconds(begun: float) -> float:
     return round((time.perf_counter() - begun) * 1000, 3)
 
@@ -427,16 +400,9 @@ def _milliseconds(begun: float) -> float:
 async def _reranked(
     rerank: Rerank, query: str, hits: Sequence[Hit], searches: Mapping[str, NamespaceSearch]
 ) -> list[Hit]:
-    """Order hits as a judge says, and leave each namespace what it may give.
+    """Return the best hits in the order of a judge, of each namespace no more than it may give.
 
-    Args:
-        rerank: The judge.
-        query: The question.
-        hits: Best first.
-        searches: How many hits each namespace may give.
-
-    Returns:
-        The hits that were judged, best first; their ``explain`` has the number as ``rerank``.
+    The ``explain`` of each has the judge's number as ``rerank``.
 
     Raises:
         RerankFailedError: The judge raised, took too long, or did not return a number for each text.

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
+    from aiochroma.records.spec import Neighbour, SearchResult
+
 __all__ = [
     "Count",
     "Hit",
@@ -40,6 +42,7 @@ __all__ = [
     "Recall",
     "UnavailableHit",
     "hit_from",
+    "hits_from",
     "user_metadata",
 ]
 
@@ -336,3 +339,29 @@ def hit_from(
         before=before,
         after=after,
     )
+
+
+_EXPLAINED = ("text", "own_text", "vector", "recency", "weight")
+
+
+def hits_from(namespace: str, result: SearchResult) -> list[Hit]:
+    """Make hits of what a search of a namespace found, best first."""
+
+    def near(neighbours: tuple[Neighbour, ...]) -> tuple[Hit, ...]:
+        return tuple(hit_from(namespace, one.id, one.document, one.metadata) for one in neighbours)
+
+    return [
+        hit_from(
+            namespace,
+            found.id,
+            found.document,
+            found.metadata,
+            distance=found.distance,
+            score=found.score.score,
+            passage=found.passage,
+            explain={name: getattr(found.score, name) for name in _EXPLAINED},
+            before=near(found.before),
+            after=near(found.after),
+        )
+        for found in result.hits
+    ]
