@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from aiochroma.embedding.wordllama import WordLlamaEmbedder
     from aiochroma.memory.memory import Memory
     from aiochroma.memory.recalling import NamespaceSearch
+    from aiochroma.memory.reembedding import ReembedReport
     from aiochroma.memory.results import Count, Hit, Id, Items, MemoryChange, Page, Recall, UnavailableHit
     from aiochroma.memory.stored import Listing
     from aiochroma.ops import DoctorReport, MigrationReport, doctor, erase, migrate, restore
@@ -110,6 +111,7 @@ __all__ = [
     "QueueFullError",
     "Recall",
     "RecoveryReport",
+    "ReembedReport",
     "RerankFailedError",
     "SettingsConflictError",
     "Stats",
@@ -134,6 +136,7 @@ _LATE = {
     "Stats": "aiochroma.core.stats",
     "MemoryChange": "aiochroma.memory.results",
     "Listing": "aiochroma.memory.stored",
+    "ReembedReport": "aiochroma.memory.reembedding",
     "Memory": "aiochroma.memory.memory",
     "Hit": "aiochroma.memory.results",
     "NamespaceSearch": "aiochroma.memory.recalling",

@@ -182,7 +182,7 @@ class DatabasePathError(StoreUnavailableError):
 
 
 class DatabaseInUseError(StoreUnavailableError):
-    """Somebody else owns the directory; two writers would destroy each other's vectors.
+    """Another process owns the directory; two writers would destroy each other's vectors.
 
     Attributes:
         pid: Process id of the owner, if known.

@@ -328,7 +328,7 @@ def _locked(directory: Path) -> int | None:
 
 
 def _is_locked(directory: Path) -> bool:
-    """Tell whether somebody fills a directory still; so one has to assume where locks do not work."""
+    """Tell whether a process still fills a directory; where locks do not work the answer is yes."""
     if sys.platform == "win32":
         return True
     try:

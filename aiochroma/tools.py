@@ -130,7 +130,7 @@ def memory_tools(
 
         Args:
             id: Its id, from `recall` or `list_memories`.
-            namespace: Its namespace, from the same place.
+            namespace: Its namespace, as that hit says it.
 
         Returns:
             Whether there was such a memory.

@@ -274,7 +274,7 @@ class HttpBackend:
         return context
 
     def _shorten_timeouts(self, request: httpx.Request) -> None:
-        """Let no connection be made, and no read be awaited, longer than somebody waits for it."""
+        """Let no connection be made, and no read be awaited, longer than a caller waits for it."""
         deadline, reads = _limits.get()
         if deadline is None:
             return

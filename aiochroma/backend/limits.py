@@ -72,7 +72,7 @@ def check_filter(value: object, where: str) -> None:
     """Check that all that a filter compares with is text where it is a string; Chroma has checked its form.
 
     Args:
-        value: The filter, or a part of it.
+        value: The filter, or one that stands in it.
         where: How the message names it.
 
     Raises:

@@ -234,7 +234,7 @@ def _trim_log(directory: Path, preflight: PreflightReport) -> None:
     if not sequences or any(
         applied.get(collection, up_to) < up_to for collection, up_to in sequences.items()
     ):
-        # No backup; or the database is older than its backup: somebody put other files here.
+        # No backup; or the database is older than its backup: its files were replaced.
         return
     trimmed = trim_retained_log(directory, preflight, up_to=sequences)
     if trimmed:

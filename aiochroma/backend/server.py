@@ -161,14 +161,14 @@ def access_to(
                 )
             sent[name] = f"Bearer {token}" if name == "authorization" else token
         hidden.append(token)
-    picture = repr((sorted(sent.items()), str(ca_file or ""), further))
+    frozen = repr((sorted(sent.items()), str(ca_file or ""), further))
     return Access(
         headers=tuple(sorted(sent.items())),
         ca_file=None if ca_file is None else str(ca_file),
         secrets=tuple(
             sorted({text for text in hidden if len(text) >= _SHORTEST_SECRET}, key=len, reverse=True)
         ),
-        fingerprint=hmac.new(_KEY, picture.encode(), hashlib.sha256).hexdigest(),
+        fingerprint=hmac.new(_KEY, frozen.encode(), hashlib.sha256).hexdigest(),
     )
 
 

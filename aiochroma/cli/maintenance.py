@@ -286,7 +286,7 @@ def _left(report: DoctorReport) -> list[str]:
 def _verdict(report: DoctorReport) -> Text:
     seconds = f" ({report.seconds:.2f} s)"
     if report.owner is not None:
-        return Text(f"Not checked: somebody has it open.{seconds}", style="yellow")
+        return Text(f"Not checked: another process has it open.{seconds}", style="yellow")
     if report.sqlite_is_damaged:
         return Text(f"Damaged beyond repair: restore a backup.{seconds}", style="bold red")
     if report.problems:

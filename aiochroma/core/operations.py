@@ -92,7 +92,7 @@ class Repeat(Enum):
     BY_ID = "by id"
     """Where it names its records by id and by nothing else: the second time a filter or a limit matches other records."""
     GET_OR_CREATE = "get or create"
-    """Where it takes what is there already."""
+    """Whether it takes one that is there already."""
 
 
 class Space(Enum):

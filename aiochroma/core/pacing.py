@@ -135,7 +135,7 @@ class Pacing:
         self._loops[loop] = now
 
     def served_other(self, now: float) -> None:
-        """Note that somebody got an answer who does not write in bulk."""
+        """Note that a caller that does not write in bulk got an answer."""
         self._others_at = now
         if self._idle_slices:
             self._idle_slices = 0

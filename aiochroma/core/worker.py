@@ -243,7 +243,7 @@ class WorkerState:
         choose: Callable[[list[Request], list[int]], list[Step]],
         most: int | None = None,
     ) -> list[Step]:
-        """Ask the plan; should it stumble over somebody's arguments, those are answered alone and the others go on.
+        """Ask the plan; a request whose arguments make it fail is answered alone, and the others go on.
 
         Args:
             waiting: What waits.

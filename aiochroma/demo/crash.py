@@ -1,4 +1,4 @@
-"""Act three: a process is killed in the middle of writing. What is there afterwards?
+"""Act three: a process is killed in the middle of writing. What is left afterwards?
 
 Run as ``python -m aiochroma.demo.crash DIRECTORY`` it is the process that is killed: it remembers one text after the other,
 and prints the number of each that was acknowledged. With ``count`` behind it, it is the one that joins.

@@ -186,7 +186,7 @@ def check_directory(path: str | os.PathLike[str], *, create: bool = True) -> Pat
         )
     sqlite_file = directory / SQLITE_FILE
     for suffix in ("", "-wal", "-shm", "-journal"):
-        # SQLite opens those beside it as well, and would wait for ever for somebody at the other end of a pipe.
+        # SQLite opens those beside it as well, and would wait for ever for a writer at the other end of a pipe.
         file = directory / f"{SQLITE_FILE}{suffix}"
         if os.path.lexists(file) and not file.is_file():
             raise DatabasePathError(f"{file} is not a regular file; move it away")

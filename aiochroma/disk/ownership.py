@@ -147,8 +147,8 @@ class Ownership:
                 return
             self._released = True
             if self._identity == identity(self.directory / LOCK_FILE):
-                # Ours to remove only while the lock is ours; in a directory that was replaced it is somebody
-                # else's.
+                # Ours to remove only while the lock is ours; in a directory that was replaced it is another
+                # process's.
                 with contextlib.suppress(OSError):
                     (self.directory / OWNER_FILE).unlink(missing_ok=True)
             self._lock.release()
@@ -175,7 +175,7 @@ def acquire(
         The ownership; keep it until Chroma has closed the directory. Its `warning` is for the log.
 
     Raises:
-        DatabaseInUseError: Somebody else owns it, after waiting; the message names the owner and what to do.
+        DatabaseInUseError: Another process owns it, after waiting; the message names the owner and what to do.
         DatabasePathError: The directory cannot be used; nothing was created.
     """
     canonical = check_directory(directory, create=create)
@@ -232,7 +232,7 @@ def read_owner(directory: str | os.PathLike[str]) -> Owner | None:
         known = {name: values[name] for name in Owner.__dataclass_fields__ if name in values}
         return Owner(**known)
     except (OSError, ValueError, KeyError, TypeError):
-        # Missing, half gone with its directory, or written by somebody else: nothing is known.
+        # Missing, half gone with its directory, or written by another program: nothing is known.
         return None
 
 
@@ -418,7 +418,7 @@ def _open_files() -> Iterator[tuple[int, tuple[int, int]]]:
         try:
             descriptors = os.listdir(f"/proc/{process.name}/fd")  # noqa: PTH208 - names are all that is needed
         except OSError:
-            continue  # It ended while being looked at, or belongs to somebody else.
+            continue  # It ended while being looked at, or belongs to another user.
         for descriptor in descriptors:
             try:
                 status = os.stat(f"/proc/{process.name}/fd/{descriptor}")  # noqa: PTH116 - thousands of them

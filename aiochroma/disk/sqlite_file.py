@@ -272,7 +272,7 @@ class LockProbe:
             return self._exclusive_holder(main)
         self._shared = self._reopened(self._shared, self._shared_path)
         if self._shared is None:
-            # Nobody has the database open in this mode, or the holder took it for itself on the main file.
+            # No process has the database open in this mode, or the holder took it for itself on the main file.
             return self._exclusive_holder(main)
         shared = self._shared.descriptor
         byte = _holder(shared, fcntl.F_WRLCK, _SHM_WRITE, 1) if writing else None

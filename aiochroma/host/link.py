@@ -351,7 +351,7 @@ class _LinkState:
             self._outcomes.append(Outcome(ticket, error=error))
 
     def _reconnect(self) -> None:
-        """Reach the next host, as soon as somebody wants something.
+        """Reach the next host, as soon as there is a request.
 
         What cannot be reached is an error of those that wait; the next request tries again.
         """

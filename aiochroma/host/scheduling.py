@@ -43,7 +43,7 @@ class SharedPacing(Pacing):
 
     Args:
         limits: Its ``records_per_slice`` is kept up to date here.
-        max_write_slice_ms: The budget for one slice, in milliseconds. Default: 20 where somebody has read within the last
+        max_write_slice_ms: The budget for one slice, in milliseconds. Default: 20 where a client has read within the last
             two seconds, 100 otherwise.
         catch_up: Returns when what has come is in the queue.
 
@@ -69,7 +69,7 @@ class SharedPacing(Pacing):
         super().observe(records, seconds)
 
     def served_read(self, now: float) -> None:
-        """Note that somebody reads."""
+        """Note that a client reads."""
         first = now - self._read_at > _READS_RECENT_SECONDS
         self._read_at = now
         if first:

@@ -72,7 +72,7 @@ def folder_of_sockets(length_of_name: int = 24) -> Path:
     """Return the folder of this user's sockets; made where there is none.
 
     Raises:
-        StoreUnavailableError: It belongs to somebody else, or is open to others, or its path is too long for a socket.
+        StoreUnavailableError: It belongs to another user, or is open to others, or its path is too long for a socket.
     """
     chosen = os.environ.get(_FOLDER_VARIABLE)
     runtime = os.environ.get("XDG_RUNTIME_DIR")
@@ -112,7 +112,7 @@ def _own(folder: Path) -> Path:
 
 
 def listen(address: Path) -> socket.socket:
-    """Listen at an address; whoever calls owns the directory, so that what is there already is left over.
+    """Listen at an address; the caller owns the directory, so a socket that is there already is left over.
 
     Raises:
         OSError: It cannot be bound.
@@ -224,7 +224,7 @@ class Listening:
         self._bound = self.address.stat()
 
     def close(self) -> None:
-        """Listen no more. A name that is somebody else's by now stays."""
+        """Listen no more. A name that is another process's by now stays."""
         listening, self.socket = self.socket, None
         if listening is None:
             return

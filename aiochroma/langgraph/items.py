@@ -135,7 +135,7 @@ class Stored:
 
     def has_expired(self, now: float) -> bool:
         """Tell whether its time has passed."""
-        # Without a time to live, an end was set by somebody who had read the version before.
+        # Without a time to live, an end was set by a caller that had read the version before.
         return self.ttl is not None and self.expires_at is not None and self.expires_at <= now
 
 
@@ -153,7 +153,7 @@ def path_of(namespace: Sequence[str]) -> str:
     """Return the path of the scope that a namespace is; empty for the empty one.
 
     Raises:
-        InvalidInputError: A scope cannot have so many labels, or a label that Chroma cannot store.
+        InvalidInputError: There are more labels than a scope can have, or a label that Chroma cannot store.
     """
     return checked_scope(tuple(namespace), "The namespace") if namespace else ""
 

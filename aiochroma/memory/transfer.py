@@ -298,7 +298,7 @@ def _from_csv(path: Path, namespace: str) -> Generator[Row, None, None]:
         for values in _with_long_fields(reader):
             where = f"{path.name} line {reader.line_num}"
             if None in values or None in values.values():
-                raise InvalidInputError(f"{where} has not as many values as the first row has names.")
+                raise InvalidInputError(f"{where} does not have one value for each name of the first row.")
             entry: JsonObject = {name: values[name] for name in _CSV_FIELDS if values.get(name)}
             entry["text"] = values["text"]
             for name in ("position", *_MOMENTS):

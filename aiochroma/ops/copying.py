@@ -38,7 +38,7 @@ class _Plan:
     Attributes:
         model: Chroma's description at the source.
         there: Chroma's description at the destination, or None where it has to be made.
-        merge: The destination's collection is somebody else's; records are added to it.
+        merge: The destination's collection was there before; records are added to it.
         done: Everything is there already.
     """
 

@@ -83,7 +83,7 @@ class DoctorReport:
         path: The directory.
         owner: Who has it open: ``pid``, ``host``, ``since``, ``command``; None where no program has.
         versions: Of aiochroma, of chromadb, and of the database's own tables.
-        collections: One entry for each; empty while somebody has the database open, or where SQLite cannot read it.
+        collections: One entry for each; empty while another process has the database open, or where SQLite cannot read it.
         journal_mode: SQLite's journal mode: ``"wal"`` or ``"delete"``.
         durable: Whether the log keeps every vector, so that a lost index can be rebuilt; None where that is not known.
         log_entries: Writes in the log.
@@ -144,12 +144,12 @@ class DoctorReport:
 
     @property
     def is_healthy(self) -> bool:
-        """Whether nothing is wrong; a directory that somebody has open was not looked at."""
+        """Whether nothing is wrong; a directory that another process has open was not looked at."""
         return self.exit_code == HEALTHY
 
     @property
     def exit_code(self) -> int:
-        """0: nothing is wrong (any more); 1: something is, and can be repaired; 3: somebody has it open; 4: restore a backup."""
+        """0: nothing is wrong (any more); 1: something is, and can be repaired; 3: another process has it open; 4: restore a backup."""
         if self.owner is not None:
             return UNAVAILABLE
         if self.sqlite_is_damaged:
@@ -211,7 +211,7 @@ def doctor(
         InvalidInputError: The arguments contradict each other.
         BlockingCallError: An event loop runs on this thread.
         DatabasePathError: There is no database, or no permission.
-        DatabaseInUseError: Something is to be changed and somebody has the database open.
+        DatabaseInUseError: Something is to be changed and another process has the database open.
         DatabaseFormatError: A newer Chroma wrote it; nothing was touched.
         BackupError: The copy could not be made; nothing was changed.
     """
@@ -425,7 +425,7 @@ def _state(entry: CollectionReport) -> CollectionState:
 
 
 def _in_use(directory: Path, error: DatabaseInUseError) -> DoctorReport:
-    """Return what can be said of a database that somebody has open: its files change while one looks."""
+    """Return what can be said of a database that another process has open: its files change while they are read."""
     owner = read_owner(directory)
     known = {"pid": error.pid, "host": error.host, "since": error.since}
     return DoctorReport(

@@ -149,7 +149,7 @@ async def migrate(
 
     Args:
         src: A directory, or ``http(s)://host[:port][/tenant/database]``.
-        dst: Likewise; a directory, tenant or database that does not exist is made.
+        dst: A directory, or ``http(s)://host[:port][/tenant/database]``; made if it does not exist.
         tenant: The source's tenant, where its address does not name it. Default: ``CHROMA_TENANT``, else Chroma's.
         database: The database at the source. Default: ``CHROMA_DATABASE``, else Chroma's.
         to_tenant: The destination's tenant. Default: as at the source.
@@ -172,7 +172,7 @@ async def migrate(
     Raises:
         InvalidInputError: An argument is wrong, source and destination are the same, or the source has no such database.
         DatabasePathError: There is no database in the source, or no permission.
-        DatabaseInUseError: Somebody has one of the directories open, this process included.
+        DatabaseInUseError: A process has one of the directories open; it may be this one.
         MigrationError: The destination holds something else under the same name; nothing was written.
         StoreUnavailableError: One of the two cannot be opened, or is lost on the way; another run goes on.
 
@@ -299,7 +299,7 @@ def _is_not_found(error: Exception) -> bool:
 
 
 _HOLD_MS = 100.0
-"""Nobody else uses the loop or the database, so pieces of writing may be as large as is efficient."""
+"""No other caller uses the loop or the database, so slices of writing may be as large as is efficient."""
 
 
 @dataclass(frozen=True)
@@ -342,7 +342,7 @@ class Place:
 
         Raises:
             DatabasePathError: There is no database, or no permission.
-            DatabaseInUseError: Somebody has it open.
+            DatabaseInUseError: Another process has it open.
         """
         if self.directory is None:
             return []

@@ -366,7 +366,7 @@ async def erase(
 
     Raises:
         DatabasePathError: There is no database, or no permission.
-        DatabaseInUseError: Somebody has it open.
+        DatabaseInUseError: Another process has it open.
         DatabaseCorruptError: It is damaged: repair it first.
         StoreUnavailableError: A file cannot be written, or there is no room for a second copy of it.
     """

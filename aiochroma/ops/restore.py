@@ -50,7 +50,7 @@ def restore(
 
     Raises:
         BackupError: The source is not a backup, or does not verify; nothing was touched.
-        DatabaseInUseError: Somebody has the target open; nothing was touched.
+        DatabaseInUseError: A process has the target open; nothing was touched.
         DatabasePathError: The target is a file, or there is no permission.
         BlockingCallError: An event loop runs on this thread.
     """

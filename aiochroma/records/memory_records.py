@@ -298,7 +298,7 @@ class MemoryRecords:
         now = time.time()
         old = self._known(collection_id, ids, db)
         if expired_only:
-            # Somebody may have remembered or pinned one since it was looked up.
+            # One may have been remembered again or pinned since it was looked up.
             old = {id: record for id, record in old.items() if has_expired(record["metadata"], now)}
         if not old:
             return []
@@ -341,7 +341,7 @@ class MemoryRecords:
         return [known.get(id) for id in ids]
 
     def ids(self, collection_id: CollectionId, where: Where | None, tenant: str, database: str) -> list[str]:
-        """Return the ids of the records that pass a filter, or of all, in one piece: Chroma reads 100,000 in 0.2 s."""
+        """Return the ids of the records that pass a filter, or of all, at once: Chroma reads 100,000 in 0.2 s."""
         found = self._api.get(collection_id, where=where, include=[], tenant=tenant, database=database)
         ids: list[str] = found["ids"]
         return ids

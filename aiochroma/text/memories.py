@@ -127,7 +127,7 @@ class MemoryTable:
     # -- writing -------------------------------------------------------------------------------------------------------
 
     def stored(self, namespace: int, ids: Iterable[str]) -> dict[str, StoredMemory]:
-        """Return what is there of some ids."""
+        """Return the rows of some ids; an id without a row is left out."""
         source = "json_each(?) AS given CROSS JOIN memories AS m ON m.namespace = ? AND m.id = given.value"
         found = read_rows(
             self._connection,

@@ -127,7 +127,7 @@ class RowCache:
     """Which rows have something; those looked up last are kept, and completed when their namespace has grown.
 
     Queries that are asked together share most of their terms and their filters, and reading the rows of a common one is the
-    larger part of a search (1 ms for a term that 10,000 texts hold).
+    larger share of a search (1 ms for a term that 10,000 texts hold).
 
     Args:
         read: Reads the rows of a namespace that have something and stand behind a row, ascending.
@@ -212,7 +212,7 @@ class Order:
             window: How far to look.
 
         Returns:
-            A line for each row, with what stands ``window`` places before it to what stands ``window`` behind it.
+            A line for each row, with the rows from ``window`` before it to ``window`` behind it.
         """
         import numpy as np
 

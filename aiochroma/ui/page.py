@@ -1,4 +1,4 @@
-"""The page itself; Streamlit runs this script from its beginning whenever somebody clicks."""
+"""The page itself; Streamlit runs this script from its beginning after every click."""
 
 from __future__ import annotations
 
