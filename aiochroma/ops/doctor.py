@@ -149,7 +149,7 @@ class DoctorReport:
 
     @property
     def exit_code(self) -> int:
-        """0: nothing is wrong (any more); 1: something is, and can be repaired; 3: another process has it open; 4: restore a backup."""
+        """0: nothing is wrong (any more); 1: it can be repaired; 3: another process has it open; 4: restore a backup."""
         if self.owner is not None:
             return UNAVAILABLE
         if self.sqlite_is_damaged:
