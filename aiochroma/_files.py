@@ -11,6 +11,7 @@ found and removed. The file is taken away before a directory gets its final name
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aiochroma._errors import InvalidInputError
+from aiochroma._types import JsonObject
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,18 +32,26 @@ __all__ = [
     "DIRECTORY_MODE",
     "FILE_MODE",
     "PARTIAL_MARKER",
+    "SQLITE_SUFFIXES",
     "PartialDirectory",
     "Replacement",
     "abandoned",
     "expand",
     "flush",
     "identity",
+    "irregular",
     "make_directory",
+    "read_json",
     "remove_abandoned",
-    "touch_private",
+    "touch_sqlite_file",
     "write_atomically",
     "write_bytes_atomically",
 ]
+
+SQLITE_SUFFIXES = ("", "-wal", "-shm", "-journal")
+"""SQLite's file, and what SQLite keeps beside it."""
+
+_LARGEST_NOTE = 2**26
 
 DIRECTORY_MODE = 0o700
 FILE_MODE = 0o600
@@ -84,16 +94,46 @@ def make_directory(directory: Path) -> None:
         raise NotADirectoryError(f"{missing[0]} is a file")
 
 
-def touch_private(file: Path) -> None:
-    """Make an empty file, closed to others, where there is none.
+def irregular(sqlite_file: Path) -> Path | None:
+    """Return what lies at the path of an SQLite file, or beside it under the name of a journal, and is no regular file.
+
+    SQLite would wait for ever for the other end of a pipe, and write through a link to nothing.
+    """
+    for suffix in SQLITE_SUFFIXES:
+        file = sqlite_file.with_name(sqlite_file.name + suffix)
+        if os.path.lexists(file) and not file.is_file():
+            return file
+    return None
+
+
+def touch_sqlite_file(file: Path) -> None:
+    """Make an empty SQLite file, closed to others, where there is none.
 
     SQLite gives its journals the mode of their database.
 
     Raises:
-        OSError: It cannot be made.
+        OSError: It cannot be made, or it is no regular file, or a journal beside it is none.
     """
+    special = irregular(file)
+    if special is not None:
+        raise OSError(errno.EINVAL, "it is not a regular file; move it away", str(special))
     with contextlib.suppress(FileExistsError):
         os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_CLOEXEC", 0), FILE_MODE))
+
+
+def read_json(file: Path) -> JsonObject | None:
+    """Return the JSON object in a note of ours, or None where there is none that can be read.
+
+    A note is as untrusted as anything on the disk: it may be a named pipe, which would be waited for, or fill the memory.
+    """
+    try:
+        status = file.stat()
+        if not stat.S_ISREG(status.st_mode) or status.st_size > _LARGEST_NOTE:
+            return None
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def flush(path: Path) -> None:

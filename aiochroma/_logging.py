@@ -29,6 +29,7 @@ _SUBJECTS = ("database", "server", "collection", "namespace", "thread", "path")
 
 SENTENCES = {
     "backup.leftover_removed": "{path} was removed: {hint}",
+    "backup.not_noted": "the backup {path} could not be noted in {source}, whose log is not cut because of that: {error}",
     "backup.unreadable": "the backup {backup} cannot be read: {error}",
     "chroma.untested": "chromadb {version} is newer than what this release was tested with ({tested})",
     "collection.unusable": "the collection {collection} of {database} cannot be used: {reason}",

@@ -12,11 +12,14 @@ executors end with the interpreter.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import inspect
 import os
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
 from aiochroma._errors import BlockingCallError, EventLoopRequiredError
@@ -27,9 +30,11 @@ if TYPE_CHECKING:
 __all__ = [
     "THREAD_NAME",
     "Started",
+    "at_length",
     "drive",
     "driven",
     "off_loop",
+    "on_callers_loop",
     "refuse_on_loop",
     "show_as",
     "waits_by_blocking",
@@ -100,16 +105,28 @@ def refuse_on_loop() -> None:
     """Refuse to block a thread on which an event loop runs.
 
     Raises:
-        BlockingCallError: One does.
+        BlockingCallError: One does, asyncio's or another library's.
     """
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return
+        if _other_library() is None:
+            return
     raise BlockingCallError(
         "An event loop runs on this thread and would stand still: await the asynchronous form of this call, or make the "
-        "blocking one on another thread (`await asyncio.to_thread(...)`)."
+        "blocking one on another thread (`await asyncio.to_thread(...)`, under trio `await trio.to_thread.run_sync(...)`)."
     )
+
+
+def _other_library() -> str | None:
+    """Return the name of an asynchronous library whose loop runs on this thread and is not asyncio's: "trio", "curio"."""
+    sniffio = sys.modules.get("sniffio")
+    if sniffio is None:
+        return None  # Such a loop imports it, to be recognised.
+    try:
+        return str(sniffio.current_async_library())
+    except sniffio.AsyncLibraryNotFoundError:
+        return None
 
 
 class Blocking(Protocol):
@@ -199,6 +216,35 @@ async def off_loop(work: Callable[[], T]) -> T:
         return work()
     context = contextvars.copy_context()
     return await asyncio.get_running_loop().run_in_executor(_executor(), context.run, work)
+
+
+async def at_length(work: Callable[[], T]) -> T:
+    """Do something that takes long, such as the repair of a database, on a thread of its own, in the caller's context.
+
+    A caller that is cancelled is released, and the work goes on to its end. Driven, it is done here.
+    """
+    if waits_by_blocking():
+        return work()
+    executor = ThreadPoolExecutor(1, thread_name_prefix=THREAD_NAME)
+    try:
+        context = contextvars.copy_context()
+        return await asyncio.get_running_loop().run_in_executor(executor, context.run, work)
+    finally:
+        executor.shutdown(wait=False)
+
+
+def on_callers_loop(function: Callable[P, object]) -> Callable[P, None]:
+    """Have a function called on the caller's event loop, where there is one, whichever thread asks for it."""
+    loop = None if waits_by_blocking() else asyncio.get_running_loop()
+
+    def call(*values: P.args, **arguments: P.kwargs) -> None:
+        if loop is None:
+            function(*values, **arguments)
+            return
+        with contextlib.suppress(RuntimeError):  # The caller was cancelled, and its loop is closed.
+            loop.call_soon_threadsafe(partial(function, *values, **arguments))
+
+    return call
 
 
 def _executor() -> ThreadPoolExecutor:

@@ -1,4 +1,4 @@
-"""The same classes for callers without an event loop: scripts, threads, Streamlit.
+"""The same classes and functions for callers without an event loop: scripts, threads, Streamlit.
 
 No event loop runs behind these: the coroutines of the asynchronous classes run on the calling thread, which blocks where they
 would wait. They may be used from any number of threads at once, beside asynchronous clients of the same directory, and refuse to
@@ -11,6 +11,7 @@ import functools
 import inspect
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
+from aiochroma import ops as _ops
 from aiochroma._threads import drive, driven
 from aiochroma.client import opening as _opening
 from aiochroma.client import session as _session
@@ -25,7 +26,17 @@ if TYPE_CHECKING:
     from aiochroma.client.client import BlockingClient
     from aiochroma.core.stats import Stats
 
-__all__ = ["EphemeralClient", "HttpClient", "Memory", "PersistentClient", "connect"]
+__all__ = [
+    "EphemeralClient",
+    "HttpClient",
+    "Memory",
+    "PersistentClient",
+    "connect",
+    "doctor",
+    "erase",
+    "migrate",
+    "restore",
+]
 
 C = TypeVar("C")
 P = ParamSpec("P")
@@ -176,3 +187,26 @@ class Memory(_session.Shared):
 
     export = driven(_AsyncMemory.export)
     import_ = driven(_AsyncMemory.import_)
+
+
+# -- whole databases ---------------------------------------------------------------------------------------------------
+
+
+def _blocking_function(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
+    """Make the blocking form of an asynchronous function: same arguments, result and errors."""
+
+    def call(*values: P.args, **arguments: P.kwargs) -> T:
+        return drive(function(*values, **arguments))
+
+    call.__name__ = call.__qualname__ = function.__name__
+    call.__doc__ = (
+        f"The blocking form of :func:`aiochroma.{function.__name__}`: same arguments, result and errors."
+    )
+    vars(call)["__signature__"] = inspect.signature(function)
+    return call
+
+
+doctor = _blocking_function(_ops.doctor)
+erase = _blocking_function(_ops.erase)
+migrate = _blocking_function(_ops.migrate)
+restore = _blocking_function(_ops.restore)

@@ -141,7 +141,7 @@ async def story(path: Path, backups: Path) -> None:
         await manager.memory.remember_many(notes(1500))
     damage(frugal, "*/*.bin", 0)
     # The doctor works on closed stores. It makes a copy before it changes anything.
-    report = await asyncio.to_thread(doctor, frugal, repair=True, reembed_missing=True)
+    report = await doctor(frugal, repair=True, reembed_missing=True)
     print("\n".join(report.actions))
     async with StoreManager(frugal, backups / "frugal", durable=False) as manager:
         print("found again:", (await manager.memory.recall("which shelf holds box 77?"))[0].text)
@@ -153,7 +153,7 @@ async def story(path: Path, backups: Path) -> None:
             pass
     except aiochroma.DatabaseCorruptError as error:
         print(f"refused: {type(error).__name__}")
-    kept = await asyncio.to_thread(restore, backup, path)
+    kept = await restore(backup, path)
     print("restored; the former database is kept:", kept is not None and kept.is_dir())
     async with StoreManager(path, backups) as manager:
         print("memories:", await manager.memory.count())

@@ -7,6 +7,7 @@ import inspect
 import threading
 
 import pytest
+import trio
 
 import aiochroma
 from aiochroma._threads import THREAD_NAME, Started, drive, driven, off_loop, waits_by_blocking
@@ -60,6 +61,19 @@ def test_neither_driven_nor_on_a_loop():
     """As under trio: the error says at once what is needed."""
     with pytest.raises(aiochroma.EventLoopRequiredError, match="trio"):
         Asynchronous().thread().send(None)
+
+
+def test_a_blocking_call_inside_of_trio_is_refused():
+    """Its loop would stand still as well; on a worker thread the call is welcome."""
+
+    async def main():
+        with pytest.raises(aiochroma.BlockingCallError, match="trio"):
+            drive(Asynchronous().thread())
+        with pytest.raises(aiochroma.EventLoopRequiredError, match="trio"):
+            await Asynchronous().thread()
+        return await trio.to_thread.run_sync(lambda: drive(Asynchronous().thread()))
+
+    assert trio.run(main).startswith("x:")
 
 
 def test_something_asynchronous_in_a_blocking_call():

@@ -16,7 +16,7 @@ import threading
 import time
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from aiochroma._errors import (
     AiochromaError,
@@ -327,10 +327,7 @@ class EmbeddedBackend(ChromaBackend):
             super().__init__(start_chroma(self._location, self._options))
         except BaseException as error:
             self._ownership.release()
-            replacement = opening_error(error, self._directory)
-            if replacement is error:
-                raise
-            raise replacement from error
+            self._raise_instead(error)
         self._opened(prepared)
         log.info(
             "database.ready",
@@ -359,9 +356,13 @@ class EmbeddedBackend(ChromaBackend):
         self._is_open = True
         try:
             self.missing.finish_recovery(prepared)
-        except BaseException:
+        except BaseException as error:
             self.close()
-            raise
+            self._raise_instead(error)
+
+    def _raise_instead(self, error: BaseException) -> NoReturn:
+        replacement = opening_error(error, self._directory)
+        raise replacement from (error.__cause__ if replacement is error else error)
 
     def _reopen(self) -> None:
         self.close()

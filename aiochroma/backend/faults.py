@@ -8,6 +8,7 @@ recognised is permanent and of unknown outcome, the cautious reading.
 from __future__ import annotations
 
 import re
+import sqlite3
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -393,6 +394,10 @@ def opening_error(error: BaseException, directory: Path) -> BaseException:
         )
     if isinstance(error, AiochromaError) or not isinstance(error, Exception):
         return error
+    if isinstance(error, (OSError, sqlite3.Error)):
+        return StoreUnavailableError(
+            f"{str(directory)!r} cannot be opened: {_first_line(error)}. `aiochroma doctor` looks at all of its files."
+        )
     fault = classify(error)
     return error if fault.name == "unrecognised" else error_of(fault, error, directory)
 

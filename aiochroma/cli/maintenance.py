@@ -18,9 +18,9 @@ from rich.text import Text
 from aiochroma._errors import DatabasePathError, InvalidInputError
 from aiochroma.cli.common import JsonOption, PathArgument, PathOption, directory, progress_bars, shown_size
 from aiochroma.disk.layout import SQLITE_FILE, canonical_directory
-from aiochroma.ops.doctor import doctor as examine
-from aiochroma.ops.repair import erase as erase_files
-from aiochroma.ops.restore import restore as put_back
+from aiochroma.sync import doctor as examine
+from aiochroma.sync import erase as erase_files
+from aiochroma.sync import restore as put_back
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -177,7 +177,7 @@ def erase(
 
     No program may have the database open.
     """
-    receipt = asyncio.run(erase_files(directory(given, path), texts=text or (), keep_history=keep_history))
+    receipt = erase_files(directory(given, path), texts=text or (), keep_history=keep_history)
     if as_json:
         typer.echo(json.dumps(receipt.as_dict(), ensure_ascii=False, indent=2))
         raise typer.Exit(0 if receipt.is_complete else 1)

@@ -18,6 +18,7 @@ from aiochroma._files import (
     PARTIAL_MARKER,
     PartialDirectory,
     make_directory,
+    read_json,
     remove_abandoned,
     write_atomically,
 )
@@ -76,18 +77,12 @@ def read_manifest(backup: Path) -> JsonObject:
     Raises:
         BackupError: It is not a backup.
     """
-    manifest, cause = None, None
-    try:
-        # A named pipe would be waited for.
-        if (backup / MANIFEST).is_file():
-            manifest = json.loads((backup / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        cause = error
-    if not isinstance(manifest, dict):
+    manifest = read_json(backup / MANIFEST)
+    if manifest is None:
         raise BackupError(
-            f"{str(backup)!r} is not a backup: it has no readable {MANIFEST}. Backups are made with `await client.backup(...)` "
+            f"{str(backup)!r} is not a backup: it has no readable {MANIFEST}. Backups are made with `await memory.backup(...)` "
             "or `aiochroma backup`."
-        ) from cause
+        )
     if not (backup / SQLITE_FILE).is_file():
         raise BackupError(f"{str(backup)!r} has a manifest but no {SQLITE_FILE}.")
     return manifest
@@ -114,26 +109,16 @@ def recorded_backup(directory: Path) -> Path | None:
 
 
 def _read_note(directory: Path) -> tuple[Path | None, dict[str, int]]:
-    file = directory / BACKUP_NOTE
+    note = read_json(directory / BACKUP_NOTE)
+    if note is None:
+        return None, {}
     try:
-        if not file.is_file():
-            return None, {}
-        note = json.loads(file.read_text(encoding="utf-8"))
         backup = Path(note["path"])
         sequences = {str(id): int(sequence) for id, sequence in note["sequences"].items()}
         # A backup that was deleted, or replaced by another one, is no reason to forget anything.
         if read_manifest(backup)["created"] != note["created"]:
             return None, {}
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        OverflowError,
-        RecursionError,
-        BackupError,
-    ):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, BackupError):
         return None, {}
     return backup, sequences
 
@@ -251,7 +236,12 @@ def finish_backup(backup: UnfinishedBackup, *, paused_ms: float) -> BackupReport
         report = replace(report, removed=_rotate(backup.final.parent, backup.keep, backup.source))
     if backup.verify == "full":
         # Only then may the log forget what is in it.
-        record_backup(backup.source, report)
+        try:
+            record_backup(backup.source, report)
+        except OSError as error:
+            log.warning(
+                "backup.not_noted", path=str(backup.final), source=str(backup.source), error=str(error)
+            )
     return report
 
 

@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 from aiochroma._errors import StoreUnavailableError
-from aiochroma._files import flush
+from aiochroma._files import SQLITE_SUFFIXES, flush, irregular
 from aiochroma._types import JsonObject
 from aiochroma.disk.backup import recorded_backup
 from aiochroma.disk.hnsw_files import DELETED_MARK, map_elements, read_header
@@ -36,6 +36,7 @@ from aiochroma.disk.layout import (
     LENGTH_FILE,
     LEVEL0_FILE,
     QUARANTINE_PREFIX,
+    TEXT_INDEX_FILE,
     connect_read_write,
     index_directories,
     log_topic,
@@ -331,11 +332,22 @@ def _scrub_our_files(
     directory: Path, history: Mapping[str, Sequence[str]] | None, history_database: str
 ) -> None:
     for file in sorted(directory.glob(_OUR_FILES)):
-        with closing(sqlite3.connect(file, isolation_level=None, timeout=5.0)) as connection:
-            connection.execute("PRAGMA secure_delete = ON")
-            if file.name == HISTORY_FILE:
-                _scrub_history(connection, history, history_database)
-            _compact(connection)
+        if irregular(file) is not None:
+            continue  # Nothing of ours is in it; `doctor` tells of it.
+        try:
+            with closing(sqlite3.connect(file, isolation_level=None, timeout=5.0)) as connection:
+                connection.execute("PRAGMA secure_delete = ON")
+                if file.name == HISTORY_FILE:
+                    _scrub_history(connection, history, history_database)
+                _compact(connection)
+        except sqlite3.OperationalError:
+            raise
+        except sqlite3.DatabaseError:
+            if file.name != TEXT_INDEX_FILE:
+                raise
+            # It is damaged, and made again when it is used.
+            for suffix in SQLITE_SUFFIXES:
+                file.with_name(file.name + suffix).unlink(missing_ok=True)
 
 
 def _scrub_history(

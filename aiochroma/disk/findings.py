@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path  # noqa: TC003 - frameworks read the annotations
 from typing import TYPE_CHECKING
 
-from aiochroma._files import write_atomically
+from aiochroma._files import read_json, write_atomically
 from aiochroma._types import JsonObject
 from aiochroma.disk.layout import (
     INDEX_FILES,
@@ -28,7 +28,6 @@ from aiochroma.disk.layout import (
 )
 from aiochroma.disk.schema import (
     IndexSettings,
-    json_object,
 )
 
 if TYPE_CHECKING:
@@ -255,12 +254,8 @@ def index_stamp(directory: Path) -> Stamp:
 
 def read_seen(directory: Path) -> JsonObject:
     """Return what was noted at the last look; nothing where that is not known."""
-    file = directory / SEEN_NOTE
-    try:
-        found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) and found.get("format") == _FORMAT else {}
+    found = read_json(directory / SEEN_NOTE) or {}
+    return found if found.get("format") == _FORMAT else {}
 
 
 def write_seen(directory: Path, collections: JsonObject) -> None:
@@ -336,12 +331,7 @@ def crashing(directory: Path) -> frozenset[str]:
 
 
 def _read(directory: Path) -> dict[str, str]:
-    file = directory / REBUILD_NOTE
-    try:
-        text = file.read_text(encoding="utf-8") if file.is_file() else None
-    except (OSError, ValueError):
-        return {}
-    return {str(id): str(state) for id, state in json_object(text).items()}
+    return {str(id): str(state) for id, state in (read_json(directory / REBUILD_NOTE) or {}).items()}
 
 
 def _write(directory: Path, noted: Mapping[str, str]) -> None:

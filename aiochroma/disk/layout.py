@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aiochroma._errors import DatabasePathError
-from aiochroma._files import make_directory
+from aiochroma._files import irregular, make_directory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,6 +32,7 @@ __all__ = [
     "REBUILD_NOTE",
     "SEEN_NOTE",
     "SQLITE_FILE",
+    "TEXT_INDEX_FILE",
     "canonical_directory",
     "check_directory",
     "connect_read_only",
@@ -50,7 +51,8 @@ LENGTH_FILE = "length.bin"
 LINK_LISTS_FILE = "link_lists.bin"
 ID_MAP_FILE = "index_metadata.pickle"
 INDEX_FILES = (HEADER_FILE, LEVEL0_FILE, LENGTH_FILE, LINK_LISTS_FILE, ID_MAP_FILE)
-HISTORY_FILE = "aiochroma-history.sqlite3"
+HISTORY_FILE = "aiochroma-history.sqlite3"  # cannot be made again
+TEXT_INDEX_FILE = "aiochroma-text.sqlite3"  # can be
 LOCK_FILE = ".aiochroma.lock"
 OWNER_FILE = ".aiochroma.owner.json"
 BACKUP_NOTE = ".aiochroma.backup.json"  # in a database: its newest backup
@@ -185,11 +187,9 @@ def check_directory(path: str | os.PathLike[str], *, create: bool = True) -> Pat
             f"{directory} {what} by this process (uid {_user()}); check owner, mode and mount"
         )
     sqlite_file = directory / SQLITE_FILE
-    for suffix in ("", "-wal", "-shm", "-journal"):
-        # SQLite opens those beside it as well, and would wait for ever for a writer at the other end of a pipe.
-        file = directory / f"{SQLITE_FILE}{suffix}"
-        if os.path.lexists(file) and not file.is_file():
-            raise DatabasePathError(f"{file} is not a regular file; move it away")
+    special = irregular(sqlite_file)
+    if special is not None:
+        raise DatabasePathError(f"{special} is not a regular file; move it away")
     if sqlite_file.exists() and not os.access(sqlite_file, os.R_OK | os.W_OK):
         raise DatabasePathError(f"{sqlite_file} may not be read and written by this process (uid {_user()})")
     if create:

@@ -35,7 +35,7 @@ import filelock
 
 from aiochroma._distribution import version
 from aiochroma._errors import DatabaseInUseError, DatabasePathError
-from aiochroma._files import FILE_MODE, identity, write_atomically
+from aiochroma._files import FILE_MODE, identity, read_json, write_atomically
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma.disk.layout import LOCK_FILE, OWNER_FILE, SQLITE_FILE, check_directory
 
@@ -226,13 +226,14 @@ def read_owner(directory: str | os.PathLike[str]) -> Owner | None:
 
     This says who it was, not whether it still is: only the lock itself says that. For messages and reports.
     """
+    # Missing, half gone with its directory, or written by another program: nothing is known.
+    values = read_json(Path(directory) / OWNER_FILE) or {}
+    kinds = {"pid": int, **dict.fromkeys(("host", "since", "version", "command", "role", "socket"), str)}
+    # A record of an earlier version has no role.
+    known = {name: values[name] for name, kind in kinds.items() if type(values.get(name)) is kind}
     try:
-        values = json.loads((Path(directory) / OWNER_FILE).read_text(encoding="utf-8"))
-        # A record of an earlier version has no role.
-        known = {name: values[name] for name in Owner.__dataclass_fields__ if name in values}
         return Owner(**known)
-    except (OSError, ValueError, KeyError, TypeError):
-        # Missing, half gone with its directory, or written by another program: nothing is known.
+    except TypeError:
         return None
 
 

@@ -11,16 +11,19 @@ What is found is untrusted: whatever lies there, the result is a report and no e
 from __future__ import annotations
 
 import mmap
+import os
 import re
 import sqlite3
 import sys
 import time
+from contextlib import closing
 from dataclasses import replace
 from importlib import util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aiochroma._errors import DatabaseFormatError
+from aiochroma._files import SQLITE_SUFFIXES, irregular
 from aiochroma.disk.findings import (
     CollectionReport,
     PreflightReport,
@@ -31,8 +34,10 @@ from aiochroma.disk.findings import (
 )
 from aiochroma.disk.hnsw_files import LINK_CHECK_LIMIT, inspect_index
 from aiochroma.disk.layout import (
+    HISTORY_FILE,
     ID_MAP_FILE,
     SQLITE_FILE,
+    TEXT_INDEX_FILE,
     connect_read_only,
     index_directories,
     log_topic,
@@ -58,11 +63,7 @@ from aiochroma.disk.schema import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-__all__ = [
-    "CollectionReport",
-    "PreflightReport",
-    "preflight",
-]
+__all__ = ["CollectionReport", "PreflightReport", "inspect_own_files", "preflight"]
 
 # The newest migration of each kind in Chroma 1.5.0 to 1.5.9.
 _KNOWN_MIGRATIONS: Mapping[str, int] = {"sysdb": 10, "metadb": 6, "embeddings_queue": 2}
@@ -114,6 +115,44 @@ def _without_database(directory: Path) -> PreflightReport:
         return PreflightReport(directory, is_new=True)
     problem = f"{SQLITE_FILE} is missing or empty, but {len(leftovers)} index directories are here"
     return PreflightReport(directory, sqlite_problems=(problem,), orphaned_directories=leftovers)
+
+
+def inspect_own_files(directory: Path) -> dict[str, str]:
+    """Return what is wrong with the files that this library keeps beside Chroma's: a sentence by the file's name.
+
+    Args:
+        directory: The canonical directory; owned by this process.
+    """
+    found = {}
+    for name in (TEXT_INDEX_FILE, HISTORY_FILE):
+        problem = _problem_of(directory / name)
+        if problem:
+            found[name] = f"{name} {problem}"
+    return found
+
+
+def _problem_of(file: Path) -> str:
+    special = irregular(file)
+    if special is not None:
+        return f"cannot be used: {special.name} is {_kind_of(special)}"
+    if not file.exists():
+        return ""
+    for suffix in SQLITE_SUFFIXES:
+        beside = file.with_name(file.name + suffix)
+        if beside.exists() and not os.access(beside, os.R_OK | os.W_OK):
+            return f"cannot be used: {beside.name} may not be read and written by this process"
+    try:
+        with closing(sqlite3.connect(file, isolation_level=None, timeout=5.0)) as connection:
+            rows = _rows_in_time(connection, "PRAGMA quick_check(1)", _THOROUGH_SECONDS)
+    except sqlite3.DatabaseError as error:
+        return f"cannot be used: {error}"
+    return "" if rows is None or rows[0][0] == "ok" else f"is damaged: {rows[0][0]}"
+
+
+def _kind_of(path: Path) -> str:
+    if path.is_symlink() and not path.exists():
+        return f"a link to {path.readlink()}, where nothing is"
+    return "a directory" if path.is_dir() else "no regular file (a pipe, a socket or a device)"
 
 
 class _Look:

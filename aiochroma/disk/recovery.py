@@ -9,20 +9,21 @@ is changed in one transaction before anything is renamed, so that a crash in bet
 
 from __future__ import annotations
 
+import os
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path  # noqa: TC003 - frameworks read the annotations
 from typing import TYPE_CHECKING
 
 from aiochroma._errors import DatabaseCorruptError
-from aiochroma._files import DIRECTORY_MODE
+from aiochroma._files import DIRECTORY_MODE, SQLITE_SUFFIXES
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma.disk.findings import CollectionRecovery, RecoveryReport
 from aiochroma.disk.layout import (
     QUARANTINE_PREFIX,
     SQLITE_FILE,
+    TEXT_INDEX_FILE,
     connect_read_write,
-    index_directories,
     log_topic,
 )
 from aiochroma.disk.salvage import Salvage, replay, salvage_vectors
@@ -39,8 +40,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "complete_retained_log",
-    "quarantine_database",
     "quarantine_orphans",
+    "quarantine_text_index",
     "recover",
     "refuse_damaged_sqlite",
 ]
@@ -240,24 +241,6 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
     connection.execute("COMMIT")
 
 
-def quarantine_database(directory: Path) -> Path:
-    """Move the whole database aside, on explicit request; Chroma then starts with an empty one.
-
-    Args:
-        directory: The canonical database directory; owned by this process, not open in Chroma.
-
-    Returns:
-        The directory inside it that now holds the files.
-    """
-    quarantines = _new_quarantine(directory)
-    quarantines.mkdir(DIRECTORY_MODE)
-    files = [entry for entry in directory.iterdir() if entry.name.startswith(SQLITE_FILE)]
-    for entry in [*files, *index_directories(directory).values()]:
-        entry.rename(quarantines / entry.name)
-    log.warning("database.quarantined", directory=str(directory), quarantine=str(quarantines))
-    return quarantines
-
-
 def quarantine_orphans(directory: Path, report: PreflightReport) -> Path | None:
     """Move index directories that belong to no collection aside; returns where to, or None if there are none.
 
@@ -277,6 +260,27 @@ def quarantine_orphans(directory: Path, report: PreflightReport) -> Path | None:
     quarantines.mkdir(DIRECTORY_MODE)
     for name in report.orphaned_directories:
         (directory / name).rename(quarantines / name)
+    return quarantines
+
+
+def quarantine_text_index(directory: Path) -> Path:
+    """Move our own full-text index aside, whatever lies in its place; it is made again when it is used.
+
+    Args:
+        directory: The canonical database directory; owned by this process.
+
+    Returns:
+        The directory that holds it now.
+
+    Raises:
+        OSError: It cannot be moved.
+    """
+    quarantines = _new_quarantine(directory)
+    quarantines.mkdir(DIRECTORY_MODE)
+    for suffix in SQLITE_SUFFIXES:
+        name = f"{TEXT_INDEX_FILE}{suffix}"
+        if os.path.lexists(directory / name):
+            (directory / name).rename(quarantines / name)
     return quarantines
 
 

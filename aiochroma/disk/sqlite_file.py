@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wait_exponential, wait_random
 
 from aiochroma._errors import DatabaseCorruptError, DatabaseLockedError, DatabaseMovedError
-from aiochroma._files import touch_private
+from aiochroma._files import touch_sqlite_file
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma.disk.layout import SQLITE_FILE, connect_read_write
 from aiochroma.disk.schema import LOG_INDEX, columns_of, json_object, tables_of
@@ -73,7 +73,7 @@ def prepare(directory: Path, *, keep_log: bool | None = None, write_ahead: bool 
         DatabaseLockedError: Another process is using the file.
         DatabaseCorruptError: The file is not a usable SQLite file; run `preflight` first for the details.
     """
-    touch_private(directory / SQLITE_FILE)
+    touch_sqlite_file(directory / SQLITE_FILE)
     try:
         with connect_read_write(directory) as connection:
             _set_journal_mode(connection, "wal" if write_ahead else "delete")

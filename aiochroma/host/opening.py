@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 from aiochroma._errors import AiochromaError, DatabaseInUseError
 from aiochroma.backend.embedded import open_embedded
 from aiochroma.core.registry import Opener
+from aiochroma.disk.layout import TEXT_INDEX_FILE
 from aiochroma.disk.ownership import acquire, read_owner
 from aiochroma.host.link import HostLink
 from aiochroma.host.reaching import ask
 from aiochroma.host.sockets import connect, require_sockets
 from aiochroma.host.wire import FrameKind, ProtocolError
-from aiochroma.records.index_keeper import TEXT_INDEX_FILE, iter_vectors
+from aiochroma.records.index_keeper import iter_vectors
 from aiochroma.records.local_index import LocalIndex
 
 if TYPE_CHECKING:

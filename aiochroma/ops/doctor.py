@@ -5,38 +5,36 @@ Everything here needs the database closed: it becomes the directory's owner for 
 
 from __future__ import annotations
 
+import sqlite3
 import time
-import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
-from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING
+from importlib.metadata import version
+from typing import TYPE_CHECKING, TypeVar
 
 from aiochroma._distribution import version as own_version
-from aiochroma._errors import DatabaseInUseError, DatabasePathError, InvalidInputError
-from aiochroma._files import PartialDirectory, abandoned, remove_abandoned
-from aiochroma._threads import refuse_on_loop
+from aiochroma._errors import DatabaseInUseError, DatabasePathError, InvalidInputError, StoreUnavailableError
+from aiochroma._files import abandoned, remove_abandoned
+from aiochroma._threads import at_length, on_callers_loop
 from aiochroma._types import JsonObject
 from aiochroma.client.maintenance import FillReport  # noqa: TC001 - frameworks read the annotations
-from aiochroma.disk.backup import begin_backup, recorded_backup
-from aiochroma.disk.copying import copy_database, refuse_lack_of_room, size_of, survives_rebuilding
+from aiochroma.disk.backup import recorded_backup
+from aiochroma.disk.copying import refuse_lack_of_room, size_of, survives_rebuilding
 from aiochroma.disk.erasing import scrub
 from aiochroma.disk.findings import crashing, end_rebuild
-from aiochroma.disk.layout import QUARANTINE_PREFIX, SQLITE_FILE, canonical_directory
+from aiochroma.disk.layout import QUARANTINE_PREFIX, SQLITE_FILE, TEXT_INDEX_FILE, canonical_directory
 from aiochroma.disk.ownership import acquire, read_owner, refuse_foreign_users
-from aiochroma.disk.preflight import preflight
-from aiochroma.disk.recovery import quarantine_orphans
+from aiochroma.disk.preflight import inspect_own_files, preflight
+from aiochroma.disk.recovery import quarantine_orphans, quarantine_text_index
 from aiochroma.disk.sqlite_file import vacuum
 from aiochroma.host.opening import ask_to_leave
-from aiochroma.ops.repair import advice_on, fill_and_rebuild, folders_of_copies, is_mendable, mend
+from aiochroma.ops.repair import advice_on, fill_and_rebuild, folders_of_copies, is_mendable, mend, save_copy
 
 if TYPE_CHECKING:
     import os
     from pathlib import Path
 
     from aiochroma.disk.findings import CollectionReport, PreflightReport
-    from aiochroma.disk.ownership import Ownership
 
 __all__ = [
     "DAMAGED",
@@ -166,10 +164,11 @@ class DoctorReport:
         }
 
 
+T = TypeVar("T")
 Progress = Callable[[str, int, int], None]
 
 
-def doctor(
+async def doctor(
     path: str | os.PathLike[str],
     *,
     repair: bool = False,
@@ -182,17 +181,15 @@ def doctor(
 ) -> DoctorReport:
     """Check a database that no program has open, and repair it if asked to.
 
-    Blocks; on an event loop use ``await asyncio.to_thread(aiochroma.doctor, path)``.
-
     Without ``repair``, ``vacuum``, ``erase`` and ``reembed_missing`` nothing is changed. With one of them, ``erase`` apart, the
-    directory is copied first. A
-    repair sets files of a broken index aside (it deletes nothing) and has Chroma rebuild the index from its log, from what
-    can be read of the broken files, and from the newest backup. A damaged SQLite file is not repaired: restore a backup.
+    directory is copied first. A repair sets files of a broken index aside (it deletes nothing) and has Chroma rebuild the index
+    from its log, from what can be read of the broken files, and from the newest backup. A damaged SQLite file is not repaired:
+    restore a backup. A caller that is cancelled is released at once; what was begun on the files goes on to its end.
 
     Args:
         path: The database directory.
-        repair: Rebuild damaged indexes, set aside index directories that belong to no collection, and remove what a backup,
-            restore or repair that was killed has left incomplete.
+        repair: Rebuild damaged indexes, set aside index directories that belong to no collection and a full-text index that
+            cannot be used, and remove what a backup, restore or repair that was killed has left incomplete.
         vacuum: Give the room of what is dead back to the file system: entries of deleted and replaced records in the log,
             and free pages. The history and what repairs have set aside stay.
         erase: Remove what is dead from every file, the history and quarantines included; see :func:`aiochroma.erase`. No copy is
@@ -209,66 +206,83 @@ def doctor(
 
     Raises:
         InvalidInputError: The arguments contradict each other.
-        BlockingCallError: An event loop runs on this thread.
         DatabasePathError: There is no database, or no permission.
         DatabaseInUseError: Something is to be changed and another process has the database open.
         DatabaseFormatError: A newer Chroma wrote it; nothing was touched.
         BackupError: The copy could not be made; nothing was changed.
+        StoreUnavailableError: A file cannot be read or written.
     """
-    refuse_on_loop()
     if embedder is not None and not reembed_missing:
         raise InvalidInputError("`embedder` is of use with `reembed_missing=True` only.")
     changes = repair or vacuum or erase or reembed_missing
     if backup_to is not None and not changes:
         raise InvalidInputError("`backup_to` is of use with `repair`, `vacuum` or `reembed_missing` only.")
-    begun = time.monotonic()
-    directory = canonical_directory(path)
-    if not (directory / SQLITE_FILE).exists() and not (directory.is_dir() and _leftovers(directory)):
-        raise DatabasePathError(f"There is no database in {str(directory)!r}.")
-    examination = _Examination(directory, progress or (lambda _stage, _done, _of: None))
-    try:
-        ask_to_leave(str(directory))
-        with_owner = acquire(directory, create=False)
-    except DatabaseInUseError as error:
-        if changes:
-            raise
-        return replace(_in_use(directory, error), seconds=time.monotonic() - begun)
-    report = examination.run(
-        with_owner,
+    begun, directory = time.monotonic(), canonical_directory(path)
+    visit = _Visit(
+        directory,
+        on_callers_loop(progress or (lambda _stage, _done, _of: None)),
         repair=repair,
         vacuum=vacuum,
         erase=erase,
         fill=reembed_missing,
-        embedder=embedder,
-        backup_to=backup_to,
     )
-    return replace(report, seconds=round(time.monotonic() - begun, 3))
+    try:
+        found = await at_length(lambda: _explained(directory, lambda: visit.begin(backup_to)))
+    except DatabaseInUseError as error:
+        if changes:
+            raise
+        in_use = error
+        return await at_length(lambda: _in_use(directory, in_use, time.monotonic() - begun))
+    filled = None
+    if not isinstance(found, DoctorReport):
+        if found.damaged and (repair or reembed_missing):
+            filled = await visit.rebuild(embedder)
+        found = await at_length(lambda: _explained(directory, visit.finish))
+    return replace(found, filled=filled, seconds=round(time.monotonic() - begun, 3))
 
 
-class _Examination:
+def _explained(directory: Path, work: Callable[[], T]) -> T:
+    try:
+        return work()
+    except (sqlite3.Error, OSError) as error:
+        raise StoreUnavailableError(
+            f"{str(directory)!r} could not be looked after to the end: {error}. What lives was not touched; mend that, and run "
+            "the doctor again."
+        ) from error
+
+
+class _Visit:
     """One visit of the doctor."""
 
-    def __init__(self, directory: Path, progress: Progress) -> None:
+    def __init__(
+        self, directory: Path, progress: Progress, *, repair: bool, vacuum: bool, erase: bool, fill: bool
+    ) -> None:
         self._directory = directory
         self._progress = progress
+        self._repairs, self._vacuums, self._erases, self._fills = repair, vacuum, erase, fill
         self._actions: list[str] = []
         self._saved_to: str | None = None
+        self._own_problems: dict[str, str] = {}
 
-    def run(
-        self,
-        ownership: Ownership,
-        *,
-        repair: bool,
-        vacuum: bool,
-        erase: bool,
-        fill: bool,
-        embedder: object,
-        backup_to: str | os.PathLike[str] | None,
-    ) -> DoctorReport:
-        directory, filled = self._directory, None
+    def begin(self, backup_to: str | os.PathLike[str] | None) -> PreflightReport | DoctorReport:
+        """Look at everything, and mend what is mended without Chroma.
+
+        Returns:
+            The report where that is all; else what is left to be done.
+
+        Raises:
+            DatabasePathError: There is no database, or no permission.
+            DatabaseInUseError: Somebody has it open.
+        """
+        directory = self._directory
+        if not (directory / SQLITE_FILE).exists() and not (directory.is_dir() and _leftovers(directory)):
+            raise DatabasePathError(f"There is no database in {str(directory)!r}.")
+        ask_to_leave(str(directory))
+        ownership = acquire(directory, create=False)
         try:
-            found = self._look(changes=repair or vacuum or erase or fill)
-            if found.sqlite_problems or not (repair or vacuum or erase or fill):
+            changes = self._repairs or self._vacuums or self._erases or self._fills
+            found = self._look(changes=changes)
+            if found.sqlite_problems or not changes:
                 return self._report(found)
             dying = crashing(directory)
             broken = (
@@ -277,26 +291,40 @@ class _Examination:
                 or found.orphaned_directories
                 or is_mendable(found)
                 or dying
+                or TEXT_INDEX_FILE in self._own_problems
             )
-            if vacuum or (repair and broken) or (fill and found.damaged):
-                self._save(backup_to)
-            if repair:
-                found = self._mend(found, dying)
+            if self._vacuums or (self._repairs and broken) or (self._fills and found.damaged):
+                self._progress("copy", 0, 1)
+                self._saved_to = str(save_copy(directory, backup_to))
+                self._progress("copy", 1, 1)
+                self._actions.append(f"everything was copied to {self._saved_to} first")
+            return self._mend(found, dying) if self._repairs else found
         finally:
             ownership.release()
-        if found.damaged and (repair or fill):
-            # Takes the ownership itself, as any program that opens the database.
-            self._progress("repair", 0, 1)
-            actions, filled = fill_and_rebuild(directory, embedder, fill=fill, progress=self._progress)
-            self._actions.extend(actions)
-            self._progress("repair", 1, 1)
-        ownership = acquire(directory, wait_seconds=5.0, create=False)
+
+    async def rebuild(self, embedder: object) -> FillReport | None:
+        """Open the database, which rebuilds its indexes, and embed what has no vector if that is asked for.
+
+        It takes the ownership itself, as any program that opens the database.
+        """
+        progress = self._progress
+        progress("repair", 0, 1)
+        actions, filled = await fill_and_rebuild(
+            self._directory, embedder, fill=self._fills, progress=progress
+        )
+        self._actions.extend(actions)
+        progress("repair", 1, 1)
+        return filled
+
+    def finish(self) -> DoctorReport:
+        """Do what remains to be done with the files, and look at them again."""
+        ownership = acquire(self._directory, wait_seconds=5.0, create=False)
         try:
-            if vacuum:
+            if self._vacuums:
                 self._vacuum()
-            if erase:
+            if self._erases:
                 self._erase()
-            return replace(self._report(self._look(changes=False)), filled=filled)
+            return self._report(self._look(changes=False))
         finally:
             ownership.release()
 
@@ -314,6 +342,11 @@ class _Examination:
             self._actions.append(
                 f"{len(found.orphaned_directories)} orphaned index directories were moved to {quarantine}"
             )
+        if TEXT_INDEX_FILE in self._own_problems:
+            quarantine = quarantine_text_index(directory)
+            self._actions.append(
+                f"{TEXT_INDEX_FILE} was moved to {quarantine}; it is made again when it is used"
+            )
         self._actions.extend(mend(directory, found))
         for collection in dying:
             if survives_rebuilding(directory, collection):
@@ -328,30 +361,9 @@ class _Examination:
         if changes:
             refuse_foreign_users(self._directory)
         found = preflight(self._directory, thorough=True)
+        self._own_problems = inspect_own_files(self._directory)
         self._progress("check", 1, 1)
         return found
-
-    def _save(self, backup_to: str | os.PathLike[str] | None) -> None:
-        """Copy everything before anything is changed; not verified, since what is copied is not whole."""
-        directory = self._directory
-        if backup_to is not None:
-            partial = begin_backup(directory, backup_to, keep=None, verify="quick").partial
-        else:
-            stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
-            refuse_lack_of_room(directory, directory.parent)
-            partial = PartialDirectory(
-                directory.with_name(f"{directory.name}.before-repair-{stamp}-{uuid.uuid4().hex[:8]}")
-            )
-        self._progress("copy", 0, 1)
-        try:
-            copy_database(directory, partial.path)
-            target = partial.finish()
-        except BaseException:
-            partial.discard()
-            raise
-        self._progress("copy", 1, 1)
-        self._saved_to = str(target)
-        self._actions.append(f"everything was copied to {target} first")
 
     def _vacuum(self) -> None:
         self._progress("vacuum", 0, 1)
@@ -403,9 +415,9 @@ class _Examination:
             unfinished=tuple(str(entry) for entry in unfinished),
             unfinished_bytes=sum(size_of(entry) for entry in unfinished),
             backup=None if backup is None else str(backup),
-            problems=found.problems,
+            problems=(*found.problems, *self._own_problems.values()),
             notes=found.notes,
-            advice=tuple(advice_on(directory, found, backup, quarantines, unfinished)),
+            advice=tuple(advice_on(directory, found, self._own_problems, backup, quarantines, unfinished)),
             actions=tuple(self._actions),
             saved_to=self._saved_to,
             sqlite_is_damaged=bool(found.sqlite_problems),
@@ -424,7 +436,7 @@ def _state(entry: CollectionReport) -> CollectionState:
     )
 
 
-def _in_use(directory: Path, error: DatabaseInUseError) -> DoctorReport:
+def _in_use(directory: Path, error: DatabaseInUseError, seconds: float) -> DoctorReport:
     """Return what can be said of a database that another process has open: its files change while they are read."""
     owner = read_owner(directory)
     known = {"pid": error.pid, "host": error.host, "since": error.since}
@@ -435,23 +447,17 @@ def _in_use(directory: Path, error: DatabaseInUseError) -> DoctorReport:
         size_bytes=(directory / SQLITE_FILE).stat().st_size,
         problems=(str(error),),
         advice=("Close it there, then run this again; a check from inside is `await client.health()`.",),
+        seconds=seconds,
     )
 
 
 def _versions(found: PreflightReport | None) -> dict[str, str]:
-    versions = {"aiochroma": own_version(), "chromadb": _version("chromadb")}
+    versions = {"aiochroma": own_version(), "chromadb": version("chromadb")}
     if found is not None and found.migrations:
         versions["tables"] = ", ".join(
             f"{kind} {number}" for kind, number in sorted(found.migrations.items())
         )
     return versions
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "unknown"
 
 
 def _leftovers(directory: Path) -> bool:

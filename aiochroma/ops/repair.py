@@ -7,25 +7,29 @@ Chroma does not have it open. ``fill_and_rebuild`` opens the database, which reb
 
 from __future__ import annotations
 
-import asyncio
 import json
 import uuid
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 from aiochroma._errors import (
     DatabaseCorruptError,
     DatabasePathError,
 )
-from aiochroma._threads import off_loop
+from aiochroma._files import PartialDirectory
+from aiochroma._threads import at_length
 from aiochroma._types import Vector
 from aiochroma.client.maintenance import FillReport, reembed_missing
 from aiochroma.client.opening import AsyncPersistentClient
-from aiochroma.disk.backup import recorded_backup
+from aiochroma.disk.backup import begin_backup, recorded_backup
+from aiochroma.disk.copying import copy_database, refuse_lack_of_room
 from aiochroma.disk.erasing import ErasureReceipt, scrub
 from aiochroma.disk.hnsw_files import read_header
 from aiochroma.disk.id_map import IndexUnreadableError
 from aiochroma.disk.layout import (
+    HISTORY_FILE,
     SQLITE_FILE,
+    TEXT_INDEX_FILE,
     canonical_directory,
     connect_read_only,
     connect_read_write,
@@ -48,14 +52,14 @@ from aiochroma.host.opening import ask_to_leave
 if TYPE_CHECKING:
     import os
     import sqlite3
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from aiochroma.client.client import AsyncClient
     from aiochroma.disk.findings import CollectionReport, PreflightReport
     from aiochroma.embedding.choice import EmbedderFunction
 
-__all__ = ["advice_on", "erase", "fill_and_rebuild", "folders_of_copies", "is_mendable", "mend"]
+__all__ = ["advice_on", "erase", "fill_and_rebuild", "folders_of_copies", "is_mendable", "mend", "save_copy"]
 
 _WORTH_A_VACUUM = 0.2
 
@@ -74,6 +78,7 @@ def folders_of_copies(directory: Path) -> list[Path]:
 def advice_on(
     directory: Path,
     found: PreflightReport,
+    own_problems: Mapping[str, str],
     backup: Path | None,
     quarantines: list[Path],
     unfinished: list[Path],
@@ -83,6 +88,7 @@ def advice_on(
     Args:
         directory: The canonical database directory.
         found: What a thorough look has found.
+        own_problems: What is wrong with the files that this library keeps beside Chroma's, by name.
         backup: The newest verified backup, or None.
         quarantines: Directories with files that earlier repairs have set aside.
         unfinished: Directories that a killed backup, restore or repair has left incomplete.
@@ -95,6 +101,13 @@ def advice_on(
         advice.append(f"SQLite's file cannot be repaired here: restore the newest backup{source}.")
     else:
         advice += _advice_on_data(found, broken, missing)
+        if TEXT_INDEX_FILE in own_problems:
+            advice.append("--repair moves the full-text index aside; it is made again when it is used.")
+        if HISTORY_FILE in own_problems:
+            advice.append(
+                f"{HISTORY_FILE} cannot be made again and is never touched: move it away to begin a new history, or take it "
+                "from a backup. The memories do not need it."
+            )
         if found.keeps_log and found.log_rows and backup is None:
             advice.append("A backup would allow the log to be cut: `aiochroma backup`.")
         if quarantines:
@@ -141,7 +154,33 @@ def _advice_on_embedders(directory: Path) -> list[str]:
     ]
 
 
-def fill_and_rebuild(
+def save_copy(directory: Path, backup_to: str | os.PathLike[str] | None) -> Path:
+    """Copy everything before anything is changed; not verified, since what is copied is not whole.
+
+    Args:
+        directory: The canonical database directory; owned by this process.
+        backup_to: Where the copy goes; None for beside the database.
+
+    Raises:
+        BackupError: It cannot be made there.
+    """
+    if backup_to is not None:
+        partial = begin_backup(directory, backup_to, keep=None, verify="quick").partial
+    else:
+        stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
+        refuse_lack_of_room(directory, directory.parent)
+        partial = PartialDirectory(
+            directory.with_name(f"{directory.name}.before-repair-{stamp}-{uuid.uuid4().hex[:8]}")
+        )
+    try:
+        copy_database(directory, partial.path)
+        return partial.finish()
+    except BaseException:
+        partial.discard()
+        raise
+
+
+async def fill_and_rebuild(
     directory: Path, embedder: object, *, fill: bool, progress: Callable[[str, int, int], None]
 ) -> tuple[list[str], FillReport | None]:
     """Open a database, which repairs its indexes, and embed what has no vector if asked to.
@@ -155,12 +194,6 @@ def fill_and_rebuild(
     Returns:
         What was done, one sentence each, and what became of records without vectors.
     """
-    return asyncio.run(_fill_and_rebuild(directory, embedder, fill, progress))
-
-
-async def _fill_and_rebuild(
-    directory: Path, embedder: object, fill: bool, progress: Callable[[str, int, int], None]
-) -> tuple[list[str], FillReport | None]:
     async with AsyncPersistentClient(
         directory, allow_missing_vectors=True, max_write_slice_ms=100.0
     ) as client:
@@ -370,7 +403,7 @@ async def erase(
         DatabaseCorruptError: It is damaged: repair it first.
         StoreUnavailableError: A file cannot be written, or there is no room for a second copy of it.
     """
-    return await off_loop(lambda: _erase(path, texts, keep_history=keep_history))
+    return await at_length(lambda: _erase(path, texts, keep_history=keep_history))
 
 
 def _erase(path: str | os.PathLike[str], texts: Sequence[str], *, keep_history: bool) -> ErasureReceipt:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from aiochroma._errors import BackupError
 from aiochroma._files import PartialDirectory, flush, identity, remove_abandoned
-from aiochroma._threads import refuse_on_loop
+from aiochroma._threads import at_length
 from aiochroma.disk.backup import read_manifest
 from aiochroma.disk.copying import Verification, copy_database, refuse_lack_of_room, verify_copy
 from aiochroma.disk.layout import LOCK_FILE, OWNER_FILE, QUARANTINE_PREFIX, SQLITE_FILE, canonical_directory
@@ -35,10 +35,12 @@ _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
 
 
-def restore(
+async def restore(
     backup: str | os.PathLike[str], path: str | os.PathLike[str], *, verify: Verification = "full"
 ) -> Path | None:
     """Put a backup in the place of a database. A host that has no clients lets go of it.
+
+    A caller that is cancelled is released at once; the restore goes on to its end.
 
     Args:
         backup: A directory made by a backup; it stays as it is.
@@ -52,9 +54,13 @@ def restore(
         BackupError: The source is not a backup, or does not verify; nothing was touched.
         DatabaseInUseError: A process has the target open; nothing was touched.
         DatabasePathError: The target is a file, or there is no permission.
-        BlockingCallError: An event loop runs on this thread.
     """
-    refuse_on_loop()
+    return await at_length(lambda: _restore(backup, path, verify))
+
+
+def _restore(
+    backup: str | os.PathLike[str], path: str | os.PathLike[str], verify: Verification
+) -> Path | None:
     ask_to_leave(os.path.realpath(path))
     source, target = canonical_directory(backup), canonical_directory(path)
     read_manifest(source)

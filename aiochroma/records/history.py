@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from aiochroma._errors import StoreUnavailableError
-from aiochroma._files import touch_private
+from aiochroma._files import touch_sqlite_file
 from aiochroma._types import Metadata
 from aiochroma.disk.layout import HISTORY_FILE
 
@@ -73,7 +73,7 @@ class ChangeLog:
         self._path = str(path)
         with self._explained():
             if self._path != ":memory:":
-                touch_private(Path(self._path))
+                touch_sqlite_file(Path(self._path))
             self._connection = sqlite3.connect(self._path, isolation_level=None, timeout=1.0)
             try:
                 self._connection.execute("PRAGMA journal_mode = WAL")
@@ -154,7 +154,7 @@ class ChangeLog:
     def _explained(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.Error as error:
+        except (OSError, sqlite3.Error) as error:
             raise StoreUnavailableError(
                 f"The history {self._path!r} cannot be used: {error}. Move the file away to begin a new one, or open the memory "
                 "without `history`."

@@ -20,6 +20,7 @@ from aiochroma._logging import EventLogger, get_logger
 from aiochroma._types import MetadataView, Vector
 from aiochroma.backend.chroma_records import ChromaRecords, Database, database_of
 from aiochroma.core.operations import Effect
+from aiochroma.disk.layout import TEXT_INDEX_FILE
 from aiochroma.records.record import EXPIRES_AT, PINNED, made_at, order_of
 from aiochroma.text.index import CACHE_BYTES, IndexedText, TextIndex
 
@@ -33,11 +34,10 @@ if TYPE_CHECKING:
 
     from aiochroma.core.request import Request
 
-__all__ = ["TEXT_INDEX_FILE", "IndexKeeper", "indexed_row", "iter_vectors", "write_rows"]
+__all__ = ["IndexKeeper", "indexed_row", "iter_vectors", "write_rows"]
 
 log: EventLogger = get_logger("aiochroma.records")
 
-TEXT_INDEX_FILE = "aiochroma-text.sqlite3"
 
 _AT_ONCE = 256
 """The most records that are copied before a search is answered. With more, it is answered from those that the index has."""

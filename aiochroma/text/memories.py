@@ -8,7 +8,7 @@ import sqlite3
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from aiochroma._files import touch_private
+from aiochroma._files import SQLITE_SUFFIXES, touch_sqlite_file
 from aiochroma._types import Metadata, MetadataView, Vector
 from aiochroma.text.rows import read_numbers, read_rows
 
@@ -323,7 +323,10 @@ def connect(path: str, *, any_thread: bool = False) -> sqlite3.Connection:
     # died.
     left_behind = path != ":memory:" and Path(f"{path}-wal").exists()
     if path != ":memory:":
-        touch_private(Path(path))
+        try:
+            touch_sqlite_file(Path(path))
+        except OSError as error:
+            raise sqlite3.OperationalError(f"unable to open database file: {error}") from error
     connection = sqlite3.connect(
         path, isolation_level=None, timeout=0.1, cached_statements=512, check_same_thread=not any_thread
     )
@@ -365,5 +368,5 @@ def _prepare(connection: sqlite3.Connection, *, check: bool) -> None:
 def delete_files(path: str) -> None:
     """Delete the file with what SQLite keeps beside it; none of them has to be there."""
     if path != ":memory:":
-        for suffix in ("", "-wal", "-shm", "-journal"):
+        for suffix in SQLITE_SUFFIXES:
             Path(path + suffix).unlink(missing_ok=True)

@@ -239,7 +239,7 @@ async def opened(directory, diary, **options):
         from aiochroma.ops import doctor
 
         diary.say(kind="reported", error=str(error)[:300])
-        report = await asyncio.to_thread(doctor, directory, reembed_missing=True, embedder=embed)
+        report = await doctor(directory, reembed_missing=True, embedder=embed)
         client = await aiochroma.AsyncPersistentClient(directory, slow_request_ms=600_000, **options)
         return client, sum(report.filled.filled.values())
 

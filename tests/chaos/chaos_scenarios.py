@@ -15,7 +15,7 @@ from pathlib import Path
 
 from chaos_nursery import Ledger, Nursery
 
-import aiochroma.ops
+import aiochroma.sync
 from aiochroma.disk.ownership import read_owner
 
 _AT_ONCE_SECONDS = 10.0
@@ -768,7 +768,7 @@ def damaged_sqlite(stage, names):
         # A directory without its SQLite file is no database any more, so it is not moved aside without being asked.
         if before is None:
             shutil.rmtree(copy)
-        aiochroma.ops.restore(backup, copy)
+        aiochroma.sync.restore(backup, copy)
         _checked(stage, row, copy, ledger, name)
         shutil.rmtree(copy)
         for kept in directory.parent.glob(f"{copy.name}.before-restore-*"):
@@ -813,7 +813,7 @@ def backups(stage, count):
         _only_later(then, entries[:begin], entries[begin:end])
         then.save()
         target = stage.folder / "restored"
-        aiochroma.ops.restore(entries[end]["path"], target)
+        aiochroma.sync.restore(entries[end]["path"], target)
         _checked(stage, row, target, then, f"backup {number}")
         shutil.rmtree(target)
     ledger.read(entries)

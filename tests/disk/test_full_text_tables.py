@@ -22,6 +22,7 @@ if sys.argv[2] == "new":
     import pysqlite3
     sys.modules["sqlite3"] = pysqlite3
 import aiochroma
+import aiochroma.sync
 from aiochroma.disk.preflight import preflight
 
 path = Path(sys.argv[1])
@@ -39,7 +40,7 @@ async def read():
 
 before = look()
 documents = asyncio.run(read())
-asked, repaired = aiochroma.doctor(path), aiochroma.doctor(path, repair=True)
+asked, repaired = aiochroma.sync.doctor(path), aiochroma.sync.doctor(path, repair=True)
 print(json.dumps({
     "before": before, "documents": documents, "code": asked.exit_code, "advice": asked.advice,
     "repaired": repaired.exit_code, "after": look(),

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import aiochroma.sync
 from aiochroma import _files
 from aiochroma._files import PartialDirectory, abandoned, remove_abandoned
 from aiochroma.disk.copy_child import copy
@@ -94,7 +95,7 @@ def test_an_interrupt_at_any_line_of_a_restore_loses_nothing(
         line += 1
         folder = tmp_path / "work"
         backup, database = backup_and_database(folder)
-        if not interrupted_at(line, partial_(restore.restore, backup, database)):
+        if not interrupted_at(line, partial_(aiochroma.sync.restore, backup, database)):
             break
         now = content(database)
         assert now in {"precious", "from the backup"}, f"line {line}: {sorted(folder.iterdir())}"
@@ -102,7 +103,7 @@ def test_an_interrupt_at_any_line_of_a_restore_loses_nothing(
         assert "precious" in kept, f"line {line}: {sorted(folder.iterdir())}"
         assert content(backup) == "from the backup"
         assert abandoned(folder) == [] or now == "precious"
-        restore.restore(backup, database)
+        aiochroma.sync.restore(backup, database)
         assert content(database) == "from the backup"
         assert abandoned(folder) == []
         assert "precious" in [content(entry) for entry in folder.iterdir()]

@@ -16,7 +16,7 @@ from aiochroma import DatabaseCorruptError, DatabaseFormatError
 from aiochroma.disk.id_map import IndexUnreadableError, read_id_map
 from aiochroma.disk.layout import index_directories
 from aiochroma.disk.preflight import preflight
-from aiochroma.disk.recovery import complete_retained_log, quarantine_database, quarantine_orphans, recover
+from aiochroma.disk.recovery import complete_retained_log, quarantine_orphans, recover
 from aiochroma.disk.sqlite_file import prepare
 
 PLAIN = {"main": {"count": 300, "sync": 100}}
@@ -113,7 +113,7 @@ SQLITE_DAMAGES = {
 
 @pytest.mark.parametrize("name", SQLITE_DAMAGES)
 def test_a_damaged_sqlite_file_is_reported_and_never_touched(seeds, tmp_path, name):
-    """Recovery refuses with the problems and what to do; only an explicit request moves the files, and keeps them."""
+    """Recovery refuses with the problems and what to do."""
     directory = seeds.copy(tmp_path / "db", collections=PLAIN)
     file = directory / SQLITE
     SQLITE_DAMAGES[name](file)
@@ -124,10 +124,6 @@ def test_a_damaged_sqlite_file_is_reported_and_never_touched(seeds, tmp_path, na
         recover(directory, report)
     assert raised.value.problems == report.sqlite_problems
     assert (file.read_bytes() if file.exists() else None) == before
-    holder = quarantine_database(directory)
-    assert (holder / SQLITE).exists() == (before is not None)
-    assert index_directories(holder)
-    assert preflight(directory).is_new
 
 
 def test_a_foreign_sqlite_file_is_not_a_chroma_database(tmp_path):

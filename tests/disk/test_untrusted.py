@@ -223,7 +223,7 @@ async def test_an_odd_row_is_of_its_collection_alone(database, name):
         (entry,) = [entry for entry in report.collections if entry.name == "bad"]
         with pytest.raises(aiochroma.DatabaseCorruptError):
             await client.session.submit("_count", collection_id=entry.collection_id)
-    found = await asyncio.to_thread(aiochroma.doctor, database, repair=True)
+    found = await aiochroma.doctor(database, repair=True)
     if name == "no segments":
         assert found.exit_code == 1  # Nothing is left of it to be mended.
         return
@@ -258,10 +258,10 @@ async def test_settings_that_crash_chroma_are_mended_when_asked(database):
     with connection:
         connection.execute(ODD_ROWS["no links"])
     connection.close()
-    found = await asyncio.to_thread(aiochroma.doctor, database)
+    found = await aiochroma.doctor(database)
     assert any("max_neighbors" in problem for problem in found.problems)
     assert any("--repair" in line for line in found.advice)
-    repaired = await asyncio.to_thread(aiochroma.doctor, database, repair=True)
+    repaired = await aiochroma.doctor(database, repair=True)
     assert repaired.exit_code == 0, repaired.problems
     assert await counts(database) == {"good": 200, "bad": 300}
 
@@ -285,10 +285,10 @@ async def test_an_entry_that_can_never_be_applied_is_taken_out(database):
     found = await counts(database)
     assert found["good"] == 200
     assert "doctor --repair" in str(found["bad"])
-    report = await asyncio.to_thread(aiochroma.doctor, database)
+    report = await aiochroma.doctor(database)
     assert report.exit_code == 1
     assert any("5461" in problem for problem in report.problems)
-    repaired = await asyncio.to_thread(aiochroma.doctor, database, repair=True)
+    repaired = await aiochroma.doctor(database, repair=True)
     assert repaired.exit_code == 0, repaired.problems
     assert await counts(database) == {"good": 200, "bad": 300}
     async with aiochroma.AsyncPersistentClient(database, durable=True) as client:
@@ -314,7 +314,7 @@ async def test_a_rebuild_that_ends_the_process_is_not_tried_again(database):
         found = await counts(database)
         assert found["good"] == 200
         assert isinstance(found["bad"], aiochroma.DatabaseCorruptError)
-    repaired = await asyncio.to_thread(aiochroma.doctor, database, repair=True)
+    repaired = await aiochroma.doctor(database, repair=True)
     assert repaired.exit_code == 0, repaired.problems
     assert await counts(database) == {"good": 200, "bad": 300}
 

@@ -70,17 +70,17 @@ async def test_what_needs_a_closed_database_asks_an_idle_host_to_leave(hosts, pa
     whole = {
         "erase": lambda: aiochroma.erase(path),
         "migrate": lambda: aiochroma.migrate(path, tmp_path / "moved"),
-        "restore": lambda: asyncio.to_thread(aiochroma.restore, tmp_path / "backup", path),
+        "restore": lambda: aiochroma.restore(tmp_path / "backup", path),
     }
     async with aiochroma.AsyncPersistentClient(path, process="shared") as client:
         await client.backup(tmp_path / "backup")
         for work in whole.values():
             with pytest.raises(aiochroma.DatabaseInUseError, match="1 clients"):
                 await work()
-        report = await asyncio.to_thread(aiochroma.doctor, path)
+        report = await aiochroma.doctor(path)
         assert report.owner is not None
         assert "1 clients" in report.problems[0]
-    whole["doctor"] = lambda: asyncio.to_thread(aiochroma.doctor, path)
+    whole["doctor"] = lambda: aiochroma.doctor(path)
     for work in whole.values():
         async with aiochroma.AsyncPersistentClient(path, process="shared"):
             pid = hosts.pid(path)

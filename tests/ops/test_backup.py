@@ -28,7 +28,7 @@ async def test_a_backup_holds_all_that_was_acknowledged_before_it(database, tmp_
     assert report.paused_ms > 0
     assert report.path == str(tmp_path / "backup")
     assert stages[-1][0] == "done"
-    assert await asyncio.to_thread(restore, tmp_path / "backup", tmp_path / "restored") is None
+    assert await restore(tmp_path / "backup", tmp_path / "restored") is None
     restored = await contents(tmp_path / "restored")
     assert len(restored) == 240
     assert restored["r7"] == (vectors()[7].tolist(), "document 7")
@@ -107,7 +107,7 @@ async def test_the_database_that_was_there_is_kept(database, tmp_path):
         collection = await client.get_collection("main", embedding_function=None)
         await collection.delete(ids=["r0"])
     before = print_of(tmp_path / "backup")
-    kept = await asyncio.to_thread(restore, tmp_path / "backup", database)
+    kept = await restore(tmp_path / "backup", database)
     assert len(await contents(database)) == 240
     assert len(await contents(kept)) == 239
     assert print_of(tmp_path / "backup") == before
@@ -191,9 +191,9 @@ async def test_what_is_no_backup_is_not_restored(database, tmp_path, source):
     await fill(tmp_path / "database", count=5)
     before, names = print_of(database), sorted(tmp_path.iterdir())
     with pytest.raises(aiochroma.BackupError):
-        await asyncio.to_thread(restore, tmp_path / source, database)
+        await restore(tmp_path / source, database)
     with pytest.raises(aiochroma.BackupError):
-        await asyncio.to_thread(restore, tmp_path / source, tmp_path / "new")
+        await restore(tmp_path / source, tmp_path / "new")
     assert print_of(database) == before
     assert sorted(tmp_path.iterdir()) == names
 
@@ -203,7 +203,7 @@ async def test_a_database_in_use_is_not_replaced(database, tmp_path):
     async with aiochroma.AsyncPersistentClient(database) as client:
         await client.backup(tmp_path / "backup")
         with pytest.raises(aiochroma.DatabaseInUseError):
-            await asyncio.to_thread(restore, tmp_path / "backup", database)
+            await restore(tmp_path / "backup", database)
         assert (await client.health()).documents == 240
 
 
@@ -214,7 +214,7 @@ async def test_a_directory_of_other_things_is_not_replaced(database, tmp_path):
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "letter.txt").write_text("dear")
     with pytest.raises(aiochroma.BackupError, match="not empty"):
-        await asyncio.to_thread(restore, tmp_path / "backup", tmp_path / "home")
+        await restore(tmp_path / "backup", tmp_path / "home")
     assert [entry.name for entry in (tmp_path / "home").iterdir()] == ["letter.txt"]
 
 
@@ -235,5 +235,5 @@ async def test_a_quick_verification_is_enough_for_a_backup_and_not_for_cutting_t
             await client.backup(tmp_path / "other", verify="hardly")
     assert (report.verified, report.records) == ("quick", 240)
     assert not (database / ".aiochroma.backup.json").exists()
-    await asyncio.to_thread(restore, tmp_path / "backup", tmp_path / "restored", verify="quick")
+    await restore(tmp_path / "backup", tmp_path / "restored", verify="quick")
     assert len(await contents(tmp_path / "restored")) == 240

@@ -7,11 +7,13 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from dataclasses import replace
 
 import pytest
 from ops_databases import RECORDS, contents, index_of, lose_vectors, print_of, vectors
 
-import aiochroma
+import aiochroma.sync
 from aiochroma._files import PartialDirectory
 from aiochroma.ops import doctor
 
@@ -32,15 +34,10 @@ def cli(*arguments):
     )
 
 
-async def look(path, **options):
-    """Ask the doctor from a test that has an event loop."""
-    return await asyncio.to_thread(doctor, path, **options)
-
-
 async def test_a_healthy_database(database):
     """Nothing to do is said as clearly as anything else, and nothing is changed."""
     before = print_of(database)
-    report = await look(database)
+    report = await doctor(database)
     assert report.is_healthy
     assert (report.records, report.missing, report.problems, report.actions) == (RECORDS, 0, (), ())
     assert report.durable is True
@@ -52,11 +49,11 @@ async def test_a_broken_index_is_found_and_repaired_after_a_copy(database, tmp_p
     """Found: exit code 1 and no change. Repaired: exit code 0, a copy beside, every record with its vector."""
     lose_vectors(database)
     before = print_of(database)
-    found = await look(database)
+    found = await doctor(database)
     assert found.exit_code == 1
     assert any("--repair" in line for line in found.advice)
     assert print_of(database) == before
-    repaired = await look(database, repair=True, backup_to=tmp_path / "copy")
+    repaired = await doctor(database, repair=True, backup_to=tmp_path / "copy")
     assert repaired.exit_code == 0
     assert repaired.saved_to == str(tmp_path / "copy")
     assert print_of(tmp_path / "copy") == before
@@ -67,13 +64,13 @@ async def test_a_broken_index_is_found_and_repaired_after_a_copy(database, tmp_p
 async def test_lost_vectors_are_embedded_again(purged):
     """Documents without a vector are embedded with the embedder that is given; then nothing is missing."""
     lose_vectors(purged)
-    repaired = await look(purged, repair=True)
+    repaired = await doctor(purged, repair=True)
     assert repaired.exit_code == 1
     assert 0 < repaired.missing < RECORDS
-    unknown = await look(purged, reembed_missing=True)
+    unknown = await doctor(purged, reembed_missing=True)
     (reasons,) = unknown.filled.left.values()
     assert "give the embedder" in next(iter(reasons))
-    filled = await look(purged, reembed_missing=True, embedder=embed)
+    filled = await doctor(purged, reembed_missing=True, embedder=embed)
     assert (filled.exit_code, filled.missing) == (0, 0)
     assert filled.filled.filled == {"main": repaired.missing}
     found = await contents(purged)
@@ -92,10 +89,10 @@ async def test_filling_goes_on_where_it_was_interrupted(purged):
         return embed(texts)
 
     with pytest.raises(aiochroma.EmbeddingFailedError, match="no more today"):
-        await look(purged, reembed_missing=True, embedder=interrupted)
-    report = await look(purged)
+        await doctor(purged, reembed_missing=True, embedder=interrupted)
+    report = await doctor(purged)
     assert 0 < report.missing <= RECORDS - 64
-    assert (await look(purged, reembed_missing=True, embedder=embed)).missing == 0
+    assert (await doctor(purged, reembed_missing=True, embedder=embed)).missing == 0
 
 
 async def test_a_document_that_cannot_be_embedded_is_named(purged):
@@ -107,7 +104,7 @@ async def test_a_document_that_cannot_be_embedded_is_named(purged):
             row * 0 if text == "document 3" else row for text, row in zip(texts, embed(texts), strict=True)
         ]
 
-    report = await look(purged, reembed_missing=True, embedder=blind)
+    report = await doctor(purged, reembed_missing=True, embedder=blind)
     assert report.filled.left == {"main": {"the embedder finds nothing in its document": ("r3",)}}
     assert report.missing == 1
 
@@ -126,18 +123,18 @@ async def test_several_embedders_are_named(tmp_path):
 
 
 async def _examined(path):
-    return (await asyncio.to_thread(aiochroma.doctor, path)).advice
+    return (await aiochroma.doctor(path)).advice
 
 
 async def test_orphans_and_free_pages_go_when_asked(database):
     """Index directories of deleted collections are set aside and the SQLite file shrinks."""
     async with aiochroma.AsyncPersistentClient(database) as client:
         await client.delete_collection("main")
-    found = await look(database)
+    found = await doctor(database)
     assert found.is_healthy
     assert len(found.orphaned_directories) == 1
     assert found.free_bytes > 0
-    done = await look(database, repair=True, vacuum=True)
+    done = await doctor(database, repair=True, vacuum=True)
     assert done.orphaned_directories == ()
     assert done.size_bytes < found.size_bytes
     assert done.free_bytes == 0
@@ -150,7 +147,7 @@ async def test_a_damaged_sqlite_file_is_not_repaired(database, tmp_path):
         await client.backup(tmp_path / "backup")
     os.truncate(database / "chroma.sqlite3", 5000)
     before = print_of(database)
-    report = await look(database, repair=True)
+    report = await doctor(database, repair=True)
     assert report.exit_code == 4
     assert any(str(tmp_path / "backup") in line for line in report.advice)
     assert print_of(database) == before
@@ -159,31 +156,41 @@ async def test_a_damaged_sqlite_file_is_not_repaired(database, tmp_path):
 async def test_a_database_in_use_is_not_examined(database):
     """While somebody has it open its owner is named, and nothing may be repaired."""
     async with aiochroma.AsyncPersistentClient(database):
-        report = await look(database)
+        report = await doctor(database)
         assert report.exit_code == 3
         assert report.owner["pid"] == os.getpid()
         with pytest.raises(aiochroma.DatabaseInUseError):
-            await look(database, repair=True)
+            await doctor(database, repair=True)
 
 
-async def test_it_refuses_to_stop_an_event_loop(database):
-    """On an event loop's own thread it says how to call it."""
-    with pytest.raises(aiochroma.AiochromaError, match="to_thread"):
-        doctor(database)
+async def test_the_blocking_form_refuses_to_stop_an_event_loop(database):
+    """On an event loop's own thread it says how to call it; on another thread it does the same as the asynchronous one."""
+    with pytest.raises(aiochroma.BlockingCallError, match="to_thread"):
+        aiochroma.sync.doctor(database)
+    blocking = await asyncio.to_thread(aiochroma.sync.doctor, database)
+    assert replace(blocking, seconds=0) == replace(await doctor(database), seconds=0)
+
+
+async def test_progress_is_shown_on_the_callers_loop(database):
+    """Whichever thread does the work."""
+    seen = []
+    await doctor(database, progress=lambda *stage: seen.append((stage, threading.current_thread())))
+    assert [stage for stage, _ in seen] == [("check", 0, 1), ("check", 1, 1)]
+    assert {thread for _, thread in seen} == {threading.current_thread()}
 
 
 async def test_bad_input(database, tmp_path):
     """Contradictory arguments and missing databases are refused before anything is done."""
     with pytest.raises(aiochroma.InvalidInputError):
-        await look(database, embedder=embed)
+        await doctor(database, embedder=embed)
     with pytest.raises(aiochroma.InvalidInputError):
-        await look(database, backup_to=tmp_path / "copy")
+        await doctor(database, backup_to=tmp_path / "copy")
     with pytest.raises(aiochroma.DatabasePathError):
-        await look(tmp_path / "nowhere")
+        await doctor(tmp_path / "nowhere")
     assert not (tmp_path / "nowhere").exists()
     lose_vectors(database)
     with pytest.raises(aiochroma.BackupError):
-        await look(database, repair=True, backup_to=database / "inside")
+        await doctor(database, repair=True, backup_to=database / "inside")
     assert index_of(database).exists()
 
 
@@ -223,12 +230,12 @@ async def test_what_a_killed_backup_has_left_is_found_and_removed(database, tmp_
     finals = [tmp_path / "backups" / "1", database.with_name("db.before-restore-x")]
     await asyncio.to_thread(subprocess.run, [sys.executable, "-c", code, *finals], check=False)
     living = PartialDirectory(tmp_path / "backups" / "2")
-    found = await look(database)
+    found = await doctor(database)
     assert found.is_healthy
     assert len(found.unfinished) == 2
     assert found.unfinished_bytes >= 2000
     assert any("--repair" in line and found.unfinished[0] in line for line in found.advice)
-    repaired = await look(database, repair=True)
+    repaired = await doctor(database, repair=True)
     assert repaired.unfinished == ()
     assert all(any(path in line for line in repaired.actions) for path in found.unfinished)
     assert repaired.saved_to is None

@@ -262,10 +262,10 @@ async def test_doctor_erases_and_gives_room_back(tmp_path):
     path = tmp_path / "db"
     await live_and_forget(path)
     before = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    await asyncio.to_thread(aiochroma.doctor, path, vacuum=True)
+    await aiochroma.doctor(path, vacuum=True)
     assert sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) < before
     assert holds(path, SECRETS[0].encode()) == ["aiochroma-history.sqlite3"]
-    report = await asyncio.to_thread(aiochroma.doctor, path, erase=True)
+    report = await aiochroma.doctor(path, erase=True)
     assert report.exit_code == 0
     assert report.saved_to is None
     assert_gone(path)

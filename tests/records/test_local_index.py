@@ -14,8 +14,9 @@ import pytest
 from chroma_filters import matches
 
 import aiochroma
+from aiochroma.disk.layout import TEXT_INDEX_FILE
 from aiochroma.embedding.hashed import HashedEmbedder
-from aiochroma.records.index_keeper import TEXT_INDEX_FILE, iter_vectors
+from aiochroma.records.index_keeper import iter_vectors
 from aiochroma.records.spec import ListSpec, filter_of, page_ids
 from aiochroma.text.index import TextIndex
 
