@@ -325,7 +325,7 @@ class EmbeddedBackend(ChromaBackend):
                 read_vectors=self._read_vectors,
             )
             super().__init__(start_chroma(self._location, self._options))
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - raised again, or ours instead
             self._ownership.release()
             self._raise_instead(error)
         self._opened(prepared)
@@ -356,7 +356,7 @@ class EmbeddedBackend(ChromaBackend):
         self._is_open = True
         try:
             self.missing.finish_recovery(prepared)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - raised again, or ours instead
             self.close()
             self._raise_instead(error)
 

@@ -275,7 +275,7 @@ class _Visit:
             DatabaseInUseError: Somebody has it open.
         """
         directory = self._directory
-        if not (directory / SQLITE_FILE).exists() and not (directory.is_dir() and _leftovers(directory)):
+        if not (directory / SQLITE_FILE).exists() and not any(directory.glob("*/header.bin")):
             raise DatabasePathError(f"There is no database in {str(directory)!r}.")
         ask_to_leave(str(directory))
         ownership = acquire(directory, create=False)
@@ -458,7 +458,3 @@ def _versions(found: PreflightReport | None) -> dict[str, str]:
             f"{kind} {number}" for kind, number in sorted(found.migrations.items())
         )
     return versions
-
-
-def _leftovers(directory: Path) -> bool:
-    return any((entry / "header.bin").exists() for entry in directory.iterdir() if entry.is_dir())
