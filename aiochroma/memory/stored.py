@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from dataclasses import replace
@@ -81,9 +82,10 @@ class Listing:
     """
 
     def __init__(
-        self, fetch: Callable[[ListSpec], Awaitable[Page]], spec: ListSpec, limit: int | None
+        self, fetch: Callable[[ListSpec], Awaitable[Page]], namespace: str, spec: ListSpec, limit: int | None
     ) -> None:
         self._fetch = fetch
+        self._namespace = namespace
         self._spec = spec
         self._limit = limit
 
@@ -114,7 +116,7 @@ class Listing:
             yield page
             if page.next is None:
                 return
-            spec = replace(spec, after=_cursor_from(page.next))
+            spec = replace(spec, after=_cursor_from(page.next, self._namespace, spec))
             left = None if left is None else left - len(page)
 
 
@@ -165,13 +167,14 @@ def list_memories(
         since=None if since is None else seconds_of(since, "`since`"),
         until=None if until is None else seconds_of(until, "`until`"),
         newest_first=newest_first,
-        after=None if after is None else _cursor_from(after),
     )
+    if after is not None:
+        spec = replace(spec, after=_cursor_from(after, namespace, spec))
 
     def fetch(spec: ListSpec) -> Coroutine[object, object, Page]:
         return life.run("list", lambda store: _page(store, namespace, spec), Page.failed)
 
-    return Listing(fetch, spec, limit)
+    return Listing(fetch, namespace, spec, limit)
 
 
 def count(life: Life, namespace: str | None) -> Coroutine[object, object, Count]:
@@ -209,7 +212,7 @@ async def _page(store: Store, namespace: str, spec: ListSpec) -> Page:
         page = Page(_hit(found, record) for record in records[: spec.limit])
         if len(records) > spec.limit:
             last = records[spec.limit - 1]
-            page.next = json.dumps(cursor_of(last["id"], last["metadata"], spec))
+            page.next = _text_of_cursor(cursor_of(last["id"], last["metadata"], spec), found.name, spec)
         return page
 
     return await store.on(namespace, work, absent=Page(), any_embedder=True)
@@ -219,19 +222,35 @@ def _hit(namespace: Namespace, record: Record) -> Hit:
     return hit_from(namespace.name, record["id"], record["document"], record["metadata"])
 
 
-def _cursor_from(text: str) -> tuple[float, str]:
+def _text_of_cursor(cursor: tuple[float, str], namespace: str, spec: ListSpec) -> str:
+    return json.dumps([*cursor, _list_key(namespace, spec)])
+
+
+def _cursor_from(text: str, namespace: str, spec: ListSpec) -> tuple[float, str]:
     """Return the cursor that a page's ``next`` holds.
 
     Raises:
-        InvalidInputError: No page has given it.
+        InvalidInputError: No page has given it, or a page of another list.
     """
     try:
-        number, id = json.loads(text)
-        return float(number), str(id)
-    except (TypeError, ValueError):
+        number, id, key = json.loads(text)
+        cursor = float(number), str(id)
+    except (TypeError, ValueError, OverflowError, RecursionError):
         raise InvalidInputError(
-            f"`after` must be the `next` of a page that `list` returned, got {text!r}."
+            f"`after` must be the `next` of a page that `list` returned, got {text!r:.200}."
         ) from None
+    if key != _list_key(namespace, spec):
+        raise InvalidInputError(
+            "`after` is the `next` of a page of another list: go on with the same namespace, scope, thread, filter and "
+            "`newest_first`, or begin without `after`."
+        )
+    return cursor
+
+
+def _list_key(namespace: str, spec: ListSpec) -> str:
+    """Return what tells one list from another; moments are not part of it, since they may be given as how long ago."""
+    told = [namespace, spec.scope, spec.thread, spec.newest_first, plain(spec.where) if spec.where else None]
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
 
 
 async def read_records(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
 from aiochroma import InvalidInputError, sync
@@ -44,6 +46,37 @@ async def test_a_page_goes_on_where_it_ended_whatever_happened_meanwhile(memory)
     await memory.remember("later")
     rest = await memory.list(after=first.next)
     assert [hit.text for hit in rest] == ["fact 3", "fact 4", "fact 5", "later"]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"namespace": "work"},
+        {"newest_first": True},
+        {"where": {"kind": "note"}},
+        {"where": {"kind": 1}},
+        {"scope": "acme"},
+        {"thread": "t"},
+    ],
+)
+async def test_the_cursor_of_another_list_is_refused(memory, other):
+    """It would skip or repeat memories without a word."""
+    await memory.remember_many([f"fact {number}" for number in range(4)])
+    page = await memory.list(limit=2)
+    with pytest.raises(InvalidInputError, match="another list"):
+        memory.list(after=page.next, **other)
+    filtered = await memory.list(limit=2, where={"kind": {"$ne": "note"}}, since=0)
+    rest = await memory.list(after=filtered.next, where={"kind": {"$ne": "note"}}, since=timedelta(days=1))
+    assert [hit.text for hit in rest] == ["fact 2", "fact 3"]
+
+
+@pytest.mark.parametrize(
+    "odd", ["", "[", "[1]", '["x", "y", "z"]', '[1e999, "a", "b"]', "[" * 100_000, "null", 7]
+)
+async def test_a_cursor_that_no_page_has_given_is_refused(memory, odd):
+    """Whatever it is, the error is ours."""
+    with pytest.raises(InvalidInputError, match="`after`"):
+        memory.list(after=odd)
 
 
 async def test_the_last_turns_of_a_conversation(memory):
