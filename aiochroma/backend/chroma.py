@@ -19,7 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 from aiochroma._errors import InvalidInputError, StoreUnavailableError
 from aiochroma._logging import EventLogger, get_logger
-from aiochroma.backend.chroma_records import ChromaRecords, database_of, read_records, server_api
+from aiochroma.backend.chroma_records import (
+    ChromaRecords,
+    database_of,
+    read_records,
+    refuse_too_large,
+    server_api,
+)
 from aiochroma.backend.faults import is_panic
 from aiochroma.backend.protocol import BackendInfo, Capabilities
 from aiochroma.core.operations import Effect, Lane, Result
@@ -139,6 +145,8 @@ class ChromaBackend:
         elif row.effect is Effect.DROPS_COLLECTION:
             return self._delete_collection(arguments)
         else:
+            if arguments.get("where") or arguments.get("where_document"):
+                refuse_too_large(arguments)
             result = getattr(self.api, row.name)(**arguments)
         if row.effect is Effect.DROPS_ALL:
             self._forget_all()

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from aiochroma._errors import InvalidInputError
 from aiochroma._types import Metadata, Where
+from aiochroma.backend.limits import check_conditions
 from aiochroma.core.operations import Result
 from aiochroma.core.request import joined
 
@@ -24,7 +26,16 @@ if TYPE_CHECKING:
 
     from aiochroma.core.request import Request
 
-__all__ = ["ChromaRecords", "Database", "Nearest", "Rows", "database_of", "read_records", "server_api"]
+__all__ = [
+    "ChromaRecords",
+    "Database",
+    "Nearest",
+    "Rows",
+    "database_of",
+    "read_records",
+    "refuse_too_large",
+    "server_api",
+]
 
 
 class Database(TypedDict, total=False):
@@ -99,6 +110,8 @@ class ChromaRecords:
         **database: Unpack[Database],
     ) -> Rows:
         """Return the records with these ids, or those that pass a filter, or all."""
+        if where:
+            refuse_too_large({"ids": ids, "where": where})
         rows: Rows = self._api._get(  # noqa: SLF001 - see the module
             collection,
             ids=ids,
@@ -121,6 +134,7 @@ class ChromaRecords:
         **database: Unpack[Database],
     ) -> Nearest:
         """Return the nearest records of each vector."""
+        refuse_too_large({"where": where, "where_document": where_document})
         nearest: Nearest = self._api._query(  # noqa: SLF001 - see the module
             collection,
             list(vectors),
@@ -168,8 +182,8 @@ class ChromaRecords:
         self._api._delete(collection, ids=ids, **database)  # noqa: SLF001 - see the module
 
 
-_MOST_VARIABLES = 30_000
-"""SQLite takes 32,766 variables in one statement; Chroma's statement has a few of its own."""
+_MOST_VARIABLES = 28_000
+"""SQLite takes 32,766 variables in one statement: an id or a text is one, a number two; conditions have a few of their own."""
 
 _ID_UNKNOWN = "Error finding id"
 
@@ -183,13 +197,16 @@ def read_records(api: object, request: Request) -> Any:
     method: Callable[..., Any] = getattr(api, request.operation)
     if request.row.result is Result.RECORDS:
         arguments = dict(request.arguments)
-        parts = _pages(method, arguments) or [method(**part) for part in _takeable(arguments)]
+        parts = _pages(method, arguments) or [_called(method, part) for part in _takeable(arguments)]
         for part in parts:
             if part.get("embeddings") is not None:
                 part["embeddings"] = _array(part["embeddings"])
         return joined(request, parts)
+    result = None
+    if len(request.arguments.get("ids") or ()) > _MOST_VARIABLES:
+        result = _query_within(api, method, dict(request.arguments))
     try:
-        result = method(**request.arguments)
+        result = result or _called(method, dict(request.arguments))
     except Exception as error:
         if _ID_UNKNOWN not in str(error) or not request.arguments.get("ids"):
             raise
@@ -201,15 +218,52 @@ def read_records(api: object, request: Request) -> Any:
     return result
 
 
+def refuse_too_large(arguments: Mapping[str, Any]) -> None:
+    """Refuse a call whose filter and ids are more than SQLite takes in one statement.
+
+    Raises:
+        InvalidInputError: Says how many there are, and how many there may be.
+    """
+    filters = [arguments.get("where"), arguments.get("where_document")]
+    check_conditions(*filters)
+    values = sum(map(_variables_in, filters)) + len(arguments.get("ids") or ())
+    if values > _MOST_VARIABLES:
+        raise InvalidInputError(
+            f"The filter and the ids name too many values: {values}, where a number counts twice, and Chroma takes "
+            f"{_MOST_VARIABLES} here. Ask in several calls."
+        )
+
+
+def _variables_in(where: object) -> int:
+    """Return how many variables the values of a filter are."""
+    count, left = 0, [where]
+    while left:
+        found = left.pop()
+        if isinstance(found, (dict, list)):
+            left.extend(found.values() if isinstance(found, dict) else found)
+        elif found is not None:
+            count += 2 if type(found) in {int, float} else 1
+    return count
+
+
 def _takeable(arguments: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Return the arguments of the calls whose results together are those of one that is too large."""
-    ids, where = arguments.get("ids"), arguments.get("where")
-    if ids is not None and len(ids) > _MOST_VARIABLES:
-        for start in range(0, len(ids), _MOST_VARIABLES):
-            yield {**arguments, "ids": ids[start : start + _MOST_VARIABLES]}
-    else:
-        for part in _takeable_filters(where):
-            yield {**arguments, "where": part}
+    ids, where = list(arguments.get("ids") or ()), arguments.get("where")
+    found = _long_list(where) if where else None
+    fixed = _variables_in(arguments.get("where_document")) + _variables_in(where)
+    if len(ids) + fixed <= _MOST_VARIABLES:
+        yield arguments
+        return
+    parts = [where]
+    if found is not None:
+        fixed -= _variables_in(found[1])
+        parts = list(_split(*found, (_MOST_VARIABLES - fixed) // (4 if ids else 2)))
+        fixed = _MOST_VARIABLES // 2 if ids else 0
+    step = max(1, _MOST_VARIABLES - fixed)
+    for start in range(0, len(ids), step) if ids else (0,):
+        for part in parts:
+            some = {**arguments, "where": part}
+            yield {**some, "ids": ids[start : start + step]} if ids else some
 
 
 def _pages(method: Callable[..., Any], arguments: dict[str, Any]) -> list[Any]:
@@ -222,40 +276,41 @@ def _pages(method: Callable[..., Any], arguments: dict[str, Any]) -> list[Any]:
     parts = list(_takeable(unlimited))
     if len(parts) == 1 or (limit is None and not offset):
         return []
-    ids = [id for part in parts for id in method(**{**part, "include": []})["ids"]]
+    ids = [id for part in parts for id in _called(method, {**part, "include": []})["ids"]]
     chosen = ids[offset : None if limit is None else offset + limit]
     if not chosen:
-        return [method(**{**parts[0], "limit": 0})]
+        return [_called(method, {**parts[0], "limit": 0})]
     found = {**unlimited, "ids": chosen, "where": None, "where_document": None}
-    return [method(**part) for part in _takeable(found)]
+    return [_called(method, part) for part in _takeable(found)]
 
 
-def _takeable_filters(where: Any) -> Iterator[Any]:
+def _called(method: Callable[..., Any], arguments: dict[str, Any]) -> Any:
+    refuse_too_large(arguments)
+    return method(**arguments)
+
+
+def _split(key: str, values: list[Any], rest: list[Any], step: int) -> Iterator[Where]:
     """Return filters that match one after the other what a filter with a very long ``$in`` matches."""
-    found = _long_list(where) if where else None
-    if found is None:
-        yield where
-        return
-    key, values, rest = found
     values = list(dict.fromkeys(values))
-    for start in range(0, len(values), _MOST_VARIABLES):
-        part = {key: {"$in": values[start : start + _MOST_VARIABLES]}}
+    for start in range(0, len(values), max(1, step)):
+        part = {key: {"$in": values[start : start + max(1, step)]}}
         yield {"$and": [*rest, part]} if rest else part
 
 
-def _long_list(where: Where) -> tuple[str, Any, list[Any]] | None:
-    """Return key and values of a condition that names too many values, and the conditions beside it."""
+def _long_list(where: Where) -> tuple[str, list[Any], list[Any]] | None:
+    """Return key and values of the condition that names most values, and the conditions beside it; None without an ``$in``."""
     if len(where) != 1:
         return None
     ((key, condition),) = where.items()
-    if key == "$and":
-        for number, entry in enumerate(condition):
-            found = _long_list(entry)
-            if found is not None and not found[2]:
-                return found[0], found[1], [*condition[:number], *condition[number + 1 :]]
+    if key != "$and":
+        values = condition.get("$in") if isinstance(condition, dict) else None
+        return None if values is None else (key, values, [])
+    found = [(number, _long_list(entry)) for number, entry in enumerate(condition)]
+    plain = [(number, one) for number, one in found if one is not None and not one[2]]
+    if not plain:
         return None
-    values = condition.get("$in") if isinstance(condition, dict) else None
-    return (key, values, []) if values is not None and len(values) > _MOST_VARIABLES else None
+    number, (key, values, _) = max(plain, key=lambda one: _variables_in(one[1][1]))
+    return key, values, [*condition[:number], *condition[number + 1 :]]
 
 
 def _query_within(api: Any, method: Callable[..., Any], arguments: dict[str, Any]) -> Any:
@@ -270,7 +325,7 @@ def _query_within(api: Any, method: Callable[..., Any], arguments: dict[str, Any
         return None
     arguments["ids"] = [id for id in ids if id in known]
     if arguments["ids"]:
-        return method(**arguments)
+        return _called(method, arguments)
     included = list(arguments.get("include") or ())
     fields = ("embeddings", "documents", "uris", "data", "metadatas", "distances")
     return {

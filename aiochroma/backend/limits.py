@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MOST_METADATA_VALUES",
+    "check_conditions",
     "check_filter",
     "check_index",
     "check_metadata_size",
@@ -29,6 +30,9 @@ document, and what aiochroma adds, need a few."""
 
 _CHROMAS_MOST_VALUES = 5_461
 """The exact limit, in which a document counts as one value."""
+
+_MOST_CONDITIONS = 900
+"""SQLite takes an expression of depth 1,000, and the time for making it grows with the square of this number."""
 
 _NEIGHBORS = range(2, 16_385)
 """With none Chroma's native code crashes at the first write, with one it finds next to nothing, and with more its files pass
@@ -87,6 +91,36 @@ def check_filter(value: object, where: str) -> None:
     elif isinstance(value, list):
         for part in value:
             check_filter(part, where)
+
+
+def check_conditions(*filters: object) -> None:
+    """Check that filters have no more conditions than SQLite takes in one statement.
+
+    Args:
+        filters: What one call is asked to go by, in Chroma's language, or None.
+
+    Raises:
+        InvalidInputError: Says how many there are, and how many there may be.
+    """
+    conditions = sum(map(_conditions_in, filters))
+    if conditions > _MOST_CONDITIONS:
+        raise InvalidInputError(
+            f"The filter has {conditions} conditions, and Chroma takes {_MOST_CONDITIONS}: use `$in` with a list of values, or "
+            "ask in several calls."
+        )
+
+
+def _conditions_in(where: object) -> int:
+    """Count the conditions, however deep the filter is."""
+    count, left = 0, [where]
+    while left:
+        found = left.pop()
+        for key, value in found.items() if isinstance(found, dict) else ():
+            if key in {"$and", "$or"} and isinstance(value, list):
+                left.extend(value)
+            else:
+                count += 1
+    return count
 
 
 def check_index(options: Mapping[str, Any] | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from typing_extensions import Unpack
@@ -45,6 +46,11 @@ __all__ = [
 T = TypeVar("T")
 
 
+def _caller() -> asyncio.Task[object] | int | None:
+    """Return what tells one caller from another: its task, or without an event loop its thread."""
+    return threading.get_ident() if waits_by_blocking() else asyncio.current_task()
+
+
 class ClientOpening:
     """A client that is about to be opened: ``await`` it, or use it with ``async with``.
 
@@ -56,14 +62,14 @@ class ClientOpening:
 
     def __init__(self, resolve: Callable[[], ConnectTarget]) -> None:
         self.resolve = resolve
-        self._entered: list[tuple[asyncio.Task[object] | None, AsyncClient]] = []
+        self._entered: list[tuple[asyncio.Task[object] | int | None, AsyncClient]] = []
 
     def __await__(self) -> Generator[object, None, AsyncClient]:
         return self.open().__await__()
 
     async def __aenter__(self) -> AsyncClient:
         client = await self.open()
-        self._entered.append((asyncio.current_task(), client))
+        self._entered.append((_caller(), client))
         return client
 
     async def __aexit__(
@@ -102,10 +108,14 @@ class ClientOpening:
 
         A block may end in another task than it began in, as those of test fixtures do; then it is one whose task has ended.
         """
-        here = asyncio.current_task()
+        here = _caller()
         entered = list(enumerate(self._entered))
         own = [position for position, (task, _) in entered if task is here]
-        orphaned = [position for position, (task, _) in entered if task is None or task.done()]
+        orphaned = [
+            position
+            for position, (task, _) in entered
+            if task is None or (isinstance(task, asyncio.Task) and task.done())
+        ]
         return self._entered.pop((own or orphaned or [len(entered) - 1])[-1])[1]
 
 

@@ -6,7 +6,7 @@ Pure functions: no thread, no clock, no futures.
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, TypeAlias
 from uuid import UUID
@@ -222,6 +222,10 @@ def frozen(value: object, *, without: tuple[str, ...] = (), _depth: int = 0) -> 
         return _frozen_items(items, "dict", _depth)
     if isinstance(value, (list, tuple)):
         return _frozen_items(enumerate(value), "list", _depth)
+    if is_dataclass(value) and not _is_hashable(value):
+        # It holds a filter, as the specification of a list does.
+        form = frozen({field.name: getattr(value, field.name) for field in fields(value)}, _depth=_depth)
+        return None if form is None else (kind, form)
     return (kind, value) if _is_plain(value) else None
 
 
@@ -233,6 +237,14 @@ def _frozen_items(items: Iterable[tuple[Hashable, object]], kind: str, depth: in
             return None
         made.append((key, form))
     return kind, tuple(made)
+
+
+def _is_hashable(value: object) -> bool:
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
 
 
 def _is_plain(value: object) -> bool:

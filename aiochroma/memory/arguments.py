@@ -12,7 +12,7 @@ from typing import TypeGuard
 
 from aiochroma._errors import InvalidInputError
 from aiochroma._types import JsonObject, Metadata, Where
-from aiochroma.backend.limits import check_metadata_size, check_storable_text
+from aiochroma.backend.limits import check_conditions, check_metadata_size, check_storable_text
 from aiochroma.records.record import (
     PINNED,
     POSITION,
@@ -378,6 +378,8 @@ def check_where(where: object, *, level: int = 0) -> None:
     Raises:
         InvalidInputError: It is not.
     """
+    if level == 0:
+        check_conditions(where)
     if not isinstance(where, Mapping) or len(where) != 1:
         raise InvalidInputError(
             f"`where` must be a mapping with one key (a name, or '$and' / '$or' with a list), got {where!r}."

@@ -248,7 +248,7 @@ def _cursor_from(text: str, namespace: str, spec: ListSpec) -> tuple[float, str]
 
 
 def _list_key(namespace: str, spec: ListSpec) -> str:
-    """Return what tells one list from another; moments are not part of it, since they may be given as how long ago."""
+    """Return what tells one list from another; moments are not part of it, which may move on from page to page."""
     told = [namespace, spec.scope, spec.thread, spec.newest_first, plain(spec.where) if spec.where else None]
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
 

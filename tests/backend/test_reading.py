@@ -92,3 +92,51 @@ async def test_a_native_panic_is_an_unavailable_store_and_the_thread_goes_on(col
         await collection.get(ids=["id01"])
     assert type(caught.value.__cause__) is panic
     assert (await collection.get(ids=["id01"], include=[]))["ids"] == ["id01"]
+
+
+async def test_what_one_statement_does_not_take_is_refused_before_it_is_sent(tmp_path):
+    """SQLite takes so and so many values and conditions; the error says how many, and the database goes on."""
+    numbers, ids = list(range(50_000)), [f"id{number}" for number in range(50_000)]
+    async with aiochroma.AsyncPersistentClient(tmp_path / "db") as client:
+        notes = await client.get_or_create_collection("notes", embedding_function=None)
+        await notes.add(
+            ids=["a", "b"],
+            embeddings=[[1.0, 0.0], [0.0, 1.0]],
+            metadatas=[{"n": 49_999, "k": "x"}, {"n": -1, "k": "y"}],
+            documents=["one", "two"],
+        )
+        assert (await notes.get(where={"n": {"$in": numbers}}))["ids"] == ["a"]
+        assert (await notes.get(where={"n": {"$in": numbers}}, ids=["b", *ids, "a"]))["ids"] == ["a"]
+        assert (await notes.get(where={"$and": [{"k": "x"}, {"n": {"$in": numbers}}]}))["ids"] == ["a"]
+        one = [[1.0, 0.0]]
+        assert (await notes.query(query_embeddings=one, ids=[*ids, "b"]))["ids"] == [["b"]]
+        too_much = {
+            "too many values": [
+                lambda: notes.get(where={"n": {"$nin": numbers}}),
+                lambda: notes.get(where={"$or": [{"k": "y"}, {"n": {"$in": numbers}}]}),
+                lambda: notes.query(query_embeddings=one, where={"n": {"$in": numbers}}),
+                lambda: notes.delete(where={"n": {"$in": numbers}}),
+            ],
+            "12000 conditions": [
+                lambda: notes.get(where={"$or": [{"n": number} for number in range(12_000)]}),
+                lambda: notes.get(where_document={"$or": [{"$contains": id} for id in ids[:12_000]]}),
+                lambda: notes.delete(where={"$and": [{"n": {"$ne": number}} for number in range(12_000)]}),
+            ],
+        }
+        for message, calls in too_much.items():
+            for call in calls:
+                with pytest.raises(aiochroma.InvalidInputError, match=message):
+                    await call()
+        await notes.delete(ids=[*ids, "b"])
+        assert (await notes.get())["ids"] == ["a"]
+
+
+async def test_a_memory_refuses_a_filter_that_cannot_be_carried_out(tmp_path):
+    """With the same error, whichever index answers."""
+    async with aiochroma.Memory(tmp_path / "memory") as memory:
+        await memory.remember("the key is under the mat", metadata={"n": 1})
+        where = {"$or": [{"n": number} for number in range(12_000)]}
+        for call in (lambda: memory.recall("key", where=where), lambda: memory.forget(where=where)):
+            with pytest.raises(aiochroma.InvalidInputError, match="12000 conditions"):
+                await call()
+        assert len(await memory.recall("key")) == 1
