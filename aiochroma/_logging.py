@@ -33,7 +33,6 @@ SENTENCES = {
     "backup.unreadable": "the backup {backup} cannot be read: {error}",
     "chroma.untested": "chromadb {version} is newer than what this release was tested with ({tested})",
     "collection.unusable": "the collection {collection} of {database} cannot be used: {reason}",
-    "database.quarantined": "the whole database of {directory} was moved to {quarantine}",
     "index.from_own_file": "{vectors} vectors of {collection} came from aiochroma's own index",
     "index.rebuild_tried_in_child": "a rebuild of the index of collection {collection} did not end; a child process tries it",
     "index.recovered": (
