@@ -1,15 +1,14 @@
-"""Opening a client: with ``await``, with ``async with``, or when it is first needed; light to import."""
+"""Opening a client: awaitable, usable with ``async with``, light to import."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, NoReturn
 
 from typing_extensions import Unpack
 
 from aiochroma._threads import off_loop, waits_by_blocking
-from aiochroma._types import Metadata
 from aiochroma.client.options import (
     DEFAULT_DATABASE,
     DEFAULT_TENANT,
@@ -22,7 +21,7 @@ from aiochroma.client.session import Session
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Coroutine, Generator, Mapping
+    from collections.abc import Callable, Generator, Mapping
     from types import TracebackType
 
     from chromadb.config import Settings
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 
     from aiochroma.backend.server import AuthHeader
     from aiochroma.client.client import AsyncClient
-    from aiochroma.client.collection import Collection
     from aiochroma.client.options import ConnectTarget, Process
     from aiochroma.core.connection import WhenFull
 
@@ -39,11 +37,8 @@ __all__ = [
     "AsyncHttpClient",
     "AsyncPersistentClient",
     "ClientOpening",
-    "LazyClient",
     "connect",
 ]
-
-T = TypeVar("T")
 
 
 def _caller() -> asyncio.Task[object] | int | None:
@@ -110,11 +105,11 @@ class ClientOpening:
         """
         here = _caller()
         entered = list(enumerate(self._entered))
-        own = [position for position, (task, _) in entered if task is here]
+        own = [position for position, (caller, _) in entered if caller == here]
         orphaned = [
             position
-            for position, (task, _) in entered
-            if task is None or (isinstance(task, asyncio.Task) and task.done())
+            for position, (caller, _) in entered
+            if caller is None or (isinstance(caller, asyncio.Task) and caller.done())
         ]
         return self._entered.pop((own or orphaned or [len(entered) - 1])[-1])[1]
 
@@ -215,7 +210,23 @@ def AsyncEphemeralClient(  # noqa: N802 - named and called as Chroma's own
 ) -> ClientOpening:
     """Open the database in memory that all ephemeral clients of this process share; the last to be closed forgets it.
 
-    Arguments, result and errors as :func:`AsyncPersistentClient`.
+    Args:
+        settings: Chroma's own settings; not changed.
+        tenant: Chroma's tenant.
+        database: Chroma's database within the tenant.
+        timeout: Limit for each call, in seconds; None for none.
+        when_full: What a call does when the queue is full: ``"wait"`` in line, or ``"raise"``.
+        max_pending: How many requests may be queued or running.
+        slow_request_ms: Requests slower than this are logged, in milliseconds.
+        vector_cache_mb: How much memory the vectors of memories may take, in megabytes.
+        max_write_slice_ms: How long one slice of a write may hold the interpreter, in milliseconds.
+
+    Returns:
+        Something to ``await``, or to use with ``async with``, for an :class:`aiochroma.AsyncClient`.
+
+    Raises:
+        InvalidInputError: An argument is wrong.
+        chromadb.errors.NotFoundError: When awaited: there is no such tenant or database.
     """
     return ClientOpening(
         EphemeralOptions(
@@ -306,12 +317,8 @@ def AsyncHttpClient(  # noqa: N802 - named and called as Chroma's own
         SettingsConflictError: When awaited: it is in use in this process with other options.
         chromadb.errors.NotFoundError: When awaited: there is no such tenant or database.
 
-    Calls on the client may raise the last but two of these as well, and :class:`~aiochroma.OutcomeUnknownError` where a write was
-    sent and no answer came.
-
-    Example:
-        >>> async with AsyncHttpClient("chroma.internal", 8443, ssl=True, auth_token=token) as client:  # doctest: +SKIP
-        ...     collection = await client.get_or_create_collection("notes", embedding_function=None)
+    Calls on the client may raise StoreUnavailableError and AccessDeniedError as well, and
+    :class:`~aiochroma.OutcomeUnknownError` where a write was sent and no answer came.
     """
     return ClientOpening(
         HttpOptions(
@@ -378,83 +385,3 @@ def connect(**overrides: Unpack[ConnectOverrides]) -> ClientOpening:
         return options_from_environment(overrides).resolve()
 
     return ClientOpening(resolve)
-
-
-class LazyClient:
-    """A client, and the collections that were looked up with it.
-
-    Args:
-        path: The database's directory; None for the database in memory that all ephemeral clients of the process share.
-        client: A client to use in place of an own one, asynchronous or blocking; it stays open.
-    """
-
-    def __init__(self, path: str | os.PathLike[str] | None, client: Any = None) -> None:
-        self._path = path
-        self._owns_client = client is None
-        self._client: AsyncClient | None = getattr(client, "asynchronous", client)
-        self._collections: dict[str, Collection] = {}
-
-    async def open(self) -> AsyncClient:
-        """Return the client, opening it when it is first needed."""
-        if self._client is None:
-            opening = AsyncEphemeralClient() if self._path is None else AsyncPersistentClient(self._path)
-            opened = await opening.open()
-            if self._client is None:
-                self._client = opened
-            else:  # Another task or thread was faster.
-                await opened.close()
-        return self._client
-
-    async def make_collection(self, name: str, metadata: Metadata | None) -> None:
-        """Make a collection where there is none, with cosine distance and no embedding function."""
-        client = await self.open()
-        await client.get_or_create_collection(
-            name, configuration={"hnsw": {"space": "cosine"}}, metadata=metadata, embedding_function=None
-        )
-
-    async def on_collection(
-        self,
-        name: str,
-        work: Callable[[Collection], Coroutine[Any, Any, T]],
-        *,
-        absent: T,
-        check: Callable[[Collection], Coroutine[Any, Any, None]] | None = None,
-    ) -> T:
-        """Do something with a collection, which is looked up once.
-
-        Args:
-            name: The collection.
-            work: What to do.
-            absent: The outcome where there is no such collection.
-            check: Refuses a collection by raising.
-        """
-        client = await self.open()
-        from chromadb.errors import NotFoundError
-
-        for attempt in (1, 2):
-            try:
-                collection = self._collections.get(name)
-                if collection is None:
-                    collection = await client.get_collection(name, embedding_function=None)
-                    if check is not None:
-                        await check(collection)
-                    self._collections[name] = collection
-                return await work(collection)
-            except NotFoundError:  # noqa: PERF203 - there are two attempts
-                # It does not exist, or was deleted, and perhaps made again.
-                if self._collections.pop(name, None) is None or attempt == 2:
-                    break
-        return absent
-
-    def known_collection(self, name: str) -> Collection | None:
-        """Return a collection that was looked up before, or None."""
-        return self._collections.get(name)
-
-    async def close(self) -> None:
-        """Close the client, if it is an own one, and wait until the database's thread has ended; idempotent."""
-        waits_by_blocking()
-        client = self._client
-        self._collections.clear()
-        if self._owns_client and client is not None:
-            self._client = None
-            await client.close()

@@ -6,7 +6,7 @@ import asyncio
 import time
 import weakref
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 from aiochroma._deadline import checked_seconds, deadline, deadline_at
 from aiochroma._errors import DeadlineExceededError, InvalidInputError
@@ -18,17 +18,22 @@ from aiochroma.core.stats import observer
 from aiochroma.embedding.runner import EmbeddingRunner
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Generator, Hashable, Mapping, Sequence
+    import os
+    from collections.abc import Callable, Coroutine, Generator, Hashable, Mapping, Sequence
     from types import TracebackType
 
     from typing_extensions import Self
 
-    from aiochroma._types import Vector
+    from aiochroma._types import Metadata, Vector
+    from aiochroma.client.client import AsyncClient
+    from aiochroma.client.collection import Collection
     from aiochroma.core.calls import CallOutcome
     from aiochroma.core.connection import Connection, EngineInfo, WhenFull
     from aiochroma.embedding.functions import EmbeddingFunction
 
-__all__ = ["Closing", "Session", "Shared", "Turn", "Turns"]
+__all__ = ["Closing", "LazyClient", "Session", "Shared", "Turn", "Turns"]
+
+T = TypeVar("T")
 
 
 class Shared:
@@ -262,3 +267,88 @@ class Closing:
         self._connection.join()
         if cancelled:
             raise asyncio.CancelledError
+
+
+class LazyClient:
+    """A client that is opened when it is first needed, and the collections that were looked up with it.
+
+    The stores of other frameworks stand on it. Their methods exist twice, for event loops and for plain threads; what they do is
+    written once, as coroutines over this client, which are awaited on a loop or driven on a thread.
+
+    Args:
+        path: The database's directory; None for the database in memory that all ephemeral clients of the process share.
+        client: A client to use in place of an own one, asynchronous or blocking; it stays open.
+    """
+
+    def __init__(self, path: str | os.PathLike[str] | None, client: object = None) -> None:
+        self._path = path
+        self._owns_client = client is None
+        self._client = cast("AsyncClient | None", getattr(client, "asynchronous", client))
+        self._collections: dict[str, Collection] = {}
+
+    async def open(self) -> AsyncClient:
+        """Return the client, opening it when it is first needed."""
+        if self._client is None:
+            from aiochroma.client.opening import AsyncEphemeralClient, AsyncPersistentClient
+
+            opening = AsyncEphemeralClient() if self._path is None else AsyncPersistentClient(self._path)
+            opened = await opening.open()
+            if self._client is None:
+                self._client = opened
+            else:  # Another task or thread was faster.
+                await opened.close()
+        return self._client
+
+    async def make_collection(self, name: str, metadata: Metadata | None) -> None:
+        """Make a collection where there is none, with cosine distance and no embedding function."""
+        client = await self.open()
+        await client.get_or_create_collection(
+            name, configuration={"hnsw": {"space": "cosine"}}, metadata=metadata, embedding_function=None
+        )
+
+    async def on_collection(
+        self,
+        name: str,
+        work: Callable[[Collection], Coroutine[object, object, T]],
+        *,
+        absent: T,
+        check: Callable[[Collection], Coroutine[object, object, None]] | None = None,
+    ) -> T:
+        """Do something with a collection, which is looked up once.
+
+        Args:
+            name: The collection.
+            work: What to do.
+            absent: The outcome where there is no such collection.
+            check: Refuses a collection by raising.
+        """
+        client = await self.open()
+        from chromadb.errors import NotFoundError
+
+        for attempt in (1, 2):
+            try:
+                collection = self._collections.get(name)
+                if collection is None:
+                    collection = await client.get_collection(name, embedding_function=None)
+                    if check is not None:
+                        await check(collection)
+                    self._collections[name] = collection
+                return await work(collection)
+            except NotFoundError:  # noqa: PERF203 - there are two attempts
+                # It does not exist, or was deleted, and perhaps made again.
+                if self._collections.pop(name, None) is None or attempt == 2:
+                    break
+        return absent
+
+    def known_collection(self, name: str) -> Collection | None:
+        """Return a collection that was looked up before, or None."""
+        return self._collections.get(name)
+
+    async def close(self) -> None:
+        """Close the client, if it is an own one, and wait until the database's thread has ended; idempotent."""
+        waits_by_blocking()
+        client = self._client
+        self._collections.clear()
+        if self._owns_client and client is not None:
+            self._client = None
+            await client.close()

@@ -13,7 +13,7 @@ from langchain_core.vectorstores.utils import maximal_marginal_relevance
 from aiochroma._errors import InvalidInputError
 from aiochroma._threads import drive
 from aiochroma._types import JsonObject, Metadata, MetadataView, Where
-from aiochroma.client.opening import LazyClient
+from aiochroma.client.session import LazyClient
 from aiochroma.embedding.choice import adapted
 from aiochroma.langchain.embeddings import AiochromaEmbeddings, EmbedderMark, embed_documents, embed_query
 from aiochroma.memory.arguments import RESERVED

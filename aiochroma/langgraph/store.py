@@ -11,7 +11,7 @@ import numpy as np
 from langgraph.store.base import BaseStore, GetOp, Item, ListNamespacesOp, PutOp, SearchItem, SearchOp
 
 from aiochroma._threads import Started, drive
-from aiochroma.client.opening import LazyClient
+from aiochroma.client.session import LazyClient
 from aiochroma.langgraph.items import (
     NO_VECTOR,
     Stored,
