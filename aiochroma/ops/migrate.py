@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from aiochroma.client.opening import ClientOpening
     from aiochroma.client.options import ConnectOverrides
 
-__all__ = ["CopiedCollection", "MigrationReport", "Place", "migrate", "place_of"]
+__all__ = ["CopiedCollection", "Endpoint", "MigrationReport", "endpoint_of", "migrate"]
 
 _COMPLETE, _DIFFERENT = range(2)
 
@@ -182,8 +182,8 @@ async def migrate(
         True
     """
     begun = time.monotonic()
-    source = place_of(src, "src", tenant, database, src_options)
-    target = place_of(dst, "dst", to_tenant, to_database, dst_options)
+    source = endpoint_of(src, "src", tenant, database, src_options)
+    target = endpoint_of(dst, "dst", to_tenant, to_database, dst_options)
     if all_databases and (
         source.database or target.tenant or target.database or (source.directory and source.tenant)
     ):
@@ -219,7 +219,9 @@ async def migrate(
     )
 
 
-async def _opened(stack: AsyncExitStack, source: Place, pair: tuple[str | None, str | None]) -> AsyncClient:
+async def _opened(
+    stack: AsyncExitStack, source: Endpoint, pair: tuple[str | None, str | None]
+) -> AsyncClient:
     try:
         return await stack.enter_async_context(source.opening(*pair))
     except Exception as error:
@@ -228,7 +230,7 @@ async def _opened(stack: AsyncExitStack, source: Place, pair: tuple[str | None, 
         raise InvalidInputError(f"{source.shown!r} has no such tenant or database: {error}") from error
 
 
-async def _opened_to_write(stack: AsyncExitStack, target: Place, pair: Pair) -> AsyncClient:
+async def _opened_to_write(stack: AsyncExitStack, target: Endpoint, pair: Pair) -> AsyncClient:
     """Open the destination; where its tenant or database is to be made, on Chroma's default."""
     try:
         return await stack.enter_async_context(target.opening(*pair))
@@ -239,7 +241,7 @@ async def _opened_to_write(stack: AsyncExitStack, target: Place, pair: Pair) -> 
 
 
 async def _pairs(
-    reader: AsyncClient, target: Place, held: list[Pair], *, all_databases: bool
+    reader: AsyncClient, target: Endpoint, held: list[Pair], *, all_databases: bool
 ) -> list[tuple[Pair, Pair]]:
     """Return tenant and database of what is copied, at the source and at the destination."""
     own = (str(reader.tenant), str(reader.database))
@@ -303,7 +305,7 @@ _HOLD_MS = 100.0
 
 
 @dataclass(frozen=True)
-class Place:
+class Endpoint:
     """A directory or a server.
 
     Attributes:
@@ -367,13 +369,13 @@ class Place:
         return []
 
 
-def place_of(
+def endpoint_of(
     where: str | os.PathLike[str],
     role: str,
     tenant: str | None,
     database: str | None,
     options: ConnectOverrides | None,
-) -> Place:
+) -> Endpoint:
     """Read an argument that names a directory or a server.
 
     Args:
@@ -391,7 +393,7 @@ def place_of(
         raise InvalidInputError(f"`{role}` must be a directory or the address of a server, got {text!r}.")
     if "://" not in text:
         own: ConnectOverrides = {"mode": "persistent", "path": Path(text), "max_write_slice_ms": _HOLD_MS}
-        return Place(text, tenant, database, Path(text), {**own, **(options or {})})
+        return Endpoint(text, tenant, database, Path(text), {**own, **(options or {})})
     try:
         parts = urlsplit(text.strip())
         known = parts.scheme in {"http", "https"} and not parts.query and not parts.fragment
@@ -412,4 +414,4 @@ def place_of(
                 )
         tenant, database = segments
     server: ConnectOverrides = {"mode": "http", "host": shown, "ssl": parts.scheme == "https"}
-    return Place(shown, tenant, database, None, {**server, **(options or {})})
+    return Endpoint(shown, tenant, database, None, {**server, **(options or {})})

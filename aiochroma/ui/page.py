@@ -110,14 +110,14 @@ def _browse(memory: sync.Memory, names: list[str]) -> None:
         after=cursors[-1],
     )
     st.dataframe(_rows(page), hide_index=True)
-    back, forth, place = st.columns(3)
+    back, forth, middle = st.columns(3)
     if back.button("Newer", disabled=len(cursors) == 1):
         cursors.pop()
         st.rerun()
     if forth.button("Older", disabled=page.next is None):
         cursors.append(page.next)
         st.rerun()
-    place.caption(f"Page {len(cursors)}")
+    middle.caption(f"Page {len(cursors)}")
 
 
 def _recall(memory: sync.Memory, names: list[str]) -> None:
