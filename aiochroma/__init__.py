@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from aiochroma.disk.findings import RecoveryReport
     from aiochroma.embedding.hashed import HashedEmbedder
     from aiochroma.embedding.minilm import MiniLmEmbedder
-    from aiochroma.embedding.protocol import Embedder, WindowedEmbedder
+    from aiochroma.embedding.protocol import Embedder, TokenEmbedder, WindowedEmbedder
     from aiochroma.embedding.wordllama import WordLlamaEmbedder
     from aiochroma.memory.memory import Memory
     from aiochroma.memory.recalling import NamespaceSearch
@@ -116,6 +116,7 @@ __all__ = [
     "SettingsConflictError",
     "Stats",
     "StoreUnavailableError",
+    "TokenEmbedder",
     "UnavailableHit",
     "WindowedEmbedder",
     "WordLlamaEmbedder",
@@ -162,6 +163,7 @@ _LATE = {
     "RecoveryReport": "aiochroma.disk.recovery",
     "WordLlamaEmbedder": "aiochroma.embedding.wordllama",
     "MiniLmEmbedder": "aiochroma.embedding.minilm",
+    "TokenEmbedder": "aiochroma.embedding.protocol",
     "WindowedEmbedder": "aiochroma.embedding.protocol",
 }
 

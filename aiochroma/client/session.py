@@ -179,14 +179,14 @@ class Session(Shared):
         return await call_many(self.connection, requests, deadline_at(self.timeout), when_full=self.when_full)
 
     async def embed(
-        self, function: EmbeddingFunction, inputs: Sequence[object], *, is_query: bool
+        self, function: EmbeddingFunction, inputs: Sequence[object], *, is_query: bool, tokens: bool = False
     ) -> list[Vector]:
-        """Embed off the event loop and off the DB thread."""
+        """Embed off the event loop and off the DB thread; see :meth:`EmbeddingRunner.embed`."""
         self.connection.require_open()
         watching = observer()
         began = time.monotonic() if watching is not None else 0.0
         vectors = await self._runner.embed(
-            function, inputs, is_query=is_query, deadline=deadline_at(self.timeout)
+            function, inputs, is_query=is_query, deadline=deadline_at(self.timeout), tokens=tokens
         )
         if watching is not None:
             watching.embedding(time.monotonic() - began, len(vectors))

@@ -211,14 +211,15 @@ _CHROMA = (
 )
 
 _MEMORIES = (
-    _write("remember", result=Result.BY_ID, gives_vectors=True),
-    _write("change_memories", result=Result.HITS),
+    _write("remember", record_fields=(*RECORD_FIELDS, "codes"), result=Result.BY_ID, gives_vectors=True),
+    _write("change_memories", record_fields=(*RECORD_FIELDS, "codes"), result=Result.HITS),
+    _write("code_memories", Effect.NONE, record_fields=("ids", "codes"), vector_fields=()),
     _deletion("forget_memories", result=Result.IDS, repeat=Repeat.NEVER),
     _read(
         "search_memories",
         Merge.QUERIES,
         result=Result.ROWS,
-        query_fields=("query_embeddings", "queries"),
+        query_fields=("query_embeddings", "queries", "query_tokens"),
         vector_fields=("query_embeddings",),
         reads_first=True,
     ),
@@ -230,6 +231,7 @@ _MEMORIES = (
             "count_memories",
             "memory_ids",
             "index_memories",
+            "memories_without_code",
         )
     ),
     _read("read_memories", Merge.QUERIES, result=Result.ROWS, query_fields=("ids",), reads_first=True),

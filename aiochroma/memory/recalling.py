@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 from aiochroma._callbacks import ask
 from aiochroma._errors import EmbedderError, InvalidInputError, RerankFailedError, StoreUnavailableError
 from aiochroma._logging import EventLogger, get_logger
-from aiochroma._types import JsonObject, Vector, Where
+from aiochroma._types import JsonObject, Where
 from aiochroma.memory.arguments import (
     check_id,
     check_k,
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from aiochroma.memory.opening import Life
     from aiochroma.memory.store import Store
+    from aiochroma.memory.vectors import Embedded
     from aiochroma.records.spec import Mode, SearchResult
 
 __all__ = ["NamespaceSearch", "Rerank", "recall", "similar"]
@@ -248,9 +249,9 @@ async def _answer(store: Store, question: _Question) -> Recall:
     asked = searches
     if question.rerank is not None:
         asked = {name: replace(search, k=max(search.k, CANDIDATES)) for name, search in searches.items()}
-    vector, failure = await _vector(store, question)
+    embedded, failure = await _embedded(store, question)
     timings["embedding"] = _milliseconds(begun)
-    results, errors = await _search(store, question, asked, vector, timings)
+    results, errors = await _search(store, question, asked, embedded, timings)
     if errors and len(errors) == len(searches):
         raise next(iter(errors.values()))
     for name, error in errors.items():
@@ -297,7 +298,7 @@ async def _search(
     store: Store,
     question: _Question,
     searches: Mapping[str, NamespaceSearch],
-    vector: Vector | None,
+    embedded: Embedded | None,
     timings: dict[str, float],
 ) -> tuple[dict[str, SearchResult], dict[str, BaseException]]:
     """Search all namespaces at the same time; return what each found, and what failed."""
@@ -314,7 +315,7 @@ async def _search(
         entries = [entry for entry in found.values() if isinstance(entry, Namespace)]
         groups = [entries[start : start + at_once] for start in range(0, len(entries), at_once)]
         answers = await store.submit_many(
-            [("search_memories", _arguments(store, question, searches, group, vector)) for group in groups]
+            [("search_memories", _arguments(store, question, searches, group, embedded)) for group in groups]
         )
         missing = []
         for group, got in zip(groups, answers, strict=True):
@@ -342,7 +343,7 @@ def _arguments(
     question: _Question,
     searches: Mapping[str, NamespaceSearch],
     namespaces: Sequence[Namespace],
-    vector: Vector | None,
+    embedded: Embedded | None,
 ) -> JsonObject:
     """Return the arguments of one request that searches several namespaces."""
     related = store.embedder.max_distance or 1.0
@@ -355,7 +356,7 @@ def _arguments(
             specs[id(search)] = replace(
                 question.spec,
                 k=search.k,
-                mode="text" if vector is None else question.spec.mode,
+                mode="text" if embedded is None else question.spec.mode,
                 weight=search.weight,
                 max_distance=related if search.max_distance == "auto" else search.max_distance,
                 embedder_max_distance=related,
@@ -365,17 +366,18 @@ def _arguments(
         collections.append(CollectionSearch(namespace.id, namespace.chunks, specs[id(search)]))
     return {
         "collections": tuple(collections),
-        "query_embeddings": [vector],
+        "query_embeddings": [None if embedded is None else embedded.vector],
+        "query_tokens": [None if embedded is None else embedded.question_tokens],
         "queries": [question.text],
         **store.database,
     }
 
 
-async def _vector(store: Store, question: _Question) -> tuple[Vector | None, EmbedderError | None]:
+async def _embedded(store: Store, question: _Question) -> tuple[Embedded | None, EmbedderError | None]:
     """Embed a question.
 
     Returns:
-        Its vector, or None where its words are enough, because it is asked by them or has nothing else; and why it could
+        It as a vector, or None where its words are enough, because it is asked by them or has nothing else; and why it could
         not be embedded, where it is asked by its words for that reason.
 
     Raises:
@@ -386,7 +388,7 @@ async def _vector(store: Store, question: _Question) -> tuple[Vector | None, Emb
     if by_words:
         return None, None
     try:
-        return (await store.embed([question.text], is_query=True))[0].vector, None
+        return (await store.embed([question.text], is_query=True))[0], None
     except (InvalidInputError, EmbedderError) as error:
         if question.spec.mode != "hybrid" or not store.capabilities.full_text:
             raise

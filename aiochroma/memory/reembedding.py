@@ -4,6 +4,9 @@ Chroma's collections have vectors of one length, so the new vectors go into a co
 namespace is what it was. Then the copy takes its name. What was changed meanwhile is copied again, and the copy is compared with
 the original, record by record, before it takes over and once more before the original is deleted. An interrupted run goes
 on where it stopped: the copy is there, and says how far it came.
+
+Where the embedder gives the states of tokens, memories that have no code of theirs get one: those written by a release that kept
+none, and those of an index that was made again from Chroma's records.
 """
 
 from __future__ import annotations
@@ -24,12 +27,13 @@ from aiochroma.records.record import (
     FINGERPRINT,
     NAMESPACE,
     WRITING,
+    Record,
     chunks_name,
     collection_name,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable, Sequence
+    from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 
     from chromadb.types import Collection
 
@@ -90,7 +94,11 @@ def reembed(
         for name in await store.names() if names is None else names:
             model = await store.collection(collection_name(name))
             if model is None or await store.is_mine(model.metadata or {}):
-                unchanged.append(name)
+                coded = 0 if model is None else await _complete_codes(store, name)
+                if coded:
+                    report.embedded[name] = coded
+                else:
+                    unchanged.append(name)
                 continue
             copying = _Copying(store, name, model, progress)
             if await copying.run():
@@ -100,6 +108,46 @@ def reembed(
         return ReembedReport(report.embedded, tuple(unchanged), report.left)
 
     return life.run("reembed", work, None)
+
+
+async def _complete_codes(store: Store, name: str) -> int:
+    """Embed the tokens of the memories that have no code; return how many there were."""
+    namespace = await store.existing(name)
+    if namespace is None or not (store.embedder.gives_tokens and store.capabilities.full_text):
+        return 0
+    while await store.submit("index_memories", **namespace.collection) < 1.0:
+        pass
+    ids: list[str] = await store.submit("memories_without_code", **namespace.collection)
+    coded = 0
+    for start in range(0, len(ids), _PAGE):
+        page = ids[start : start + _PAGE]
+        records: list[Record | None] = await store.submit("read_memories", **namespace.collection, ids=page)
+        # A long text is found by its chunks, and has no code.
+        texts = {
+            record["id"]: record["document"]
+            for record in records
+            if record is not None and CHUNKS not in record["metadata"]
+        }
+        if texts:
+            embedded = await store.embed(list(texts.values()), is_query=False)
+            await _write_codes(
+                store, namespace.collection["collection_id"], dict(zip(texts, embedded, strict=True))
+            )
+        coded += len(texts)
+    return coded
+
+
+async def _write_codes(store: Store, collection: object, embedded: Mapping[str, Embedded]) -> None:
+    codes = {id: one.code for id, one in embedded.items() if one.code is not None}
+    if codes:
+        await store.submit(
+            "code_memories",
+            bulk=True,
+            collection_id=collection,
+            ids=list(codes),
+            codes=list(codes.values()),
+            **store.database,
+        )
 
 
 async def restore_names(store: Store, models: Sequence[Collection]) -> None:
@@ -288,6 +336,7 @@ class _Copying:
             uris=None,
             **store.database,
         )
+        await _write_codes(store, copy.id, vectors)
         self.embedded += len(vectors)
         return True
 

@@ -327,6 +327,7 @@ async def _write_items(
         **namespace.collection,
         ids=[item.id for item in items],
         embeddings=[entry.vector for entry in embedded],
+        codes=[entry.code for entry in embedded],
         documents=[item.text for item in items],
         metadatas=[{**item.metadata, **item.own, **writings.get(item.id, {})} for item in items],
         uris=None,

@@ -360,6 +360,7 @@ def _changed(
                     **found.collection,
                     ids=[id],
                     embeddings=None if embedded is None else [embedded.vector],
+                    codes=None if embedded is None else [embedded.code],
                     metadatas=[{**values, **written.get(id, {})}],
                     documents=None if text is None else [text],
                     uris=None,

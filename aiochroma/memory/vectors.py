@@ -11,6 +11,8 @@ from aiochroma._errors import EmbeddingFailedError, InvalidInputError
 from aiochroma._threads import off_loop
 from aiochroma._types import Vector
 from aiochroma.embedding.functions import PROBE, fingerprint_of
+from aiochroma.embedding.protocol import normalise_rows
+from aiochroma.text.codes import encoded_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -28,11 +30,25 @@ class Embedded(NamedTuple):
 
     Attributes:
         vector: The vector of the whole text.
+        tokens: The states of its tokens, below its vector, where the embedder gives them; None for a text with chunks.
         chunks: The chunks of a text that is longer than the embedder reads, each with its vector; else empty.
     """
 
     vector: Vector
     chunks: list[tuple[str, Vector]]
+    tokens: Vector | None = None
+
+    @property
+    def code(self) -> bytes | None:
+        """The code of its tokens, which is kept with a memory."""
+        return None if self.tokens is None else encoded_tokens(self.tokens)
+
+    @property
+    def question_tokens(self) -> Vector | None:
+        """The states of the tokens of a question, each of length 1."""
+        if self.tokens is None or len(self.tokens) < 2:
+            return None
+        return normalise_rows(self.tokens[1:])
 
 
 class TextEmbedder:
@@ -55,7 +71,9 @@ class TextEmbedder:
         """
         function = self.function
         if function.fingerprint is None:
-            function.fingerprint = fingerprint_of((await self._vectors(session, [PROBE], is_query=False))[0])
+            function.fingerprint = fingerprint_of(
+                (await self._embedded(session, [PROBE], is_query=False))[0].vector
+            )
         return function.fingerprint
 
     async def embed(self, session: Session, texts: Sequence[str], *, is_query: bool) -> list[Embedded]:
@@ -77,34 +95,40 @@ class TextEmbedder:
         inputs = [chunk for number, text in enumerate(texts) for chunk in chunks.get(number, (text,))]
         vectors = []
         for start in range(0, len(inputs), _TEXTS_AT_ONCE):
-            vectors += await self._vectors(session, inputs[start : start + _TEXTS_AT_ONCE], is_query=is_query)
+            vectors += await self._embedded(
+                session, inputs[start : start + _TEXTS_AT_ONCE], is_query=is_query
+            )
         embedded, start = [], 0
         for number, text in enumerate(texts):
             stop = start + len(chunks.get(number, (text,)))
             # A chunk may consist of nothing but a ruled line. The others tell what the text is about.
-            usable = [row for row in range(start, stop) if _has_direction(vectors[row])]
+            usable = [row for row in range(start, stop) if _has_direction(vectors[row].vector)]
             if not usable:
                 self._refuse(text)
             if number in chunks:
-                pairs = [(inputs[row], vectors[row]) for row in usable]
+                pairs = [(inputs[row], vectors[row].vector) for row in usable]
                 embedded.append(Embedded(middle([vector for _, vector in pairs]), pairs))
             else:
-                embedded.append(Embedded(vectors[start], []))
+                embedded.append(vectors[start])
             start = stop
         return embedded
 
-    async def _vectors(self, session: Session, texts: list[str], *, is_query: bool) -> list[Vector]:
+    async def _embedded(self, session: Session, texts: list[str], *, is_query: bool) -> list[Embedded]:
         function = self.function
-        vectors = await session.embed(function.function, texts, is_query=is_query)
-        if function.dimensions is None and vectors:
-            function.dimensions = len(vectors[0])
-        for text, vector in zip(texts, vectors, strict=True):
+        found = await session.embed(function.function, texts, is_query=is_query, tokens=function.gives_tokens)
+        embedded = [
+            Embedded(matrix[0], [], matrix) if function.gives_tokens else Embedded(matrix, [])
+            for matrix in found
+        ]
+        if function.dimensions is None and embedded:
+            function.dimensions = len(embedded[0].vector)
+        for text, (vector, _, _) in zip(texts, embedded, strict=True):
             if len(vector) != function.dimensions:
                 raise EmbeddingFailedError(
                     f"The embedder {function.identity!r} returned {len(vector)} dimensions for {text[:60]!r} and "
                     f"{function.dimensions} before."
                 )
-        return vectors
+        return embedded
 
     def _refuse(self, text: str) -> NoReturn:
         raise InvalidInputError(

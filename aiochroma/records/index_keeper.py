@@ -356,7 +356,11 @@ class IndexKeeper:
 
 
 def indexed_row(
-    id: str, document: str | None, metadata: MetadataView | None, vector: Vector | None
+    id: str,
+    document: str | None,
+    metadata: MetadataView | None,
+    vector: Vector | None,
+    code: bytes | None = None,
 ) -> IndexedText:
     """Return what the index stores of a record; other programs may have written anything."""
     metadata = metadata or {}
@@ -371,6 +375,7 @@ def indexed_row(
         made_at(metadata),
         float(expires) if isinstance(expires, (int, float)) and not metadata.get(PINNED) else None,
         vector,
+        code,
     )
 
 

@@ -113,6 +113,25 @@ class LocalIndex(SearchingRecords):
         found = self._ask(index, look_up)
         return super().page(collection_id, spec, tenant, database) if found is None else found
 
+    def code(
+        self,
+        collection_id: CollectionId,
+        ids: list[str],
+        codes: list[bytes],
+        tenant: str,
+        database: str,
+    ) -> None:
+        """Keep the codes of the tokens of memories that the index has."""
+        index = self._complete_index(str(collection_id), {"tenant": tenant, "database": database})
+        self._ask(
+            index, lambda index: index.set_codes(str(collection_id), dict(zip(ids, codes, strict=True)))
+        )
+
+    def without_code(self, collection_id: CollectionId, tenant: str, database: str) -> list[str]:
+        """See ``MemoryRecords``."""
+        index = self._complete_index(str(collection_id), {"tenant": tenant, "database": database})
+        return self._ask(index, lambda index: index.without_code(str(collection_id))) or []
+
     def after_write(self, request: Request) -> None:
         """Bring the index up to date after a write that Chroma has carried out."""
         self.keeper.after_write(request)
@@ -188,12 +207,15 @@ class LocalIndex(SearchingRecords):
         metadatas: Sequence[MetadataView],
         known: Mapping[str, Record],
         vectors: Sequence[Vector] | None,
+        codes: Sequence[bytes | None] | None,
     ) -> None:
         rows = []
         for at, (id, document, metadata) in enumerate(zip(ids, documents, metadatas, strict=True)):
             old = known[id]["metadata"] if id in known else {}
             merged = {name: value for name, value in {**old, **metadata}.items() if value is not None}
-            rows.append(indexed_row(id, document, merged, None if vectors is None else vectors[at]))
+            vector = None if vectors is None else vectors[at]
+            code = None if codes is None else codes[at]
+            rows.append(indexed_row(id, document, merged, vector, code))
         self.keeper.written(collection, rows)
 
     def _deleted(self, collection: str, ids: Sequence[str]) -> None:
@@ -206,6 +228,7 @@ class LocalIndex(SearchingRecords):
         search: CollectionSearch,
         query_embeddings: Sequence[Vector],
         queries: Sequence[str],
+        query_tokens: Sequence[Vector | None],
         reach: int,
         db: Database,
     ) -> Pools:
@@ -217,7 +240,7 @@ class LocalIndex(SearchingRecords):
             most = self._most_compared(query_embeddings)
             try:
                 found = IndexSearch(index, share, self._chunks, search, query_embeddings, reach, db, most)
-                return Pools(found.run(queries), share)
+                return Pools(found.run(queries, query_tokens), share)
             except sqlite3.DatabaseError as error:
                 self.keeper.failed(error)
         near, where = most_near(search.spec, reach), filter_of(search.spec)
@@ -318,20 +341,22 @@ class IndexSearch:
         self._unindexed: list[dict[str, float]] = []
         """What Chroma found and the index does not have yet."""
 
-    def run(self, queries: Sequence[str]) -> list[Pool]:
+    def run(self, queries: Sequence[str], query_tokens: Sequence[Vector | None]) -> list[Pool]:
         """Return the candidates of each query."""
         near = self._nearest()
-        if self._holder is None or self._queries is None:
-            return [self._pool(number, query, *near[number], {}) for number, query in enumerate(queries)]
-        chunks = self._near_chunks(self._holder)
+        chunks: Sequence[Mapping[int, NearChunk]] = [{}] * len(queries)
+        if self._holder is not None and self._queries is not None:
+            chunks = self._near_chunks(self._holder)
         return [
-            self._pool(number, query, *near[number], chunks[number]) for number, query in enumerate(queries)
+            self._pool(number, query, query_tokens[number], *near[number], chunks[number])
+            for number, query in enumerate(queries)
         ]
 
     def _pool(
         self,
         number: int,
         query: str,
+        states: Vector | None,
         rows: NDArray[np.int64],
         distances: NDArray[np.float64],
         chunks: Mapping[int, NearChunk],
@@ -359,6 +384,9 @@ class IndexSearch:
         if self._queries is not None and len(missing):
             query_vector = self._queries[number : number + 1]
             distance[missing] = self._index.distances(self._collection, query_vector, also[missing])[0]
+        tokens = None
+        if states is not None and self._queries is not None and len(also):
+            tokens = self._index.token_coverage(self._collection, states, also)
         found = {}
         for row, chunk in chunks.items():
             at = int(np.searchsorted(also, row))
@@ -368,10 +396,11 @@ class IndexSearch:
         if unindexed:
             zeros = np.zeros(len(unindexed))
             text, own = np.concatenate([text, zeros]), np.concatenate([own, zeros])
+            tokens = None if tokens is None else np.concatenate([tokens, zeros + np.nan])
             for at, id in enumerate(unindexed, len(also)):
                 found[at] = Found(id, distance=unindexed[id])
             distance = np.concatenate([distance, list(unindexed.values())])
-        return Pool(Candidates(text, own, distance), also, found)
+        return Pool(Candidates(text, own, distance, tokens), also, found)
 
     def _nearest(self) -> list[tuple[NDArray[np.int64], NDArray[np.float64]]]:
         """Return rows and distances of the nearest for each query."""

@@ -73,6 +73,8 @@ class MemoryRecords:
             "count_memories": self.count,
             "memory_ids": self.ids,
             "memory_history": self.history,
+            "code_memories": self.code,
+            "memories_without_code": self.without_code,
         }
 
     # -- writing -------------------------------------------------------------------------------------------------------
@@ -91,6 +93,7 @@ class MemoryRecords:
         exact: bool,
         dedupe: bool,
         history_namespace: str | None,
+        codes: list[bytes | None] | None = None,
     ) -> dict[str, str]:
         """Write memories.
 
@@ -111,6 +114,7 @@ class MemoryRecords:
             dedupe: Refresh a text that was said before in its thread; else it is a new memory, unless it was made at the same
                 moment.
             history_namespace: What the history calls the namespace, or None for no entry.
+            codes: The code of the tokens of each (see :mod:`aiochroma.text.codes`), or None.
 
         Returns:
             The ids of those that were written under another id than the given one; see ``_moved``.
@@ -152,7 +156,7 @@ class MemoryRecords:
         except BaseException as error:
             self._withdraw(noted, error)
             raise
-        self._written(str(collection_id), ids, documents, stored, known, embeddings)
+        self._written(str(collection_id), ids, documents, stored, known, embeddings, codes)
         self._chunks.drop(chunks, db, old.values(), keep={entry.get(WRITING) for entry in stored})
         return moved
 
@@ -228,6 +232,7 @@ class MemoryRecords:
         chunks: str,
         action: str,
         history_namespace: str | None,
+        codes: list[bytes | None] | None = None,
     ) -> list[Record]:
         """Change memories that are there, and return them as they are then; arguments as :meth:`remember`."""
         db: Database = {"tenant": tenant, "database": database}
@@ -276,6 +281,7 @@ class MemoryRecords:
             [record["metadata"] for record in changed],
             {},
             None if embeddings is None else [embeddings[row] for row in rows],
+            None if codes is None else [codes[row] for row in rows],
         )
         if texts is not None:
             keep = {metadata.get(WRITING) for metadata in given}
@@ -360,6 +366,20 @@ class MemoryRecords:
         log = self._log()
         return [] if log is None else log.read(database_key(tenant, database), namespace, id, limit)
 
+    def code(
+        self,
+        collection_id: CollectionId,
+        ids: list[str],
+        codes: list[bytes],
+        tenant: str,
+        database: str,
+    ) -> None:
+        """Keep the codes of the tokens of memories; without an index there is nowhere to keep them."""
+
+    def without_code(self, collection_id: CollectionId, tenant: str, database: str) -> list[str]:  # noqa: ARG002 - see above
+        """Return the ids of the memories that lack the code of their tokens, where codes are kept."""
+        return []
+
     def _log(self) -> ChangeLog | None:
         return None
 
@@ -379,6 +399,7 @@ class MemoryRecords:
         metadatas: Sequence[MetadataView],
         known: Mapping[str, Record],
         vectors: Sequence[Vector] | None,
+        codes: Sequence[bytes | None] | None,
     ) -> None:
         """Follow a write; ``metadatas`` is what was written over that of ``known``."""
 

@@ -4,7 +4,9 @@ For a memory ``d`` of namespace ``n``::
 
     text(d)     = what the full-text index says: how much of the question d and its surroundings cover, 0 to 1
     vector(d)   = 2 ** -(cosine distance of d / the embedder's own max_distance)
-    relevance   = (text(d) + VECTOR_WEIGHT * vector(d)) / (1 + VECTOR_WEIGHT)
+    tokens(d)   = how much the tokens of the question are like those of d and its surroundings, 0 to 1 (``text.codes``)
+    meaning(d)  = (vector(d) + TOKEN_WEIGHT * tokens(d)) / (1 + TOKEN_WEIGHT), or vector(d) where there are no tokens
+    relevance   = (text(d) + v * meaning(d)) / (1 + v), where v is VECTOR_WEIGHT, times 1 + TOKEN_WEIGHT with tokens
     recency(d)  = 1 - r + r * 2 ** -(age of d / half-life)
     score(d)    = relevance * recency(d) * weight(n)
 
@@ -12,6 +14,9 @@ For a memory ``d`` of namespace ``n``::
 embedders whose distances crowd near 1 count as much as others. It falls with the distance and never reaches
 0. A memory whose distance is not known, because it is not among the nearest, gets that of the farthest of
 them that are: it cannot be nearer.
+
+``tokens`` is there where the embedder gives the states of tokens. A memory that has no codes, such as a long text, which is
+found by its chunks, counts as the average of the others.
 
 A weighted sum of scores on fixed scales, instead of ranks (reciprocal rank fusion) or of scores scaled by
 each question's own maximum, because how sure each side is carries most of the information (Bruch, Gai &
@@ -34,6 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AUTO_MIN_SCORE",
+    "TOKEN_WEIGHT",
     "Candidates",
     "ScoreParts",
     "diversify",
@@ -52,6 +58,13 @@ other things, of which 90 % fall below, and questions that have an answer, of wh
 """
 
 
+AUTO_MIN_SCORE_WITH_TOKENS: dict[Mode, float] = {**AUTO_MIN_SCORE, "hybrid": 0.4}
+"""The same where tokens count, which are somewhat like those of any memory."""
+
+TOKEN_WEIGHT = 1.5
+"""What tokens count beside the vector of the whole. Measured flat between 1 and 2."""
+
+
 class Candidates(NamedTuple):
     """The memories that the full-text index or the vector search came up with for one query, in columns.
 
@@ -61,15 +74,18 @@ class Candidates(NamedTuple):
         text: The coverage of the question by each memory and its surroundings, 0 to 1.
         own_text: The coverage by each memory itself, 0 to 1.
         distance: The cosine distance of each from the question, 0 to 2; NaN where it is not known.
+        tokens: How well each and its surroundings hold the tokens of the question, 0 to 1, NaN for one without codes; None where
+            no tokens are compared.
     """
 
     text: NDArray[np.float64]
     own_text: NDArray[np.float64]
     distance: NDArray[np.float64]
+    tokens: NDArray[np.float64] | None = None
 
     def only(self, positions: Sequence[int]) -> Candidates:
         """Return some of them."""
-        return Candidates(*(column[positions] for column in self))
+        return Candidates(*(None if column is None else column[positions] for column in self))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -83,6 +99,7 @@ class ScoreParts:
         vector: Nearness in meaning.
         recency: The factor for its age.
         weight: The weight of its namespace.
+        tokens: Likeness of the tokens of the memory and its surroundings to those of the question, or None.
     """
 
     score: float
@@ -91,6 +108,7 @@ class ScoreParts:
     vector: float
     recency: float
     weight: float
+    tokens: float | None = None
 
 
 def nearness(distance: NDArray[np.float64], max_distance: float) -> NDArray[np.float64]:
@@ -157,7 +175,7 @@ def rank(
     """
     import numpy as np
 
-    text, own_text, distance = candidates
+    text, own_text, distance, tokens = candidates
     known = distance == distance
     # What is dropped counts here too: a limit of distance changes no score.
     distance = np.where(known, distance, distance[known].max() if known.any() else np.inf)
@@ -165,9 +183,14 @@ def rank(
     kept = {"hybrid": np.ones(len(text), dtype=bool), "vector": known, "text": text > 0.0}[spec.mode]
     if spec.max_distance is not None:
         kept = kept & passes(candidates, spec.max_distance)
+    meaning, vector_weight, limits = vector, spec.vector_weight, AUTO_MIN_SCORE
+    if tokens is not None and not np.isnan(tokens).all():
+        likeness = np.where(np.isnan(tokens), np.nanmean(tokens), tokens)
+        meaning = (vector + TOKEN_WEIGHT * likeness) / (1.0 + TOKEN_WEIGHT)
+        vector_weight, limits = vector_weight * (1.0 + TOKEN_WEIGHT), AUTO_MIN_SCORE_WITH_TOKENS
     relevance = {
-        "hybrid": (text + spec.vector_weight * vector) / (1.0 + spec.vector_weight),
-        "vector": vector,
+        "hybrid": (text + vector_weight * meaning) / (1.0 + vector_weight),
+        "vector": meaning,
         "text": text,
     }[spec.mode]
     fading = np.ones(len(text))
@@ -175,16 +198,19 @@ def rank(
         fading = recency(age, spec.half_life, recency_share)
     score = relevance * fading * spec.weight
     if spec.min_score == "auto":
-        if not kept.any() or relevance[kept].max() < AUTO_MIN_SCORE[spec.mode]:
+        if not kept.any() or relevance[kept].max() < limits[spec.mode]:
             return []
     elif spec.min_score is not None:
         kept = kept & (score >= float(spec.min_score))
     at = np.flatnonzero(kept)
     at = at[np.lexsort((distance[at], -score[at]))][:limit]
     columns = (column[at].tolist() for column in (score, text, own_text, vector, fading))
+    of_tokens = [None] * len(at) if tokens is None else tokens[at].tolist()
     return [
-        (position, ScoreParts(total, by_text, own, near, faded, spec.weight))
-        for position, total, by_text, own, near, faded in zip(at.tolist(), *columns, strict=True)
+        (position, ScoreParts(total, by_text, own, near, faded, spec.weight, like if like == like else None))
+        for position, total, by_text, own, near, faded, like in zip(
+            at.tolist(), *columns, of_tokens, strict=True
+        )
     ]
 
 

@@ -158,6 +158,7 @@ class SearchingRecords(MemoryRecords):
         queries: Sequence[str],
         tenant: str,
         database: str,
+        query_tokens: Sequence[Vector | None] | None = None,
     ) -> list[tuple[SearchResult, ...]]:
         """Search namespaces.
 
@@ -167,12 +168,14 @@ class SearchingRecords(MemoryRecords):
             queries: The texts of the queries.
             tenant: Chroma's tenant.
             database: Chroma's database.
+            query_tokens: For each query the states of its tokens, one row of length 1 for each, or None; default: none.
 
         Returns:
             For each query what it found in each of the namespaces.
         """
         db: Database = {"tenant": tenant, "database": database}
-        pools = [self._candidates(one, query_embeddings, queries, 1, db) for one in collections]
+        tokens = query_tokens or [None] * len(queries)
+        pools = [self._candidates(one, query_embeddings, queries, tokens, 1, db) for one in collections]
         ranked = [self._ranked(one, of.pools, db) for one, of in zip(collections, pools, strict=True)]
         # Only what is returned has to be read, and that of all namespaces at once.
         self._complete(
@@ -187,7 +190,7 @@ class SearchingRecords(MemoryRecords):
             candidates, reach = of, 1
             while not self._is_enough(one, candidates.pools, hits, reach, db):
                 reach *= _WIDER
-                candidates = self._candidates(one, query_embeddings, queries, reach, db)
+                candidates = self._candidates(one, query_embeddings, queries, tokens, reach, db)
                 hits[:] = self._ranked(one, candidates.pools, db)
                 self._complete([(one.collection_id, [found for some in hits for found, _ in some])], db)
             results.append(self._results(one, candidates, hits, db))
@@ -223,6 +226,7 @@ class SearchingRecords(MemoryRecords):
         search: CollectionSearch,
         query_embeddings: Sequence[Vector],
         queries: Sequence[str],
+        query_tokens: Sequence[Vector | None],
         reach: int,
         db: Database,
     ) -> Pools:

@@ -63,6 +63,7 @@ class ScratchIndex(SearchingRecords):
         search: CollectionSearch,
         query_embeddings: Sequence[Vector],
         queries: Sequence[str],
+        query_tokens: Sequence[Vector | None],  # noqa: ARG002 - the server has no codes
         reach: int,
         db: Database,
     ) -> Pools:
@@ -153,6 +154,7 @@ class ServerIndex(ScratchIndex):
         queries: Sequence[str],
         tenant: str,
         database: str,
+        query_tokens: Sequence[Vector | None] | None = None,  # noqa: ARG002 - the copy has no codes
     ) -> list[tuple[SearchResult, ...]]:
         """See ``SearchingRecords``."""
         db = Database(tenant=tenant, database=database)
@@ -197,6 +199,7 @@ class ServerIndex(ScratchIndex):
         metadatas: Sequence[MetadataView],  # noqa: ARG002
         known: Mapping[str, Record],  # noqa: ARG002
         vectors: Sequence[Vector] | None,  # noqa: ARG002
+        codes: Sequence[bytes | None] | None,  # noqa: ARG002 - the copy has none, and does without
     ) -> None:
         self._keeper.noticed(collection, ids)
 

@@ -26,6 +26,7 @@ __all__ = [
     "bounded_question",
     "indexed_form",
     "is_english_question",
+    "is_stop_word",
     "match_expression",
     "query_terms",
     "sections",
@@ -126,6 +127,11 @@ def words_of_meaning(text: str) -> list[str]:
     folded = text.casefold()
     words = _ASCII_WORD.findall(folded) if folded.isascii() else _words(folded)
     return [word for word in words if word not in _STOP_WORDS] or words or text.split()
+
+
+def is_stop_word(word: str) -> bool:
+    """Tell whether a word in lower case is a function word of English."""
+    return word in _STOP_WORDS
 
 
 def is_english_question(text: str) -> bool:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from aiochroma._types import Metadata, Where
 from aiochroma.text.analysis import indexed_form
+from aiochroma.text.codes import CodeTable
 from aiochroma.text.coverage import WINDOW, TextHits, search_namespace
 from aiochroma.text.memories import (
     IndexedText,
@@ -36,7 +37,7 @@ from aiochroma.text.terms import Postings, Summary, summary_of, terms_of
 from aiochroma.text.vectors import VectorTable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -109,6 +110,7 @@ class TextIndex:
         self._memories = MemoryTable(connection)
         self._metadata = MetadataTable(connection)
         self._vectors = VectorTable(connection, self._cache_bytes)
+        self._codes = CodeTable(connection)
         self._order = Order(connection)
 
     # -- writing -------------------------------------------------------------------------------------------------------
@@ -146,6 +148,7 @@ class TextIndex:
                 self._terms.remove(number, [(memory.number, memory.indexed) for memory in old])
                 self._metadata.remove(number, [(memory.number, memory.metadata or {}) for memory in old])
                 self._vectors.remove(number, numbers)
+                self._codes.remove(numbers)
                 self._memories.remove(numbers)
                 self._order.removed(number, numbers)
                 self._count_in(number, -len(old), -sum(memory.words for memory in old))
@@ -263,7 +266,25 @@ class TextIndex:
         """Return the cosine distances of rows (columns) from queries (rows of length 1); NaN where they are not known."""
         return self._vectors.distances(self._number(namespace), queries, rows)
 
+    def token_coverage(
+        self, namespace: str, states: NDArray[np.float32], rows: NDArray[np.int64]
+    ) -> NDArray[np.float64] | None:
+        """Return how well rows and their surroundings hold the tokens of a question; see ``CodeTable.coverage``."""
+        number = self._number(namespace)
+        window = WINDOW if self._summary(number).has_threads else 0
+        return self._codes.coverage(states, rows, self._order.around(number, rows, window))
+
+    def set_codes(self, namespace: str, codes: Mapping[str, bytes]) -> None:
+        """Store the codes of memories that are there, by their ids."""
+        with self._transaction():
+            numbers = self._memories.numbers(self._number(namespace), codes)
+            self._codes.write([(number, None, codes[id]) for id, number in numbers.items()])
+
     # -- reading -------------------------------------------------------------------------------------------------------
+
+    def without_code(self, namespace: str) -> list[str]:
+        """Return the ids of the memories that have no code of their tokens."""
+        return list(self.ids_of(self._codes.without(self._number(namespace)).tolist()).values())
 
     def rows(self, namespace: str, ids: Iterable[str]) -> dict[str, int]:
         """Return the rows of ids; those that are not there are left out."""
@@ -421,6 +442,7 @@ class TextIndex:
         self._metadata.add(namespace, [(at, after) for at, after, _ in metadata])
         with_vector = [(entry[0], entry[1].vector) for entry in written if entry[1].vector is not None]
         self._vectors.write(namespace, [at for at, _ in with_vector], [vector for _, vector in with_vector])
+        self._codes.write([(entry[0], entry[1].vector, entry[1].code) for entry in written])
         self._memories.write(namespace, written)
         self._order.written(namespace, [entry[0] for entry in written], [entry[3] for entry in written])
         self._count_in(namespace, len(rows) - len(old), words_added)
@@ -434,6 +456,7 @@ class TextIndex:
 
     def _drop(self, number: int) -> None:
         self._vectors.drop(number)
+        self._codes.drop(number)
         self._order.forget(number)
         self._metadata.drop(number)
         self._terms.drop(number)

@@ -32,7 +32,7 @@ __all__ = [
 
 # Raise it whenever the tables or the form in which text is indexed change: a file of another number is
 # rebuilt.
-_FORMAT = 4
+_FORMAT = 5
 _SCHEMA = """
 CREATE TABLE namespaces (
     number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, watermark TEXT,
@@ -45,6 +45,7 @@ CREATE INDEX memories_by_thread ON memories (namespace, thread, position) WHERE 
 CREATE INDEX memories_by_creation ON memories (namespace, created, id);
 CREATE INDEX memories_by_expiry ON memories (namespace, expires) WHERE expires IS NOT NULL;
 CREATE TABLE vectors (number INTEGER PRIMARY KEY, vector BLOB NOT NULL);
+CREATE TABLE codes (number INTEGER PRIMARY KEY, code BLOB NOT NULL);
 CREATE TABLE metadata_keys (
     number INTEGER PRIMARY KEY, namespace INTEGER NOT NULL, name TEXT NOT NULL, UNIQUE (namespace, name));
 CREATE TABLE metadata_values (
@@ -69,6 +70,7 @@ class IndexedText(NamedTuple):
         created: When it was made, in seconds since 1970; 0 where that is not known.
         expires: When it expires, in seconds since 1970, or None.
         vector: Its vector; None keeps the one that is stored.
+        code: The code of its tokens (see ``codes``); None keeps the one that is stored, if it belongs to the vector.
     """
 
     id: str
@@ -79,6 +81,7 @@ class IndexedText(NamedTuple):
     created: float = 0.0
     expires: float | None = None
     vector: Vector | None = None
+    code: bytes | None = None
 
 
 class ListPage(NamedTuple):

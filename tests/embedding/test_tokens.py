@@ -1,0 +1,188 @@
+"""Embedders that give the states of tokens: codes are kept with the memories, and follow them wherever their vectors go."""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from contextlib import closing
+
+import numpy as np
+import pytest
+
+import aiochroma
+from aiochroma.embedding.minilm import is_packaged
+
+DIMENSIONS = 256
+FACTS = [
+    "the kettle in the kitchen is blue",
+    "the dentist moved to Harbour Street",
+    "a bicycle stands in the cellar",
+    "grandmother bakes bread on Sunday",
+]
+
+
+def state(word):
+    """Return a vector of length 1 for a word, the same everywhere."""
+    seed = int.from_bytes(hashlib.sha256(word.lower().encode()).digest()[:8])
+    vector = np.random.default_rng(seed).standard_normal(DIMENSIONS).astype(np.float32)
+    return vector / np.linalg.norm(vector)
+
+
+class Words:
+    """Stands for a model: a state for each word, and their mean."""
+
+    identity = "words-of-tests"
+    dimensions = DIMENSIONS
+    max_distance = 0.9
+
+    def embed(self, texts):
+        return np.stack([matrix[0] for matrix in Words.embed_tokens(self, texts)])
+
+    def embed_tokens(self, texts):
+        matrices = []
+        for text in texts:
+            states = np.stack([state(word) for word in text.split()])
+            mean = states.mean(axis=0)
+            matrices.append(np.concatenate([mean[None] / np.linalg.norm(mean), states]))
+        return matrices
+
+
+class Other(Words):
+    """Another model, whose states are those of other words."""
+
+    identity = "other-words-of-tests"
+
+    def embed_tokens(self, texts):
+        return super().embed_tokens([" ".join(f"x{word}" for word in text.split()) for text in texts])
+
+
+async def likeness(memory, question, **how):
+    """Return how much the tokens of each memory are like those of a question, by text."""
+    return {hit.text: hit.explain["tokens"] for hit in await memory.recall(question, k=10, **how)}
+
+
+def codes_in(path):
+    """Return how many codes and memories a closed database has."""
+    with closing(sqlite3.connect(path / "aiochroma-text.sqlite3")) as connection:
+        return tuple(
+            connection.execute(f"SELECT COUNT(*) FROM {name}").fetchone()[0] for name in ("codes", "memories")
+        )
+
+
+async def test_the_memory_with_the_tokens_of_the_question_comes_first(tmp_path):
+    """Tokens count beside the vector, by meaning alone as well; by words alone they do not."""
+    async with aiochroma.Memory(tmp_path, embedder=Words()) as memory:
+        await memory.remember_many(FACTS, thread=False)
+        for mode in ("hybrid", "vector"):
+            found = await likeness(memory, "dentist street", mode=mode)
+            assert max(found, key=found.__getitem__) == next(iter(found)) == FACTS[1]
+            assert found[FACTS[1]] > 0.7 > 0.4 > found[FACTS[0]]
+        assert set((await likeness(memory, "dentist street", mode="text")).values()) == {None}
+
+
+async def test_what_stands_around_lends_its_tokens(tmp_path):
+    """In a conversation the turn before the answer counts, as it does for words."""
+    turns = ["where is the kettle", "in the kitchen", "and the bread", "it is gone"]
+    found = []
+    async with aiochroma.Memory(tmp_path, embedder=Words()) as memory:
+        for number, thread in enumerate(("talk", False)):
+            namespace = f"n{number}"
+            await memory.remember_many(turns, namespace=namespace, thread=thread)
+            found.append(await likeness(memory, "kettle", mode="vector", namespaces=namespace))
+    together, alone = found
+    assert together["in the kitchen"] > alone["in the kitchen"] + 0.3
+    assert together["where is the kettle"] == pytest.approx(alone["where is the kettle"], abs=1e-6)
+
+
+async def test_codes_go_where_the_memories_go(tmp_path):
+    """They outlive a restart and a change of metadata, are replaced with the text, and go with the memory."""
+    async with aiochroma.Memory(tmp_path, embedder=Words()) as memory:
+        ids = await memory.remember_many(FACTS, thread=False)
+        before = await likeness(memory, "kettle")
+    assert codes_in(tmp_path) == (4, 4)
+    async with aiochroma.Memory(tmp_path, embedder=Words()) as memory:
+        assert await likeness(memory, "kettle") == before
+        await memory.update(ids[0], metadata={"room": "kitchen"})
+        await memory.pin(ids[1])
+        assert (await likeness(memory, "kettle"))[FACTS[0]] == before[FACTS[0]]
+        await memory.update(ids[0], text="the teapot is red")
+        assert (await likeness(memory, "teapot"))["the teapot is red"] > 0.7
+        await memory.forget(ids[2])
+        await memory.erase(ids[3])
+    assert codes_in(tmp_path) == (2, 2)
+
+
+async def test_a_code_of_another_vector_is_not_kept(tmp_path):
+    """Who gives a memory another vector by Chroma's own means takes its code away; with the same vector it stays."""
+    async with aiochroma.Memory(tmp_path, embedder=Words()) as memory:
+        first, second, *_ = await memory.remember_many(FACTS, thread=False)
+        collection = await memory.client.get_collection("default", embedding_function=None)
+        record = await collection.get(ids=[second], include=["embeddings"])
+        await collection.update(
+            ids=[first, second], embeddings=[state("teapot"), 3.0 * np.asarray(record["embeddings"][0])]
+        )
+        found = await likeness(memory, "kettle")
+    assert found[FACTS[0]] is None
+    assert None not in {found[text] for text in FACTS[1:]}
+    assert codes_in(tmp_path) == (3, 4)
+
+
+async def test_without_codes_a_recall_does_without_and_reembedding_makes_them(tmp_path):
+    """Codes are disposable: an index that is gone, or written by another embedder, costs their help until then."""
+    async with aiochroma.Memory(tmp_path, embedder=Words()) as memory:
+        await memory.remember_many(FACTS, thread=False)
+        before = await likeness(memory, "kettle")
+    (tmp_path / "aiochroma-text.sqlite3").unlink()
+    async with aiochroma.Memory(tmp_path, embedder=Words()) as memory:
+        assert set((await likeness(memory, "kettle")).values()) == {None}
+        assert (await memory.reembed()).embedded == {"default": 4}
+        assert await likeness(memory, "kettle") == before
+        assert (await memory.reembed()).unchanged == ("default",)
+    async with aiochroma.Memory(tmp_path, embedder=Other()) as memory:
+        assert (await memory.reembed()).embedded == {"default": 4}
+        assert await likeness(memory, "kettle") != before
+        assert None not in (await likeness(memory, "kettle")).values()
+    async with aiochroma.Memory(tmp_path, embedder="hashed") as memory:
+        await memory.reembed()
+        assert set((await likeness(memory, "kettle")).values()) == {None}
+    assert codes_in(tmp_path) == (0, 4)
+
+
+async def test_an_import_and_a_process_that_shares_have_codes_too(tmp_path):
+    """What is exported is embedded where it is imported; codes and tokens travel to the process that has the database."""
+    async with aiochroma.Memory(tmp_path / "one", embedder=Words()) as memory:
+        await memory.remember_many(FACTS, thread=False)
+        before = await likeness(memory, "kettle")
+        await memory.export(tmp_path / "all.jsonl")
+    async with aiochroma.Memory(
+        tmp_path / "two", embedder=Words(), process="shared", host_idle=0.5
+    ) as memory:
+        await memory.import_(tmp_path / "all.jsonl")
+        assert await likeness(memory, "kettle") == before
+
+
+@pytest.mark.parametrize(
+    "result",
+    [[np.zeros(8)], [np.zeros((2, 7))], [np.full((2, 8), np.nan)], [], 7],
+    ids=["no matrix", "width", "not finite", "none", "no list"],
+)
+async def test_what_is_no_matrix_of_tokens_is_the_embedders_failure(tmp_path, result):
+    """A wrong result of `embed_tokens` is reported as one of the embedder."""
+
+    class Wrong(Words):
+        def embed_tokens(self, texts):
+            return result
+
+    async with aiochroma.Memory(tmp_path, embedder=Wrong()) as memory:
+        with pytest.raises(aiochroma.EmbeddingFailedError):
+            await memory.remember("hello")
+
+
+@pytest.mark.skipif(not is_packaged(), reason="the extra `minilm` is not installed")
+def test_minilm_gives_the_tokens_that_say_something():
+    """Above them stands the vector of the text; function words, punctuation and other scripts are left out."""
+    embedder = aiochroma.MiniLmEmbedder()
+    texts = ["The therapist, who was kind, sat on the mat.", "Who is it?", "東京", " "]
+    tokens = embedder.embed_tokens(texts)
+    np.testing.assert_allclose([matrix[0] for matrix in tokens], embedder.embed(texts), atol=1e-5)
+    assert [len(matrix) - 1 for matrix in tokens] == [4, 3, 0, 0]
