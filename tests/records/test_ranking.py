@@ -36,6 +36,7 @@ _CANDIDATES = st.lists(
         own_text=_SHARES,
         distance=st.none() | st.floats(0.0, 2.0),
         age=st.floats(-10.0, 1e9),
+        tokens=st.none() | _SHARES,
     ),
     max_size=12,
     unique_by=lambda candidate: candidate.id,
@@ -91,8 +92,9 @@ def test_more_text_or_less_distance_never_lowers_a_score(candidates, text, dista
 
 @given(_CANDIDATES)
 def test_modes_look_at_one_side_only(candidates):
-    """Mode "vector" ranks by distance alone, mode "text" by coverage alone, and neither keeps what has none."""
-    by_vector = rank(candidates, embedder_max_distance=0.85, mode="vector")
+    """Mode "vector" ranks by meaning alone, mode "text" by coverage alone, and neither keeps what has none."""
+    without_tokens = [candidate._replace(tokens=None) for candidate in candidates]
+    by_vector = rank(without_tokens, embedder_max_distance=0.85, mode="vector")
     distances = [candidate.distance for candidate, _ in by_vector]
     assert None not in distances
     assert distances == sorted(distances)
