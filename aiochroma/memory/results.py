@@ -73,7 +73,8 @@ class Hit:
         position: Its position in the thread, whose memories are in the order of these numbers.
         passage: The chunk of its text that is nearest to the question, where the text was so long that it was embedded in
             chunks; else None.
-        explain: What the score is made of: ``text``, ``own_text``, ``vector``, ``recency``, ``weight``.
+        explain: What the score is made of: ``text``, ``own_text``, ``vector``, ``tokens`` (where the embedder gives them),
+            ``recency``, ``weight``.
         before: The memories before it in its thread, oldest first; empty unless the recall has a ``window``.
         after: The memories after it in its thread, oldest first; empty unless the recall has a ``window``.
     """
@@ -341,7 +342,7 @@ def hit_from(
     )
 
 
-_EXPLAINED = ("text", "own_text", "vector", "recency", "weight")
+_EXPLAINED = ("text", "own_text", "vector", "tokens", "recency", "weight")
 
 
 def hits_from(namespace: str, result: SearchResult) -> list[Hit]:
@@ -359,7 +360,7 @@ def hits_from(namespace: str, result: SearchResult) -> list[Hit]:
             distance=found.distance,
             score=found.score.score,
             passage=found.passage,
-            explain={name: getattr(found.score, name) for name in _EXPLAINED},
+            explain={name: value for name in _EXPLAINED if (value := getattr(found.score, name)) is not None},
             before=near(found.before),
             after=near(found.after),
         )

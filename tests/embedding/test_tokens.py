@@ -58,7 +58,7 @@ class Other(Words):
 
 async def likeness(memory, question, **how):
     """Return how much the tokens of each memory are like those of a question, by text."""
-    return {hit.text: hit.explain["tokens"] for hit in await memory.recall(question, k=10, **how)}
+    return {hit.text: hit.explain.get("tokens") for hit in await memory.recall(question, k=10, **how)}
 
 
 def codes_in(path):
