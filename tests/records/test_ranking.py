@@ -25,6 +25,7 @@ class Candidate(NamedTuple):
     own_text: float = 0.0
     distance: float | None = None
     age: float = 0.0
+    tokens: float | None = None
 
 
 _SHARES = st.floats(0.0, 1.0)
@@ -47,9 +48,14 @@ _MODES = st.sampled_from(["hybrid", "vector", "text"])
 def columns(candidates) -> Candidates:
     """Return candidates in columns."""
     rows = [
-        (one.text, one.own_text, math.nan if one.distance is None else one.distance) for one in candidates
+        (
+            one.text,
+            one.own_text,
+            *(math.nan if value is None else value for value in (one.distance, one.tokens)),
+        )
+        for one in candidates
     ]
-    return Candidates(*np.array(rows, dtype=np.float64).reshape(-1, 3).T)
+    return Candidates(*np.array(rows, dtype=np.float64).reshape(-1, 4).T)
 
 
 def rank(candidates, limit=None, **how):
