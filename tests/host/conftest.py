@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -70,3 +72,15 @@ def vectors():
         return np.random.default_rng(seed).random((count, 4), dtype=np.float32)
 
     return make
+
+
+@pytest.fixture
+def dying_host(monkeypatch, tmp_path):
+    """Hosts that write down what they carry out, and die of some requests; return what they have written down."""
+    script, journal = tmp_path / "python", tmp_path / "journal"
+    program = Path(__file__).with_name("dying_host.py")
+    script.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{program}" "$@"\n')
+    script.chmod(0o700)
+    monkeypatch.setenv("AIOCHROMA_HOST_PYTHON", str(script))
+    monkeypatch.setenv("DYING_HOST_JOURNAL", str(journal))
+    return lambda: journal.read_text().splitlines() if journal.exists() else []

@@ -1,4 +1,4 @@
-"""A host that writes down every request that it begins, and dies of those that it is told to die of.
+"""A host that writes down every request that it begins, dies of those that it is told to die of, and looks around often.
 
 It is started in place of the interpreter, so its arguments are those of ``python -P -m aiochroma.host ...``.
 """
@@ -10,6 +10,7 @@ import signal
 import sys
 
 from aiochroma.backend.embedded import EmbeddedBackend
+from aiochroma.host import server
 from aiochroma.host.__main__ import main
 
 carry_out = EmbeddedBackend.execute
@@ -26,4 +27,5 @@ def execute(self, request, deadline=None):
 
 
 EmbeddedBackend.execute = execute
+server._LOOK_SECONDS = float(os.environ.get("DYING_HOST_LOOK_SECONDS", server._LOOK_SECONDS))
 sys.exit(main(sys.argv[sys.argv.index("aiochroma.host") + 1 :]))

@@ -84,7 +84,18 @@ async def test_small_reads_do_not_wait_for_a_large_write(collection, vectors):
     assert await collection.count() == 4000
 
 
-def test_two_loops_and_three_threads_share_one_link(hosts, path):
+def run_on_uvloop(work):
+    """Run a coroutine on a loop of uvloop."""
+    uvloop = pytest.importorskip("uvloop")
+    loop = uvloop.new_event_loop()
+    try:
+        return loop.run_until_complete(work)
+    finally:
+        loop.close()
+
+
+@pytest.mark.parametrize("run", [asyncio.run, run_on_uvloop], ids=["asyncio", "uvloop"])
+def test_two_loops_and_three_threads_share_one_link(hosts, path, run):
     """One process has one link, whatever it calls from."""
     results = []
 
@@ -103,7 +114,7 @@ def test_two_loops_and_three_threads_share_one_link(hosts, path):
                 collection.upsert(ids=[f"{name}{number}"], embeddings=[VECTOR])
             results.append(name)
 
-    threads = [threading.Thread(target=asyncio.run, args=(on_loop(name),)) for name in "ab"]
+    threads = [threading.Thread(target=run, args=(on_loop(name),)) for name in "ab"]
     threads += [threading.Thread(target=on_thread, args=(name,)) for name in "cde"]
     with sync.PersistentClient(path, process="shared") as client:
         for thread in threads:

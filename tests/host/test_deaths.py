@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -102,17 +103,6 @@ async def test_what_may_not_run_twice_is_not_sent_again(client, collection, host
     assert [type(outcome) for outcome in outcomes[1:3]] == [aiochroma.OutcomeUnknownError] * 2
     assert not any(isinstance(outcome, BaseException) for outcome in (outcomes[0], outcomes[3], outcomes[4]))
     assert (await collection.get(ids=["order"]))["documents"] == ["second"]
-
-
-@pytest.fixture
-def dying_host(monkeypatch, tmp_path):
-    """Hosts that write down what they carry out, and die of some requests."""
-    script, journal = tmp_path / "python", tmp_path / "journal"
-    script.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{PROGRAM.with_name("dying_host.py")}" "$@"\n')
-    script.chmod(0o700)
-    monkeypatch.setenv("AIOCHROMA_HOST_PYTHON", str(script))
-    monkeypatch.setenv("DYING_HOST_JOURNAL", str(journal))
-    return lambda: journal.read_text().splitlines() if journal.exists() else []
 
 
 async def test_a_request_that_kills_hosts_is_not_sent_for_ever(dying_host, client, collection):
@@ -264,3 +254,13 @@ def test_a_forked_child_may_open_its_own(program, hosts, path):
     out, errors = process.communicate(timeout=60)
     assert errors == ""
     assert out.splitlines() == ["child: ForkedProcessError", "child: 1", "parent: 2"]
+
+
+@pytest.mark.timeout(300)
+async def test_many_deaths_lose_nothing(hosts, tmp_path):
+    """Hosts and clients are killed under a mixed load: nothing acknowledged is lost, nothing runs twice that may not."""
+    command = [sys.executable, str(Path(__file__).with_name("deaths.py")), "--deaths", "4", "--seed", "3"]
+    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.startswith("4 deaths: ")
+    assert re.search(r"^[1-9]\d* records acknowledged, 0 lost", done.stdout, re.MULTILINE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -12,7 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from host_support import is_alive
+from host_support import is_alive, until
 
 import aiochroma
 from aiochroma import sync
@@ -387,3 +388,112 @@ def test_the_command_line_works_beside_a_bot(hosts, tmp_path):
         assert code == 0, errors
         assert "It rains." in out
         assert "It rains." in [hit.text for hit in memory.recall("rains").hits]
+
+
+# -- what is deleted, other namespaces, notebooks ------------------------------------------------------------------------
+
+
+async def test_a_deleted_socket_is_made_again(monkeypatch, dying_host, hosts, path):
+    """Connected clients go on meanwhile; the host binds at its next look, so that others find it again."""
+    monkeypatch.setenv("DYING_HOST_LOOK_SECONDS", "0.2")
+    async with aiochroma.AsyncPersistentClient(path, process="shared") as client:
+        collection = await client.create_collection("things", embedding_function=None)
+        pid = hosts.pid(path)
+        socket = Path(read_owner(path).socket)
+        socket.unlink()
+        await collection.upsert(ids=["meanwhile"], embeddings=[VECTOR])
+        # A host looks when something happens, too; an idle one by itself.
+        await asyncio.to_thread(until, socket.exists, "the socket is there again")
+        out = await asyncio.to_thread(python, PROGRAM, "write", path, "other", 3)
+        assert out[:2] == (0, "done\n")
+        assert await collection.count() == 4
+        assert hosts.pid(path) == pid
+
+
+async def test_a_host_of_a_deleted_directory_ends(monkeypatch, dying_host, hosts, path):
+    """Without clients it ends at its next look, although it was told to stay; nothing of it is left."""
+    monkeypatch.setenv("DYING_HOST_LOOK_SECONDS", "0.2")
+    async with aiochroma.AsyncPersistentClient(path, process="shared", host_idle=600) as client:
+        await client.create_collection("things", embedding_function=None)
+        pid, socket = hosts.pid(path), Path(read_owner(path).socket)
+        shutil.rmtree(path)
+    await asyncio.to_thread(hosts.ended, pid)
+    assert not socket.exists()
+    async with aiochroma.AsyncPersistentClient(path, process="shared") as client:
+        assert await client.list_collections() == []
+        assert hosts.pid(path) != pid
+
+
+async def test_clients_of_other_namespaces_share_the_host(hosts, path):
+    """Mount, process and user namespaces of their own, as containers have them, with the folder of sockets in common."""
+    prefix = ["unshare", "--user", "--map-current-user", "--mount", "--pid", "--fork"]
+    try:
+        subprocess.run([*prefix, "true"], check=True, capture_output=True, timeout=30)
+    except (OSError, subprocess.SubprocessError):
+        pytest.skip("this user may not make namespaces here")
+    async with aiochroma.AsyncPersistentClient(path, process="shared") as client:
+        collection = await client.create_collection("things", embedding_function=None)
+        pid = hosts.pid(path)
+        command = [*prefix, sys.executable, str(PROGRAM), "write", str(path), "other", "5"]
+        process = await asyncio.create_subprocess_exec(*command, stdout=-1, stderr=-1)
+        out, errors = await process.communicate()
+        assert (process.returncode, out) == (0, b"done\n"), errors.decode()
+        assert await collection.count() == 5
+        assert hosts.pid(path) == pid
+
+
+class Notebook:
+    """An interactive interpreter that stays open between its cells, with `await` at the top level, as notebooks have it."""
+
+    def __init__(self, log):
+        self._log = Path(log)
+        with self._log.open("wb") as out:
+            self._process = subprocess.Popen(
+                [sys.executable, "-u", "-m", "asyncio"],
+                stdin=subprocess.PIPE,
+                stdout=out,
+                stderr=out,
+                text=True,
+            )
+        self._cells = 0
+
+    def run(self, *lines):
+        """Run a cell, and return what its last line has printed."""
+        self._cells += 1
+        mark = f"end of cell {self._cells}"
+        for line in (*lines, f"print('end of', 'cell', {self._cells})"):
+            self._process.stdin.write(line + "\n")
+        self._process.stdin.flush()
+        until(lambda: mark in self._log.read_text(), mark)
+        output = self._log.read_text().split(mark)[self._cells - 1 if self._cells == 1 else -2]
+        assert "Traceback" not in output, output
+        return output
+
+    def close(self):
+        """Close it without having closed anything in it."""
+        self._process.stdin.close()
+        assert self._process.wait(60) == 0
+
+
+def test_a_notebook_that_is_open_twice(hosts, path, tmp_path):
+    """Both kernels stay open, and each sees what the other has remembered."""
+    opening = (
+        "import aiochroma",
+        "from aiochroma.embedding.hashed import HashedEmbedder",
+        f"memory = aiochroma.Memory({str(path)!r}, process='shared', embedder=HashedEmbedder())",
+        "_ = await memory.open()",
+    )
+    first, second = Notebook(tmp_path / "first"), Notebook(tmp_path / "second")
+    first.run(*opening, "_ = await memory.remember('the first kernel was here')")
+    second.run(*opening, "_ = await memory.remember('the second kernel was here')")
+    for notebook in (first, second):
+        assert "found 2 of 2" in notebook.run(
+            "hits = await memory.recall('which kernel was here')",
+            "print('found', len(hits), 'of', await memory.count())",
+        )
+    assert len(hosts.status(path)["clients"]) == 2
+    first.run("await memory.aclose()")
+    assert "left 2" in second.run("print('left', await memory.count())")
+    second.run("await memory.aclose()")
+    for notebook in (first, second):
+        notebook.close()
