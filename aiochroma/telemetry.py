@@ -2,9 +2,13 @@
 
 Spans follow the conventions for memories of the generative-AI group: ``gen_ai.operation.name`` is ``search_memory``,
 ``upsert_memory``, ``update_memory``, ``delete_memory`` or ``delete_memory_store``; store, record and number of records are named
-as there. What is ours begins with ``aiochroma.``. Texts are recorded only where
-``OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT`` is ``true``. ``opentelemetry-api`` comes with chromadb; until
-:func:`instrument` is called, nothing is imported or computed.
+as there. What is ours begins with ``aiochroma.``: times of requests, the depth of queues, stalls of event loops. Texts are
+recorded only where ``OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT`` is ``true``. ``opentelemetry-api`` comes with
+chromadb; until :func:`instrument` is called, nothing is imported or computed.
+
+With ``process="shared"`` a request tells the host which span it belongs to (a W3C ``traceparent``). The host's work shows up as
+spans below it if the host is instrumented, too: ``AIOCHROMA_HOST_SETUP=package.module:function`` names a function that every
+host calls at its start, which sets up OpenTelemetry and calls :func:`instrument`.
 
 Example:
     >>> aiochroma.telemetry.instrument()  # doctest: +SKIP
@@ -12,23 +16,27 @@ Example:
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import time
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from opentelemetry import metrics, trace
+from opentelemetry.context import Context as OtelContext
 from opentelemetry.trace import SpanKind, Status, StatusCode
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from aiochroma._distribution import version
 from aiochroma._types import JsonObject
 from aiochroma.core.registry import open_databases
-from aiochroma.core.stats import set_observer
+from aiochroma.core.stats import observer, set_observer
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
     from contextvars import Context
 
     from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
@@ -53,6 +61,10 @@ _OPERATIONS = {
 }
 """The conventions' operations; the other calls have a span of their own name."""
 
+_STALL_SECONDS = 0.05
+_WATCHED_SECONDS = 10.0
+"""For so long after its last call an event loop is looked at."""
+
 _CONTENT_VARIABLE = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 
 
@@ -68,6 +80,11 @@ class _Seen:
 
 
 _seen: ContextVar[_Seen | None] = ContextVar("aiochroma_telemetry", default=None)
+
+_remote: ContextVar[OtelContext | None] = ContextVar("aiochroma_remote_call", default=None)
+"""The call of another process that a request of a host belongs to."""
+
+_PROPAGATOR = TraceContextTextMapPropagator()
 
 
 def instrument(
@@ -110,6 +127,12 @@ class _Telemetry:
         self._embedding = meter.create_histogram(
             "aiochroma.embedding.duration", "s", "How long embedding takes."
         )
+        self._stalls = meter.create_histogram(
+            "aiochroma.loop.stall",
+            "s",
+            "How late a timer of the event loop is, looked at 20 times a second while memories are used.",
+        )
+        self._watched: WeakKeyDictionary[asyncio.AbstractEventLoop, float] = WeakKeyDictionary()
         meter.create_observable_gauge(
             "aiochroma.queue.depth", [_depths], "{request}", "Requests that are queued or running."
         )
@@ -124,6 +147,7 @@ class _Telemetry:
         """See :class:`aiochroma.core.stats.Observer`."""
         operation = _OPERATIONS.get(name, name)
         seen, began, failure = _Seen(), time.monotonic(), None
+        self._watch_loop(began)
         token = _seen.set(seen)
         with self._tracer.start_as_current_span(
             operation, kind=SpanKind.CLIENT, record_exception=False, set_status_on_exception=False
@@ -171,6 +195,9 @@ class _Telemetry:
         self._run.record(ran, attributes)
         if error is not None:
             self._faults.add(1, {**attributes, "error.type": type(error).__qualname__})
+        caller = context.get(_remote)
+        if caller is not None:
+            self._record_work(caller, attributes, waited, ran, merged, error)
 
     def embedding(self, seconds: float, texts: int) -> None:
         """See :class:`aiochroma.core.stats.Observer`."""
@@ -178,6 +205,58 @@ class _Telemetry:
         if seen is not None:
             seen.embedded += seconds
         self._embedding.record(seconds, {"aiochroma.texts": "one" if texts == 1 else "many"})
+
+    def carrier(self, context: Context) -> dict[str, str]:
+        """See :class:`aiochroma.core.stats.Observer`."""
+        carrier: dict[str, str] = {}
+        context.run(_PROPAGATOR.inject, carrier)
+        return carrier
+
+    def continue_call(self, carrier: Mapping[str, str]) -> None:
+        """See :class:`aiochroma.core.stats.Observer`."""
+        _remote.set(_PROPAGATOR.extract(carrier, OtelContext()))
+
+    def _record_work(
+        self,
+        caller: OtelContext,
+        attributes: JsonObject,
+        waited: float,
+        ran: float,
+        merged: int,
+        error: BaseException | None,
+    ) -> None:
+        """Record what a host has done for a call of another process, as a span below that call's."""
+        values = {**attributes, "aiochroma.queue_wait": waited, "aiochroma.merged_with": merged - 1}
+        span = self._tracer.start_span(
+            f"aiochroma.{attributes['aiochroma.operation']}",
+            caller,
+            SpanKind.SERVER,
+            values,
+            start_time=time.time_ns() - int(ran * 1e9),
+        )
+        if error is not None:
+            span.set_attribute("error.type", type(error).__qualname__)
+            span.set_status(Status(StatusCode.ERROR, str(error)))
+        span.end()
+
+    def _watch_loop(self, now: float) -> None:
+        """Record how late timers of the running event loop are, for as long as it makes calls."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return  # A blocking call: there is no loop that could stand still.
+        is_watched = loop in self._watched
+        self._watched[loop] = now
+        if not is_watched:
+            loop.call_later(_STALL_SECONDS, self._look_at_loop, loop, loop.time() + _STALL_SECONDS)
+
+    def _look_at_loop(self, loop: asyncio.AbstractEventLoop, due: float) -> None:
+        now = loop.time()
+        self._stalls.record(max(0.0, now - due))
+        if time.monotonic() - self._watched[loop] > _WATCHED_SECONDS or observer() is not self:
+            del self._watched[loop]
+            return
+        loop.call_later(_STALL_SECONDS, self._look_at_loop, loop, now + _STALL_SECONDS)
 
 
 def _describe_call(span: Span, name: str, details: JsonObject, seen: _Seen) -> None:

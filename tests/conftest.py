@@ -9,6 +9,7 @@ import time
 from dataclasses import replace
 
 import pytest
+from pickling import carry_by_pickle
 
 from aiochroma import _logging
 from aiochroma._threads import THREAD_NAME
@@ -72,3 +73,11 @@ def every_directory_has_a_host(monkeypatch):
         monkeypatch.setenv("AIOCHROMA_RUNTIME_DIR", folder)
         monkeypatch.setattr(PersistentOptions, "resolve", through_a_host)
         yield
+
+
+@pytest.fixture(autouse=os.environ.get("AIOCHROMA_TEST_PICKLE") == "1")
+def everything_is_pickled():
+    """With ``AIOCHROMA_TEST_PICKLE=1`` every request, result and error of a suite goes through pickle on its way."""
+    end = carry_by_pickle()
+    yield
+    end()

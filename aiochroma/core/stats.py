@@ -11,7 +11,7 @@ from aiochroma._logging import EventLogger, get_logger
 from aiochroma._types import JsonObject
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
     from contextvars import Context
 
     from aiochroma.core.calls import Ticket
@@ -180,6 +180,12 @@ class Observer(Protocol):
 
     def embedding(self, seconds: float, texts: int) -> None:
         """Take note of an embedding, in the caller's context."""
+
+    def carrier(self, context: Context) -> dict[str, str]:
+        """Return what tells another process which call a request belongs to: a ``traceparent``, as W3C has it."""
+
+    def continue_call(self, carrier: Mapping[str, str]) -> None:
+        """Note, in the present context, that what follows belongs to a call of another process."""
 
 
 class _Seat:

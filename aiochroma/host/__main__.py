@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import faulthandler
+import importlib
 import json
 import logging
 import logging.handlers
@@ -13,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aiochroma._errors import error_to_dict
+from aiochroma._errors import InvalidInputError, error_to_dict
 from aiochroma._types import JsonObject
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 __all__ = ["IDLE_SECONDS", "main", "serve"]
 
 IDLE_SECONDS = 60.0
+SETUP_VARIABLE = "AIOCHROMA_HOST_SETUP"
+"""Names a function that every host calls before it opens its directory, such as one that sets up telemetry."""
+
 _LOG_BYTES = 2**20
 
 
@@ -48,6 +52,8 @@ def serve(
     from aiochroma.host.opening import with_local_index
     from aiochroma.host.server import HostServer
 
+    _set_up()
+
     def listening(error: BaseException | None) -> None:
         if error is None:
             # The directory is there and ours from now on.
@@ -57,6 +63,21 @@ def serve(
     server = HostServer(Path(directory), options_from_json(options or {}), idle, with_local_index, listening)
     _forward_events(server)
     return server.run()
+
+
+def _set_up() -> None:
+    """Call the function that the environment names: ``package.module:function``."""
+    named = os.environ.get(SETUP_VARIABLE)
+    if not named:
+        return
+    module, _, function = named.partition(":")
+    try:
+        getattr(importlib.import_module(module), function)()
+    except Exception as error:
+        raise InvalidInputError(
+            f"{SETUP_VARIABLE}={named!r} does not name a function, as `package.module:function`, that can be called in a host: "
+            f"{type(error).__name__}: {error}"
+        ) from error
 
 
 def _log_into(directory: Path, *, to_terminal: bool) -> None:

@@ -26,6 +26,7 @@ from aiochroma.core.config import EngineOptions
 from aiochroma.core.connection import BackendInfo, Capabilities
 from aiochroma.core.operations import OPERATIONS
 from aiochroma.core.request import Arguments, Request
+from aiochroma.core.stats import observer
 from aiochroma.disk.findings import CollectionRecovery, RecoveryReport
 from aiochroma.disk.ownership import Owner
 from aiochroma.host.wire import FRAME_LIMIT, PROTOCOL, Codec, FrameKind, Plain, ProtocolError, frame
@@ -267,6 +268,7 @@ class Received(NamedTuple):
 
     request: Request
     deadline: float | None
+    carrier: dict[str, str]
 
 
 def versions() -> JsonObject:
@@ -298,11 +300,16 @@ def options_from_json(values: MetadataView) -> EngineOptions:
 
 
 def request_to_wire(ticket: Ticket) -> list[object]:
-    """Return a request as it travels. No clock is shared: a deadline travels as the seconds that are left."""
+    """Return a request as it travels. No clock is shared: a deadline travels as the seconds that are left.
+
+    Where this process is observed it says, too, which call it belongs to.
+    """
     request = ticket.request
     arguments, rows = travelling(request.arguments)
     left = None if ticket.deadline is None else max(0.0, ticket.deadline - time.monotonic())
-    return [request.operation, arguments, rows, request.bulk, request.atomic, left]
+    watching = observer()
+    carrier = {} if watching is None else watching.carrier(ticket.context)
+    return [request.operation, arguments, rows, request.bulk, request.atomic, left, carrier]
 
 
 def request_from_wire(plain: Plain) -> Received:
@@ -312,11 +319,12 @@ def request_from_wire(plain: Plain) -> Received:
         ProtocolError: It is none.
     """
     try:
-        operation, arguments, rows, bulk, atomic, left = plain
+        operation, arguments, rows, bulk, atomic, left, carrier = plain
         if operation not in OPERATIONS:
             raise ProtocolError(f"The unknown operation {operation!r} came.")
         request = Request(operation, received(arguments, rows), bool(bulk), bool(atomic))
-        return Received(request, None if left is None else time.monotonic() + float(left))
+        carrier = {str(key): str(value) for key, value in carrier.items()}
+        return Received(request, None if left is None else time.monotonic() + float(left), carrier)
     except (TypeError, ValueError, AttributeError) as error:
         raise ProtocolError(f"A request cannot be read: {type(error).__name__}: {error}") from None
 

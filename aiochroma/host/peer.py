@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from aiochroma._errors import AiochromaError, ClosedError, DatabaseInUseError
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma.core.calls import Ticket, TicketState
+from aiochroma.core.stats import observer
 from aiochroma.host.messages import LARGE, error_to_wire, message_frames, records_of, request_from_wire
 from aiochroma.host.sockets import check_peer
 from aiochroma.host.wire import FrameKind, MessageReader, ProtocolError, frame
@@ -61,6 +62,9 @@ class PeerTicket(Ticket):
             super().__init__(received.request, peer, None, received.deadline)
         finally:
             current_request.reset(token)
+        watching = observer()
+        if watching is not None and received.carrier:
+            self.context.run(watching.continue_call, received.carrier)
 
 
 class Peer:

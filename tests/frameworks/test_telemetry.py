@@ -6,6 +6,8 @@ import asyncio
 import json
 import subprocess
 import sys
+import tempfile
+import time
 
 import pytest
 from opentelemetry import trace
@@ -155,3 +157,60 @@ def test_nothing_is_imported_while_it_is_off():
     code = "import sys, aiochroma, aiochroma.sync; print([name for name in sys.modules if 'opentelemetry' in name])"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert shown.strip() == "[]"
+
+
+async def test_stalls_of_the_loop_are_measured(recorded, tmp_path):
+    """A timer that comes due while the loop stands still is late by as much."""
+    async with aiochroma.Memory(tmp_path) as memory:
+        await memory.remember("something")
+        time.sleep(0.5)
+        while "aiochroma.loop.stall" not in recorded.metrics():
+            await asyncio.sleep(0)
+    (stalls,) = recorded.metrics()["aiochroma.loop.stall"]
+    assert stalls.max >= 0.4
+
+
+SETUP = """
+import os
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SimpleSpanProcessor
+from aiochroma import telemetry
+
+def instrument():
+    tracers = TracerProvider()
+    out = open(os.environ["SPANS_OF_THE_HOST"], "a", buffering=1)
+    exporter = ConsoleSpanExporter(out=out, formatter=lambda span: span.to_json(indent=None) + "\\n")
+    tracers.add_span_processor(SimpleSpanProcessor(exporter))
+    telemetry.instrument(tracer_provider=tracers)
+"""
+
+
+async def test_the_hosts_work_is_below_the_callers_span(recorded, tmp_path, monkeypatch):
+    """`AIOCHROMA_HOST_SETUP` instruments the host; a `traceparent` goes along with each request."""
+    (tmp_path / "host_setup.py").write_text(SETUP)
+    written = tmp_path / "spans"
+    with tempfile.TemporaryDirectory(prefix="aio-") as folder:
+        monkeypatch.setenv("AIOCHROMA_RUNTIME_DIR", folder)
+        monkeypatch.setenv("AIOCHROMA_HOST_SETUP", "host_setup:instrument")
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+        monkeypatch.setenv("SPANS_OF_THE_HOST", str(written))
+        async with aiochroma.Memory(tmp_path / "memory", process="shared", host_idle=0) as memory:
+            await memory.remember("something")
+            await memory.recall("anything")
+    there = [json.loads(line) for line in written.read_text().splitlines()]
+    for span, work in zip(recorded.spans(), ("remember", "search_memories"), strict=True):
+        context = span.get_span_context()
+        found = [each for each in there if each["name"] == f"aiochroma.{work}"]
+        assert [each["parent_id"] for each in found] == [f"0x{context.span_id:016x}"]
+        assert [each["context"]["trace_id"] for each in found] == [f"0x{context.trace_id:032x}"]
+        assert found[0]["attributes"]["aiochroma.queue_wait"] >= 0
+
+
+async def test_a_host_that_cannot_be_set_up_says_so(tmp_path, monkeypatch):
+    """The error of the function is that of the opening."""
+    with tempfile.TemporaryDirectory(prefix="aio-") as folder:
+        monkeypatch.setenv("AIOCHROMA_RUNTIME_DIR", folder)
+        monkeypatch.setenv("AIOCHROMA_HOST_SETUP", "no_such_module:function")
+        with pytest.raises(aiochroma.InvalidInputError, match="AIOCHROMA_HOST_SETUP.*no_such_module"):
+            async with aiochroma.AsyncPersistentClient(tmp_path / "store", process="shared") as client:
+                await client.heartbeat()

@@ -1,8 +1,9 @@
 """A pytest plugin that runs Chroma's tests against this project's client; see ``run.py``.
 
 Read from the environment: ``CHROMA_PARITY_REPORT`` (the file that one JSON line per test is appended to),
-``CHROMA_PARITY_PLAIN`` (1 leaves Chroma's own client in place, to tell a difference from a test that fails anyway) and
-``CHROMA_PARITY_EXAMPLES`` (how many examples of each property).
+``CHROMA_PARITY_PLAIN`` (1 leaves Chroma's own client in place, to tell a difference from a test that fails anyway),
+``CHROMA_PARITY_PICKLE`` (1 sends every request and result through pickle) and ``CHROMA_PARITY_EXAMPLES`` (how many examples
+of each property).
 """
 
 from __future__ import annotations
@@ -55,6 +56,11 @@ if not _PLAIN:
     chromadb.PersistentClient = adapter.PersistentClient
     chromadb.EphemeralClient = adapter.EphemeralClient
     chromadb.Client = adapter.ClientOfSettings
+    if os.environ.get("CHROMA_PARITY_PICKLE") == "1":
+        sys.path.append(str(Path(__file__).resolve().parents[1] / "support"))
+        from pickling import carry_by_pickle
+
+        carry_by_pickle()
 
 
 def _replace_names() -> None:
