@@ -211,6 +211,6 @@ async def test_a_host_that_cannot_be_set_up_says_so(tmp_path, monkeypatch):
     with tempfile.TemporaryDirectory(prefix="aio-") as folder:
         monkeypatch.setenv("AIOCHROMA_RUNTIME_DIR", folder)
         monkeypatch.setenv("AIOCHROMA_HOST_SETUP", "no_such_module:function")
-        with pytest.raises(aiochroma.InvalidInputError, match="AIOCHROMA_HOST_SETUP.*no_such_module"):
+        with pytest.raises(aiochroma.InvalidInputError, match=r"AIOCHROMA_HOST_SETUP.*no_such_module"):
             async with aiochroma.AsyncPersistentClient(tmp_path / "store", process="shared") as client:
                 await client.heartbeat()
