@@ -127,6 +127,7 @@ class Operation:
         paged: A large result is read in pages.
         reads_first: It reads the collection before anything else, with the interpreter released.
         opens: It opens the database again, so the database need not be usable before.
+        finds: It finds or makes a collection, which bulk writing does before it begins: no sign that somebody else is there.
     """
 
     name: str
@@ -143,6 +144,7 @@ class Operation:
     paged: bool = False
     reads_first: bool = False
     opens: bool = False
+    finds: bool = False
 
     @property
     def label(self) -> str:
@@ -189,12 +191,10 @@ _CHROMA = (
     ),
     *(_read(name) for name in ("_count", "_fork_count", "_get_indexing_status", "_peek", "_search")),
     # Collections.
-    *(
-        _read(name)
-        for name in ("count_collections", "get_collection", "get_collection_by_id", "list_collections")
-    ),
-    Operation("create_collection", Lane.CATALOG, repeat=Repeat.GET_OR_CREATE),
-    Operation("get_or_create_collection", Lane.CATALOG, repeat=Repeat.ALWAYS),
+    *(_read(name) for name in ("count_collections", "list_collections")),
+    *(_read(name, finds=True) for name in ("get_collection", "get_collection_by_id")),
+    Operation("create_collection", Lane.CATALOG, repeat=Repeat.GET_OR_CREATE, finds=True),
+    Operation("get_or_create_collection", Lane.CATALOG, repeat=Repeat.ALWAYS, finds=True),
     Operation("delete_collection", effect=Effect.DROPS_COLLECTION, space=Space.LITTLE),
     *(Operation(name) for name in ("_fork", "_modify")),
     # Tenants and databases.

@@ -27,6 +27,9 @@ _SLICE_MS = 10.0
 _ALONE_SECONDS = 0.1
 """So long a slice may hold the interpreter where nothing else wants it; Chroma's own rate is reached at about that length."""
 
+_ALONE_FACTOR = 3
+"""Where nothing else wants to run, the records of a slice take at least this multiple of what its call alone takes."""
+
 _IDLE_SLICES = 4
 """After this many slices in which no loop had anything to do they grow."""
 
@@ -188,7 +191,7 @@ class Pacing:
         within = self._cost.records_within(budget)
         if alone:
             # On a busy machine, or a slow disk, even the smallest slice takes longer than that.
-            within = max(within, self._cost.records_for_half())
+            within = max(within, _ALONE_FACTOR * self._cost.records_for_half())
         within = min(within, size + size // 2 if may_grow else size)
         self._limits.records_per_slice = max(self.fewest_records, min(self._most, within))
 

@@ -346,7 +346,7 @@ class WorkerState:
         if error is not None:
             self.recorder.record_error(tickets[0].request.row.label, error)
         now = time.monotonic()
-        if not _is_bulk(tickets[0]):
+        if not (_is_bulk(tickets[0]) or tickets[0].request.row.finds):
             self.pacing.served_other(now)
         record, slow_before = self.recorder.record, now - self.slow.seconds
         for ticket in tickets:

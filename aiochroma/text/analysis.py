@@ -52,6 +52,8 @@ _ASCII_WORD = re.compile(r"[a-z0-9]+")
 _TYPOGRAPHIC = {0x2018: "'", 0x2019: "'", 0x201C: '"', 0x201D: '"', 0x2013: "-", 0x2014: "-", 0x2026: "."}
 _JOINED = re.compile(r"(?<![A-Za-z0-9_-])[A-Za-z0-9]+(?:[_-][A-Za-z0-9]+){1,5}(?![A-Za-z0-9_-])")
 _CAMEL = re.compile(r"(?<![A-Za-z0-9])[A-Za-z0-9]*[a-z][A-Z][A-Za-z0-9]*")
+_HUMP = re.compile("[a-z][A-Z]")
+_DIGITS = re.compile("[0-9]")
 _CAMEL_PARTS = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|[0-9]+")
 _NUMBER = re.compile(r"(?<![A-Za-z0-9])\+?[0-9][0-9 ().,'/-]{3,40}[0-9](?![A-Za-z0-9])")
 _THOUSANDS = re.compile(r"[0-9]{1,3}(?:[ ,.'][0-9]{3})+")
@@ -169,13 +171,15 @@ def match_expression(terms: list[str]) -> str:
 def _further_forms(text: str) -> list[str]:
     """Return the second forms of the identifiers and numbers in a text, each once."""
     forms: list[str] = []
-    for match in _JOINED.finditer(text):
+    # Most texts have none of these, and looking for one letter takes a tenth of looking for the whole pattern.
+    for match in _JOINED.finditer(text) if "_" in text or "-" in text else ():
         joined = re.sub("[_-]", "", match.group())
         if not joined.isdigit():
             forms.append(joined)
-    for match in _CAMEL.finditer(text):
+    for match in _CAMEL.finditer(text) if _HUMP.search(text) else ():
         forms += _CAMEL_PARTS.findall(match.group())
-    for match in _NUMBER.finditer(text):
+    has_digits = _DIGITS.search(text)
+    for match in _NUMBER.finditer(text) if has_digits else ():
         digits = re.sub("[^0-9]", "", match.group())
         if _CALENDAR_DAY.fullmatch(match.group()) or digits == match.group():
             continue
@@ -183,7 +187,7 @@ def _further_forms(text: str) -> list[str]:
             forms += [digits, digits[-_LAST_DIGITS:]]
         elif _THOUSANDS.fullmatch(match.group()):
             forms.append(digits)
-    for match in _LONG_DIGITS.finditer(text):
+    for match in _LONG_DIGITS.finditer(text) if has_digits else ():
         forms.append(match.group()[-_LAST_DIGITS:])
     return list(dict.fromkeys(form.lower() for form in forms))
 

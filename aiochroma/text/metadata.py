@@ -26,6 +26,7 @@ __all__ = ["MetadataTable"]
 
 _SQL = {"$eq": "=", "$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
 _LARGEST = 2**63 - 1
+_FLOAT, _INTEGER = struct.Struct(">d"), struct.Struct(">q")
 
 
 class MetadataTable:
@@ -37,7 +38,7 @@ class MetadataTable:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
-        self._keys: dict[tuple[int, str], int] = {}
+        self._keys: dict[int, dict[str, int]] = {}
         self._cache = RowCache(self._read)
 
     # -- writing -------------------------------------------------------------------------------------------------------
@@ -81,12 +82,14 @@ class MetadataTable:
     def _rows(
         self, namespace: int, entries: Iterable[tuple[int, MetadataView]]
     ) -> list[tuple[int, str, Any, int]]:
-        return [
-            (self._key_made(namespace, name), *stored, number)
-            for number, metadata in entries
-            for name, value in metadata.items()
-            if (stored := _stored(value)) is not None
-        ]
+        keys = self._keys.setdefault(namespace, {})
+        rows = []
+        for number, metadata in entries:
+            for name, value in metadata.items():
+                stored = _stored(value)
+                if stored is not None:
+                    rows.append((keys.get(name) or self._key_made(namespace, name), *stored, number))
+        return rows
 
     def _key_made(self, namespace: int, name: str) -> int:
         number = self._key(namespace, name)
@@ -95,17 +98,17 @@ class MetadataTable:
                 "INSERT INTO metadata_keys (namespace, name) VALUES (?, ?)", (namespace, name)
             ).lastrowid
             assert number is not None
-            self._keys[namespace, name] = number
+            self._keys.setdefault(namespace, {})[name] = number
         return number
 
     def _key(self, namespace: int, name: str) -> int | None:
-        number = self._keys.get((namespace, name))
+        number = self._keys.get(namespace, {}).get(name)
         if number is None:
             found = self._connection.execute(
                 "SELECT number FROM metadata_keys WHERE namespace = ? AND name = ?", (namespace, name)
             ).fetchone()
             if found is not None:
-                number = self._keys[namespace, name] = int(found[0])
+                number = self._keys.setdefault(namespace, {})[name] = int(found[0])
         return number
 
     def everything(self, namespace: int) -> NDArray[np.int64]:
@@ -181,15 +184,15 @@ class MetadataTable:
 
 def _stored(value: object) -> tuple[str, Any] | None:
     """Return the kind of a value and what stands for it in the table; None for what cannot be compared."""
+    if isinstance(value, str):
+        # SQLite ends a JSON text at a null character.
+        return "s", value.replace("\\", "\\\\").replace("\0", "\\0")
+    if isinstance(value, float):
+        return ("f", _ordered(value)) if value == value else None
     if isinstance(value, bool):
         return "b", int(value)
     if isinstance(value, int):
         return ("i", value) if -_LARGEST - 1 <= value <= _LARGEST else None
-    if isinstance(value, float):
-        return ("f", _ordered(value)) if value == value else None
-    if isinstance(value, str):
-        # SQLite ends a JSON text at a null character.
-        return "s", value.replace("\\", "\\\\").replace("\0", "\\0")
     return None
 
 
@@ -208,5 +211,5 @@ def _sought(operator: str, value: object) -> list[tuple[str, Any]]:
 
 def _ordered(value: float) -> int:
     """Return an integer for a float, in the same order; the same one for 0.0 and -0.0."""
-    bits: int = struct.unpack(">q", struct.pack(">d", value + 0.0))[0]
+    bits: int = _INTEGER.unpack(_FLOAT.pack(value + 0.0))[0]
     return bits if bits >= 0 else bits ^ _LARGEST
