@@ -71,6 +71,7 @@ __all__ = [
 ]
 
 _AT_ONCE = 256
+_IDS_AT_ONCE = 2000
 """Memories that one request reads."""
 
 
@@ -277,11 +278,21 @@ async def _valid_hits(store: Store, namespace: str, ids: Sequence[str]) -> dict[
 
 
 async def matching_ids(store: Store, namespace: Namespace, where: Where | None) -> list[str]:
-    """Return the ids of all records, or of those that pass a filter."""
-    ids: list[str] = await store.submit(
-        "memory_ids", **namespace.collection, where=plain(where) if where else None
-    )
-    return ids
+    """Return the ids of all records, or of those that pass a filter; page by page, so that others need not wait for all."""
+    ids: dict[str, None] = {}
+    after = 0
+    while True:
+        page: tuple[list[str], int] = await store.submit(
+            "memory_ids",
+            **namespace.collection,
+            where=plain(where) if where else None,
+            after=after,
+            limit=_IDS_AT_ONCE,
+        )
+        ids.update(dict.fromkeys(page[0]))
+        after = page[1]
+        if not after:
+            return list(ids)
 
 
 async def count_records(store: Store, namespace: Namespace) -> int:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import numpy as np
     from chromadb.api import ServerAPI
     from numpy.typing import NDArray
+    from typing_extensions import Unpack
 
     from aiochroma.backend.chroma_records import Database
     from aiochroma.core.request import Request
@@ -63,11 +64,7 @@ class LocalIndex(SearchingRecords):
     """
 
     def __init__(
-        self,
-        api: ServerAPI,
-        file: Path | None,
-        positions: Mapping[str, int],
-        cache_bytes: int = CACHE_BYTES,
+        self, api: ServerAPI, file: Path | None, positions: Mapping[str, int], cache_bytes: int = CACHE_BYTES
     ) -> None:
         super().__init__(api)
         self._file = file
@@ -87,11 +84,20 @@ class LocalIndex(SearchingRecords):
         index, collection = self.keeper.current(str(collection_id)), str(collection_id)
         return super().count(collection_id, tenant, database) if index is None else index.count(collection)
 
-    def ids(self, collection_id: CollectionId, where: Where | None, tenant: str, database: str) -> list[str]:
-        """See ``MemoryRecords``; a filter is answered by the index."""
-        index, collection = self.keeper.current(str(collection_id)), str(collection_id)
-        found = self._ask(index, lambda index: index.ids_of(index.matching(collection, where).tolist()))
-        return super().ids(collection_id, where, tenant, database) if found is None else list(found.values())
+    def ids(
+        self, collection_id: CollectionId, where: Where | None, after: int, limit: int, **db: Unpack[Database]
+    ) -> tuple[list[str], int]:
+        """See ``MemoryRecords``; the index finds what passes a filter, and gives pages by row."""
+        collection = str(collection_id)
+
+        def look_up(index: TextIndex) -> tuple[list[str], int]:
+            rows = index.matching(collection, where)
+            rows = rows[rows.searchsorted(after, side="right") :]
+            page = rows[:limit].tolist()
+            return list(index.ids_of(page).values()), page[-1] if len(rows) > limit else 0
+
+        found = self._ask(self.keeper.current(collection), look_up)
+        return super().ids(collection_id, where, after, limit, **db) if found is None else found
 
     def page(
         self, collection_id: CollectionId, spec: ListSpec, tenant: str, database: str
@@ -232,7 +238,6 @@ class LocalIndex(SearchingRecords):
         reach: int,
         db: Database,
     ) -> Pools:
-        problem = None
         for _ in range(2):
             index, share, problem = self.keeper.usable(str(search.collection_id), db)
             if index is None:
@@ -265,13 +270,13 @@ class LocalIndex(SearchingRecords):
 
         if any(one.row for _, one in missing):
             self._ask(self.keeper.usable(str(missing[0][0]), db)[0], look_up)
-        unread: dict[CollectionId, dict[str, Found]] = {}
-        for id, one in missing:
-            if one.metadata is None and one.id:
-                unread.setdefault(id, {})[one.id] = one
-        for collection_id, some in unread.items():
-            for id, record in self._reader.records(collection_id, list(some), None, db).items():
-                some[id].document, some[id].metadata = record["document"], record["metadata"]
+        unread = [(id, one) for id, one in missing if one.metadata is None and one.id]
+        for collection_id in {id for id, _ in unread}:
+            some = [one for id, one in unread if id == collection_id]
+            records = self._reader.records(collection_id, list({one.id: None for one in some}), None, db)
+            for one in some:
+                if one.id in records:
+                    one.document, one.metadata = records[one.id]["document"], records[one.id]["metadata"]
 
     def _neighbours(
         self, collection_id: CollectionId, ids: list[str], window: int, db: Database

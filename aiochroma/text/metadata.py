@@ -161,12 +161,11 @@ class MetadataTable:
     def _read(self, namespace: int, what: Any, behind: int) -> NDArray[np.int64]:
         """Read the rows that have a value, or all of a namespace."""
         if what is None:
-            return read_numbers(
-                self._connection,
-                "number",
-                "(SELECT number FROM memories WHERE namespace = ? AND number > ? ORDER BY number)",
-                (namespace, behind),
+            rows = read_numbers(
+                self._connection, "number", "memories WHERE namespace = ? AND number > ?", (namespace, behind)
             )
+            rows.sort()
+            return rows
         key, kind, operator, values = what
         condition = f"value {_SQL[operator]} ?"
         parameter = values[0]
