@@ -308,7 +308,7 @@ async def _search(
     errors: dict[str, BaseException] = {}
     missing = list(searches)
     # A server answers several requests at the same time; for one thread fewer are less work.
-    at_once = 1 if store.capabilities.parallel_calls else _NAMESPACES_AT_ONCE
+    at_once = 1 if store.answers_in_parallel else _NAMESPACES_AT_ONCE
     for attempt in range(_ATTEMPTS):
         found = await store.find(missing)
         errors.update({name: entry for name, entry in found.items() if isinstance(entry, BaseException)})

@@ -44,6 +44,8 @@ __all__ = ["Namespace", "Store", "checked_names"]
 T = TypeVar("T")
 
 _REOPEN_SECONDS = 1.0
+_LOOK_SECONDS = 1.0
+"""How often calls look at the state of the database; each look takes a hundredth of a recall."""
 
 
 def checked_names(namespaces: Iterable[str] | str | None) -> list[str] | None:
@@ -104,6 +106,8 @@ class Store:
         self._failed_at = 0.0
         self._has_reembedded = False
         self._has_ended = False
+        self._looked_at = float("-inf")
+        self.answers_in_parallel: bool = False
         self._namespaces: dict[str, Namespace] = {}
 
     # -- opening -------------------------------------------------------------------------------------------------------
@@ -185,20 +189,26 @@ class Store:
             await client.close()  # Another task was faster.
             return
         self._client, self._failure, self._has_reembedded = client, None, False
+        self._looked_at = float("-inf")
         self._namespaces.clear()
 
     async def _prepare(self) -> None:
         if self._texts is None:
             embedder = await off_loop(partial(self._choose_embedder, await self._stored_embedders()))
             self._texts = TextEmbedder(embedder, self._split_chars)
-        if self.info.has_missing_vectors and not self._has_reembedded:
+        if time.monotonic() - self._looked_at < _LOOK_SECONDS:
+            return
+        info = self.info
+        self.answers_in_parallel = info.capabilities.parallel_calls
+        if info.has_missing_vectors and not self._has_reembedded:
             self._has_reembedded = True
             # Vectors that a broken index lost and no log held; a collection of another program is left for its owner.
             await reembed_missing(self.submit, SingleEmbedder(self.embedder.identity, self._document_vectors))
-        if self.keeps_history and not self.capabilities.history:
+        if self.keeps_history and not info.capabilities.history:
             raise InvalidInputError(
                 "`history` is kept in a file beside the database, and this one is a server's; open the memory without it."
             )
+        self._looked_at = time.monotonic()
 
     async def close(self) -> None:
         """Close the client, if it is ours; one that is opening meanwhile closes as soon as it is open."""
