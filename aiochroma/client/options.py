@@ -42,6 +42,7 @@ __all__ = [
     "Mode",
     "PersistentOptions",
     "Process",
+    "check_flag",
 ]
 
 DEFAULT_TENANT = "default_tenant"
@@ -220,6 +221,9 @@ class PersistentOptions(ClientOptions):
         if self.process not in {None, "shared", "this"}:
             raise InvalidInputError(f"`process` must be 'shared', 'this' or None, got {self.process!r}.")
         checked_seconds("host_idle", self.host_idle, zero=True, none=False)
+        if self.durable is not None:
+            check_flag("durable", self.durable)
+        check_flag("allow_missing_vectors", self.allow_missing_vectors)
 
     def resolve(self) -> ConnectTarget:
         """See :class:`ClientOptions`.
@@ -387,6 +391,16 @@ def _check_megabytes(name: str, value: object) -> None:
     _check_above_zero(name, value)
     if isinstance(value, (int, float)) and value > _MOST_MEGABYTES:
         raise InvalidInputError(f"`{name}` must be at most {_MOST_MEGABYTES} MB, got {value!r}.")
+
+
+def check_flag(name: str, value: object) -> None:
+    """Check that an option is true or false.
+
+    Raises:
+        InvalidInputError: It is neither.
+    """
+    if not isinstance(value, bool):
+        raise InvalidInputError(f"`{name}` must be true or false, got {value!r}.")
 
 
 def _check_whole(name: str, value: object) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 import uuid
 from dataclasses import dataclass, fields, replace
@@ -14,7 +13,7 @@ from aiochroma._errors import AiochromaError, ClosedError, InvalidInputError
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma._threads import waits_by_blocking
 from aiochroma.client.maintenance import Health, unavailable
-from aiochroma.client.options import EphemeralOptions, PersistentOptions
+from aiochroma.client.options import EphemeralOptions, PersistentOptions, check_flag
 from aiochroma.core.stats import observer
 from aiochroma.memory.store import Store
 
@@ -47,6 +46,7 @@ class MemoryOptions:
         if self.on_failure not in {"raise", "degrade"}:
             raise InvalidInputError(f"`on_failure` must be 'raise' or 'degrade', got {self.on_failure!r}.")
         checked_seconds("sweep_every", self.sweep_every)
+        check_flag("history", self.history)
         embedder = self.embedder
         usable = callable(embedder) or any(hasattr(embedder, name) for name in ("embed", "embed_documents"))
         if embedder is not None and not isinstance(embedder, str) and not usable:
@@ -94,6 +94,10 @@ def home_of(
         InvalidInputError: An option is for a client that has been opened already.
     """
     if client is not None:
+        if not hasattr(client, "session"):
+            raise InvalidInputError(
+                f"`client` must be an open client of aiochroma (`await` what opens it), got {client!r}."
+            )
         ignored = [
             each.name
             for each in fields(options)
@@ -104,7 +108,7 @@ def home_of(
         asynchronous = cast("AsyncClient", getattr(client, "asynchronous", client))
         return Home(f"on {client!r}", _no_database, asynchronous)
     if on_disk:
-        return Home(repr(os.fspath(options.path)), options.resolve)
+        return Home(repr(str(options.path)), options.resolve)
     ephemeral = EphemeralOptions(
         **{each.name: getattr(options, each.name) for each in fields(EphemeralOptions)}
     )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from aiochroma._errors import InvalidInputError
 from aiochroma._types import MetadataView, Where
+from aiochroma.client.options import check_flag
 from aiochroma.memory.arguments import (
     check_id,
     check_k,
@@ -159,6 +160,7 @@ def list_memories(
 ) -> Listing:
     """List memories in order; see ``Memory.list``."""
     collection_name(namespace)
+    check_flag("newest_first", newest_first)
     if limit is not None:
         check_k(limit, "`limit`")
     spec = ListSpec(
@@ -331,6 +333,7 @@ def pin(life: Life, id: str, *, namespace: str, pinned: bool) -> Coroutine[objec
     """Pin a memory, or unpin it; see ``Memory.pin``."""
     check_id(id)
     collection_name(namespace)
+    check_flag("pinned", pinned)
     action, values = ("pin", {PINNED: True}) if pinned else ("unpin", {PINNED: None})
     return _changed(life, "pin", id, namespace, values, action=action)
 

@@ -335,7 +335,16 @@ async def test_a_filter_means_the_same_to_recall_and_forget(memory, where):
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"on_failure": "ignore"}, {"timeout": 0}, {"embedder": 5}, {"sweep_every": -1}, {"sweep_every": True}],
+    [
+        {"on_failure": "ignore"},
+        {"timeout": 0},
+        {"embedder": 5},
+        {"sweep_every": -1},
+        {"sweep_every": True},
+        {"history": "yes"},
+        {"durable": 1},
+        {"client": "./memory"},
+    ],
 )
 def test_bad_options_are_refused(arguments):
     """A memory says at once which of its options is wrong."""
