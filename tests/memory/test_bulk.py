@@ -219,7 +219,7 @@ async def test_csv_and_folders_are_remembered(memory, tmp_path):
         ("a.csv", b"text\nfine\n\xff\n", "a.csv line 3 is not UTF-8"),
         ("a.csv", b"text,kind,kind\na,b,c\n", r"a.csv has more than one column of the name \['kind'\]"),
         ("a.csv", b"words\nx\n", "no column `text`"),
-        ("a.csv", b"text,a\nx\n", "line 2 has not as many"),
+        ("a.csv", b"text,a\nx\n", "line 2 does not have one value"),
         ("a.csv", b"text,position\nx,soon\n", "`position` of a.csv line 2"),
         ("a.txt", b"text", "must be a folder"),
     ],
