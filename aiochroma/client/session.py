@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 from aiochroma._deadline import checked_seconds, deadline, deadline_at
-from aiochroma._errors import DeadlineExceededError, InvalidInputError
+from aiochroma._errors import ClosedError, DeadlineExceededError, InvalidInputError
 from aiochroma._threads import refuse_on_loop, waits_by_blocking
 from aiochroma._types import Vector
 from aiochroma.core.calls import call, call_many
@@ -285,14 +285,23 @@ class LazyClient:
         self._owns_client = client is None
         self._client = cast("AsyncClient | None", getattr(client, "asynchronous", client))
         self._collections: dict[str, Collection] = {}
+        self._closings = 0
 
     async def open(self) -> AsyncClient:
-        """Return the client, opening it when it is first needed."""
+        """Return the client, opening it when it is first needed.
+
+        Raises:
+            ClosedError: It was closed while it was opening.
+        """
         if self._client is None:
             from aiochroma.client.opening import AsyncEphemeralClient, AsyncPersistentClient
 
             opening = AsyncEphemeralClient() if self._path is None else AsyncPersistentClient(self._path)
+            closings = self._closings
             opened = await opening.open()
+            if self._closings != closings:
+                await opened.close()
+                raise ClosedError("The store was closed while its client was opening.")
             if self._client is None:
                 self._client = opened
             else:  # Another task or thread was faster.
@@ -348,6 +357,7 @@ class LazyClient:
         """Close the client, if it is an own one, and wait until the database's thread has ended; idempotent."""
         waits_by_blocking()
         client = self._client
+        self._closings += 1
         self._collections.clear()
         if self._owns_client and client is not None:
             self._client = None

@@ -9,6 +9,7 @@ import threading
 import pytest
 
 import aiochroma
+from aiochroma.client.session import LazyClient
 
 PATIENCE = 60.0
 
@@ -171,3 +172,17 @@ async def test_deadlines_and_cancellation_reach_chroma(tmp_path, collection, cli
     with pytest.raises(asyncio.CancelledError):
         await task
     assert await collection.count() == 0
+
+
+async def test_a_lazy_client_that_is_closed_while_it_opens_stays_closed(tmp_path):
+    """Neither the client nor its thread is left behind, and it may be opened again."""
+    lazy = LazyClient(tmp_path)
+    opening = asyncio.ensure_future(lazy.open())
+    await asyncio.sleep(0)
+    await lazy.close()
+    with pytest.raises(aiochroma.ClosedError, match="while its client was opening"):
+        await opening
+    assert engine_threads() == []
+    again = await lazy.open()
+    await lazy.close()
+    assert again.closed
