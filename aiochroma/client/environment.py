@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
-from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -34,6 +34,14 @@ _SHOWN = frozenset({"mode", "port", "ssl", "auth_header", "ca_file", "timeout", 
 """Fields whose wrong value is repeated in the message; in the others there may be a secret."""
 
 
+def _lowered(value: object) -> object:
+    return value.strip().lower() if isinstance(value, str) else value
+
+
+_LOWERED = BeforeValidator(_lowered)
+"""A word may be written in capitals, and with spaces around it."""
+
+
 class _Environment(BaseSettings):
     """Fields are read from the variables ``CHROMA_...``; one that is empty counts as not set, and no file is read."""
 
@@ -41,12 +49,7 @@ class _Environment(BaseSettings):
 
 
 class _Chosen(_Environment):
-    mode: Literal["persistent", "http", "ephemeral"] = "persistent"
-
-    @field_validator("mode", mode="before")
-    @classmethod
-    def _lower(cls, value: object) -> Any:
-        return value.strip().lower() if isinstance(value, str) else value
+    mode: Annotated[Literal["persistent", "http", "ephemeral"], _LOWERED] = "persistent"
 
 
 class _Ephemeral(_Environment):
@@ -57,12 +60,7 @@ class _Ephemeral(_Environment):
 
 class _Persistent(_Ephemeral):
     path: Path = Field(default=Path("./chroma"), validation_alias="CHROMA_DB_PATH")
-    process: Literal["shared", "this"] | None = None
-
-    @field_validator("process", mode="before")
-    @classmethod
-    def _lower(cls, value: object) -> Any:
-        return value.strip().lower() if isinstance(value, str) else value
+    process: Annotated[Literal["shared", "this"] | None, _LOWERED] = None
 
 
 class _Http(_Ephemeral):
@@ -71,13 +69,8 @@ class _Http(_Ephemeral):
     port: int = Field(default=8000, ge=1, le=65535)
     ssl: bool = False
     auth_token: SecretStr | None = None
-    auth_header: Literal["authorization", "x-chroma-token", "both"] = "authorization"
+    auth_header: Annotated[Literal["authorization", "x-chroma-token", "both"], _LOWERED] = "authorization"
     ca_file: Path | None = None
-
-    @field_validator("auth_header", mode="before")
-    @classmethod
-    def _lower(cls, value: object) -> Any:
-        return value.strip().lower() if isinstance(value, str) else value
 
     @field_validator("host")
     @classmethod
