@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Generic, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Annotated, Generic, Literal, TypeAlias, TypeVar, get_args, overload
 
 from aiochroma._types import Metadata, MetadataView
 from aiochroma.memory.arguments import RESERVED
@@ -28,6 +28,8 @@ from aiochroma.records.record import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pydantic import GetCoreSchemaHandler
+    from pydantic_core import CoreSchema
     from typing_extensions import Self
 
     from aiochroma.records.spec import Neighbour, SearchResult
@@ -47,6 +49,25 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+
+class _ErrorName:
+    """Has pydantic show an error as the name of its class; its message may name paths and addresses."""
+
+    def __get_pydantic_core_schema__(self, source: object, handler: object) -> CoreSchema:
+        from pydantic_core import core_schema
+
+        return core_schema.json_or_python_schema(
+            json_schema=core_schema.str_schema(),
+            python_schema=core_schema.is_instance_schema(BaseException),
+            serialization=core_schema.plain_serializer_function_ser_schema(
+                lambda error: type(error).__name__, return_schema=core_schema.str_schema()
+            ),
+        )
+
+
+Failure: TypeAlias = Annotated[BaseException, _ErrorName()]
+"""An error beside what was found all the same."""
 
 
 # -- memories ----------------------------------------------------------------------------------------------------------
@@ -114,7 +135,7 @@ class Recall(Sequence[Hit]):
     """
 
     hits: tuple[Hit, ...] = ()
-    errors: dict[str, BaseException] = field(default_factory=dict)
+    errors: dict[str, Failure] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)
     indexing: dict[str, float] = field(default_factory=dict)
 
@@ -225,6 +246,14 @@ class _MayBeEmpty:
         empty.error = error
         return empty
 
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Have pydantic, and so FastAPI, take it for the plain text, number or list that it is."""
+        if issubclass(cls, list):
+            (item,) = get_args(source) or ((Hit,) if issubclass(cls, Page) else (object,))
+            return handler.generate_schema(list[item])  # type: ignore[valid-type] # known when it runs
+        return handler.generate_schema(str if issubclass(cls, str) else int)
+
 
 class Id(_MayBeEmpty, str):  # noqa: SLOT000 - it has an attribute
     """The id of a memory; empty when the store was unavailable.
@@ -274,7 +303,7 @@ class UnavailableHit(Hit):
     namespace: str = ""
     distance: float | None = None
     score: float = 0.0
-    error: BaseException | None = field(default=None, compare=False)
+    error: Failure | None = field(default=None, compare=False)
 
     @classmethod
     def failed(cls, error: BaseException) -> Hit | None:
