@@ -243,7 +243,8 @@ def store_of(app: FastAPI) -> Memory | AsyncClient:
     if opened is None:
         raise ClosedError(
             "No store is open: give the application `lifespan=aiochroma.fastapi.lifespan(...)`, and let the lifespan run "
-            "(in tests: `with TestClient(app)`)."
+            "(in tests: `with TestClient(app)`). No server runs the lifespan of an application that is mounted in another one: "
+            "give it to the outermost application, whose store those have that are mounted before it starts."
         )
     return opened.store
 

@@ -410,6 +410,21 @@ def test_the_whole_reason_is_told_where_asked_for(tmp_path, serving):
         assert str(path) in reason
 
 
+def test_a_mounted_application_whose_lifespan_no_server_runs(tmp_path):
+    """The error says why there is no store, and where the lifespan belongs."""
+    below = FastAPI(lifespan=lifespan(lambda: aiochroma.Memory(tmp_path / "memory")))
+
+    @below.get("/count")
+    async def count(memory: MemoryDependency) -> int:
+        return await memory.count()
+
+    app = FastAPI()
+    app.mount("/below", below)
+    with TestClient(app) as client, pytest.raises(aiochroma.ClosedError, match="outermost application"):
+        client.get("/below/count")
+    assert not (tmp_path / "memory").exists()
+
+
 def test_mounted_applications_have_the_store(tmp_path, serving):
     """No server runs the lifespan of an application that is mounted; it has the store, and the responses, of the one above."""
     below, deeper = FastAPI(), FastAPI()
