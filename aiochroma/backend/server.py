@@ -409,13 +409,16 @@ def _tls_error(error: BaseException | None) -> ssl.SSLError | None:
 
 def _chromas_error(response: httpx.Response) -> ChromaError | None:
     import orjson
-    from chromadb.errors import error_types
 
     try:
         body: Any = orjson.loads(response.content)
     except orjson.JSONDecodeError:
         return None
-    kind = error_types.get(str(body.get("error"))) if isinstance(body, dict) else None
+    if not isinstance(body, dict):
+        return None
+    from chromadb.errors import error_types
+
+    kind = error_types.get(str(body.get("error")))
     return None if kind is None else kind(str(body.get("message", "")))
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import platform
 import sys
 from typing import Annotated, NoReturn
@@ -58,6 +59,13 @@ def run() -> NoReturn:
         sys.exit(BAD_INPUT if isinstance(error, (InvalidInputError, MissingExtraError)) else UNAVAILABLE)
     except KeyboardInterrupt:
         sys.exit(_INTERRUPTED)
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        # It is the output: a full disk, a terminal that is gone. Python would write what is left once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        say(f"the output cannot be written: {error.strerror or error}")
+        sys.exit(UNAVAILABLE)
     sys.exit(OK)
 
 

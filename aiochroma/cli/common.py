@@ -57,6 +57,7 @@ __all__ = [
     "say",
     "scope_from",
     "shown_size",
+    "shown_text",
     "stdin_is_terminal",
     "with_memory",
 ]
@@ -284,7 +285,7 @@ def print_hit(console: Console, hit: Hit, *, score: bool) -> None:
     line = Text()
     if score:
         line.append(f"{hit.score:6.3f}", style="bold").append("  ")
-    line.append(hit.namespace, style="cyan").append("  ").append(_shown(hit.text)).append("  ").append(
+    line.append(hit.namespace, style="cyan").append("  ").append(shown_text(hit.text)).append("  ").append(
         hit.id, style="dim"
     )
     if not score and hit.metadata:
@@ -292,7 +293,7 @@ def print_hit(console: Console, hit: Hit, *, score: bool) -> None:
     console.print(line, soft_wrap=True)
 
 
-def _shown(text: str) -> str:
+def shown_text(text: str) -> str:
     """Show control characters instead of obeying them: a stored text must not move the cursor or change colours."""
     return "".join(
         each if each.isprintable() else " " if each in "\n\r\t" else f"\\x{ord(each):02x}" for each in text
@@ -301,7 +302,7 @@ def _shown(text: str) -> str:
 
 def say(message: str) -> None:
     """Print a line on standard error."""
-    typer.echo("aiochroma: " + _shown(" ".join(message.split())), err=True)
+    typer.echo("aiochroma: " + shown_text(" ".join(message.split())), err=True)
 
 
 @contextmanager

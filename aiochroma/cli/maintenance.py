@@ -16,7 +16,15 @@ from rich.table import Table
 from rich.text import Text
 
 from aiochroma._errors import DatabasePathError, InvalidInputError
-from aiochroma.cli.common import JsonOption, PathArgument, PathOption, directory, progress_bars, shown_size
+from aiochroma.cli.common import (
+    JsonOption,
+    PathArgument,
+    PathOption,
+    directory,
+    progress_bars,
+    shown_size,
+    shown_text,
+)
 from aiochroma.disk.layout import SQLITE_FILE, canonical_directory
 from aiochroma.sync import doctor as examine
 from aiochroma.sync import erase as erase_files
@@ -128,13 +136,13 @@ def backup(
         typer.echo(json.dumps({**report.__dict__, "records": report.records}, ensure_ascii=False, indent=2))
         return
     console = Console(highlight=False)
-    console.print(Text(report.path), soft_wrap=True)
+    console.print(Text(shown_text(report.path)), soft_wrap=True)
     console.print(
         f"{report.records} records in {len(report.collections)} collections, {shown_size(report.bytes)}; copied in "
         f"{report.paused_ms:.0f} ms, verified in {report.verified_ms:.0f} ms"
     )
     for removed in report.removed:
-        console.print(Text(f"deleted: {removed}"), soft_wrap=True)
+        console.print(Text(shown_text(f"deleted: {removed}")), soft_wrap=True)
 
 
 @maintenance_app.command(epilog=_EXIT_CODES)
@@ -153,9 +161,9 @@ def restore(
         before = put_back(source, target)
         progress("restore", 1, 1)
     console = Console(highlight=False)
-    console.print(Text(f"{target} holds what the backup {source} holds."), soft_wrap=True)
+    console.print(Text(shown_text(f"{target} holds what the backup {source} holds.")), soft_wrap=True)
     if before is not None:
-        console.print(Text(f"The former database is kept in {before}."), soft_wrap=True)
+        console.print(Text(shown_text(f"The former database is kept in {before}.")), soft_wrap=True)
 
 
 @maintenance_app.command(
@@ -192,7 +200,7 @@ def erase(
         ("not reached", receipt.not_reached),
     ):
         for line in lines:
-            console.print(Text(f"{title}: {line}"), soft_wrap=True)
+            console.print(Text(shown_text(f"{title}: {line}")), soft_wrap=True)
     if receipt.shared:
         console.print(
             f"{receipt.shared} of the texts are part of memories that live, and were not looked for."
@@ -248,7 +256,9 @@ def _print_report(console: Console, report: DoctorReport) -> None:
             ("newest backup", report.backup or "none known"),
         ]
     for name, value in facts:
-        console.print(Text(f"{name:>17}: ", style="dim").append(value, style="default"), soft_wrap=True)
+        console.print(
+            Text(f"{name:>17}: ", style="dim").append(shown_text(value), style="default"), soft_wrap=True
+        )
     if report.collections:
         console.print(_collections(report))
     for title, style, lines in (
@@ -259,7 +269,9 @@ def _print_report(console: Console, report: DoctorReport) -> None:
         ("advice", "yellow", report.advice),
     ):
         for line in lines:
-            console.print(Text(f"{title}: ", style=style).append(line, style="default"), soft_wrap=True)
+            console.print(
+                Text(f"{title}: ", style=style).append(shown_text(line), style="default"), soft_wrap=True
+            )
     console.print(_verdict(report), soft_wrap=True)
 
 
@@ -268,7 +280,9 @@ def _collections(report: DoctorReport) -> Table:
     for entry in report.collections:
         state = Text("damaged", style="red") if entry.problems else Text("ok", style="green")
         numbers = (entry.records, entry.dimension or "-", entry.indexed, entry.pending, entry.missing)
-        table.add_row(Text(entry.name), *(Text(str(number), justify="right") for number in numbers), state)
+        table.add_row(
+            Text(shown_text(entry.name)), *(Text(str(number), justify="right") for number in numbers), state
+        )
     return table
 
 

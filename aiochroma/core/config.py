@@ -166,8 +166,10 @@ def canonical_path(path: str | os.PathLike[str]) -> str:
     if not isinstance(text, str) or not text.strip() or "\0" in text:
         raise InvalidInputError(f"`path` must be a non-empty string or path, got {path!r}.")
     try:
-        os.fsencode(text)
-        return os.path.realpath(Path(text).expanduser())
-    except (UnicodeEncodeError, RuntimeError):
-        # A lone surrogate, or the home directory of a user that does not exist.
-        raise InvalidInputError(f"`path` {text!r} cannot be a path of this system.") from None
+        canonical = os.path.realpath(Path(text).expanduser())
+        # Chroma takes paths as UTF-8 alone.
+        canonical.encode()
+    except (OSError, ValueError, RuntimeError) as error:
+        # The home directory of a user that does not exist, or a working directory that was deleted.
+        raise InvalidInputError(f"`path` {text!r} cannot be the path of a database: {error}.") from None
+    return canonical

@@ -24,7 +24,7 @@ from aiochroma._files import (
 )
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma._types import JsonObject
-from aiochroma.disk.copying import Verification, refuse_lack_of_room, size_of, verify_copy
+from aiochroma.disk.copying import Verification, check_verification, refuse_lack_of_room, size_of, verify_copy
 from aiochroma.disk.layout import BACKUP_NOTE, MANIFEST, SQLITE_FILE, canonical_directory
 
 __all__ = [
@@ -161,8 +161,7 @@ def begin_backup(
     """
     if keep is not None and (not isinstance(keep, int) or isinstance(keep, bool) or keep < 1):
         raise BackupError(f"`keep` must be an integer of at least 1, or None, got {keep!r}.")
-    if verify not in {"full", "quick"}:
-        raise BackupError(f'`verify` must be "full" or "quick", got {verify!r}.')
+    check_verification(verify)
     final = canonical_directory(target)
     if final == directory or directory in final.parents or final in directory.parents:
         raise BackupError(

@@ -40,6 +40,7 @@ __all__ = [
     "ChildError",
     "Stamps",
     "Verification",
+    "check_verification",
     "copy_again",
     "copy_database",
     "refuse_lack_of_room",
@@ -103,6 +104,10 @@ def run_script(file: str, arguments: Sequence[str | os.PathLike[str]], *, second
 
 
 def _run(what: list[str], arguments: Sequence[str | os.PathLike[str]], seconds: float) -> str:
+    if not sys.executable:
+        raise ChildError(
+            "no child process can be started, because `sys.executable` names no interpreter", None
+        )
     command = [sys.executable, "-I", *what, *(str(argument) for argument in arguments)]
     environment = {
         name: value
@@ -140,7 +145,10 @@ def _paths() -> list[str]:
     They come behind the child's own. Where the package itself lies in the working directory, that is among them: nothing else
     is asked for that is not found before it.
     """
-    here = os.path.realpath(os.curdir)
+    try:
+        here = os.path.realpath(os.curdir)
+    except OSError:
+        here = ""  # It was deleted.
     found = [
         path
         for path in sys.path
@@ -256,6 +264,16 @@ def survives_rebuilding(directory: Path, collection_id: str) -> bool:
         # A child that raises has lived; what Chroma raised comes again when the collection is used.
         return error.code is not None and error.code > 0
     return True
+
+
+def check_verification(how: object) -> None:
+    """Check an argument that says how a copy is verified.
+
+    Raises:
+        BackupError: It is neither ``"full"`` nor ``"quick"``.
+    """
+    if how not in ("full", "quick"):
+        raise BackupError(f'`verify` must be "full" or "quick", got {how!r}.')
 
 
 def refuse_lack_of_room(source: Path, folder: Path) -> None:

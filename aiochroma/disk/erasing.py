@@ -371,9 +371,12 @@ def _scrub_history(
 
 def _is_shared(connection: sqlite3.Connection, text: str) -> bool:
     """Tell whether a text is, or is part of, the text of a record that lives."""
-    row = connection.execute(
-        "SELECT 1 FROM embedding_metadata WHERE instr(string_value, ?) > 0 LIMIT 1", (text,)
-    ).fetchone()
+    try:
+        row = connection.execute(
+            "SELECT 1 FROM embedding_metadata WHERE instr(string_value, ?) > 0 LIMIT 1", (text,)
+        ).fetchone()
+    except UnicodeEncodeError:
+        return False  # A lone surrogate, which SQLite cannot hold.
     return row is not None
 
 

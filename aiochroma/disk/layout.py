@@ -146,7 +146,10 @@ def canonical_directory(path: str | os.PathLike[str]) -> Path:
         DatabasePathError: The path cannot be a directory's name on this system.
     """
     try:
-        return Path(os.path.realpath(Path(path).expanduser()))
+        canonical = os.path.realpath(Path(path).expanduser())
+        # Chroma takes paths as UTF-8 alone.
+        canonical.encode()
+        return Path(canonical)
     except (ValueError, OSError, RuntimeError, TypeError) as error:
         raise DatabasePathError(f"{path!r} is not a usable path: {error}") from error
 

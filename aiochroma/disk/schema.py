@@ -288,6 +288,8 @@ def stored_collections(connection: sqlite3.Connection) -> list[StoredCollection]
 
 def stored_embedders(connection: sqlite3.Connection) -> dict[str, int]:
     """Return how many collections each embedder has written, by what they call it; the most frequent first."""
+    if not columns_of(connection, "collection_metadata"):
+        return {}
     rows = connection.execute(
         "SELECT str_value, COUNT(*) FROM collection_metadata WHERE key = ? GROUP BY str_value ORDER BY 2 DESC, 1",
         (EMBEDDER_KEY,),

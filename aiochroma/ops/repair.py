@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from aiochroma._errors import (
     DatabaseCorruptError,
     DatabasePathError,
+    InvalidInputError,
 )
 from aiochroma._files import PartialDirectory
 from aiochroma._threads import at_length
@@ -398,11 +399,14 @@ async def erase(
         What was removed, what was looked for and where, and the copies that are not reached.
 
     Raises:
+        InvalidInputError: `texts` are no texts.
         DatabasePathError: There is no database, or no permission.
         DatabaseInUseError: Another process has it open.
         DatabaseCorruptError: It is damaged: repair it first.
         StoreUnavailableError: A file cannot be written, or there is no room for a second copy of it.
     """
+    if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+        raise InvalidInputError(f"`texts` must be a list of texts, got {texts!r:.200}.")
     return await at_length(lambda: _erase(path, texts, keep_history=keep_history))
 
 

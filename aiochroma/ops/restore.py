@@ -21,7 +21,13 @@ from aiochroma._errors import BackupError
 from aiochroma._files import PartialDirectory, flush, identity, remove_abandoned
 from aiochroma._threads import at_length
 from aiochroma.disk.backup import read_manifest
-from aiochroma.disk.copying import Verification, copy_database, refuse_lack_of_room, verify_copy
+from aiochroma.disk.copying import (
+    Verification,
+    check_verification,
+    copy_database,
+    refuse_lack_of_room,
+    verify_copy,
+)
 from aiochroma.disk.layout import LOCK_FILE, OWNER_FILE, QUARANTINE_PREFIX, SQLITE_FILE, canonical_directory
 from aiochroma.disk.ownership import acquire, refuse_foreign_users
 from aiochroma.host.opening import ask_to_leave
@@ -61,8 +67,9 @@ async def restore(
 def _restore(
     backup: str | os.PathLike[str], path: str | os.PathLike[str], verify: Verification
 ) -> Path | None:
-    ask_to_leave(os.path.realpath(path))
+    check_verification(verify)
     source, target = canonical_directory(backup), canonical_directory(path)
+    ask_to_leave(str(target))
     read_manifest(source)
     if source == target or source in target.parents or target in source.parents:
         raise BackupError(f"The backup {str(source)!r} and the target {str(target)!r} must be apart.")
