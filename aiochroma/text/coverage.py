@@ -51,6 +51,7 @@ __all__ = [
     "search_namespace",
     "term_weight",
     "windowed_coverage",
+    "with_surroundings",
 ]
 
 # Measured flat between 0.7 and 0.85, 0.4 and 0.6, and from 2 to 4 positions.
@@ -166,6 +167,32 @@ def windowed_coverage(
 
     looked_at = distinct(rows, around)
     held = np.stack([_held(looked_at, term) for term in terms])
+    own, reach = with_surroundings(held, looked_at, rows, around, before, after)
+    weights = np.array([term.weight for term in terms])
+    shares = weights / weights.sum()
+    return shares @ own, shares @ reach
+
+
+def with_surroundings(
+    held: NDArray[np.float64],
+    looked_at: NDArray[np.int64],
+    rows: NDArray[np.int64],
+    around: NDArray[np.int64],
+    before: float,
+    after: float,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return how much of each term (row) each of ``rows`` (column) holds, and how much with what stands around it.
+
+    Args:
+        held: How much of each term the memories hold that were looked at.
+        looked_at: Those memories, ascending: ``rows`` and all of ``around``.
+        rows: See :func:`windowed_coverage`, as the others.
+        around: The same.
+        before: The same.
+        after: The same.
+    """
+    import numpy as np
+
     own = held[:, np.searchsorted(looked_at, rows)]
     reach = own
     window = around.shape[1] // 2
@@ -173,9 +200,7 @@ def windowed_coverage(
     lent += [after**distance for distance in range(1, window + 1)]
     for factor, near in zip(lent, np.searchsorted(looked_at, around.T), strict=True):
         reach = np.maximum(reach, factor * held[:, near])
-    weights = np.array([term.weight for term in terms])
-    shares = weights / weights.sum()
-    return shares @ own, shares @ reach
+    return own, reach
 
 
 def _held(candidates: NDArray[np.int64], term: Term) -> NDArray[np.float64]:

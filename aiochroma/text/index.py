@@ -20,6 +20,7 @@ import time
 from typing import TYPE_CHECKING
 
 from aiochroma._types import Metadata, Where
+from aiochroma.text import codes
 from aiochroma.text.analysis import indexed_form
 from aiochroma.text.codes import CodeTable
 from aiochroma.text.coverage import WINDOW, TextHits, search_namespace
@@ -271,14 +272,14 @@ class TextIndex:
     ) -> NDArray[np.float64] | None:
         """Return how well rows and their surroundings hold the tokens of a question; see ``CodeTable.coverage``."""
         number = self._number(namespace)
-        window = WINDOW if self._summary(number).has_threads else 0
+        window = codes.WINDOW if self._summary(number).has_threads else 0
         return self._codes.coverage(states, rows, self._order.around(number, rows, window))
 
-    def set_codes(self, namespace: str, codes: Mapping[str, bytes]) -> None:
+    def set_codes(self, namespace: str, made: Mapping[str, bytes]) -> None:
         """Store the codes of memories that are there, by their ids."""
         with self._transaction():
-            numbers = self._memories.numbers(self._number(namespace), codes)
-            self._codes.write([(number, None, codes[id]) for id, number in numbers.items()])
+            numbers = self._memories.numbers(self._number(namespace), made)
+            self._codes.write([(number, None, made[id]) for id, number in numbers.items()])
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
