@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["WINDOW", "CodeTable", "encoded_tokens"]
 
 WINDOW = 2
-"""So far memories of a thread lend each other their tokens: measured alike for 2 and 3, and each step costs half a millisecond."""
+"""So far memories of a thread lend each other their tokens: measured alike for 2 and 3, and each step costs 0.5 ms."""
 _ONE_THREAD = 250_000
 """So many products at once are worked out without a second thread; see ``vectors``."""
 
