@@ -1,4 +1,4 @@
-"""Measure recall on LoCoMo conversations: ``python tests/benchmarks/locomo.py FOLDER``.
+"""Measure recall on conversations: ``python tests/benchmarks/locomo.py FOLDER``.
 
 LoCoMo (Maharana et al., "Evaluating Very Long-Term Conversational Memory of LLM Agents", ACL 2024; CC BY-NC
 4.0) is not part of this project. FOLDER holds its conversations, one JSON file each.
@@ -15,6 +15,13 @@ any formula was tuned): how many of them come back empty with ``min_score="auto"
 
 With ``--server`` everything goes through a Chroma server that is started for it on this machine.
 
+With ``--audit FILE`` recall is shown for the evidence as corrected by the public audit of LoCoMo as well (``errors.json`` of the
+repository dial481/locomo-audit). With ``--mempalace FILE`` sessions are compared with those that MemPalace published for the same
+questions (``results_locomo_*_session_top10_*.json`` in its repository): it ranks whole sessions, here one ranks by its best turn.
+
+FOLDER may also hold conversations of REALTALK (``data`` of the repository danny911kr/REALTALK) or of BEAM (``chats/100K`` of
+mohammadtavakoli78/BEAM), whose batches are sessions; their own groups of questions are shown.
+
 With ``--save FILE`` the outcome of every question is kept; with ``--against FILE`` the differences to it are printed, with
 the interval of paired resamples.
 """
@@ -25,7 +32,6 @@ import argparse
 import asyncio
 import contextlib
 import json
-import re
 import socket
 import statistics
 import sys
@@ -33,11 +39,11 @@ import tempfile
 import time
 from collections import defaultdict
 from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+from _conversations import ADVERSARIAL, Conversation, Question, load, mempalace, with_audit
 
 from aiochroma import AsyncHttpClient, Memory, StoreUnavailableError
 from aiochroma.embedding.hashed import HashedEmbedder
@@ -45,45 +51,17 @@ from aiochroma.embedding.minilm import MiniLmEmbedder
 from aiochroma.embedding.wordllama import WordLlamaEmbedder
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 
     from aiochroma.records.spec import Mode
 
-CATEGORIES = {1: "multi-hop", 2: "temporal", 3: "open-domain", 4: "single-hop", 5: "adversarial"}
 MODES: tuple[Mode, ...] = ("text", "vector", "hybrid")
 CANDIDATES = 100
 """So many turns are asked for to see ten sessions."""
 RESAMPLES = 2000
+Published: TypeAlias = "Mapping[tuple[str, str, tuple[str, ...]], list[int]]"
+"""For questions (conversation, text, evidence) the sessions that another memory found, best first."""
 OFF_TOPIC = Path(__file__).with_name("off_topic.txt")
-
-
-@dataclass(frozen=True)
-class Turn:
-    """One turn of a conversation."""
-
-    id: str
-    session: int
-    position: int
-    text: str
-    created_at: datetime
-
-
-@dataclass(frozen=True)
-class Question:
-    """One question and the turns that answer it."""
-
-    text: str
-    category: int
-    evidence: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Conversation:
-    """One conversation with the questions about it."""
-
-    name: str
-    turns: tuple[Turn, ...]
-    questions: tuple[Question, ...]
 
 
 @dataclass
@@ -92,13 +70,17 @@ class Measured:
 
     conversation: str
     question: str
-    category: int
+    category: str
     turns_5: float
     turns_10: float
     sessions_10: float
     certain_turns_10: float
     score: float
     milliseconds: float
+    corrected: tuple[float, float, float] | None = None
+    """Turns at 5, at 10 and sessions at 10 with the evidence as corrected."""
+    published: float | None = None
+    """Sessions at 10 of a published result."""
 
 
 class SentenceModel:
@@ -128,52 +110,6 @@ EMBEDDERS: dict[str, Callable[[], Any]] = {
     "hashed": HashedEmbedder,
     "minilm": MiniLmEmbedder,
 }
-
-
-def load(folder: Path) -> list[Conversation]:
-    """Read the conversations of a folder."""
-    return [
-        _conversation(path.stem, json.loads(path.read_text("utf-8")))
-        for path in sorted(folder.glob("*.json"))
-    ]
-
-
-def _conversation(name: str, content: dict[str, Any]) -> Conversation:
-    numbers = sorted(int(match[1]) for key in content if (match := re.fullmatch(r"session_(\d+)", key)))
-    turns = []
-    for number in numbers:
-        begun = _moment(content[f"session_{number}_date_time"])
-        for position, turn in enumerate(content[f"session_{number}"]):
-            caption = f" [{turn['blip_caption']}]" if turn.get("blip_caption") else ""
-            turns.append(
-                Turn(
-                    turn["dia_id"],
-                    number,
-                    position,
-                    f"{turn['speaker']}: {turn['text']}{caption}",
-                    begun + timedelta(seconds=position),
-                )
-            )
-    questions = [
-        Question(entry["question"], entry["category"], _evidence(entry["evidence"]))
-        for entry in content["qa"]
-        if entry["evidence"]
-    ]
-    return Conversation(name, tuple(turns), tuple(questions))
-
-
-def _moment(text: str) -> datetime:
-    """Read the date of a session, such as ``11:01 am on 17 December, 2022``."""
-    return datetime.strptime(text, "%I:%M %p on %d %B, %Y").replace(tzinfo=timezone.utc)
-
-
-def _evidence(entries: Iterable[str]) -> tuple[str, ...]:
-    """Return the turns that entries name; one that names none stands for itself, and can only be missed."""
-    turns: list[str] = []
-    for entry in entries:
-        named = re.findall(r"D:?(\d+):(\d+)", entry)
-        turns += [f"D{int(session)}:{int(turn)}" for session, turn in named] or [entry]
-    return tuple(dict.fromkeys(turns))
 
 
 @contextlib.asynccontextmanager
@@ -210,6 +146,7 @@ async def measure(
     *,
     threads: bool,
     server: bool,
+    published: Published,
 ) -> dict[Mode, list[Measured]]:
     """Remember each conversation in a namespace of its own, and ask all questions in each mode."""
     measured: dict[Mode, list[Measured]] = {mode: [] for mode in modes}
@@ -224,15 +161,15 @@ async def measure(
                     items.append(item)
                 await memory.remember_many(items, namespace=conversation.name)
                 for mode in modes:
-                    measured[mode] += await ask(memory, conversation, mode)
+                    measured[mode] += await ask(memory, conversation, mode, published)
     return measured
 
 
-async def ask(memory: Memory, conversation: Conversation, mode: Mode) -> list[Measured]:
+async def ask(memory: Memory, conversation: Conversation, mode: Mode, published: Published) -> list[Measured]:
     """Ask all questions about a conversation, and those about other things, one after the other."""
     session_of = {turn.id: turn.session for turn in conversation.turns}
     measured = []
-    off_topic = [Question(line, 0, ()) for line in OFF_TOPIC.read_text("utf-8").splitlines()]
+    off_topic = [Question(line, "", ()) for line in OFF_TOPIC.read_text("utf-8").splitlines()]
     for question in (*conversation.questions, *off_topic):
         start = time.perf_counter()
         turns = await memory.recall(question.text, namespaces=conversation.name, k=10, mode=mode)
@@ -247,21 +184,29 @@ async def ask(memory: Memory, conversation: Conversation, mode: Mode) -> list[Me
         if question.category:
             more = await memory.recall(question.text, namespaces=conversation.name, k=CANDIDATES, mode=mode)
             sessions = list(dict.fromkeys(session_of[hit.id] for hit in more))[:10]
-        # Evidence that names no turn of the conversation can never be found, and counts as missed by turn.
-        wanted_sessions = {session_of[turn] for turn in question.evidence if turn in session_of}
+
+        def shares(
+            evidence: tuple[str, ...], found: list[str] = found, sessions: list[int] = sessions
+        ) -> tuple[float, float, float]:
+            # Evidence that names no turn of the conversation can never be found, and counts as missed by turn.
+            of = {session_of[turn] for turn in evidence if turn in session_of}
+            return _share(evidence, found[:5]), _share(evidence, found[:10]), _share(of, sessions)
+
+        theirs = published.get((conversation.name, question.text, question.evidence))
+        answering = {session_of[turn] for turn in question.evidence if turn in session_of}
         measured.append(
             Measured(
                 conversation.name,
                 question.text,
                 question.category,
-                _share(question.evidence, found[:5]),
-                _share(question.evidence, found[:10]),
-                _share(wanted_sessions, sessions),
+                *shares(question.evidence),
                 _share(question.evidence, [hit.id for hit in certain])
                 if question.category
                 else float(not certain),
                 turns[0].score if turns else 0.0,
                 milliseconds,
+                None if question.corrected is None else shares(question.corrected),
+                None if theirs is None else _share(answering, theirs[:10]),
             )
         )
     return measured
@@ -305,10 +250,13 @@ def report(measured: Sequence[Measured], title: str, before: Sequence[Measured] 
         change = _values([now for now, _ in both]) - _values([then for _, then in both])
         shown = "  ".join(f"{mean:+.1f}" for mean in change.mean(axis=0))
         print(f"  {'against the other run':<28}  {shown}   {_interval(change)}")
-    print(_row("categories 1 to 4", [one for one in asked if one.category != 5]))
+    _report_corrected(asked)
+    _report_published(asked)
+    if any(one.category == ADVERSARIAL for one in asked):
+        print(_row("categories 1 to 4", [one for one in asked if one.category != ADVERSARIAL]))
     groups: dict[str, list[Measured]] = defaultdict(list)
     for one in asked:
-        groups[f"{one.category} {CATEGORIES[one.category]}"].append(one)
+        groups[one.category].append(one)
     for one in asked:
         groups[f"conversation {one.conversation}"].append(one)
     for name in sorted(groups):
@@ -322,6 +270,30 @@ def report(measured: Sequence[Measured], title: str, before: Sequence[Measured] 
         )
 
 
+def _report_corrected(asked: Sequence[Measured]) -> None:
+    """Print recall of the evidence as corrected, if an audit was read."""
+    values = 100 * np.array([one.corrected for one in asked if one.corrected is not None])
+    if len(values):
+        means = values.mean(axis=0)
+        print(
+            f"  {'evidence as corrected':<22}{len(values):>6}{means[0]:>9.1f}{means[1]:>9.1f}{means[2]:>12.1f}"
+        )
+        print(f"  {'95 % of resamples':<28}  {_interval(values)}")
+
+
+def _report_published(asked: Sequence[Measured]) -> None:
+    """Print the published result of another memory on the same questions, if one was read."""
+    pairs = [(one.sessions_10, one.published) for one in asked if one.published is not None]
+    if pairs:
+        values = 100 * np.array(pairs)
+        change = values[:, :1] - values[:, 1:]
+        print(
+            f"  sessions@10 of MemPalace, as published, on {len(pairs)} of these: {values[:, 1].mean():.1f}; here "
+            f"{values[:, 0].mean():.1f} ({change.mean():+.1f} {_interval(change)})."
+        )
+        print("  There sessions are ranked whole, here by their best turn.")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark; return the exit status."""
     parser = argparse.ArgumentParser(description="Recall on LoCoMo conversations.")
@@ -332,14 +304,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--mode", choices=MODES, nargs="+", default=list(MODES))
     parser.add_argument("--threads", choices=("yes", "no"), nargs="+", default=["yes", "no"])
+    parser.add_argument("--audit", type=Path, help="errors.json of the audit of LoCoMo")
+    parser.add_argument("--mempalace", type=Path, help="published results of MemPalace on LoCoMo")
     parser.add_argument("--server", action="store_true", help="through a Chroma server on this machine")
     parser.add_argument("--save", type=Path, help="a file for the outcome of every question")
     parser.add_argument("--against", type=Path, help="such a file, to compare with")
     options = parser.parse_args(arguments)
-    conversations = load(options.folder) if options.folder.is_dir() else []
+    conversations = load(options.folder) if options.folder.exists() else []
     if not conversations:
         print(f"No conversations in {options.folder}: the data are not part of this project (see --help).")
         return 2
+    if options.audit is not None:
+        conversations = with_audit(conversations, options.audit)
+    published = {} if options.mempalace is None else mempalace(options.mempalace)
     embedders = {name: EMBEDDERS[name]() for name in options.embedder}
     if options.model is not None:
         embedders[options.model.name] = SentenceModel(options.model)
@@ -349,7 +326,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for threads in options.threads:
             ran = asyncio.run(
                 measure(
-                    conversations, embedder, options.mode, threads=threads == "yes", server=options.server
+                    conversations,
+                    embedder,
+                    options.mode,
+                    threads=threads == "yes",
+                    server=options.server,
+                    published=published,
                 )
             )
             for mode, measured in ran.items():
