@@ -1,9 +1,8 @@
 """Measure recall in inflected and compounding languages: ``python tests/benchmarks/languages.py``.
 
-``languages.txt`` has 15 groups of seven facts, each with a question that uses other forms of its words. The facts of a group tell
-of like things, and those of several groups of the same things in kindred languages, so that there is
-something to confuse them with. All are remembered in one namespace, without an order. A hit at k is a question whose fact is among
-the first k.
+``languages.txt`` has 15 groups of seven facts, each with a question that uses other forms of its words. The facts of a group
+tell of like things, and those of several groups of the same things in kindred languages, so that there is something to confuse
+them with. All are remembered in one namespace, without an order. A hit at k is a question whose fact is among the first k.
 """
 
 from __future__ import annotations
