@@ -89,7 +89,7 @@ class Pool:
     __slots__ = ("_found", "_rows", "columns")
 
     def __init__(self, columns: Candidates, rows: NDArray[np.int64] | None, found: dict[int, Found]) -> None:
-        self.columns = columns
+        self.columns: Candidates = columns
         self._rows = rows
         self._found = found
 
