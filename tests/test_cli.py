@@ -175,7 +175,16 @@ def test_an_unknown_option_ends_with_2():
 
 
 @pytest.mark.parametrize(
-    "command", [["recall", "question"], ["get", "id"], ["forget", "id"], ["namespaces"], ["stats"]]
+    "command",
+    [
+        ["recall", "question"],
+        ["get", "id"],
+        ["forget", "id"],
+        ["namespaces"],
+        ["stats"],
+        ["mcp", "--read-only"],
+        ["ui"],
+    ],
 )
 def test_reading_where_no_memory_is_ends_with_3_and_makes_none(tmp_path, command):
     """A misspelled path is an error and leaves nothing behind."""
@@ -311,6 +320,9 @@ def test_lines_go_through_pipes(tmp_path):
     ("arguments", "named"),
     [
         (["recall", "--path", "localhost:8000", "x"], "localhost:8000"),
+        (["list", "https://localhost"], "https:/localhost"),
+        (["doctor", "one", "--path", "two"], "--path 'two'"),
+        (["backup", "one", "two", "three"], "3 directories"),
         (["recall", "--since", "yesterdayish", "x"], "--since"),
         (["recall", "--mode", "fuzzy", "x"], "--mode"),
         (["recall", "--where", "[1]", "x"], "--where"),
@@ -340,6 +352,29 @@ def test_the_environment_names_the_directory(tmp_path, monkeypatch):
     output(aiochroma("remember", "from the environment", cwd=tmp_path))
     assert (tmp_path / "named" / "chroma.sqlite3").exists()
     assert not (tmp_path / "memory").exists()
+
+
+def test_a_directory_is_an_argument_or_an_option(tmp_path, monkeypatch):
+    """What needs nothing else takes PATH and --path alike, and without either the directory that the environment names."""
+    store = tmp_path / "store"
+    output(aiochroma("remember", "--path", store, "The kettle is blue."))
+    for arguments in ([store], ["--path", store]):
+        assert "The kettle is blue." in output(aiochroma("list", *arguments))[0]
+        assert output(aiochroma("doctor", *arguments))[-1].startswith("Healthy: 1 records")
+        copy = tmp_path / f"copy of {len(arguments)}"
+        given = [*arguments, copy]
+        assert output(aiochroma("backup", *given))[0] == str(copy)
+        output(aiochroma("restore", copy, tmp_path / "restored"))
+    monkeypatch.setenv("CHROMA_DB_PATH", str(store))
+    assert "The kettle is blue." in output(aiochroma("list"))[0]
+    assert output(aiochroma("doctor"))[-1].startswith("Healthy: 1 records")
+    assert aiochroma("host", "--status").returncode == 1
+    monkeypatch.setenv("CHROMA_DB_PATH", str(tmp_path / "misspelled"))
+    assert aiochroma("recall", "kettle").returncode == 3
+    assert not (tmp_path / "misspelled").exists()
+    monkeypatch.setenv("CHROMA_MODE", "http")
+    refused = aiochroma("doctor")
+    assert (refused.returncode, "CHROMA_MODE" in complaint(refused)) == (2, True)
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])

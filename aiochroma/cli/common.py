@@ -42,6 +42,7 @@ __all__ = [
     "ScopeOption",
     "ThreadOption",
     "WhereOption",
+    "check_exists",
     "chosen_path",
     "directory",
     "duration",
@@ -89,7 +90,7 @@ WhereOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 _DEFAULT = Path("./memory")
-_SERVER = re.compile(r"https?://|[\w.-]+:\d+/?$", re.ASCII)
+_SERVER = re.compile(r"https?:/|[\w.-]+:\d+/?$", re.ASCII)
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
@@ -131,6 +132,18 @@ def directory(argument: Path | None, option: Path | None) -> Path:
     return path.expanduser()
 
 
+def check_exists(path: Path) -> None:
+    """Refuse to make a new store where one is only to be read: most likely the path is misspelled.
+
+    Raises:
+        DatabasePathError: There is no memory in the directory.
+    """
+    if not (path / SQLITE_FILE).exists():
+        raise DatabasePathError(
+            f"There is no memory in {str(path)!r}; `aiochroma remember --path {path}` makes one."
+        )
+
+
 def open_memory(
     path: Path | None,
     *,
@@ -142,7 +155,7 @@ def open_memory(
 
     Args:
         path: The directory that was given, or None.
-        must_exist: Refuse to make a new store where one is only to be read: most likely the path is misspelled.
+        must_exist: Refuse to make a new store; see :func:`check_exists`.
         split_chars: The length of chunks in characters, as for :class:`aiochroma.Memory`.
         embedder: The name of an embedder, or None for the default.
 
@@ -154,10 +167,8 @@ def open_memory(
     if path is None and mode not in {"", "persistent"}:
         return Memory.from_env(split_chars=split_chars, embedder=embedder)
     chosen = directory(path, None)
-    if must_exist and not (chosen / SQLITE_FILE).exists():
-        raise DatabasePathError(
-            f"There is no memory in {str(chosen)!r}; `aiochroma remember --path {chosen}` makes one."
-        )
+    if must_exist:
+        check_exists(chosen)
     # The other variables, such as CHROMA_PROCESS, hold for a directory that is given here as well.
     return Memory.from_env(mode="persistent", path=chosen, split_chars=split_chars, embedder=embedder)
 

@@ -17,7 +17,7 @@ import typer
 
 from aiochroma._errors import DatabaseInUseError, InvalidInputError, StoreUnavailableError
 from aiochroma._types import JsonObject
-from aiochroma.cli.common import PathArgument, PathOption, ScopeOption, directory, scope_from
+from aiochroma.cli.common import PathArgument, PathOption, ScopeOption, check_exists, directory, scope_from
 
 if TYPE_CHECKING:
     from aiochroma.host.wire import FrameKind
@@ -106,6 +106,8 @@ def mcp(
     from aiochroma.mcp import run_session
 
     served = directory(given, path)
+    if read_only:
+        check_exists(served)
     sys.exit(run_session(served, scope=scope_from(scope) or (), read_only=read_only, idle=idle))
 
 
@@ -121,7 +123,9 @@ def ui(
     """Serve a page to look at a memory, on this machine only; prints its address."""
     from aiochroma.ui import serve
 
-    sys.exit(serve(directory(given, path), port=port, write=write))
+    shown = directory(given, path)
+    check_exists(shown)
+    sys.exit(serve(shown, port=port, write=write))
 
 
 def _serve(path: str, idle: float | None) -> None:

@@ -85,7 +85,7 @@ _SHOWN_QUESTIONS = 6
 
 
 def run_demo(console: Console) -> None:
-    """Run the demonstration; blocks until it is over, some fifteen seconds.
+    """Run the demonstration; blocks until it is over, at most some twenty seconds.
 
     Args:
         console: Where to print.
@@ -98,7 +98,7 @@ def run_demo(console: Console) -> None:
 
 
 async def _demonstrate(console: Console) -> None:
-    _title(console, 1, f"a bot answers while {RECORDS:,} records are written")
+    _title(console, 1, f"a bot answers while up to {RECORDS:,} records are written")
     silences = [await _silence(console, "here", measure_here)]
     if sys.platform != "win32":
         silences.append(await _silence(console, "through the owner process", _measure_shared))
@@ -131,7 +131,7 @@ async def _silence(console: Console, what: str, measure: _Measure) -> Silence:
 
 
 def _print_silences(console: Console, silences: Sequence[Silence]) -> None:
-    table = Table("", "longest silence", "slowest answer", "records/s", box=SIMPLE, pad_edge=False)
+    table = Table("", "longest silence", "slowest answer", "records", "records/s", box=SIMPLE, pad_edge=False)
     shortest = min(silence.longest for silence in silences)
     for column in table.columns[1:]:
         column.justify = "right"
@@ -141,7 +141,8 @@ def _print_silences(console: Console, silences: Sequence[Silence]) -> None:
             silence.name,
             Text(_milliseconds(silence.longest), style="bold green" if best else ""),
             _milliseconds(max(silence.answers, default=0.0)),
-            f"{RECORDS / silence.seconds:,.0f}",
+            f"{silence.written:,}",
+            f"{silence.written / silence.seconds:,.0f}",
         )
     console.print(table)
     quietest = min(silences, key=lambda silence: silence.longest)

@@ -6,6 +6,9 @@ import hmac
 import json
 import os
 import socket
+import time
+from collections import Counter
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
@@ -13,19 +16,22 @@ import streamlit as st
 from aiochroma import sync
 from aiochroma._errors import AiochromaError, InvalidInputError
 from aiochroma._types import JsonObject, Metadata, MetadataView
-from aiochroma.records.record import collection_name
+from aiochroma.records.record import EXPIRES_AT, collection_name, has_expired
 from aiochroma.ui import PATH, TOKEN, WRITE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from aiochroma.memory.results import Hit
 
 __all__ = ["main"]
 
 _PAGE = 25
-_LOOKED_AT = 200
+_LOOKED_AT = 50
 _MAPPED = 1000
+_RECENT = 2000
+_BUSIEST = 10
+"""What a view looks at is bounded, so that the page stays quick however much is remembered."""
 
 
 @st.cache_resource
@@ -48,6 +54,7 @@ def main() -> None:
             "Recall": _recall,
             "Memory": _one,
             "Near-duplicates": _duplicates,
+            "Expired": _expired,
             "Map": _map,
         }
         view = str(st.sidebar.radio("View", list(views), key="view"))
@@ -83,6 +90,8 @@ def _overview(memory: sync.Memory, names: list[str]) -> None:
     st.dataframe(
         [{"namespace": name, "memories": number} for name, number in counts.items()], hide_index=True
     )
+    if counts:
+        _growth(memory, counts)
     st.subheader("Health")
     st.json(memory.health().as_dict(), expanded=False)
     if _may_write():
@@ -92,10 +101,51 @@ def _overview(memory: sync.Memory, names: list[str]) -> None:
             st.success(f"Backed up to {report.path}")
 
 
+def _growth(memory: sync.Memory, counts: Mapping[str, int]) -> None:
+    """Show how many memories were first remembered on which day."""
+    busiest = sorted(counts, key=lambda name: counts[name], reverse=True)[:_BUSIEST]
+    each = _RECENT // len(busiest)
+    days = Counter(
+        (f"{hit.created_at:%Y-%m-%d}", name)
+        for name in busiest
+        for hit in memory.list(name, newest_first=True, limit=each)
+        if hit.created_at is not None
+    )
+    st.subheader("Remembered per day")
+    st.bar_chart(
+        [{"day": day, "namespace": name, "memories": count} for (day, name), count in sorted(days.items())],
+        x="day",
+        y="memories",
+        color="namespace",
+    )
+    st.caption(f"Of the newest {each} memories of each namespace.")
+
+
+def _expired(memory: sync.Memory, names: list[str]) -> None:
+    """Show what has expired and is not deleted yet: recalls and lists leave it out."""
+    namespace = str(st.selectbox("Namespace", names))
+    collection = memory.client.get_collection(collection_name(namespace), embedding_function=None)
+    passed: Any = {EXPIRES_AT: {"$lte": time.time()}}
+    found = collection.get(where=passed, limit=_PAGE, include=["documents", "metadatas"])
+    rows = []
+    for id, text, metadata in zip(
+        found["ids"], found["documents"] or (), found["metadatas"] or (), strict=True
+    ):
+        end = metadata[EXPIRES_AT]
+        if isinstance(end, (int, float)) and has_expired(metadata, time.time()):
+            expired = datetime.fromtimestamp(end, timezone.utc)
+            rows.append({"text": text, "expired": f"{expired:%Y-%m-%d %H:%M}", "id": id})
+    st.dataframe(rows, hide_index=True)
+    more = ", and perhaps more" if len(found["ids"]) == _PAGE else ""
+    st.caption(f"{len(rows)} expired memories{more}; they are in no answer, and the next sweep deletes them.")
+    if _may_write() and st.button("Sweep", disabled=not rows):
+        st.success(f"{int(memory.sweep())} memories were deleted.")
+
+
 def _browse(memory: sync.Memory, names: list[str]) -> None:
     namespace = str(st.selectbox("Namespace", names))
     left, right = st.columns(2)
-    scope = left.text_input("Scope, parts joined by /")
+    scope = left.text_input("Scope, such as customer/person")
     where = right.text_input("Filter over metadata, as JSON")
     asked = (namespace, scope, where)
     if st.session_state.get("asked") != asked:
@@ -110,14 +160,14 @@ def _browse(memory: sync.Memory, names: list[str]) -> None:
         after=cursors[-1],
     )
     st.dataframe(_rows(page), hide_index=True)
-    back, forth, middle = st.columns(3)
+    back, forth, number = st.columns(3)
     if back.button("Newer", disabled=len(cursors) == 1):
         cursors.pop()
         st.rerun()
     if forth.button("Older", disabled=page.next is None):
         cursors.append(page.next)
         st.rerun()
-    middle.caption(f"Page {len(cursors)}")
+    number.caption(f"Page {len(cursors)}")
 
 
 def _recall(memory: sync.Memory, names: list[str]) -> None:
@@ -131,15 +181,7 @@ def _recall(memory: sync.Memory, names: list[str]) -> None:
     found = memory.recall(question, namespaces=chosen or None, k=int(k), mode=mode)
     for name, error in found.errors.items():
         st.warning(f"{name}: {error}")
-    rows = [
-        {
-            "score": hit.score,
-            "distance": hit.distance,
-            **_row(hit),
-            **{f"{part} part": value for part, value in hit.explain.items()},
-        }
-        for hit in found
-    ]
+    rows = [_scored(hit) for hit in found]
     st.dataframe(rows, hide_index=True)
     st.caption(", ".join(f"{name} {value:.1f} ms" for name, value in found.timings.items()))
     st.code(found.as_context() or "Nothing was found.", language=None)
@@ -211,10 +253,10 @@ def _map(memory: sync.Memory, names: list[str]) -> None:
     vectors = np.asarray(found["embeddings"], dtype=np.float32)
     centred = vectors - vectors.mean(axis=0)
     # The two directions in which they differ most.
-    places = centred @ np.linalg.svd(centred, full_matrices=False)[2][:2].T
+    positions = centred @ np.linalg.svd(centred, full_matrices=False)[2][:2].T
     points = [
         {"x": float(x), "y": float(y), "text": hits[id].text[:80]}
-        for id, (x, y) in zip(found["ids"], places, strict=True)
+        for id, (x, y) in zip(found["ids"], positions, strict=True)
     ]
     st.vega_lite_chart(
         {"values": points},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from datetime import timedelta
 
 import httpx
 import pytest
@@ -59,13 +60,19 @@ def choose(browser, view):
 
 
 def test_looking_and_forgetting(runtime, tmp_path, browser):
-    """Numbers, a recall, a memory with its nearest; forgetting asks first, beside a program that has the memory open."""
+    """Numbers, growth, a backup, a recall, what has expired, a memory with its nearest; forgetting asks first."""
     with sync.Memory(tmp_path / "memory", process="shared", host_idle=1) as memory:
         memory.remember_many([f"note {number} about tea" for number in range(30)])
         cat = memory.remember("Ada's cat is called Kestrel.", metadata={"kind": "pet"})
+        memory.remember("The parcel is at the neighbour's.", ttl=timedelta(seconds=1))
         with Page(tmp_path / "memory", tmp_path / "ui.log", "--write") as page:
             browser.open(page.url())
-            browser.wait_for(r"Memories\s+31")
+            browser.wait_for(r"Memories\s+3[12]")
+            browser.wait_for("Remembered per day")
+            browser.type("Back up to the folder", str(tmp_path / "backup"))
+            browser.click("Back up")
+            browser.wait_for("Backed up to")
+            assert (tmp_path / "backup" / "chroma.sqlite3").exists()
 
             choose(browser, "Browse")
             browser.wait_for("Page 1")
@@ -83,6 +90,11 @@ def test_looking_and_forgetting(runtime, tmp_path, browser):
             browser.wait_for(r"\d+ pairs")
             choose(browser, "Map")
             browser.wait_for("31 memories")
+
+            choose(browser, "Expired")
+            browser.wait_for("1 expired memories")
+            browser.click("Sweep")
+            browser.wait_for("1 memories were deleted")
 
             choose(browser, "Memory")
             browser.type("Id", cat)

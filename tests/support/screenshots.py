@@ -1,0 +1,59 @@
+"""Write the pictures of the page that the README shows: `python tests/support/screenshots.py` makes `.github/ui-*.png`.
+
+Needs the extra `ui`, selenium, and Chromium with its driver.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+from browser import chromium
+from programs import Program, until
+from selenium.webdriver.common.by import By
+
+from aiochroma import sync
+from aiochroma.demo import read_corpus
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def fill(path):
+    """Remember the demonstration's sentences, as if it had taken three weeks."""
+    start = datetime.now(timezone.utc) - timedelta(days=21)
+    with sync.Memory(path) as memory:
+        for name, sentences in read_corpus().items():
+            for number, sentence in enumerate(sentences):
+                made = start + timedelta(hours=(number * 37) % 500)
+                memory.remember(sentence.text, namespace=name, metadata=sentence.metadata, created_at=made)
+
+
+def main():
+    with tempfile.TemporaryDirectory() as folder:
+        here = Path(folder)
+        os.environ["AIOCHROMA_RUNTIME_DIR"] = str(here / "run")
+        fill(here / "memory")
+        command = [sys.executable, "-m", "aiochroma", "ui", "--path", str(here / "memory")]
+        browser = chromium(here / "chromium")
+        browser.driver.set_window_size(1100, 800)
+        try:
+            with Program(command, here / "ui.log") as page:
+                url = until(lambda: "token=" in page.output() and page.output().split()[0], "an address")
+                page.when_up(url.split("?")[0])
+                browser.open(url)
+                browser.wait_for("Remembered per day")
+                until(lambda: browser.driver.find_elements(By.CSS_SELECTOR, "canvas, svg.marks"), "a chart")
+                browser.driver.save_screenshot(str(ROOT / ".github" / "ui-overview.png"))
+                browser.driver.find_element(By.XPATH, "//label[.//*[text()='Recall']]").click()
+                browser.type("Question", "what am I allergic to?")
+                browser.wait_for(r"total [\d.]+ ms")
+                browser.driver.save_screenshot(str(ROOT / ".github" / "ui-recall.png"))
+        finally:
+            browser.driver.quit()
+
+
+if __name__ == "__main__":
+    main()
