@@ -50,7 +50,7 @@ def run_session(
 
     Args:
         path: The database's directory.
-        scope: Whose memories, from the widest part to the narrowest; empty for all.
+        scope: Whose memories, from the widest label to the narrowest; empty for all.
         read_only: Leave out the tools that change something.
         idle: For how long a server that this session starts stays without sessions, in seconds.
 

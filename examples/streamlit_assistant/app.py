@@ -52,9 +52,9 @@ if question:
         st.subheader("Context for the language model")
         st.code(recall.as_context(max_chars=2000), language=None)
 
-wanted = st.text_input("Memory by its id")
-if wanted:
-    hit = guarded(lambda: memory.get(wanted, namespace=namespace))
+sought = st.text_input("Memory by its id")
+if sought:
+    hit = guarded(lambda: memory.get(sought, namespace=namespace))
     if hit is None:
         st.info("There is no memory of that id here.")
     else:
