@@ -164,8 +164,7 @@ class _Items:
         self._name = name
         self._vectors_name = f"{name}.vectors"
         self._index = None if index is None else TextIndex(index)
-        minutes = (ttl or {}).get("sweep_interval_minutes")
-        self._sweep_every = None if minutes is None else minutes * _MINUTE
+        self._sweep_minutes = (ttl or {}).get("sweep_interval_minutes")
         self._swept_at = time.monotonic()
         self._last_time = 0.0
         self._lock = threading.Lock()
@@ -356,7 +355,8 @@ class _Items:
             [id for id, op in puts.items() if op.value is None],
             [item.version for item in before.values() if item.indexed],
         )
-        if self._sweep_every is not None and time.monotonic() - self._swept_at > self._sweep_every:
+        minutes = self._sweep_minutes
+        if minutes is not None and time.monotonic() - self._swept_at > minutes * _MINUTE:
             await self.sweep()
 
     def _stored(self, id: str, op: PutOp, before: Stored | None, *, indexed: bool) -> Stored:
@@ -406,12 +406,8 @@ class _Items:
         """Write records to a collection, which is made where there is none."""
 
         async def write(collection: Collection) -> bool:
-            await collection.upsert(
-                ids=ids,
-                embeddings=np.stack(vectors),
-                metadatas=cast("list[chromadb.Metadata]", metadatas),
-                documents=documents,
-            )
+            described = cast("list[chromadb.Metadata]", metadatas)
+            await collection.upsert(ids, np.stack(vectors), described, documents)
             return True
 
         check = None if mark is None else mark.check

@@ -1,10 +1,11 @@
-"""Write the pictures of the page that the README shows: `python tests/support/screenshots.py` makes `.github/ui-*.png`.
+"""Write the pictures that the README shows: `python tests/support/screenshots.py` makes `.github/demo.svg` and `ui-*.png`.
 
 Needs the extra `ui`, selenium, and Chromium with its driver.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import tempfile
@@ -13,12 +14,21 @@ from pathlib import Path
 
 from browser import chromium
 from programs import Program, until
+from rich.console import Console
 from selenium.webdriver.common.by import By
 
 from aiochroma import sync
 from aiochroma.demo import read_corpus
+from aiochroma.demo.acts import run_demo
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+def draw_demo():
+    """Run the demonstration, and draw what it prints."""
+    console = Console(file=io.StringIO(), record=True, width=96, highlight=False)
+    run_demo(console)
+    console.save_svg(str(ROOT / ".github" / "demo.svg"), title="aiochroma demo")
 
 
 def fill(path):
@@ -31,7 +41,8 @@ def fill(path):
                 memory.remember(sentence.text, namespace=name, metadata=sentence.metadata, created_at=made)
 
 
-def main():
+def draw_page():
+    """Serve the page of a memory, and take pictures of two views."""
     with tempfile.TemporaryDirectory() as folder:
         here = Path(folder)
         os.environ["AIOCHROMA_RUNTIME_DIR"] = str(here / "run")
@@ -56,4 +67,5 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    draw_demo()
+    draw_page()
