@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
+# What a view looks at is bounded, so that the page stays quick however much is remembered. (Streamlit shows docstrings.)
 _PAGE = 25
 _LOOKED_AT = 50
 _MAPPED = 1000
 _RECENT = 2000
 _BUSIEST = 10
-"""What a view looks at is bounded, so that the page stays quick however much is remembered."""
 
 
 @st.cache_resource

@@ -41,6 +41,15 @@ def fill(path):
                 memory.remember(sentence.text, namespace=name, metadata=sentence.metadata, created_at=made)
 
 
+def take(browser, name):
+    """Take a picture; the directory is shown as one that a reader could have."""
+    browser.driver.execute_script(
+        "document.querySelectorAll('[data-testid=stSidebar] [data-testid=stCaptionContainer] p')"
+        ".forEach(each => each.textContent = '/srv/memory')"
+    )
+    browser.driver.save_screenshot(str(ROOT / ".github" / name))
+
+
 def draw_page():
     """Serve the page of a memory, and take pictures of two views."""
     with tempfile.TemporaryDirectory() as folder:
@@ -49,19 +58,20 @@ def draw_page():
         fill(here / "memory")
         command = [sys.executable, "-m", "aiochroma", "ui", "--path", str(here / "memory")]
         browser = chromium(here / "chromium")
-        browser.driver.set_window_size(1100, 800)
+        browser.driver.set_window_size(1000, 1000)
         try:
             with Program(command, here / "ui.log") as page:
                 url = until(lambda: "token=" in page.output() and page.output().split()[0], "an address")
                 page.when_up(url.split("?")[0])
                 browser.open(url)
                 browser.wait_for("Remembered per day")
-                until(lambda: browser.driver.find_elements(By.CSS_SELECTOR, "canvas, svg.marks"), "a chart")
-                browser.driver.save_screenshot(str(ROOT / ".github" / "ui-overview.png"))
+                chart = "[data-testid=stVegaLiteChart] canvas, [data-testid=stVegaLiteChart] svg"
+                until(lambda: browser.driver.find_elements(By.CSS_SELECTOR, chart), "a chart")
+                take(browser, "ui-overview.png")
                 browser.driver.find_element(By.XPATH, "//label[.//*[text()='Recall']]").click()
                 browser.type("Question", "what am I allergic to?")
                 browser.wait_for(r"total [\d.]+ ms")
-                browser.driver.save_screenshot(str(ROOT / ".github" / "ui-recall.png"))
+                take(browser, "ui-recall.png")
         finally:
             browser.driver.quit()
 
