@@ -51,13 +51,11 @@ __all__ = [
 ]
 
 AuthHeader = Literal["authorization", "x-chroma-token", "both"]
-
 _AUTH_HEADERS = {
     "authorization": ("authorization",),
     "x-chroma-token": ("x-chroma-token",),
     "both": ("authorization", "x-chroma-token"),
 }
-
 _HOST = re.compile(r"[A-Za-z0-9._-]+")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"[\x20-\x7e]*")
@@ -387,12 +385,12 @@ def _unreachable(fault: FailedCall, url: str, access: Access) -> AiochromaError:
 def _reason(cause: BaseException, access: Access) -> str:
     import httpx
 
-    if isinstance(cause, Answer):
-        return f"the answer was {cause}"
     if isinstance(cause, httpx.ConnectTimeout):
         return "no connection was made in time"
     if isinstance(cause, httpx.TimeoutException):
         return "no answer came in time"
+    if isinstance(cause, Answer):
+        return f"the answer was {cause}"
     text = redacted(str(cause), access).rstrip(".") or type(cause).__name__
     return text[:1].lower() + text[1:]
 

@@ -36,16 +36,7 @@ if TYPE_CHECKING:
 
     from aiochroma.disk.findings import CollectionReport, PreflightReport
 
-__all__ = [
-    "DAMAGED",
-    "HEALTHY",
-    "UNAVAILABLE",
-    "UNHEALTHY",
-    "CollectionState",
-    "DoctorReport",
-    "Progress",
-    "doctor",
-]
+__all__ = ["CollectionState", "DoctorReport", "Progress", "doctor"]
 
 HEALTHY, UNHEALTHY, _BAD_INPUT, UNAVAILABLE, DAMAGED = range(5)
 
@@ -285,14 +276,8 @@ class _Visit:
             if found.sqlite_problems or not changes:
                 return self._report(found)
             dying = crashing(directory)
-            broken = (
-                found.damaged
-                or found.full_text_problems
-                or found.orphaned_directories
-                or is_mendable(found)
-                or dying
-                or TEXT_INDEX_FILE in self._own_problems
-            )
+            broken = bool(found.damaged or found.full_text_problems or found.orphaned_directories or dying)
+            broken = broken or is_mendable(found) or TEXT_INDEX_FILE in self._own_problems
             if self._vacuums or (self._repairs and broken) or (self._fills and found.damaged):
                 self._progress("copy", 0, 1)
                 self._saved_to = str(save_copy(directory, backup_to))
