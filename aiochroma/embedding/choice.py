@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Protocol, TypedDict, TypeGuard
 
@@ -151,12 +152,16 @@ class _LangChainRows(_Form):
 NAMES = ("auto", "minilm", "wordllama", "hashed")
 """The embedders that a text may name; ``"auto"`` is the default."""
 
+EMBEDDER_VARIABLE = "AIOCHROMA_EMBEDDER"
+"""This variable of the environment names the embedder of a memory that is opened without one."""
+
 
 def chosen(embedder: object, stored: Sequence[str] = ()) -> EmbedderFunction:
     """Return the embedder that a memory uses; may load a model, so not to be called on an event loop.
 
     Args:
-        embedder: An embedder as :func:`adapted` takes it, one of ``NAMES``, or None for ``"auto"``.
+        embedder: An embedder as :func:`adapted` takes it, one of ``NAMES``, or None for the one that ``AIOCHROMA_EMBEDDER`` names
+            in the environment, else ``"auto"``.
         stored: The identities of the embedders that the database was written with, the most frequent first. ``"auto"`` is
             the first of them that is one of ours and installed, and for a new database the best one installed.
 
@@ -164,7 +169,13 @@ def chosen(embedder: object, stored: Sequence[str] = ()) -> EmbedderFunction:
         InvalidInputError: It is no embedder, or no name of one.
         EmbedderError: The one that is named cannot be loaded.
     """
-    if embedder is None or embedder == "auto":
+    expected = "`embedder` must be an embedder or one of"
+    if embedder is None:
+        embedder = os.environ.get(EMBEDDER_VARIABLE, "").strip().lower() or "auto"
+        if embedder != "auto":
+            expected = f"{EMBEDDER_VARIABLE} must be one of"
+            log.info("embedder.from_environment", embedder=embedder, variable=EMBEDDER_VARIABLE)
+    if embedder == "auto":
         return (
             next((known for identity in stored if (known := known_embedder(identity))), None)
             or default_embedder()
@@ -172,9 +183,7 @@ def chosen(embedder: object, stored: Sequence[str] = ()) -> EmbedderFunction:
     if not isinstance(embedder, str):
         return adapted(embedder)
     if embedder not in NAMES:
-        raise InvalidInputError(
-            f"`embedder` must be an embedder or one of {', '.join(map(repr, NAMES))}, got {embedder!r}."
-        )
+        raise InvalidInputError(f"{expected} {', '.join(map(repr, NAMES))}, got {embedder!r}.")
     return _named(embedder)
 
 

@@ -60,7 +60,7 @@ class Memory(Shared):
             asynchronous callable, or the name of one of ours: ``"wordllama"``, ``"minilm"``, ``"hashed"``. Default
             (``"auto"``): the one that the database was written with, where it is one of ours; for a new database static word
             vectors where the extra ``local`` is installed, else MiniLM where ``minilm`` is, else hashed n-grams. None of them
-            needs a network.
+            needs a network. ``AIOCHROMA_EMBEDDER`` in the environment names another default.
         on_failure: ``"raise"`` (default): errors are raised. ``"degrade"``: a call that fails gives an empty result and a log
             line, which is what a chat window needs.
         timeout: The limit for each call, in seconds; default: none. See also :class:`aiochroma.deadline`.

@@ -116,3 +116,25 @@ def test_what_a_database_was_written_with_comes_before_what_is_best():
     assert chosen(None, ["openai"]).identity == chosen(None).identity == chosen("wordllama").identity
     with pytest.raises(aiochroma.InvalidInputError, match="'hashed'"):
         chosen("word2vec")
+
+
+async def test_the_environment_names_an_embedder_and_says_so(tmp_path, monkeypatch, caplog):
+    """A memory that is opened without an embedder has the one that the environment names; an argument comes first."""
+    monkeypatch.setenv("AIOCHROMA_EMBEDDER", "hashed")
+    with caplog.at_level("INFO", logger="aiochroma.embedding"):
+        assert chosen(None).identity == chosen("hashed").identity
+    assert "AIOCHROMA_EMBEDDER" in caplog.text
+    assert chosen("wordllama").identity != chosen("hashed").identity
+    monkeypatch.setenv("AIOCHROMA_EMBEDDER", "word2vec")
+    async with aiochroma.Memory(tmp_path, embedder="hashed") as memory:
+        await memory.remember("hello")
+    with pytest.raises(aiochroma.InvalidInputError, match="AIOCHROMA_EMBEDDER must be one of"):
+        chosen(None)
+
+
+def test_the_environment_names_the_folder_of_the_model(home, monkeypatch):
+    """The folder of the environment is looked in before Chroma's and the package; an empty one is named in the error."""
+    monkeypatch.setenv("AIOCHROMA_ONNX_DIR", str(home / "model"))
+    with pytest.raises(aiochroma.EmbedderError, match="should hold model") as missing:
+        MiniLmEmbedder()
+    assert str(home / "model") in str(missing.value)
