@@ -86,7 +86,7 @@ async def test_no_more_than_three_batches_are_alive(path, letters, monkeypatch):
 
 
 def _uncached(embedder):
-    async def embed(session, function, texts, *, is_query):
+    async def embed(session, function, texts, *, is_query, tokens=False):
         return list(embedder.embed(texts))
 
     return embed
