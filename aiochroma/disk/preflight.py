@@ -22,7 +22,7 @@ from importlib import util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aiochroma._errors import DatabaseFormatError
+from aiochroma._errors import DatabaseFormatError, StoreUnavailableError
 from aiochroma._files import SQLITE_SUFFIXES, irregular
 from aiochroma.disk.findings import (
     CollectionReport,
@@ -39,6 +39,7 @@ from aiochroma.disk.layout import (
     SQLITE_FILE,
     TEXT_INDEX_FILE,
     connect_read_only,
+    free_bytes,
     index_directories,
     log_topic,
 )
@@ -69,8 +70,8 @@ __all__ = ["CollectionReport", "PreflightReport", "inspect_own_files", "prefligh
 _KNOWN_MIGRATIONS: Mapping[str, int] = {"sysdb": 10, "metadb": 6, "embeddings_queue": 2}
 _PROGRESS_STEP = 50_000
 _MIGRATION_NAME = re.compile(r"\d{5}-[a-z0-9-]+\.sqlite\.sql")
-_THOROUGH_SECONDS = 600.0
-_QUICK_SECONDS = 2.0
+_THOROUGH_SECONDS, _QUICK_SECONDS = 600.0, 2.0
+_NEEDED_BYTES = 2**16
 # "malformed inverted index for FTS5 table main.t", "unable to validate the inverted index for FTS5 table main.t: ...", and
 # what the next version of SQLite may say.
 _FULL_TEXT_COMPLAINT = re.compile(r"\bfts5\b|inverted index", re.IGNORECASE)
@@ -93,6 +94,7 @@ def preflight(directory: Path, *, thorough: bool = False) -> PreflightReport:
 
     Raises:
         DatabaseFormatError: A newer Chroma than the installed one wrote it.
+        StoreUnavailableError: The disk is full.
     """
     started = time.monotonic()
     sqlite_file = directory / SQLITE_FILE
@@ -104,8 +106,17 @@ def preflight(directory: Path, *, thorough: bool = False) -> PreflightReport:
             with connect_read_only(directory) as connection:
                 report = _Look(directory, connection, thorough=thorough).report()
         except sqlite3.DatabaseError as error:
+            if _is_for_lack_of_room(error, directory):
+                raise StoreUnavailableError(
+                    f"{str(directory)!r} cannot be looked at, because its disk is full ({error}). Free some space and try again."
+                ) from error
             report = PreflightReport(directory, sqlite_problems=(f"{SQLITE_FILE}: {error}",))
     return replace(report, size_bytes=size, seconds=time.monotonic() - started)
+
+
+def _is_for_lack_of_room(error: sqlite3.DatabaseError, directory: Path) -> bool:
+    """Tell whether SQLite lacks the little that it needs beside its file, which it calls an error of the disk."""
+    return isinstance(error, sqlite3.OperationalError) and free_bytes(directory) < _NEEDED_BYTES
 
 
 def _without_database(directory: Path) -> PreflightReport:
@@ -118,11 +129,7 @@ def _without_database(directory: Path) -> PreflightReport:
 
 
 def inspect_own_files(directory: Path) -> dict[str, str]:
-    """Return what is wrong with the files that this library keeps beside Chroma's: a sentence by the file's name.
-
-    Args:
-        directory: The canonical directory; owned by this process.
-    """
+    """Return what is wrong with our own files in a directory that this process owns: a sentence by the file's name."""
     found = {}
     for name in (TEXT_INDEX_FILE, HISTORY_FILE):
         problem = _problem_of(directory / name)
@@ -145,7 +152,7 @@ def _problem_of(file: Path) -> str:
         with closing(sqlite3.connect(file, isolation_level=None, timeout=5.0)) as connection:
             rows = _rows_in_time(connection, "PRAGMA quick_check(1)", _THOROUGH_SECONDS)
     except sqlite3.DatabaseError as error:
-        return f"cannot be used: {error}"
+        return "" if _is_for_lack_of_room(error, file.parent) else f"cannot be used: {error}"
     return "" if rows is None or rows[0][0] == "ok" else f"is damaged: {rows[0][0]}"
 
 
