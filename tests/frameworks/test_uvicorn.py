@@ -1,4 +1,4 @@
-"""FastAPI under uvicorn, in processes of its own: shutdown under load, several workers, clients that hang up."""
+"""FastAPI under uvicorn and gunicorn, in processes of its own: shutdown under load, several workers, clients that hang up."""
 
 from __future__ import annotations
 
@@ -148,8 +148,19 @@ async def test_further_workers_on_a_directory_get_the_owners_error(serve, store)
         assert [id for id in remembered if not await memory.get(id)] == []
 
 
-async def test_workers_share_a_directory_through_its_host(serve, store):
+@pytest.mark.parametrize(
+    ("server", "options"),
+    [
+        ("uvicorn", ()),
+        pytest.param("gunicorn", (), id="gunicorn, each worker imports the application"),
+        pytest.param("gunicorn", ("--preload",), id="gunicorn, workers are forked after the import"),
+    ],
+)
+async def test_workers_share_a_directory_through_its_host(serve, store, server, options):
     """`CHROMA_PROCESS=shared`: four workers on one directory, no error, and nothing lost."""
+    if server == "gunicorn":
+        pytest.importorskip("gunicorn", reason="gunicorn is not installed (group `frameworks`)")
+        pytest.importorskip("uvicorn_worker", reason="uvicorn-worker is not installed (group `frameworks`)")
     with tempfile.TemporaryDirectory(prefix="aio-") as folder:
         shared = {"CHROMA_DB_PATH": store, "CHROMA_PROCESS": "shared", "AIOCHROMA_RUNTIME_DIR": folder}
         remembered, workers = set(), set()
@@ -160,7 +171,7 @@ async def test_workers_share_a_directory_through_its_host(serve, store):
             remembered.add(answer.json()["id"])
             workers.add(answer.json()["pid"])
 
-        with serve("--workers", str(WORKERS), **shared) as service:
+        with serve("--workers", str(WORKERS), *options, server=server, **shared) as service:
             await asyncio.to_thread(service.when_up, f"{service.url}/pid")
             async with no_keeping_alive() as client:
                 for first in range(0, 320, 16):

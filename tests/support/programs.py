@@ -88,13 +88,22 @@ class Program:
 
 
 class Service(Program):
-    """An application under uvicorn."""
+    """An application under uvicorn, or under gunicorn with uvicorn's workers."""
 
-    def __init__(self, application, log, *options, directory=None, **environment):
+    def __init__(self, application, log, *options, directory=None, server="uvicorn", **environment):
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
+        given = {
+            "uvicorn": ["--port", self.port, "--no-access-log"],
+            "gunicorn": [
+                "--bind",
+                f"127.0.0.1:{self.port}",
+                "--worker-class",
+                "uvicorn_worker.UvicornWorker",
+            ],
+        }
         super().__init__(
-            [sys.executable, "-m", "uvicorn", application, "--port", self.port, "--no-access-log", *options],
+            [sys.executable, "-m", server, application, *given[server], *options],
             log,
             directory=directory,
             **environment,
