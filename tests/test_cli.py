@@ -354,21 +354,21 @@ def test_the_environment_names_the_directory(tmp_path, monkeypatch):
     assert not (tmp_path / "memory").exists()
 
 
-def test_a_directory_is_an_argument_or_an_option(tmp_path, monkeypatch):
-    """What needs nothing else takes PATH and --path alike, and without either the directory that the environment names."""
-    store = tmp_path / "store"
-    output(aiochroma("remember", "--path", store, "The kettle is blue."))
-    for arguments in ([store], ["--path", store]):
-        assert "The kettle is blue." in output(aiochroma("list", *arguments))[0]
-        assert output(aiochroma("doctor", *arguments))[-1].startswith("Healthy: 1 records")
-        copy = tmp_path / f"copy of {len(arguments)}"
-        given = [*arguments, copy]
-        assert output(aiochroma("backup", *given))[0] == str(copy)
-        output(aiochroma("restore", copy, tmp_path / "restored"))
+@pytest.mark.parametrize("option", [[], ["--path"]])
+def test_a_directory_is_an_argument_or_an_option(store, tmp_path, option):
+    """What needs nothing else takes PATH and --path alike; a backup has its target behind it."""
+    assert output(aiochroma("namespaces", *option, store)) == ["personal", "style"]
+    assert output(aiochroma("doctor", *option, store))[-1].startswith("Healthy: 3 records")
+    copy = tmp_path / "copy"
+    assert output(aiochroma("backup", "--quick", *option, store, copy))[0] == str(copy)
+    assert aiochroma("host", "--status", *option, store).returncode == 1
+
+
+def test_a_directory_is_named_by_the_environment(store, tmp_path, monkeypatch):
+    """Without PATH every command takes what CHROMA_DB_PATH names; a misspelled one makes no store, and a server is none."""
     monkeypatch.setenv("CHROMA_DB_PATH", str(store))
-    assert "The kettle is blue." in output(aiochroma("list"))[0]
-    assert output(aiochroma("doctor"))[-1].startswith("Healthy: 1 records")
-    assert aiochroma("host", "--status").returncode == 1
+    assert output(aiochroma("namespaces")) == ["personal", "style"]
+    assert output(aiochroma("doctor"))[-1].startswith("Healthy: 3 records")
     monkeypatch.setenv("CHROMA_DB_PATH", str(tmp_path / "misspelled"))
     assert aiochroma("recall", "kettle").returncode == 3
     assert not (tmp_path / "misspelled").exists()

@@ -60,9 +60,12 @@ class Browser:
         field.send_keys(text, Keys.ENTER)
 
     def click(self, button):
-        """Click a button; the page may be drawing it anew at that moment."""
+        """Click a button when it is enabled; the page may be drawing it again at that moment."""
         WebDriverWait(self.driver, PATIENCE, 0.05, (Exception,)).until(
-            lambda driver: driver.find_element(By.XPATH, f"//button[.//*[text()={button!r}]]").click() is None
+            lambda driver: (
+                driver.find_element(By.XPATH, f"//button[not(@disabled)][.//*[text()={button!r}]]").click()
+                is None
+            )
         )
 
 
