@@ -26,7 +26,7 @@ _BITS = 512
 _LONGEST = 40
 _FEWEST_LETTERS = 4
 _MOST_KIN = 8
-_SHARE = 0.8
+_SHARE = 0.6
 """What a word counts that is as much akin as can be. Measured flat between 0.4 and 0.8."""
 _LEAST_ALIKE = 0.4
 _INSIDE = 0.75
