@@ -5,10 +5,7 @@ carried out at the same time (:class:`ConnectionPlanner` says which), nothing pa
 (a thread that waits for the network does not hold the interpreter), and where the server cannot be reached the members of
 a merged call are not run again one by one: they share the error.
 
-The serving thread alone touches the state. A connection thread takes a job, carries it out and hands it back with a wakeup; it
-knows nothing of Chroma either.
-
-What is in flight at the same time:
+The serving thread alone touches the state. A connection thread carries out a job and hands it back. In flight together are:
 
 * at most one write for each collection, so that writes to a collection take effect in the order of submission;
 * at most one step that creates collections, for the same reason;
@@ -49,8 +46,7 @@ _BODY_BYTES = 768 * 1024
 """What the records of one write may come to. A reverse proxy with default settings refuses bodies above 1 MB; larger ones
 gain a few per cent, and keep other writes waiting longer."""
 
-_RECORD_BYTES = 64
-_BASE64_BYTES_PER_NUMBER = 16 / 3
+_RECORD_BYTES, _BASE64_BYTES_PER_NUMBER = 64, 16 / 3
 
 
 @dataclass(frozen=True, slots=True)

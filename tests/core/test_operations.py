@@ -37,7 +37,8 @@ def test_rows_make_sense(row):
         assert (row.effect, row.repeat, row.space) == (Effect.NONE, Repeat.ALWAYS, Space.NONE)
         assert not row.record_fields
     if row.lane is Lane.WRITE:
-        assert row.effect in {Effect.WRITES, Effect.DELETES}
+        # Without an effect: what is written stands beside the records, which stay as they are.
+        assert row.effect in {Effect.WRITES, Effect.DELETES, Effect.NONE}
         assert "ids" in row.record_fields
     assert (row.merge is Merge.QUERIES) == bool(row.query_fields) == (row.result is Result.ROWS)
     assert set(row.vector_fields) <= {*row.record_fields, *row.query_fields}
