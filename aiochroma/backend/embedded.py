@@ -48,13 +48,14 @@ from aiochroma.disk.copying import copy_again, copy_database, stamps_of
 from aiochroma.disk.erasing import scrub
 from aiochroma.disk.findings import note_clean_close
 from aiochroma.disk.ownership import acquire
+from aiochroma.disk.retained_log import LogState, RetainedLog, cut_closed_log, log_state
 from aiochroma.disk.schema import log_positions
 from aiochroma.disk.sqlite_file import LockProbe, file_identity, wait_until_closed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from aiochroma.backend.preparation import Prepared, VectorSource
+    from aiochroma.backend.preparation import MakeOwnFile, Prepared
     from aiochroma.backend.protocol import MakeHook, WriteHook
     from aiochroma.core.config import EngineOptions, Location
     from aiochroma.core.request import Request
@@ -82,7 +83,7 @@ def open_embedded(
     options: EngineOptions,
     make_hook: MakeHook,
     take_lock: TakeLock = acquire,
-    read_vectors: VectorSource | None = None,
+    own_file: MakeOwnFile | None = None,
 ) -> ChromaBackend:
     """Open a database; called once, on its DB thread.
 
@@ -91,7 +92,7 @@ def open_embedded(
         options: How it is opened.
         make_hook: Makes what follows its writes.
         take_lock: Takes the owner's lock, at every opening; called with the directory and the seconds to wait.
-        read_vectors: Reads the vectors that a file of ours keeps of a collection, for an index that has lost them.
+        own_file: Reads the file of ours that follows Chroma's writes, while Chroma is closed.
 
     Raises:
         DatabasePathError: The path is a file, or there is no permission to write in it.
@@ -103,9 +104,9 @@ def open_embedded(
     """
     if location.kind == "ephemeral":
         backend = ChromaBackend(start_chroma(location, options))
-        backend.follow(make_hook(backend.api, None, {}, options))
+        backend.follow(make_hook(backend.api, None, LogState(), options))
         return backend
-    return EmbeddedBackend(location, options, make_hook, take_lock, read_vectors)
+    return EmbeddedBackend(location, options, make_hook, take_lock, own_file)
 
 
 class EmbeddedBackend(ChromaBackend):
@@ -126,16 +127,17 @@ class EmbeddedBackend(ChromaBackend):
         options: EngineOptions,
         make_hook: MakeHook,
         take_lock: TakeLock = acquire,
-        read_vectors: VectorSource | None = None,
+        own_file: MakeOwnFile | None = None,
     ) -> None:
         self._location = location
         self._make_hook = make_hook
         self._take_lock = take_lock
-        self._read_vectors = read_vectors
+        self._own_file = None if own_file is None else own_file(Path(location.path))
         self._options = options
         self._directory = Path(location.path)
         self._identity: tuple[int, int] | None = None
         self._is_open = False
+        self._log: RetainedLog | None = None
         self._wants_reopening = False
         self._repaired_at = -_REPAIR_SECONDS
         self._open()
@@ -183,8 +185,13 @@ class EmbeddedBackend(ChromaBackend):
             if fault.sent and self.hook is not None:
                 self.hook.distrust(request.collection)
             raise fault from error
-        if self.missing and request.lane is Lane.WRITE:
-            self.missing.forget(request)
+        if request.lane is Lane.WRITE:
+            if self.missing:
+                self.missing.forget(request)
+            if self._log is not None:
+                self._log.wrote(len(request.arguments.get("ids") or ("any",)))
+                if self._log.is_overdue:
+                    self._log.work()
         return result
 
     def _make_ready(self, request: Request, deadline: float | None) -> None:
@@ -255,6 +262,12 @@ class EmbeddedBackend(ChromaBackend):
                 raise
             raise unknown_outcome(error, self._directory, sent[-1].found.outcome) from sent[-1].cause
 
+    def work(self) -> bool:
+        """Do a slice of what is left to do for our own files, then for the log; return whether there is more."""
+        if super().work():
+            return True
+        return self._is_open and self._log is not None and self._log.work()
+
     # -- opening and closing -------------------------------------------------------------------------------------------
 
     @property
@@ -305,9 +318,11 @@ class EmbeddedBackend(ChromaBackend):
     def _close_hook(self, hook: WriteHook) -> None:
         """Tell what followed the writes how far the log goes, in terms of the database that it belongs to."""
         same = file_identity(self._directory) == self._identity
+        noted = hook.close(log_positions(self._directory) if same else {})
         if same:
+            if self._log is not None:
+                cut_closed_log(self._directory, noted)
             note_clean_close(self._directory)
-        hook.close(log_positions(self._directory) if same else {})
 
     def _open(self) -> None:
         begun = time.monotonic()
@@ -322,7 +337,7 @@ class EmbeddedBackend(ChromaBackend):
                 self._location,
                 self._options,
                 write_ahead=warning is None,
-                read_vectors=self._read_vectors,
+                own_file=self._own_file,
             )
             super().__init__(start_chroma(self._location, self._options))
         except BaseException as error:  # noqa: BLE001 - raised again, or ours instead
@@ -341,7 +356,9 @@ class EmbeddedBackend(ChromaBackend):
         self.unusable: dict[str, str] = {
             entry.collection_id: entry.unusable for entry in self.preflight.collections if entry.unusable
         }
-        self.follow(self._make_hook(self.api, self._directory, prepared.positions, self._options))
+        hook = self._make_hook(self.api, self._directory, prepared.log, self._options)
+        self.follow(hook)
+        self._log = RetainedLog(self._directory, hook.note) if prepared.log.is_kept else None
         self.missing: MissingVectors = MissingVectors(self.api, prepared)
         self._own.update(
             reopen=self._reopen,
@@ -436,6 +453,11 @@ class EmbeddedBackend(ChromaBackend):
         patterns = [np.asarray(vector, dtype="<f4").tobytes() for vector in vectors]
         try:
             self._let_go()
+            if self._own_file is not None:
+                # What is dead leaves the log, so that it does not name any more what our file has missed.
+                noted = self._own_file.noted()
+                state = log_state(self._directory, noted, was_kept=False)
+                self._own_file.distrust(noted.keys() - state.changed.keys())
             receipt = scrub(
                 self._directory,
                 texts=texts,

@@ -10,11 +10,11 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from aiochroma._errors import DatabaseCorruptError, DatabaseInUseError
 from aiochroma._logging import EventLogger, get_logger
@@ -35,7 +35,8 @@ from aiochroma.disk.findings import (
 from aiochroma.disk.layout import SQLITE_FILE
 from aiochroma.disk.ownership import foreign_users, refuse_foreign_users
 from aiochroma.disk.preflight import preflight
-from aiochroma.disk.recovery import complete_retained_log, recover
+from aiochroma.disk.recovery import complete_retained_log, recover, refuse_damaged_sqlite
+from aiochroma.disk.retained_log import LogState, cut_closed_log, log_state
 from aiochroma.disk.salvage import trim_retained_log, vectors_in_backup
 from aiochroma.disk.schema import log_positions
 from aiochroma.disk.sqlite_file import LockProbe, prepare, wait_until_closed
@@ -47,12 +48,25 @@ if TYPE_CHECKING:
     from aiochroma.core.request import Request
     from aiochroma.disk.findings import PreflightReport
 
-__all__ = ["MissingVectors", "Prepared", "VectorSource", "prepare_directory"]
+__all__ = ["MakeOwnFile", "MissingVectors", "OwnFile", "Prepared", "prepare_directory"]
 
 log: EventLogger = get_logger("aiochroma.backend")
 
-VectorSource = Callable[[Path, str, Mapping[str, int]], Iterable[tuple[Sequence[str], Iterable[Any]]]]
-"""Reads the vectors of a collection from a file of ours, a page at a time: directory, collection id, positions of the log."""
+
+class OwnFile(Protocol):
+    """The file of ours that follows Chroma's writes and keeps each memory's vector, read while Chroma is closed."""
+
+    def noted(self) -> Mapping[str, int]:
+        """Return, by collection id, up to which entry of Chroma's log it has everything."""
+
+    def distrust(self, collections: Collection[str]) -> None:
+        """Take back what it has noted of collections."""
+
+    def vectors(self, collection: str) -> Iterable[tuple[Sequence[str], Iterable[Any]]]:
+        """Return ids and vectors of a collection, a page at a time."""
+
+
+MakeOwnFile = Callable[[Path], OwnFile]
 
 
 @dataclass(frozen=True)
@@ -62,13 +76,13 @@ class Prepared:
     Attributes:
         preflight: What the files looked like.
         recovery: What had to be repaired, and what is missing; that is nothing unless the caller accepts it.
-        positions: By collection id, how far its log goes.
+        log: How far its log goes.
         found: By collection id, vectors that only our own index or the newest backup has.
     """
 
     preflight: PreflightReport
     recovery: RecoveryReport
-    positions: Mapping[str, int]
+    log: LogState
     found: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
 
 
@@ -78,7 +92,7 @@ def prepare_directory(
     options: EngineOptions,
     *,
     write_ahead: bool,
-    read_vectors: VectorSource | None = None,
+    own_file: OwnFile | None = None,
 ) -> Prepared:
     """Look a directory over, repair it and set it up; this process owns it already.
 
@@ -87,7 +101,7 @@ def prepare_directory(
         location: The same, for Chroma.
         options: How it is to be opened.
         write_ahead: Whether SQLite's write-ahead journal works there.
-        read_vectors: Reads what our own file has of a collection, or None where there is no such file.
+        own_file: The file of ours that follows Chroma's writes, or None where none is kept.
 
     Raises:
         DatabaseInUseError: Another process, or a plain chromadb client of this one, has it open.
@@ -100,23 +114,46 @@ def prepare_directory(
         refuse_foreign_users(directory)
     _wait_for_lock(directory)
     looked = _looked(directory, location, options)
-    recovery = recover(directory, looked)
-    found, recovery = _search_own_index(directory, recovery, read_vectors)
+    noted, state = _followed(directory, looked, own_file)
+
+    def own_vectors(collection: str) -> Iterable[tuple[Sequence[str], Iterable[Any]]]:
+        return own_file.vectors(collection) if own_file is not None and collection in state.changed else ()
+
+    recovery = recover(directory, looked, own_vectors)
+    found, recovery = _search_own_file(recovery, own_vectors)
     from_backup, recovery = _search_backup(directory, looked, recovery)
     for collection, vectors in from_backup.items():
         found.setdefault(collection, {}).update(vectors)
     if recovery.missing and not options.allow_missing_vectors:
         raise _lost_vectors(directory, looked, recovery)
-    _set_up(directory, location, options, looked, write_ahead=write_ahead)
+    is_kept = _set_up(directory, location, options, looked, state, write_ahead=write_ahead)
     if looked.keeps_log and not looked.damaged:
-        _trim_log(directory, looked)
+        _trim_log(directory, looked, noted)
+    if is_kept:
+        cut_closed_log(directory, noted)
     note_look(directory, looked)
     for entry in looked.collections:
         if entry.unusable:
             log.error(
                 "collection.unusable", database=str(directory), collection=entry.label, reason=entry.unusable
             )
-    return Prepared(looked, recovery, log_positions(directory), found)
+    return Prepared(looked, recovery, LogState(log_positions(directory), is_kept, state.changed), found)
+
+
+def _followed(
+    directory: Path, looked: PreflightReport, own_file: OwnFile | None
+) -> tuple[dict[str, int], LogState]:
+    """Return what our file has noted and may be believed, and how far the log goes beyond.
+
+    What may not be believed is taken back at once: the log that is kept from now on would make it look right.
+    """
+    refuse_damaged_sqlite(directory, looked)
+    if own_file is None or looked.keeps_log is None:
+        return {}, LogState()
+    noted = own_file.noted()
+    state = log_state(directory, noted, was_kept=looked.keeps_log)
+    own_file.distrust(noted.keys() - state.changed.keys())
+    return {collection: noted[collection] for collection in state.changed}, state
 
 
 def _looked(directory: Path, location: Location, options: EngineOptions) -> PreflightReport:
@@ -138,14 +175,20 @@ def _looked(directory: Path, location: Location, options: EngineOptions) -> Pref
 
 
 def _set_up(
-    directory: Path, location: Location, options: EngineOptions, looked: PreflightReport, *, write_ahead: bool
-) -> None:
-    """Write the settings that Chroma finds when it opens the directory."""
+    directory: Path,
+    location: Location,
+    options: EngineOptions,
+    looked: PreflightReport,
+    state: LogState,
+    *,
+    write_ahead: bool,
+) -> bool:
+    """Write the settings that Chroma finds when it opens the directory; return whether it keeps its log then."""
     keep_log = options.durable
     if keep_log and looked.keeps_log is False:
         # The log was purged so far: put back what only the index holds, so that the promise covers everything. Before the
         # purging is switched off, so that a crash in between cannot pass for a job done.
-        incomplete = complete_retained_log(directory, looked)
+        incomplete = complete_retained_log(directory, looked, but_for=state.changed)
         if incomplete:
             log.warning("log.incomplete", database=str(directory), collections=", ".join(incomplete))
             keep_log = None
@@ -154,6 +197,7 @@ def _set_up(
         start_chroma(location, options).stop()
         wait_until_closed(directory)
         prepare(directory, keep_log=keep_log, write_ahead=write_ahead)
+    return bool(looked.keeps_log if keep_log is None else keep_log)
 
 
 def _wait_for_lock(directory: Path) -> None:
@@ -163,26 +207,23 @@ def _wait_for_lock(directory: Path) -> None:
             probe.wait()
 
 
-def _search_own_index(
-    directory: Path, recovery: RecoveryReport, read_vectors: VectorSource | None
+def _search_own_file(
+    recovery: RecoveryReport, own_vectors: Callable[[str], Iterable[tuple[Sequence[str], Iterable[Any]]]]
 ) -> tuple[dict[str, dict[str, Any]], RecoveryReport]:
-    """Look in the file that keeps each memory's vector for what recovery could not bring back.
-
-    Only where that file has noted that it goes as far as Chroma's log: a vector of before would be worse than none.
+    """Look in the file that keeps each memory's vector for what a sound index lacks.
 
     Returns:
         Vectors by collection id and record id, and the report without them.
     """
     found: dict[str, JsonObject] = {}
-    if read_vectors is None or not recovery.missing:
-        return found, recovery
-    positions = log_positions(directory)
     entries = []
     for entry in recovery.collections:
         missing = set(entry.missing)
-        pages = read_vectors(directory, entry.collection_id, positions) if missing else ()
         vectors = {
-            id: vector for ids, rows in pages for id, vector in zip(ids, rows, strict=True) if id in missing
+            id: vector
+            for ids, rows in (own_vectors(entry.collection_id) if missing else ())
+            for id, vector in zip(ids, rows, strict=True)
+            if id in missing
         }
         if vectors:
             found[entry.collection_id] = vectors
@@ -228,8 +269,12 @@ def _lost_vectors(
     )
 
 
-def _trim_log(directory: Path, preflight: PreflightReport) -> None:
-    sequences = recorded_sequences(directory)
+def _trim_log(directory: Path, preflight: PreflightReport, noted: Mapping[str, int]) -> None:
+    # What our file has not noted yet stays, since the log tells it what it has missed.
+    sequences = {
+        collection: min(up_to, noted.get(collection, up_to))
+        for collection, up_to in recorded_sequences(directory).items()
+    }
     applied = {entry.collection_id: entry.applied_sequence for entry in preflight.collections}
     if not sequences or any(
         applied.get(collection, up_to) < up_to for collection, up_to in sequences.items()

@@ -21,6 +21,7 @@ from tenacity import (
 from tenacity.stop import stop_base
 
 from aiochroma.core.connection import BackendInfo, Capabilities
+from aiochroma.disk.retained_log import LogState
 
 if TYPE_CHECKING:
     import threading
@@ -69,9 +70,9 @@ class Backend(Protocol):
         """Give everything back."""
 
 
-MakeHook = Callable[["ServerAPI", Path | None, Mapping[str, int], "EngineOptions"], "WriteHook"]
-"""Makes what follows the writes of an open database: from Chroma, the database's directory (None without one), by collection id
-how far its log went when it was opened, and how the database is served."""
+MakeHook = Callable[["ServerAPI", Path | None, LogState, "EngineOptions"], "WriteHook"]
+"""Makes what follows the writes of an open database: from Chroma, the database's directory (None without one), how far its log
+went when it was opened, and how the database is served."""
 
 
 class FurtherOperations(Protocol):
@@ -112,8 +113,15 @@ class WriteHook(FurtherOperations, Protocol):
     def forget_everything(self) -> None:
         """Drop all collections."""
 
-    def close(self, positions: Mapping[str, int]) -> None:
-        """Note how far the log of each collection goes, and give everything back."""
+    def note(self, positions: Mapping[str, int]) -> Mapping[str, int]:
+        """Note, on the disk, up to which entry of Chroma's log everything is here; return what was noted.
+
+        Args:
+            positions: By collection id, how far its log goes now.
+        """
+
+    def close(self, positions: Mapping[str, int]) -> Mapping[str, int]:
+        """Note the same for the last time, and give everything back."""
 
 
 T = TypeVar("T")

@@ -10,6 +10,7 @@ is changed in one transaction before anything is renamed, so that a crash in bet
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path  # noqa: TC003 - frameworks read the annotations
@@ -48,8 +49,13 @@ __all__ = [
 
 log: EventLogger = get_logger("aiochroma.disk")
 
+OwnVectors = Callable[[str], Iterable[tuple[Sequence[str], Iterable["npt.NDArray[np.float32]"]]]]
+"""Returns ids and vectors of a collection, a page at a time."""
 
-def recover(directory: Path, report: PreflightReport) -> RecoveryReport:
+
+def recover(
+    directory: Path, report: PreflightReport, own_vectors: OwnVectors | None = None
+) -> RecoveryReport:
     """Recover every damaged collection of a database.
 
     Call it while this process owns the directory and Chroma does not have it open, with a report made since.
@@ -60,6 +66,8 @@ def recover(directory: Path, report: PreflightReport) -> RecoveryReport:
     Args:
         directory: The canonical database directory.
         report: What `preflight` found.
+        own_vectors: Returns the vectors that a file of ours has of a collection, a page at a time; none where that file may be
+            behind.
 
     Returns:
         What was done; empty when nothing was damaged.
@@ -73,7 +81,9 @@ def recover(directory: Path, report: PreflightReport) -> RecoveryReport:
         return RecoveryReport(directory)
     quarantines = _new_quarantine(directory)
     with connect_read_write(directory) as connection:
-        entries = tuple(_recover(directory, connection, quarantines, damaged) for damaged in report.damaged)
+        entries = tuple(
+            _recover(directory, connection, quarantines, damaged, own_vectors) for damaged in report.damaged
+        )
     for entry in entries:
         log.warning(
             "index.recovered",
@@ -103,7 +113,11 @@ def refuse_damaged_sqlite(directory: Path, report: PreflightReport) -> None:
 
 
 def _recover(
-    directory: Path, connection: sqlite3.Connection, quarantines: Path, damaged: CollectionReport
+    directory: Path,
+    connection: sqlite3.Connection,
+    quarantines: Path,
+    damaged: CollectionReport,
+    own_vectors: OwnVectors | None,
 ) -> CollectionRecovery:
     outcome = replay(connection, damaged.collection_id)
     records = record_ids(connection, damaged.metadata_segment_id)
@@ -113,11 +127,10 @@ def _recover(
     salvage = Salvage()
     if rebuild:
         salvage = _salvage(index_directory, damaged)
-        needed = {
-            record: vector
-            for record, vector in salvage.vectors.items()
-            if record in expected and record not in outcome.with_vector
-        }
+        lacking = expected - outcome.with_vector
+        needed = {record: vector for record, vector in salvage.vectors.items() if record in lacking}
+        for ids, vectors in own_vectors(damaged.collection_id) if own_vectors is not None else ():
+            needed.update((id, vector) for id, vector in zip(ids, vectors, strict=True) if id in lacking)
         added = _rebuild_from_log(connection, damaged, needed)
         missing = expected - outcome.with_vector - added
     else:
@@ -141,7 +154,9 @@ def _recover(
     )
 
 
-def complete_retained_log(directory: Path, report: PreflightReport) -> tuple[str, ...]:
+def complete_retained_log(
+    directory: Path, report: PreflightReport, *, but_for: Collection[str] = ()
+) -> tuple[str, ...]:
     """Put every vector that only a healthy index holds into the log as well.
 
     For a database that was filled with purging on and shall be durable from now on (or whose log was
@@ -150,6 +165,7 @@ def complete_retained_log(directory: Path, report: PreflightReport) -> tuple[str
     Args:
         directory: The canonical database directory.
         report: What `preflight` found; damaged collections are left alone.
+        but_for: Ids of collections whose vectors are in a file of ours as well.
 
     Returns:
         The collections whose log is not complete all the same.
@@ -163,7 +179,7 @@ def complete_retained_log(directory: Path, report: PreflightReport) -> tuple[str
     incomplete = []
     with connect_read_write(directory) as connection:
         for collection in report.collections:
-            if collection.problems:
+            if collection.problems or collection.collection_id in but_for:
                 continue  # Recovery has done what can be done.
             outcome = replay(connection, collection.collection_id)
             lacking = record_ids(connection, collection.metadata_segment_id) - outcome.with_vector

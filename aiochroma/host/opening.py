@@ -15,17 +15,17 @@ from aiochroma.host.link import HostLink
 from aiochroma.host.reaching import ask
 from aiochroma.host.sockets import connect, require_sockets
 from aiochroma.host.wire import FrameKind, ProtocolError
-from aiochroma.records.index_keeper import iter_vectors
+from aiochroma.records.index_file import IndexFile
 from aiochroma.records.local_index import LocalIndex
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
     from chromadb.api import ServerAPI
 
     from aiochroma.backend.chroma import ChromaBackend
     from aiochroma.core.config import EngineOptions
+    from aiochroma.disk.retained_log import LogState
 
 __all__ = ["EMBEDDED", "SHARED", "ask_to_leave", "opener_for", "with_local_index"]
 
@@ -33,15 +33,13 @@ _LEAVING_SECONDS = 10.0
 
 
 def _local_index(
-    api: ServerAPI, directory: Path | None, positions: Mapping[str, int], options: EngineOptions
+    api: ServerAPI, directory: Path | None, state: LogState, options: EngineOptions
 ) -> LocalIndex:
     file = None if directory is None else directory / TEXT_INDEX_FILE
-    return LocalIndex(api, file, positions, options.vector_cache_bytes)
+    return LocalIndex(api, file, state, options.vector_cache_bytes)
 
 
-with_local_index: partial[ChromaBackend] = partial(
-    open_embedded, make_hook=_local_index, read_vectors=iter_vectors
-)
+with_local_index: partial[ChromaBackend] = partial(open_embedded, make_hook=_local_index, own_file=IndexFile)
 """Opens a database with a full-text index beside it."""
 
 EMBEDDED = Opener(with_local_index)

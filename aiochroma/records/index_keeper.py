@@ -10,7 +10,6 @@ Everything here runs on the DB thread.
 
 from __future__ import annotations
 
-import contextlib
 import sqlite3
 import time
 from dataclasses import dataclass
@@ -20,24 +19,21 @@ from aiochroma._logging import EventLogger, get_logger
 from aiochroma._types import MetadataView, Vector
 from aiochroma.backend.chroma_records import ChromaRecords, Database, database_of
 from aiochroma.core.operations import Effect
-from aiochroma.disk.layout import TEXT_INDEX_FILE
 from aiochroma.records.record import EXPIRES_AT, PINNED, made_at, order_of
 from aiochroma.text.index import CACHE_BYTES, IndexedText, TextIndex
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
-    import numpy as np
     from chromadb.api import ServerAPI
-    from numpy.typing import NDArray
 
     from aiochroma.core.request import Request
+    from aiochroma.disk.retained_log import LogState
 
-__all__ = ["IndexKeeper", "indexed_row", "iter_vectors", "write_rows"]
+__all__ = ["IndexKeeper", "indexed_row", "write_rows"]
 
 log: EventLogger = get_logger("aiochroma.records")
-
 
 _AT_ONCE = 256
 """The most records that are copied before a search is answered. With more, it is answered from those that the index has."""
@@ -47,6 +43,8 @@ _UNUSABLE_SECONDS = 5.0
 """The pause after a failure to open the file, in seconds: each attempt may wait for another's lock."""
 _NOT_DAMAGED = ("locked", "readonly", "unable to open", "is full", "disk I/O")
 """In SQLite's messages: nothing is wrong with what is in the file."""
+_NOT_NOTED = ""
+"""In place of a number of the log: what the index has of a collection is not known."""
 _ODD = (sqlite3.ProgrammingError, sqlite3.InterfaceError, UnicodeError, OverflowError, ValueError, TypeError)
 """What one record that cannot be stored raises; nothing is wrong with the file."""
 
@@ -58,17 +56,20 @@ class _Copying:
     Attributes:
         db: Its tenant and database.
         ids: Those that are to be copied, in Chroma's order.
+        records: How many records the index has besides, when these are only those that have changed; else 0.
         done: How many of them were.
     """
 
     db: Database
     ids: list[str]
+    records: int = 0
     done: int = 0
 
     @property
     def share(self) -> float:
         """Which share of the collection was copied; below 1 until it is current."""
-        return min(0.999, self.done / len(self.ids)) if self.ids else 0.0
+        whole = max(self.records, len(self.ids))
+        return min(0.999, 1 - (len(self.ids) - self.done) / whole) if whole else 0.0
 
 
 class IndexKeeper:
@@ -77,8 +78,7 @@ class IndexKeeper:
     Args:
         api: Chroma.
         file: The index's own file, or None to keep it in memory.
-        positions: For each collection how far its log went when the database was opened; what the index noted when it was
-            closed last must be the same.
+        state: How far Chroma's log went when the database was opened, and what it names beyond what the index has noted.
         cache_bytes: How much of the vectors may stay in memory.
         any_thread: Several threads may use it, one at a time.
     """
@@ -87,14 +87,16 @@ class IndexKeeper:
         self,
         api: ServerAPI,
         file: Path | None,
-        positions: Mapping[str, int],
+        state: LogState,
         cache_bytes: int = CACHE_BYTES,
         *,
         any_thread: bool = False,
     ) -> None:
         self._api = ChromaRecords(api)
         self._file = file
-        self._positions = dict(positions)
+        self._is_kept = state.is_kept
+        self._changed = dict(state.changed)
+        self._unnoted: set[str] = set()
         self._cache_bytes = cache_bytes
         self._any_thread = any_thread
         self._index: TextIndex | None = None
@@ -133,7 +135,7 @@ class IndexKeeper:
         self._current.clear()
         self._copying.clear()
         if self._index is not None and not any(words in str(error) for words in _NOT_DAMAGED):
-            self._positions.clear()
+            self._changed.clear()
             try:
                 self._index.recreate()
             except (sqlite3.DatabaseError, OSError) as again:
@@ -195,7 +197,7 @@ class IndexKeeper:
         if request.row.effect is Effect.WRITES and ids:
             # What became of a record depends on the former record; Chroma knows.
             db = database_of(arguments)
-            self._follow(collection, lambda index: self._copy_ids(index, collection, db, ids))
+            self._follow(collection, ids, lambda index: self._copy_ids(index, collection, db, ids))
         elif (
             request.row.effect is Effect.DELETES
             and ids
@@ -208,16 +210,18 @@ class IndexKeeper:
 
     def written(self, collection: str, rows: Sequence[IndexedText]) -> None:
         """Follow records that were written."""
-        self._follow(collection, lambda index: write_rows(index, collection, rows))
+        ids = [row.id for row in rows]
+        self._follow(collection, ids, lambda index: write_rows(index, collection, rows))
 
     def deleted(self, collection: str, ids: Sequence[str]) -> None:
         """Follow records that were deleted."""
-        self._follow(collection, lambda index: index.delete(collection, ids))
+        self._follow(collection, ids, lambda index: index.delete(collection, ids))
 
     def distrust(self, collection: str) -> None:
         """Compare a collection with Chroma before it is searched: what happened to it is not known."""
         self._current.discard(collection)
         self._copying.pop(collection, None)
+        self._changed.pop(collection, None)
 
     def forget(self, collection: str) -> None:
         """Drop a collection that is gone."""
@@ -228,26 +232,56 @@ class IndexKeeper:
         """Drop all collections."""
         self._current.clear()
         self._copying.clear()
+        self._changed.clear()
         self._dropping(lambda index: index.clear())
 
-    def close(self, positions: Mapping[str, int]) -> None:
+    def note(self, positions: Mapping[str, int]) -> dict[str, int]:
+        """Note, on the disk, up to which entry of Chroma's log the index has everything.
+
+        Args:
+            positions: For each collection how far its log goes now.
+
+        Returns:
+            What was noted, by collection; nothing of those that are not current.
+        """
+        if self._index is None or self._present_problem() is not None:
+            return {}
+        noted = {
+            collection: positions[collection]
+            for collection in self._current & self._unnoted
+            if collection in positions
+        }
+        try:
+            for collection, position in noted.items():
+                self._index.set_watermark(collection, str(position))
+            self._index.sync()
+        except sqlite3.DatabaseError as error:
+            self.failed(error)
+            return {}
+        self._unnoted -= noted.keys()
+        return noted
+
+    def close(self, positions: Mapping[str, int]) -> dict[str, int]:
         """Note how far the index goes, and close its file.
 
         Args:
             positions: For each collection how far its log goes, read after Chroma has closed.
+
+        Returns:
+            See ``note``.
         """
-        if self._index is None:
-            return
-        try:
-            known = set(self._index.namespaces())
-            for collection in self._current:
-                self._index.set_watermark(collection, str(positions.get(collection, 0)))
-            for collection in known - set(positions) if positions else ():
-                self._index.delete_namespace(collection)
-        except sqlite3.DatabaseError as error:
-            log.warning("text_index.watermark_failed", error=str(error))
-        self._index.close()
-        self._index = None
+        noted: dict[str, int] = {}
+        if self._index is not None:
+            noted = self.note(positions)
+        if self._index is not None:
+            try:
+                for collection in set(self._index.namespaces()) - set(positions) if positions else ():
+                    self._index.delete_namespace(collection)
+            except sqlite3.DatabaseError as error:
+                log.warning("text_index.watermark_failed", error=str(error))
+            self._index.close()
+            self._index = None
+        return noted
 
     def _dropping(self, drop: Callable[[TextIndex], object]) -> None:
         if self._index is not None:
@@ -256,9 +290,12 @@ class IndexKeeper:
             except sqlite3.DatabaseError as error:
                 self.failed(error)
 
-    def _follow(self, collection: str, change: Callable[[TextIndex], object]) -> None:
+    def _follow(self, collection: str, ids: Iterable[str], change: Callable[[TextIndex], object]) -> None:
         if collection not in self._current and collection not in self._copying:
+            if collection in self._changed:
+                self._changed[collection] |= frozenset(ids)
             return
+        self._unnoted.add(collection)
         try:
             if self._present_problem() is None:
                 change(self._open())
@@ -284,16 +321,23 @@ class IndexKeeper:
         """Tell whether the index has all of a collection."""
         if collection in self._current:
             return True
-        if collection in self._copying:
+        if collection in self._copying or self._changed.get(collection, True):
             return False
-        index = self._open()
-        mark = index.watermark(collection)
-        if mark is None or mark != str(self._positions.get(collection)):
+        if self._followed_from(self._open(), collection) is None:
             return False
-        # From here on the file runs ahead of the mark; should the process die, it is not believed.
-        index.set_watermark(collection, "open")
         self._current.add(collection)
         return True
+
+    def _followed_from(self, index: TextIndex, collection: str) -> frozenset[str] | None:
+        """Begin to follow a collection; return what has changed since the index noted how far it goes; None: not known."""
+        changed = self._changed.pop(collection, None)
+        if not (index.watermark(collection) or _NOT_NOTED).isdigit():
+            changed = None  # The file is another one than at the opening.
+        if changed is None or not self._is_kept:
+            # The log will not tell what is missed from here on; should the process die, the index is not believed.
+            index.set_watermark(collection, _NOT_NOTED)
+        self._unnoted.add(collection)
+        return changed
 
     def _prepare(self, collection: str, db: Database) -> float:
         """Copy a collection if it is small, or begin to copy it; return which share of it is there."""
@@ -309,7 +353,10 @@ class IndexKeeper:
     def _begin(self, collection: str, db: Database) -> None:
         """Compare the ids of a collection with the index's: what is gone leaves it, what is new comes first."""
         index = self._open()
-        index.set_watermark(collection, "open")
+        changed = self._followed_from(index, collection)
+        if changed is not None:
+            self._copying[collection] = _Copying(db, sorted(changed), max(1, index.count(collection)))
+            return
         result = self._api.get(collection, include=[], **db)
         there, known = result["ids"], index.ids(collection)
         index.delete(collection, known.difference(there))
@@ -324,6 +371,11 @@ class IndexKeeper:
             copying.done += len(ids)
         if copying.done >= len(copying.ids):
             del self._copying[collection]
+            index = self._open()
+            if copying.records and index.count(collection) != self._api.count(collection, **copying.db):
+                log.warning("text_index.not_followed", collection=collection, error="it has other records")
+                self._begin(collection, copying.db)
+                return
             self._current.add(collection)
             if len(copying.ids) > _AT_ONCE:
                 log.info("text_index.rebuilt", collection=collection, records=len(copying.ids))
@@ -391,29 +443,3 @@ def write_rows(index: TextIndex, collection: str, rows: Iterable[IndexedText]) -
             return
         for row in rows:
             write_rows(index, collection, [row])
-
-
-def iter_vectors(
-    directory: Path, collection: str, positions: Mapping[str, int] | None = None
-) -> Iterator[tuple[list[str], NDArray[np.float32]]]:
-    """Read the vectors of a collection from the index's file, while Chroma is closed: to make a broken index of Chroma again.
-
-    Args:
-        directory: The database's directory.
-        collection: The collection's id.
-        positions: For each collection how far its log goes. With it, an index that has not noted that it goes as far gives
-            nothing, since its vectors may be outdated; None to take any.
-
-    Yields:
-        Ids and vectors, a page at a time; nothing where there is no index that can be read.
-    """
-    file = directory / TEXT_INDEX_FILE
-    if not file.is_file():
-        return
-    try:
-        index = TextIndex(file)
-    except sqlite3.DatabaseError:
-        return
-    with contextlib.closing(index):
-        if positions is None or index.watermark(collection) == str(positions.get(collection)):
-            yield from index.vector_pages(collection)

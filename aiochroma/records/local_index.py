@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from aiochroma.backend.chroma_records import Database
     from aiochroma.core.request import Request
+    from aiochroma.disk.retained_log import LogState
     from aiochroma.records.memory_records import Carried
     from aiochroma.records.reading import Chunks, NearChunk
     from aiochroma.records.spec import CollectionSearch, ListSpec
@@ -59,16 +60,16 @@ class LocalIndex(SearchingRecords):
     Args:
         api: Chroma.
         file: The index's own file, or None to keep it in memory.
-        positions: See ``IndexKeeper``.
+        state: See ``IndexKeeper``.
         cache_bytes: The most bytes that vectors in memory take.
     """
 
     def __init__(
-        self, api: ServerAPI, file: Path | None, positions: Mapping[str, int], cache_bytes: int = CACHE_BYTES
+        self, api: ServerAPI, file: Path | None, state: LogState, cache_bytes: int = CACHE_BYTES
     ) -> None:
         super().__init__(api)
         self._file = file
-        self.keeper: IndexKeeper = IndexKeeper(api, file, positions, cache_bytes)
+        self.keeper: IndexKeeper = IndexKeeper(api, file, state, cache_bytes)
         self._history: ChangeLog | None = None
 
     def operations(self) -> dict[str, Carried]:
@@ -160,12 +161,16 @@ class LocalIndex(SearchingRecords):
         self.collections_changed()
         self.keeper.forget_everything()
 
-    def close(self, positions: Mapping[str, int]) -> None:
+    def note(self, positions: Mapping[str, int]) -> Mapping[str, int]:
+        """Note how far the index goes; see ``IndexKeeper.note``."""
+        return self.keeper.note(positions)
+
+    def close(self, positions: Mapping[str, int]) -> Mapping[str, int]:
         """Note how far the index goes, and close what is open; see ``IndexKeeper.close``."""
         if self._history is not None:
             self._history.close()
             self._history = None
-        self.keeper.close(positions)
+        return self.keeper.close(positions)
 
     def _log(self) -> ChangeLog:
         if self._history is None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from aiochroma._types import CollectionId, JsonObject, Vector
 from aiochroma.backend.chroma_records import Database
 from aiochroma.core.operations import Effect
+from aiochroma.disk.retained_log import LogState
 from aiochroma.records.local_index import LocalIndex
 from aiochroma.records.reading import Chunks
 from aiochroma.records.record import POSITION, SCOPE, THREAD
@@ -211,7 +212,7 @@ class _Copies(LocalIndex):
     """Searches the copies; its caller holds their lock."""
 
     def __init__(self, api: ServerAPI, keeper: ServerKeeper, chunks: Chunks, cache_bytes: int) -> None:
-        super().__init__(api, None, {}, cache_bytes)
+        super().__init__(api, None, LogState(), cache_bytes)
         self._cache_bytes = cache_bytes
         self.keeper = keeper
         self._chunks = chunks

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from aiochroma._logging import EventLogger, get_logger
+from aiochroma.disk.retained_log import LogState
 from aiochroma.records.index_keeper import IndexKeeper, write_rows
 from aiochroma.records.record import UPDATED_AT
 from aiochroma.text.index import CACHE_BYTES
@@ -112,7 +113,7 @@ class ServerKeeper(IndexKeeper):
     """
 
     def __init__(self, api: ServerAPI, most: int = MOST_MEMORIES, cache_bytes: int = CACHE_BYTES) -> None:
-        super().__init__(api, None, {}, cache_bytes, any_thread=True)
+        super().__init__(api, None, LogState(), cache_bytes, any_thread=True)
         self.lock: threading.RLock = threading.RLock()
         self._most = most
         self._copies: dict[str, _Copy] = {}

@@ -356,6 +356,16 @@ class TextIndex:
         ).fetchone()
         return None if row is None else row[0]
 
+    def watermarks(self) -> dict[str, str]:
+        """Return the watermarks of all namespaces that have one."""
+        return dict(
+            self._connection.execute("SELECT name, watermark FROM namespaces WHERE watermark IS NOT NULL")
+        )
+
+    def sync(self) -> None:
+        """Return when all that was written is on the disk; otherwise SQLite chooses the time."""
+        self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+
     def set_watermark(self, namespace: str, watermark: str) -> None:
         """Store how far the namespace follows Chroma.
 

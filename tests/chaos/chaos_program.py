@@ -23,6 +23,10 @@ from pathlib import Path
 import numpy as np
 
 import aiochroma
+from aiochroma.disk import retained_log
+
+# Often, too.
+retained_log._DUE_RECORDS, retained_log._OVERDUE_RECORDS = 40, 80
 
 DIMENSION = 32
 COLLECTIONS = {"main": 40, "other": 100}
@@ -239,7 +243,7 @@ async def opened(directory, diary, **options):
         from aiochroma.ops import doctor
 
         diary.say(kind="reported", error=str(error)[:300])
-        report = await doctor(directory, reembed_missing=True, embedder=embed)
+        report = await doctor(directory, reembed_missing=True, embedder=Marks())
         client = await aiochroma.AsyncPersistentClient(directory, slow_request_ms=600_000, **options)
         return client, sum(report.filled.filled.values())
 

@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -125,9 +126,10 @@ def kills(stage, count, *, aim, durable=True):
     """Kill a child in the middle of a mixed load; the next one checks everything, and is killed in its turn."""
     what = "kill -9 at a random moment" if aim == "anywhere" else "kill -9 while an index is rewritten"
     row = Row(what if durable else f"{what}, log not kept")
-    rebuilt = embedded = reported = 0
+    rebuilt = embedded = reported = number = 0
     child = None
-    for number in range(count):
+    while number < count or (aim == "persist" and not rebuilt + embedded and number < 5 * count):
+        number += 1
         if child is None:
             directory, ledger = stage.place()
             child, _ = _next_load(stage, number, directory, ledger, durable)
@@ -135,7 +137,7 @@ def kills(stage, count, *, aim, durable=True):
         child.kill()
         _read(row, ledger, child)
         # The next child checks what this one left. It is a load itself, unless it is the last of its database.
-        last = number == count - 1 or number % _FRESH_AFTER == _FRESH_AFTER - 1
+        last = number >= count or number % _FRESH_AFTER == 0
         work = "check" if last else "load"
         child, found = _next_load(stage, number, directory, ledger, durable, work)
         row.judge(
@@ -702,7 +704,7 @@ def damaged_own_indexes(stage, names, unusable):
 def kills_between_the_writes(stage, count):
     """Kill a child when Chroma has written and our index has not; then each side, or both, are lost as well."""
     row = Row("kill -9 between Chroma's write and ours")
-    rebuilt = embedded = 0
+    rebuilt = embedded = unlogged = 0
     losses = {
         "Chroma's indexes deleted": _delete_indexes,
         "both deleted": lambda directory: (_delete_own_index(directory), _delete_indexes(directory)),
@@ -724,6 +726,7 @@ def kills_between_the_writes(stage, count):
             f"{number}: {child.what_went_wrong()}",
         )
         _read(row, ledger, child)
+        unlogged += _not_in_log(directory)
         name = list(losses)[number % len(losses)]
         losses[name](directory)
         found = _checked(stage, row, directory, ledger, f"{number}, {name}")
@@ -736,6 +739,16 @@ def kills_between_the_writes(stage, count):
         f"{rebuilt} indexes rebuilt; {embedded} vectors were named as lost and their texts embedded again"
     )
     return row
+
+
+def _not_in_log(directory):
+    """Count the memories whose vectors are not in Chroma's log any more."""
+    with contextlib.closing(sqlite3.connect(directory / "chroma.sqlite3")) as connection:
+        return connection.execute(
+            "SELECT count(*) FROM embeddings AS e JOIN segments AS s ON s.id = e.segment_id"
+            " JOIN collections AS c ON c.id = s.collection WHERE c.name IN ('notes', 'talk') AND NOT EXISTS"
+            " (SELECT 1 FROM embeddings_queue WHERE topic LIKE '%' || c.id AND id = e.embedding_id)"
+        ).fetchone()[0]
 
 
 def _delete_own_index(directory):

@@ -16,7 +16,7 @@ from chroma_filters import matches
 import aiochroma
 from aiochroma.disk.layout import TEXT_INDEX_FILE
 from aiochroma.embedding.hashed import HashedEmbedder
-from aiochroma.records.index_keeper import iter_vectors
+from aiochroma.records.index_file import IndexFile
 from aiochroma.records.spec import ListSpec, filter_of, page_ids
 from aiochroma.text.index import TextIndex
 
@@ -204,16 +204,20 @@ async def test_a_list_is_what_chroma_holds_in_order(opened, newest_first):
 
 
 async def test_the_file_gives_the_vectors_back_without_chroma(opened, index_file):
-    """Every vector as it was written, for making Chroma's index again; none where the file may be behind, or is none."""
+    """Every vector as it was written, for making Chroma's index again, and how far the file goes; nothing where it is none."""
     async with opened() as memory:
         await memory.remember_many([f"note {n}" for n in range(20)])
         place = await memory.client.get_collection("default", embedding_function=None)
         held = await place.get(include=["embeddings"])
-    ((ids, vectors),) = iter_vectors(index_file.parent, str(place.id))
+    file = IndexFile(index_file.parent)
+    ((ids, vectors),) = file.vectors(str(place.id))
     assert sorted(ids) == sorted(held["ids"])
     by_id = dict(zip(held["ids"], held["embeddings"], strict=True))
     for id, vector in zip(ids, vectors, strict=True):
         np.testing.assert_allclose(vector, by_id[id], atol=1e-6)
-    assert list(iter_vectors(index_file.parent, str(place.id), {str(place.id): 10**9})) == []
+    assert file.noted()[str(place.id)] > 0
+    file.distrust([str(place.id)])
+    assert file.noted() == {}
     index_file.write_bytes(b"damaged" * 100)
-    assert list(iter_vectors(index_file.parent, str(place.id))) == []
+    assert list(file.vectors(str(place.id))) == []
+    assert file.noted() == {}
