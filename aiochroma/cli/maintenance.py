@@ -241,7 +241,7 @@ def _print_report(console: Console, report: DoctorReport) -> None:
     ]
     if report.owner is None and not report.sqlite_is_damaged:
         durable = {
-            True: "log and newest backup keep every vector",
+            True: "every vector is kept twice: in the index, and in our file, the log or the newest backup",
             False: "vectors are in the index only",
             None: "unknown",
         }

@@ -197,8 +197,8 @@ class PersistentOptions(ClientOptions):
         max_write_slice_ms: How long one slice of a write may hold the interpreter, in milliseconds. By default up to 100 where
             nothing else in the process has anything to do.
         lock_timeout: How long to wait for another process to let go of the directory, in seconds.
-        durable: Keep every vector in Chroma's log as well, so that a broken index can be rebuilt completely; None leaves it
-            as the directory was.
+        durable: Keep every vector twice, so that a broken index can be rebuilt completely: those of memories in the file beside
+            Chroma's, all others in Chroma's log. None leaves it as the directory was.
         allow_missing_vectors: Open even though records have lost their vectors.
         process: ``"shared"``: the directory's host serves it, a process that all programs of this user share and that the first
             of them starts. ``"this"``: this process alone opens it. None: through the host if there is one already, else in

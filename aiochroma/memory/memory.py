@@ -64,8 +64,8 @@ class Memory(Shared):
         on_failure: ``"raise"`` (default): errors are raised. ``"degrade"``: a call that fails gives an empty result and a log
             line, which is what a chat window needs.
         timeout: The limit for each call, in seconds; default: none. See also :class:`aiochroma.deadline`.
-        durable: Whether every vector is kept in Chroma's log as well, so that a broken index can be rebuilt completely; default
-            True. False keeps the log short.
+        durable: Whether a broken index can be rebuilt completely at any moment; default True. Chroma's log then keeps what the
+            file beside it has not got yet. False leaves the log to Chroma.
         client: A client to use in place of one of its own; it stays open when the memory is closed, and has its own options.
         split_chars: The most characters of a chunk: longer texts are embedded in chunks, split where sentences end (extra
             ``long``). Default: as much as the embedder says that it reads; the offline ones read everything.

@@ -74,7 +74,8 @@ class DoctorReport:
         versions: Of aiochroma, of chromadb, and of the database's own tables.
         collections: One entry for each; empty while another process has the database open, or where SQLite cannot read it.
         journal_mode: SQLite's journal mode: ``"wal"`` or ``"delete"``.
-        durable: Whether the log keeps every vector, so that a lost index can be rebuilt; None where that is not known.
+        durable: Whether the log keeps every vector that our file has not, so that a lost index can be rebuilt; None where that is
+            not known.
         log_entries: Writes in the log.
         log_bytes: Bytes of vectors and metadata in it.
         size_bytes: Size of the SQLite file.

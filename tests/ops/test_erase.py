@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import shutil
 import sqlite3
@@ -261,9 +262,9 @@ async def test_doctor_erases_and_gives_room_back(tmp_path):
     """`vacuum` takes what is dead out of the log and keeps the history; `erase` takes the history's texts as well."""
     path = tmp_path / "db"
     await live_and_forget(path)
-    before = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     await aiochroma.doctor(path, vacuum=True)
-    assert sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) < before
+    with contextlib.closing(sqlite3.connect(path / "chroma.sqlite3")) as connection:
+        assert connection.execute("PRAGMA freelist_count").fetchone() == (0,)
     assert holds(path, SECRETS[0].encode()) == ["aiochroma-history.sqlite3"]
     report = await aiochroma.doctor(path, erase=True)
     assert report.exit_code == 0
