@@ -276,10 +276,19 @@ def _print_report(console: Console, report: DoctorReport) -> None:
 
 
 def _collections(report: DoctorReport) -> Table:
-    table = Table("collection", "records", "dimension", "indexed", "to apply", "no vector", "state", box=None)
+    table = Table(
+        "collection", "records", "dimension", "indexed", "dead", "to apply", "no vector", "state", box=None
+    )
     for entry in report.collections:
         state = Text("damaged", style="red") if entry.problems else Text("ok", style="green")
-        numbers = (entry.records, entry.dimension or "-", entry.indexed, entry.pending, entry.missing)
+        numbers = (
+            entry.records,
+            entry.dimension or "-",
+            entry.indexed,
+            entry.dead,
+            entry.pending,
+            entry.missing,
+        )
         table.add_row(
             Text(shown_text(entry.name)), *(Text(str(number), justify="right") for number in numbers), state
         )

@@ -54,6 +54,10 @@ __all__ = [
 ]
 
 
+WORTH_REBUILDING = 1000
+"""With fewer dead vectors an index is left as it is."""
+
+
 @dataclass(frozen=True)
 class CollectionReport:
     """One collection: what SQLite knows of it and what its index holds.
@@ -66,6 +70,8 @@ class CollectionReport:
         dimension: Length of its vectors; None before the first write.
         records: Records in SQLite.
         vectors: Vectors in the index on disk.
+        dead: Vectors in the index on disk that belong to nothing any more: of deleted and replaced records. Chroma searches past
+            them, and never takes them out.
         pending: Log entries that Chroma will replay at open.
         persisted_sequence: Sequence number up to which the index on disk is complete; 0 if never persisted.
         applied_sequence: The same for SQLite's own tables.
@@ -94,6 +100,7 @@ class CollectionReport:
     vector_segment_id: str
     metadata_segment_id: str
     settings: IndexSettings = field(default_factory=IndexSettings)
+    dead: int = 0
     index_problems: tuple[str, ...] = ()
     unusable: str = ""
     unappliable: Mapping[int, str] = field(default_factory=dict)
@@ -107,6 +114,11 @@ class CollectionReport:
         if (self.tenant, self.database) == ("default_tenant", "default_database"):
             return self.name
         return f"{self.tenant}/{self.database}/{self.name}"
+
+    @property
+    def is_worn(self) -> bool:
+        """Whether more is dead than alive in the index, and so much that making it again pays."""
+        return self.dead > max(self.vectors, WORTH_REBUILDING) and not self.problems
 
     @property
     def problems(self) -> tuple[str, ...]:

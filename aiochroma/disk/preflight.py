@@ -342,6 +342,7 @@ class _Look:
             _report(stored),
             records=len(ids),
             vectors=len(index.ids),
+            dead=max(0, index.elements - len(index.ids)),
             pending=len(log),
             index_problems=tuple(problems),
             unappliable=unappliable,

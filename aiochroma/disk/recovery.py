@@ -198,6 +198,36 @@ def complete_retained_log(
     return tuple(incomplete)
 
 
+def rebuild_worn(directory: Path, report: PreflightReport) -> Path | None:
+    """Have Chroma make every index in which more is dead than alive again, at its next open, from what is alive in it.
+
+    Call it while this process owns the directory and Chroma does not have it open.
+
+    Args:
+        directory: The canonical database directory.
+        report: What a thorough `preflight` found.
+
+    Returns:
+        The directory that now holds the old indexes, or None where there was nothing to do.
+
+    Raises:
+        sqlite3.DatabaseError: The SQLite file cannot be written; nothing was changed for the collection at hand.
+    """
+    quarantines = _new_quarantine(directory)
+    for worn in (entry for entry in report.collections if entry.is_worn):
+        index_directory = directory / worn.vector_segment_id
+        with connect_read_write(directory) as connection:
+            outcome = replay(connection, worn.collection_id)
+            living = record_ids(connection, worn.metadata_segment_id) - outcome.with_vector
+            vectors = _salvage(index_directory, worn).vectors
+            if not living <= vectors.keys():
+                continue  # What is not read for certain is not given up.
+            _rebuild_from_log(connection, worn, {id: vectors[id] for id in living})
+        quarantines.mkdir(DIRECTORY_MODE, exist_ok=True)
+        index_directory.rename(quarantines / index_directory.name)
+    return quarantines if quarantines.is_dir() else None
+
+
 def _salvage(index_directory: Path, collection: CollectionReport) -> Salvage:
     settings = collection.settings
     return salvage_vectors(

@@ -5,6 +5,7 @@ Everything here needs the database closed: it becomes the directory's owner for 
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import time
 from collections.abc import Callable
@@ -25,7 +26,7 @@ from aiochroma.disk.findings import crashing, end_rebuild
 from aiochroma.disk.layout import QUARANTINE_PREFIX, SQLITE_FILE, TEXT_INDEX_FILE, canonical_directory
 from aiochroma.disk.ownership import acquire, read_owner, refuse_foreign_users
 from aiochroma.disk.preflight import inspect_own_files, preflight
-from aiochroma.disk.recovery import quarantine_orphans, quarantine_text_index
+from aiochroma.disk.recovery import quarantine_orphans, quarantine_text_index, rebuild_worn
 from aiochroma.disk.sqlite_file import vacuum
 from aiochroma.host.opening import ask_to_leave
 from aiochroma.ops.repair import advice_on, fill_and_rebuild, folders_of_copies, is_mendable, mend, save_copy
@@ -50,6 +51,8 @@ class CollectionState:
         records: Records in it.
         dimension: Length of its vectors; None before the first write.
         indexed: Vectors in its index on disk.
+        dead: Vectors there that belong to deleted and replaced records. Chroma never takes them out; ``vacuum`` does where there
+            are more of them than of the others.
         pending: Writes in the log that the index on disk does not hold yet; normal, Chroma applies them when it opens.
         missing: Records without a vector. For an index that is damaged it is known only after the repair.
         problems: One sentence for each thing that is wrong.
@@ -62,6 +65,7 @@ class CollectionState:
     pending: int
     missing: int = 0
     problems: tuple[str, ...] = ()
+    dead: int = 0
 
 
 @dataclass(frozen=True)
@@ -227,7 +231,7 @@ async def doctor(
         return await at_length(lambda: _in_use(directory, in_use, time.monotonic() - begun))
     filled = None
     if not isinstance(found, DoctorReport):
-        if found.damaged and (repair or reembed_missing):
+        if visit.worn is not None or (found.damaged and (repair or reembed_missing)):
             filled = await visit.rebuild(embedder)
         found = await at_length(lambda: _explained(directory, visit.finish))
     return replace(found, filled=filled, seconds=round(time.monotonic() - begun, 3))
@@ -255,6 +259,8 @@ class _Visit:
         self._actions: list[str] = []
         self._saved_to: str | None = None
         self._own_problems: dict[str, str] = {}
+        self.worn: Path | None = None
+        """The indexes full of dead vectors that are made again, or None."""
 
     def begin(self, backup_to: str | os.PathLike[str] | None) -> PreflightReport | DoctorReport:
         """Look at everything, and mend what is mended without Chroma.
@@ -284,7 +290,11 @@ class _Visit:
                 self._saved_to = str(save_copy(directory, backup_to))
                 self._progress("copy", 1, 1)
                 self._actions.append(f"everything was copied to {self._saved_to} first")
-            return self._mend(found, dying) if self._repairs else found
+            if self._repairs:
+                found = self._mend(found, dying)
+            if self._vacuums:
+                self.worn = rebuild_worn(directory, found)
+            return found
         finally:
             ownership.release()
 
@@ -356,6 +366,10 @@ class _Visit:
         directory = self._directory
         refuse_lack_of_room(directory, directory)
         before = size_of(directory)
+        if self.worn is not None:
+            names = [entry.name for entry in self.worn.iterdir()]
+            shutil.rmtree(self.worn)
+            self._actions.append(f"{len(names)} indexes with more dead than living vectors were made again")
         if preflight(directory).problems:
             vacuum(directory)
         else:
@@ -419,6 +433,7 @@ def _state(entry: CollectionReport) -> CollectionState:
         pending=entry.pending,
         missing=len(entry.missing),
         problems=entry.problems,
+        dead=entry.dead,
     )
 
 

@@ -109,6 +109,11 @@ def advice_on(
                 f"{HISTORY_FILE} cannot be made again and is never touched: move it away to begin a new history, or take it "
                 "from a backup. The memories do not need it."
             )
+        advice += [
+            f"--vacuum makes the index of {entry.label} again: {entry.dead} of its {entry.dead + entry.vectors} vectors are dead."
+            for entry in found.collections
+            if entry.is_worn
+        ]
         if found.keeps_log and found.log_rows and backup is None:
             advice.append("A backup would allow the log to be cut: `aiochroma backup`.")
         if quarantines:

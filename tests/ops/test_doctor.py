@@ -10,6 +10,7 @@ import sys
 import threading
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from ops_databases import RECORDS, contents, index_of, lose_vectors, print_of, vectors
 
@@ -243,3 +244,29 @@ async def test_what_a_killed_backup_has_left_is_found_and_removed(database, tmp_
         living.path.name
     ]
     living.discard()
+
+
+async def test_an_index_full_of_dead_vectors_is_made_again(tmp_path):
+    """Chroma never takes a deleted or replaced vector out; the doctor says how many there are, and `vacuum` does."""
+    path = tmp_path / "db"
+    vectors = np.random.default_rng(0).random((1500, 8), dtype=np.float32)
+    ids = [f"id{n}" for n in range(1500)]
+    async with aiochroma.AsyncPersistentClient(path, durable=True) as client:
+        things = await client.create_collection("things", embedding_function=None)
+        await things.upsert(ids=ids, embeddings=vectors, documents=ids)
+        await things.delete(ids=ids[:1400])
+        # Chroma writes its index to its files every thousand writes.
+        for _ in range(12):
+            await things.upsert(ids=ids[1400:], embeddings=vectors[1400:])
+    (state,) = (await aiochroma.doctor(path)).collections
+    assert state.dead > 1000
+    report = await aiochroma.doctor(path, vacuum=True, backup_to=tmp_path / "before")
+    assert any("made again" in action for action in report.actions)
+    assert not report.problems
+    (state,) = report.collections
+    assert (state.dead, state.missing, state.records) == (0, 0, 100)
+    assert not list(path.glob("quarantine-*"))
+    async with aiochroma.AsyncPersistentClient(path) as client:
+        things = await client.get_collection("things", embedding_function=None)
+        found = await things.query(query_embeddings=vectors[1400:], n_results=1, include=[])
+        assert [near for (near,) in found["ids"]] == ids[1400:]
