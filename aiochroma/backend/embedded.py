@@ -40,7 +40,7 @@ from aiochroma.backend.faults import (
     opening_error,
     unknown_outcome,
 )
-from aiochroma.backend.preparation import MissingVectors, prepare_directory
+from aiochroma.backend.preparation import MissingVectors, followed, prepare_directory
 from aiochroma.backend.protocol import BackendInfo, Capabilities, FailedCall, call_repeatedly
 from aiochroma.core.connection import Aside
 from aiochroma.core.operations import Lane, Space
@@ -48,7 +48,7 @@ from aiochroma.disk.copying import copy_again, copy_database, stamps_of
 from aiochroma.disk.erasing import scrub
 from aiochroma.disk.findings import note_clean_close
 from aiochroma.disk.ownership import acquire
-from aiochroma.disk.retained_log import LogState, RetainedLog, cut_closed_log, log_state
+from aiochroma.disk.retained_log import LogState, RetainedLog, cut_closed_log
 from aiochroma.disk.schema import log_positions
 from aiochroma.disk.sqlite_file import LockProbe, file_identity, wait_until_closed
 
@@ -358,7 +358,7 @@ class EmbeddedBackend(ChromaBackend):
         }
         hook = self._make_hook(self.api, self._directory, prepared.log, self._options)
         self.follow(hook)
-        self._log = RetainedLog(self._directory, hook.note) if prepared.log.is_kept else None
+        self._log = RetainedLog(self._directory, hook, prepared.log_left) if prepared.log.is_kept else None
         self.missing: MissingVectors = MissingVectors(self.api, prepared)
         self._own.update(
             reopen=self._reopen,
@@ -453,11 +453,8 @@ class EmbeddedBackend(ChromaBackend):
         patterns = [np.asarray(vector, dtype="<f4").tobytes() for vector in vectors]
         try:
             self._let_go()
-            if self._own_file is not None:
-                # What is dead leaves the log, so that it does not name any more what our file has missed.
-                noted = self._own_file.noted()
-                state = log_state(self._directory, noted, was_kept=False)
-                self._own_file.distrust(noted.keys() - state.changed.keys())
+            # What is dead leaves the log, so that it does not name any more what our file has missed.
+            followed(self._directory, self._own_file, was_kept=False)
             receipt = scrub(
                 self._directory,
                 texts=texts,

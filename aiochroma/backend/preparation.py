@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from aiochroma.core.request import Request
     from aiochroma.disk.findings import PreflightReport
 
-__all__ = ["MakeOwnFile", "MissingVectors", "OwnFile", "Prepared", "prepare_directory"]
+__all__ = ["MakeOwnFile", "MissingVectors", "OwnFile", "Prepared", "followed", "prepare_directory"]
 
 log: EventLogger = get_logger("aiochroma.backend")
 
@@ -77,12 +77,14 @@ class Prepared:
         preflight: What the files looked like.
         recovery: What had to be repaired, and what is missing; that is nothing unless the caller accepts it.
         log: How far its log goes.
+        log_left: Collections whose log can be cut still.
         found: By collection id, vectors that only our own index or the newest backup has.
     """
 
     preflight: PreflightReport
     recovery: RecoveryReport
     log: LogState
+    log_left: tuple[str, ...] = ()
     found: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
 
 
@@ -114,7 +116,8 @@ def prepare_directory(
         refuse_foreign_users(directory)
     _wait_for_lock(directory)
     looked = _looked(directory, location, options)
-    noted, state = _followed(directory, looked, own_file)
+    refuse_damaged_sqlite(directory, looked)
+    noted, state = followed(directory, own_file, was_kept=bool(looked.keeps_log))
 
     def own_vectors(collection: str) -> Iterable[tuple[Sequence[str], Iterable[Any]]]:
         return own_file.vectors(collection) if own_file is not None and collection in state.changed else ()
@@ -129,29 +132,30 @@ def prepare_directory(
     is_kept = _set_up(directory, location, options, looked, state, write_ahead=write_ahead)
     if looked.keeps_log and not looked.damaged:
         _trim_log(directory, looked, noted)
-    if is_kept:
-        cut_closed_log(directory, noted)
+    left = tuple(noted) if is_kept and cut_closed_log(directory, noted) else ()
     note_look(directory, looked)
     for entry in looked.collections:
         if entry.unusable:
             log.error(
                 "collection.unusable", database=str(directory), collection=entry.label, reason=entry.unusable
             )
-    return Prepared(looked, recovery, LogState(log_positions(directory), is_kept, state.changed), found)
+    return Prepared(looked, recovery, LogState(log_positions(directory), is_kept, state.changed), left, found)
 
 
-def _followed(
-    directory: Path, looked: PreflightReport, own_file: OwnFile | None
-) -> tuple[dict[str, int], LogState]:
+def followed(directory: Path, own_file: OwnFile | None, *, was_kept: bool) -> tuple[dict[str, int], LogState]:
     """Return what our file has noted and may be believed, and how far the log goes beyond.
 
     What may not be believed is taken back at once: the log that is kept from now on would make it look right.
+
+    Args:
+        directory: The canonical directory, not open in Chroma.
+        own_file: The file of ours, or None.
+        was_kept: Whether the log names all that has happened since the notes.
     """
-    refuse_damaged_sqlite(directory, looked)
-    if own_file is None or looked.keeps_log is None:
+    if own_file is None:
         return {}, LogState()
     noted = own_file.noted()
-    state = log_state(directory, noted, was_kept=looked.keeps_log)
+    state = log_state(directory, noted, was_kept=was_kept)
     own_file.distrust(noted.keys() - state.changed.keys())
     return {collection: noted[collection] for collection in state.changed}, state
 

@@ -21,7 +21,7 @@ from tenacity import (
 from tenacity.stop import stop_base
 
 from aiochroma.core.connection import BackendInfo, Capabilities
-from aiochroma.disk.retained_log import LogState
+from aiochroma.disk.retained_log import Follower, LogState
 
 if TYPE_CHECKING:
     import threading
@@ -95,7 +95,7 @@ class ServerOperations(FurtherOperations, Protocol):
         """Give everything back."""
 
 
-class WriteHook(FurtherOperations, Protocol):
+class WriteHook(FurtherOperations, Follower, Protocol):
     """What follows the writes of a backend, on its thread, such as a full-text index."""
 
     def after_write(self, request: Request) -> None:
@@ -113,15 +113,8 @@ class WriteHook(FurtherOperations, Protocol):
     def forget_everything(self) -> None:
         """Drop all collections."""
 
-    def note(self, positions: Mapping[str, int]) -> Mapping[str, int]:
-        """Note, on the disk, up to which entry of Chroma's log everything is here; return what was noted.
-
-        Args:
-            positions: By collection id, how far its log goes now.
-        """
-
     def close(self, positions: Mapping[str, int]) -> Mapping[str, int]:
-        """Note the same for the last time, and give everything back."""
+        """Note how far the log goes for the last time, and give everything back; return what was noted."""
 
 
 T = TypeVar("T")

@@ -16,7 +16,8 @@ from __future__ import annotations
 import json
 import sqlite3
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from itertools import islice
+from typing import TYPE_CHECKING, Protocol
 
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma._types import JsonObject
@@ -26,7 +27,7 @@ from aiochroma.disk.layout import SQLITE_FILE, connect_read_only, connect_read_w
 from aiochroma.disk.schema import log_entries, log_positions_in
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
 __all__ = ["LogState", "RetainedLog", "cut_closed_log", "log_state"]
@@ -39,6 +40,8 @@ _OVERDUE_RECORDS = 5000
 """So many, and it is cut though somebody waits: some 40 ms."""
 _MOST_ENTRIES = 2000
 """Entries that are deleted at once: 10 to 20 ms."""
+_MOST_COLLECTIONS = 500
+"""Collections whose log is cut at once: they are named on a command line."""
 _SECONDS = 30.0
 
 
@@ -82,19 +85,34 @@ def log_state(directory: Path, noted: Mapping[str, int], *, was_kept: bool) -> L
     return LogState(positions, was_kept, changed)
 
 
-def cut_closed_log(directory: Path, noted: Mapping[str, int]) -> None:
-    """Delete entries that are held elsewhere, while Chroma does not have the database open."""
+def cut_closed_log(directory: Path, noted: Mapping[str, int]) -> bool:
+    """Delete entries that are held elsewhere, while Chroma does not have the database open; return whether there are more."""
     if not noted:
-        return
+        return False
     try:
         with connect_read_write(directory) as connection:
-            cut_child.cut(connection, _plan(noted), _MOST_ENTRIES)
+            return cut_child.cut(connection, _plan(noted), _MOST_ENTRIES) >= _MOST_ENTRIES
     except sqlite3.DatabaseError as error:
         log.warning("log.not_cut", database=str(directory), error=str(error))
+        return False
 
 
 def _plan(noted: Mapping[str, int]) -> list[tuple[str, str, int]]:
     return [(collection, log_topic(collection), mark) for collection, mark in noted.items()]
+
+
+class Follower(Protocol):
+    """Our file, which follows Chroma's writes."""
+
+    def noted(self, collections: Iterable[str]) -> Mapping[str, int]:
+        """Return, by collection id, up to which entry of the log it has everything; none of those that it does not know of."""
+
+    def note(self, positions: Mapping[str, int]) -> Mapping[str, int]:
+        """Note that on the disk, for what has changed since the last time; return what was noted.
+
+        Args:
+            positions: By collection id, how far the log goes now.
+        """
 
 
 class RetainedLog:
@@ -102,15 +120,15 @@ class RetainedLog:
 
     Args:
         directory: The database directory.
-        note: Has our file note, on the disk, up to which entry of the log it has everything; called with how far the log of
-            each collection goes, it returns the notes of those that it follows.
+        follower: Our file.
+        left: Collections whose log has not been cut to the end yet.
     """
 
-    def __init__(self, directory: Path, note: Callable[[Mapping[str, int]], Mapping[str, int]]) -> None:
+    def __init__(self, directory: Path, follower: Follower, left: Iterable[str]) -> None:
         self._directory = directory
-        self._note = note
-        self._noted: dict[str, int] = {}
-        self._written = 0
+        self._follower = follower
+        self._left = dict.fromkeys(left)
+        self._written = _DUE_RECORDS if self._left else 0
 
     @property
     def is_overdue(self) -> bool:
@@ -126,11 +144,13 @@ class RetainedLog:
         if self._written < _DUE_RECORDS:
             return False
         # By the notes of the last time; new ones are made of what the same child reads, and go with the next cut.
+        due = list(islice(self._left, _MOST_COLLECTIONS))
+        plan = _plan(self._follower.noted(due))
         try:
             answer: JsonObject = json.loads(
                 run_script(
                     cut_child.__file__,
-                    [self._directory / SQLITE_FILE, json.dumps(_plan(self._noted)), str(_MOST_ENTRIES)],
+                    [self._directory / SQLITE_FILE, json.dumps(plan), str(_MOST_ENTRIES)],
                     seconds=_SECONDS,
                 )
             )
@@ -138,8 +158,10 @@ class RetainedLog:
             self._written = 0
             log.warning("log.not_cut", database=str(self._directory), error=str(error))
             return False
-        self._noted = dict(self._note(answer["positions"]))
-        if answer["deleted"] >= _MOST_ENTRIES:
-            return True
-        self._written = 0
-        return False
+        if answer["deleted"] < _MOST_ENTRIES:
+            for collection in due:
+                del self._left[collection]
+        more = bool(self._left)
+        self._left.update(dict.fromkeys(self._follower.note(answer["positions"])))
+        self._written = _DUE_RECORDS if more else 0
+        return more

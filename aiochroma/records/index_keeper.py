@@ -97,6 +97,7 @@ class IndexKeeper:
         self._is_kept = state.is_kept
         self._changed = dict(state.changed)
         self._unnoted: set[str] = set()
+        self._without_odd: set[str] = set()
         self._cache_bytes = cache_bytes
         self._any_thread = any_thread
         self._index: TextIndex | None = None
@@ -211,7 +212,7 @@ class IndexKeeper:
     def written(self, collection: str, rows: Sequence[IndexedText]) -> None:
         """Follow records that were written."""
         ids = [row.id for row in rows]
-        self._follow(collection, ids, lambda index: write_rows(index, collection, rows))
+        self._follow(collection, ids, lambda index: self._write(index, collection, rows))
 
     def deleted(self, collection: str, ids: Sequence[str]) -> None:
         """Follow records that were deleted."""
@@ -235,6 +236,18 @@ class IndexKeeper:
         self._changed.clear()
         self._dropping(lambda index: index.clear())
 
+    def noted(self, collections: Iterable[str]) -> dict[str, int]:
+        """Return, by collection, up to which entry of Chroma's log the index's file has everything, as noted in it."""
+        if self._present_problem() is not None:
+            return {}
+        try:
+            index = self._open()
+            marks = {collection: index.watermark(collection) or _NOT_NOTED for collection in collections}
+        except sqlite3.DatabaseError as error:
+            self.failed(error)
+            return {}
+        return {collection: int(mark) for collection, mark in marks.items() if mark.isdigit()}
+
     def note(self, positions: Mapping[str, int]) -> dict[str, int]:
         """Note, on the disk, up to which entry of Chroma's log the index has everything.
 
@@ -248,7 +261,7 @@ class IndexKeeper:
             return {}
         noted = {
             collection: positions[collection]
-            for collection in self._current & self._unnoted
+            for collection in self._current & self._unnoted - self._without_odd
             if collection in positions
         }
         try:
@@ -383,9 +396,13 @@ class IndexKeeper:
     def _copy_ids(self, index: TextIndex, collection: str, db: Database, ids: Sequence[str]) -> None:
         """Copy records from Chroma; those that are not there leave the index."""
         rows = self._rows(collection, db, ids)
-        write_rows(index, collection, rows)
+        self._write(index, collection, rows)
         if len(rows) < len(set(ids)):
             index.delete(collection, set(ids).difference(row.id for row in rows))
+
+    def _write(self, index: TextIndex, collection: str, rows: Sequence[IndexedText]) -> None:
+        if not write_rows(index, collection, rows):
+            self._without_odd.add(collection)
 
     def _rows(self, collection: str, db: Database, ids: Sequence[str]) -> list[IndexedText]:
         """Read from Chroma what the index stores of records; those that are not there are left out."""
@@ -431,8 +448,8 @@ def indexed_row(
     )
 
 
-def write_rows(index: TextIndex, collection: str, rows: Iterable[IndexedText]) -> None:
-    """Write rows; one that cannot be stored is left out, and the others are not."""
+def write_rows(index: TextIndex, collection: str, rows: Iterable[IndexedText]) -> bool:
+    """Write rows; one that cannot be stored is left out, and the others are not. Return whether all are there."""
     rows = list(rows)
     try:
         index.upsert(collection, rows)
@@ -440,6 +457,6 @@ def write_rows(index: TextIndex, collection: str, rows: Iterable[IndexedText]) -
         if len(rows) == 1:
             log.warning("text_index.not_followed", collection=collection, error=f"{rows[0].id!r}: {error}")
             index.delete(collection, [rows[0].id])
-            return
-        for row in rows:
-            write_rows(index, collection, [row])
+            return False
+        return all([write_rows(index, collection, [row]) for row in rows])
+    return True

@@ -161,6 +161,10 @@ class LocalIndex(SearchingRecords):
         self.collections_changed()
         self.keeper.forget_everything()
 
+    def noted(self, collections: Iterable[str]) -> Mapping[str, int]:
+        """Return how far the index goes; see ``IndexKeeper.noted``."""
+        return self.keeper.noted(collections)
+
     def note(self, positions: Mapping[str, int]) -> Mapping[str, int]:
         """Note how far the index goes; see ``IndexKeeper.note``."""
         return self.keeper.note(positions)
