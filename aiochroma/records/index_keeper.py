@@ -458,5 +458,6 @@ def write_rows(index: TextIndex, collection: str, rows: Iterable[IndexedText]) -
             log.warning("text_index.not_followed", collection=collection, error=f"{rows[0].id!r}: {error}")
             index.delete(collection, [rows[0].id])
             return False
-        return all([write_rows(index, collection, [row]) for row in rows])
+        left_out = [row.id for row in rows if not write_rows(index, collection, [row])]
+        return not left_out
     return True
