@@ -192,7 +192,7 @@ def read_records(api: object, request: Request) -> Any:
     """Carry out a ``get`` or a ``query`` and return Chroma's result, with vectors as arrays.
 
     A ``get`` with very many ids, or with a filter that names very many values, is asked in several. A ``query`` within ids of
-    which some do not exist searches within the others; Chroma refuses it.
+    which some do not exist searches within the others, where Chroma refuses it; if none exists, the error is like Chroma's.
     """
     method: Callable[..., Any] = getattr(api, request.operation)
     if request.row.result is Result.RECORDS:
@@ -314,7 +314,11 @@ def _long_list(where: Where) -> tuple[str, list[Any], list[Any]] | None:
 
 
 def _query_within(api: Any, method: Callable[..., Any], arguments: dict[str, Any]) -> Any:
-    """Search within those of the ids that exist; None where all do, so that the error has another reason."""
+    """Search within those of the ids that exist; None where all do, so that the error has another reason.
+
+    Raises:
+        chromadb.errors.InvalidArgumentError: None of them exists.
+    """
     where = database_of(arguments)
     ids = list(arguments["ids"])
     known: set[str] = set()
@@ -324,17 +328,14 @@ def _query_within(api: Any, method: Callable[..., Any], arguments: dict[str, Any
     if known.issuperset(ids):
         return None
     arguments["ids"] = [id for id in ids if id in known]
-    if arguments["ids"]:
-        return _called(method, arguments)
-    included = list(arguments.get("include") or ())
-    fields = ("embeddings", "documents", "uris", "data", "metadatas", "distances")
-    return {
-        "ids": [[] for _ in arguments["query_embeddings"]],
-        **{
-            name: [[] for _ in arguments["query_embeddings"]] if name in included else None for name in fields
-        },
-        "included": included,
-    }
+    if not arguments["ids"]:
+        from chromadb.errors import InvalidArgumentError
+
+        # Chroma raises this for every id that is missing; with its own class it would pass for a damaged index.
+        raise InvalidArgumentError(
+            f"Error finding id {ids[0]}: the collection has none of the {len(ids)} ids that the query is limited to"
+        )
+    return _called(method, arguments)
 
 
 def _array(rows: object) -> Any:

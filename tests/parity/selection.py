@@ -43,8 +43,6 @@ NOT_APPLICABLE: dict[str, str] = {
     "test_api.py::test_ssl_self_signed": _HTTP,
     "test_api.py::test_ssl_self_signed_without_ssl_verify": _HTTP,
     "property/test_add.py::test_add_large_exceeding": "by design: a batch above Chroma's maximum is split, not refused",
-    "test_api.py::test_query_id_filtering_e2e": "by design: a query within ids that were all deleted finds nothing; "
-    "Chroma's error for it is that of a damaged index",
     "utils/test_embedding_function_schemas.py": "schemas of Chroma's embedding functions; opens no client",
     "property/test_persist.py::test_sync_threshold": _PYTHON_INTERNALS,
 }
