@@ -390,9 +390,13 @@ class HostServer:
         self._worker.close(drain=True)
 
     def _look(self) -> None:
-        """End when there is no client; once a minute see whether socket and directory still are."""
+        """End when there is no client, or nothing to serve; once a minute see whether socket and directory still are."""
         now = time.monotonic()
         if self._ends_at is not None or self._listening.socket is None:
+            return
+        if self._worker.queue.failure is not None:
+            # The DB thread has died. A new host may open the database again; clients find it by themselves.
+            self._begin_end("the database cannot be served any more")
             return
         if (
             self._idle is not None

@@ -10,11 +10,18 @@ import signal
 import sys
 
 from aiochroma.backend.embedded import EmbeddedBackend
+from aiochroma.core import worker
 from aiochroma.host import server
 from aiochroma.host.__main__ import main
 
 carry_out = EmbeddedBackend.execute
+deliver = worker.deliver
 journal = os.open(os.environ["DYING_HOST_JOURNAL"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+
+
+def fail_once(outcomes):
+    worker.deliver = deliver
+    raise MemoryError("the thread dies of this")
 
 
 def execute(self, request, deadline=None):
@@ -23,6 +30,8 @@ def execute(self, request, deadline=None):
     os.write(journal, f"{request.operation} {what}\n".encode())
     if arguments.get("name") == "poison":
         os.kill(os.getpid(), signal.SIGKILL)
+    if arguments.get("name") == "poison of the thread":
+        worker.deliver = fail_once
     return carry_out(self, request, deadline)
 
 

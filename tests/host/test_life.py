@@ -424,6 +424,18 @@ async def test_a_host_of_a_deleted_directory_ends(monkeypatch, dying_host, hosts
         assert hosts.pid(path) != pid
 
 
+async def test_a_host_whose_thread_has_died_makes_room_for_another(dying_host, hosts, path):
+    """It ends although clients are connected; what they ask next is answered by a new one."""
+    async with aiochroma.AsyncPersistentClient(path, process="shared") as client:
+        await client.create_collection("things", embedding_function=None)
+        pid = hosts.pid(path)
+        with pytest.raises(aiochroma.AiochromaError):
+            await client.create_collection("poison of the thread", embedding_function=None)
+        await asyncio.to_thread(hosts.ended, pid)
+        assert "things" in [collection.name for collection in await client.list_collections()]
+        assert hosts.pid(path) != pid
+
+
 async def test_clients_of_other_namespaces_share_the_host(hosts, path):
     """Mount, process and user namespaces of their own, as containers have them, with the folder of sockets in common."""
     prefix = ["unshare", "--user", "--map-current-user", "--mount", "--pid", "--fork"]
