@@ -24,7 +24,9 @@ PATH, TOKEN, WRITE = "AIOCHROMA_UI_PATH", "AIOCHROMA_UI_TOKEN", "AIOCHROMA_UI_WR
 
 
 def serve(path: str | os.PathLike[str], *, port: int | None = None, write: bool = False) -> int:
-    """Serve the page until it is interrupted, and print its address.
+    """Print the page's address, and serve it until it is interrupted.
+
+    On POSIX systems Streamlit takes the place of this process, so this never returns.
 
     Args:
         path: The memory's directory.
@@ -55,7 +57,12 @@ def serve(path: str | os.PathLike[str], *, port: int | None = None, write: bool 
     told = {PATH: os.path.realpath(path), TOKEN: token, WRITE: "1" if write else ""}
     print(f"http://127.0.0.1:{chosen}/?token={token}", flush=True)
     command = [sys.executable, "-m", "streamlit", "run", str(page), *flags]
-    with subprocess.Popen(command, env={**os.environ, **told}, stdout=sys.stderr) as process:  # noqa: S603 - our own module
+    environment = {**os.environ, **told}
+    if os.name == "posix":
+        # In the place of this process, so that whoever ends it ends the page, by whatever signal.
+        os.dup2(2, 1)
+        os.execve(sys.executable, command, environment)  # noqa: S606 - our own module
+    with subprocess.Popen(command, env=environment, stdout=sys.stderr) as process:  # noqa: S603 - our own module
         try:
             return process.wait()
         except KeyboardInterrupt:

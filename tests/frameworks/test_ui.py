@@ -53,6 +53,18 @@ class Page(Program):
         return found
 
 
+def test_who_ends_the_command_ends_the_page(runtime, tmp_path):
+    """A service manager sends SIGTERM; nothing of the page is left."""
+    with sync.Memory(tmp_path / "memory") as memory:
+        memory.remember("Ada's cat is called Kestrel.")
+    with Page(tmp_path / "memory", tmp_path / "ui.log") as page:
+        url = page.url()
+        page.process.terminate()
+        page.process.wait(60)
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(url)
+
+
 def choose(browser, view):
     """Choose a view at the side."""
     browser.wait_for("Overview")
