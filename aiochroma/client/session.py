@@ -341,7 +341,8 @@ class LazyClient:
                     collection = await client.get_collection(name, embedding_function=None)
                     if check is not None:
                         await check(collection)
-                    self._collections[name] = collection
+                    if self._client is client:  # Or else it was closed meanwhile, and the collection with it.
+                        self._collections[name] = collection
                 return await work(collection)
             except NotFoundError:  # noqa: PERF203 - there are two attempts
                 # It does not exist, or was deleted, and perhaps made again.

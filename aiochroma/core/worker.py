@@ -33,7 +33,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
-from aiochroma._errors import ClosedError, OutcomeUnknownError
+from aiochroma._errors import AiochromaError, ClosedError, OutcomeUnknownError, StoreUnavailableError
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma.core.calls import Outcome, Ticket, TicketState, deliver, report_unseen
 from aiochroma.core.connection import Aside, Serving, Working
@@ -281,7 +281,7 @@ class WorkerState:
         seconds = time.monotonic() - started
         if step.records:
             self.pacing.observe(step.records, seconds)
-        if error is None and isinstance(result, list) and isinstance(result[0], Aside):
+        if error is None and step.stop is None and result and isinstance(result[0], Aside):
             self._begin_aside(tickets[0], result[0])
         elif error is not None and len(tickets) > 1:
             for ticket in tickets:
@@ -406,6 +406,12 @@ def _serve(state: WorkerState, to_open: list[Callable[[], Resource]]) -> None:
             log.info("database.not_opened", database=queue.name, error=repr(error))
         else:
             log.warning("database.failed", database=queue.name, error=repr(error))
+            if not isinstance(error, AiochromaError):
+                text = (
+                    f"The thread of {queue.name} has failed: {error!r}. Close the client and open it again."
+                )
+                failure = StoreUnavailableError(text)
+                failure.__cause__ = without_frames(error)
     finally:
         _wind_up(state, resource, failure)
 

@@ -186,3 +186,20 @@ async def test_a_lazy_client_that_is_closed_while_it_opens_stays_closed(tmp_path
     again = await lazy.open()
     await lazy.close()
     assert again.closed
+
+
+async def test_a_lazy_client_that_is_closed_during_a_look_up_forgets_what_it_found(tmp_path):
+    """Opened again, it looks the collection up with the new client."""
+    lazy = LazyClient(tmp_path)
+    await lazy.make_collection("notes", None)
+
+    async def closed_meanwhile(_):
+        await lazy.close()
+
+    def count(collection):
+        return collection.count()
+
+    with pytest.raises(aiochroma.ClosedError):
+        await lazy.on_collection("notes", count, absent=None, check=closed_meanwhile)
+    assert await lazy.on_collection("notes", count, absent=None) == 0
+    await lazy.close()

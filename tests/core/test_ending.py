@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from aiochroma._errors import ClosedError, PartialWriteError
+from aiochroma._errors import ClosedError, PartialWriteError, StoreUnavailableError
 from aiochroma._threads import drive
 from aiochroma.core.calls import call
 
@@ -166,3 +166,38 @@ async def test_end_is_announced_once_and_also_to_late_comers(engine, until):
     await until(lambda: not engine.serving.thread.is_alive())
     engine.serving.when_ended(lambda: told.append("after"))
     assert told == ["before", "after"]
+
+
+async def test_a_failure_outside_of_any_call_says_what_to_do(engines, until, fake_resource):
+    """Whoever waits when the thread itself fails, and whoever comes later, is told to open the database again, and why."""
+
+    class Failing(fake_resource):
+        def work(self):
+            raise RuntimeError("a fault of its own")
+
+    engine = engines(Failing)
+    holder, gate = await engine.hold()
+    waiting = engine.task("waiting")
+    await asyncio.sleep(0)
+    gate.open()
+    assert await holder is None
+    for refused in (waiting, engine.call("later")):
+        with pytest.raises(StoreUnavailableError, match="open it again") as caught:
+            await refused
+        assert isinstance(caught.value.__cause__, RuntimeError)
+    await until(lambda: not engine.serving.thread.is_alive())
+    assert engine.resource.closed
+    assert engine.counts()["pending"] == 0
+
+
+async def test_pieces_of_a_long_write_that_change_nothing_end_no_thread(engines, fake_resource):
+    """Where a write is cut and there is nothing to say of a piece, it goes on, and so does the thread."""
+
+    class Empty(fake_resource):
+        def execute(self, request, deadline=None):
+            return [] if request.operation == "forget_memories" else super().execute(request, deadline)
+
+    engine = engines(Empty)
+    ids = [f"id{number}" for number in range(1000)]
+    assert await engine.call(operation="forget_memories", collection_id="c", ids=ids) == []
+    assert await engine.call("next") == "next"
