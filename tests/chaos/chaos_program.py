@@ -417,6 +417,7 @@ async def load(
     writers=3,
     durable=True,
     seconds=None,
+    least=0,
     backups=None,
     sigterm=None,
     process=None,
@@ -424,7 +425,7 @@ async def load(
     dies_after=None,
     **_,
 ):
-    """Check what an earlier process left, then write and read without end, or for so many seconds."""
+    """Check what an earlier process left, then write and read without end, or for so many seconds and at least so many steps."""
     begun = time.monotonic()
     client, embedded = await opened(directory, diary, durable=durable or None, process=process)
     collections = await collections_of(client)
@@ -446,7 +447,9 @@ async def load(
     until = None if seconds is None else time.monotonic() + seconds
 
     async def work(writer):
-        while until is None or time.monotonic() < until:
+        steps = 0
+        while until is None or time.monotonic() < until or steps < least:
+            steps += 1
             try:
                 await writer.step()
             except Exception as error:

@@ -562,6 +562,7 @@ def _seed(stage, durable):
         state=str(ledger.file),
         seed=7,
         seconds=0.4,
+        least=25,
         durable=durable,
     )
     if child.wait_for("closed") is None or child.find("crashed"):

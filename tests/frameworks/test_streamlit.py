@@ -24,6 +24,12 @@ pytestmark = pytest.mark.filterwarnings(
 
 
 @pytest.fixture(autouse=True)
+def same_main(monkeypatch):
+    """Streamlit puts a script in the place of the main module, where new processes would look for it."""
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
+
+
+@pytest.fixture(autouse=True)
 def nothing_cached():
     """Close what the test has left in Streamlit's cache, as the end of the process would."""
     opened = []
