@@ -31,6 +31,8 @@ WINDOW = 2
 """So far memories of a thread lend each other their tokens: measured alike for 2 and 3, and each step costs 0.5 ms."""
 _ONE_THREAD = 250_000
 """So many products at once are worked out without a second thread; see ``vectors``."""
+_SIGNS_PER_ERROR = 64
+"""Two vectors are of one text where no more than one sign of so many differs; another text differs in one of 20 and more."""
 
 
 def encoded_tokens(matrix: Vector) -> bytes:
@@ -83,6 +85,23 @@ class CodeTable:
                 if not code.startswith(np.packbits(np.asarray(others[number]) > 0).tobytes())
             ]
         )
+
+    def complete(self, made: Sequence[tuple[int, Vector, bytes]]) -> None:
+        """Store codes that were made of texts read before, which may have changed since.
+
+        Args:
+            made: Row number, the vector that is stored now, and the code. One that belongs to another vector is not stored; a
+                few signs may differ, because a model need not give a text the very same numbers twice.
+        """
+        import numpy as np
+
+        fitting = []
+        for number, vector, code in made:
+            own = np.packbits(vector > 0)
+            other = np.frombuffer(code, dtype=np.uint8)[: len(own)]
+            if len(other) == len(own) and np.unpackbits(own ^ other).sum() * _SIGNS_PER_ERROR <= len(vector):
+                fitting.append((number, own.tobytes() + code[len(own) :]))
+        self._connection.executemany("INSERT OR REPLACE INTO codes VALUES (?, ?)", fitting)
 
     def remove(self, numbers: Sequence[int]) -> None:
         """Remove the codes of rows."""

@@ -276,10 +276,16 @@ class TextIndex:
         return self._codes.coverage(states, rows, self._order.around(number, rows, window))
 
     def set_codes(self, namespace: str, made: Mapping[str, bytes]) -> None:
-        """Store the codes of memories that are there, by their ids."""
+        """Store the codes of memories that are there, by their ids; not where the vector is no longer that of the code."""
+        import numpy as np
+
         with self._transaction():
             numbers = self._memories.numbers(self._number(namespace), made)
-            self._codes.write([(number, None, made[id]) for id, number in numbers.items()])
+            by_row = {number: made[id] for id, number in numbers.items()}
+            rows, vectors = self._vectors.read(np.array(list(by_row), dtype=np.int64))
+            self._codes.complete(
+                [(row, vector, by_row[row]) for row, vector in zip(rows.tolist(), vectors, strict=True)]
+            )
 
     # -- reading -------------------------------------------------------------------------------------------------------
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import sqlite3
+import threading
 from contextlib import closing
 
 import numpy as np
@@ -146,6 +148,57 @@ async def test_without_codes_a_recall_does_without_and_reembedding_makes_them(tm
         await memory.reembed()
         assert set((await likeness(memory, "kettle")).values()) == {None}
     assert codes_in(tmp_path) == (0, 4)
+
+
+async def test_a_text_that_changes_while_its_code_is_made_keeps_the_code_of_the_new_one(tmp_path):
+    """Reembedding reads, embeds and writes; what was written in between, here by another memory, is newer."""
+    reading, changed = threading.Event(), threading.Event()
+
+    class Slow(Words):
+        def embed_tokens(self, texts):
+            if FACTS[0] in texts:
+                reading.set()
+                assert changed.wait(60)
+            return super().embed_tokens(texts)
+
+    class Quick(Words):
+        """Has the same name, and an embedding thread of its own."""
+
+    async with aiochroma.Memory(tmp_path, embedder=Quick()) as memory:
+        first, *_ = await memory.remember_many(FACTS, thread=False)
+    (tmp_path / "aiochroma-text.sqlite3").unlink()
+    async with (
+        aiochroma.Memory(tmp_path, embedder=Slow()) as memory,
+        aiochroma.Memory(tmp_path, embedder=Quick()) as other,
+    ):
+        run = asyncio.create_task(memory.reembed())
+        assert await asyncio.to_thread(reading.wait, 60)
+        await other.update(first, text="the teapot is red")
+        changed.set()
+        await run
+        found = await likeness(other, "teapot")
+        assert found["the teapot is red"] > 0.7
+        assert None not in found.values()
+
+
+async def test_a_code_does_not_need_the_very_same_numbers(tmp_path):
+    """A model that gives a text a little different numbers in another batch completes codes all the same."""
+
+    class Rounding(Words):
+        def embed_tokens(self, texts):
+            matrices = super().embed_tokens(texts)
+            for matrix in matrices:
+                nearest = np.argsort(np.abs(matrix[0]))[:2]
+                matrix[0, nearest] *= -1.0
+            return matrices
+
+    async with aiochroma.Memory(tmp_path, embedder=Words()) as memory:
+        ids = await memory.remember_many(FACTS, thread=False)
+    (tmp_path / "aiochroma-text.sqlite3").unlink()
+    async with aiochroma.Memory(tmp_path, embedder=Rounding()) as memory:
+        assert (await memory.reembed()).embedded == {"default": 4}
+        await memory.update(ids[0], metadata={"room": "kitchen"})
+        assert None not in (await likeness(memory, "kettle")).values()
 
 
 async def test_an_import_and_a_process_that_shares_have_codes_too(tmp_path):
