@@ -1,10 +1,10 @@
 """OpenTelemetry: spans for the calls of a memory, metrics for the database below it.
 
 Spans follow the conventions for memories of the generative-AI group: ``gen_ai.operation.name`` is ``search_memory``,
-``upsert_memory``, ``update_memory``, ``delete_memory`` or ``delete_memory_store``; store, record and number of records are named
-as there. What is ours begins with ``aiochroma.``: times of requests, the depth of queues, stalls of event loops. Texts are
-recorded only where ``OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT`` is ``true``. ``opentelemetry-api`` comes with
-chromadb; until :func:`instrument` is called, nothing is imported or computed.
+``upsert_memory``, ``update_memory``, ``delete_memory`` or ``delete_memory_store``; store, record and number of records are
+named as there. What is ours begins with ``aiochroma.``: times of requests, the depth of queues, stalls of event loops. Texts,
+and the messages of errors, which may quote them, are recorded only where ``OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT``
+is ``true``. ``opentelemetry-api`` comes with chromadb; until :func:`instrument` is called, nothing is imported or computed.
 
 With ``process="shared"`` a request tells the host which span it belongs to (a W3C ``traceparent``). The host's work shows up as
 spans below it if the host is instrumented, too: ``AIOCHROMA_HOST_SETUP=package.module:function`` names a function that every
@@ -157,7 +157,7 @@ class _Telemetry:
             except BaseException as error:
                 failure = type(error).__qualname__
                 span.set_attribute("error.type", failure)
-                span.set_status(Status(StatusCode.ERROR, str(error)))
+                span.set_status(_failed(error))
                 raise
             else:
                 _describe_result(span, result)
@@ -236,7 +236,7 @@ class _Telemetry:
         )
         if error is not None:
             span.set_attribute("error.type", type(error).__qualname__)
-            span.set_status(Status(StatusCode.ERROR, str(error)))
+            span.set_status(_failed(error))
         span.end()
 
     def _watch_loop(self, now: float) -> None:
@@ -299,6 +299,11 @@ def _describe_result(span: Span, result: object) -> None:
         if _captures_content():
             records = [{"id": hit.id, "content": hit.text, "score": hit.score} for hit in result]
             span.set_attribute("gen_ai.memory.records", _json(records))
+
+
+def _failed(error: BaseException) -> Status:
+    """Return the status of a span; a message may quote what the caller gave, so it counts as content."""
+    return Status(StatusCode.ERROR, str(error) if _captures_content() else type(error).__qualname__)
 
 
 def _captures_content() -> bool:

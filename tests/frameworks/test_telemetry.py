@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import json
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import tempfile
 import time
 
 import pytest
+from chromadb.errors import NotFoundError
 from opentelemetry import trace
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
@@ -20,6 +22,7 @@ from opentelemetry.trace import StatusCode
 
 import aiochroma
 from aiochroma import sync, telemetry
+from aiochroma.core.stats import observer
 
 
 class Recorded:
@@ -113,6 +116,29 @@ async def test_errors(recorded, tmp_path):
     assert [point.attributes["error.type"] for point in metrics["aiochroma.request.faults"]] == [
         "NotFoundError"
     ]
+
+
+@pytest.mark.parametrize("captured", [False, True])
+async def test_what_an_error_quotes_is_content(recorded, tmp_path, monkeypatch, captured):
+    """The message of an error is on a span only where texts are wanted, in the process that has the database as well."""
+    if captured:
+        monkeypatch.setenv("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "true")
+
+    def fail(texts):
+        raise RuntimeError(f"cannot read {texts[-1]}")
+
+    async with aiochroma.Memory(tmp_path, embedder=fail) as memory:
+        with pytest.raises(aiochroma.EmbeddingFailedError):
+            await memory.remember("My PIN is 4711.")
+        carrier = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
+        context = contextvars.copy_context()
+        context.run(observer().continue_call, carrier)
+        with pytest.raises(NotFoundError):
+            await asyncio.create_task(memory.client.get_collection("my-pin-is-4711"), context=context)
+    failed = [span for span in recorded.spans() if span.status.status_code is StatusCode.ERROR]
+    assert [span.attributes["error.type"] for span in failed] == ["EmbeddingFailedError", "NotFoundError"]
+    assert ["4711" in span.status.description for span in failed] == [captured, captured]
+    assert captured or not any("4711" in span.to_json() for span in failed)
 
 
 async def test_metrics(recorded, tmp_path):
