@@ -259,11 +259,18 @@ def chunks_name(namespace: str) -> str:
 
 
 def namespace_of(name: str) -> str | None:
-    """Return the namespace of a collection's name, or None where only the collection's metadata can tell."""
+    """Return the namespace of a collection's name, or None where only the collection's metadata can tell.
+
+    A name that no namespace has, such as another program's, is returned as it is.
+    """
     if _HASHED.fullmatch(name):
         return None
     escaped = _ESCAPED.fullmatch(name)
     if escaped is None:
         return name
-    data = re.sub(rb"_([0-9a-f]{2})", lambda match: bytes([int(match[1], 16)]), escaped[1].encode("ascii"))
-    return data.decode()
+    data = re.sub(rb"_([0-9a-f]{2})", lambda match: bytes([int(match[1], 16)]), escaped[1].encode())
+    namespace = data.decode(errors="replace")
+    try:
+        return namespace if collection_name(namespace) == name else name
+    except InvalidInputError:
+        return name

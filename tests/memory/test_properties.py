@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 
 from aiochroma import InvalidInputError, sync
 from aiochroma.embedding.hashed import HashedEmbedder
-from aiochroma.records.record import chunks_name, collection_name, namespace_of
+from aiochroma.records.record import EMBEDDER, chunks_name, collection_name, namespace_of
 
 PATIENT = {
     "deadline": None,
@@ -55,6 +55,18 @@ def test_any_text_names_a_namespace(name):
     assert made.isascii()
     assert namespace_of(made) in {name, None}
     assert (namespace_of(made) is None) == made.startswith("ns.sha256-")
+
+
+@pytest.mark.parametrize("made", ["ns._ff.x", "ns._20.x", "ns._00.x", "ns.default.x"])
+def test_a_collection_that_only_looks_like_a_namespaces_own_has_no_other_name(tmp_path, made):
+    """What another program made hinders no recall over all namespaces, and is not taken for one that there is."""
+    assert namespace_of(made) == made
+    with sync.Memory(tmp_path, embedder="hashed") as memory:
+        memory.remember("The cat sleeps.")
+        memory.client.create_collection(made, metadata={EMBEDDER: "x"}, embedding_function=None)
+        assert memory.namespaces() == ["default", made]
+        assert [hit.text for hit in memory.recall("cat")] == ["The cat sleeps."]
+        assert memory.count() == 1
 
 
 @given(st.lists(TEXTS, min_size=2, max_size=2, unique=True))
