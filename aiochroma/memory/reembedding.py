@@ -2,8 +2,9 @@
 
 Chroma's collections have vectors of one length, so the new vectors go into a copy, page by page; until the copy is complete the
 namespace is what it was. Then the copy takes its name. What was changed meanwhile is copied again, and the copy is compared with
-the original, record by record, before it takes over and once more before the original is deleted. An interrupted run goes
-on where it stopped: the copy is there, and says how far it came.
+the original, record by record, before it takes over. From then on it is written to like any namespace, so of the original it
+gets only what was changed there since that comparison, and only where nobody has changed the same memory in the copy. An
+interrupted run goes on where it stopped: the copy is there, and says how far it came.
 
 Where the embedder gives the states of tokens, memories that have no code of theirs get one: those written by a release that kept
 none, and those of an index that was made again from Chroma's records.
@@ -225,6 +226,8 @@ class _Copying:
         self._name = name
         self._original = model
         self._progress = progress
+        self._chunks: tuple[str, Metadata] = (_copy_name(name, "chunks"), {COPY_OF: name})
+        self._copied: dict[str, bytes] = {}  # The digests of what the copy has of the original.
 
     async def run(self) -> bool:
         """Make the copy and let it take over; return whether it did."""
@@ -243,8 +246,8 @@ class _Copying:
             "_modify", id=copy.id, new_metadata={**(copy.metadata or {}), COMPLETE: True}, **store.database
         )
         await _take_over(store, self._name, copy, await store.collections())
-        # What was written into the original after the comparison.
-        while await self._pass(copy):
+        self._chunks = (chunks_name(self._name), {CHUNKS_FOR: self._name})
+        while await self._carry_over(copy):
             pass
         await finish_interrupted(store)
         log.info("reembed.done", namespace=self._name, memories=self.embedded)
@@ -278,19 +281,44 @@ class _Copying:
                 "_delete", collection_id=copy.id, ids=gone[start : start + _PAGE], **store.database
             )
         changed = bool(gone)
+        self._copied.clear()
         for start in range(0, len(ids), _PAGE):
             page = ids[start : start + _PAGE]
-            there, here = [await self._read(model, page) for model in (self._original, copy)]
-            different = {
-                id: record
-                for id, record in there.items()
-                if id not in self.left and _comparable(here.get(id)) != _comparable(record)
-            }
+            there = await self._read(self._original, page)
+            self._copied |= await self._digests(copy, page)
+            different = self._different(there)
             if different:
                 changed = await self._copy(copy, different) or changed
             if self._progress is not None:
                 self._progress(self._name, min(start + _PAGE, len(ids)), len(ids))
         return changed
+
+    async def _carry_over(self, copy: Collection) -> bool:
+        """Bring what was changed in the original into the copy, which is in use; return whether there was any."""
+        store = self._store
+        ids = await self._ids(self._original)
+        gone = sorted(set(self._copied) - set(ids))
+        for start in range(0, len(gone), _PAGE):
+            page = gone[start : start + _PAGE]
+            here = await self._digests(copy, page)
+            unchanged = [id for id in page if self._copied.pop(id) == here.get(id)]
+            if unchanged:
+                await store.submit("_delete", collection_id=copy.id, ids=unchanged, **store.database)
+        changed = bool(gone)
+        for start in range(0, len(ids), _PAGE):
+            different = self._different(await self._read(self._original, ids[start : start + _PAGE]))
+            if different:
+                await self._copy(copy, different, in_use=True)
+                self._copied |= {id: _digest(record) for id, record in different.items()}
+                changed = True
+        return changed
+
+    def _different(self, there: dict[str, tuple[str, Metadata]]) -> dict[str, tuple[str, Metadata]]:
+        return {
+            id: record
+            for id, record in there.items()
+            if id not in self.left and self._copied.get(id) != _digest(record)
+        }
 
     async def _ids(self, model: Collection) -> list[str]:
         store = self._store
@@ -310,16 +338,27 @@ class _Copying:
             )
         }
 
-    async def _copy(self, copy: Collection, records: dict[str, tuple[str, Metadata]]) -> bool:
-        """Embed records and write them into the copy; return whether there were any that can be embedded."""
+    async def _digests(self, model: Collection, ids: list[str]) -> dict[str, bytes]:
+        return {id: _digest(record) for id, record in (await self._read(model, ids)).items()}
+
+    async def _copy(
+        self, copy: Collection, records: dict[str, tuple[str, Metadata]], *, in_use: bool = False
+    ) -> bool:
+        """Embed records and write them into the copy; return whether there were any that can be embedded.
+
+        If it is ``in_use``, those that somebody has changed in it are left as they are.
+        """
         store = self._store
         vectors = await self._vectors({id: text for id, (text, _) in records.items()})
+        if in_use:
+            here = await self._digests(copy, list(vectors))
+            vectors = {id: one for id, one in vectors.items() if here.get(id) == self._copied.get(id)}
         if not vectors:
             return False
         writings: dict[str, Metadata] = {}
         long = {id: one.chunks for id, one in vectors.items() if one.chunks}
         if long:
-            made = await store.make_collection(_copy_name(self._name, "chunks"), {COPY_OF: self._name})
+            made = await store.make_collection(*self._chunks)
             writings = await write_chunks_into(store, made.id, long)
         await store.submit(
             "_upsert",
@@ -363,17 +402,16 @@ class _Copying:
             return None
 
 
-def _comparable(record: tuple[str, Metadata] | None) -> tuple[str, Metadata] | None:
+def _digest(record: tuple[str, Metadata]) -> bytes:
     """Return what two records are compared by: all but the number of their chunks, and the last digits of fractions.
 
     Chroma does not always give back the last one.
     """
-    if record is None:
-        return None
-    values = _without_chunks(record[1])
-    return record[0], {
-        name: float(f"{value:.14g}") if isinstance(value, float) else value for name, value in values.items()
-    }
+    values = sorted(
+        (name, float(f"{value:.14g}") if isinstance(value, float) else value)
+        for name, value in _without_chunks(record[1]).items()
+    )
+    return hashlib.sha256(repr((record[0], values)).encode()).digest()
 
 
 def _without_chunks(metadata: Metadata) -> Metadata:

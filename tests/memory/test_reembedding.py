@@ -109,6 +109,40 @@ async def test_the_old_embedder_finds_and_writes_until_the_new_one_takes_over(tm
         assert len(texts) == 30
 
 
+async def test_what_is_written_around_the_takeover_survives(tmp_path, monkeypatch):
+    """What the old embedder still wrote is carried over; what the new one has written since then stays as it is."""
+    words = "a violin was stolen in Prague. Jam is made of oranges."
+    real = reembedding._take_over
+    async with aiochroma.Memory(tmp_path, embedder=Letters(32)) as old:
+        texts = {f"id{number}": text for number, text in enumerate(TEXTS)}
+        await old.remember_many([{"id": id, "text": text} for id, text in texts.items()], namespace="work")
+        async with aiochroma.Memory(tmp_path, embedder=Letters(48, window=8)) as new:
+
+            async def take_over(*arguments):
+                await old.remember(f"The old one: {words}", id="from old", namespace="work")
+                for id in ("id0", "id1", "id2"):
+                    await old.update(id, text="old", namespace="work")
+                for id in ("id3", "id4"):
+                    await old.forget(id, namespace="work")
+                await real(*arguments)
+                await new.remember(f"The new one: {words}", id="from new", namespace="work")
+                for id in ("id1", "id4", "id5"):
+                    await new.update(id, text="new", namespace="work")
+                for id in ("id2", "id6"):
+                    await new.forget(id, namespace="work")
+
+            monkeypatch.setattr(reembedding, "_take_over", take_over)
+            await new.reembed("work")
+            expected = texts | {"id0": "old", "id1": "new", "id4": "new", "id5": "new"}
+            expected |= {"from old": f"The old one: {words}", "from new": f"The new one: {words}"}
+            for id in ("id2", "id3", "id6"):
+                del expected[id]
+            assert {hit.id: hit.text async for hit in new.list("work")} == expected
+            passage = "Prague. Jam is made of oranges."
+            found = await new.recall(passage, namespaces="work", k=2, mode="vector")
+            assert {(hit.id, hit.passage) for hit in found} == {("from old", passage), ("from new", passage)}
+
+
 async def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path, monkeypatch):
     """What was embedded before is not embedded again, and until the end the namespace is what it was."""
     monkeypatch.setattr(reembedding, "_PAGE", 10)
