@@ -48,7 +48,7 @@ from aiochroma.disk.copying import copy_again, copy_database, stamps_of
 from aiochroma.disk.erasing import scrub
 from aiochroma.disk.findings import note_clean_close
 from aiochroma.disk.ownership import acquire
-from aiochroma.disk.retained_log import LogState, RetainedLog, cut_closed_log
+from aiochroma.disk.retained_log import LogState, RetainedLog
 from aiochroma.disk.schema import log_positions
 from aiochroma.disk.sqlite_file import LockProbe, file_identity, wait_until_closed
 
@@ -190,8 +190,6 @@ class EmbeddedBackend(ChromaBackend):
                 self.missing.forget(request)
             if self._log is not None:
                 self._log.wrote(len(request.arguments.get("ids") or ("any",)))
-                if self._log.is_overdue:
-                    self._log.work()
         return result
 
     def _make_ready(self, request: Request, deadline: float | None) -> None:
@@ -263,10 +261,12 @@ class EmbeddedBackend(ChromaBackend):
             raise unknown_outcome(error, self._directory, sent[-1].found.outcome) from sent[-1].cause
 
     def work(self) -> bool:
-        """Do a slice of what is left to do for our own files, then for the log; return whether there is more."""
+        """Do a slice of what is left to do for our own files, then note how far they go; return whether there is more."""
         if super().work():
             return True
-        return self._is_open and self._log is not None and self._log.work()
+        if self._is_open and self._log is not None:
+            self._log.work()
+        return False
 
     # -- opening and closing -------------------------------------------------------------------------------------------
 
@@ -318,10 +318,8 @@ class EmbeddedBackend(ChromaBackend):
     def _close_hook(self, hook: WriteHook) -> None:
         """Tell what followed the writes how far the log goes, in terms of the database that it belongs to."""
         same = file_identity(self._directory) == self._identity
-        noted = hook.close(log_positions(self._directory) if same else {})
+        hook.close(log_positions(self._directory) if same else {})
         if same:
-            if self._log is not None:
-                cut_closed_log(self._directory, noted)
             note_clean_close(self._directory)
 
     def _open(self) -> None:
@@ -358,7 +356,7 @@ class EmbeddedBackend(ChromaBackend):
         }
         hook = self._make_hook(self.api, self._directory, prepared.log, self._options)
         self.follow(hook)
-        self._log = RetainedLog(self._directory, hook, prepared.log_left) if prepared.log.is_kept else None
+        self._log = RetainedLog(self._directory, hook) if prepared.log.is_kept else None
         self.missing: MissingVectors = MissingVectors(self.api, prepared)
         self._own.update(
             reopen=self._reopen,

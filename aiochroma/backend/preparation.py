@@ -36,7 +36,7 @@ from aiochroma.disk.layout import SQLITE_FILE
 from aiochroma.disk.ownership import foreign_users, refuse_foreign_users
 from aiochroma.disk.preflight import preflight
 from aiochroma.disk.recovery import complete_retained_log, recover, refuse_damaged_sqlite
-from aiochroma.disk.retained_log import LogState, cut_closed_log, log_state
+from aiochroma.disk.retained_log import LogState, log_state
 from aiochroma.disk.salvage import trim_retained_log, vectors_in_backup
 from aiochroma.disk.schema import log_positions
 from aiochroma.disk.sqlite_file import LockProbe, prepare, wait_until_closed
@@ -77,14 +77,12 @@ class Prepared:
         preflight: What the files looked like.
         recovery: What had to be repaired, and what is missing; that is nothing unless the caller accepts it.
         log: How far its log goes.
-        log_left: Collections whose log can be cut still.
         found: By collection id, vectors that only our own index or the newest backup has.
     """
 
     preflight: PreflightReport
     recovery: RecoveryReport
     log: LogState
-    log_left: tuple[str, ...] = ()
     found: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
 
 
@@ -129,17 +127,16 @@ def prepare_directory(
         found.setdefault(collection, {}).update(vectors)
     if recovery.missing and not options.allow_missing_vectors:
         raise _lost_vectors(directory, looked, recovery)
-    is_kept = _set_up(directory, location, options, looked, state, write_ahead=write_ahead)
+    is_kept = _set_up(directory, location, options, looked, write_ahead=write_ahead)
     if looked.keeps_log and not looked.damaged:
         _trim_log(directory, looked, noted)
-    left = tuple(noted) if is_kept and cut_closed_log(directory, noted) else ()
     note_look(directory, looked)
     for entry in looked.collections:
         if entry.unusable:
             log.error(
                 "collection.unusable", database=str(directory), collection=entry.label, reason=entry.unusable
             )
-    return Prepared(looked, recovery, LogState(log_positions(directory), is_kept, state.changed), left, found)
+    return Prepared(looked, recovery, LogState(log_positions(directory), is_kept, state.changed), found)
 
 
 def followed(directory: Path, own_file: OwnFile | None, *, was_kept: bool) -> tuple[dict[str, int], LogState]:
@@ -183,7 +180,6 @@ def _set_up(
     location: Location,
     options: EngineOptions,
     looked: PreflightReport,
-    state: LogState,
     *,
     write_ahead: bool,
 ) -> bool:
@@ -192,7 +188,7 @@ def _set_up(
     if keep_log and looked.keeps_log is False:
         # The log was purged so far: put back what only the index holds, so that the promise covers everything. Before the
         # purging is switched off, so that a crash in between cannot pass for a job done.
-        incomplete = complete_retained_log(directory, looked, but_for=state.changed)
+        incomplete = complete_retained_log(directory, looked)
         if incomplete:
             log.warning("log.incomplete", database=str(directory), collections=", ".join(incomplete))
             keep_log = None

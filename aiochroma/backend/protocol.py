@@ -113,8 +113,8 @@ class WriteHook(FurtherOperations, Follower, Protocol):
     def forget_everything(self) -> None:
         """Drop all collections."""
 
-    def close(self, positions: Mapping[str, int]) -> Mapping[str, int]:
-        """Note how far the log goes for the last time, and give everything back; return what was noted."""
+    def close(self, positions: Mapping[str, int]) -> None:
+        """Note how far the log goes for the last time, and give everything back."""
 
 
 T = TypeVar("T")

@@ -10,7 +10,7 @@ is changed in one transaction before anything is renamed, so that a crash in bet
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path  # noqa: TC003 - frameworks read the annotations
@@ -154,9 +154,7 @@ def _recover(
     )
 
 
-def complete_retained_log(
-    directory: Path, report: PreflightReport, *, but_for: Collection[str] = ()
-) -> tuple[str, ...]:
+def complete_retained_log(directory: Path, report: PreflightReport) -> tuple[str, ...]:
     """Put every vector that only a healthy index holds into the log as well.
 
     For a database that was filled with purging on and shall be durable from now on (or whose log was
@@ -165,7 +163,6 @@ def complete_retained_log(
     Args:
         directory: The canonical database directory.
         report: What `preflight` found; damaged collections are left alone.
-        but_for: Ids of collections whose vectors are in a file of ours as well.
 
     Returns:
         The collections whose log is not complete all the same.
@@ -179,7 +176,7 @@ def complete_retained_log(
     incomplete = []
     with connect_read_write(directory) as connection:
         for collection in report.collections:
-            if collection.problems or collection.collection_id in but_for:
+            if collection.problems:
                 continue  # Recovery has done what can be done.
             outcome = replay(connection, collection.collection_id)
             lacking = record_ids(connection, collection.metadata_segment_id) - outcome.with_vector

@@ -236,29 +236,14 @@ class IndexKeeper:
         self._changed.clear()
         self._dropping(lambda index: index.clear())
 
-    def noted(self, collections: Iterable[str]) -> dict[str, int]:
-        """Return, by collection, up to which entry of Chroma's log the index's file has everything, as noted in it."""
-        if self._present_problem() is not None:
-            return {}
-        try:
-            index = self._open()
-            marks = {collection: index.watermark(collection) or _NOT_NOTED for collection in collections}
-        except sqlite3.DatabaseError as error:
-            self.failed(error)
-            return {}
-        return {collection: int(mark) for collection, mark in marks.items() if mark.isdigit()}
-
-    def note(self, positions: Mapping[str, int]) -> dict[str, int]:
-        """Note, on the disk, up to which entry of Chroma's log the index has everything.
+    def note(self, positions: Mapping[str, int]) -> None:
+        """Note, on the disk, up to which entry of Chroma's log the index has everything; nothing of what is not current.
 
         Args:
             positions: For each collection how far its log goes now.
-
-        Returns:
-            What was noted, by collection; nothing of those that are not current.
         """
         if self._index is None or self._present_problem() is not None:
-            return {}
+            return
         noted = {
             collection: positions[collection]
             for collection in self._current & self._unnoted - self._without_odd
@@ -270,22 +255,16 @@ class IndexKeeper:
             self._index.sync()
         except sqlite3.DatabaseError as error:
             self.failed(error)
-            return {}
+            return
         self._unnoted -= noted.keys()
-        return noted
 
-    def close(self, positions: Mapping[str, int]) -> dict[str, int]:
+    def close(self, positions: Mapping[str, int]) -> None:
         """Note how far the index goes, and close its file.
 
         Args:
             positions: For each collection how far its log goes, read after Chroma has closed.
-
-        Returns:
-            See ``note``.
         """
-        noted: dict[str, int] = {}
-        if self._index is not None:
-            noted = self.note(positions)
+        self.note(positions)
         if self._index is not None:
             try:
                 for collection in set(self._index.namespaces()) - set(positions) if positions else ():
@@ -294,7 +273,6 @@ class IndexKeeper:
                 log.warning("text_index.watermark_failed", error=str(error))
             self._index.close()
             self._index = None
-        return noted
 
     def _dropping(self, drop: Callable[[TextIndex], object]) -> None:
         if self._index is not None:

@@ -146,20 +146,16 @@ class LocalIndex(SearchingRecords):
         self.collections_changed()
         self.keeper.forget_everything()
 
-    def noted(self, collections: Iterable[str]) -> Mapping[str, int]:
-        """Return how far the index goes; see ``IndexKeeper.noted``."""
-        return self.keeper.noted(collections)
-
-    def note(self, positions: Mapping[str, int]) -> Mapping[str, int]:
+    def note(self, positions: Mapping[str, int]) -> None:
         """Note how far the index goes; see ``IndexKeeper.note``."""
-        return self.keeper.note(positions)
+        self.keeper.note(positions)
 
-    def close(self, positions: Mapping[str, int]) -> Mapping[str, int]:
+    def close(self, positions: Mapping[str, int]) -> None:
         """Note how far the index goes, and close what is open; see ``IndexKeeper.close``."""
         if self._history is not None:
             self._history.close()
             self._history = None
-        return self.keeper.close(positions)
+        self.keeper.close(positions)
 
     def _log(self) -> ChangeLog:
         if self._history is None:

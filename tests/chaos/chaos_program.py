@@ -26,7 +26,7 @@ import aiochroma
 from aiochroma.disk import retained_log
 
 # Often, too.
-retained_log._DUE_RECORDS, retained_log._OVERDUE_RECORDS = 40, 80
+retained_log._DUE_RECORDS = 40
 
 DIMENSION = 32
 COLLECTIONS = {"main": 40, "other": 100}

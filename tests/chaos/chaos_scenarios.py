@@ -7,7 +7,6 @@ import os
 import random
 import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
@@ -705,7 +704,7 @@ def damaged_own_indexes(stage, names, unusable):
 def kills_between_the_writes(stage, count):
     """Kill a child when Chroma has written and our index has not; then each side, or both, are lost as well."""
     row = Row("kill -9 between Chroma's write and ours")
-    rebuilt = embedded = unlogged = 0
+    rebuilt = embedded = 0
     losses = {
         "Chroma's indexes deleted": _delete_indexes,
         "both deleted": lambda directory: (_delete_own_index(directory), _delete_indexes(directory)),
@@ -727,7 +726,6 @@ def kills_between_the_writes(stage, count):
             f"{number}: {child.what_went_wrong()}",
         )
         _read(row, ledger, child)
-        unlogged += _not_in_log(directory)
         name = list(losses)[number % len(losses)]
         losses[name](directory)
         found = _checked(stage, row, directory, ledger, f"{number}, {name}")
@@ -740,16 +738,6 @@ def kills_between_the_writes(stage, count):
         f"{rebuilt} indexes rebuilt; {embedded} vectors were named as lost and their texts embedded again"
     )
     return row
-
-
-def _not_in_log(directory):
-    """Count the memories whose vectors are not in Chroma's log any more."""
-    with contextlib.closing(sqlite3.connect(directory / "chroma.sqlite3")) as connection:
-        return connection.execute(
-            "SELECT count(*) FROM embeddings AS e JOIN segments AS s ON s.id = e.segment_id"
-            " JOIN collections AS c ON c.id = s.collection WHERE c.name IN ('notes', 'talk') AND NOT EXISTS"
-            " (SELECT 1 FROM embeddings_queue WHERE topic LIKE '%' || c.id AND id = e.embedding_id)"
-        ).fetchone()[0]
 
 
 def _delete_own_index(directory):
