@@ -119,6 +119,7 @@ class Operation:
         result: What its result looks like.
         record_fields: Arguments that have one entry per record; a long write is cut along them.
         query_fields: Arguments that have one entry per query.
+        searched_field: The argument that has one entry per collection, where each query searches several; else empty.
         vector_fields: Arguments that hold vectors, one per entry; they travel as one array.
         effect: What it does to records.
         gives_vectors: The records that it writes can be found by their vectors afterwards, even if they had lost them.
@@ -136,6 +137,7 @@ class Operation:
     result: Result = Result.PLAIN
     record_fields: tuple[str, ...] = ()
     query_fields: tuple[str, ...] = ()
+    searched_field: str = ""
     vector_fields: tuple[str, ...] = ()
     effect: Effect = Effect.NONE
     gives_vectors: bool = False
@@ -220,6 +222,7 @@ _MEMORIES = (
         Merge.QUERIES,
         result=Result.ROWS,
         query_fields=("query_embeddings", "queries", "query_tokens"),
+        searched_field="collections",
         vector_fields=("query_embeddings",),
         reads_first=True,
     ),

@@ -43,8 +43,8 @@ class Limits:
     Attributes:
         records_per_slice: Records in one slice of writing; set from measured cost so that it holds the interpreter for about
             ``max_write_slice_ms``.
-        vectors_per_call: Query vectors in one merged call. A merged call returns when its last vector is done, so more
-            would delay the first for the sake of the last.
+        vectors_per_call: Query vectors in one merged call, each counted once for every collection that it searches. A merged
+            call returns when its last vector is done, so more would delay the first for the sake of the last.
         ids_per_call: Ids in one merged ``get``.
         records_per_page: Records that one page of a large ``get`` returns; converting them holds the interpreter.
         cut_reads: Whether a large ``get`` is read in pages at all.

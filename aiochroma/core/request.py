@@ -271,7 +271,7 @@ def read_key(request: Request) -> tuple[Hashable | None, int]:
         rest = frozen(arguments, without=row.query_fields)
         dimensions = 0 if not len(vectors) or isinstance(vectors[0], str) else _length(vectors[0])
         key = None if rest is None or not len(vectors) else (row.name, dimensions, rest)
-        return key, len(vectors)
+        return key, len(vectors) * (len(arguments[row.searched_field]) if row.searched_field else 1)
     if row.merge is Merge.GET_BY_ID and is_get_by_id(arguments):
         rest = frozen(arguments, without=("ids",))
         return None if rest is None else (row.name, "by id", rest), len(arguments["ids"])

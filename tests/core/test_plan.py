@@ -355,6 +355,17 @@ def test_searches_are_merged_that_say_the_same():
     assert [step.members for step in steps] == [[0, 2], [1]]
 
 
+def test_a_search_of_many_collections_counts_for_each_of_them():
+    """A merged call gets no longer because each of its searches looks in many collections."""
+    arguments = {
+        "collections": tuple(CollectionSearch(name, "chunks", SearchSpec(k=1)) for name in "ab"),
+        "query_embeddings": [(1.0, 2.0)],
+        "queries": ["?"],
+    }
+    waiting = [Request("search_memories", arguments) for _ in range(3)]
+    assert [step.members for step in RecordPlanner(small).plan(waiting, [0] * 3, 1)] == [[0, 1], [2]]
+
+
 def test_an_atomic_write_is_neither_cut_nor_merged():
     """A write that must be in one piece is."""
     planner = RecordPlanner(small)
