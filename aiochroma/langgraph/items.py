@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, SupportsIndex
 
 import numpy as np
 from langgraph.store.base import (
@@ -35,27 +36,36 @@ from aiochroma._threads import off_loop
 from aiochroma._types import JsonObject, Metadata, MetadataView, Vector, Where
 from aiochroma.embedding.choice import adapted, default_embedder
 from aiochroma.langchain.embeddings import AiochromaEmbeddings, EmbedderMark, embed_documents, embed_query
-from aiochroma.memory.arguments import checked_scope
+from aiochroma.memory.arguments import DEEPEST_SCOPE, checked_scope, is_number
 from aiochroma.records.record import SCOPE, scope_keys, scope_parts
 
 if TYPE_CHECKING:
     from langgraph.store.base import Embeddings, IndexConfig, MatchCondition, Op
 
+    from aiochroma.client.collection import Collection
+
 __all__ = [
+    "MINUTE",
     "NO_VECTOR",
     "Stored",
     "TextIndex",
     "check",
+    "check_layout",
     "fixed_prefix",
     "item_id",
     "matches_condition",
     "passes",
     "path_of",
+    "too_deep",
     "value_as_json",
     "vector_metadata",
 ]
 
 NO_VECTOR = np.ones(1, dtype=np.float32)
+
+MINUTE = 60.0
+_LONGEST_TTL = 1e300
+"""In minutes; beyond it the end is no number."""
 
 # Not the keys of a memory's namespace: these vectors have no texts.
 _IDENTITY = "aiochroma:langgraph_embedder"
@@ -109,6 +119,23 @@ class Stored:
             document is not None,
         )
 
+    @classmethod
+    def put(cls, id: str, op: PutOp, before: Stored | None, now: float, *, indexed: bool) -> Stored:
+        """Make an item of what is put, in place of the one that was there before."""
+        ttl = None if op.ttl is None else float(op.ttl)
+        return cls(
+            id=id,
+            namespace=op.namespace,
+            key=op.key,
+            value=dict(op.value or {}),
+            created_at=now if before is None or before.has_expired(now) else before.created_at,
+            updated_at=now,
+            version=uuid.uuid4().hex,
+            ttl=ttl,
+            expires_at=None if ttl is None else round(now + ttl * MINUTE, 6),
+            indexed=indexed,
+        )
+
     @property
     def metadata(self) -> Metadata:
         """What the record says about the item; None takes away what it said before."""
@@ -144,6 +171,21 @@ def item_id(namespace: tuple[str, ...], key: str) -> str:
     return hashlib.sha256(json.dumps([*namespace, key]).encode("utf-8", "surrogatepass")).hexdigest()
 
 
+async def check_layout(collection: Collection) -> None:
+    """Refuse a collection whose items lie in it in another way, so that a search would pass them over.
+
+    Raises:
+        InvalidInputError: It is such a one, or holds something else.
+    """
+    found = await collection.get(limit=1, include=["metadatas"])
+    for metadata in found["metadatas"] or ():
+        if "version" not in (metadata or {}) or "namespace" in metadata:
+            raise InvalidInputError(
+                f"The collection {collection.name!r} was not written by this version of the store: its records are laid out "
+                "differently. Give the store another `collection_name`, and put the items again; or delete the collection."
+            )
+
+
 def vector_metadata(item: Stored) -> Metadata:
     """Return what the record of a vector of an item says."""
     return {**_scope(item.namespace), "item": item.id, "version": item.version}
@@ -156,6 +198,11 @@ def path_of(namespace: Sequence[str]) -> str:
         InvalidInputError: There are more labels than a scope can have, or a label that Chroma cannot store.
     """
     return checked_scope(tuple(namespace), "The namespace") if namespace else ""
+
+
+def too_deep(prefix: Sequence[str]) -> bool:
+    """Tell whether no namespace can have this prefix, because it has more labels than a scope."""
+    return len(prefix) > DEEPEST_SCOPE
 
 
 def _scope(namespace: Sequence[str]) -> dict[str, str]:
@@ -297,19 +344,20 @@ def check(op: Op) -> None:
     if isinstance(op, (GetOp, PutOp)):
         path_of(op.namespace)
     elif isinstance(op, SearchOp):
-        path_of(op.namespace_prefix)
+        path_of(op.namespace_prefix[:DEEPEST_SCOPE])
     if isinstance(op, PutOp) and op.value is not None:
         value_as_json(op.value, f"{op.key!r} in {op.namespace!r}")
-        if op.ttl is not None and not 0 < op.ttl < float("inf"):
+        ttl: object = op.ttl
+        if ttl is not None and not (is_number(ttl) and 0 < ttl < _LONGEST_TTL):
             raise InvalidInputError(
-                f"The `ttl` of {op.key!r} must be a number of minutes above 0, got {op.ttl!r}."
+                f"The `ttl` of {op.key!r} must be a number of minutes above 0, got {ttl!r}."
             )
     if isinstance(op, SearchOp):
         _check_filter(op.filter)
-    if isinstance(op, (SearchOp, ListNamespacesOp)) and (op.limit < 0 or op.offset < 0):
-        raise InvalidInputError(
-            f"`limit` and `offset` must be at least 0, got {op.limit!r} and {op.offset!r}."
-        )
+    if isinstance(op, (SearchOp, ListNamespacesOp)):
+        for name, number in (("limit", op.limit), ("offset", op.offset)):
+            if not isinstance(number, SupportsIndex) or number < 0:
+                raise InvalidInputError(f"`{name}` must be a whole number of at least 0, got {number!r}.")
 
 
 class TextIndex:

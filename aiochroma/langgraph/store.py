@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import threading
 import time
-import uuid
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 from langgraph.store.base import BaseStore, GetOp, Item, ListNamespacesOp, PutOp, SearchItem, SearchOp
 
 from aiochroma._threads import Started, drive
-from aiochroma.client.session import LazyClient
+from aiochroma.client.session import LazyClient, Shared
 from aiochroma.langgraph.items import (
+    MINUTE,
     NO_VECTOR,
     Stored,
     TextIndex,
     check,
+    check_layout,
     fixed_prefix,
     item_id,
     matches_condition,
     passes,
     path_of,
+    too_deep,
     value_as_json,
     vector_metadata,
 )
+from aiochroma.langgraph.versions import Versions
 from aiochroma.records.record import scope_filter
 
 if TYPE_CHECKING:
@@ -47,12 +50,13 @@ T = TypeVar("T")
 _Ranked = list[tuple[Stored, float | None]]
 """Items, each with its score; None where an item was not found by its meaning."""
 
-_MINUTE = 60.0
 _FIRST_LOOK = 16
 """At least this many vectors are looked at first; one item may have several, and a filter may drop any."""
+_LAST_LOOK = 2**31 - 1
+"""More than any collection has; Chroma takes no larger number."""
 
 
-class AiochromaStore(BaseStore):
+class AiochromaStore(Shared, BaseStore):
     """A store for what graphs remember across threads: values under keys, in hierarchical namespaces, found by meaning.
 
     The asynchronous methods and the blocking ones work on the same database thread and may be mixed. Values are whatever JSON
@@ -168,6 +172,7 @@ class _Items:
         self._swept_at = time.monotonic()
         self._last_time = 0.0
         self._lock = threading.Lock()
+        self._versions = Versions()
 
     async def batch(self, ops: list[Op]) -> list[Result]:
         """Carry out operations: those that read, then those that write."""
@@ -220,9 +225,9 @@ class _Items:
         where: Where | None = None,
         *,
         values: bool = True,
-        expired: bool = False,
+        expired: bool | None = False,
     ) -> list[Stored]:
-        """Return the items that have not expired, or those that have, with their values where these are asked for."""
+        """Return the items that have not expired, those that have, or (None) both; with values where these are asked for."""
         include: Include = ["documents", "metadatas"] if values else ["metadatas"]
 
         async def read(collection: Collection) -> list[Stored]:
@@ -231,13 +236,15 @@ class _Items:
             rows = zip(found["ids"], documents, found["metadatas"] or (), strict=True)
             return [Stored.of(*row) for row in rows]
 
-        items = await self._client.on_collection(self._name, read, absent=list[Stored]())
+        items = await self._client.on_collection(self._name, read, absent=list[Stored](), check=check_layout)
         now = time.time()
-        return [item for item in items if item.has_expired(now) is expired]
+        return [item for item in items if expired is None or item.has_expired(now) is expired]
 
     async def _namespaces(self, op: ListNamespacesOp) -> list[tuple[str, ...]]:
         conditions = op.match_conditions or ()
         prefix = fixed_prefix(conditions)
+        if too_deep(prefix):
+            return []
         namespaces = {
             item.namespace for item in await self._get(values=False, where=scope_filter(path_of(prefix)))
         }
@@ -252,6 +259,8 @@ class _Items:
 
     async def _search(self, op: SearchOp, vector: Vector | None) -> _Ranked:
         most = op.offset + op.limit
+        if too_deep(op.namespace_prefix):
+            return []
         where = scope_filter(path_of(op.namespace_prefix))
         ranked: _Ranked = []
         if vector is not None:
@@ -273,7 +282,7 @@ class _Items:
 
     async def _nearest(self, op: SearchOp, vector: Vector, most: int) -> _Ranked:
         """Return the items nearest to a question, each by its nearest text; more are looked at until enough pass."""
-        look_at = max(2 * most, _FIRST_LOOK)
+        look_at = min(max(2 * most, _FIRST_LOOK), _LAST_LOOK)
         while True:
             rows = await self._rows(op.namespace_prefix, vector, look_at)
             items = await self._read({metadata["item"] for metadata, _ in rows})
@@ -286,7 +295,7 @@ class _Items:
                     nearest[item.id] = (item, 1.0 - distance)
             if len(nearest) >= most or len(rows) < look_at:
                 return list(nearest.values())[:most]
-            look_at *= 4
+            look_at = min(4 * look_at, _LAST_LOOK)
 
     async def _rows(
         self, prefix: tuple[str, ...], vector: Vector, look_at: int
@@ -309,7 +318,7 @@ class _Items:
     async def _refresh(self, read: Iterable[Stored]) -> None:
         """Let those items that were read and have a time to live live longer."""
         now = time.time()
-        ends = {item.id: now + item.ttl * _MINUTE for item in read if item.ttl is not None}
+        ends = {item.id: now + item.ttl * MINUTE for item in read if item.ttl is not None}
         if not ends:
             return
 
@@ -329,7 +338,14 @@ class _Items:
     async def _put(self, puts: dict[str, PutOp], texts: dict[str, list[str]]) -> None:
         if not puts:
             return
-        before = await self._read(puts)
+        with self._versions.putting(puts):
+            await self._put_counted(puts, texts)
+        minutes = self._sweep_minutes
+        if minutes is not None and time.monotonic() - self._swept_at > minutes * MINUTE:
+            await self.sweep()
+
+    async def _put_counted(self, puts: dict[str, PutOp], texts: dict[str, list[str]]) -> None:
+        before = {item.id: item for item in await self._get(sorted(puts), values=False, expired=None)}
         distinct = list(dict.fromkeys(text for of_item in texts.values() for text in of_item))
         rows = [] if self._index is None else await self._index.embed(distinct)
         embedded = {text: row for text, row in zip(distinct, rows, strict=False) if row is not None}
@@ -337,7 +353,7 @@ class _Items:
             id: [embedded[text] for text in of_item if text in embedded] for id, of_item in texts.items()
         }
         written = [
-            self._stored(id, op, before.get(id), indexed=bool(vectors.get(id)))
+            Stored.put(id, op, before.get(id), self._now(), indexed=bool(vectors.get(id)))
             for id, op in puts.items()
             if op.value is not None
         ]
@@ -351,29 +367,15 @@ class _Items:
                 [item.metadata for item in written],
                 [value_as_json(item.value, f"{item.key!r}") for item in written],
             )
-        await self._delete(
-            [id for id, op in puts.items() if op.value is None],
-            [item.version for item in before.values() if item.indexed],
+        await self._delete([id for id, op in puts.items() if op.value is None], [])
+        indexed = [item for item in (*before.values(), *written) if item.indexed]
+        known, contended = self._versions.written(
+            {id: [item.version for item in indexed if item.id == id] for id in puts}
         )
-        minutes = self._sweep_minutes
-        if minutes is not None and time.monotonic() - self._swept_at > minutes * _MINUTE:
-            await self.sweep()
-
-    def _stored(self, id: str, op: PutOp, before: Stored | None, *, indexed: bool) -> Stored:
-        assert op.value is not None
-        now = self._now()
-        return Stored(
-            id=id,
-            namespace=op.namespace,
-            key=op.key,
-            value=dict(op.value),
-            created_at=now if before is None else before.created_at,
-            updated_at=now,
-            version=uuid.uuid4().hex,
-            ttl=op.ttl,
-            expires_at=None if op.ttl is None else round(now + op.ttl * _MINUTE, 6),
-            indexed=indexed,
-        )
+        current = [item for item in written if item.id not in contended]
+        if contended:
+            current += await self._get(sorted(contended), values=False, expired=None)
+        await self._delete([], sorted(known - {item.version for item in current}))
 
     def _now(self) -> float:
         """Return this moment in whole microseconds, later than the one before: items are listed in the order of their puts."""
@@ -433,7 +435,6 @@ class _Items:
         """Delete the items whose time has passed, and return how many there were."""
         self._swept_at = time.monotonic()
         where = {"$and": [{"expires_at": {"$lte": time.time()}}, {"ttl": {"$gte": 0.0}}]}
-
         expired = await self._get(where=where, values=False, expired=True)
         await self._delete([item.id for item in expired], [item.version for item in expired])
         return len(expired)

@@ -25,6 +25,7 @@ from aiochroma.records.record import (
 )
 
 __all__ = [
+    "DEEPEST_SCOPE",
     "RESERVED",
     "Item",
     "check_id",
@@ -188,7 +189,7 @@ def check_thread(thread: object, where: str = "`thread`") -> str:
     return thread
 
 
-_DEEPEST_SCOPE = 8
+DEEPEST_SCOPE = 8
 
 
 def checked_scope(scope: object, where: str = "`scope`") -> str:
@@ -202,9 +203,9 @@ def checked_scope(scope: object, where: str = "`scope`") -> str:
         InvalidInputError: It is neither, one of them is empty, or there are too many.
     """
     parts = (scope,) if isinstance(scope, str) else scope
-    if not isinstance(parts, (tuple, list)) or not 1 <= len(parts) <= _DEEPEST_SCOPE:
+    if not isinstance(parts, (tuple, list)) or not 1 <= len(parts) <= DEEPEST_SCOPE:
         raise InvalidInputError(
-            f"{where} must be a text or a tuple of 1 to {_DEEPEST_SCOPE} texts, got {scope!r}."
+            f"{where} must be a text or a tuple of 1 to {DEEPEST_SCOPE} texts, got {scope!r}."
         )
     for part in parts:
         if not isinstance(part, str) or not part:

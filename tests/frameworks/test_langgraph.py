@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import pickle
 import subprocess
 import sys
 from datetime import datetime, timezone
@@ -38,6 +40,12 @@ def clock(monkeypatch):
     clock = Clock()
     monkeypatch.setattr(store_module, "time", clock)
     return clock
+
+
+async def count(path, name):
+    """Return how many records a collection has."""
+    async with await aiochroma.AsyncPersistentClient(path) as client:
+        return await (await client.get_collection(name, embedding_function=None)).count()
 
 
 @pytest.fixture
@@ -194,9 +202,42 @@ async def test_a_write_sweeps(tmp_path, clock):
         await store.aput(("a",), "gone", {"text": "one"}, ttl=1)
         clock.now += 6 * 60
         await store.aput(("a",), "here", {"text": "two"})
-    async with await aiochroma.AsyncPersistentClient(tmp_path) as client:
-        for name in ("langgraph", "langgraph.vectors"):
-            assert await (await client.get_collection(name, embedding_function=None)).count() == 1
+    for name in ("langgraph", "langgraph.vectors"):
+        assert await count(tmp_path, name) == 1
+
+
+async def test_an_expired_item_takes_its_vectors_along(tmp_path, clock):
+    """Deleting an item whose time has passed, or putting it again, leaves no vector of it; put again, it is a new one."""
+    async with AiochromaStore(tmp_path, index={"fields": ["text"]}) as store:
+        await store.aput(("a",), "deleted", {"text": "one"}, ttl=1)
+        await store.aput(("a",), "again", {"text": "two"}, ttl=1)
+        clock.now += 2 * 60
+        await store.adelete(("a",), "deleted")
+        await store.aput(("a",), "again", {"text": "three"})
+        item = await store.aget(("a",), "again")
+        assert item.created_at == item.updated_at
+        assert await store.asweep() == 0
+    assert await count(tmp_path, "langgraph.vectors") == 1
+
+
+@pytest.mark.parametrize("deleted", [False, True])
+async def test_puts_of_one_key_at_the_same_time(tmp_path, deleted):
+    """Whichever of them wins, it is found by its own vector, and nothing is left of the others' ones."""
+    async with AiochromaStore(tmp_path, index={"fields": ["text"]}) as store:
+        await store.aput(("a",), "k", {"text": "before"})
+        puts = [PutOp(("a",), "k", {"text": f"text {n}"}) for n in range(16)]
+        if deleted:
+            puts[3::4] = [PutOp(("a",), "k", None)] * 4
+        await asyncio.gather(
+            *[store.abatch([op]) for op in puts[::2]],
+            *[asyncio.to_thread(store.batch, [op]) for op in puts[1::2]],
+        )
+        item = await store.aget(("a",), "k")
+        found = await store.asearch(("a",), query="text")
+        assert found == ([] if item is None else [item])
+        assert all(one.score is not None for one in found)
+    assert await count(tmp_path, "langgraph.vectors") == len(found)
+    assert deleted or item is not None
 
 
 async def test_wrong_arguments(store):
@@ -206,6 +247,11 @@ async def test_wrong_arguments(store):
         (PutOp(("a",), "k", {"n": float("nan")}), "JSON"),
         (PutOp(("a",), "k", {"n": object()}), "'k' in"),
         (PutOp(("a",), "k", {"n": 1}, ttl=0), "minutes above 0"),
+        (PutOp(("a",), "k", {"n": 1}, ttl="5"), "minutes above 0, got '5'"),
+        (PutOp(("a",), "k", {"n": 1}, ttl=True), "minutes above 0, got True"),
+        (PutOp(("a",), "k", {"n": 1}, ttl=10**400), "minutes above 0"),
+        (SearchOp(("a",), limit="5"), "`limit`.* got '5'"),
+        (SearchOp(("a",), offset=1.5), "`offset`.* got 1.5"),
         (SearchOp(("a",), {"n": {"$in": [1]}}), r"'\$in'"),
         (SearchOp(("a",), {"n": {"m": {"$gt": "x"}}}), "'n.m'"),
         (SearchOp(("a",), limit=-1), "at least 0"),
@@ -239,10 +285,48 @@ async def test_namespaces_are_scopes(store, tmp_path):
 @pytest.mark.parametrize("namespace", [tuple("abcdefghi"), ("\ud800",)])
 async def test_a_namespace_that_cannot_be_a_scope(store, namespace):
     """One with too many labels, or with a label that cannot be stored, is refused by name before anything is done."""
-    for op in (PutOp(namespace, "k", {"n": 1}), GetOp(namespace, "k"), SearchOp(namespace)):
+    for op in (PutOp(namespace, "k", {"n": 1}), GetOp(namespace, "k")):
         with pytest.raises(aiochroma.InvalidInputError, match="namespace"):
             await store.abatch([PutOp(("a",), "first", {"n": 1}), op])
     assert await store.aget(("a",), "first") is None
+
+
+async def test_what_cannot_exist_is_not_found(store):
+    """A prefix longer than any namespace has nothing below it, and a limit may be larger than any number of items."""
+    await store.aput(tuple("abcdefgh"), "k", {"text": "one"})
+    deep = tuple("abcdefghi")
+    assert await store.asearch(deep) == await store.asearch(deep, query="one") == []
+    assert await store.alist_namespaces(prefix=deep) == await store.alist_namespaces(suffix=deep) == []
+    assert len(await store.asearch((), query="one", limit=10**12)) == 1
+    assert await store.asearch((), query="one", offset=10**12) == []
+    with pytest.raises(aiochroma.InvalidInputError, match="namespace"):
+        await store.asearch(("\ud800",))
+
+
+async def test_items_in_another_layout(store):
+    """A collection whose items no search would find is refused by name, for reading and for writing."""
+    client = await store._client.open()
+    collection = await client.create_collection("langgraph", embedding_function=None)
+    metadata = {"namespace": "users/ada", "key": '"cat"', "version": "v", "indexed": False}
+    await collection.add(["id"], [[1.0]], [metadata], ["{}"])
+    for work in (
+        store.aget(("users", "ada"), "cat"),
+        store.asearch(("users",)),
+        store.asearch(("users",), query="cat"),
+        store.alist_namespaces(prefix=("users",)),
+        store.aput(("a",), "k", {"text": "one"}),
+        store.asweep(),
+    ):
+        with pytest.raises(aiochroma.InvalidInputError, match=r"'langgraph'.*`collection_name`"):
+            await work
+    assert await collection.count() == 1
+
+
+async def test_copies_share_the_store(store):
+    """A copy of a program's state has the same store, and another process is refused it in words."""
+    assert copy.deepcopy({"store": store})["store"] is copy.copy(store) is store
+    with pytest.raises(aiochroma.InvalidInputError, match=r"cannot be pickled.*in each process"):
+        pickle.dumps(store)
 
 
 async def test_clients_of_the_caller(tmp_path):
