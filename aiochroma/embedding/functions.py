@@ -165,7 +165,7 @@ def call_function(
         function: The function.
         inputs: A batch.
         is_query: Whether the inputs are questions.
-        tokens: Whether to ask for the states of the tokens as well, by ``embed_tokens``.
+        tokens: Whether to ask for the states of the tokens as well, by ``embed_tokens`` or ``embed_query_tokens``.
 
     Returns:
         One float32 array of shape (dimensions,) per input; with ``tokens`` a matrix, see :class:`TokenEmbedder`.
@@ -175,7 +175,8 @@ def call_function(
     """
     if tokens:
         with _within(function), _blamed(function):
-            matrices = getattr(function, "embed_tokens")(inputs)  # noqa: B009 - functions that have none are not asked
+            # Functions that have none are not asked.
+            matrices = getattr(function, "embed_query_tokens" if is_query else "embed_tokens")(inputs)
         return matrices_from(matrices, inputs, function)
     with _within(function), _blamed(function):
         for_queries = getattr(function, "embed_query", None) if is_query else None
@@ -250,7 +251,7 @@ def refuse_within(function: object) -> None:
 def vectors_from(
     result: Iterable[npt.ArrayLike], inputs: Sequence[object], function: EmbeddingFunction
 ) -> list[Vector]:
-    """Return the vectors that a function returned, one float32 array per input.
+    """Return the vectors that a function returned, one float32 array per input; copies, as it may use its own again.
 
     Args:
         result: An array of shape (inputs, dimensions), or a list of vectors.
@@ -264,7 +265,7 @@ def vectors_from(
 
     try:
         with np.errstate(over="ignore"):  # What does not fit becomes an infinity, which is refused below.
-            vectors: Sequence[Vector] = [np.asarray(vector, dtype=np.float32) for vector in result]
+            vectors: Sequence[Vector] = [np.array(vector, dtype=np.float32) for vector in result]
     except (TypeError, ValueError, OverflowError) as error:
         raise EmbeddingFailedError(
             f"The embedding function {name_of(function)!r} did not return vectors but {type(result).__name__}."
@@ -326,7 +327,7 @@ def _reduced(identity: str) -> str:
 def matrices_from(
     result: Iterable[npt.ArrayLike], inputs: Sequence[object], function: EmbeddingFunction
 ) -> list[Vector]:
-    """Return what a function made of texts and their tokens, one float32 matrix per input.
+    """Return what a function made of texts and their tokens, one float32 matrix per input; copies, as it may use its own again.
 
     Raises:
         EmbeddingFailedError: It is not one finite matrix per input, all of the same width.
@@ -335,7 +336,7 @@ def matrices_from(
 
     try:
         with np.errstate(over="ignore"):
-            matrices: Sequence[Vector] = [np.asarray(matrix, dtype=np.float32) for matrix in result]
+            matrices: Sequence[Vector] = [np.array(matrix, dtype=np.float32) for matrix in result]
     except (TypeError, ValueError, OverflowError) as error:
         raise EmbeddingFailedError(
             f"The embedder {name_of(function)!r} did not return matrices of tokens but {type(result).__name__}."

@@ -6,11 +6,15 @@ import asyncio
 import contextlib
 import threading
 
+import numpy as np
 import pytest
 
 import aiochroma
 import aiochroma.sync
+from aiochroma.core.request import Request
 from aiochroma.embedding import runner
+from aiochroma.embedding.choice import adapted
+from aiochroma.embedding.runner import EmbeddingWorker
 
 PATIENCE = 60.0
 
@@ -187,3 +191,32 @@ async def test_a_service_that_swallows_calls_is_asked_on_further_threads_and_the
         await collection.query(query_texts=["anything"])
     go_on.set()
     await asyncio.gather(*tasks)
+
+
+@pytest.mark.parametrize("tokens", [False, True])
+def test_an_embedder_may_use_its_arrays_again(tokens):
+    """What was returned stays as it was, and the embedder's own arrays stay writable."""
+
+    class Reusing:
+        identity, dimensions, max_distance = "reusing", 8, 0.5
+
+        def __init__(self):
+            self.vector, self.matrix = np.zeros(8, dtype=np.float32), np.zeros((2, 8), dtype=np.float32)
+
+        def embed(self, texts):
+            for text in texts:
+                self.vector[:] = len(text)
+                yield self.vector
+
+        def embed_tokens(self, texts):
+            for text in texts:
+                self.matrix[:] = len(text)
+                yield self.matrix
+
+    worker, function = EmbeddingWorker(), adapted(Reusing()).function
+    purpose = {"function": function, "is_query": False, "tokens": tokens}
+    first, second = worker.execute(Request("embed", {**purpose, "inputs": ["a", "bb"]}))
+    (third,) = worker.execute(Request("embed", {**purpose, "inputs": ["ccc"]}))
+    assert [vector.mean() for vector in (first, second, third)] == [1.0, 2.0, 3.0]
+    (again,) = worker.execute(Request("embed", {**purpose, "inputs": ["a"]}))
+    assert again.mean() == 1.0
