@@ -7,6 +7,7 @@ import os
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Protocol, TypedDict, TypeGuard
 
+from aiochroma._callbacks import is_asynchronous
 from aiochroma._errors import EmbedderError, InvalidInputError, MissingExtraError
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma.embedding.functions import identity_of, is_same_name, kind_of
@@ -107,6 +108,19 @@ class _TokenRows(_Rows):
     def __init__(self, embedder: TokenEmbedder) -> None:
         super().__init__(embedder)
         self.embed_tokens = embedder.embed_tokens
+        self._is_query_embedder = isinstance(embedder, QueryEmbedder)
+
+    def embed_query_tokens(self, texts: list[str]) -> Sequence[npt.NDArray[np.float32]]:
+        """Embed questions with their tokens: an ``embed_query`` of the embedder's own decides on the vector."""
+        import numpy as np
+
+        if not self._is_query_embedder:
+            return self.embed_tokens(texts)
+        vectors = [np.array(vector, dtype=np.float32) for vector in self._embed_queries(texts)]
+        return [
+            np.concatenate([vector[None], np.asarray(matrix, dtype=np.float32)[1:]])
+            for vector, matrix in zip(vectors, self.embed_tokens(texts), strict=True)
+        ]
 
 
 class _AsynchronousRows(_Form):
@@ -259,7 +273,7 @@ def adapted(embedder: object) -> EmbedderFunction:
             asynchronous callable that takes a list of texts and returns a vector for each.
 
     Raises:
-        InvalidInputError: It is none of these.
+        InvalidInputError: It is none of these, or has ``embed_tokens`` and is asynchronous.
     """
     if isinstance(embedder, EmbedderFunction):
         return embedder
@@ -306,6 +320,13 @@ def adapted(embedder: object) -> EmbedderFunction:
 
 def _function_of(embedder: Embedder) -> EmbeddingFunction:
     if isinstance(embedder, TokenEmbedder):
+        methods = ("embed", "embed_query", "embed_tokens")
+        asynchronous = [name for name in methods if is_asynchronous(getattr(embedder, name, None))]
+        if asynchronous:
+            raise InvalidInputError(
+                f"An embedder that has `embed_tokens` must be synchronous: `{asynchronous[0]}` of {embedder.identity!r} is not. "
+                "It is called on a thread of its own."
+            )
         return _TokenRows(embedder)
     return (_AsynchronousRows if inspect.iscoroutinefunction(embedder.embed) else _Rows)(embedder)
 

@@ -214,6 +214,44 @@ async def test_an_import_and_a_process_that_shares_have_codes_too(tmp_path):
         assert await likeness(memory, "kettle") == before
 
 
+async def test_a_question_has_the_vector_of_embed_query_and_its_own_tokens(tmp_path):
+    """An embedder that treats questions differently does so with tokens, too; what is remembered is not touched by it."""
+
+    class Asked(Words):
+        def embed_query(self, texts):
+            return self.embed([text.removeprefix("query: ") for text in texts])
+
+        def embed_tokens(self, texts):
+            matrices = super().embed_tokens(texts)
+            for text, matrix in zip(texts, matrices, strict=True):
+                if text.startswith("query: "):
+                    matrix[0] = state("nothing of the kind")
+            return matrices
+
+    async with aiochroma.Memory(tmp_path, embedder=Asked()) as memory:
+        await memory.remember_many(FACTS, thread=False)
+        best, *_ = await memory.recall("query: dentist street", mode="vector", k=10)
+        assert best.text == FACTS[1]
+        assert best.distance == pytest.approx(
+            1.0 - Words().embed([FACTS[1]])[0] @ Words().embed(["dentist street"])[0], abs=1e-4
+        )
+        assert best.explain["tokens"] > 0.3
+
+
+@pytest.mark.parametrize("method", ["embed", "embed_query", "embed_tokens"])
+async def test_an_asynchronous_embedder_of_tokens_is_refused_at_the_start(tmp_path, method):
+    """It is called on a thread, where nothing could be awaited."""
+
+    async def answer(texts):
+        raise AssertionError("never called")
+
+    embedder = Words()
+    setattr(embedder, method, answer)
+    with pytest.raises(aiochroma.InvalidInputError, match=f"`{method}`"):
+        async with aiochroma.Memory(tmp_path, embedder=embedder):
+            pass
+
+
 @pytest.mark.parametrize(
     "result",
     [[np.zeros(8)], [np.zeros((2, 7))], [np.full((2, 8), np.nan)], [], 7],
