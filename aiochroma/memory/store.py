@@ -104,7 +104,7 @@ class Store:
         self._texts: TextEmbedder | None = None
         self._failure: Exception | None = None
         self._failed_at = 0.0
-        self._has_reembedded = False
+        self._reembedded_after: tuple[object, ...] | None = None
         self._has_ended = False
         self._looked_at = float("-inf")
         self.answers_in_parallel: bool = False
@@ -188,7 +188,7 @@ class Store:
         if self._client is not None and not self._client.closed:
             await client.close()  # Another task was faster.
             return
-        self._client, self._failure, self._has_reembedded = client, None, False
+        self._client, self._failure, self._reembedded_after = client, None, None
         self._looked_at = float("-inf")
         self._namespaces.clear()
 
@@ -200,8 +200,9 @@ class Store:
             return
         info = self.info
         self.answers_in_parallel = info.capabilities.parallel_calls
-        if info.has_missing_vectors and not self._has_reembedded:
-            self._has_reembedded = True
+        opening = (info.recovery, info.host)
+        if info.has_missing_vectors and self._reembedded_after != opening:
+            self._reembedded_after = opening
             # Vectors that a broken index lost and no log held; a collection of another program is left for its owner.
             await reembed_missing(self.submit, SingleEmbedder(self.embedder.identity, self._document_vectors))
         if self.keeps_history and not info.capabilities.history:

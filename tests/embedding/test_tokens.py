@@ -115,7 +115,7 @@ async def test_codes_go_where_the_memories_go(tmp_path):
 
 
 async def test_a_code_of_another_vector_is_not_kept(tmp_path):
-    """Who gives a memory another vector by Chroma's own means takes its code away; with the same vector it stays."""
+    """Who gives a memory another vector by Chroma's own means takes its code away for good; with the same vector it stays."""
     async with aiochroma.Memory(tmp_path, embedder=Words()) as memory:
         first, second, *_ = await memory.remember_many(FACTS, thread=False)
         collection = await memory.client.get_collection("default", embedding_function=None)
@@ -124,6 +124,7 @@ async def test_a_code_of_another_vector_is_not_kept(tmp_path):
             ids=[first, second], embeddings=[state("teapot"), 3.0 * np.asarray(record["embeddings"][0])]
         )
         found = await likeness(memory, "kettle")
+        assert (await memory.reembed()).unchanged == ("default",)
     assert found[FACTS[0]] is None
     assert None not in {found[text] for text in FACTS[1:]}
     assert codes_in(tmp_path) == (3, 4)
