@@ -11,6 +11,7 @@ only these are copied again.
 from __future__ import annotations
 
 import json
+import sqlite3
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -59,11 +60,16 @@ def log_state(directory: Path, noted: Mapping[str, int], *, was_kept: bool) -> L
     if not (directory / SQLITE_FILE).exists():
         return LogState()
     changed = {}
-    with connect_read_only(directory) as connection:
-        positions = log_positions_in(connection)
-        entries = log_entries(
-            connection, {collection: mark for collection, mark in noted.items() if collection in positions}
-        )
+    try:
+        with connect_read_only(directory) as connection:
+            positions = log_positions_in(connection)
+            entries = log_entries(
+                connection,
+                {collection: mark for collection, mark in noted.items() if collection in positions},
+            )
+    except sqlite3.DatabaseError:
+        # Without Chroma's tables, which are made when it opens, there is nothing that our file could have followed.
+        return LogState()
     for collection, mark in noted.items():
         newer = entries.get(collection, [])
         end = max((entry.sequence for entry in newer), default=mark)

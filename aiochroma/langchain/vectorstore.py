@@ -13,7 +13,7 @@ from langchain_core.vectorstores.utils import maximal_marginal_relevance
 from aiochroma._errors import InvalidInputError
 from aiochroma._threads import drive
 from aiochroma._types import JsonObject, Metadata, MetadataView, Where
-from aiochroma.client.session import LazyClient
+from aiochroma.client.session import LazyClient, Shared
 from aiochroma.embedding.choice import adapted
 from aiochroma.langchain.embeddings import AiochromaEmbeddings, EmbedderMark, embed_documents, embed_query
 from aiochroma.memory.arguments import RESERVED
@@ -37,7 +37,7 @@ T = TypeVar("T")
 Mode = Literal["vector", "hybrid", "text"]
 
 
-class AiochromaVectorStore(VectorStore):
+class AiochromaVectorStore(Shared, VectorStore):
     """Documents in one collection of a database.
 
     The asynchronous methods and the blocking ones work on the same database thread and may be mixed; nothing runs in

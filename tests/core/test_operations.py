@@ -10,6 +10,7 @@ from chromadb.api import AsyncServerAPI, ServerAPI
 
 import aiochroma
 from aiochroma.core.operations import OPERATIONS, Effect, Lane, Merge, Repeat, Result, Space, operation_of
+from aiochroma.disk.retained_log import LogState
 from aiochroma.records.local_index import LocalIndex
 from aiochroma.records.server_index import ServerIndex
 
@@ -83,5 +84,5 @@ def test_names_of_operations_are_compared_in_one_module():
 
 def test_every_operation_that_is_added_to_chroma_has_a_row():
     """What the records of a memory offer is planned and repeated by its row."""
-    offered = {*LocalIndex(None, None, {}).operations(), *ServerIndex(None).operations()}
+    offered = {*LocalIndex(None, None, LogState()).operations(), *ServerIndex(None).operations()}
     assert offered <= set(OPERATIONS)

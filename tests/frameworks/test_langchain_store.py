@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import pickle
 
 import pytest
 
@@ -54,6 +56,13 @@ async def test_both_ways_on_one_object(store):
     assert 0 <= found[0][1] < 2
     with pytest.raises(aiochroma.BlockingCallError):
         store.similarity_search("on the loop")
+
+
+async def test_copies_share_the_store(store):
+    """A program's state with a store in it can be copied; no other process can have it."""
+    assert copy.deepcopy({"store": store})["store"] is store
+    with pytest.raises(aiochroma.InvalidInputError, match="cannot be pickled"):
+        pickle.dumps(store)
 
 
 async def test_searches(store):
