@@ -112,14 +112,17 @@ def reembed(
 
 
 async def _complete_codes(store: Store, name: str) -> int:
-    """Embed the tokens of the memories that have no code; return how many there were."""
+    """Embed the tokens of the memories that have no code; return how many have one now.
+
+    One whose vector is not that of its text, because another program gave it one, stays without.
+    """
     namespace = await store.existing(name)
     if namespace is None or not (store.embedder.gives_tokens and store.capabilities.full_text):
         return 0
     while await store.submit("index_memories", **namespace.collection) < 1.0:
         pass
     ids: list[str] = await store.submit("memories_without_code", **namespace.collection)
-    coded = 0
+    asked: list[str] = []
     for start in range(0, len(ids), _PAGE):
         page = ids[start : start + _PAGE]
         records: list[Record | None] = await store.submit("read_memories", **namespace.collection, ids=page)
@@ -134,8 +137,9 @@ async def _complete_codes(store: Store, name: str) -> int:
             await _write_codes(
                 store, namespace.collection["collection_id"], dict(zip(texts, embedded, strict=True))
             )
-        coded += len(texts)
-    return coded
+        asked += texts
+    left = set(await store.submit("memories_without_code", **namespace.collection)) if asked else set()
+    return sum(id not in left for id in asked)
 
 
 async def _write_codes(store: Store, collection: object, embedded: Mapping[str, Embedded]) -> None:
