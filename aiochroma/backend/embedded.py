@@ -181,6 +181,8 @@ class EmbeddedBackend(ChromaBackend):
             known = isinstance(error, Exception) or is_panic(error)
             fault = self._fault(request, error) if known else None
             if fault is None:
+                if request.lane is Lane.WRITE and self.hook is not None and not _wrote_nothing(error):
+                    self.hook.distrust(request.collection)
                 raise
             if fault.sent and self.hook is not None:
                 self.hook.distrust(request.collection)
@@ -464,3 +466,11 @@ class EmbeddedBackend(ChromaBackend):
             self._ownership.release()
             self._open()
         return receipt.as_dict()
+
+
+def _wrote_nothing(error: BaseException) -> bool:
+    """Tell whether it was raised for arguments, before anything was written."""
+    from chromadb.errors import ChromaError, InternalError
+
+    refused = isinstance(error, ChromaError) and not isinstance(error, InternalError)
+    return refused or isinstance(error, (ValueError, TypeError))

@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma._types import MetadataView, Vector
 from aiochroma.backend.chroma_records import ChromaRecords, Database, database_of
+from aiochroma.backend.faults import classify
 from aiochroma.core.operations import Effect
+from aiochroma.records.index_file import position_of
 from aiochroma.records.record import EXPIRES_AT, PINNED, made_at, order_of
 from aiochroma.text.index import CACHE_BYTES, IndexedText, TextIndex
 
@@ -293,6 +295,9 @@ class IndexKeeper:
         except sqlite3.DatabaseError as error:
             # The record is safe in Chroma. The collection is indexed again before it is searched.
             self.failed(error)
+        except Exception as error:  # noqa: BLE001 - Chroma has written, so the caller's write has not failed
+            log.warning("text_index.not_followed", collection=collection, error=str(error) or repr(error))
+            self.distrust(collection)
 
     # -- keeping in step -----------------------------------------------------------------------------------------------
 
@@ -322,7 +327,7 @@ class IndexKeeper:
     def _followed_from(self, index: TextIndex, collection: str) -> frozenset[str] | None:
         """Begin to follow a collection; return what has changed since the index noted how far it goes; None: not known."""
         changed = self._changed.pop(collection, None)
-        if not (index.watermark(collection) or _NOT_NOTED).isdigit():
+        if position_of(index.watermark(collection)) is None:
             changed = None  # The file is another one than at the opening.
         if changed is None or not self._is_kept:
             # The log will not tell what is missed from here on; should the process die, the index is not believed.
@@ -374,6 +379,8 @@ class IndexKeeper:
     def _copy_ids(self, index: TextIndex, collection: str, db: Database, ids: Sequence[str]) -> None:
         """Copy records from Chroma; those that are not there leave the index."""
         rows = self._rows(collection, db, ids)
+        # Without its former vector, where Chroma has none any more.
+        index.delete(collection, [row.id for row in rows if row.vector is None])
         self._write(index, collection, rows)
         if len(rows) < len(set(ids)):
             index.delete(collection, set(ids).difference(row.id for row in rows))
@@ -387,7 +394,12 @@ class IndexKeeper:
         include = ["documents", "metadatas", "embeddings"]
         try:
             result = self._api.get(collection, ids=list(ids), include=include, **db)
-        except Exception:  # noqa: BLE001 - a record may have lost its vector, which Chroma then cannot read
+        except Exception as error:
+            if classify(error).name != "index_incomplete":
+                raise
+            if len(ids) > 1:  # One record that has lost its vector fails all of them.
+                half = len(ids) // 2
+                return [*self._rows(collection, db, ids[:half]), *self._rows(collection, db, ids[half:])]
             result = self._api.get(collection, ids=list(ids), include=include[:2], **db)
         found = result["ids"]
         nothing = [None] * len(found)
