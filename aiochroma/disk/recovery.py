@@ -130,7 +130,11 @@ def _recover(
         lacking = expected - outcome.with_vector
         needed = {record: vector for record, vector in salvage.vectors.items() if record in lacking}
         for ids, vectors in own_vectors(damaged.collection_id) if own_vectors is not None else ():
-            needed.update((id, vector) for id, vector in zip(ids, vectors, strict=True) if id in lacking)
+            needed.update(
+                (id, vector)
+                for id, vector in zip(ids, vectors, strict=True)
+                if id in lacking and len(vector) == (damaged.dimension or len(vector))
+            )
         added = _rebuild_from_log(connection, damaged, needed)
         missing = expected - outcome.with_vector - added
     else:
@@ -219,7 +223,10 @@ def rebuild_worn(directory: Path, report: PreflightReport) -> Path | None:
             vectors = _salvage(index_directory, worn).vectors
             if not living <= vectors.keys():
                 continue  # What is not read for certain is not given up.
-            _rebuild_from_log(connection, worn, {id: vectors[id] for id in living})
+            try:
+                _rebuild_from_log(connection, worn, {id: vectors[id] for id in living}, whole=True)
+            except _NotWholeError:
+                continue
         quarantines.mkdir(DIRECTORY_MODE, exist_ok=True)
         index_directory.rename(quarantines / index_directory.name)
     return quarantines if quarantines.is_dir() else None
@@ -232,13 +239,26 @@ def _salvage(index_directory: Path, collection: CollectionReport) -> Salvage:
     )
 
 
+class _NotWholeError(Exception):
+    """The log has no place for all vectors."""
+
+
 def _rebuild_from_log(
     connection: sqlite3.Connection,
     collection: CollectionReport,
     needed: Mapping[str, npt.NDArray[np.float32]],
+    *,
+    whole: bool = False,
 ) -> frozenset[str]:
+    """Let Chroma make an index from its log, with vectors that the log lacks; return the ids of those that found a place in it.
+
+    Raises:
+        _NotWholeError: Not all did, and ``whole`` was asked for; nothing was changed.
+    """
     with _transaction(connection):
         added = _add_log_entries(connection, collection, needed)
+        if whole and len(added) < len(needed):
+            raise _NotWholeError
         connection.execute("DELETE FROM max_seq_id WHERE segment_id = ?", (collection.vector_segment_id,))
     return added
 

@@ -366,11 +366,17 @@ class _Visit:
         directory = self._directory
         refuse_lack_of_room(directory, directory)
         before = size_of(directory)
+        looked = preflight(directory)
         if self.worn is not None:
-            names = [entry.name for entry in self.worn.iterdir()]
-            shutil.rmtree(self.worn)
-            self._actions.append(f"{len(names)} indexes with more dead than living vectors were made again")
-        if preflight(directory).problems:
+            names = {entry.name for entry in self.worn.iterdir()}
+            if any(entry.problems for entry in looked.collections if entry.vector_segment_id in names):
+                self._actions.append(f"vectors are missing; the former indexes are kept in {self.worn}")
+            else:
+                shutil.rmtree(self.worn)
+                self._actions.append(
+                    f"{len(names)} indexes with more dead than living vectors were made again"
+                )
+        if looked.problems:
             vacuum(directory)
         else:
             scrub(directory, history={}, set_aside=False)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -270,3 +272,27 @@ async def test_an_index_full_of_dead_vectors_is_made_again(tmp_path):
         things = await client.get_collection("things", embedding_function=None)
         found = await things.query(query_embeddings=vectors[1400:], n_results=1, include=[])
         assert [near for (near,) in found["ids"]] == ids[1400:]
+
+
+async def test_an_index_is_not_given_up_where_the_log_has_no_place_for_its_vectors(tmp_path):
+    """An index that is made again is made from the log; one that would lose vectors on the way stays as it is."""
+    path = tmp_path / "db"
+    vectors = np.random.default_rng(0).random((1500, 8), dtype=np.float32)
+    ids = [f"id{n}" for n in range(1500)]
+    async with aiochroma.AsyncPersistentClient(path, durable=True) as client:
+        things = await client.create_collection("things", embedding_function=None)
+        await things.upsert(ids=ids, embeddings=vectors, documents=ids)
+        await things.delete(ids=ids[:1400])
+        for _ in range(12):
+            await things.upsert(ids=ids[1400:], embeddings=vectors[1400:])
+    with contextlib.closing(sqlite3.connect(path / "chroma.sqlite3")) as connection, connection:
+        connection.execute("DELETE FROM embeddings_queue")
+        connection.execute("UPDATE max_seq_id SET seq_id = 50")
+    report = await aiochroma.doctor(path, vacuum=True, backup_to=tmp_path / "before")
+    assert not any("made again" in action for action in report.actions)
+    (state,) = report.collections
+    assert (state.missing, state.records) == (0, 100)
+    async with aiochroma.AsyncPersistentClient(path) as client:
+        things = await client.get_collection("things", embedding_function=None)
+        found = await things.get(include=["embeddings"])
+        assert len(found["embeddings"]) == 100
