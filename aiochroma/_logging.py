@@ -88,6 +88,7 @@ SENTENCES = {
     "store.unavailable": "the store is unavailable: {reason}; the next attempt is in {next_attempt_seconds} s",
     "text_index.failed": "the full-text index failed ({error}); it is {hint}",
     "text_index.not_followed": "the full-text index of {collection} did not follow a write: {error}",
+    "text_index.set_aside": "{file} could not be used ({error}); it was moved to {quarantine}, and is made again",
     "text_index.watermark_failed": "the full-text index could not note how far it goes: {error}",
 }
 """What the standard library's loggers write for an event at WARNING and above; the fields are the event's values."""

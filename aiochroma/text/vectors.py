@@ -7,6 +7,7 @@ stay in memory, all of a small namespace and those asked for of a large one.
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,6 @@ from aiochroma._types import Vector
 from aiochroma.text.rows import among, read_numbers
 
 if TYPE_CHECKING:
-    import sqlite3
     from collections.abc import Callable, Iterator, Sequence
 
     import numpy as np
@@ -111,13 +111,15 @@ class VectorTable:
         import numpy as np
 
         source = "(SELECT v.number, v.vector FROM json_each(?) AS w CROSS JOIN vectors AS v ON v.number = w.value ORDER BY w.key)"
-        found, joined = self._connection.execute(
-            f"SELECT group_concat(number), CAST(group_concat(vector, '') AS BLOB) FROM {source}",  # noqa: S608
+        found, joined, longest = self._connection.execute(
+            f"SELECT group_concat(number), CAST(group_concat(vector, '') AS BLOB), max(length(vector)) FROM {source}",  # noqa: S608
             (json.dumps(rows.tolist()),),
         ).fetchone()
         if not found:
             return np.empty(0, dtype=np.int64), np.empty((0, 0), dtype=np.float32)
         numbers = np.fromstring(found, dtype=np.int64, sep=",")
+        if len(joined or b"") != len(numbers) * (longest or 0) or (longest or 0) % 4:
+            raise sqlite3.DatabaseError("the vectors are damaged: they have different lengths")
         matrix = np.frombuffer(joined, dtype="<f4").reshape(len(numbers), -1)
         return numbers, matrix
 

@@ -99,12 +99,12 @@ async def test_an_index_that_cannot_be_opened_costs_words_not_answers(opened, in
     """Another program holds the file: recalls answer by meaning and say why, writing goes on, and the file is kept."""
     async with opened() as memory:
         await memory.remember("The key is under the mat.")
-    holder = subprocess.Popen(
-        [sys.executable, "-c", _HOLD, str(index_file)], stdout=subprocess.PIPE, text=True
-    )
-    holder.stdout.readline()
-    try:
-        async with opened() as memory:
+    async with opened() as memory:
+        holder = subprocess.Popen(
+            [sys.executable, "-c", _HOLD, str(index_file)], stdout=subprocess.PIPE, text=True
+        )
+        holder.stdout.readline()
+        try:
             found = await memory.recall("the key", window=1)
             assert [hit.text for hit in found] == ["The key is under the mat."]
             assert isinstance(found.errors["default"], aiochroma.StoreUnavailableError)
@@ -112,9 +112,9 @@ async def test_an_index_that_cannot_be_opened_costs_words_not_answers(opened, in
             id = await memory.remember("The boat is in the shed.")
             assert (await memory.get(id)).text == "The boat is in the shed."
             assert len(await memory.list()) == 2
-    finally:
-        holder.kill()
-        holder.communicate()
+        finally:
+            holder.kill()
+            holder.communicate()
     async with opened() as memory:
         found = await memory.recall("boat shed", k=1)
         assert (found[0].text, found.errors) == ("The boat is in the shed.", {})

@@ -16,7 +16,8 @@ import pytest
 
 import aiochroma
 from aiochroma.disk.retained_log import log_state
-from aiochroma.records.index_file import IndexFile
+from aiochroma.records.index_file import IndexFile, position_of
+from aiochroma.text.index import TextIndex
 
 _MANY = 1200
 """More than the thousand after which Chroma writes its index to its files."""
@@ -170,3 +171,126 @@ async def test_a_file_that_has_missed_something_is_not_believed(directory):
         while (recall := await memory.recall("new words", namespaces="notes", k=1, mode="text")).indexing:
             await asyncio.sleep(0.01)
         assert recall[0].text == "new words"
+
+
+@pytest.mark.parametrize("mark", [7, 7.5, b"7", None, "", "\u00b2", "-1", str(2**63), "9" * 5000])
+def test_a_mark_that_names_no_entry_is_not_believed(mark):
+    assert position_of(mark) is None
+
+
+async def _found(memory, question):
+    while (recall := await memory.recall(question, namespaces="notes", k=1, mode="text")).indexing:
+        await asyncio.sleep(0.01)
+    return [hit.text for hit in recall]
+
+
+@pytest.fixture
+def ours(directory):
+    return directory / "aiochroma-text.sqlite3"
+
+
+async def _remembered(directory, *texts):
+    async with aiochroma.Memory(directory) as memory:
+        await memory.remember_many([{"id": text, "text": text} for text in texts], namespace="notes")
+        return str((await _collection(memory)).id)
+
+
+async def test_a_damaged_page_of_our_file_does_not_close_the_database(directory, ours):
+    """It is moved aside when the database is opened, and made again."""
+    await _remembered(directory, *(f"note {n}" for n in range(60)))
+    with contextlib.closing(sqlite3.connect(ours)) as connection:
+        root = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'namespaces'").fetchone()[
+            0
+        ]
+        size = connection.execute("PRAGMA page_size").fetchone()[0]
+    with ours.open("r+b") as file:
+        file.seek((root - 1) * size)
+        file.write(b"\xff" * size)
+    async with aiochroma.Memory(directory) as memory:
+        assert await _found(memory, "note 3") == ["note 3"]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE namespaces SET watermark = '\u00b2'",
+        "UPDATE namespaces SET watermark = x'FF00'",
+        "UPDATE namespaces SET watermark = CAST(x'FF37' AS TEXT)",
+        f"UPDATE namespaces SET watermark = '{2**70}'",
+        "UPDATE vectors SET vector = x'00' WHERE number = 7",
+        "UPDATE vectors SET vector = substr(vector, 5) WHERE number = 7",
+    ],
+)
+async def test_what_was_never_written_there_is_not_believed(directory, ours, damage):
+    """Odd marks and vectors of other lengths: the index of Chroma is made from the log alone, and ours again."""
+    await _remembered(directory, *(f"note {n}" for n in range(_MANY)))
+    with contextlib.closing(sqlite3.connect(ours)) as connection, connection:
+        assert connection.execute(damage).rowcount == 1
+    assert _delete_indexes(directory) == 1
+    async with aiochroma.Memory(directory) as memory:
+        assert len(await _vectors(await _collection(memory))) == _MANY
+        assert await _found(memory, "note 3") == ["note 3"]
+
+
+async def test_what_our_file_cannot_follow_is_copied_again(directory, monkeypatch):
+    """Chroma has written, so the write succeeds, and what our file has missed is found, now and after the next opening."""
+    async with aiochroma.Memory(directory) as memory:
+        await memory.remember_many(["one", "two"], namespace="notes")
+        collection = await _collection(memory)
+        (vector, _) = (await _vectors(collection)).values()
+        with monkeypatch.context() as patched:
+            patched.setattr(TextIndex, "upsert", _no_memory)
+            await collection.upsert(ids=["three"], embeddings=[vector], documents=["quite another"])
+    async with aiochroma.Memory(directory) as memory:
+        assert await _found(memory, "quite another") == ["quite another"]
+        with monkeypatch.context() as patched:
+            patched.setattr(TextIndex, "upsert", _no_memory)
+            await memory.remember("a fourth thing", namespace="notes")
+        assert await _found(memory, "a fourth thing") == ["a fourth thing"]
+
+
+def _no_memory(*_, **__):
+    raise MemoryError
+
+
+async def test_notes_that_cannot_be_taken_back_are_not_believed_later(directory, ours):
+    """Our file is locked by another program while its notes are outdated: it is another file at the next opening."""
+    collection = await _remembered(directory, *(f"note {n}" for n in range(3)))
+    async with aiochroma.AsyncPersistentClient(directory) as client:
+        vectors = await _vectors(await client.get_collection("notes", embedding_function=None))
+    with contextlib.closing(sqlite3.connect(ours, isolation_level=None)) as other:
+        other.execute("UPDATE namespaces SET watermark = '999999'")
+        other.execute("BEGIN IMMEDIATE")
+        other.execute("SELECT * FROM namespaces").fetchall()
+        async with aiochroma.AsyncPersistentClient(directory, durable=True) as client:
+            notes = await client.get_collection("notes", embedding_function=None)
+            await notes.upsert(
+                ids=["z"], embeddings=[next(iter(vectors.values()))], documents=["something new"]
+            )
+    assert collection not in IndexFile(directory).noted()
+    async with aiochroma.Memory(directory) as memory:
+        assert await _found(memory, "something new") == ["something new"]
+
+
+async def test_a_record_without_a_vector_leaves_the_others_theirs(directory):
+    """Chroma fails the whole reading for one of them; the others are copied with vectors, and its outdated one goes."""
+    async with aiochroma.Memory(directory) as memory:
+        await memory.remember_many([f"note {n}" for n in range(200)], namespace="notes")
+        notes = await _collection(memory)
+        vectors = await _vectors(notes)
+        await notes.upsert(ids=["bare"], embeddings=[next(iter(vectors.values()))])
+        await memory.remember_many([f"more {n}" for n in range(1000)], namespace="notes")
+        vectors = await _vectors(notes)
+    _lose_log(directory)
+    _delete_indexes(directory)
+    file = IndexFile(directory)
+    file.distrust([str(notes.id)])
+    async with aiochroma.AsyncPersistentClient(directory, allow_missing_vectors=True) as client:
+        lost = [id for ids in client.recovery.missing.values() for id in ids if id != "bare"]
+        notes = await client.get_collection("notes", embedding_function=None)
+        await notes.upsert(ids=lost, embeddings=[vectors[id] for id in lost])
+    async with aiochroma.Memory(directory) as memory:
+        await _found(memory, "note 3")
+        assert [set(ids) for ids in memory.client.recovery.missing.values()] == [{"bare"}]
+    held = {id for ids, _ in file.vectors(str(notes.id)) for id in ids}
+    assert held == vectors.keys() - {"bare"}
