@@ -30,7 +30,7 @@ __all__ = ["Follower", "LogState", "RetainedLog", "log_state"]
 log: EventLogger = get_logger("aiochroma.disk")
 
 _DUE_RECORDS = 1000
-"""So many records are written before our file notes how far it goes, when nobody waits."""
+"""After this many records our file notes how far it goes, as soon as no request waits."""
 _SECONDS = 30.0
 
 

@@ -24,7 +24,7 @@ __all__ = ["IndexFile", "position_of"]
 log: EventLogger = get_logger("aiochroma.records")
 
 _DIGITS = 19
-"""So many has the largest number that SQLite gives an entry."""
+"""The number of digits of the largest number that SQLite gives an entry."""
 _UNREADABLE = (sqlite3.Error, OSError, ValueError, TypeError)
 """What comes up where a file is damaged, locked, or holds what was never written there."""
 

@@ -30,7 +30,7 @@ __all__ = ["WINDOW", "CodeTable", "encoded_tokens"]
 WINDOW = 2
 """So far memories of a thread lend each other their tokens: measured alike for 2 and 3, and each step costs 0.5 ms."""
 _ONE_THREAD = 250_000
-"""So many products at once are worked out without a second thread; see ``vectors``."""
+"""Up to this many products at once are worked out without a second thread; see ``vectors``."""
 _SIGNS_PER_ERROR = 64
 """Two vectors are of one text where no more than one sign of so many differs; another text differs in one of 20 and more."""
 

@@ -97,7 +97,7 @@ async def test_a_native_panic_is_an_unavailable_store_and_the_thread_goes_on(col
 
 
 async def test_what_one_statement_does_not_take_is_refused_before_it_is_sent(tmp_path):
-    """SQLite takes so and so many values and conditions; the error says how many, and the database goes on."""
+    """SQLite takes a limited number of values and conditions; the error says how many, and the database goes on."""
     numbers, ids = list(range(50_000)), [f"id{number}" for number in range(50_000)]
     async with aiochroma.AsyncPersistentClient(tmp_path / "db") as client:
         notes = await client.get_or_create_collection("notes", embedding_function=None)
