@@ -8,6 +8,7 @@ without a year is that of any year.
 from __future__ import annotations
 
 import re
+from calendar import monthrange
 from datetime import date, datetime, timedelta, timezone
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -37,10 +38,11 @@ class Period(NamedTuple):
         for year in years:
             first = _moved(self.first, year)
             last = _moved(self.last, year + self.last.year - self.first.year)
-            spans.append((_seconds(first), _seconds(last + timedelta(days=1))))
+            spans.append((_seconds(first), _seconds(last) + _DAY_SECONDS))
         return spans
 
 
+_DAY_SECONDS = 86_400
 _MONTHS = (
     "january jan januar jänner janvier enero gennaio janeiro januari",
     "february feb februar février fevrier febrero febbraio fevereiro februari",
@@ -193,12 +195,12 @@ _CALENDAR = (_ISO, _DOTTED, _EAST, _MONTH_FIRST, _DAY_FIRST, _MONTH_YEAR, _SEASO
 def _calendar(pattern: re.Pattern[str], match: re.Match[str], today: date) -> Period | None:
     said = match.groupdict()
     if said.get("only"):
-        return _year(int(said["only"]))
+        return _year(int(said["only"])) if int(said["only"]) else None
     if "season" in said:
         return _season(match, said, today)
     year = int(said["year"]) if said.get("year") else None
     if said.get("month") is None:
-        return _year(year) if year else None
+        return None if year is None else _year(year)
     month = _MONTH_OF.get(said["month"].lower()) or (int(said["month"]) if said["month"].isdigit() else 0)
     day = int(said["day"]) if said.get("day") else None
     if pattern is _MONTH_ALONE and said["month"].lower() in _ALSO_WORDS and not _is_month(match, said):
@@ -223,7 +225,8 @@ def _season(match: re.Match[str], said: dict[str, str | None], today: date) -> P
 def _days(year: int | None, month: int, day: int | None, today: date) -> Period | None:
     try:
         # The 29th of February of any year begins in a leap year.
-        first = date(year or (2024 if (month, day) == (2, 29) else today.year), month, day or 1)
+        this_year = 2024 if (month, day) == (2, 29) else today.year
+        first = date(this_year if year is None else year, month, day or 1)
     except ValueError:
         return None
     return Period(first, first if day else _last_of(first.year, month), year is None)
@@ -273,12 +276,12 @@ def _back(today: date, unit: str, count: int, *, around: bool = False) -> Period
 
 
 def _last_of(year: int, month: int) -> date:
-    following = date(year + 1, 1, 1) if month == 12 else date(year, month + 1, 1)
-    return following - timedelta(days=1)
+    return date(year, month, monthrange(year, month)[1])
 
 
 def _moved(day: date, year: int) -> date:
-    """Return a day in another year; the last of February where that has no 29th."""
+    """Return a day in another year of the calendar; the last of February where that has no 29th."""
+    year = min(max(year, date.min.year), date.max.year)
     try:
         return day.replace(year=year)
     except ValueError:

@@ -90,3 +90,15 @@ def test_a_date_finds_what_was_remembered_then():
         search(index, "n", f"anna {date}", 1, now=NOW)[0].score for date in ("", "in July 1999")
     )
     assert with_far_date <= without
+
+
+@pytest.mark.parametrize(
+    "question", ["until 9999-12-31", "9999-12", "9999年", "0000年", "0000-05-01", "in winter"]
+)
+def test_the_calendars_ends_are_no_end_of_a_search(question):
+    """Dates at the edge of what the calendar knows are read, or are none; memories may have been made there too."""
+    index = TextIndex(":memory:")
+    for moment in (datetime.min, datetime.max):
+        made = moment.replace(tzinfo=timezone.utc).timestamp()
+        index.upsert("n", [IndexedText(str(moment), "The card ends.", created=made)])
+        assert search(index, "n", f"Which card ends {question}?", 5)
