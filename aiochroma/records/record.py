@@ -221,7 +221,11 @@ def merged_metadata(given: MetadataView, known: Record | None, *, exact: bool) -
     made = stored.pop(CREATED_AT)
     if stored.get(THREAD, old.get(THREAD)) != old.get(THREAD):
         stored.setdefault(POSITION, made)
-    stored.update((key, None) for key in (EXPIRES_AT, CHUNKS, WRITING) if key in old and key not in stored)
+    # The paths above another scope are not its own: whoever asks for them would find it.
+    above = [key for key in old if key.startswith(f"{SCOPE}.")] if SCOPE in stored else []
+    stored.update(
+        (key, None) for key in (EXPIRES_AT, CHUNKS, WRITING, *above) if key in old and key not in stored
+    )
     return stored
 
 

@@ -46,6 +46,16 @@ async def test_places_in_a_thread_follow_arrival_and_not_the_clock(memory):
     assert [one.text for one in (*hit.before, hit, *hit.after)] == ["first", "second", "third"]
 
 
+async def test_a_memory_that_gets_another_scope_leaves_the_former_one(memory):
+    """Whoever asks for the scopes above the former one does not find it any more, and cannot forget it."""
+    await memory.remember("Prefers tea.", id="drink", scope=("acme", "user-7"))
+    await memory.remember("Prefers coffee.", id="drink", scope="beta")
+    assert not await memory.recall("coffee", scope="acme")
+    assert await memory.forget(scope="acme") == 0
+    (hit,) = await memory.recall("coffee", scope="beta")
+    assert hit.scope == ("beta",)
+
+
 @pytest.mark.parametrize("scope", ["", (), ("a", ""), ("a",) * 9, 5, ("a", 5), "\ud800"])
 async def test_a_scope_that_is_none_is_refused(memory, scope):
     """A scope is a text or a few texts."""
