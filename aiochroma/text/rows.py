@@ -200,8 +200,11 @@ class Order:
         self._words = np.zeros(1, dtype=np.int32)
 
     def forget(self, namespace: int) -> None:
-        """Read a namespace again when it is needed."""
-        self._known.discard(namespace)
+        """Let go of a namespace whose rows are still there; their numbers may be given to others afterwards."""
+        if namespace in self._known:
+            self._known.discard(namespace)
+            rows = read_numbers(self._connection, "number", "memories WHERE namespace = ?", (namespace,))
+            self._before[rows] = self._behind[rows] = 0
 
     def around(self, namespace: int, rows: NDArray[np.int64], window: int) -> NDArray[np.int64]:
         """Return what stands near rows of a namespace; 0 for nothing.

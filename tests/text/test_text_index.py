@@ -255,6 +255,20 @@ def test_namespaces_are_apart():
     assert index.namespaces() == []
 
 
+def test_what_stood_in_a_dropped_namespace_is_nobodys_neighbour():
+    """Rows of a namespace that is gone have numbers that others are given; what stood beside them there does not count."""
+    index = TextIndex(":memory:")
+    index.upsert("old", [IndexedText(f"o{n}", "word", "t", n) for n in range(8)])
+    assert neighbours(index, "old", ["o3"], 1) == [("o3", "o2", -1), ("o3", "o4", 1)]
+    index.delete_namespace("old")
+    index.upsert("new", [IndexedText(f"n{n}", "word", "t", n) for n in range(3)])
+    assert neighbours(index, "new", ["n2"], 1) == [("n2", "n1", -1)]
+    index.upsert("new", [IndexedText("alone", "word", "u", 0.0)])
+    index.upsert("private", [IndexedText("secret", "word", "t", 0.0)])
+    for id in ("n2", "alone"):
+        assert {near for _, near, _ in neighbours(index, "new", [id], 2)} <= {"n0", "n1", "n2"} - {id}
+
+
 def test_a_failed_write_leaves_nothing_behind():
     """When a row of a write is wrong, none of its rows and not even its namespace is there."""
     index = TextIndex(":memory:")
