@@ -20,15 +20,16 @@ import inspect
 import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
+from copy import copy
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from aiochroma._errors import DeadlineExceededError, EmbedderError, EmbeddingFailedError
 from aiochroma._types import Vector
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     import numpy.typing as npt
 
@@ -176,11 +177,11 @@ def call_function(
     if tokens:
         with _within(function), _blamed(function):
             # Functions that have none are not asked.
-            matrices = getattr(function, "embed_query_tokens" if is_query else "embed_tokens")(inputs)
+            matrices = _whole(getattr(function, "embed_query_tokens" if is_query else "embed_tokens")(inputs))
         return matrices_from(matrices, inputs, function)
     with _within(function), _blamed(function):
         for_queries = getattr(function, "embed_query", None) if is_query else None
-        result = function(inputs) if for_queries is None else for_queries(input=inputs)
+        result = _whole(function(inputs) if for_queries is None else for_queries(input=inputs))
     return vectors_from(result, inputs, function)
 
 
@@ -214,7 +215,7 @@ async def await_function(
                 result: Iterable[npt.ArrayLike] = await for_queries(input=inputs)
             else:
                 result = await function(inputs)
-            return result
+            return _whole(result)
 
     task = asyncio.ensure_future(answer())
     try:
@@ -233,6 +234,11 @@ async def await_function(
     with _blamed(function):
         result = task.result()
     return vectors_from(result, inputs, function)
+
+
+def _whole(result: Iterable[npt.ArrayLike]) -> Iterable[npt.ArrayLike]:
+    """Return what a function returned; vectors that are made as they are read are made here, where it is blamed for them."""
+    return [copy(vector) for vector in result] if isinstance(result, Iterator) else result
 
 
 def refuse_within(function: object) -> None:
@@ -266,7 +272,7 @@ def vectors_from(
     try:
         with np.errstate(over="ignore"):  # What does not fit becomes an infinity, which is refused below.
             vectors: Sequence[Vector] = [np.array(vector, dtype=np.float32) for vector in result]
-    except (TypeError, ValueError, OverflowError) as error:
+    except Exception as error:  # Other libraries' arrays raise errors of their own.
         raise EmbeddingFailedError(
             f"The embedding function {name_of(function)!r} did not return vectors but {type(result).__name__}."
         ) from error
@@ -337,7 +343,7 @@ def matrices_from(
     try:
         with np.errstate(over="ignore"):
             matrices: Sequence[Vector] = [np.array(matrix, dtype=np.float32) for matrix in result]
-    except (TypeError, ValueError, OverflowError) as error:
+    except Exception as error:  # Other libraries' arrays raise errors of their own.
         raise EmbeddingFailedError(
             f"The embedder {name_of(function)!r} did not return matrices of tokens but {type(result).__name__}."
         ) from error

@@ -28,6 +28,8 @@ __all__ = ["HashedEmbedder"]
 
 _DIMENSIONS = 512
 _GRAM_LENGTHS = (3, 4)
+_LONGEST_KEPT = 40
+"""The longest word whose features are kept, some 2 kB; a run of characters without spaces may be 4,000 long."""
 
 
 class HashedEmbedder:
@@ -64,7 +66,9 @@ class HashedEmbedder:
             counts = Counter(_words(text))
             if not counts:
                 continue
-            features = [_features(word) for word in counts]
+            features = [
+                _known_features(word) if len(word) <= _LONGEST_KEPT else _features(word) for word in counts
+            ]
             # Sublinear: the tenth occurrence of a word says less than the first.
             weights = [1.0 + np.log(count) for count in counts.values()]
             lengths = [len(indices) for indices, _ in features]
@@ -82,7 +86,6 @@ def _words(text: str) -> list[str]:
     return words
 
 
-@lru_cache(maxsize=65_536)
 def _features(word: str) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
     """Return where a word and its n-grams are counted, and with which sign and weight."""
     bounded = f"<{word}>"
@@ -100,3 +103,6 @@ def _features(word: str) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
     weights = np.full(len(hashes), 1.0 / np.sqrt(max(1, len(grams))))
     weights[0] = 1.0
     return (hashes % np.uint64(_DIMENSIONS)).astype(np.intp), signs * weights
+
+
+_known_features = lru_cache(maxsize=65_536)(_features)

@@ -41,6 +41,16 @@ class FailingAsynchronously(Failing):
         return super().__call__(texts)
 
 
+class FailingAsItIsRead(Failing):
+    def __call__(self, texts):
+        return (super(FailingAsItIsRead, self).__call__([text])[0] for text in texts)
+
+
+class _Tensor:
+    def __array__(self, *_, **__):
+        raise RuntimeError("Can't call numpy() on a tensor that requires grad.")
+
+
 @pytest.mark.parametrize(
     ("kind", "error"),
     [
@@ -48,6 +58,8 @@ class FailingAsynchronously(Failing):
         (Failing, asyncio.CancelledError()),
         (Failing, SystemExit(3)),
         (Failing, GeneratorExit()),
+        (FailingAsItIsRead, RuntimeError("no model")),
+        (FailingAsItIsRead, ValueError("no model")),
         (FailingAsynchronously, SystemExit(3)),
         (FailingAsynchronously, KeyError("no model")),
         (FailingAsynchronously, asyncio.CancelledError()),
@@ -92,7 +104,9 @@ async def test_vectors_without_a_direction_blame_the_embedder(tmp_path, vector):
             await memory.remember("The locker code is ZX-4410.")
 
 
-@pytest.mark.parametrize("result", [None, 3, [[1.0]], [[1.0], [1.0, 2.0]], "text"])
+@pytest.mark.parametrize(
+    "result", [None, 3, [[1.0]], [[1.0], [1.0, 2.0]], "text", [_Tensor(), _Tensor()], iter([[1.0]])]
+)
 async def test_what_is_no_vector_for_each_text_is_refused(client, result):
     """Too few vectors, vectors of different lengths and other things are the function's failure."""
     collection = await client.create_collection("facts", embedding_function=lambda _: result)
