@@ -26,7 +26,7 @@ import socket
 import sys
 import threading
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -72,6 +72,7 @@ class Owner:
         command: Name of the program.
         role: ``"program"``, which does not share it, or ``"host"``, which serves other processes.
         socket: Where a host listens; else empty.
+        lock_file: Device and inode of the lock file. A record that was copied together with its directory does not fit.
     """
 
     pid: int
@@ -81,6 +82,7 @@ class Owner:
     command: str
     role: str = "program"
     socket: str = ""
+    lock_file: str = ""
 
 
 class Ownership:
@@ -208,6 +210,7 @@ def acquire(
         command=_command(),
         role=role,
         socket=socket_path,
+        lock_file=_lock_file_of(canonical),
     )
     try:
         write_atomically(canonical / OWNER_FILE, json.dumps(asdict(owner)))
@@ -224,17 +227,26 @@ def acquire(
 def read_owner(directory: str | os.PathLike[str]) -> Owner | None:
     """Return what the last owner wrote, or None.
 
-    This says who it was, not whether it still is: only the lock itself says that. For messages and reports.
+    This says who it was, not whether it still is: only the lock itself says that. For messages and reports, and for where a host
+    may listen. In a copy of a directory that was open the record is that of the original, whose host would serve other data.
     """
     # Missing, half gone with its directory, or written by another program: nothing is known.
     values = read_json(Path(directory) / OWNER_FILE) or {}
-    kinds = {"pid": int, **dict.fromkeys(("host", "since", "version", "command", "role", "socket"), str)}
-    # A record of an earlier version has no role.
+    kinds = {field.name: int if field.name == "pid" else str for field in fields(Owner)}
+    # A record of an earlier version has no role, or does not name its lock file.
     known = {name: values[name] for name, kind in kinds.items() if type(values.get(name)) is kind}
     try:
-        return Owner(**known)
+        owner = Owner(**known)
     except TypeError:
         return None
+    if not owner.lock_file:
+        return replace(owner, socket="")
+    return owner if owner.lock_file == _lock_file_of(Path(directory)) else None
+
+
+def _lock_file_of(directory: Path) -> str:
+    """Return what tells the lock file of a directory from every other one."""
+    return "{}:{}".format(*(identity(directory / LOCK_FILE) or ("", "")))
 
 
 def _in_use(directory: Path, wait_seconds: float) -> DatabaseInUseError:

@@ -203,6 +203,21 @@ def test_clients_find_a_host_whose_folder_is_another(hosts, path, monkeypatch, t
         assert (out, errors) == (f"{pid}\n", "")
 
 
+async def test_a_copy_of_a_served_directory_is_a_database_of_its_own(hosts, path, tmp_path):
+    """The owner's record, which names the original's host, was copied with it; nobody may be led there by it."""
+    copy = tmp_path / "copy"
+    async with aiochroma.AsyncPersistentClient(path, process="shared") as client:
+        await client.create_collection("original", embedding_function=None)
+        shutil.copytree(path, copy)
+        code, _, errors = await asyncio.to_thread(command, "host", copy, "--stop", "--force")
+        assert code == 1, errors
+        for process in (None, "shared"):
+            hosts.directories.add(os.path.realpath(copy))
+            async with aiochroma.AsyncPersistentClient(copy, process=process, host_idle=0) as other:
+                await other.create_collection(f"copy-{process}", embedding_function=None)
+        assert [each.name for each in await client.list_collections()] == ["original"]
+
+
 # -- the end -----------------------------------------------------------------------------------------------------------
 
 
