@@ -41,6 +41,7 @@ their message, their fields, their notes and their cause.
 from __future__ import annotations
 
 import builtins
+import copy
 import pickle
 import sys
 from typing import TYPE_CHECKING, Any
@@ -82,6 +83,7 @@ __all__ = [
     "StoreUnavailableError",
     "error_from_dict",
     "error_to_dict",
+    "own_copy",
 ]
 
 
@@ -280,6 +282,21 @@ class ForeignError(Exception):
 
     def __str__(self) -> str:
         return f"{self.type_name}: {self.args[1]}"
+
+
+def own_copy(error: BaseException) -> BaseException:
+    """Return a copy of an error for one of several callers: raising one adds to its traceback, which keeps its frames alive.
+
+    An error of another library that cannot be copied is returned itself.
+    """
+    try:
+        copied = copy.copy(error)
+    except Exception:  # noqa: BLE001 - whatever its constructor makes of its arguments
+        return error
+    if type(copied) is not type(error) or str(copied) != str(error):
+        return error
+    copied.__cause__, copied.__suppress_context__ = error.__cause__, error.__suppress_context__
+    return copied
 
 
 def error_to_dict(error: BaseException) -> JsonObject:

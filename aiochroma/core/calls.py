@@ -31,6 +31,7 @@ __all__ = [
     "call",
     "call_many",
     "deliver",
+    "latest_deadline",
     "report_unseen",
 ]
 
@@ -70,6 +71,7 @@ class Ticket:
         deadline: The moment (``time.monotonic()``) after which the outcome is of no use, or None.
         progress: How many records of a request that was cut are done.
         slices: The results of the slices or pages done so far.
+        left: Why its caller has left: ``"cancelled"``, ``"expired"``, or empty.
     """
 
     __slots__ = (
@@ -77,6 +79,7 @@ class Ticket:
         "deadline",
         "future",
         "home",
+        "left",
         "progress",
         "queue",
         "queued_at",
@@ -105,6 +108,7 @@ class Ticket:
         self.state: TicketState = TicketState.IN_LINE
         self.progress: int = 0
         self.slices: list[CallResult] | None = None
+        self.left: str = ""
 
     @classmethod
     def here(cls, request: Request, deadline: float | None) -> Ticket:
@@ -159,12 +163,25 @@ class Ticket:
     def cancel(self) -> None:
         """Note that the caller is gone: a queued request never runs, the outcome of a running one is dropped."""
         self.queue.cancel(self)
+        future = self.future
+        if isinstance(future, asyncio.Future) and not (future.cancel() or future.cancelled()):
+            error = future.exception()
+            if error is not None:
+                report_unseen(self, error)
 
     def expire(self) -> None:
         """Release the caller because the deadline has passed, unless the outcome is decided already."""
         error = self.queue.expire(self)
         if error is not None and self.future is not None and not self.future.done():
             self.future.set_exception(error)
+
+
+def latest_deadline(tickets: Sequence[Ticket]) -> float | None:
+    """Return the moment after which nothing waits for a merged call any more."""
+    if len(tickets) == 1:
+        return tickets[0].deadline
+    moments = [ticket.deadline for ticket in tickets]
+    return None if None in moments else max(moment for moment in moments if moment is not None)
 
 
 class Submitter(Protocol):

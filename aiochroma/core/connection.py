@@ -13,6 +13,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
+from aiochroma._errors import AiochromaError, StoreUnavailableError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -39,6 +41,7 @@ __all__ = [
     "Serving",
     "WhenFull",
     "Working",
+    "thread_failure",
 ]
 
 Mode = Literal["persistent", "ephemeral", "http", "shared"]
@@ -221,8 +224,10 @@ class Serving(ABC):
             try:
                 serve()
             finally:
-                on_end()
-                ended.announce()
+                try:
+                    on_end()
+                finally:
+                    ended.announce()
 
         self.thread: threading.Thread = threading.Thread(
             target=contextvars.Context().run, args=(run,), name=name, daemon=True
@@ -249,6 +254,22 @@ class Serving(ABC):
         if self.thread.ident is not None and self.thread is not threading.current_thread():
             self.thread.join(timeout)
         return not self.thread.is_alive()
+
+
+def thread_failure(name: str, error: BaseException) -> AiochromaError:
+    """Return what callers get when the thread that served them has failed.
+
+    Args:
+        name: What messages call the database.
+        error: What ended the thread.
+    """
+    if isinstance(error, AiochromaError):
+        return error
+    failure = StoreUnavailableError(
+        f"The thread of {name} has failed: {error!r}. Close the client and open it again."
+    )
+    failure.__cause__ = error
+    return failure
 
 
 class _Ended:

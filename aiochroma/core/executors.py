@@ -19,20 +19,19 @@ every fourth time, and never occupies the last connection.
 from __future__ import annotations
 
 import contextvars
-import copy
 import threading
 import time
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from aiochroma._errors import OutcomeUnknownError, StoreUnavailableError
+from aiochroma._errors import OutcomeUnknownError, StoreUnavailableError, own_copy
 from aiochroma._logging import EventLogger, get_logger
-from aiochroma.core.calls import Ticket, TicketState
+from aiochroma.core.calls import Ticket, TicketState, latest_deadline
 from aiochroma.core.operations import Lane
 from aiochroma.core.plan import BULK_ROUND, Limits, RecordPlanner, Step
 from aiochroma.core.queue import QueueState
-from aiochroma.core.worker import WorkerState, latest_deadline, without_frames
+from aiochroma.core.worker import WorkerState, without_frames
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -269,7 +268,7 @@ class _Job:
             if len(self.tickets) == 1:
                 self.answers = [(None, error)]
             elif isinstance(error, (StoreUnavailableError, OutcomeUnknownError)):
-                self.answers = [(None, _own_copy(error)) for _ in self.tickets]
+                self.answers = [(None, own_copy(error)) for _ in self.tickets]
             else:
                 self.answers = [self._alone(remote, ticket) for ticket in self.tickets]
         self.seconds = time.monotonic() - started
@@ -440,10 +439,3 @@ def _carry_out_jobs(
         hand_back(job)
         # Nothing may be held while there is nothing to do.
         del job
-
-
-def _own_copy(error: BaseException) -> BaseException:
-    """Every caller gets an error of its own: raising one adds to its traceback."""
-    own = copy.copy(error)
-    own.__cause__ = error.__cause__
-    return own

@@ -14,6 +14,7 @@ from aiochroma._errors import (
     DeadlineExceededError,
     ForkedProcessError,
     QueueFullError,
+    own_copy,
 )
 from aiochroma.core.calls import Ticket, TicketState
 
@@ -34,6 +35,9 @@ _QUEUED, _RUNNING, _ABANDONED, _DONE = (
     TicketState.DONE,
 )
 _NOT_BEGUN = (TicketState.IN_LINE, _QUEUED)
+
+_FORGET_FROM = 64
+"""Fewer requests that were cancelled are left where they are: looking for them takes time, too."""
 
 
 class QueueState(Enum):
@@ -59,6 +63,7 @@ class RequestQueue:
     Attributes:
         served_by: The thread that serves it (``threading.get_ident()``), once it does.
         pending: How many requests are queued or running; never above ``limit``.
+        in_line: How many requests wait in line because the queue is full.
     """
 
     def __init__(self, name: str, limit: int) -> None:
@@ -80,9 +85,11 @@ class RequestQueue:
             "refused": 0,
         }
         self.pending: int = 0
+        self.in_line: int = 0
         self.failure: BaseException | None = None
         self._queued: deque[Ticket] = deque()
         self._line: deque[Ticket] = deque()
+        self._left = 0
         self._asleep = False
 
     # -- callers' side -------------------------------------------------------------------------------------------------
@@ -132,6 +139,7 @@ class RequestQueue:
                 for ticket in tickets:
                     ticket.queue = self
                 self._line.extend(tickets)
+                self.in_line += len(tickets)
                 wake = self._admit()
             else:
                 for ticket in tickets:
@@ -152,6 +160,7 @@ class RequestQueue:
                 ticket.state = _QUEUED
                 self._queued.append(ticket)
                 self.pending += 1
+                self.in_line -= 1
                 came = True
         wake = came and self._asleep
         if wake:
@@ -190,27 +199,39 @@ class RequestQueue:
         self.lock = threading.Lock()
         self.wakeup = SimpleQueue()
 
-    @property
-    def in_line(self) -> int:
-        """How many requests wait in line because the queue is full."""
-        return len(self._line)
-
     def _release_caller(self, ticket: Ticket, why: str) -> TicketState:
         wake = False
         with self.lock:
             before = ticket.state
             if before in _NOT_BEGUN:
-                ticket.state = TicketState.CANCELLED
+                ticket.state, ticket.left = TicketState.CANCELLED, why
                 self.counts[why] += 1
                 if before is _QUEUED:
                     self.pending -= 1
                     wake = self._admit()
+                else:
+                    self.in_line -= 1
+                self._forget_cancelled()
             elif before is _RUNNING:
-                ticket.state = _ABANDONED
+                ticket.state, ticket.left = _ABANDONED, why
                 self.counts["abandoned"] += 1
         if wake:
             self.wakeup.put(None)
         return before
+
+    def _forget_cancelled(self) -> None:
+        """Let go of requests whose callers have gone, now and then; the caller holds the lock.
+
+        The thread may be in a call that does not return, and new callers come all the time.
+        """
+        self._left += 1
+        if self._left < _FORGET_FROM or 2 * self._left < len(self._queued) + len(self._line):
+            return
+        self._left = 0
+        for waiting in (self._queued, self._line):
+            alive = [ticket for ticket in waiting if ticket.state in _NOT_BEGUN]
+            waiting.clear()
+            waiting.extend(alive)
 
     # -- the serving thread's side -------------------------------------------------------------------------------------
 
@@ -288,6 +309,7 @@ class RequestQueue:
                     self._queued.append(ticket)
                     self.pending += 1
             self._line.clear()
+            self.in_line = 0
             left = [ticket for ticket in self._queued if ticket.state is _QUEUED]
             self._queued.clear()
         return left
@@ -303,7 +325,7 @@ class RequestQueue:
 
     def _closed_error(self) -> BaseException:
         if self.failure is not None:
-            return self.failure
+            return own_copy(self.failure)
         return ClosedError(f"{self.name} is closed; open a new client to go on.")
 
     def _deadline_error(self, ticket: Ticket, *, started: bool) -> DeadlineExceededError:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from aiochroma._errors import ClosedError, SettingsConflictError
+from aiochroma._errors import ClosedError, SettingsConflictError, StoreUnavailableError
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma.core.config import DEFAULTS, EngineOptions, Location
 from aiochroma.core.connection import BackendInfo, EngineInfo
@@ -132,8 +132,8 @@ class Engine:
                 worker.thread.name = f"aiochroma-{name}:{self.location.short_name}"
                 if self.closing:
                     worker.queue.close(drain=False)
-                self._extra_workers[key] = worker
                 worker.start()
+                self._extra_workers[key] = worker
         return worker
 
     def describe(self) -> EngineInfo:
@@ -184,7 +184,8 @@ class Engine:
     def _release_lost(self) -> None:
         while self.lost_leases:
             self.lost_leases.pop()
-            _release(self)
+            with _lock:
+                _release(self)
 
     def _ended(self) -> None:
         with _lock:
@@ -271,9 +272,10 @@ class Lease:
 
     def close(self, *, drain: bool = True) -> None:
         """See :class:`aiochroma.core.connection.Connection`."""
-        if not self.closed:
-            self.closed = True
-            _release(self.engine, drain=drain)
+        with _lock:
+            if not self.closed:
+                self.closed = True
+                _release(self.engine, drain=drain)
 
     def when_ended(self, callback: Callable[[], None]) -> None:
         """See :class:`aiochroma.core.connection.Connection`."""
@@ -314,6 +316,7 @@ def acquire(location: Location, options: EngineOptions, opener: Opener) -> Lease
 
     Raises:
         SettingsConflictError: It is already open in this process with other settings.
+        StoreUnavailableError: The system gives no further thread, or no further descriptor.
         ForkedProcessError: This process was forked from one that had Chroma open.
     """
     global _opened_in_pid  # noqa: PLW0603 - one fact about the process
@@ -339,11 +342,15 @@ def acquire(location: Location, options: EngineOptions, opener: Opener) -> Lease
                     hint="opened first by a client that did not ask for `durable=True`; it holds from the next opening on",
                 )
         else:
-            engine = _engines[location] = Engine(location, options, opener, previous=engine)
+            _hook_exit(after_chroma=False)
+            try:
+                engine = Engine(location, options, opener, previous=engine)
+                engine.serving.start()
+            except (OSError, RuntimeError) as error:
+                raise StoreUnavailableError(f"{location.name} cannot be opened: {error}.") from error
+            _engines[location] = engine
             if opener.native:
                 _opened_in_pid = os.getpid()
-            _hook_exit(after_chroma=False)
-            engine.serving.start()
         engine.leases += 1
         return Lease(engine)
 
@@ -363,10 +370,10 @@ def close_all(*, drain: bool = True) -> None:
 
 
 def _release(engine: Engine, *, drain: bool = True) -> None:
-    with _lock:
-        engine.leases -= 1
-        if engine.leases <= 0:
-            engine.begin_close(drain=drain)
+    """Take one share back; the caller holds the registry's lock."""
+    engine.leases -= 1
+    if engine.leases <= 0:
+        engine.begin_close(drain=drain)
 
 
 def _close_at_exit() -> None:

@@ -33,10 +33,14 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
-from aiochroma._errors import AiochromaError, ClosedError, OutcomeUnknownError, StoreUnavailableError
+from aiochroma._errors import (
+    ClosedError,
+    OutcomeUnknownError,
+    own_copy,
+)
 from aiochroma._logging import EventLogger, get_logger
-from aiochroma.core.calls import Outcome, Ticket, TicketState, deliver, report_unseen
-from aiochroma.core.connection import Aside, Serving, Working
+from aiochroma.core.calls import Outcome, Ticket, TicketState, deliver, latest_deadline, report_unseen
+from aiochroma.core.connection import Aside, Serving, Working, thread_failure
 from aiochroma.core.operations import Lane
 from aiochroma.core.pacing import Pacing
 from aiochroma.core.plan import RecordPlanner, Step
@@ -51,7 +55,7 @@ if TYPE_CHECKING:
     from aiochroma.core.plan import Planner
     from aiochroma.core.request import CallResult, Request
 
-__all__ = ["Worker", "WorkerState", "latest_deadline", "without_frames"]
+__all__ = ["Worker", "WorkerState", "without_frames"]
 
 log: EventLogger = get_logger("aiochroma.core")
 
@@ -384,7 +388,8 @@ class WorkerState:
             [ticket for ticket in tickets if ticket.state is TicketState.QUEUED]
         )
         for ticket in (*alive, *begun):
-            self._answer([ticket], [], self.planner.failure(ticket.request, ticket.progress, error))
+            own = self.planner.failure(ticket.request, ticket.progress, own_copy(error))
+            self._answer([ticket], [], own)
         self._refuse_expired(expired)
         self._flush()
 
@@ -406,12 +411,7 @@ def _serve(state: WorkerState, to_open: list[Callable[[], Resource]]) -> None:
             log.info("database.not_opened", database=queue.name, error=repr(error))
         else:
             log.warning("database.failed", database=queue.name, error=repr(error))
-            if not isinstance(error, AiochromaError):
-                text = (
-                    f"The thread of {queue.name} has failed: {error!r}. Close the client and open it again."
-                )
-                failure = StoreUnavailableError(text)
-                failure.__cause__ = without_frames(error)
+            failure = thread_failure(queue.name, without_frames(error))
     finally:
         _wind_up(state, resource, failure)
 
@@ -434,14 +434,6 @@ def _is_bulk(ticket: Ticket) -> bool:
     """Whether a request is of those that write in bulk, to whom short slices are of no use."""
     request = ticket.request
     return request.lane is Lane.WRITE and (request.bulk or ticket.slices is not None)
-
-
-def latest_deadline(tickets: Sequence[Ticket]) -> float | None:
-    """Return the moment after which nothing waits for a merged call any more."""
-    if len(tickets) == 1:
-        return tickets[0].deadline
-    moments = [ticket.deadline for ticket in tickets]
-    return None if None in moments else max(moment for moment in moments if moment is not None)
 
 
 def without_frames(error: BaseException, module: Mapping[str, object] | None = None) -> BaseException:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import traceback
 
 import pytest
 
@@ -188,6 +189,22 @@ async def test_a_failure_outside_of_any_call_says_what_to_do(engines, until, fak
     await until(lambda: not engine.serving.thread.is_alive())
     assert engine.resource.closed
     assert engine.counts()["pending"] == 0
+
+
+async def test_every_caller_has_an_error_of_its_own(engines, until):
+    """What a database could not be opened for is raised for ever; no caller's frames are kept by that."""
+
+    def refuse():
+        raise StoreUnavailableError("not today")
+
+    engine = engines(refuse)
+    errors = []
+    for _ in range(50):
+        with pytest.raises(StoreUnavailableError, match="not today") as caught:
+            await engine.call("x")
+        errors.append(caught.value)
+    assert len({id(error) for error in errors}) == 50
+    assert len({len(traceback.extract_tb(error.__traceback__)) for error in errors[1:]}) == 1
 
 
 async def test_pieces_of_a_long_write_that_change_nothing_end_no_thread(engines, fake_resource):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import threading
 import time
+import weakref
 
 import pytest
 from hypothesis import given, settings
@@ -150,6 +151,27 @@ def test_several_requests_are_put_in_one_step_or_not_at_all():
     assert queue.counts["refused"] == 3
 
 
+@pytest.mark.parametrize("limit", [5, 10_000], ids=["in line", "queued"])
+def test_requests_of_callers_that_left_are_not_kept(limit):
+    """However many come and go while the thread is in one call, no more of them than a bounded number are held."""
+    queue = RequestQueue("the queue", limit)
+    staying = [ticket() for _ in range(3)]
+    queue.put(*staying)
+    left = weakref.WeakSet()
+    for _ in range(2000):
+        one = Ticket(Request("custom", {}), None, concurrent.futures.Future(), None)
+        left.add(one.request.arguments.setdefault("held", Held()))
+        queue.put(one)
+        queue.cancel(one)
+    del one
+    assert len(left) < 200
+    assert [each for each in queue.take(block=False) if each.state is TicketState.QUEUED] == staying
+
+
+class Held:
+    """Something that a request holds."""
+
+
 actions = st.lists(st.sampled_from(["submit", "take", "claim", "leave", "expire", "finish"]), max_size=60)
 
 
@@ -191,6 +213,7 @@ def _check_counts(queue, tickets):
     in_line = sum(each.state is TicketState.IN_LINE for each in tickets)
     assert counts["submitted"] == len(tickets) == finished + queue.pending + in_line - running_unseen
     assert queue.pending <= queue.limit
+    assert queue.in_line == in_line
     assert not in_line or queue.pending == queue.limit, "there is room, and somebody is kept in line"
     pending = {TicketState.QUEUED, TicketState.RUNNING, TicketState.ABANDONED}
     assert queue.pending == sum(each.state in pending for each in tickets)

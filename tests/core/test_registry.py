@@ -8,7 +8,12 @@ import threading
 
 import pytest
 
-from aiochroma._errors import BlockingCallError, InvalidInputError, SettingsConflictError
+from aiochroma._errors import (
+    BlockingCallError,
+    InvalidInputError,
+    SettingsConflictError,
+    StoreUnavailableError,
+)
 from aiochroma.client.session import Closing
 from aiochroma.core import registry as _registry
 from aiochroma.core.calls import call
@@ -90,6 +95,19 @@ async def test_everybody_shares_one_engine(leases, opened):
     assert await ask(found[0]) == "x"
     assert len(opened.resources) == 1
     assert [thread.name for thread in engine_threads()] == ["aiochroma-db:x"]
+
+
+async def test_where_no_thread_can_be_started_nothing_is_left_behind(leases, monkeypatch):
+    """It is an error that says so, and the next opening tries again."""
+
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(StoreUnavailableError, match="can't start new thread"):
+            leases()
+    assert await ask(leases()) == "x"
 
 
 async def test_different_databases_have_different_threads(leases, opened):

@@ -24,7 +24,7 @@ from aiochroma._errors import (
     StoreUnavailableError,
 )
 from aiochroma._threads import drive
-from aiochroma.core.calls import Ticket, call
+from aiochroma.core.calls import Ticket, call, call_many
 from aiochroma.core.connection import Aside
 from aiochroma.core.plan import RecordPlanner
 from aiochroma.core.request import Request
@@ -206,6 +206,28 @@ async def test_abandoned_failure_is_logged(engine, caplog, logged):
     assert {record.levelno for record in caplog.records} == {logging.WARNING}
     for what in ("get_version", "the test database", "lost"):
         assert what in line
+
+
+async def test_cancelled_while_waiting_for_many(engine, until, logged, request_of):
+    """What the others of them had come to is dropped with the first; a failure is logged once, and not by asyncio."""
+    unretrieved = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unretrieved.append(context))
+    gate = engine.gate()
+    first = request_of("first", gate, "_add")
+    failing = request_of("failing", raising(ValueError("lost")), "heartbeat")
+    task = asyncio.ensure_future(call_many(engine.queue, [first, failing]))
+    await until(gate.entered.is_set)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    gate.open()
+    assert await engine.call("next") == "next"
+    del task
+    gc.collect()
+    await asyncio.sleep(0)
+    assert unretrieved == []
+    (line,) = logged("request.abandoned_failure")
+    assert "lost" in line
 
 
 async def test_abandoned_failure_reaches_structlog(engine, structlog_events):
