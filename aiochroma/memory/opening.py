@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal, TypeVar, cast
 
 from aiochroma._deadline import checked_seconds
-from aiochroma._errors import AiochromaError, ClosedError, InvalidInputError
+from aiochroma._errors import ClosedError, InvalidInputError
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma._threads import waits_by_blocking
 from aiochroma.client.maintenance import Health, unavailable
@@ -259,7 +259,7 @@ class Life:
             from aiochroma.memory.forgetting import sweep_expired
 
             await sweep_expired(self.store, None)
-        except AiochromaError as error:
+        except Exception as error:  # noqa: BLE001 - Chroma's own as well
             # The write itself succeeded; the next one sweeps again.
             log.warning("memory.sweep_failed", error=repr(error))
 
