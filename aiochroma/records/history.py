@@ -30,7 +30,9 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS changes (
     number INTEGER PRIMARY KEY, at REAL NOT NULL, action TEXT NOT NULL, namespace TEXT NOT NULL, id TEXT NOT NULL,
     text TEXT, metadata TEXT, database TEXT NOT NULL DEFAULT '');
-CREATE INDEX IF NOT EXISTS changes_by_id ON changes (namespace, id);
+CREATE INDEX IF NOT EXISTS changes_of_memory ON changes (id);
+CREATE INDEX IF NOT EXISTS changes_of_namespace ON changes (namespace);
+DROP INDEX IF EXISTS changes_by_id;
 """
 
 
@@ -114,10 +116,11 @@ class ChangeLog:
                     " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                     [(first + db, *row) for db, row in enumerate(rows)],
                 )
+                self._connection.execute("COMMIT")
             except BaseException:
-                self._connection.execute("ROLLBACK")
+                if self._connection.in_transaction:  # On a full disk SQLite has taken it back itself.
+                    self._connection.execute("ROLLBACK")
                 raise
-            self._connection.execute("COMMIT")
         return first, first + len(rows)
 
     def withdraw(self, numbers: tuple[int, int]) -> None:
@@ -134,17 +137,21 @@ class ChangeLog:
             id: Only of this memory, or None.
             limit: The most to return.
         """
+        # SQLite is kept from looking at all of a namespace for the few entries of one memory.
+        by_namespace = "namespace" if id is None else "+namespace"
+        wanted = {"database": database, by_namespace: namespace, "id": id}
+        given = {column: value for column, value in wanted.items() if value is not None}
+        conditions = " AND ".join(f"{column} = ?" for column in given)
         with self._explained():
             found = self._connection.execute(
-                "SELECT at, action, namespace, id, text, metadata FROM changes"
-                " WHERE database = ?1 AND (?2 IS NULL OR namespace = ?2) AND (?3 IS NULL OR id = ?3)"
-                " ORDER BY number DESC LIMIT ?4",
-                (database, namespace, id, limit),
+                f"SELECT at, action, namespace, id, text, metadata FROM changes WHERE {conditions}"  # noqa: S608 - of the three above
+                " ORDER BY number DESC LIMIT ?",
+                (*given.values(), limit),
             ).fetchall()
-        return [
-            Entry(at, action, where, which, text, None if metadata is None else json.loads(metadata))
-            for at, action, where, which, text, metadata in found
-        ]
+            return [
+                Entry(at, action, where, which, text, None if metadata is None else json.loads(metadata))
+                for at, action, where, which, text, metadata in found
+            ]
 
     def close(self) -> None:
         """Close the file. May be called again."""
@@ -154,7 +161,7 @@ class ChangeLog:
     def _explained(self) -> Iterator[None]:
         try:
             yield
-        except (OSError, sqlite3.Error) as error:
+        except (OSError, sqlite3.Error, ValueError, TypeError) as error:
             raise StoreUnavailableError(
                 f"The history {self._path!r} cannot be used: {error}. Move the file away to begin a new one, or open the memory "
                 "without `history`."

@@ -9,9 +9,10 @@ from contextlib import closing
 from datetime import datetime, timedelta, timezone
 
 import pytest
-from chromadb.errors import InternalError
+from chromadb.errors import InternalError, NotFoundError
 
 import aiochroma
+from aiochroma.memory import forgetting
 from aiochroma.records.record import CREATED_AT
 
 
@@ -79,6 +80,17 @@ async def test_a_write_sweeps_in_passing(path, embedder):
         assert await memory.count() == 0
         await memory.remember("two", expires_at=past(), namespace="a")
         assert await memory.count() == 1
+
+
+async def test_a_write_succeeds_whatever_becomes_of_the_sweep(path, embedder, monkeypatch):
+    """What a sweep in passing meets is not the write's failure."""
+
+    async def fails(*_):
+        raise NotFoundError("the namespace was deleted meanwhile")
+
+    monkeypatch.setattr(forgetting, "sweep_expired", fails)
+    async with aiochroma.Memory(path, embedder=embedder, sweep_every=0.001) as memory:
+        assert await memory.remember("one")
 
 
 async def test_an_update_changes_what_is_given_and_nothing_else(memory):
@@ -201,6 +213,18 @@ async def test_a_change_that_fails_leaves_no_entry(noted):
             history_namespace="default",
         )
     assert [change.action for change in await noted.history()] == ["remember"]
+
+
+async def test_a_damaged_entry_of_the_history_is_told(noted, path):
+    """What lies in the file is not trusted: it is named, and asking for other memories goes on."""
+    await noted.remember("one", id="sound")
+    await noted.remember("one", id="damaged")
+    await noted.remember("one", id="damaged")
+    with closing(sqlite3.connect(path / "aiochroma-history.sqlite3")) as file, file:
+        file.execute("UPDATE changes SET metadata = '{' WHERE id = 'damaged'")
+    with pytest.raises(aiochroma.StoreUnavailableError, match="history"):
+        await noted.history("damaged")
+    assert len(await noted.history("sound")) == 1
 
 
 async def test_a_damaged_history_stops_the_change(path, embedder):
