@@ -182,9 +182,10 @@ async def _drop(store: Store, namespace: Namespace, *, noted: bool = True) -> in
         forgotten = await _delete(store, namespace, ids, action="forget", noted=noted)
     forgotten += await count_records(store, namespace)
     store.drop(namespace.name)
-    await store.submit("delete_collection", name=collection_name(namespace.name), **store.database)
+    # The namespace goes last: as long as it is there, what was left of it by an interruption can be forgotten.
     with contextlib.suppress(NotFoundError):  # It had no long texts.
         await store.submit("delete_collection", name=namespace.chunks, **store.database)
+    await store.submit("delete_collection", name=collection_name(namespace.name), **store.database)
     return forgotten
 
 

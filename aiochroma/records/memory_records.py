@@ -244,6 +244,9 @@ class MemoryRecords:
             if not has_expired(record["metadata"], now)
         }
         rows = [row for row, id in enumerate(ids) if id in old]
+        # The chunks of a new text are written first; here there is no memory that they could belong to.
+        absent = [record_of(id, None, metadatas[row]) for row, id in enumerate(ids) if id not in old]
+        self._chunks.drop(chunks, db, absent, keep=set())
         if not rows:
             return []
         texts = [documents[row] for row in rows] if documents is not None else None

@@ -95,6 +95,34 @@ async def test_parts_live_and_die_with_their_memory(windowed):
     assert await parts(windowed) == 0
 
 
+async def test_an_update_of_nothing_leaves_no_parts(windowed):
+    """The parts are written before the memory is looked for; where there is none they go again."""
+    await windowed.remember(LONG)
+    assert await windowed.update("nobody", text=LONG) is None
+    assert await parts(windowed) == 5
+
+
+async def test_a_namespace_that_was_half_forgotten_can_be_forgotten(windowed, monkeypatch):
+    """Forgetting ends in between: run again it leaves nothing, neither the memories nor the parts of long ones."""
+    await windowed.remember(LONG)
+    store, deleted = windowed._life.store, []
+    submit = store.submit
+
+    def submit_once(operation, **arguments):
+        if operation == "delete_collection":
+            deleted.append(arguments["name"])
+            if len(deleted) == 2:
+                raise RuntimeError("killed")
+        return submit(operation, **arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "submit", submit_once)
+        with pytest.raises(RuntimeError, match="killed"):
+            await windowed.forget_namespace("default")
+    await windowed.forget_namespace("default")
+    assert await windowed.client.list_collections() == []
+
+
 async def test_another_memory_of_the_directory_sees_the_parts(windowed, path, letters):
     """Parts that somebody else writes are found at once, also where there were none before."""
     async with aiochroma.Memory(path, embedder=letters(window=10)) as other:
