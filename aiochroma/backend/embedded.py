@@ -372,7 +372,7 @@ class EmbeddedBackend(ChromaBackend):
         self._wants_reopening = False
         self._is_open = True
         try:
-            self.missing.finish_recovery(prepared)
+            self.missing.finish_recovery(prepared, hook)
         except BaseException as error:  # noqa: BLE001 - raised again, or ours instead
             self.close()
             self._raise_instead(error)

@@ -22,6 +22,7 @@ from aiochroma._types import CollectionId, JsonObject, Vector
 from aiochroma.backend.chroma import import_chromadb, start_chroma
 from aiochroma.backend.chroma_records import ChromaRecords, Database
 from aiochroma.core.operations import Effect
+from aiochroma.core.request import Request
 from aiochroma.disk.backup import recorded_backup, recorded_sequences
 from aiochroma.disk.copying import survives_rebuilding
 from aiochroma.disk.findings import (
@@ -44,8 +45,8 @@ from aiochroma.disk.sqlite_file import LockProbe, prepare, wait_until_closed
 if TYPE_CHECKING:
     from chromadb.api import ServerAPI
 
+    from aiochroma.backend.protocol import WriteHook
     from aiochroma.core.config import EngineOptions, Location
-    from aiochroma.core.request import Request
     from aiochroma.disk.findings import PreflightReport
 
 __all__ = ["MakeOwnFile", "MissingVectors", "OwnFile", "Prepared", "followed", "prepare_directory"]
@@ -357,7 +358,7 @@ class MissingVectors:
         if deleted or (request.row.gives_vectors and request.arguments.get("embeddings") is not None):
             self._found(collection, ids)
 
-    def finish_recovery(self, prepared: Prepared) -> None:
+    def finish_recovery(self, prepared: Prepared, hook: WriteHook) -> None:
         """Let Chroma rebuild the indexes that were quarantined, and write the vectors that came from elsewhere."""
         rebuilt = [entry for entry in prepared.recovery.collections if entry.rebuilt]
         for number, entry in enumerate(rebuilt, start=1):
@@ -374,7 +375,10 @@ class MissingVectors:
             end_rebuild(self._directory, entry.collection_id)
             log.warning("index.rebuilt", collection=entry.label, seconds=round(time.monotonic() - begun, 3))
         for collection, vectors in prepared.found.items():
-            self._write(collection, list(vectors), list(vectors.values()))
+            ids = list(vectors)
+            self._write(collection, ids, list(vectors.values()))
+            arguments = {"collection_id": collection, "ids": ids, **self._places[collection]}
+            hook.after_write(Request("_upsert", arguments))
 
     def fill(
         self,

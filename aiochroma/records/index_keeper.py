@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from aiochroma._logging import EventLogger, get_logger
-from aiochroma._types import MetadataView, Vector
 from aiochroma.backend.chroma_records import ChromaRecords, Database, database_of
 from aiochroma.backend.faults import classify
 from aiochroma.core.operations import Effect
 from aiochroma.records.index_file import position_of
-from aiochroma.records.record import EXPIRES_AT, PINNED, made_at, order_of
+from aiochroma.records.record import indexed_row
 from aiochroma.text.index import CACHE_BYTES, IndexedText, TextIndex
+from aiochroma.text.memories import ListPage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from aiochroma.core.request import Request
     from aiochroma.disk.retained_log import LogState
 
-__all__ = ["IndexKeeper", "indexed_row", "write_rows"]
+__all__ = ["IndexKeeper", "write_rows"]
 
 log: EventLogger = get_logger("aiochroma.records")
 
@@ -45,6 +45,8 @@ _UNUSABLE_SECONDS = 5.0
 """The pause after a failure to open the file, in seconds: each attempt may wait for another's lock."""
 _NOT_DAMAGED = ("locked", "readonly", "unable to open", "is full", "disk I/O")
 """In SQLite's messages: nothing is wrong with what is in the file."""
+_ALMOST = 0.999
+"""The share of a collection of which not everything is there."""
 _NOT_NOTED = ""
 """In place of a number of the log: what the index has of a collection is not known."""
 _ODD = (sqlite3.ProgrammingError, sqlite3.InterfaceError, UnicodeError, OverflowError, ValueError, TypeError)
@@ -71,7 +73,7 @@ class _Copying:
     def share(self) -> float:
         """Which share of the collection was copied; below 1 until it is current."""
         whole = max(self.records, len(self.ids))
-        return min(0.999, 1 - (len(self.ids) - self.done) / whole) if whole else 0.0
+        return min(_ALMOST, 1 - (len(self.ids) - self.done) / whole) if whole else 0.0
 
 
 class IndexKeeper:
@@ -100,6 +102,8 @@ class IndexKeeper:
         self._changed = dict(state.changed)
         self._unnoted: set[str] = set()
         self._without_odd: set[str] = set()
+        self._collections = set(state.positions)
+        self._dropped: set[str] = set()
         self._cache_bytes = cache_bytes
         self._any_thread = any_thread
         self._index: TextIndex | None = None
@@ -116,7 +120,9 @@ class IndexKeeper:
             if problem is not None:
                 return None, 0.0, problem
             try:
-                return self._open(), self._prepare(collection, db), None
+                share = self._prepare(collection, db)
+                # Of what the index had to leave out Chroma knows.
+                return self._open(), min(share, _ALMOST) if collection in self._without_odd else share, None
             except sqlite3.DatabaseError as error:
                 if again:
                     self.failed(error)
@@ -127,7 +133,9 @@ class IndexKeeper:
     def current(self, collection: str) -> TextIndex | None:
         """Return the index where it has all of a collection, without copying anything; else None."""
         try:
-            return None if self._present_problem() or not self._is_current(collection) else self._open()
+            if self._present_problem() or collection in self._without_odd or not self._is_current(collection):
+                return None
+            return self._open()
         except sqlite3.DatabaseError as error:
             self.failed(error)
             return None
@@ -165,9 +173,11 @@ class IndexKeeper:
         return None if self._problem is None else self._problem[1]
 
     def work(self) -> bool:
-        """Copy one slice of what waits to be copied; return whether there is more."""
+        """Copy one slice of what waits to be copied, or drop one of what is gone; return whether there is more."""
         if self._present_problem() is not None:
             return False
+        if self._dropped and not self._copying:
+            self._drop_slice()
         for collection in list(self._copying):
             try:
                 self._copy_slice(collection, _SLICE)
@@ -177,7 +187,7 @@ class IndexKeeper:
                 log.warning("text_index.not_followed", collection=collection, error=str(error))
                 self._copying.pop(collection, None)
             break
-        return bool(self._copying)
+        return bool(self._copying or self._dropped)
 
     def copy(self, collection: str, db: Database) -> float:
         """Copy one slice of a collection; return which share of it the index has.
@@ -227,9 +237,10 @@ class IndexKeeper:
         self._changed.pop(collection, None)
 
     def forget(self, collection: str) -> None:
-        """Drop a collection that is gone."""
+        """Drop a collection that is gone, slice by slice."""
         self.distrust(collection)
-        self._dropping(lambda index: index.delete_namespace(collection))
+        if self._is_there:
+            self._dropped.add(collection)
 
     def forget_everything(self) -> None:
         """Drop all collections."""
@@ -269,19 +280,40 @@ class IndexKeeper:
         self.note(positions)
         if self._index is not None:
             try:
-                for collection in set(self._index.namespaces()) - set(positions) if positions else ():
+                gone = set(self._index.namespaces()) - set(positions) if positions else set()
+                for collection in gone | self._dropped:
                     self._index.delete_namespace(collection)
             except sqlite3.DatabaseError as error:
                 log.warning("text_index.watermark_failed", error=str(error))
             self._index.close()
             self._index = None
 
+    @property
+    def _is_there(self) -> bool:
+        """Whether there is an index, which may not be open yet."""
+        return self._index is not None or (self._file is not None and self._file.is_file())
+
     def _dropping(self, drop: Callable[[TextIndex], object]) -> None:
-        if self._index is not None:
+        if self._is_there and self._present_problem() is None:
             try:
-                drop(self._index)
+                drop(self._open())
             except sqlite3.DatabaseError as error:
                 self.failed(error)
+
+    def _drop_slice(self) -> None:
+        """Drop a slice of a collection that is gone, the oldest of its rows first."""
+        collection, beginning = next(iter(self._dropped)), float("-inf")
+        try:
+            index = self._open()
+            rows = index.page(
+                collection, index.filter(collection, None, beginning), beginning, ListPage(limit=_SLICE)
+            )
+            index.delete(collection, index.ids_of(rows).values())
+            if len(rows) < _SLICE:
+                index.delete_namespace(collection)
+                self._dropped.discard(collection)
+        except sqlite3.DatabaseError as error:
+            self.failed(error)
 
     def _follow(self, collection: str, ids: Iterable[str], change: Callable[[TextIndex], object]) -> None:
         if collection not in self._current and collection not in self._copying:
@@ -311,6 +343,10 @@ class IndexKeeper:
                 cache_bytes=self._cache_bytes,
                 any_thread=self._any_thread,
             )
+            if self._collections:
+                # Collections that were deleted while the file was not in use.
+                self._dropped |= set(self._index.namespaces()) - self._collections
+                self._collections.clear()
         return self._index
 
     def _is_current(self, collection: str) -> bool:
@@ -412,30 +448,6 @@ class IndexKeeper:
             strict=True,
         )
         return [indexed_row(*row) for row in columns]
-
-
-def indexed_row(
-    id: str,
-    document: str | None,
-    metadata: MetadataView | None,
-    vector: Vector | None,
-    code: bytes | None = None,
-) -> IndexedText:
-    """Return what the index stores of a record; other programs may have written anything."""
-    metadata = metadata or {}
-    thread, position = order_of(metadata)
-    expires = metadata.get(EXPIRES_AT)
-    return IndexedText(
-        id,
-        document or "",
-        thread,
-        round(position, 6),
-        metadata,
-        made_at(metadata),
-        float(expires) if isinstance(expires, (int, float)) and not metadata.get(PINNED) else None,
-        vector,
-        code,
-    )
 
 
 def write_rows(index: TextIndex, collection: str, rows: Iterable[IndexedText]) -> bool:

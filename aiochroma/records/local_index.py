@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from aiochroma._types import CollectionId, MetadataView, Vector, Where
 from aiochroma.records.history import HISTORY_FILE, ChangeLog
-from aiochroma.records.index_keeper import IndexKeeper, indexed_row
+from aiochroma.records.index_keeper import IndexKeeper
 from aiochroma.records.index_search import IndexSearch
-from aiochroma.records.record import Record, record_of
+from aiochroma.records.record import Record, indexed_row, record_of
 from aiochroma.records.searching import Found, Pool, Pools, SearchingRecords, most_near
 from aiochroma.records.spec import Neighbour, filter_of
 from aiochroma.text.index import CACHE_BYTES

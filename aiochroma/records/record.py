@@ -16,8 +16,9 @@ import re
 from typing import TYPE_CHECKING, TypedDict
 
 from aiochroma._errors import InvalidInputError
-from aiochroma._types import JsonObject, Metadata, MetadataView
+from aiochroma._types import JsonObject, Metadata, MetadataView, Vector
 from aiochroma.backend.limits import check_storable_text
+from aiochroma.text.memories import IndexedText
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -45,6 +46,7 @@ __all__ = [
     "chunks_name",
     "collection_name",
     "has_expired",
+    "indexed_row",
     "made_at",
     "merged_metadata",
     "namespace_of",
@@ -200,6 +202,30 @@ def order_of(metadata: MetadataView) -> tuple[str | None, float]:
     scope = metadata.get(SCOPE)
     # No conversation has a name like this: no text of a memory holds a NUL.
     return f"\0\0{scope if isinstance(scope, str) else ''}", float(arrived)
+
+
+def indexed_row(
+    id: str,
+    document: str | None,
+    metadata: MetadataView | None,
+    vector: Vector | None,
+    code: bytes | None = None,
+) -> IndexedText:
+    """Return what the index stores of a record; other programs may have written anything."""
+    metadata = metadata or {}
+    thread, position = order_of(metadata)
+    expires = metadata.get(EXPIRES_AT)
+    return IndexedText(
+        id,
+        document or "",
+        thread,
+        round(position, 6),
+        metadata,
+        made_at(metadata),
+        float(expires) if isinstance(expires, (int, float)) and not metadata.get(PINNED) else None,
+        vector,
+        code,
+    )
 
 
 def before(record: Record | None) -> tuple[str | None, Metadata | None]:

@@ -180,7 +180,8 @@ class ServerKeeper(IndexKeeper):
         """See ``IndexKeeper``."""
         with self.lock:
             self._copies.pop(collection, None)
-            super().forget(collection)
+            self.distrust(collection)
+            self._dropping(lambda index: index.delete_namespace(collection))
 
     def stop(self) -> None:
         """Give everything back."""

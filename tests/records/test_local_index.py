@@ -136,6 +136,47 @@ async def test_an_index_that_is_damaged_while_open_is_made_again(opened, index_f
         assert {hit.text for hit in found} == {"apple one", "apple two"}
 
 
+async def test_a_record_that_the_index_cannot_hold_is_there(opened, monkeypatch):
+    """It is counted, listed, found by meaning and remembered again as what it is: Chroma knows it."""
+    upsert = TextIndex.upsert
+
+    def refuse(self, namespace, rows, **how):
+        if any(row.id == "odd" for row in rows):
+            raise OverflowError("too odd to store")
+        return upsert(self, namespace, rows, **how)
+
+    monkeypatch.setattr(TextIndex, "upsert", refuse)
+    for _ in range(2):
+        async with opened() as memory:
+            await memory.remember("The key is under the mat.")
+            await memory.remember("The other key hangs in the hall.", id="odd", metadata={"a": 1})
+            await memory.remember("The other key hangs in the hall.", id="odd")
+            assert await memory.count("default") == 2
+            assert [hit.id async for hit in memory.list()][-1] == "odd"
+            assert (await memory.get("odd")).metadata == {"a": 1}
+            found = await memory.recall("The other key hangs in the hall.")
+            assert found[0].id == "odd"
+            assert found.indexing["default"] < 1.0
+            assert await memory.forget(where={"a": 1}) == 1
+            assert await memory.count("default") == 1
+
+
+async def test_a_collection_that_is_deleted_leaves_the_file(opened, index_file, tmp_path):
+    """Also where a client without a memory deletes it, and where that ends before the file was cleared."""
+    async with opened() as memory:
+        await memory.remember_many([f"The zanzibar number {n}." for n in range(300)], namespace="gone")
+        await memory.remember("The harbour.", namespace="kept")
+    left = index_file.read_bytes()
+    async with aiochroma.AsyncPersistentClient(tmp_path / "memory") as client:
+        await client.delete_collection("gone")
+    assert b"zanzibar" not in index_file.read_bytes()
+    index_file.write_bytes(left)
+    async with opened() as memory:
+        assert len(await memory.recall("harbour")) == 1
+        assert await memory.namespaces() == ["kept"]
+    assert b"zanzibar" not in index_file.read_bytes()
+
+
 async def test_an_index_that_can_never_be_made_is_given_up(opened, monkeypatch):
     """Made again once, and then left alone for a while: a fault that stays does not hold everybody up."""
     tried = []

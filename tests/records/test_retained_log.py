@@ -71,6 +71,24 @@ async def test_an_index_that_is_lost_is_made_from_our_file(directory):
             np.testing.assert_allclose(after[id], vector, atol=1e-6)
 
 
+async def test_vectors_from_a_backup_come_into_our_file(directory, ours, tmp_path):
+    """What neither the log nor our file has the backup gives, and the memory is found by its vector again."""
+    async with aiochroma.Memory(directory) as memory:
+        ids = await memory.remember_many(["The harbour is old.", "My cat is called Miso."], namespace="notes")
+        await memory.backup(tmp_path / "backups")
+    async with aiochroma.Memory(directory) as memory:
+        assert await _found(memory, "harbour")
+    with contextlib.closing(sqlite3.connect(ours)) as file, file:
+        file.execute(
+            "DELETE FROM vectors WHERE number IN (SELECT number FROM memories WHERE id = ?)", (ids[0],)
+        )
+    _lose_log(directory)
+    _delete_indexes(directory)
+    async with aiochroma.Memory(directory) as memory:
+        found = await memory.recall("The harbour is old.", namespaces="notes", mode="vector")
+        assert {hit.id for hit in found} == set(ids)
+
+
 async def test_the_log_alone_makes_everything_again(directory):
     """Without our file and without indexes every vector is there, that of a memory and that of any other record."""
     vectors = np.random.default_rng(0).random((_MANY, 16), dtype=np.float32)
