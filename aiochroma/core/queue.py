@@ -228,10 +228,10 @@ class RequestQueue:
         if self._left < _FORGET_FROM or 2 * self._left < len(self._queued) + len(self._line):
             return
         self._left = 0
-        for waiting in (self._queued, self._line):
-            alive = [ticket for ticket in waiting if ticket.state in _NOT_BEGUN]
-            waiting.clear()
-            waiting.extend(alive)
+        self._queued, self._line = (
+            deque(ticket for ticket in waiting if ticket.state in _NOT_BEGUN)
+            for waiting in (self._queued, self._line)
+        )
 
     # -- the serving thread's side -------------------------------------------------------------------------------------
 

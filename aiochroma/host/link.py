@@ -8,18 +8,25 @@ and may be carried out twice; what may not fails with an error that says so.
 from __future__ import annotations
 
 import select
+import threading
 import time
 from collections import deque
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aiochroma._errors import AiochromaError, ClosedError, OutcomeUnknownError, StoreUnavailableError
+from aiochroma._errors import (
+    AiochromaError,
+    ClosedError,
+    OutcomeUnknownError,
+    StoreUnavailableError,
+    own_copy,
+)
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma._types import JsonObject
 from aiochroma.core.calls import Outcome, TicketState, deliver
 from aiochroma.core.config import DEFAULTS
-from aiochroma.core.connection import Serving
+from aiochroma.core.connection import Serving, thread_failure
 from aiochroma.core.queue import QueueState
 from aiochroma.core.stats import SlowLog, StatsRecorder, observer
 from aiochroma.host.link_queue import LinkQueue
@@ -112,11 +119,14 @@ class _LinkState:
     def serve(self) -> None:
         """Body of the thread: serve until the queue is closed and empty."""
         failure: BaseException | None = None
+        self.queue.served_by = threading.get_ident()
         try:
             self._serve()
         except BaseException as error:  # noqa: BLE001 - remembered and given to every caller
             failure = error.with_traceback(None)
             log.warning("database.failed", database=self.queue.name, error=repr(error))
+            if self.info is not None:  # Else whoever opens it is told by the error.
+                failure = thread_failure(self.queue.name, failure)
         finally:
             self._wind_up(failure)
 
@@ -166,12 +176,11 @@ class _LinkState:
         poll = select.poll()
         poll.register(self.waker.reader, select.POLLIN)
         poll.register(self._socket, select.POLLIN | (select.POLLOUT if queue.wants_to_write else 0))
-        timeout = None if next_at is None else max(1, int((next_at - time.monotonic()) * 1000) + 1)
-        for descriptor, _events in poll.poll(timeout):
+        for descriptor, events in poll.poll(_milliseconds_until(next_at)):
             if descriptor == self.waker.reader.fileno():
                 self.waker.drain()
                 self._on_idle()
-            elif _events & ~select.POLLOUT:
+            elif events & ~select.POLLOUT:
                 self._receive()
 
     def _receive(self) -> None:
@@ -218,16 +227,17 @@ class _LinkState:
             raise ProtocolError(f"A message of the kind {kind.name} came, which no host sends now.")
 
     def _answered(self, kind: FrameKind, number: int, value: Plain) -> None:
+        try:
+            waited, ran, content = value
+            waited, ran = float(waited), float(ran)
+        except (TypeError, ValueError):
+            raise ProtocolError("An outcome cannot be read.") from None
+        error = error_from_wire(content) if kind is FrameKind.ERROR else None
         sent = self.queue.arrived(number)
         if sent is None:
             return
-        try:
-            waited, ran, content = value
-        except (TypeError, ValueError):
-            raise ProtocolError("An outcome cannot be read.") from None
         ticket = sent.ticket
         self._deaths_of.pop(ticket, None)
-        error = error_from_wire(content) if kind is FrameKind.ERROR else None
         if error is not None:
             self.recorder.record_error(ticket.request.operation, error)
         watching = observer()
@@ -236,8 +246,6 @@ class _LinkState:
         self._note_times(ticket, waited, ran)
         if not self.queue.finish([ticket], failed=error is not None):
             self._outcomes.append(Outcome(ticket, None if error is not None else content, error))
-        elif sent.why == "expired":
-            self.queue.expired(ticket)
 
     def _note_times(self, ticket: Ticket, waited: float, ran: float) -> None:
         now = time.monotonic()
@@ -277,7 +285,12 @@ class _LinkState:
         Raises:
             AiochromaError: That is not possible.
         """
-        met = meet(self._location, self._options, self._codec, self._is_unneeded)
+        try:
+            met = meet(self._location, self._options, self._codec, self._is_unneeded)
+        except OSError as error:  # The system gives no further descriptor, for example.
+            raise StoreUnavailableError(
+                f"The host of {self.queue.name} cannot be reached: {error}."
+            ) from error
         self._host = {name: met.welcome.get(name) for name in ("pid", "since", "clients", "aiochroma")}
         if self._options.durable and not met.welcome.get("durable"):
             log.warning(
@@ -307,6 +320,11 @@ class _LinkState:
         had = self.queue.detach()
         self._close_socket()
         now = time.monotonic()
+        self._deaths_of = {
+            ticket: deaths
+            for ticket, deaths in self._deaths_of.items()
+            if ticket.state in {TicketState.QUEUED, TicketState.RUNNING}
+        }
         if not (self._going or isinstance(reason, _CannotOpenError)):
             self._deaths.append(now)
             log.warning("host.lost", database=self.queue.name, pid=self._host.get("pid"), reason=str(reason))
@@ -328,8 +346,6 @@ class _LinkState:
         ticket = sent.ticket
         if ticket.state is not TicketState.RUNNING:
             self.queue.finish([ticket], failed=True)
-            if sent.why == "expired":
-                self.queue.expired(ticket)
             return
         deaths = self._deaths_of[ticket] = self._deaths_of.get(ticket, 0) + 1
         if not ticket.request.row.may_be_repeated(ticket.request.arguments):
@@ -373,11 +389,10 @@ class _LinkState:
 
     def _wait_for_wakeup(self, seconds: float | None) -> None:
         until = None if seconds is None else time.monotonic() + seconds
-        while True:
-            left = None if until is None else until - time.monotonic()
-            if left is not None and left <= 0:
-                return
-            if select.select([self.waker.reader], [], [], left)[0]:
+        poll = select.poll()
+        poll.register(self.waker.reader, select.POLLIN)
+        while until is None or time.monotonic() < until:
+            if poll.poll(_milliseconds_until(until)):
                 self.waker.drain()
                 self._on_idle()
                 if until is None or self.queue.state is not QueueState.OPEN:
@@ -390,7 +405,7 @@ class _LinkState:
         for ticket in tickets:
             self._deaths_of.pop(ticket, None)
             if not self.queue.finish([ticket], failed=True):
-                self._outcomes.append(Outcome(ticket, error=error))
+                self._outcomes.append(Outcome(ticket, error=own_copy(error)))
         self._flush()
 
     @property
@@ -410,3 +425,8 @@ class _LinkState:
         refusal = failure or self.queue.closed_error()
         self._fail([*(sent.ticket for sent in had), *left], refusal)
         self.waker.close()
+
+
+def _milliseconds_until(moment: float | None) -> int | None:
+    """Return how long to poll: until a moment (``time.monotonic()``) has passed; None for as long as it takes."""
+    return None if moment is None else max(0, int((moment - time.monotonic()) * 1000)) + 1

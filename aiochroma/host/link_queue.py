@@ -9,9 +9,11 @@ here, under the client's own ``max_pending``.
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from aiochroma.core.calls import Outcome, Ticket, TicketState, deliver
@@ -22,7 +24,6 @@ from aiochroma.host.wire import FrameKind, frame
 
 if TYPE_CHECKING:
     import contextvars
-    import socket
     from collections.abc import Callable, Iterable, Iterator
     from queue import SimpleQueue
 
@@ -38,6 +39,8 @@ _BATCH_BYTES = 128 * 1024
 _VERDICT_SECONDS = 0.02
 """For so long the host is asked whether a request whose deadline has passed had begun."""
 
+_LARGE_CHARACTERS = 2**20
+
 _NOT_SENT = (TicketState.IN_LINE, TicketState.QUEUED)
 
 
@@ -47,17 +50,13 @@ class Sent:
     Attributes:
         ticket: The request.
         size: How many bytes it took so far.
-        decide_at: When its caller is told that it had begun, unless the host says otherwise before; None if no caller asks.
-        why: Why its caller left: ``"cancelled"``, ``"expired"``, or empty.
     """
 
-    __slots__ = ("decide_at", "size", "ticket", "why")
+    __slots__ = ("size", "ticket")
 
     def __init__(self, ticket: Ticket) -> None:
         self.ticket: Ticket = ticket
         self.size: int = 0
-        self.decide_at: float | None = None
-        self.why: str = ""
 
 
 class _Wakeup:
@@ -87,6 +86,7 @@ class LinkQueue(RequestQueue):
         self._sent_bytes = 0
         self._number = 0
         self._control: deque[tuple[int, bytes]] = deque()
+        self._doubted: deque[tuple[float, int]] = deque()
         self._sending = threading.Lock()
         self._asked = False
         self._paused = False
@@ -115,14 +115,28 @@ class LinkQueue(RequestQueue):
     def cancel(self, ticket: Ticket) -> None:
         """See :meth:`RequestQueue.cancel`."""
         if self._release_caller(ticket, "cancelled") is TicketState.RUNNING:
-            self._ask_verdict(ticket, "cancelled")
+            self._ask_verdict(ticket)
 
     def expire(self, ticket: Ticket) -> DeadlineExceededError | None:
         """See :meth:`RequestQueue.expire`. The error of one that was sent comes a moment later, with the host's verdict."""
         before = self._release_caller(ticket, "expired")
         if before is TicketState.RUNNING:
-            self._ask_verdict(ticket, "expired")
+            self._ask_verdict(ticket)
         return self._deadline_error(ticket, started=False) if before in _NOT_SENT else None
+
+    def finish(self, tickets: Iterable[Ticket], *, failed: bool) -> list[Ticket]:
+        """See :meth:`RequestQueue.finish`. A caller whose deadline has passed waits for this moment, and is told."""
+        abandoned = super().finish(tickets, failed=failed)
+        if abandoned:
+            self._tell_expired(abandoned, started=True)
+        return abandoned
+
+    def _tell_expired(self, abandoned: Iterable[Ticket], *, started: bool) -> None:
+        deliver(
+            Outcome(ticket, error=self._deadline_error(ticket, started=started))
+            for ticket in abandoned
+            if ticket.left == "expired"
+        )
 
     def mark_forked(self) -> None:
         """See :meth:`RequestQueue.mark_forked`. The copy of the connection is closed, so that the host sees the parent's end."""
@@ -132,12 +146,12 @@ class LinkQueue(RequestQueue):
             self._socket.close()
             self._socket = None
 
-    def _ask_verdict(self, ticket: Ticket, why: str) -> None:
+    def _ask_verdict(self, ticket: Ticket) -> None:
         """Tell the host that a request is no longer awaited, and ask whether it had begun."""
         with self.lock:
             for number, sent in self._sent.items():
                 if sent.ticket is ticket:
-                    sent.why, sent.decide_at = why, time.monotonic() + _VERDICT_SECONDS
+                    self._doubted.append((time.monotonic() + _VERDICT_SECONDS, number))
                     self._control.append((number, b""))
                     break
         self.flush()
@@ -162,6 +176,7 @@ class LinkQueue(RequestQueue):
             self._socket, self._unsent, self._large = None, b"", None
             had = list(self._sent.values())
             self._sent.clear()
+            self._doubted.clear()
             self._sent_bytes = 0
         return had
 
@@ -179,12 +194,18 @@ class LinkQueue(RequestQueue):
 
     def put_back(self, tickets: Iterable[Ticket]) -> None:
         """Put requests that are to be sent again before all others, in their order."""
+        alive: list[Ticket] = []
+        gone: list[Ticket] = []
         with self.lock:
-            alive = [ticket for ticket in tickets if ticket.state is TicketState.RUNNING]
-            for ticket in alive:
-                ticket.state = TicketState.QUEUED
-                ticket.started_at = 0.0
+            for ticket in tickets:
+                if ticket.state is TicketState.RUNNING:
+                    ticket.state, ticket.started_at = TicketState.QUEUED, 0.0
+                    alive.append(ticket)
+                else:
+                    gone.append(ticket)
             self._queued.extendleft(reversed(alive))
+        # Their callers have left in this very moment.
+        self.finish(gone, failed=True)
 
     def decided(self, number: int, *, began: bool) -> None:
         """Take note of whether a request had begun that its caller gave up."""
@@ -192,23 +213,17 @@ class LinkQueue(RequestQueue):
         if sent is None:
             return
         ticket = sent.ticket
-        if not sent.why:
-            if not began and self.drain:
-                self.put_back([ticket])
-            elif not self.finish([ticket], failed=True):
-                deliver([Outcome(ticket, error=self.closed_error())])
-            return
         with self.lock:
-            if not began and ticket.state is TicketState.ABANDONED:
+            withdrawn = not began and ticket.state is TicketState.ABANDONED
+            if withdrawn:
                 self.counts["abandoned"] -= 1
-                self.counts[sent.why] += 1
-        self.finish([ticket], failed=True)
-        if sent.why == "expired":
-            deliver([Outcome(ticket, error=self._deadline_error(ticket, started=began))])
-
-    def expired(self, ticket: Ticket) -> None:
-        """Tell a caller that its request had begun when its deadline passed."""
-        deliver([Outcome(ticket, error=self._deadline_error(ticket, started=True))])
+                self.counts[ticket.left] += 1
+        if withdrawn:
+            self._tell_expired(super().finish([ticket], failed=True), started=False)
+        elif not began and self.drain:
+            self.put_back([ticket])
+        elif not self.finish([ticket], failed=True):
+            deliver([Outcome(ticket, error=self.closed_error())])
 
     def context_of(self, number: int) -> contextvars.Context | None:
         """Return the context of a request that the host has."""
@@ -224,17 +239,15 @@ class LinkQueue(RequestQueue):
 
     def undecided(self) -> tuple[list[int], float | None]:
         """Return the requests that the host has been asked about for long enough, and when the next one will be."""
-        now, next_at = time.monotonic(), None
         over: list[int] = []
-        with self.lock:
-            for number, sent in self._sent.items():
-                if sent.decide_at is None:
-                    continue
-                if sent.decide_at <= now:
-                    over.append(number)
-                elif next_at is None or sent.decide_at < next_at:
-                    next_at = sent.decide_at
-        return over, next_at
+        while self._doubted:
+            decide_at, number = self._doubted[0]
+            if number in self._sent:
+                if decide_at > time.monotonic():
+                    return over, decide_at
+                over.append(number)
+            self._doubted.popleft()
+        return over, None
 
     def unclaimed(self) -> list[Ticket]:
         """Take everything that has not been sent."""
@@ -274,7 +287,8 @@ class LinkQueue(RequestQueue):
     def _send_waiting(self, *, link: bool) -> None:
         while self._socket is not None:
             if self._unsent and not self._push(b""):
-                self._wake_thread()
+                if not link:
+                    self._wake_thread()
                 return
             if self._large is not None:
                 if not link:
@@ -299,7 +313,9 @@ class LinkQueue(RequestQueue):
         except BlockingIOError:
             pass
         except OSError:
-            # The link's thread finds the same when it reads, and connects again.
+            # The link's thread finds its end when it reads, whatever the reason was, and connects again.
+            with suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
             sent = len(data)
             self._socket = None
         self._unsent = data[sent:]
@@ -332,11 +348,16 @@ class LinkQueue(RequestQueue):
                 self._fail(number, error)
                 continue
             frames += encoded
-            sent.size = sum(map(len, encoded))
-            with self.lock:
-                self._sent_bytes += sent.size
-            size += sent.size
+            size += self._count(number, sent, sum(map(len, encoded)))
         return b"".join(frames)
+
+    def _count(self, number: int, sent: Sent, size: int) -> int:
+        """Count the bytes of a request that the host has, while it has it; return them."""
+        with self.lock:
+            sent.size += size
+            if number in self._sent:
+                self._sent_bytes += size
+        return size
 
     def _choose(self, *, reads_only: bool) -> tuple[int, Sent] | None:
         """Take the next small request, if there is one and the host has room for it."""
@@ -395,10 +416,7 @@ class LinkQueue(RequestQueue):
             return frame(FrameKind.CANCEL, number)
         if not segment:
             self._large = None
-        sent.size += len(segment)
-        with self.lock:
-            if number in self._sent:
-                self._sent_bytes += len(segment)
+        self._count(number, sent, len(segment))
         return segment
 
     def _has_room(self) -> bool:
@@ -419,4 +437,9 @@ class LinkQueue(RequestQueue):
 
 
 def _is_large(ticket: Ticket) -> bool:
-    return records_of(ticket.request.arguments) > LARGE
+    """Whether a request takes so long to encode that it is not done on its caller's thread."""
+    arguments = ticket.request.arguments
+    if records_of(arguments) > LARGE:
+        return True
+    documents = arguments.get("documents")
+    return type(documents) is list and sum(len(text) for text in documents if text) > _LARGE_CHARACTERS

@@ -44,6 +44,7 @@ HOST_LOG = "aiochroma-host.log"
 _LOCK_SECONDS = 0.02
 _REACH_SECONDS = 60.0
 _STARTS = 3
+_LOOK_MILLISECONDS = 50
 _PYTHON_VARIABLE = "AIOCHROMA_HOST_PYTHON"
 _START_VARIABLE = "AIOCHROMA_HOST_START"
 
@@ -66,12 +67,14 @@ def reach(directory: str, values: MetadataView, stopped: Callable[[], bool]) -> 
         ClosedError: All its callers have gone.
     """
     starting = filelock.FileLock(socket_address(directory).with_suffix(".starting"), thread_local=False)
-    until = time.monotonic() + _REACH_SECONDS
+    # A host that is started waits for the directory as long as its client would.
+    patience = _REACH_SECONDS + float(values.get("options", {}).get("lock_timeout") or 0.0)
+    until = time.monotonic() + patience
     refused: Exception | None = None
     silent = 0
     while time.monotonic() < until:
         if stopped():
-            raise ClosedError(f"The database {directory!r} was closed before its host could be reached.")
+            raise _unneeded(directory)
         connected = connect(directory)
         if connected is not None:
             return connected
@@ -85,7 +88,9 @@ def reach(directory: str, values: MetadataView, stopped: Callable[[], bool]) -> 
             if connected is not None:
                 return connected
             try:
-                start_detached("aiochroma.host", directory, values, log=HOST_LOG)
+                start_detached(
+                    "aiochroma.host", directory, values, log=HOST_LOG, patience=patience, stopped=stopped
+                )
             except DatabaseInUseError as error:
                 owner = read_owner(directory)
                 if owner is None or owner.role != "host":
@@ -102,11 +107,19 @@ def reach(directory: str, values: MetadataView, stopped: Callable[[], bool]) -> 
                         f"{str(Path(directory) / HOST_LOG)!r}."
                     ) from error
     raise StoreUnavailableError(
-        f"The host of {directory!r} could not be reached within {_REACH_SECONDS:.0f} s."
+        f"The host of {directory!r} could not be reached within {patience:.0f} s."
     ) from refused
 
 
-def start_detached(module: str, directory: str, values: MetadataView, *, log: str) -> None:
+def start_detached(
+    module: str,
+    directory: str,
+    values: MetadataView,
+    *,
+    log: str,
+    patience: float = _REACH_SECONDS,
+    stopped: Callable[[], bool] = lambda: False,
+) -> None:
     """Start a process that serves a directory, and wait until it listens.
 
     Args:
@@ -114,6 +127,8 @@ def start_detached(module: str, directory: str, values: MetadataView, *, log: st
         directory: The canonical directory.
         values: What it is told.
         log: The name of its log in the directory.
+        patience: For how long it is waited for, in seconds.
+        stopped: Whether it is no longer needed; asked now and then.
 
     Raises:
         AiochromaError: It cannot serve the directory; its own error.
@@ -154,7 +169,7 @@ def start_detached(module: str, directory: str, values: MetadataView, *, log: st
             told.write(json.dumps(values).encode())
         os.close(told_writer)
         told_writer = -1
-        answer = _answer(ready_reader)
+        answer = _answer(ready_reader, directory, patience, stopped)
     finally:
         if told_writer >= 0:
             os.close(told_writer)
@@ -167,18 +182,29 @@ def start_detached(module: str, directory: str, values: MetadataView, *, log: st
         raise error_from_dict(answer["error"])
 
 
-def _answer(ready: int) -> JsonObject | None:
+def _answer(ready: int, directory: str, patience: float, stopped: Callable[[], bool]) -> JsonObject | None:
     """Wait for what a host says that has been started; None where it ended, or said nothing for too long."""
     data = b""
-    until = time.monotonic() + _REACH_SECONDS
+    until = time.monotonic() + patience
+    poll = select.poll()
+    poll.register(ready, select.POLLIN)
     while not data.endswith(b"\n"):
-        readable, _, _ = select.select([ready], [], [], max(0.0, until - time.monotonic()))
-        received = os.read(ready, 65536) if readable else b""
+        if stopped():
+            raise _unneeded(directory)
+        if not poll.poll(_LOOK_MILLISECONDS):
+            if time.monotonic() < until:
+                continue
+            return None
+        received = os.read(ready, 65536)
         if not received:
             return None
         data += received
     answer: JsonObject = json.loads(data)
     return answer
+
+
+def _unneeded(directory: str) -> ClosedError:
+    return ClosedError(f"The database {directory!r} was closed before its host could be reached.")
 
 
 def _interpreter() -> list[str]:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import sqlite3
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from host_support import until
+from host_support import PATIENCE, until
 
 import aiochroma
 from aiochroma import sync
+from aiochroma.core.stats import set_observer
 
 VECTOR = [0.1, 0.2, 0.3, 0.4]
 
@@ -199,6 +202,118 @@ def test_a_blocking_deadline_comes_in_time(hosts, path):
         finally:
             os.kill(hosts.pid(path), signal.SIGCONT)
         assert collection.count() == 0
+
+
+class Watching:
+    """An observer of this process: notes which thread sends what, and stops the link's thread at an outcome."""
+
+    def __init__(self):
+        self.senders = []
+        self.outcome, self.go_on = threading.Event(), threading.Event()
+
+    def request(self, database, operation, context, waited, ran, merged, error):
+        if operation == "get_version":
+            self.outcome.set()
+            assert self.go_on.wait(PATIENCE)
+
+    def carrier(self, context):
+        self.senders.append(threading.current_thread().name)
+        return {}
+
+
+@pytest.fixture
+def watching():
+    """Observe this process."""
+    observer = Watching()
+    set_observer(observer)
+    yield observer
+    observer.go_on.set()
+    set_observer(None)
+
+
+async def test_a_deadline_that_passes_in_the_moment_of_the_outcome(client, watching):
+    """The caller is released all the same, and nothing is left pending."""
+    with aiochroma.deadline(0.2):
+        call = asyncio.ensure_future(client.session.submit("get_version"))
+    await asyncio.to_thread(watching.outcome.wait, PATIENCE)
+    await asyncio.to_thread(until, lambda: client.stats().abandoned, "the deadline has passed")
+    watching.go_on.set()
+    with pytest.raises(aiochroma.DeadlineExceededError) as raised:
+        await call
+    assert raised.value.started
+    assert client.stats().pending == 0
+
+
+async def test_long_texts_are_encoded_on_the_links_thread(collection, watching):
+    """The event loop goes on meanwhile; short ones are sent at once."""
+    await collection.upsert(ids=["short"], embeddings=[VECTOR], documents=["short"])
+    await collection.upsert(ids=["long"], embeddings=[VECTOR], documents=["long" * 2**20])
+    assert watching.senders[0] == threading.current_thread().name
+    assert watching.senders[-1].startswith("aiochroma-link")
+
+
+async def test_the_links_thread_sleeps_while_the_host_reads_nothing(client, collection, hosts, path):
+    """However much waits to be sent, nothing turns round meanwhile."""
+    (link,) = [thread for thread in threading.enumerate() if thread.name.startswith("aiochroma-link")]
+
+    def ticks():
+        fields = Path(f"/proc/self/task/{link.native_id}/stat").read_text().rpartition(")")[2].split()
+        return int(fields[11]) + int(fields[12])
+
+    def sleeps():
+        before = ticks()
+        time.sleep(0.3)
+        return ticks() == before
+
+    os.kill(hosts.pid(path), signal.SIGSTOP)
+    try:
+        calls = [
+            asyncio.ensure_future(
+                collection.upsert(ids=[f"id{n}"], embeddings=[VECTOR], documents=["x" * 20_000])
+            )
+            for n in range(100)
+        ]
+        await asyncio.to_thread(until, sleeps, "the link's thread sleeps")
+    finally:
+        os.kill(hosts.pid(path), signal.SIGCONT)
+    await asyncio.gather(*calls)
+
+
+def test_a_blocking_call_on_the_links_thread_is_refused(hosts, path):
+    """A log handler that asks the database would wait for itself, as on the thread of a database of this process."""
+    met = []
+
+    class Asking(logging.Handler):
+        def emit(self, record):
+            if not met:
+                met.append(threading.current_thread().name)
+                try:
+                    client.count_collections()
+                except aiochroma.BlockingCallError as error:
+                    met.append(error)
+
+    handler = Asking()
+    logging.getLogger("aiochroma").addHandler(handler)
+    try:
+        with sync.PersistentClient(path, process="shared") as client:
+            hosts.ended(hosts.kill(path))
+            assert client.count_collections() == 0
+    finally:
+        logging.getLogger("aiochroma").removeHandler(handler)
+    assert met[0].startswith("aiochroma-link")
+    assert isinstance(met[1], aiochroma.BlockingCallError)
+
+
+async def test_a_process_with_very_many_descriptors(opening, hosts, path):
+    """As a service with more than a thousand connections has them: its host is reached, and found again."""
+    held = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    try:
+        async with opening() as client:
+            hosts.ended(hosts.kill(path))
+            assert await client.count_collections() == 0
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
 
 
 async def test_the_loop_does_not_wait_for_a_stopped_host(client, collection, hosts, path):

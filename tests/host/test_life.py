@@ -10,6 +10,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,42 @@ async def test_a_program_that_has_the_directory_is_named(hosts, path):
         assert raised.value.pid == os.getpid()
     finally:
         holder.release()
+
+
+async def test_a_host_waits_for_the_directory_as_long_as_its_client(hosts, path, monkeypatch):
+    """`lock_timeout` holds whatever a host may usually take to start."""
+    monkeypatch.setattr("aiochroma.host.reaching._REACH_SECONDS", 0.0)
+    path.mkdir()
+    holder = acquire(path)
+    try:
+        opening = asyncio.ensure_future(_count(path))
+        await asyncio.sleep(0)
+    finally:
+        holder.release()
+    assert await opening == 0
+
+
+async def _count(path):
+    async with aiochroma.AsyncPersistentClient(path, process="shared", lock_timeout=60) as client:
+        return await client.count_collections()
+
+
+async def test_closing_does_not_wait_for_a_host_that_never_says_a_word(hosts, path, monkeypatch, tmp_path):
+    """Whoever opens is released at once, and its thread ends, too."""
+    pids = tmp_path / "pids"
+    script = tmp_path / "python"
+    script.write_text(f'#!/bin/sh\nsleep 1000 &\necho $! >> "{pids}"\n')
+    script.chmod(0o700)
+    monkeypatch.setenv("AIOCHROMA_HOST_PYTHON", str(script))
+    opening = asyncio.ensure_future(_count(path))
+    await asyncio.to_thread(until, pids.exists, "it is started")
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    links = [thread for thread in threading.enumerate() if thread.name.startswith("aiochroma-link")]
+    await asyncio.to_thread(until, lambda: not any(map(threading.Thread.is_alive, links)), "its end")
+    for pid in pids.read_text().split():
+        os.kill(int(pid), signal.SIGKILL)
 
 
 async def test_a_process_that_is_not_known_is_refused(path):
