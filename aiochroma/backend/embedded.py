@@ -302,6 +302,8 @@ class EmbeddedBackend(ChromaBackend):
     def _let_go(self) -> None:
         """Let Chroma close its files; the directory stays ours."""
         self._is_open = False
+        if self._log is not None:
+            self._log.close()
         hook = self.hook
         self.hook: WriteHook | None = None
         with contextlib.ExitStack() as stack:

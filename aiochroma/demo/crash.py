@@ -12,6 +12,7 @@ import sys
 import time
 from dataclasses import dataclass
 
+from aiochroma.disk.copying import interpreter, package_environment
 from aiochroma.memory.memory import Memory
 
 __all__ = ["Crash", "join_and_count", "kill_and_count"]
@@ -57,15 +58,18 @@ async def join_and_count(directory: str) -> int:
     """Hold the memory open in this process, let another one join, and return how many texts that one counts."""
     async with Memory(directory, process="shared") as memory:
         await memory.count(_NAMESPACE)
-        command = [sys.executable, "-m", "aiochroma.demo.crash", directory, "count"]
-        child = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+        command = [*interpreter(), "-m", "aiochroma.demo.crash", directory, "count"]
+        child = await asyncio.create_subprocess_exec(
+            *command, stdout=asyncio.subprocess.PIPE, env=package_environment()
+        )
         said, _ = await child.communicate()
         return int(said)
 
 
 def _write_and_kill(directory: str, seconds: float) -> list[int]:
-    command = [sys.executable, "-m", "aiochroma.demo.crash", directory]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 - ourselves
+    command = [*interpreter(), "-m", "aiochroma.demo.crash", directory]
+    environment = package_environment()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:  # noqa: S603 - ourselves
         assert process.stdout is not None
         acknowledged = []
         until = None

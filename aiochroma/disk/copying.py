@@ -13,6 +13,8 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -34,15 +36,20 @@ from aiochroma.disk.layout import (
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from types import ModuleType
 
 
 __all__ = [
+    "PYTHON_VARIABLE",
     "ChildError",
+    "Script",
     "Stamps",
     "Verification",
     "check_verification",
     "copy_again",
     "copy_database",
+    "interpreter",
+    "package_environment",
     "refuse_lack_of_room",
     "run_child",
     "run_script",
@@ -51,6 +58,8 @@ __all__ = [
     "survives_rebuilding",
     "verify_copy",
 ]
+
+PYTHON_VARIABLE = "AIOCHROMA_PYTHON"
 
 _START = (
     "import json, runpy, sys; paths, module = json.loads(sys.argv[1]), sys.argv[2];"
@@ -68,11 +77,44 @@ class ChildError(Exception):
 
     Attributes:
         code: Its exit code; negative for a signal, None when its time was over or it could not be started.
+        started: Whether it could be started.
     """
 
-    def __init__(self, message: str, code: int | None) -> None:
+    def __init__(self, message: str, code: int | None, *, started: bool = True) -> None:
         super().__init__(message)
         self.code = code
+        self.started = started
+
+
+def interpreter(variable: str = PYTHON_VARIABLE) -> list[str]:
+    """Return the Python interpreter that runs child processes, and what keeps it from importing from the working directory.
+
+    A frozen program (PyInstaller, cx_Freeze) has none: what it calls its executable is the program itself, which would be started
+    once more.
+
+    Args:
+        variable: Names another one where it is set, before the variable for all child processes.
+
+    Raises:
+        ChildError: There is none.
+    """
+    own = "" if getattr(sys, "frozen", False) else sys.executable
+    chosen = os.environ.get(variable) or os.environ.get(PYTHON_VARIABLE) or own
+    if not chosen:
+        raise ChildError(
+            "no child process can be started, because this program has no Python interpreter of its own; name one that has this "
+            f"package installed in the variable {PYTHON_VARIABLE}",
+            None,
+            started=False,
+        )
+    return [chosen, "-P"] if sys.version_info >= (3, 11) else [chosen]
+
+
+def package_environment() -> dict[str, str]:
+    """Return this process's environment, in which the package is found where it was found here."""
+    root = os.fspath(Path(__file__).resolve().parents[2])
+    path = os.environ.get("PYTHONPATH")
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([root, path] if path else [root])}
 
 
 def run_child(module: str, arguments: Sequence[str | os.PathLike[str]], *, seconds: float) -> str:
@@ -86,57 +128,120 @@ def run_child(module: str, arguments: Sequence[str | os.PathLike[str]], *, secon
     Raises:
         ChildError: It failed, crashed, or was not done in time; the message is its last line.
     """
-    return _run(["-c", _START, json.dumps(_paths()), module], arguments, seconds)
+    return _outcome(_started(_as_module(module), arguments), seconds)
 
 
-def run_script(file: str, arguments: Sequence[str | os.PathLike[str]], *, seconds: float) -> str:
-    """Run a script that imports nothing but the standard library; it starts ten times as fast as a module.
+def run_script(module: ModuleType, arguments: Sequence[str | os.PathLike[str]], *, seconds: float) -> str:
+    """Run a module that imports nothing but the standard library; it starts ten times as fast as another one.
 
     Args:
-        file: The script.
+        module: The module.
         arguments: Its command line.
         seconds: It is ended after this many seconds.
 
     Raises:
         ChildError: It failed, crashed, or was not done in time; the message is its last line.
     """
-    return _run(["-S", file], arguments, seconds)
+    return _outcome(_started(_as_script(module), arguments), seconds)
 
 
-def _run(what: list[str], arguments: Sequence[str | os.PathLike[str]], seconds: float) -> str:
-    if not sys.executable:
-        raise ChildError(
-            "no child process can be started, because `sys.executable` names no interpreter", None
+class Script:
+    """What :func:`run_script` does, beside this thread.
+
+    Args:
+        module: The module.
+        arguments: Its command line.
+        seconds: It is ended after this many seconds.
+
+    Raises:
+        ChildError: It cannot be started.
+    """
+
+    def __init__(
+        self, module: ModuleType, arguments: Sequence[str | os.PathLike[str]], *, seconds: float
+    ) -> None:
+        self._process = _started(_as_script(module), arguments)
+        self._future: Future[str] = Future()
+        self._thread = threading.Thread(
+            target=self._wait, args=(seconds,), name="aiochroma-child", daemon=True
         )
-    command = [sys.executable, "-I", *what, *(str(argument) for argument in arguments)]
+        self._thread.start()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended."""
+        return self._future.done()
+
+    def result(self) -> str:
+        """Return what it printed, once it is over.
+
+        Raises:
+            ChildError: It failed, crashed, was ended, or was not done in time.
+        """
+        return self._future.result()
+
+    def end(self) -> None:
+        """End it, and wait until it has ended."""
+        self._process.kill()
+        self._thread.join()
+
+    def _wait(self, seconds: float) -> None:
+        try:
+            self._future.set_result(_outcome(self._process, seconds))
+        except BaseException as error:  # noqa: BLE001 - raised where the result is asked for
+            self._future.set_exception(error)
+
+
+def _as_module(name: str) -> list[str]:
+    return ["-c", _START, json.dumps(_paths()), name]
+
+
+def _as_script(module: ModuleType) -> list[str]:
+    file = str(module.__file__)
+    # The modules of a frozen program are in no file.
+    return ["-S", file] if os.path.isfile(file) else _as_module(module.__name__)  # noqa: PTH113 - a text
+
+
+def _started(what: list[str], arguments: Sequence[str | os.PathLike[str]]) -> subprocess.Popen[str]:
+    command = [*interpreter(), "-I", *what, *(str(argument) for argument in arguments)]
     environment = {
         name: value
         for name, value in os.environ.items()
         if name.upper() in _KEPT_VARIABLES or name.startswith("LC_")
     }
     try:
-        done = subprocess.run(  # noqa: S603 - our own code
+        return subprocess.Popen(  # noqa: S603 - our own code
             command,
             stdin=subprocess.DEVNULL,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
             encoding="utf-8",
             errors="replace",
-            check=False,
-            timeout=seconds,
             env=environment,
             cwd=os.path.abspath(os.sep),  # noqa: PTH100 - a constant
         )
-    except subprocess.TimeoutExpired as error:
-        raise ChildError(f"it was not done within {seconds:.0f} s and was ended", None) from error
     except OSError as error:
         raise ChildError(
-            f"no child process could be started ({sys.executable!r}): {error.strerror}", None
+            f"no child process could be started ({command[0]!r}): {error.strerror}", None, started=False
         ) from error
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f"it ended with exit code {done.returncode}"]
-        raise ChildError(lines[-1], done.returncode)
-    return done.stdout
+
+
+def _outcome(process: subprocess.Popen[str], seconds: float) -> str:
+    """Wait for a child, and return what it printed."""
+    with process:
+        try:
+            printed, complaints = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired as error:
+            process.kill()
+            raise ChildError(f"it was not done within {seconds:.0f} s and was ended", None) from error
+        except BaseException:
+            process.kill()
+            raise
+    if process.returncode:
+        lines = complaints.strip().splitlines() or [f"it ended with exit code {process.returncode}"]
+        raise ChildError(lines[-1], process.returncode)
+    return printed
 
 
 def _paths() -> list[str]:
@@ -191,7 +296,7 @@ def copy_database(directory: Path, target: Path) -> None:
         BackupError: Copying failed (a full disk, for example).
     """
     try:
-        run_script(copy_child.__file__, [directory, target, *_LEFT_BEHIND], seconds=_seconds(directory))
+        run_script(copy_child, [directory, target, *_LEFT_BEHIND], seconds=_seconds(directory))
     except ChildError as error:
         raise BackupError(f"Copying {str(directory)!r} to {str(target)!r} failed: {error}.") from error
 
@@ -250,6 +355,8 @@ def verify_copy(target: Path, how: Verification = "full") -> JsonObject:
 def survives_rebuilding(directory: Path, collection_id: str) -> bool:
     """Have a child process read a collection once, which makes Chroma rebuild its index; returns whether the child lived.
 
+    Where no child can be started nothing speaks against the collection, and the answer is yes.
+
     Args:
         directory: The database; owned by this process, not open in Chroma.
         collection_id: Id of the collection.
@@ -262,7 +369,7 @@ def survives_rebuilding(directory: Path, collection_id: str) -> bool:
         )
     except ChildError as error:
         # A child that raises has lived; what Chroma raised comes again when the collection is used.
-        return error.code is not None and error.code > 0
+        return not error.started or (error.code is not None and error.code > 0)
     return True
 
 

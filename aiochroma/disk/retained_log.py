@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma.disk import positions_child
-from aiochroma.disk.copying import ChildError, run_script
+from aiochroma.disk.copying import ChildError, Script
 from aiochroma.disk.layout import SQLITE_FILE, connect_read_only
 from aiochroma.disk.schema import log_entries, log_positions_in
 
@@ -82,16 +82,20 @@ def log_state(directory: Path, noted: Mapping[str, int], *, was_kept: bool) -> L
 class Follower(Protocol):
     """Our file, which follows Chroma's writes."""
 
-    def note(self, positions: Mapping[str, int]) -> None:
+    def note(self, positions: Mapping[str, int], *, is_newest: bool = True) -> None:
         """Note on the disk up to which entry of the log it has everything, for what has changed since the last time.
 
         Args:
-            positions: By collection id, how far the log goes now.
+            positions: By collection id, an entry of the log that it has, with all before it.
+            is_newest: Whether nothing has been written since. Otherwise it is to be noted again.
         """
 
 
 class RetainedLog:
     """The log of a database that is open: our file is told now and then how far it goes, on the thread that calls Chroma.
+
+    A child process asks, beside that thread. What it has read is used between two requests: by then our file has all that the log
+    named when it was asked.
 
     Args:
         directory: The database directory.
@@ -102,20 +106,38 @@ class RetainedLog:
         self._directory = directory
         self._follower = follower
         self._written = 0
+        self._asked: Script | None = None
+        self._can_ask = True
 
     def wrote(self, records: int) -> None:
         """Count what was written."""
         self._written += records
 
     def work(self) -> None:
-        """Have our file note how far it goes, if enough was written since the last time."""
-        if self._written < _DUE_RECORDS:
-            return
-        self._written = 0
+        """Ask how far the log goes, if enough was written since the last time; have our file note the answer that has come."""
+        if self._asked is not None:
+            if self._asked.is_over:
+                asked, self._asked = self._asked, None
+                self._note(asked)
+        elif self._written >= _DUE_RECORDS and self._can_ask:
+            self._written = 0
+            try:
+                self._asked = Script(positions_child, [self._directory / SQLITE_FILE], seconds=_SECONDS)
+            except ChildError as error:
+                # As inside of another program. Closing notes how far it goes; after a death more is copied again.
+                self._can_ask = False
+                log.info("log.not_noted", database=str(self._directory), error=str(error))
+
+    def close(self) -> None:
+        """End what still asks: it has a file of the database open."""
+        if self._asked is not None:
+            self._asked.end()
+            self._asked = None
+
+    def _note(self, asked: Script) -> None:
         try:
-            answer = run_script(positions_child.__file__, [self._directory / SQLITE_FILE], seconds=_SECONDS)
-            positions: Mapping[str, int] = dict(json.loads(answer))
+            positions: Mapping[str, int] = dict(json.loads(asked.result()))
         except (ChildError, ValueError, TypeError) as error:
             log.warning("log.not_noted", database=str(self._directory), error=str(error))
             return
-        self._follower.note(positions)
+        self._follower.note(positions, is_newest=not self._written)

@@ -10,7 +10,6 @@ import json
 import os
 import select
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -25,6 +24,7 @@ from aiochroma._errors import (
     error_from_dict,
 )
 from aiochroma._types import JsonObject, MetadataView
+from aiochroma.disk.copying import PYTHON_VARIABLE, ChildError, interpreter, package_environment
 from aiochroma.disk.ownership import read_owner
 from aiochroma.host.messages import make_codec, options_to_json, versions
 from aiochroma.host.sockets import connect, socket_address
@@ -45,7 +45,7 @@ _LOCK_SECONDS = 0.02
 _REACH_SECONDS = 60.0
 _STARTS = 3
 _LOOK_MILLISECONDS = 50
-_PYTHON_VARIABLE = "AIOCHROMA_HOST_PYTHON"
+_HOST_PYTHON_VARIABLE = "AIOCHROMA_HOST_PYTHON"
 _START_VARIABLE = "AIOCHROMA_HOST_START"
 
 
@@ -141,7 +141,7 @@ def start_detached(
             # It forks once more and this process ends at once: the host is no child of this process.
             subprocess.run(  # noqa: S603 - our own interpreter and module
                 [
-                    *_interpreter(),
+                    *interpreter(_HOST_PYTHON_VARIABLE),
                     "-m",
                     module,
                     directory,
@@ -153,14 +153,16 @@ def start_detached(
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 cwd="/",
-                env=_environment(),
+                env=package_environment(),
                 pass_fds=(told_reader, ready_writer),
                 start_new_session=True,
                 check=True,
             )
+        except ChildError as error:
+            raise StoreUnavailableError(f"No server of {directory!r} could be started: {error}.") from error
         except (OSError, subprocess.CalledProcessError) as error:
             raise StoreUnavailableError(
-                f"No server of {directory!r} could be started: {error}. {_PYTHON_VARIABLE} names the Python interpreter to use."
+                f"No server of {directory!r} could be started: {error}. {PYTHON_VARIABLE} names the Python interpreter to use."
             ) from error
         finally:
             os.close(told_reader)
@@ -205,23 +207,6 @@ def _answer(ready: int, directory: str, patience: float, stopped: Callable[[], b
 
 def _unneeded(directory: str) -> ClosedError:
     return ClosedError(f"The database {directory!r} was closed before its host could be reached.")
-
-
-def _interpreter() -> list[str]:
-    chosen = os.environ.get(_PYTHON_VARIABLE) or sys.executable
-    if not chosen:
-        raise StoreUnavailableError(
-            f"This program has no Python interpreter of its own: name one in {_PYTHON_VARIABLE}."
-        )
-    # Never from the working directory, where that can be said.
-    return [chosen, "-P"] if sys.version_info >= (3, 11) else [chosen]
-
-
-def _environment() -> dict[str, str]:
-    """Return this process's environment, in which the package is found where it was found here."""
-    root = os.fspath(Path(__file__).resolve().parents[2])
-    path = os.environ.get("PYTHONPATH")
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([root, path] if path else [root])}
 
 
 _ANSWER_SECONDS = 15.0

@@ -249,11 +249,12 @@ class IndexKeeper:
         self._changed.clear()
         self._dropping(lambda index: index.clear())
 
-    def note(self, positions: Mapping[str, int]) -> None:
+    def note(self, positions: Mapping[str, int], *, is_newest: bool = True) -> None:
         """Note, on the disk, up to which entry of Chroma's log the index has everything; nothing of what is not current.
 
         Args:
-            positions: For each collection how far its log goes now.
+            positions: For each collection an entry of its log that the index has, with all before it.
+            is_newest: Whether nothing has been written since. Otherwise they are noted again the next time.
         """
         if self._index is None or self._present_problem() is not None:
             return
@@ -269,7 +270,7 @@ class IndexKeeper:
         except sqlite3.DatabaseError as error:
             self.failed(error)
             return
-        self._unnoted -= noted.keys()
+        self._unnoted -= noted.keys() if is_newest else set()
 
     def close(self, positions: Mapping[str, int]) -> None:
         """Note how far the index goes, and close its file.

@@ -146,9 +146,9 @@ class LocalIndex(SearchingRecords):
         self.collections_changed()
         self.keeper.forget_everything()
 
-    def note(self, positions: Mapping[str, int]) -> None:
+    def note(self, positions: Mapping[str, int], *, is_newest: bool = True) -> None:
         """Note how far the index goes; see ``IndexKeeper.note``."""
-        self.keeper.note(positions)
+        self.keeper.note(positions, is_newest=is_newest)
 
     def close(self, positions: Mapping[str, int]) -> None:
         """Note how far the index goes, and close what is open; see ``IndexKeeper.close``."""

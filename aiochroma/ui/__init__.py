@@ -16,6 +16,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from aiochroma._distribution import missing_extra
+from aiochroma._errors import StoreUnavailableError
+from aiochroma.disk.copying import ChildError, interpreter, package_environment
 
 __all__ = ["PATH", "TOKEN", "WRITE", "serve"]
 
@@ -38,6 +40,7 @@ def serve(path: str | os.PathLike[str], *, port: int | None = None, write: bool 
 
     Raises:
         MissingExtraError: Streamlit is not installed.
+        StoreUnavailableError: This program has no Python interpreter of its own.
     """
     if find_spec("streamlit") is None:
         raise missing_extra("The page", "ui", "streamlit")
@@ -55,13 +58,16 @@ def serve(path: str | os.PathLike[str], *, port: int | None = None, write: bool 
     flags = [part for name, value in options.items() for part in (f"--{name}", str(value))]
     page = Path(__file__).with_name("page.py")
     told = {PATH: os.path.realpath(path), TOKEN: token, WRITE: "1" if write else ""}
+    try:
+        command = [*interpreter(), "-m", "streamlit", "run", str(page), *flags]
+    except ChildError as error:
+        raise StoreUnavailableError(f"The page cannot be served: {error}.") from error
     print(f"http://127.0.0.1:{chosen}/?token={token}", flush=True)
-    command = [sys.executable, "-m", "streamlit", "run", str(page), *flags]
-    environment = {**os.environ, **told}
+    environment = {**package_environment(), **told}
     if os.name == "posix":
         # In the place of this process, so that whoever ends it ends the page, by whatever signal.
         os.dup2(2, 1)
-        os.execve(sys.executable, command, environment)  # noqa: S606 - our own module
+        os.execve(command[0], command, environment)  # noqa: S606 - our own module
     with subprocess.Popen(command, env=environment, stdout=sys.stderr) as process:  # noqa: S603 - our own module
         try:
             return process.wait()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -15,6 +16,7 @@ import aiochroma
 from aiochroma._files import Replacement, make_directory, touch_sqlite_file, write_atomically
 from aiochroma.disk import copying
 from aiochroma.disk.copy_child import copy
+from aiochroma.host.reaching import start_detached
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="modes, links and pipes of POSIX")
 
@@ -206,11 +208,18 @@ def test_a_child_imports_nothing_from_the_working_directory(tmp_path, monkeypatc
     assert not (tmp_path / "ran").exists()
 
 
+def script(file):
+    """Stand for a module of ours."""
+    module = ModuleType(file.stem)
+    module.__file__ = str(file)
+    return module
+
+
 def test_a_child_that_hangs_is_ended(tmp_path):
     """Its time is limited, and the error says so."""
     (tmp_path / "sleeps.py").write_text("import time\ntime.sleep(1000)\n")
     with pytest.raises(copying.ChildError, match="within 1 s") as error:
-        copying.run_script(str(tmp_path / "sleeps.py"), [], seconds=1)
+        copying.run_script(script(tmp_path / "sleeps.py"), [], seconds=1)
     assert error.value.code is None
 
 
@@ -219,7 +228,25 @@ def test_a_child_that_crashes_says_how(tmp_path):
     (tmp_path / "dies.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
     (tmp_path / "raises.py").write_text("raise ValueError('no such thing')\n")
     with pytest.raises(copying.ChildError) as killed:
-        copying.run_script(str(tmp_path / "dies.py"), [], seconds=60)
+        copying.run_script(script(tmp_path / "dies.py"), [], seconds=60)
     with pytest.raises(copying.ChildError, match="no such thing"):
-        copying.run_script(str(tmp_path / "raises.py"), [], seconds=60)
+        copying.run_script(script(tmp_path / "raises.py"), [], seconds=60)
     assert killed.value.code == -9
+
+
+def test_a_frozen_program_is_not_its_own_interpreter(tmp_path, monkeypatch):
+    """What it calls its executable is the program, which must not be started once more; an interpreter can be named."""
+    (tmp_path / "prints.py").write_text("print('done')\n")
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    with pytest.raises(copying.ChildError, match="AIOCHROMA_PYTHON") as error:
+        copying.run_script(script(tmp_path / "prints.py"), [], seconds=60)
+    assert not error.value.started
+    with pytest.raises(aiochroma.StoreUnavailableError, match="AIOCHROMA_PYTHON"):
+        start_detached("aiochroma.host", str(tmp_path), {}, log="log")
+    monkeypatch.setenv("AIOCHROMA_PYTHON", sys.executable)
+    assert copying.run_script(script(tmp_path / "prints.py"), [], seconds=60) == "done\n"
+    # Its modules are in no file.
+    module = ModuleType("aiochroma.disk.positions_child")
+    module.__file__ = str(tmp_path / "archive" / "positions_child.py")
+    with pytest.raises(copying.ChildError, match="no such table"):
+        copying.run_script(module, [tmp_path / "empty.sqlite3"], seconds=60)

@@ -306,6 +306,15 @@ async def test_a_rebuild_that_did_not_end_is_tried_in_a_child(database):
     assert findings.crashing(database) == frozenset()
 
 
+async def test_a_rebuild_is_not_blamed_where_no_child_can_try_it(database, monkeypatch):
+    """A frozen program has no interpreter: nothing is known against the collection, which is used as before."""
+    (entry,) = [entry for entry in preflight(database).collections if entry.name == "bad"]
+    findings.begin_rebuild(database, entry.collection_id)
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    assert await counts(database) == {"good": 200, "bad": 300}
+    assert findings.crashing(database) == frozenset()
+
+
 async def test_a_rebuild_that_ends_the_process_is_not_tried_again(database):
     """Every opening leaves that collection alone; a repair tries once more, in a process of its own."""
     (entry,) = [entry for entry in preflight(database).collections if entry.name == "bad"]

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import aiochroma
-from aiochroma.disk.retained_log import log_state
+from aiochroma.disk.retained_log import RetainedLog, log_state
 from aiochroma.records.index_file import IndexFile, position_of
 from aiochroma.text.index import TextIndex
 
@@ -160,6 +160,47 @@ async def test_after_a_death_the_log_names_what_has_changed(directory):
     assert (
         log_state(directory, IndexFile(directory).noted(), was_kept=True).changed[collection] == frozenset()
     )
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the interpreter of children is a shell script")
+async def test_asking_how_far_the_log_goes_stops_nobody(directory, tmp_path, monkeypatch):
+    """The child that asks is stuck: requests are answered meanwhile, closing ends it, and notes how far our file goes."""
+    asked, python = tmp_path / "asked", tmp_path / "python"
+    python.write_text(f"#!/bin/sh\ntouch {asked}\nexec sleep 1000\n")
+    python.chmod(0o700)
+    monkeypatch.setenv("AIOCHROMA_PYTHON", str(python))
+    async with aiochroma.Memory(directory, process="this") as memory:
+        items = [{"id": f"id{n}", "text": f"note {n}"} for n in range(1000)]
+        await memory.remember_many(items, namespace="notes")
+        while not asked.exists():
+            await memory.count("notes")
+        assert await _found(memory, "note 3") == ["note 3"]
+        await memory.remember("something new", namespace="notes", id="new")
+        collection = str((await _collection(memory)).id)
+    noted = IndexFile(directory).noted()
+    assert log_state(directory, noted, was_kept=True).changed[collection] == frozenset()
+
+
+@pytest.mark.parametrize("later", [0, 1])
+async def test_how_far_the_log_goes_is_noted_while_it_is_open(directory, later):
+    """After a thousand writes, and again where something was written meanwhile."""
+    collection = await _remembered(directory, *(f"note {n}" for n in range(5)))
+    noted = []
+
+    class File:
+        def note(self, positions, *, is_newest=True):
+            noted.append((positions[collection], is_newest))
+
+    retained = RetainedLog(directory, File())
+    retained.wrote(999)
+    retained.work()
+    retained.wrote(1)
+    retained.work()
+    retained.wrote(later)
+    while not noted:
+        retained.work()
+    assert noted == [(5, not later)]
+    retained.close()
 
 
 async def test_a_file_that_has_missed_something_is_not_believed(directory):
