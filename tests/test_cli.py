@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from programs import until
 
 from aiochroma.sync import Memory
 
 pytest.importorskip("typer")
 pytest.importorskip("rich")
+
+from aiochroma.cli.transfer import _records_in
 
 
 def aiochroma(*arguments, stdin=b"", cwd=None):
@@ -387,3 +394,211 @@ def test_output_that_cannot_show_a_character(tmp_path, monkeypatch, encoding):
         assert finished.returncode == 0, finished.stderr
         assert b"\\u9cf6" in finished.stdout
     assert json.loads(finished.stdout)[0]["text"] == "The cat is called \u9cf6 \U0001f408."
+
+
+LONG = "x" * 300
+"""No file system has a name for it, and asking is an error of its own."""
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        (("remember", "a text", "--path", LONG), 3),
+        (("recall", "a question", "--path", LONG), 3),
+        (("list", LONG), 3),
+        (("export", "file.jsonl", "--path", LONG), 3),
+        (("import", LONG), 2),
+        (("doctor", LONG), 3),
+        (("backup", LONG, "copy"), 3),
+        (("restore", LONG, "copy"), 3),
+        (("erase", LONG), 3),
+        (("migrate", LONG, "copy"), 3),
+        (("ui", LONG), 3),
+    ],
+)
+def test_a_path_that_cannot_be_looked_at_is_one_line(tmp_path, command, code):
+    """Whatever the file system says of a path, there is no traceback, and nothing is made."""
+    finished = aiochroma(*command, cwd=tmp_path)
+    assert finished.returncode == code
+    assert "too long" in complaint(finished) or "no readable" in complaint(finished)
+    assert list(tmp_path.iterdir()) == []
+
+
+FORBIDDEN = """
+import asyncio, os, sys
+from pathlib import Path
+import aiochroma
+from aiochroma.cli.common import check_exists
+from aiochroma.ops.migrate import endpoint_of
+
+path = Path(sys.argv[1])
+os.setuid(65534)
+for look in (
+    check_exists,
+    aiochroma.sync.doctor,
+    aiochroma.sync.erase,
+    lambda path: endpoint_of(path, "src", None, None, None).look(must_exist=True),
+):
+    try:
+        look(path)
+    except aiochroma.DatabasePathError as error:
+        print(error)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs another user to run as")
+def test_what_belongs_to_another_user_is_one_line():
+    """Whatever only reads says that it may not look, and does not call it a memory that does not exist."""
+    closed = Path("/var/lib") / f"aiochroma-test-{os.getpid()}"
+    closed.mkdir(mode=0o700)
+    try:
+        command = [sys.executable, "-c", f"import aiochroma.sync{FORBIDDEN}", closed / "memory"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
+    finally:
+        closed.rmdir()
+    assert done.stdout.count("Permission denied") == 4, done.stderr
+
+
+def test_stored_text_is_shown_and_not_obeyed(tmp_path):
+    """Ids, namespaces and metadata may come from others as well; control characters are written out."""
+    evil, path = "\x1b]0;owned\x07\x9b1m", tmp_path / "memory"
+    with Memory(path) as memory:
+        memory.remember(
+            f"text {evil}", id=f"id{evil}", namespace=f"name{evil}", metadata={f"key{evil}": evil}
+        )
+    name = f"name{evil}"
+    for command in (
+        ("list", path, "-n", name),
+        ("get", f"id{evil}", "--path", path, "-n", name),
+        ("recall", "text", "--path", path),
+        ("recall", "text", "--path", path, "--context"),
+        ("namespaces", path),
+        ("stats", path),
+        ("pin", f"id{evil}", "--path", path, "-n", name),
+    ):
+        finished = aiochroma(*command)
+        shown = finished.stdout + finished.stderr
+        assert finished.returncode == 0, shown
+        assert not {"\x1b", "\x07", "\x9b"}.intersection(shown.decode()), command
+
+
+def test_a_standard_input_that_is_closed_is_one_line(tmp_path):
+    done = subprocess.run(
+        f"{sys.executable} -m aiochroma remember --path {tmp_path / 'memory'} - <&-",
+        shell=True,
+        capture_output=True,
+        check=False,
+        timeout=100,
+    )
+    assert (done.returncode, "closed" in complaint(done)) == (2, True)
+
+
+def test_json_is_json_whatever_the_output_can_show(tmp_path, monkeypatch):
+    """A path with letters that the output's encoding lacks is escaped as JSON has it."""
+    path = tmp_path / "mémoire 🧠"
+    output(aiochroma("remember", "a text", "--path", path))
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    assert json.loads(aiochroma("doctor", path, "--json").stdout)["path"] == str(path)
+
+
+def test_what_erase_did_not_look_for_is_said(tmp_path):
+    output(aiochroma("remember", "a text", "--path", tmp_path / "memory"))
+    lines = output(aiochroma("erase", tmp_path / "memory", "--text", "1234"))
+    assert any("so short" in line for line in lines)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such signals")
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_who_ends_a_command_leaves_no_private_file_behind(tmp_path, name):
+    """What was read of standard input is in a temporary file, which goes with the command."""
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    with subprocess.Popen(
+        [sys.executable, "-m", "aiochroma", "import", "-", "--path", tmp_path / "memory"],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "TMPDIR": str(temporary)},
+    ) as process:
+        process.stdin.write(b'"something private"\n')
+        process.stdin.flush()
+        until(lambda: list(temporary.iterdir()), "the input is being read")
+        process.send_signal(getattr(signal, name))
+        assert process.wait(100) == 128 + getattr(signal, name)
+        process.stdin.close()
+    assert list(temporary.iterdir()) == []
+
+
+INTERRUPTED = """
+import contextlib, os, signal, sys
+from aiochroma.cli import transfer
+
+def show(*progress):
+    if sum(part for part in progress if isinstance(part, int)) >= 300:
+        os.kill(os.getpid(), signal.SIGINT)
+
+@contextlib.contextmanager
+def bars(*_):
+    yield show
+
+transfer.progress_bar = transfer.progress_bars = bars
+from aiochroma.cli.app import run
+run()
+"""
+
+
+def interrupted(*arguments):
+    """Run a command that gets Ctrl-C when it has done some of its work."""
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, *map(str, arguments)],
+        capture_output=True,
+        check=False,
+        timeout=100,
+    )
+    assert done.returncode == 130, done.stderr
+    return complaint(done)
+
+
+def test_what_was_interrupted_says_how_things_stand_and_goes_on(tmp_path):
+    """Import, export and migrate: what is there is whole, and running it again completes it without duplicates."""
+    path, file, copy = tmp_path / "memory", tmp_path / "many.jsonl", tmp_path / "copy"
+    file.write_text(
+        "".join(f'{{"text": "note number {number}", "id": "{number}"}}\n' for number in range(700))
+    )
+    assert re.search(
+        r"interrupted after \d+ memories.*run it again", interrupted("import", file, "--path", path)
+    )
+    with Memory(path) as memory:
+        assert 0 < memory.count() < 700
+    assert output(aiochroma("import", file, "--path", path)) == ["700 memories imported"]
+    with Memory(path) as memory:
+        assert memory.count() == 700
+
+    before = file.read_text()
+    assert f"{file} is as it was" in interrupted("export", file, "--path", path)
+    assert file.read_text() == before
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["many.jsonl", "memory"]
+
+    assert "nothing is written twice" in interrupted("migrate", path, copy)
+    assert json.loads(aiochroma("migrate", path, copy, "--json").stdout)["is_verified"]
+    with Memory(copy) as memory:
+        assert memory.count() == 700
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "total"),
+    [
+        ("many.jsonl", '{"text": "a"}\n{"text": "b"}\n', 2),
+        ("many.json", '["a", "b"]', None),
+        ("many.csv", 'text,kind\n"a\nb",x\nc,y\n', 2),
+        ("folder", None, 1),
+    ],
+)
+def test_the_bar_of_an_import_has_a_total(tmp_path, name, text, total):
+    """For lines, tables and folders; an array is read as a whole, and a pipe only once."""
+    file = tmp_path / name
+    if text is None:
+        file.mkdir()
+        (file / "note.txt").write_text("a text")
+    else:
+        file.write_text(text)
+    assert _records_in(file) == total

@@ -9,6 +9,7 @@ import io
 import logging
 import os
 import platform
+import signal
 import sys
 from typing import Annotated, NoReturn
 
@@ -30,6 +31,7 @@ from aiochroma.cli.transfer import transfer_app
 __all__ = ["app", "run"]
 
 _INTERRUPTED = 130
+_ENDING_SIGNALS = ("SIGTERM", "SIGHUP")
 
 app: typer.Typer = typer.Typer(
     help="Remember texts and recall them by meaning, from a shell.",
@@ -50,6 +52,11 @@ def run() -> NoReturn:
         # A terminal or a pipe whose encoding lacks a character shows its number; nothing that was remembered ends a command.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    for name in _ENDING_SIGNALS:
+        # As Ctrl-C: what is under way is left in good order, and private files that are temporary go.
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _end)
     # What is worth saying is said by the commands; events would be bare words between the lines.
     logging.getLogger("aiochroma").addHandler(logging.NullHandler())
     try:
@@ -60,13 +67,17 @@ def run() -> NoReturn:
     except KeyboardInterrupt:
         sys.exit(_INTERRUPTED)
     except OSError as error:
-        if error.filename is not None:
+        if error.filename is not None or error.errno is None:
             raise
         # It is the output: a full disk, a terminal that is gone. Python would write what is left once more at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         say(f"the output cannot be written: {error.strerror or error}")
         sys.exit(UNAVAILABLE)
     sys.exit(OK)
+
+
+def _end(number: int, frame: object) -> NoReturn:  # noqa: ARG001 - as signals are handled
+    sys.exit(128 + number)
 
 
 def _print_version(requested: bool) -> None:

@@ -21,7 +21,7 @@ from rich.text import Text
 
 from aiochroma._errors import DatabasePathError, InvalidInputError
 from aiochroma._types import JsonObject, Metadata
-from aiochroma.disk.layout import SQLITE_FILE
+from aiochroma.disk.layout import has_database
 from aiochroma.memory.memory import Memory
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ __all__ = [
     "plain",
     "print_hit",
     "print_json",
+    "print_lines",
     "progress_bar",
     "progress_bars",
     "say",
@@ -60,6 +61,7 @@ __all__ = [
     "shown_size",
     "shown_text",
     "stdin_is_terminal",
+    "telling_when_interrupted",
     "with_memory",
 ]
 
@@ -107,7 +109,7 @@ def chosen_path(argument: Path | None, option: Path | None) -> Path | None:
     if argument is not None and option is not None:
         raise InvalidInputError(f"Give the directory once: {str(argument)!r}, or --path {str(option)!r}.")
     path = argument if option is None else option
-    if path is not None and _SERVER.match(str(path)) and not path.exists():
+    if path is not None and _SERVER.match(str(path)) and not os.path.lexists(path):
         raise InvalidInputError(
             f"{str(path)!r} looks like the address of a server, and there is no such directory. For a server set "
             "CHROMA_MODE=http, CHROMA_HOST and CHROMA_PORT."
@@ -138,7 +140,7 @@ def check_exists(path: Path) -> None:
     Raises:
         DatabasePathError: There is no memory in the directory.
     """
-    if not (path / SQLITE_FILE).exists():
+    if not has_database(path):
         raise DatabasePathError(
             f"There is no memory in {str(path)!r}; `aiochroma remember --path {path}` makes one."
         )
@@ -282,7 +284,7 @@ def plain(hit: Hit) -> JsonObject:
 
 def print_json(value: object) -> None:
     """Print JSON for a program that reads this one's output; escaped where the output's encoding lacks characters."""
-    escaped = (sys.stdout.encoding or "ascii").lower().replace("-", "") != "utf8"
+    escaped = (getattr(sys.stdout, "encoding", None) or "ascii").lower().replace("-", "") != "utf8"
     typer.echo(json.dumps(value, ensure_ascii=escaped, indent=2, default=_as_text))
 
 
@@ -296,11 +298,10 @@ def print_hit(console: Console, hit: Hit, *, score: bool) -> None:
     line = Text()
     if score:
         line.append(f"{hit.score:6.3f}", style="bold").append("  ")
-    line.append(hit.namespace, style="cyan").append("  ").append(shown_text(hit.text)).append("  ").append(
-        hit.id, style="dim"
-    )
+    line.append(shown_text(hit.namespace), style="cyan").append("  ").append(shown_text(hit.text))
+    line.append("  ").append(shown_text(hit.id), style="dim")
     if not score and hit.metadata:
-        line.append("  ").append(json.dumps(hit.metadata, ensure_ascii=False), style="dim")
+        line.append("  ").append(shown_text(json.dumps(hit.metadata, ensure_ascii=False)), style="dim")
     console.print(line, soft_wrap=True)
 
 
@@ -311,9 +312,29 @@ def shown_text(text: str) -> str:
     )
 
 
+def print_lines(*lines: str) -> None:
+    """Print what is stored, a line each."""
+    for line in lines:
+        typer.echo(shown_text(line))
+
+
 def say(message: str) -> None:
     """Print a line on standard error."""
     typer.echo("aiochroma: " + shown_text(" ".join(message.split())), err=True)
+
+
+@contextmanager
+def telling_when_interrupted(what: Callable[[], str]) -> Iterator[None]:
+    """Say how things stand when Ctrl-C or a signal ends what is under way.
+
+    Args:
+        what: Returns the sentence.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        say(f"interrupted{what()}")
+        raise
 
 
 @contextmanager
@@ -327,13 +348,19 @@ def progress_bar(what: str, total: int | None) -> Iterator[Callable[[int], None]
 def progress_bars() -> Iterator[Callable[[str, int, int | None], None]]:
     """Show a bar for each stage on standard error, where that is a terminal."""
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    # Not markup: tenants and databases have names of any kind.
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
         tasks: dict[str, TaskID] = {}
 
         def show(stage: str, done: int, of: int | None) -> None:
             if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=of)
+                tasks[stage] = bars.add_task(shown_text(stage), total=of)
             bars.update(tasks[stage], completed=done, total=of)
 
         yield show

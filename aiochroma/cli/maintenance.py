@@ -6,7 +6,6 @@ Importing this module imports neither chromadb nor numpy.
 from __future__ import annotations
 
 import asyncio
-import json
 from pathlib import Path  # noqa: TC003 - read from the signatures when the commands are built
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,11 +20,13 @@ from aiochroma.cli.common import (
     PathArgument,
     PathOption,
     directory,
+    print_json,
     progress_bars,
     shown_size,
     shown_text,
+    telling_when_interrupted,
 )
-from aiochroma.disk.layout import SQLITE_FILE, canonical_directory
+from aiochroma.disk.layout import canonical_directory, has_database
 from aiochroma.sync import doctor as examine
 from aiochroma.sync import erase as erase_files
 from aiochroma.sync import restore as put_back
@@ -85,7 +86,9 @@ def doctor(
 
     No program may have the database open.
     """
-    with progress_bars() as progress:
+    changed = repair or vacuum or erase_dead or reembed_missing
+    left = "; run it again: what is done stays done, and nothing that lives was touched" if changed else ""
+    with telling_when_interrupted(lambda: left), progress_bars() as progress:
         report = examine(
             directory(given, path),
             repair=repair,
@@ -96,7 +99,7 @@ def doctor(
             progress=progress,
         )
     if as_json:
-        typer.echo(json.dumps(report.as_dict(), ensure_ascii=False, indent=2))
+        print_json(report.as_dict())
     else:
         _print_report(Console(highlight=False), report)
     raise typer.Exit(report.exit_code)
@@ -128,12 +131,12 @@ def backup(
     """
     given, target = _last(directories, "the backup's directory")
     source = canonical_directory(directory(given, path))
-    if not (source / SQLITE_FILE).exists():
+    if not has_database(source):
         raise DatabasePathError(f"There is no database in {str(source)!r}.")
-    with progress_bars() as progress:
+    with telling_when_interrupted(lambda: "; the database goes on as it was"), progress_bars() as progress:
         report = asyncio.run(_back_up(source, target, keep, progress, quick=quick))
     if as_json:
-        typer.echo(json.dumps({**report.__dict__, "records": report.records}, ensure_ascii=False, indent=2))
+        print_json({**report.__dict__, "records": report.records})
         return
     console = Console(highlight=False)
     console.print(Text(shown_text(report.path)), soft_wrap=True)
@@ -156,7 +159,8 @@ def restore(
     No program may have the database open.
     """
     target = directory(given, path)
-    with progress_bars() as progress:
+    left = f"; {target} is what it was or what the backup is, whole; run it again"
+    with telling_when_interrupted(lambda: left), progress_bars() as progress:
         progress("restore", 0, 1)
         before = put_back(source, target)
         progress("restore", 1, 1)
@@ -187,7 +191,7 @@ def erase(
     """
     receipt = erase_files(directory(given, path), texts=text or (), keep_history=keep_history)
     if as_json:
-        typer.echo(json.dumps(receipt.as_dict(), ensure_ascii=False, indent=2))
+        print_json(receipt.as_dict())
         raise typer.Exit(0 if receipt.is_complete else 1)
     console = Console(highlight=False)
     console.print(
@@ -204,6 +208,10 @@ def erase(
     if receipt.shared:
         console.print(
             f"{receipt.shared} of the texts are part of memories that live, and were not looked for."
+        )
+    if receipt.too_short:
+        console.print(
+            f"{receipt.too_short} of the texts are so short that they are in any file by chance, and were not looked for."
         )
     raise typer.Exit(0 if receipt.is_complete else 1)
 

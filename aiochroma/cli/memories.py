@@ -31,14 +31,16 @@ from aiochroma.cli.common import (
     plain,
     print_hit,
     print_json,
+    print_lines,
     say,
     scope_from,
+    shown_text,
     stdin_is_terminal,
     with_memory,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from aiochroma.memory.memory import Memory
     from aiochroma.memory.results import Hit, Recall
@@ -104,8 +106,7 @@ def remember(
         return [*await memory.remember_many(items, namespace=namespace)]
 
     written = with_memory(open_memory(path), work)
-    for each in written:
-        typer.echo(each)
+    print_lines(*written)
     if not written:
         say("nothing was remembered: standard input held no text")
         raise typer.Exit(NOTHING_FOUND)
@@ -175,9 +176,11 @@ def recall(
         errors = {name: str(failure) for name, failure in found.errors.items()}
         print_json({"hits": [plain(hit) for hit in found], "errors": errors, "timings": found.timings})
     elif context:
-        typer.echo(found.as_context())
+        print_lines(*found.as_context().splitlines())
     else:
-        _print_hits(found, score=True)
+        console = Console(highlight=False)
+        for hit in found:
+            print_hit(console, hit, score=True)
     for name, failure in found.errors.items():
         say(f"namespace {name!r}: {failure}")
     if not found:
@@ -206,7 +209,10 @@ def list_(
         "until": moment(until, "--until"),
     }
 
-    async def work(memory: Memory) -> list[Hit]:
+    console = Console(highlight=False)
+    count = 0
+
+    async def work(memory: Memory) -> list[JsonObject]:
         listing = memory.list(
             namespace,
             scope=scope_from(scope),
@@ -215,14 +221,21 @@ def list_(
             limit=limit,
             **options,
         )
-        return [hit async for hit in listing]
+        nonlocal count
+        rows = []
+        # Printed as they come: whoever reads the first few does not wait for the others.
+        async for hit in listing:
+            count += 1
+            if as_json:
+                rows.append(_without_search(hit))
+            else:
+                print_hit(console, hit, score=False)
+        return rows
 
-    hits = with_memory(open_memory(chosen_path(given, path), must_exist=True), work)
+    rows = with_memory(open_memory(chosen_path(given, path), must_exist=True), work)
     if as_json:
-        print_json([_without_search(hit) for hit in hits])
-    else:
-        _print_hits(hits, score=False)
-    if not hits:
+        print_json(rows)
+    if not count:
         say(f"there is no such memory in the namespace {namespace!r}")
         raise typer.Exit(NOTHING_FOUND)
 
@@ -344,8 +357,7 @@ def namespaces(given: PathArgument = None, path: PathOption = None) -> None:
     async def work(memory: Memory) -> list[str]:
         return [*await memory.namespaces()]
 
-    for name in with_memory(open_memory(chosen_path(given, path), must_exist=True), work):
-        typer.echo(name)
+    print_lines(*with_memory(open_memory(chosen_path(given, path), must_exist=True), work))
 
 
 @memories_app.command(epilog=EXIT_CODES)
@@ -375,6 +387,8 @@ def _lines() -> Iterator[str]:
     Raises:
         InvalidInputError: A line is not UTF-8.
     """
+    if sys.stdin is None:
+        raise InvalidInputError("Standard input is closed: there is nothing to read from it.")
     for number, line in enumerate(sys.stdin.buffer, start=1):
         try:
             text = line.decode("utf-8").rstrip("\r\n")
@@ -403,12 +417,6 @@ def _without_search(hit: Hit) -> JsonObject:
     return {key: value for key, value in plain(hit).items() if key not in {"distance", "score"}}
 
 
-def _print_hits(hits: Iterable[Hit], *, score: bool) -> None:
-    console = Console(highlight=False)
-    for hit in hits:
-        print_hit(console, hit, score=score)
-
-
 def _say_absent(ids: list[str], namespace: str) -> None:
     for each in ids:
         say(f"there is no memory {each!r} in the namespace {namespace!r}")
@@ -420,10 +428,10 @@ def _print_stats(console: Console, found: JsonObject) -> None:
     thread = found.pop("thread")
     counts = found.pop("namespaces")
     for key, value in found.items():
-        console.print(Text(f"{key}: {value}"), soft_wrap=True)
+        console.print(Text(shown_text(f"{key}: {value}")), soft_wrap=True)
     table = Table("namespace", "memories", box=None, pad_edge=False)
     for name, count in counts.items():
-        table.add_row(Text(name), Text(str(count), justify="right"))
+        table.add_row(Text(shown_text(name)), Text(str(count), justify="right"))
     table.add_row("together", Text(str(sum(counts.values())), justify="right"), style="bold")
     console.print(table)
     waited, ran = thread.pop("wait_ms"), thread.pop("run_ms")

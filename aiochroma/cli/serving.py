@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import sys
 import time
 from typing import TYPE_CHECKING, Annotated
@@ -17,7 +18,15 @@ import typer
 
 from aiochroma._errors import DatabaseInUseError, InvalidInputError, StoreUnavailableError
 from aiochroma._types import JsonObject
-from aiochroma.cli.common import PathArgument, PathOption, ScopeOption, check_exists, directory, scope_from
+from aiochroma.cli.common import (
+    PathArgument,
+    PathOption,
+    ScopeOption,
+    check_exists,
+    directory,
+    print_lines,
+    scope_from,
+)
 
 if TYPE_CHECKING:
     from aiochroma.host.wire import FrameKind
@@ -146,12 +155,15 @@ def _serve(path: str, idle: float | None) -> None:
 
 
 def _show(path: str, *, as_json: bool) -> None:
+    from aiochroma.host.sockets import connect
     from aiochroma.host.wire import FrameKind
 
-    answer = _asked(path, FrameKind.STATUS)
-    if answer is None:
+    connected = connect(path)
+    if connected is None:
         typer.echo("null" if as_json else f"There is no host of {path}.")
         raise typer.Exit(_NONE)
+    with connected:
+        answer = _answer(connected, path, FrameKind.STATUS)
     if as_json:
         typer.echo(json.dumps(answer))
         return
@@ -165,7 +177,7 @@ def _show(path: str, *, as_json: bool) -> None:
     )
     typer.echo(f"times     waited {_times(answer['wait_ms'])}; ran {_times(answer['run_ms'])}")
     if answer["last_error"]:
-        typer.echo(f"error     {answer['last_error']}")
+        print_lines(f"error     {answer['last_error']}")
 
 
 def _times(latency: dict[str, float]) -> str:
@@ -174,54 +186,61 @@ def _times(latency: dict[str, float]) -> str:
 
 def _stop(path: str, *, force: bool) -> None:
     from aiochroma.disk.ownership import read_owner
+    from aiochroma.host.sockets import connect, process_at
     from aiochroma.host.wire import FrameKind
 
-    owner = read_owner(path)
-    try:
-        answer = _asked(path, FrameKind.STOP, force)
-    except StoreUnavailableError:
-        if not force or owner is None:
-            raise
-        answer = {"pid": owner.pid}
-    if answer is None:
+    connected = connect(path)
+    if connected is None:
         typer.echo(f"There is no host of {path}.")
         raise typer.Exit(_NONE)
+    with connected:
+        # Whom the kernel names may be ended; what is written in a file, or said over a socket, may name anybody.
+        pid = process_at(connected)
+        if pid is None and not hasattr(socket, "SO_PEERCRED"):
+            owner = read_owner(path)
+            pid = None if owner is None else owner.pid
+        try:
+            answer = _answer(connected, path, FrameKind.STOP, force)
+        except StoreUnavailableError:
+            if not force or pid is None:
+                raise
+            answer = {}
     if answer.get("reason") == "clients":
         raise DatabaseInUseError(
             f"The host of {path} (process {answer['pid']}) has {answer['clients']} clients: end them, or give --force.",
             pid=answer["pid"],
         )
-    if not _has_ended(answer["pid"], _GOING_SECONDS if "clients" in answer else 0.0):
+    if pid is None:
+        typer.echo(
+            f"The host of {path} was told to end. It is in another container: what it does cannot be seen."
+        )
+        return
+    if not _has_ended(pid, _GOING_SECONDS if "clients" in answer else 0.0):
         if not force:
             raise StoreUnavailableError(
-                f"The host of {path} (process {answer['pid']}) is still there after {_GOING_SECONDS:.0f} s: give --force."
+                f"The host of {path} (process {pid}) is still there after {_GOING_SECONDS:.0f} s: give --force."
             )
         with contextlib.suppress(ProcessLookupError):
-            os.kill(answer["pid"], signal.SIGKILL)
-        _has_ended(answer["pid"], _GOING_SECONDS)
-    typer.echo(f"The host of {path} (process {answer['pid']}) has ended.")
+            os.kill(pid, signal.SIGKILL)
+        _has_ended(pid, _GOING_SECONDS)
+    typer.echo(f"The host of {path} (process {pid}) has ended.")
 
 
-def _asked(path: str, question: FrameKind, value: object = None) -> JsonObject | None:
-    """Ask the host of a directory; return its answer, or None where there is no host.
+def _answer(connected: socket.socket, path: str, question: FrameKind, value: object = None) -> JsonObject:
+    """Ask the host of a directory.
 
     Raises:
         StoreUnavailableError: It does not answer.
     """
     from aiochroma.host.reaching import ask
-    from aiochroma.host.sockets import connect
     from aiochroma.host.wire import ProtocolError
 
-    connected = connect(path)
-    if connected is None:
-        return None
-    with connected:
-        try:
-            answer: JsonObject = ask(connected, question, value)[2]
-        except (OSError, ProtocolError) as error:
-            raise StoreUnavailableError(
-                f"The host of {path} does not answer ({error}): `aiochroma host {path} --stop --force` ends it."
-            ) from error
+    try:
+        answer: JsonObject = ask(connected, question, value)[2]
+    except (OSError, ProtocolError) as error:
+        raise StoreUnavailableError(
+            f"The host of {path} does not answer ({error}): `aiochroma host {path} --stop --force` ends it."
+        ) from error
     return answer
 
 

@@ -6,11 +6,11 @@ Importing this module imports neither chromadb nor numpy.
 from __future__ import annotations
 
 import asyncio
-import json
+import csv
 import shutil
 import sys
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,12 +27,17 @@ from aiochroma.cli.common import (
     chosen_path,
     directory,
     open_memory,
+    print_json,
+    print_lines,
     progress_bar,
     progress_bars,
     say,
+    shown_text,
     stdin_is_terminal,
+    telling_when_interrupted,
     with_memory,
 )
+from aiochroma.memory.transfer import TEXT_SUFFIXES
 from aiochroma.ops.migrate import migrate as move
 
 if TYPE_CHECKING:
@@ -92,13 +97,13 @@ def import_file(
             with progress_bar("importing", _records_in(source)) as show:
                 return int(await memory.import_(source, namespace=namespace, progress=note))
 
-        try:
-            imported = with_memory(memory, work)
-        except KeyboardInterrupt:
-            say(
-                f"interrupted after {written} memories, which are written; run it again to go on: nothing is duplicated"
+        def left() -> str:
+            return (
+                f" after {written} memories, which are written; run it again to go on: nothing is duplicated"
             )
-            raise
+
+        with telling_when_interrupted(left):
+            imported = with_memory(memory, work)
     typer.echo(f"{imported} memories imported")
 
 
@@ -125,7 +130,8 @@ def export_file(
 
     memory = open_memory(path, must_exist=True)
     if str(file) != "-":
-        typer.echo(f"{with_memory(memory, lambda opened: write(opened, file))} memories exported")
+        with telling_when_interrupted(lambda: f"; {file} is as it was"):
+            typer.echo(f"{with_memory(memory, lambda opened: write(opened, file))} memories exported")
         return
     with tempfile.TemporaryDirectory(prefix="aiochroma-") as folder:
         target = Path(folder) / "export.jsonl"
@@ -161,11 +167,10 @@ def reembed(
 
             return await memory.reembed(namespaces or None, progress=note)
 
-    report = with_memory(memory, work)
-    for name, count in report.embedded.items():
-        typer.echo(f"{name}: {count} memories were embedded again")
-    for name in report.unchanged:
-        typer.echo(f"{name}: has vectors of this embedder already")
+    with telling_when_interrupted(lambda: "; run it again to go on"):
+        report = with_memory(memory, work)
+    print_lines(*(f"{name}: {count} memories were embedded again" for name, count in report.embedded.items()))
+    print_lines(*(f"{name}: has vectors of this embedder already" for name in report.unchanged))
     for name, ids in report.left.items():
         say(f"{name} is as it was: the embedder finds nothing in {', '.join(ids[:5])}")
     if not report.is_complete:
@@ -234,7 +239,8 @@ def migrate(
     of_server = _given(token, ca_file)
     both = "://" in src and "://" in dst
     of_destination = _given(to_token, to_ca_file) if both else of_server
-    with progress_bars() as progress:
+    left = "; run it again to go on: nothing is written twice"
+    with telling_when_interrupted(lambda: left), progress_bars() as progress:
         report = asyncio.run(
             move(
                 src,
@@ -252,7 +258,7 @@ def migrate(
             )
         )
     if as_json:
-        typer.echo(json.dumps(report.as_dict(), ensure_ascii=False, indent=2))
+        print_json(report.as_dict())
     else:
         _print_migration(Console(highlight=False), report)
     raise typer.Exit(report.exit_code)
@@ -263,8 +269,10 @@ def _input(file: Path) -> Iterator[Path]:
     """Give the file to read; standard input is written to a private file first, because its lines are read twice."""
     if str(file) != "-":
         file = file.expanduser()
-        if not file.exists():
-            raise InvalidInputError(f"There is no {str(file)!r}.")
+        try:
+            file.stat()
+        except OSError as error:
+            raise InvalidInputError(f"{str(file)!r} cannot be read: {error.strerror}.") from error
         yield file
         return
     if stdin_is_terminal():
@@ -277,12 +285,20 @@ def _input(file: Path) -> Iterator[Path]:
 
 
 def _records_in(file: Path) -> int | None:
-    """Return how many lines a file of lines has, for the progress bar; None where that says nothing."""
-    if file.is_dir() or file.suffix not in {".jsonl", ".ndjson"}:
+    """Return how many memories a file or folder may have, for the progress bar; None where that is not known beforehand."""
+    if file.is_dir():
+        return sum(entry.suffix.lower() in TEXT_SUFFIXES for entry in file.rglob("*"))
+    if not file.is_file():
+        return None  # What is read of a pipe is gone.
+    if file.suffix.lower() == ".csv":
+        with file.open(encoding="utf-8", errors="replace", newline="") as lines, suppress(csv.Error):
+            return max(0, sum(1 for _ in csv.reader(lines)) - 1)
         return None
     count = 0
     with file.open("rb") as lines:
         while block := lines.read(2**20):
+            if not count and block.lstrip().startswith(b"["):
+                return None  # An array, which may be on one line.
             count += block.count(b"\n")
     return count
 
@@ -310,23 +326,23 @@ def _print_migration(console: Console, report: MigrationReport) -> None:
         numbers = (
             Text(str(number), justify="right") for number in (entry.records, entry.written, entry.replaced)
         )
-        table.add_row(Text(name), *numbers, state)
+        table.add_row(Text(shown_text(name)), *numbers, state)
     if report.collections:
         console.print(table)
     for title, style, lines in (("different", "red", report.differences), ("note", "dim", report.notes)):
         for line in lines:
-            console.print(Text(f"{title}: ", style=style).append(line, style="default"), soft_wrap=True)
+            console.print(
+                Text(f"{title}: ", style=style).append(shown_text(line), style="default"), soft_wrap=True
+            )
     console.print(_verdict(report), soft_wrap=True)
 
 
 def _verdict(report: MigrationReport) -> Text:
     numbers = f"{report.records} records in {len(report.collections)} collections"
     seconds = f"({report.seconds:.2f} s)"
+    source, destination = shown_text(report.source), shown_text(report.destination)
     if report.differences:
-        return Text(
-            f"{report.destination} is not what {report.source} is; run it again to mend it. {seconds}",
-            "bold red",
-        )
+        return Text(f"{destination} is not what {source} is; run it again to mend it. {seconds}", "bold red")
     if not report.is_verified:
         return Text(f"Copied, not compared: {numbers}. {seconds}", "yellow")
-    return Text(f"{report.destination} holds what {report.source} holds: {numbers}. {seconds}", "bold green")
+    return Text(f"{destination} holds what {source} holds: {numbers}. {seconds}", "bold green")

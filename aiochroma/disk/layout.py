@@ -38,6 +38,7 @@ __all__ = [
     "connect_read_only",
     "connect_read_write",
     "free_bytes",
+    "has_database",
     "index_directories",
     "log_topic",
 ]
@@ -170,6 +171,15 @@ def check_directory(path: str | os.PathLike[str], *, create: bool = True) -> Pat
         DatabasePathError: It is a file, cannot be created, or may not be written; the message says which.
     """
     directory = canonical_directory(path)
+    try:
+        _check(directory, create=create)
+    except OSError as error:
+        # What is asked of a path may be refused as well, as that of one whose name is too long.
+        raise DatabasePathError(f"{directory} cannot be used: {error.strerror or error}") from error
+    return directory
+
+
+def _check(directory: Path, *, create: bool) -> None:
     existing = directory
     while not os.path.lexists(existing) and existing != existing.parent:
         existing = existing.parent
@@ -202,7 +212,23 @@ def check_directory(path: str | os.PathLike[str], *, create: bool = True) -> Pat
             raise DatabasePathError(f"{directory} cannot be created: {error.strerror or error}") from error
     elif existing != directory:
         raise DatabasePathError(f"{directory} does not exist")
-    return directory
+
+
+def has_database(directory: Path) -> bool:
+    """Tell whether there is a database in a directory; nothing is made.
+
+    Raises:
+        DatabasePathError: There is no permission to look.
+    """
+    try:
+        (directory / SQLITE_FILE).stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, ValueError) as error:
+        raise DatabasePathError(
+            f"{str(directory)!r} cannot be looked into: {getattr(error, 'strerror', None) or error}."
+        ) from error
+    return True
 
 
 def free_bytes(directory: Path) -> int:

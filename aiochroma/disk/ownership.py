@@ -239,6 +239,8 @@ def read_owner(directory: str | os.PathLike[str]) -> Owner | None:
         owner = Owner(**known)
     except TypeError:
         return None
+    if owner.pid <= 0:
+        return None  # Such numbers stand for groups of processes, and for all of them.
     if not owner.lock_file:
         return replace(owner, socket="")
     return owner if owner.lock_file == _lock_file_of(Path(directory)) else None

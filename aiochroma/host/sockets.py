@@ -30,6 +30,7 @@ __all__ = [
     "connect_to",
     "folder_of_sockets",
     "listen",
+    "process_at",
     "require_sockets",
     "socket_address",
 ]
@@ -167,7 +168,7 @@ def connect_to(address: Path) -> socket.socket | None:
     try:
         connecting.settimeout(5.0)
         connecting.connect(os.fspath(address))
-    except OSError:
+    except (OSError, ValueError):  # The latter for what is no address.
         connecting.close()
         return None
     return connecting
@@ -179,7 +180,7 @@ def check_peer(connected: socket.socket, who: str) -> None:
     Raises:
         DatabaseInUseError: It is another user's.
     """
-    user = _user_at(connected)
+    _, user = _at(connected)
     if user not in {None, os.getuid()}:
         connected.close()
         raise DatabaseInUseError(
@@ -187,12 +188,18 @@ def check_peer(connected: socket.socket, who: str) -> None:
         )
 
 
-def _user_at(connected: socket.socket) -> int | None:
-    """Return the user at the other end, as the kernel tells; None where it cannot, and the folder's permissions have to do."""
-    if hasattr(socket, "SO_PEERCRED"):
-        data = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        return int(struct.unpack("3i", data)[1])
-    return None
+def process_at(connected: socket.socket) -> int | None:
+    """Return the process at the other end, as the kernel tells; None where it cannot, or it is in another container."""
+    return _at(connected)[0] or None
+
+
+def _at(connected: socket.socket) -> tuple[int | None, int | None]:
+    """Return process and user at the other end; None where the kernel does not tell, and the folder's permissions have to do."""
+    if not hasattr(socket, "SO_PEERCRED"):
+        return None, None
+    data = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    process, user, _ = struct.unpack("3i", data)
+    return process, user
 
 
 class Listening:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from aiochroma.memory.results import Hit
     from aiochroma.memory.store import Namespace, Store
 
-__all__ = ["export", "import_"]
+__all__ = ["TEXT_SUFFIXES", "export", "import_"]
 
 T = TypeVar("T")
 
@@ -39,7 +39,7 @@ _PAGE = 500
 _ROWS_AT_ONCE = 256
 _WINDOW = 2048
 _JSON_SUFFIXES = frozenset({".jsonl", ".ndjson", ".json"})
-_TEXT_SUFFIXES = frozenset({".txt", ".md"})
+TEXT_SUFFIXES = frozenset({".txt", ".md"})
 _MOMENTS = ("created_at", "updated_at", "expires_at")
 _CSV_FIELDS = frozenset({"text", "id", "scope", "thread", "position", "pinned", *_MOMENTS})
 
@@ -363,7 +363,7 @@ def _lines(path: Path, *, newline: str) -> Generator[str, None, None]:
 
 def _from_folder(path: Path, namespace: str) -> Generator[Row, None, None]:
     for file in sorted(path.rglob("*")):
-        if file.suffix.lower() not in _TEXT_SUFFIXES or not file.is_file():
+        if file.suffix.lower() not in TEXT_SUFFIXES or not file.is_file():
             continue
         name = file.relative_to(path).as_posix()
         try:

@@ -23,7 +23,13 @@ from aiochroma.disk.backup import recorded_backup
 from aiochroma.disk.copying import refuse_lack_of_room, size_of, survives_rebuilding
 from aiochroma.disk.erasing import scrub
 from aiochroma.disk.findings import crashing, end_rebuild
-from aiochroma.disk.layout import QUARANTINE_PREFIX, SQLITE_FILE, TEXT_INDEX_FILE, canonical_directory
+from aiochroma.disk.layout import (
+    QUARANTINE_PREFIX,
+    SQLITE_FILE,
+    TEXT_INDEX_FILE,
+    canonical_directory,
+    has_database,
+)
 from aiochroma.disk.ownership import acquire, read_owner, refuse_foreign_users
 from aiochroma.disk.preflight import inspect_own_files, preflight
 from aiochroma.disk.recovery import quarantine_orphans, quarantine_text_index, rebuild_worn
@@ -228,7 +234,8 @@ async def doctor(
         if changes:
             raise
         in_use = error
-        return await at_length(lambda: _in_use(directory, in_use, time.monotonic() - begun))
+        seconds = time.monotonic() - begun
+        return await at_length(lambda: _explained(directory, lambda: _in_use(directory, in_use, seconds)))
     filled = None
     if not isinstance(found, DoctorReport):
         if visit.worn is not None or (found.damaged and (repair or reembed_missing)):
@@ -273,7 +280,7 @@ class _Visit:
             DatabaseInUseError: Somebody has it open.
         """
         directory = self._directory
-        if not (directory / SQLITE_FILE).exists() and not any(directory.glob("*/header.bin")):
+        if not has_database(directory) and not any(directory.glob("*/header.bin")):
             raise DatabasePathError(f"There is no database in {str(directory)!r}.")
         ask_to_leave(str(directory))
         ownership = acquire(directory, create=False)

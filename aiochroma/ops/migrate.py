@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
@@ -15,15 +15,15 @@ from aiochroma._types import JsonObject
 from aiochroma.backend.server import url_of
 from aiochroma.client.opening import connect
 from aiochroma.client.options import DEFAULT_DATABASE, DEFAULT_TENANT
-from aiochroma.disk.layout import SQLITE_FILE, canonical_directory
+from aiochroma.disk.layout import canonical_directory, has_database
 from aiochroma.disk.ownership import acquire, refuse_foreign_users
 from aiochroma.disk.schema import databases_in
 from aiochroma.host.opening import ask_to_leave
 from aiochroma.records.history import HISTORY_FILE
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable
+    from pathlib import Path
 
     from aiochroma.client.client import AsyncClient
     from aiochroma.client.opening import ClientOpening
@@ -312,7 +312,7 @@ class Endpoint:
         shown: How messages and the report call it.
         tenant: Chroma's tenant where one was named, else None.
         database: Chroma's database where one was named, else None.
-        directory: The directory, or None for a server.
+        directory: The canonical directory, or None for a server.
         options: Arguments for :func:`aiochroma.connect`. Not shown: there may be a token among them.
     """
 
@@ -348,11 +348,11 @@ class Endpoint:
         """
         if self.directory is None:
             return []
-        directory = canonical_directory(self.directory)
-        exists = (directory / SQLITE_FILE).exists()
+        directory = self.directory
+        exists = has_database(directory)
         if not exists and must_exist:
             raise DatabasePathError(f"There is no database in {str(directory)!r}.")
-        if not exists and not directory.exists():
+        if not exists and not os.path.lexists(directory):
             return []
         ask_to_leave(str(directory))
         ownership = acquire(directory, create=False)
@@ -387,13 +387,15 @@ def endpoint_of(
 
     Raises:
         InvalidInputError: Something is wrong with it.
+        DatabasePathError: It cannot be a directory's name on this system.
     """
     text = str(where)
     if not text.strip():
         raise InvalidInputError(f"`{role}` must be a directory or the address of a server, got {text!r}.")
     if "://" not in text:
-        own: ConnectOverrides = {"mode": "persistent", "path": Path(text), "max_write_slice_ms": _HOLD_MS}
-        return Endpoint(text, tenant, database, Path(text), {**own, **(options or {})})
+        directory = canonical_directory(text)
+        own: ConnectOverrides = {"mode": "persistent", "path": directory, "max_write_slice_ms": _HOLD_MS}
+        return Endpoint(text, tenant, database, directory, {**own, **(options or {})})
     try:
         parts = urlsplit(text.strip())
         known = parts.scheme in {"http", "https"} and not parts.query and not parts.fragment

@@ -29,11 +29,11 @@ from aiochroma.disk.hnsw_files import read_header
 from aiochroma.disk.id_map import IndexUnreadableError
 from aiochroma.disk.layout import (
     HISTORY_FILE,
-    SQLITE_FILE,
     TEXT_INDEX_FILE,
     canonical_directory,
     connect_read_only,
     connect_read_write,
+    has_database,
     log_topic,
 )
 from aiochroma.disk.ownership import acquire, refuse_foreign_users
@@ -417,7 +417,7 @@ async def erase(
 
 def _erase(path: str | os.PathLike[str], texts: Sequence[str], *, keep_history: bool) -> ErasureReceipt:
     directory = canonical_directory(path)
-    if not (directory / SQLITE_FILE).exists():
+    if not has_database(directory):
         raise DatabasePathError(f"There is no database in {str(directory)!r}.")
     ask_to_leave(str(directory))
     ownership = acquire(directory, create=False)

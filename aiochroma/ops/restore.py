@@ -17,7 +17,7 @@ import uuid
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
-from aiochroma._errors import BackupError
+from aiochroma._errors import BackupError, DatabasePathError
 from aiochroma._files import PartialDirectory, flush, identity, remove_abandoned
 from aiochroma._threads import at_length
 from aiochroma.disk.backup import read_manifest
@@ -28,7 +28,7 @@ from aiochroma.disk.copying import (
     refuse_lack_of_room,
     verify_copy,
 )
-from aiochroma.disk.layout import LOCK_FILE, OWNER_FILE, QUARANTINE_PREFIX, SQLITE_FILE, canonical_directory
+from aiochroma.disk.layout import LOCK_FILE, OWNER_FILE, QUARANTINE_PREFIX, canonical_directory, has_database
 from aiochroma.disk.ownership import acquire, refuse_foreign_users
 from aiochroma.host.opening import ask_to_leave
 
@@ -69,12 +69,12 @@ def _restore(
 ) -> Path | None:
     check_verification(verify)
     source, target = canonical_directory(backup), canonical_directory(path)
-    ask_to_leave(str(target))
     read_manifest(source)
     if source == target or source in target.parents or target in source.parents:
         raise BackupError(f"The backup {str(source)!r} and the target {str(target)!r} must be apart.")
-    existed = target.exists()
+    existed = os.path.lexists(target)
     _refuse_other_contents(target)
+    ask_to_leave(str(target))
     ownership = acquire(target)
     made = identity(target)
     try:
@@ -94,13 +94,17 @@ def _restore(
 
 def _refuse_other_contents(target: Path) -> None:
     """Refuse to move aside a directory that is not a database: most likely the path is misspelled."""
-    if not target.is_dir() or (target / SQLITE_FILE).exists():
+    if has_database(target):
         return
-    others = sorted(
-        entry.name
-        for entry in target.iterdir()
-        if not entry.name.startswith((".aiochroma", QUARANTINE_PREFIX))
-    )
+    try:
+        names = os.listdir(target)  # noqa: PTH208 - names are all that is needed
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise DatabasePathError(
+            f"{str(target)!r} cannot be looked into: {error.strerror or error}."
+        ) from error
+    others = sorted(name for name in names if not name.startswith((".aiochroma", QUARANTINE_PREFIX)))
     if others:
         raise BackupError(
             f"{str(target)!r} is no database and not empty ({', '.join(others[:3])}, ...): it would be moved aside as a whole. "
