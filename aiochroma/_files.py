@@ -43,6 +43,7 @@ __all__ = [
     "make_directory",
     "read_json",
     "remove_abandoned",
+    "remove_marked",
     "touch_sqlite_file",
     "write_atomically",
     "write_bytes_atomically",
@@ -52,6 +53,8 @@ SQLITE_SUFFIXES = ("", "-wal", "-shm", "-journal")
 """SQLite's file, and what SQLite keeps beside it."""
 
 _LARGEST_NOTE = 2**26
+
+_NOT_OF_A_DIRECTORY = frozenset({errno.EACCES, errno.EINVAL, errno.ENOTSUP, errno.EPERM})
 
 DIRECTORY_MODE = 0o700
 FILE_MODE = 0o600
@@ -137,14 +140,22 @@ def read_json(file: Path) -> JsonObject | None:
 
 
 def flush(path: Path) -> None:
-    """Write one file, or the entries of one directory, through to the disk."""
-    if sys.platform == "win32" and path.is_dir():
-        return
-    descriptor = os.open(path, os.O_RDONLY)
+    """Write one file, or the entries of one directory, through to the disk.
+
+    Of a directory as far as that is possible: this user may be one who may write in it and not look; some file systems refuse.
+
+    Raises:
+        OSError: A file cannot be written.
+    """
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _NOT_OF_A_DIRECTORY or not path.is_dir():
+            raise
 
 
 def identity(path: Path) -> tuple[int, int] | None:
@@ -313,7 +324,7 @@ class PartialDirectory:
     def discard(self) -> None:
         """Remove what is still incomplete; nothing after `finish`."""
         if self._identity is not None and identity(self.path) == self._identity:
-            shutil.rmtree(self.path)
+            remove_marked(self.path)
         self._release()
 
     def _release(self) -> None:
@@ -336,12 +347,26 @@ def abandoned(folder: Path) -> list[Path]:
     ]
 
 
+def remove_marked(directory: Path) -> None:
+    """Remove a directory that has the file which says that it is not complete; that goes last, should this process be killed.
+
+    Raises:
+        OSError: Something in it cannot be removed.
+    """
+    for entry in directory.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        elif entry.name != PARTIAL_MARKER:
+            entry.unlink()
+    shutil.rmtree(directory)
+
+
 def remove_abandoned(folder: Path) -> tuple[str, ...]:
     """Remove them, as far as that is permitted; returns what was removed."""
     removed = []
     for entry in abandoned(folder):
         with contextlib.suppress(OSError):
-            shutil.rmtree(entry)
+            remove_marked(entry)
             removed.append(str(entry))
     return tuple(removed)
 

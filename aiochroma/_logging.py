@@ -12,16 +12,21 @@ the next line says how many were left out.
 
 from __future__ import annotations
 
+import io
 import logging
+import os
 import sys
 import threading
 import time
 import traceback
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiochroma._types import JsonObject
 
-__all__ = ["SENTENCES", "EventLogger", "get_logger"]
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["SENTENCES", "EventLogger", "get_logger", "private_log_file"]
 
 _QUIET_SECONDS = 10.0
 _SUBJECTS = ("database", "server", "collection", "namespace", "thread", "path")
@@ -29,6 +34,7 @@ _SUBJECTS = ("database", "server", "collection", "namespace", "thread", "path")
 
 SENTENCES = {
     "backup.leftover_removed": "{path} was removed: {hint}",
+    "backup.not_deleted": "the backup {path} is one too many and could not be deleted: {error}",
     "backup.not_noted": "the backup {path} could not be noted in {source}, whose log is not cut because of that: {error}",
     "backup.unreadable": "the backup {backup} cannot be read: {error}",
     "chroma.untested": "chromadb {version} is newer than what this release was tested with ({tested})",
@@ -201,3 +207,26 @@ class EventLogger:
 def get_logger(name: str) -> EventLogger:
     """Return the logger of that name; by convention ``aiochroma.<part>``."""
     return EventLogger(name)
+
+
+_LOG_BYTES = 2**20
+
+
+def private_log_file(path: Path) -> logging.Handler:
+    """Make what writes a log that is closed to others, also after it was begun anew because it had grown too large.
+
+    Raises:
+        OSError: It cannot be written, or is a named pipe without a reader.
+    """
+    # Late: no program needs it but those that run in the background.
+    from logging.handlers import RotatingFileHandler
+
+    class PrivateFile(RotatingFileHandler):
+        def _open(self) -> io.TextIOWrapper:
+            return io.TextIOWrapper(open(self.baseFilename, "ab", opener=_open_privately), encoding="utf-8")
+
+    return PrivateFile(path, maxBytes=_LOG_BYTES, backupCount=1, encoding="utf-8")
+
+
+def _open_privately(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o600)

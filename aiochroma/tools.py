@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 # pydantic does not read those of `typing` before Python 3.12.
 from typing_extensions import TypedDict
 
+from aiochroma._errors import InvalidInputError
 from aiochroma._types import Metadata
 
 if TYPE_CHECKING:
@@ -73,6 +74,8 @@ def memory_tools(
             for all of the memory.
         read_only: Leave out the tools that change something.
 
+    What fails raises, also with a memory that degrades: the model is to know that nothing was remembered or looked up.
+
     Returns:
         The asynchronous functions ``recall``, ``list_memories``, ``list_namespaces``, ``remember`` and ``forget``.
     """
@@ -87,6 +90,9 @@ def memory_tools(
         """
         most = max(1, min(limit, _MOST))
         found = await memory.recall(query, namespaces=namespaces, scope=scope, k=most, limit=most)
+        if not found:
+            # Nothing was found because something failed: not the same as nothing being known.
+            _raise_any(*found.errors.values())
         return [_told(hit) for hit in found]
 
     async def list_memories(namespace: str = "default", limit: int = 20, after: str = "") -> MemoryPage:
@@ -99,11 +105,14 @@ def memory_tools(
         """
         most = max(1, min(limit, _MOST))
         page = await memory.list(namespace, scope=scope, newest_first=True, limit=most, after=after or None)
+        _raise_any(page.error)
         return {"memories": [_told(hit) for hit in page], "next": page.next}
 
     async def list_namespaces() -> list[str]:
         """List the names of the parts that the memory has."""
-        return list(await memory.namespaces())
+        names = await memory.namespaces()
+        _raise_any(names.error)
+        return list(names)
 
     async def remember(
         text: str,
@@ -122,8 +131,13 @@ def memory_tools(
         Returns:
             The id of the memory.
         """
-        ttl = None if days is None else timedelta(days=days)
-        return await memory.remember(text, namespace=namespace, scope=scope, metadata=metadata, ttl=ttl)
+        try:
+            ttl = None if days is None else timedelta(days=days)
+        except (OverflowError, ValueError) as error:
+            raise InvalidInputError(f"`days` must be a number of days above 0, got {days!r}.") from error
+        id = await memory.remember(text, namespace=namespace, scope=scope, metadata=metadata, ttl=ttl)
+        _raise_any(id.error)
+        return str(id)
 
     async def forget(id: str, namespace: str = "default") -> bool:
         """Forget one memory for good, for instance because it is wrong or the user wants it.
@@ -136,12 +150,22 @@ def memory_tools(
             Whether there was such a memory.
         """
         hit = await memory.get(id, namespace=namespace)
-        if hit is None or not is_within(hit, scope):
+        _raise_any(getattr(hit, "error", None))
+        if not hit or not is_within(hit, scope):
             return False
-        return bool(await memory.forget(id, namespace=namespace))
+        forgotten = await memory.forget(id, namespace=namespace)
+        _raise_any(forgotten.error)
+        return bool(forgotten)
 
     tools: list[Callable[..., Awaitable[Any]]] = [recall, list_memories, list_namespaces]
     return tools if read_only else [*tools, remember, forget]
+
+
+def _raise_any(*errors: BaseException | None) -> None:
+    """Raise the first error there is: a model must not take an empty result of a memory that degrades for an answer."""
+    for error in errors:
+        if error is not None:
+            raise error
 
 
 def is_within(hit: Hit, scope: str | tuple[str, ...] | None) -> bool:

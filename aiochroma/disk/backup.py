@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -20,6 +19,7 @@ from aiochroma._files import (
     make_directory,
     read_json,
     remove_abandoned,
+    remove_marked,
     write_atomically,
 )
 from aiochroma._logging import EventLogger, get_logger
@@ -247,17 +247,24 @@ def finish_backup(backup: UnfinishedBackup, *, paused_ms: float) -> BackupReport
 def _rotate(folder: Path, keep: int, source: Path) -> tuple[str, ...]:
     """Delete the oldest backups of a database in a folder, so that ``keep`` remain; returns what was deleted.
 
-    Only what has a manifest counts as a backup, and only those of this database are touched.
+    Only what has a manifest counts as a backup, and only those of this database are touched. One that cannot be deleted stays:
+    the new one is complete all the same.
     """
     backups = sorted(entry for entry in folder.glob("backup-*") if _is_backup_of(entry, source))
-    surplus = backups[:-keep]
-    for backup in surplus:
+    return tuple(str(backup) for backup in backups[:-keep] if _is_deleted(backup))
+
+
+def _is_deleted(backup: Path) -> bool:
+    try:
         # From here on it is taken for the leftover of a killed process, should this one be killed now.
         write_atomically(backup / PARTIAL_MARKER, json.dumps({"for": "removal"}))
         doomed = backup.with_name(f"{backup.name}.partial-removed")
         backup.rename(doomed)
-        shutil.rmtree(doomed)
-    return tuple(str(backup) for backup in surplus)
+        remove_marked(doomed)
+    except OSError as error:
+        log.warning("backup.not_deleted", path=str(backup), error=str(error))
+        return False
+    return True
 
 
 def _is_backup_of(path: Path, source: Path) -> bool:

@@ -15,6 +15,7 @@ Then every file is read, and the receipt says what was looked for and where.
 
 from __future__ import annotations
 
+import glob
 import json
 import mmap
 import shutil
@@ -409,7 +410,7 @@ def _copies(directory: Path) -> list[str]:
     copies = [
         str(path)
         for infix in ("before-restore", "before-repair")
-        for path in sorted(directory.parent.glob(f"{directory.name}.{infix}-*"))
+        for path in sorted(directory.parent.glob(f"{glob.escape(directory.name)}.{infix}-*"))
     ]
     backup = recorded_backup(directory) if (directory / BACKUP_NOTE).exists() else None
     return [*copies, *([] if backup is None else [str(backup)])]

@@ -405,7 +405,8 @@ def _check_format(directory: Path, connection: sqlite3.Connection) -> dict[str, 
     for kind, version, name in connection.execute(
         "SELECT dir, version, filename FROM migrations ORDER BY version"
     ):
-        applied[kind] = (int(version), str(name))
+        if isinstance(version, int):
+            applied[kind] = (version, str(name))
     for kind, (version, name) in applied.items():
         if version > _KNOWN_MIGRATIONS.get(kind, version) and not _is_known_to_installed_chroma(name):
             raise DatabaseFormatError(

@@ -8,13 +8,13 @@ import faulthandler
 import importlib
 import json
 import logging
-import logging.handlers
 import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aiochroma._errors import InvalidInputError, error_to_dict
+from aiochroma._logging import private_log_file
 from aiochroma._types import JsonObject
 
 if TYPE_CHECKING:
@@ -27,8 +27,6 @@ __all__ = ["IDLE_SECONDS", "main", "serve"]
 IDLE_SECONDS = 60.0
 SETUP_VARIABLE = "AIOCHROMA_HOST_SETUP"
 """Names a function that every host calls before it opens its directory, such as one that sets up telemetry."""
-
-_LOG_BYTES = 2**20
 
 
 def serve(
@@ -91,12 +89,10 @@ def _log_into(directory: Path, *, to_terminal: bool) -> None:
     if to_terminal:
         handler = logging.StreamHandler()
     else:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        handler = private_log_file(path)
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
         os.dup2(descriptor, 2)
         os.close(descriptor)
-        handler = logging.handlers.RotatingFileHandler(
-            path, maxBytes=_LOG_BYTES, backupCount=1, encoding="utf-8"
-        )
     handler.setFormatter(_JsonLines() if not to_terminal else logging.Formatter("%(asctime)s %(message)s"))
     root.addHandler(handler)
     faulthandler.enable(2)

@@ -122,7 +122,7 @@ class AiochromaVectorStore(Shared, VectorStore):
         all_ids = [id or str(uuid.uuid4()) for id in ids or [None] * len(documents)]
         vectors = await embed_documents(self._embeddings, documents)
         own = [
-            {key: value for key, value in one.items() if not key.startswith(RESERVED)}
+            {key: value for key, value in (one or {}).items() if not key.startswith(RESERVED)}
             for one in metadatas or [{}] * len(documents)
         ]
 

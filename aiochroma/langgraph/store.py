@@ -435,9 +435,21 @@ class _Items:
         """Delete the items whose time has passed, and return how many there were."""
         self._swept_at = time.monotonic()
         where = {"$and": [{"expires_at": {"$lte": time.time()}}, {"ttl": {"$gte": 0.0}}]}
-        expired = await self._get(where=where, values=False, expired=True)
-        await self._delete([item.id for item in expired], [item.version for item in expired])
-        return len(expired)
+        expired = {item.id: item for item in await self._get(where=where, values=False, expired=True)}
+        if not expired:
+            return 0
+
+        async def remove(collection: Collection) -> None:
+            # The condition again: what was put or read meanwhile lives.
+            await collection.delete(ids=list(expired), where=cast("chromadb.Where", where))
+
+        await self._client.on_collection(self._name, remove, absent=None)
+        left = {
+            item.id: item.version for item in await self._get(sorted(expired), values=False, expired=None)
+        }
+        versions = {item.version for item in expired.values()}
+        await self._delete([], sorted(versions - set(left.values())))
+        return len(expired.keys() - left.keys())
 
 
 async def _together(works: Mapping[int, Coroutine[Any, Any, T]]) -> dict[int, T]:

@@ -71,9 +71,10 @@ def run_session(
     until = time.monotonic() + _REACH_SECONDS
     while time.monotonic() < until:
         with _reach(directory, idle, until) as connected, connected.makefile("rb") as incoming:
+            answer = b""
             with contextlib.suppress(OSError):
                 connected.sendall(json.dumps(hello).encode() + b"\n")
-            answer = incoming.readline()
+                answer = incoming.readline()
             if not answer:
                 continue  # The server was just about to end.
             if error := json.loads(answer).get("error"):
@@ -111,7 +112,8 @@ def _relay(connected: socket.socket, incoming: BinaryIO, given: BinaryIO, out: B
 
     # Nothing can interrupt a read of a pipe; the interpreter ends without it.
     threading.Thread(target=send, daemon=True).start()
-    with contextlib.suppress(BrokenPipeError):
+    # The server is gone without having read all, or the client without having.
+    with contextlib.suppress(ConnectionError):
         while data := incoming.read1(_BYTES):  # type: ignore[attr-defined] # a buffered reader has it
             out.write(data)
             out.flush()

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import json
 import logging
-import logging.handlers
 import os
 import sys
 from dataclasses import asdict
@@ -23,6 +22,7 @@ import filelock
 
 from aiochroma._distribution import missing_extra, version
 from aiochroma._errors import AiochromaError, InvalidInputError, SettingsConflictError, error_to_dict
+from aiochroma._logging import private_log_file
 from aiochroma.client.opening import AsyncPersistentClient
 from aiochroma.host.sockets import listen
 from aiochroma.mcp import MCP_LOG, address_of
@@ -165,7 +165,6 @@ def _json(value: object) -> str:
 # -- the server process of a directory ----------------------------------------------------------------------------------
 
 _LONGEST_LINE = 2**24
-_LOG_BYTES = 2**20
 
 
 class McpHost:
@@ -268,10 +267,33 @@ class _Lines:
         return self
 
     async def __anext__(self) -> bytes:
-        line = await self._reader.readline()
+        try:
+            line = await self._reader.readuntil(b"\n")
+        except asyncio.IncompleteReadError as error:
+            line = error.partial
+        except asyncio.LimitOverrunError:
+            return await self._too_long()
         if not line:
             raise StopAsyncIteration
         return line
+
+    async def _too_long(self) -> bytes:
+        """Read past a line that is longer than any message may be; what stands for it is no message, and is refused as such."""
+        while await self._is_longer():
+            pass
+        log.warning("A message of more than %d bytes was left out.", _LONGEST_LINE)
+        return b"too long"
+
+    async def _is_longer(self) -> bool:
+        """Read some more of a line, and return whether that was not its end."""
+        try:
+            await self._reader.readuntil(b"\n")
+        except asyncio.LimitOverrunError as error:
+            await self._reader.readexactly(error.consumed)
+            return True
+        except asyncio.IncompleteReadError:
+            pass
+        return False
 
     async def write(self, text: str) -> None:
         self._writer.write(text.encode())
@@ -292,9 +314,7 @@ async def _serve(directory: str, idle: float, ready: Callable[[], None]) -> None
 
 def _log_into(directory: Path) -> None:
     """Write the log beside the data: what this process prints is not read."""
-    handler = logging.handlers.RotatingFileHandler(
-        directory / MCP_LOG, maxBytes=_LOG_BYTES, backupCount=1, encoding="utf-8"
-    )
+    handler = private_log_file(directory / MCP_LOG)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.getLogger().addHandler(handler)
     logging.getLogger("aiochroma").setLevel(logging.INFO)

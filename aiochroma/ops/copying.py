@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from aiochroma._errors import MigrationError
+from aiochroma.disk.schema import json_object
 from aiochroma.ops.migrate import CopiedCollection
 from aiochroma.ops.sides import Record, fields_that_differ, make_like, space_of, unlike, unlike_to_merge
 
@@ -139,7 +140,7 @@ class DatabaseCopy:
             )
         self._has_note = NOTE in there
         if self._has_note:
-            self._noted = json.loads((there[NOTE].metadata or {}).get(_NOTE_KEY, "{}"))
+            self._noted = json_object((there[NOTE].metadata or {}).get(_NOTE_KEY))
         problems: list[str] = []
         for name, model in here.items():
             plan, reasons = await self._planned(model, there.get(name))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
 import subprocess
@@ -13,7 +14,8 @@ from types import ModuleType
 import pytest
 
 import aiochroma
-from aiochroma._files import Replacement, make_directory, touch_sqlite_file, write_atomically
+from aiochroma._files import Replacement, flush, make_directory, touch_sqlite_file, write_atomically
+from aiochroma._logging import private_log_file
 from aiochroma.disk import copying
 from aiochroma.disk.copy_child import copy
 from aiochroma.host.reaching import start_detached
@@ -206,6 +208,29 @@ def test_a_child_imports_nothing_from_the_working_directory(tmp_path, monkeypatc
     assert done.returncode == 0, done.stderr
     assert "there is no database in it" in done.stdout
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a file system that refuses")
+def test_a_directory_that_cannot_be_flushed_is_no_error(tmp_path):
+    """Some file systems do not let a directory be written through; what is missing is an error still."""
+    flush(Path("/proc"))
+    with pytest.raises(FileNotFoundError):
+        flush(tmp_path / "nothing")
+
+
+def test_a_log_is_closed_to_others(tmp_path):
+    """Also after it was begun anew; where a named pipe lies in its place no program waits for a reader."""
+    log = tmp_path / "log"
+    handler = private_log_file(log)
+    try:
+        for _ in range(3):
+            handler.emit(logging.LogRecord("aiochroma", logging.INFO, "", 0, "x" * 2**20, (), None))
+    finally:
+        handler.close()
+    assert [mode(file) for file in sorted(tmp_path.iterdir())] == [0o600, 0o600]
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="pipe"):
+        private_log_file(tmp_path / "pipe")
 
 
 def script(file):

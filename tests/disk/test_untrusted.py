@@ -237,6 +237,9 @@ async def test_odd_values_of_sqlite_are_no_errors(database):
     """Numbers as bytes, ids that are no text, text that is no text, settings that are no JSON: looked at, not raised."""
     connection = sqlite3.connect(database / SQLITE_FILE)
     with connection:
+        connection.execute(
+            "INSERT INTO migrations SELECT 'odd', 'one', filename, sql, hash FROM migrations LIMIT 1"
+        )
         connection.execute("UPDATE max_seq_id SET seq_id = CAST(x'00000000000000ff' AS BLOB) WHERE rowid = 1")
         connection.execute("UPDATE collections SET config_json_str = '[1' WHERE name = 'good'")
         connection.execute(

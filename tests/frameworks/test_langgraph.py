@@ -195,6 +195,28 @@ async def test_time_to_live(tmp_path, clock):
         assert await store.asweep() == 0
 
 
+async def test_what_is_put_while_others_are_swept_stays(tmp_path, clock, monkeypatch):
+    """Between looking for what has expired and deleting it: the new item lives, and is found by its meaning."""
+    async with AiochromaStore(tmp_path, index={"fields": ["text"]}) as store:
+        await store.aput(("a",), "again", {"text": "one"}, ttl=1)
+        await store.aput(("a",), "gone", {"text": "two"}, ttl=1)
+        clock.now += 60 * 60
+        read, looked = store._items._get, []
+
+        async def reading(*arguments, **options):
+            found = await read(*arguments, **options)
+            if not looked:
+                looked.append(found)
+                await store.aput(("a",), "again", {"text": "three"})
+            return found
+
+        monkeypatch.setattr(store._items, "_get", reading)
+        assert await store.asweep() == 1
+        assert len(looked[0]) == 2
+        assert [item.value for item in await store.asearch(("a",), query="three")] == [{"text": "three"}]
+    assert (await count(tmp_path, "langgraph"), await count(tmp_path, "langgraph.vectors")) == (1, 1)
+
+
 async def test_a_write_sweeps(tmp_path, clock):
     """With an interval, a write that comes later deletes what has expired, and its vectors."""
     ttl = {"sweep_interval_minutes": 5}

@@ -207,6 +207,7 @@ def test_nothing_but_messages(environment, tmp_path):
         for line in (
             b'{"jsonrpc": "2.0", "id": 7, "method": "ping"}',
             b"nonsense",
+            b"x" * (2**24 + 2**20),
             b'{"jsonrpc": "2.0", "id": 8}',
         ):
             process.stdin.write(line + b"\n")

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
+import subprocess
+import sys
 import typing
+
+import pytest
 
 import aiochroma
 from aiochroma.tools import memory_tools
@@ -38,6 +43,36 @@ async def test_a_scope_is_a_wall(tmp_path):
         assert await ada["forget"](bobs) is False
         assert {found["id"] for found in await acme["recall"]("PIN", limit=50)} == {own, bobs}
         assert await acme["forget"](bobs) is True
+
+
+@pytest.mark.parametrize("days", [1e300, float("nan"), float("inf"), -1])
+async def test_a_time_that_is_none_is_refused_by_name(tmp_path, days):
+    async with aiochroma.Memory(tmp_path) as memory:
+        tools = {tool.__name__: tool for tool in memory_tools(memory)}
+        with pytest.raises(aiochroma.InvalidInputError, match=r"`days`|`ttl`"):
+            await tools["remember"]("a text", days=days)
+
+
+async def test_a_model_is_told_what_failed(tmp_path):
+    """A memory that degrades returns empty results; to a model they would look like answers."""
+    program = "import sys, aiochroma.sync; aiochroma.sync.PersistentClient(sys.argv[1]); print(flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", program, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        await asyncio.to_thread(other.stdout.readline)
+        async with aiochroma.Memory(tmp_path, on_failure="degrade") as memory:
+            assert (await memory.recall("anything")).error is not None
+            tools = {tool.__name__: tool for tool in memory_tools(memory)}
+            for name, arguments in (
+                ("recall", ["a question"]),
+                ("list_memories", []),
+                ("list_namespaces", []),
+                ("remember", ["a text"]),
+                ("forget", ["an id"]),
+            ):
+                with pytest.raises(aiochroma.DatabaseInUseError):
+                    await tools[name](*arguments)
+        other.stdin.close()
 
 
 async def test_without_the_tools_that_change_something(tmp_path):

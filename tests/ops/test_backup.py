@@ -8,12 +8,14 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 from ops_databases import contents, fill, print_of, vectors
 
 import aiochroma
 from aiochroma.backend import embedded
+from aiochroma.disk.backup import recorded_backup
 from aiochroma.ops import restore
 
 
@@ -125,6 +127,21 @@ async def test_rotation_keeps_the_newest_of_this_database_only(database, tmp_pat
     assert sorted(str(entry) for entry in folder.iterdir()) == sorted(
         [foreign, *(report.path for report in reports[1:])]
     )
+
+
+async def test_an_older_backup_that_cannot_be_deleted_spoils_no_new_one(
+    database, tmp_path, unwritable, caplog
+):
+    """The new one is complete and noted; the other stays, and the log says why."""
+    folder = tmp_path / "backups"
+    async with aiochroma.AsyncPersistentClient(database) as client:
+        old = await client.backup(folder, keep=1)
+        unwritable(Path(old.path))
+        new = await client.backup(folder, keep=1)
+    assert new.removed == ()
+    assert recorded_backup(database) == Path(new.path)
+    assert f"{old.path} is one too many" in caplog.text
+    assert sorted(str(entry) for entry in folder.iterdir()) == sorted([old.path, new.path])
 
 
 async def test_a_cancelled_backup_leaves_nothing_behind(database, tmp_path):

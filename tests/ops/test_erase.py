@@ -215,6 +215,16 @@ async def test_the_receipt_says_what_was_not_reached_and_not_looked_for(tmp_path
     assert receipt.is_complete
 
 
+async def test_copies_beside_a_directory_of_any_name_are_named(tmp_path):
+    """A name with letters that mean something in patterns means itself."""
+    path, kept = tmp_path / "bot[1]", tmp_path / "bot[1].before-restore-20260101T000000Z-1"
+    async with aiochroma.Memory(path, embedder=HashedEmbedder()) as memory:
+        await memory.remember("The key is under the mat.")
+    kept.mkdir()
+    (tmp_path / "bot1.before-restore-20260101T000000Z-1").mkdir()
+    assert (await aiochroma.erase(path)).not_reached == (str(kept),)
+
+
 async def test_a_text_that_is_there_still_is_found(tmp_path):
     """The look is real: a file that holds the text makes the receipt incomplete, and is named."""
     path = tmp_path / "db"
