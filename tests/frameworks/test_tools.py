@@ -55,7 +55,7 @@ async def test_a_time_that_is_none_is_refused_by_name(tmp_path, days):
 
 async def test_a_model_is_told_what_failed(tmp_path):
     """A memory that degrades returns empty results; to a model they would look like answers."""
-    program = "import sys, aiochroma.sync; aiochroma.sync.PersistentClient(sys.argv[1]); print(flush=True); sys.stdin.read()"
+    program = "import sys, aiochroma.sync; c = aiochroma.sync.PersistentClient(sys.argv[1]); print(flush=True); sys.stdin.read()"
     with subprocess.Popen(
         [sys.executable, "-c", program, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as other:
