@@ -281,7 +281,7 @@ class _Lines:
         """Read past a line that is longer than any message may be; what stands for it is no message, and is refused as such."""
         while await self._is_longer():
             pass
-        log.warning("A message of more than %d bytes was left out.", _LONGEST_LINE)
+        log.info("A message of more than %d bytes was left out.", _LONGEST_LINE)
         return b"too long"
 
     async def _is_longer(self) -> bool:
