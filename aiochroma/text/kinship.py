@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Vocabulary", "may_have_kin"]
 
-_BITS = 512
-"""A word is a set of its runs of three letters, each a bit; few words have more than twenty."""
+_RUNS = 512
+"""A word is the set of its runs of three letters, each a number below this; few words have more than twenty."""
 _LONGEST = 40
 _FEWEST_LETTERS = 4
 _MOST_KIN = 8
@@ -62,8 +62,10 @@ class Vocabulary:
         self._namespace = namespace
         self._memories = memories
         self._words: list[str] = []
-        self._signatures: NDArray[np.uint64] = np.empty((0, _BITS // 64), dtype=np.uint64)
         self._sizes: NDArray[np.int64] = np.empty(0, dtype=np.int64)
+        # The words that hold each run, one run after the other, and where those of each begin.
+        self._holders: NDArray[np.int32] = np.empty(0, dtype=np.int32)
+        self._begins: NDArray[np.int64] = np.zeros(_RUNS + 1, dtype=np.int64)
         self._last: str | None = ""
 
     def __len__(self) -> int:
@@ -80,28 +82,30 @@ class Vocabulary:
 
         self._read()
         plain = _plain(term)
-        signature = _signatures([plain])[0]
-        size = int(_count(signature[None])[0])
+        runs = _runs([plain])[1]
+        size = len(runs)
         if not size or not self._words:
             return []
-        both = _count(self._signatures & signature)
-        small, large = np.minimum(self._sizes, size), np.maximum(self._sizes, size)
-        dice = 2 * both / np.maximum(1, self._sizes + size)
+        # Most words share no run with it: looking at those that do takes a fifth of the time of comparing all.
+        sharing = [self._holders[self._begins[run] : self._begins[run + 1]] for run in runs]
+        shared = np.bincount(np.concatenate(sharing), minlength=len(self._words))
+        found = np.flatnonzero(shared)
+        both, sizes = shared[found], self._sizes[found]
+        small, large = np.minimum(sizes, size), np.maximum(sizes, size)
+        dice = 2 * both / (sizes + size)
         inside = (both >= _INSIDE * small) & (small >= _FEWEST_LETTERS)
         alike = np.maximum(
-            np.where(dice >= _LEAST_ALIKE, dice, 0.0),
-            np.where(inside, np.sqrt(small / np.maximum(1, large)), 0.0),
+            np.where(dice >= _LEAST_ALIKE, dice, 0.0), np.where(inside, np.sqrt(small / large), 0.0)
         )
-        most = np.argsort(-alike, kind="stable")[: _MOST_KIN + 1].tolist()
+        most = np.argsort(-alike, kind="stable")[: _MOST_KIN + 1]
         return [
-            (self._words[at], _SHARE * float(alike[at]))
-            for at in most
-            if alike[at] > 0 and self._words[at] not in {term, plain}
+            (self._words[at], _SHARE * share)
+            for at, share in zip(found[most].tolist(), alike[most].tolist(), strict=True)
+            if share > 0 and self._words[at] not in {term, plain}
         ][:_MOST_KIN]
 
     def _read(self) -> None:
         """Read words that were not read yet, for a short while."""
-        import numpy as np
 
         if self._last is None:
             return
@@ -122,12 +126,20 @@ class Vocabulary:
                 words = [word for word in read if may_have_kin(word) and len(word) <= _LONGEST]
                 if words:
                     # SQLite takes accents off Latin letters alone.
-                    more = _signatures([_plain(word) for word in words])
-                    self._words += words
-                    self._signatures = np.concatenate([self._signatures, more])
-                    self._sizes = np.concatenate([self._sizes, _count(more)])
+                    self._add(words, *_runs([_plain(word) for word in words]))
         finally:
             self._connection.execute(f"DROP TABLE {table}")
+
+    def _add(self, words: list[str], rows: NDArray[np.int64], runs: NDArray[np.int64]) -> None:
+        """Add words with the runs of each, by its row."""
+        import numpy as np
+
+        holders = np.concatenate([self._holders, (rows + len(self._words)).astype(np.int32)])
+        held = np.concatenate([np.repeat(np.arange(_RUNS), np.diff(self._begins)), runs])
+        self._holders = holders[np.argsort(held, kind="stable")]
+        self._begins = np.concatenate([[0], np.cumsum(np.bincount(held, minlength=_RUNS))])
+        self._words += words
+        self._sizes = np.concatenate([self._sizes, np.bincount(rows, minlength=len(words))])
 
 
 def _plain(word: str) -> str:
@@ -139,8 +151,8 @@ def _plain(word: str) -> str:
     )
 
 
-def _signatures(words: Sequence[str]) -> NDArray[np.uint64]:
-    """Return the sets of three letters of words as bits, one row for each."""
+def _runs(words: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the runs of three letters that words hold: the word's position and the run's number, each pair once, by word."""
     import numpy as np
 
     bounded = [f"<{word[:_LONGEST]}>" for word in words]
@@ -151,21 +163,9 @@ def _signatures(words: Sequence[str]) -> NDArray[np.uint64]:
     runs = (letters[:, :-2] * np.uint64(0x9E3779B1) + letters[:, 1:-1]) * np.uint64(0x85EBCA77) + letters[
         :, 2:
     ]
-    columns = ((runs * np.uint64(0xC2B2AE3D27D4EB4F)) >> np.uint64(55)).astype(np.int64) % _BITS
-    bits = np.zeros((len(words), _BITS), dtype=bool)
+    columns = ((runs * np.uint64(0xC2B2AE3D27D4EB4F)) >> np.uint64(55)).astype(np.int64) % _RUNS
+    holds = np.zeros((len(words), _RUNS), dtype=bool)
     row, column = np.nonzero(letters[:, 2:])
-    bits[row, columns[row, column]] = True
-    return np.packbits(bits, axis=1).view(np.uint64)
-
-
-def _count(signatures: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """Count the bits of each row."""
-    import numpy as np
-
-    counted = (
-        np.bitwise_count(signatures)
-        if hasattr(np, "bitwise_count")
-        else np.unpackbits(np.ascontiguousarray(signatures).view(np.uint8), axis=-1)
-    )
-    summed: NDArray[np.int64] = counted.reshape(len(signatures), -1).sum(axis=1, dtype=np.int64)
-    return summed
+    holds[row, columns[row, column]] = True
+    word, run = np.nonzero(holds)
+    return word, run
