@@ -106,7 +106,6 @@ class Vocabulary:
 
     def _read(self) -> None:
         """Read words that were not read yet, for a short while."""
-
         if self._last is None:
             return
         until = time.monotonic() + _SECONDS
