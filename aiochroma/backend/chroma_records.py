@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from chromadb.api import ServerAPI
     from chromadb.config import System
+    from chromadb.types import Collection
     from typing_extensions import Unpack
 
     from aiochroma.core.request import Request
@@ -97,6 +98,11 @@ class ChromaRecords:
             chromadb.errors.NotFoundError: There is no such collection.
         """
         found: UUID = self._api.get_collection(name=name, **database).id
+        return found
+
+    def collections(self, **database: Unpack[Database]) -> Sequence[Collection]:
+        """Return all collections of a database."""
+        found: Sequence[Collection] = self._api.list_collections(**database)
         return found
 
     def get(

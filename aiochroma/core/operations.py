@@ -238,7 +238,7 @@ _MEMORIES = (
         )
     ),
     _read("read_memories", Merge.QUERIES, result=Result.ROWS, query_fields=("ids",), reads_first=True),
-    _read("memory_history"),
+    *(_read(name) for name in ("memory_history", "memory_namespaces")),
 )
 
 _OURS = (

@@ -21,7 +21,6 @@ from aiochroma.records.record import (
     NAMESPACE,
     chunks_name,
     collection_name,
-    namespace_of,
 )
 
 if TYPE_CHECKING:
@@ -279,15 +278,8 @@ class Store:
 
     async def names(self) -> list[str]:
         """Return the names of all namespaces, sorted."""
-        names = []
-        for model in await self.collections():
-            metadata = model.metadata or {}
-            if EMBEDDER in metadata:
-                stated = str(metadata.get(NAMESPACE) or model.name)
-                # Another program may have renamed the collection: a namespace is called what it is found by.
-                is_found = bool(stated.strip()) and collection_name(stated) == model.name
-                names.append(stated if is_found else namespace_of(model.name) or model.name)
-        return sorted(names)
+        names: list[str] = await self.submit("memory_namespaces", **self.database)
+        return names
 
     async def _stored_embedders(self) -> list[str]:
         from aiochroma.memory.reembedding import restore_names

@@ -56,6 +56,7 @@ class LocalIndex(SearchingRecords):
         self._file = file
         self.keeper: IndexKeeper = IndexKeeper(api, file, state, cache_bytes)
         self._history: ChangeLog | None = None
+        self._namespaces: dict[tuple[str, str], list[str]] = {}
 
     def operations(self) -> dict[str, Carried]:
         """See ``MemoryRecords``."""
@@ -64,6 +65,18 @@ class LocalIndex(SearchingRecords):
     def index(self, collection_id: CollectionId, tenant: str, database: str) -> float:
         """Copy one slice of a collection into the index, if any is missing; return which share the index has."""
         return self.keeper.copy(str(collection_id), {"tenant": tenant, "database": database})
+
+    def namespaces(self, tenant: str, database: str) -> list[str]:
+        """See ``MemoryRecords``; kept, since only this thread makes collections, and Chroma takes long to list them."""
+        key = (tenant, database)
+        if key not in self._namespaces:
+            self._namespaces[key] = super().namespaces(tenant, database)
+        return list(self._namespaces[key])
+
+    def collections_changed(self) -> None:
+        """See ``MemoryRecords``."""
+        super().collections_changed()
+        self._namespaces.clear()
 
     def count(self, collection_id: CollectionId, tenant: str, database: str) -> int:
         """Return how many records a collection has; the index knows it without counting."""

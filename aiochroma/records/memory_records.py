@@ -27,6 +27,7 @@ from aiochroma.records.record import (
     before,
     has_expired,
     merged_metadata,
+    namespace_in,
     record_of,
     text_id,
     thread_position,
@@ -74,6 +75,7 @@ class MemoryRecords:
             "count_memories": self.count,
             "memory_ids": self.ids,
             "memory_history": self.history,
+            "memory_namespaces": self.namespaces,
             "code_memories": self.code,
             "memories_without_code": self.without_code,
         }
@@ -435,6 +437,12 @@ class MemoryRecords:
         log = self._log() if noted is not None else None
         if log is not None and noted is not None:
             log.withdraw(noted)
+
+    def namespaces(self, tenant: str, database: str) -> list[str]:
+        """Return the names of the namespaces, sorted."""
+        collections = self._api.collections(tenant=tenant, database=database)
+        names = (namespace_in(one.name, one.metadata or {}) for one in collections)
+        return sorted(name for name in names if name is not None)
 
     def collections_changed(self) -> None:
         """Look up again which collections hold chunks: one may have been made or deleted."""

@@ -49,6 +49,7 @@ __all__ = [
     "indexed_row",
     "made_at",
     "merged_metadata",
+    "namespace_in",
     "namespace_of",
     "order_of",
     "record_of",
@@ -286,6 +287,18 @@ def collection_name(namespace: str) -> str:
 def chunks_name(namespace: str) -> str:
     """Return the name of the collection that holds the chunks of long texts; no namespace's own collection has this name."""
     return f"ns.chunks-{hashlib.sha256(namespace.encode()).hexdigest()}.x"
+
+
+def namespace_in(name: str, metadata: MetadataView) -> str | None:
+    """Return which namespace a collection holds, by its name and metadata, or None where it holds none.
+
+    Another program may have renamed the collection: a namespace is called what it is found by.
+    """
+    if EMBEDDER not in metadata:
+        return None
+    stated = str(metadata.get(NAMESPACE) or name)
+    is_found = bool(stated.strip()) and collection_name(stated) == name
+    return stated if is_found else namespace_of(name) or name
 
 
 def namespace_of(name: str) -> str | None:

@@ -116,9 +116,9 @@ def _held(contender: Ours) -> Iterator[Callable[[], None]]:
     database: Any = contender.client.session.connection.engine.serving._opened[0]
     execute, gate = database.execute, threading.Event()
 
-    def wait_and_execute(request: Any) -> Any:
+    def wait_and_execute(*arguments: Any) -> Any:
         gate.wait()
-        return execute(request)
+        return execute(*arguments)
 
     database.execute = wait_and_execute
     try:

@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 from chroma_filters import matches
+from chromadb.config import Settings
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
@@ -332,3 +333,25 @@ def test_the_index_rebuilt_equals_the_index_written(tmp_path):
     index.write_bytes(b"damaged" * 1000)
     with opened() as memory:
         assert answers(completed(memory)) == written
+
+
+def test_the_names_of_namespaces_follow_whatever_makes_renames_and_deletes_them(tmp_path):
+    """The names are kept in memory; what the client below, another memory and a reset change is seen all the same."""
+    with sync.Memory(tmp_path, embedder="hashed", settings=Settings(allow_reset=True)) as memory:
+        assert memory.namespaces() == []
+        memory.remember("The cat sleeps.")
+        assert memory.namespaces() == ["default"]
+        made = memory.client.create_collection(
+            collection_name("more"), metadata={EMBEDDER: "x"}, embedding_function=None
+        )
+        assert memory.namespaces() == ["default", "more"]
+        with sync.Memory(tmp_path, embedder="hashed", settings=Settings(allow_reset=True)) as other:
+            other.remember("The dog barks.", namespace="dogs")
+            assert other.namespaces() == ["default", "dogs", "more"]
+        made.modify(name=collection_name("other"))
+        assert memory.namespaces() == ["default", "dogs", "other"]
+        memory.client.delete_collection(collection_name("other"))
+        memory.forget_namespace("dogs")
+        assert memory.namespaces() == ["default"]
+        memory.client.reset()
+        assert memory.namespaces() == []
