@@ -30,7 +30,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
 import anyio
 import tenacity
@@ -41,6 +41,7 @@ from aiochroma._errors import (
     ClosedError,
     DatabaseInUseError,
     DeadlineExceededError,
+    EmbeddingFailedError,
     InvalidInputError,
     OutcomeUnknownError,
     QueueFullError,
@@ -57,10 +58,13 @@ try:
     from starlette.applications import Starlette
     from starlette.requests import HTTPConnection  # noqa: TC002 - FastAPI reads the annotation
     from starlette.routing import Mount
+    from starlette.websockets import WebSocket, WebSocketState
 except ImportError as _error:
     raise missing_extra("aiochroma.fastapi", "fastapi", _error.name) from _error
 
 if TYPE_CHECKING:
+    from starlette.types import HTTPExceptionHandler
+
     from aiochroma.client.client import AsyncClient
     from aiochroma.client.opening import ClientOpening
 
@@ -348,6 +352,7 @@ _ANSWERS: dict[type[AiochromaError], tuple[int, str | None]] = {
     StoreUnavailableError: (_SERVICE_UNAVAILABLE, "The store is not available."),
     ClosedError: (_SERVICE_UNAVAILABLE, "The store is not open."),
     DeadlineExceededError: (504, "The store did not answer in time."),
+    EmbeddingFailedError: (_SERVICE_UNAVAILABLE, "The embedder failed."),
     OutcomeUnknownError: (504, "The store gave no answer; what was to be written may or may not have been."),
     InvalidInputError: (422, None),
 }
@@ -357,8 +362,9 @@ _ANSWERS: dict[type[AiochromaError], tuple[int, str | None]] = {
 def install(app: FastAPI, *, details: bool = False) -> None:
     """Add the health route, and turn the store's errors into responses, also those of mounted applications.
 
-    ``QueueFullError`` and an unavailable store become 503 with ``Retry-After``; a deadline that passed and a write without an
-    answer 504; wrong input 422. What responses leave out, which is paths, hosts and process ids, is logged.
+    ``QueueFullError``, an unavailable store and an embedder that fails become 503 with ``Retry-After``; a deadline that passed
+    and a write without an answer 504; wrong input 422. A WebSocket that has been accepted is closed with 1013 or 1011. What
+    responses leave out, which is paths, hosts and process ids, is logged.
 
     Args:
         app: The application.
@@ -366,16 +372,22 @@ def install(app: FastAPI, *, details: bool = False) -> None:
     """
     app.include_router(health_router(details=details))
     for kind in _ANSWERS:
-        app.add_exception_handler(kind, _answer)
+        app.add_exception_handler(kind, cast("HTTPExceptionHandler", _answer))
 
 
-async def _answer(request: Request, error: Exception) -> Response:
+async def _answer(request: HTTPConnection, error: Exception) -> Response | None:
+    """Answer a request, or a WebSocket; one that has been accepted can only be closed."""
     status, detail = next(answer for kind, answer in _ANSWERS.items() if isinstance(error, kind))
     body: JsonObject = {"error": _described(error).partition(":")[0], "detail": detail or str(error)}
     if isinstance(error, DeadlineExceededError):
         body["started"] = error.started
     if detail is not None:
         _report(request, _described(error))
+    if isinstance(request, WebSocket) and request.application_state is WebSocketState.CONNECTED:
+        # "Try again later", or "internal error"; a reason has 123 bytes at most.
+        code = 1013 if status == _SERVICE_UNAVAILABLE else 1011
+        await request.close(code, body["error"])
+        return None
     return (
         _unavailable(request, body)
         if status == _SERVICE_UNAVAILABLE
@@ -383,7 +395,7 @@ async def _answer(request: Request, error: Exception) -> Response:
     )
 
 
-def _report(request: Request, reason: str) -> None:
+def _report(request: HTTPConnection, reason: str) -> None:
     opened: _Opened | None = getattr(request.app.state, _STATE, None)
     # Why the store is not open is reported by what tries to open it.
     if opened is None or opened.error is None:
@@ -396,7 +408,7 @@ def _described(error: Exception) -> str:
     return f"{type(cause).__name__}: {error}"
 
 
-def _unavailable(request: Request, body: JsonObject) -> Response:
+def _unavailable(request: HTTPConnection, body: JsonObject) -> Response:
     opened: _Opened | None = getattr(request.app.state, _STATE, None)
     pause = opened.retry_at - time.monotonic() if opened is not None and opened.error is not None else 0.0
     seconds = max(_RETRY_AFTER_SECONDS, math.ceil(pause))

@@ -4,17 +4,18 @@ Needs the extra ``streamlit``. A script runs from top to bottom at every click, 
 
 Example:
     >>> import streamlit as st
-    >>> from aiochroma.streamlit import cached_memory, guarded, store_status
+    >>> from aiochroma.streamlit import as_markdown, cached_memory, guarded, store_status
     >>> memory = guarded(lambda: cached_memory("./memory"), again_every=3)  # doctest: +SKIP
     >>> if memory is None:  # doctest: +SKIP
     ...     st.stop()
     >>> store_status(memory)  # doctest: +SKIP
     >>> for hit in guarded(lambda: memory.recall(st.text_input("Question") or "everything")) or ():  # doctest: +SKIP
-    ...     st.write(hit.text)
+    ...     st.write(as_markdown(hit.text))
 """
 
 from __future__ import annotations
 
+import re
 import time
 from typing import TYPE_CHECKING, TypeVar
 
@@ -36,6 +37,8 @@ from aiochroma._errors import (
 )
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma.core.config import canonical_path
+from aiochroma.embedding.choice import adapted, is_langchain
+from aiochroma.embedding.functions import identity_of
 from aiochroma.sync import Memory
 
 try:
@@ -49,7 +52,7 @@ if TYPE_CHECKING:
 
     from aiochroma.client.options import Process
 
-__all__ = ["cached_memory", "guarded", "store_status"]
+__all__ = ["as_markdown", "cached_memory", "guarded", "store_status"]
 
 log: EventLogger = get_logger("aiochroma.streamlit")
 
@@ -82,7 +85,7 @@ def cached_memory(
 
     Args:
         path: The directory.
-        embedder: As for :class:`aiochroma.Memory`; two of the same ``identity`` (or function) are the same.
+        embedder: As for :class:`aiochroma.Memory`; two that are called the same in the database are the same.
         timeout: Limit for each call, in seconds; None for none.
         durable: Keep every vector in Chroma's log as well.
         process: ``"shared"`` to share the directory with other programs, as for :class:`aiochroma.Memory`.
@@ -124,8 +127,24 @@ def _opened(
 def _name_of(embedder: object) -> str | None:
     if embedder is None or isinstance(embedder, str):
         return embedder
-    named = embedder if hasattr(embedder, "__qualname__") else type(embedder)
-    return str(getattr(embedder, "identity", None) or f"{named.__module__}.{named.__qualname__}")
+    # As it is called in the database. Chroma's own functions are not made ours for that, which would load a model.
+    return (
+        identity_of(embedder)[0]
+        if callable(embedder) and not is_langchain(embedder)
+        else adapted(embedder).identity
+    )
+
+
+_MARKDOWN = re.compile(r"([\\`*_\[\]<>$#|~])")
+
+
+def as_markdown(text: str) -> str:
+    """Return a text as Markdown that shows it as it is.
+
+    ``st.write``, ``st.error`` and others take Markdown. What is remembered was written by others: it could look like a part of
+    the page, and an image in it would be fetched from wherever it says.
+    """
+    return _MARKDOWN.sub(r"\\\1", text)
 
 
 def guarded(
@@ -152,7 +171,7 @@ def guarded(
     try:
         return tries(work)
     except InvalidInputError as error:
-        st.warning(str(error))
+        st.warning(as_markdown(str(error)))
     except AiochromaError as error:
         log.warning("page.failed", error=repr(error))
         st.error(_message(error))
@@ -179,11 +198,11 @@ def store_status(memory: Memory, *, every: float | None = None) -> None:
         if state.status == "ok":
             st.success(f"Memory available: {state.documents} memories")
             st.caption(
-                f"{state.mode} · {state.latency_ms:.1f} ms · {state.pending} waiting · {state.embedder} · "
+                f"{state.mode} · {state.latency_ms:.1f} ms · {state.pending} waiting · {as_markdown(str(state.embedder))} · "
                 f"Chroma {state.chroma_version}"
             )
         else:
-            st.error(f"**The memory is not available.** {state.error}")
+            st.error(f"**The memory is not available.** {as_markdown(str(state.error))}")
 
     status()
 
@@ -200,7 +219,7 @@ def _message(error: AiochromaError) -> str:
     headline = (
         "**The memory is not available.** " if isinstance(error, (StoreUnavailableError, ClosedError)) else ""
     )
-    return f"{headline}{error}"
+    return f"{headline}{as_markdown(str(error))}"
 
 
 def _run_again_in(seconds: float) -> None:

@@ -17,6 +17,7 @@ from aiochroma import sync
 from aiochroma._errors import AiochromaError, InvalidInputError
 from aiochroma._types import JsonObject, Metadata, MetadataView
 from aiochroma.records.record import EXPIRES_AT, collection_name, has_expired
+from aiochroma.streamlit import as_markdown
 from aiochroma.ui import PATH, TOKEN, WRITE
 
 if TYPE_CHECKING:
@@ -58,14 +59,14 @@ def main() -> None:
             "Map": _map,
         }
         view = str(st.sidebar.radio("View", list(views), key="view"))
-        st.sidebar.caption(os.environ[PATH])
+        st.sidebar.caption(as_markdown(os.environ[PATH]))
         names = list(memory.namespaces())
         if not names and view != "Overview":
             st.info("Nothing is remembered yet.")
             st.stop()
         views[view](memory, names)
     except AiochromaError as error:
-        st.error(str(error))
+        st.error(as_markdown(str(error)))
 
 
 def _may_write() -> bool:
@@ -98,7 +99,7 @@ def _overview(memory: sync.Memory, names: list[str]) -> None:
         target = st.text_input("Back up to the folder", key="target")
         if st.button("Back up", disabled=not target):
             report = memory.backup(target)
-            st.success(f"Backed up to {report.path}")
+            st.success(f"Backed up to {as_markdown(report.path)}")
 
 
 def _growth(memory: sync.Memory, counts: Mapping[str, int]) -> None:
@@ -180,10 +181,10 @@ def _recall(memory: sync.Memory, names: list[str]) -> None:
         return
     found = memory.recall(question, namespaces=chosen or None, k=int(k), mode=mode)
     for name, error in found.errors.items():
-        st.warning(f"{name}: {error}")
+        st.warning(as_markdown(f"{name}: {error}"))
     rows = [_scored(hit) for hit in found]
     st.dataframe(rows, hide_index=True)
-    st.caption(", ".join(f"{name} {value:.1f} ms" for name, value in found.timings.items()))
+    st.caption(as_markdown(", ".join(f"{name} {value:.1f} ms" for name, value in found.timings.items())))
     st.code(found.as_context() or "Nothing was found.", language=None)
 
 
@@ -196,7 +197,8 @@ def _one(memory: sync.Memory, names: list[str]) -> None:
     if hit is None:
         st.info("There is no such memory.")
         return
-    st.write(hit.text)
+    # As it is: stored text is no Markdown, whose images a browser would fetch.
+    st.text(hit.text)
     st.json({**_row(hit), "metadata": hit.metadata, "thread": hit.thread}, expanded=True)
     if hit.thread is not None:
         st.subheader("In its thread")
@@ -214,9 +216,10 @@ def _one(memory: sync.Memory, names: list[str]) -> None:
 
 
 def _offer_to_forget(memory: sync.Memory, hit: Hit) -> None:
+    asked = (hit.namespace, hit.id)
     if st.button("Forget"):
-        st.session_state.asked_to_forget = hit.id
-    if st.session_state.get("asked_to_forget") != hit.id:
+        st.session_state.asked_to_forget = asked
+    if st.session_state.get("asked_to_forget") != asked:
         return
     st.warning("It will be gone for good.")
     if st.button("Yes, forget it"):

@@ -14,7 +14,7 @@ import os
 
 import streamlit as st
 
-from aiochroma.streamlit import cached_memory, guarded, store_status
+from aiochroma.streamlit import as_markdown, cached_memory, guarded, store_status
 
 PATH = os.environ.get("CHROMA_DB_PATH", "./memory")
 
@@ -44,7 +44,7 @@ if question:
         if not recall:
             st.info("Nothing that I know is that close.")
         for hit in recall:
-            st.write(f"**{hit.text}**")
+            st.write(f"**{as_markdown(hit.text)}**")
             st.caption(
                 f"`{hit.id}` · distance {'none, found by its words' if hit.distance is None else f'{hit.distance:.2f}'}"
             )

@@ -293,6 +293,33 @@ def test_a_deadline_is_504(serving):
         assert answer.json()["started"] is False
 
 
+def test_an_embedder_that_fails_is_503(serving):
+    """Its service may be back in a moment; what it said is logged, and not for the public."""
+
+    def embedder(texts):
+        raise ConnectionError("http://10.0.0.7:11434 refused")
+
+    with serving(application(lambda: aiochroma.Memory(None, embedder=embedder))) as client:
+        answer = client.post("/memories", params={"text": "a text"})
+        assert (answer.status_code, answer.json()["error"]) == (503, "EmbeddingFailedError")
+        assert answer.headers["Retry-After"] == "1"
+        assert "10.0.0.7" not in answer.text
+
+
+@pytest.mark.parametrize(("error", "code"), [("StoreUnavailableError", 1013), ("InvalidInputError", 1011)])
+def test_a_websocket_that_was_accepted_is_closed(serving, error, code):
+    """There is no response any more that could tell it what failed; the code and the reason do."""
+    app = application(lambda: aiochroma.Memory(None))
+
+    @app.websocket("/chat")
+    async def chat(socket: WebSocket):
+        await socket.accept()
+        raise getattr(aiochroma, error)("the file /srv/memory is gone")
+
+    with serving(app) as client, client.websocket_connect("/chat") as socket:
+        assert socket.receive() == {"type": "websocket.close", "code": code, "reason": error}
+
+
 def test_wrong_input_is_422_and_unknown_outcome_504(serving):
     """Wrong input is the caller's fault and says why; a write without an answer is not to be repeated blindly."""
     app = application(lambda: aiochroma.Memory(None))

@@ -117,6 +117,49 @@ def test_embedders_are_told_apart(tmp_path, memory_of):
     assert memory_of(tmp_path, embedder=shout) is cached_memory(tmp_path, embedder=shout)
     assert memory_of(tmp_path, embedder=whisper) is not cached_memory(tmp_path, embedder=shout)
 
+    class Service:
+        """One class for every model, as those of services are."""
+
+        def __init__(self, model):
+            self.model = model
+
+        @staticmethod
+        def name():
+            return "service"
+
+        def get_config(self):
+            return {"model_name": self.model}
+
+        def __call__(self, input):
+            return [[float(len(text)), float(len(self.model))] for text in input]
+
+    small = memory_of(tmp_path / "models", embedder=Service("small"))
+    assert cached_memory(tmp_path / "models", embedder=Service("small")) is small
+    assert memory_of(tmp_path / "models", embedder=Service("enormous")) is not small
+
+
+def test_a_text_is_shown_as_it_is():
+    """Stored text cannot make the page fetch an image, nor look like a part of it."""
+
+    def page():
+        import streamlit
+
+        from aiochroma.streamlit import as_markdown, guarded
+
+        def wrong():
+            raise aiochroma.InvalidInputError(text)
+
+        import aiochroma
+
+        text = "![x](http://evil.example/y) # <b>bold</b> $a$ `code` **loud**"
+        guarded(wrong)
+        streamlit.write(as_markdown(text))
+
+    app = AppTest.from_function(page, default_timeout=60).run()
+    assert not app.exception
+    shown = r"!\[x\](http://evil.example/y) \# \<b\>bold\</b\> \$a\$ \`code\` \*\*loud\*\*"
+    assert [app.warning[0].value, app.markdown[0].value] == [shown, shown]
+
 
 def test_a_memory_that_was_closed_is_opened_again(tmp_path, memory_of):
     """A script that closes the memory does no harm to the next run."""
@@ -155,7 +198,7 @@ def test_an_unavailable_store_is_a_message(tmp_path, memory_of):
     path.write_text("a file where the directory should be")
     app = run_page(path)
     assert "not available" in app.error[0].value
-    assert str(path) in app.error[0].value
+    assert str(path) in app.error[0].value.replace("\\", "")
     path.unlink()
     app.run()
     memory_of(path)
