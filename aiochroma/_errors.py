@@ -87,6 +87,10 @@ __all__ = [
 ]
 
 
+_MOST_CAUSES = 10
+"""How many causes of causes travel with an error; some have themselves for a cause in the end."""
+
+
 class AiochromaError(Exception):
     """Base of every error that aiochroma raises on its own account."""
 
@@ -299,18 +303,18 @@ def own_copy(error: BaseException) -> BaseException:
     return copied
 
 
-def error_to_dict(error: BaseException) -> JsonObject:
+def error_to_dict(error: BaseException, _causes: int = _MOST_CAUSES) -> JsonObject:
     """Return an error as plain data: texts, numbers, booleans, None, and lists and dictionaries of these.
 
     Args:
         error: Any error. One of this module keeps its class, message, fields, notes and cause; another one keeps its class
             name, its message and its cause.
     """
-    cause = error.__cause__
+    cause = error.__cause__ if _causes else None
     data: JsonObject = {
         "type": _name_of(error),
         "message": str(error),
-        "cause": None if cause is None else error_to_dict(cause),
+        "cause": None if cause is None else error_to_dict(cause, _causes - 1),
     }
     if isinstance(error, AiochromaError):
         fields = _fields_of(error).items()

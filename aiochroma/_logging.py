@@ -68,6 +68,7 @@ SENTENCES = {
     "host.dropped_client": "the host of {database} sent the client {client} away: {reason}",
     "host.killed": "the host of {database} was ended in the middle of a call",
     "host.lost": "the process {pid} that serves {database} is gone ({reason}); it, or the next one, is reached again",
+    "host.not_logged": "the host's log {path} cannot be written: {error}",
     "host.refused_client": "the host of {database} refused a client: {reason}",
     "host.socket_was_deleted": "the socket of the host of {database} was deleted; {hint}",
     "index.filled": "missing vectors of {collection} were made again: {filled} filled, left: {left}",

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aiochroma._errors import InvalidInputError, error_to_dict
-from aiochroma._logging import private_log_file
+from aiochroma._logging import EventLogger, get_logger, private_log_file
 from aiochroma._types import JsonObject
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from aiochroma.host.server import HostServer
 
 __all__ = ["IDLE_SECONDS", "main", "serve"]
+
+log: EventLogger = get_logger("aiochroma.host")
 
 IDLE_SECONDS = 60.0
 SETUP_VARIABLE = "AIOCHROMA_HOST_SETUP"
@@ -89,8 +91,13 @@ def _log_into(directory: Path, *, to_terminal: bool) -> None:
     if to_terminal:
         handler = logging.StreamHandler()
     else:
-        handler = private_log_file(path)
-        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
+        try:
+            handler = private_log_file(path)
+            descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
+        except OSError as error:
+            # The clients are told of what matters all the same.
+            log.warning("host.not_logged", path=str(path), error=str(error))
+            return
         os.dup2(descriptor, 2)
         os.close(descriptor)
     handler.setFormatter(_JsonLines() if not to_terminal else logging.Formatter("%(asctime)s %(message)s"))
@@ -126,7 +133,10 @@ def _forward_events(server: HostServer) -> None:
                     for name, value in vars(record).items()
                     if name.startswith("aiochroma_") and name != "aiochroma_event"
                 }
-                server.forward_event(record.levelname.lower(), event, values)
+                try:
+                    server.forward_event(record.levelname.lower(), event, values)
+                except Exception:  # noqa: BLE001 - whatever is wrong with it, logging harms nobody
+                    self.handleError(record)
 
     logging.getLogger("aiochroma").addHandler(Forwarding(logging.WARNING))
 
@@ -147,7 +157,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with open(told, "rb") as reader:  # noqa: PTH123 - a descriptor, not a path
         values = json.loads(reader.read() or b"{}")
 
+    announced: list[None] = []
+
     def announce(error: BaseException | None) -> None:
+        if announced:
+            return  # The descriptor is another file's by now.
+        announced.append(None)
         answer = {"pid": os.getpid(), "error": None if error is None else error_to_dict(error)}
         with contextlib.suppress(OSError):
             os.write(ready, json.dumps(answer).encode() + b"\n")

@@ -10,7 +10,7 @@ from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from aiochroma._errors import AiochromaError, ClosedError, DatabaseInUseError
+from aiochroma._errors import ClosedError, DatabaseInUseError
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma.core.calls import Ticket, TicketState
 from aiochroma.core.stats import observer
@@ -120,8 +120,7 @@ class Peer:
                     # It did not run here: the client sends it to the next host.
                     batch.append(frame(FrameKind.VERDICT, ticket.number, self._codec.encode(False)))
                     continue
-                value: list[object] = [*_times(ticket), error_to_wire(outcome.error)]
-                batch.append(frame(FrameKind.ERROR, ticket.number, self._codec.encode(value)))
+                batch.append(self._error_frame(ticket, outcome.error))
                 continue
             large = records_of(outcome.result) > LARGE
             if large and batch:
@@ -141,16 +140,23 @@ class Peer:
                 else:
                     batch.append(segment)
         except Exception as error:  # noqa: BLE001 - one result must not end everybody's thread
-            value = [*_times(ticket), error_to_wire(error)]
             batch.append(frame(FrameKind.CANCEL, ticket.number))
-            batch.append(frame(FrameKind.ERROR, ticket.number, self._codec.encode(value)))
+            batch.append(self._error_frame(ticket, error))
+
+    def _error_frame(self, ticket: PeerTicket, error: BaseException) -> bytes:
+        try:
+            body = self._codec.encode([*_times(ticket), error_to_wire(error)])
+        except Exception as problem:  # noqa: BLE001 - nor must one error
+            text = f"{type(error).__name__}, which cannot be sent: {problem!r}"
+            body = self._codec.encode([*_times(ticket), error_to_wire(RuntimeError(text))])
+        return frame(FrameKind.ERROR, ticket.number, body)
 
     # -- sending, from any thread ----------------------------------------------------------------------------------------
 
     def send(self, data: bytes) -> None:
         """Send, or keep what the client is too slow for; neither blocks nor raises."""
         with self._lock:
-            if self.closed:
+            if self.closed or self.failed:
                 return
             if not self._unsent:
                 data = self._sent(data)
@@ -198,8 +204,9 @@ class Peer:
         except BlockingIOError:
             pass
         except OSError as error:
-            # The main thread finds the same when it reads, and cleans up.
+            # The main thread cleans up.
             self.failed = self.failed or f"it is gone ({error.strerror})"
+            self._wake()
             return b""
         if sent:
             self._read_at = time.monotonic()
@@ -313,9 +320,10 @@ class Clients:
                     self._cancel(peer, number, value)
                 else:
                     self._asked(peer, kind, value)
-        except ProtocolError as error:
+        except Exception as error:  # noqa: BLE001 - whatever one client sends, the others go on
+            reason = str(error) if isinstance(error, ProtocolError) else repr(error)
             self._submit(peer, tickets)
-            self._drop(peer, str(error))
+            self._drop(peer, reason)
             return
         self._submit(peer, tickets)
 
@@ -347,7 +355,7 @@ class Clients:
             for ticket in tickets:
                 peer.tickets.pop(ticket.number, None)
                 peer.send(frame(FrameKind.VERDICT, ticket.number, self.codec.encode(False)))
-        except AiochromaError as failure:
+        except Exception as failure:  # noqa: BLE001 - why the database could not be opened, or is not served any more
             peer.send(frame(FrameKind.FAILED, 0, self.codec.encode(error_to_wire(failure))))
 
     def _cancel(self, peer: Peer, number: int, value: object) -> None:

@@ -56,8 +56,10 @@ __all__ = ["HostServer"]
 
 log: EventLogger = get_logger("aiochroma.host")
 
-_RECEIVE_BYTES = 256 * 1024
 _DRAIN_SECONDS = 10.0
+_FIRST_CLIENT_SECONDS = 10.0
+"""For at least so long a host waits for the client that has started it."""
+
 _LOOK_SECONDS = 60.0
 _LINGER_SECONDS = 2.0
 """For how long a host whose database cannot be opened tells clients why."""
@@ -67,9 +69,6 @@ _SUCCESSION_SECONDS = 10.0
 
 _CATCH_UP_SECONDS = 0.01
 """For at most so long the DB thread waits after a slice of writing for what has come meanwhile to be read."""
-
-_MOST_REQUESTS = 4096
-"""Of one client in the host; ours keep to far fewer."""
 
 
 class HostServer:
@@ -101,7 +100,8 @@ class HostServer:
         self._watched = False
         self._looked_at = time.monotonic()
         self._ends_at: float | None = None
-        self._signals = 0
+        self._signal = 0
+        self._had_client = False
         self._opened_told = False
         self._imported = threading.Event()
         self._caught_up = threading.Event()
@@ -229,25 +229,35 @@ class HostServer:
         self._clients.look_after()
         if woken:
             self._caught_up.set()
+        if self._signal:
+            self._begin_end(f"signal {signal.Signals(self._signal).name}")
         self._tell_of_opening()
         self._look()
 
     def _seconds_until_next(self) -> float:
         now = time.monotonic()
         moments = [self._looked_at + _LOOK_SECONDS]
-        if self._idle is not None and self._clients.alone_since is not None:
-            moments.append(self._clients.alone_since + self._idle)
+        if self._idle_at is not None:
+            moments.append(self._idle_at)
         if self._ends_at is not None:
             moments.append(self._ends_at)
         if self._clients.crowded:
             moments.append(now + STUCK_SECONDS)
         return max(0.0, min(moments) - now) + 0.001
 
+    @property
+    def _idle_at(self) -> float | None:
+        """When it ends for want of clients (``time.monotonic()``); None while it does not."""
+        since = self._clients.alone_since
+        if self._idle is None or since is None:
+            return None
+        return since + (self._idle if self._had_client else max(self._idle, _FIRST_CLIENT_SECONDS))
+
     def _on_signal(self, number: int, _frame: object) -> None:
-        self._signals += 1
-        if self._signals > 1:
+        """Take note of a signal, and no more: this thread may hold any lock in this moment. The waker has been told, too."""
+        if self._signal:
             os._exit(128 + number)
-        self._begin_end(f"signal {signal.Signals(number).name}")
+        self._signal = number
 
     # -- what clients ask about the host -------------------------------------------------------------------------------------
 
@@ -286,6 +296,7 @@ class HostServer:
             )
             return
         peer.pid, peer.greeted = int(hello.get("pid") or 0), True
+        self._had_client = True
         peer.going = self._ends_at is not None
         peer.send(
             json_frame(
@@ -398,12 +409,8 @@ class HostServer:
             # The DB thread has died. A new host may open the database again; clients find it by themselves.
             self._begin_end("the database cannot be served any more")
             return
-        if (
-            self._idle is not None
-            and self._clients.alone_since is not None
-            and now - self._clients.alone_since >= self._idle
-            and not self._clients.accept(self._listening.waiting())
-        ):
+        idle_at = self._idle_at
+        if idle_at is not None and now >= idle_at and not self._clients.accept(self._listening.waiting()):
             self._begin_end("no client is connected")
             return
         if now - self._looked_at < _LOOK_SECONDS:

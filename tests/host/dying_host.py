@@ -8,20 +8,29 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 
 from aiochroma.backend.embedded import EmbeddedBackend
 from aiochroma.core import worker
-from aiochroma.host import server
+from aiochroma.host import peer, server
 from aiochroma.host.__main__ import main
 
 carry_out = EmbeddedBackend.execute
 deliver = worker.deliver
+send = peer.Peer._sent
 journal = os.open(os.environ["DYING_HOST_JOURNAL"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
 
 def fail_once(outcomes):
     worker.deliver = deliver
     raise MemoryError("the thread dies of this")
+
+
+def send_and_end(self, data):
+    if threading.current_thread() is threading.main_thread():
+        peer.Peer._sent = send
+        os.kill(os.getpid(), signal.SIGTERM)
+    return send(self, data)
 
 
 def execute(self, request, deadline=None):
@@ -32,6 +41,8 @@ def execute(self, request, deadline=None):
         os.kill(os.getpid(), signal.SIGKILL)
     if arguments.get("name") == "poison of the thread":
         worker.deliver = fail_once
+    if arguments.get("name") == "signal":
+        peer.Peer._sent = send_and_end
     return carry_out(self, request, deadline)
 
 

@@ -13,9 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from chromadb.errors import NotFoundError
 from host_support import until
 
 import aiochroma
+from aiochroma.host.messages import make_codec, versions
+from aiochroma.host.sockets import connect
+from aiochroma.host.wire import FrameKind, frame, json_frame
 
 VECTOR = [0.1, 0.2, 0.3, 0.4]
 PROGRAM = Path(__file__).with_name("program.py")
@@ -216,15 +220,41 @@ async def test_a_stopped_client_keeps_nobody_waiting(client, collection, hosts, 
 
 async def test_nonsense_on_the_socket_harms_nobody(client, collection, hosts, path):
     """A connection that does not speak the protocol is closed, the others go on."""
-    from aiochroma.host.sockets import connect
-    from aiochroma.host.wire import FrameKind, frame
-
     for nonsense in (b"GET / HTTP/1.1\r\n\r\n" * 3, frame(FrameKind.REQUEST, 1, b"x"), b"\0" * 100):
         with connect(path) as connection:
             connection.sendall(nonsense)
             connection.settimeout(30)
             assert connection.recv(100) == b""
     assert await collection.count() == 0
+
+
+async def test_a_client_that_says_nonsense_of_itself_harms_nobody(client, collection, path):
+    """What is well-formed and makes no sense ends its own connection, and no other."""
+    hello = json_frame(FrameKind.HELLO, {**versions(), "pid": 1})
+    endless = make_codec().encode(["heartbeat", {}, {}, False, False, 10**400, {}])
+    for nonsense in (
+        json_frame(FrameKind.HELLO, {**versions(), "pid": "one"}),
+        json_frame(FrameKind.HELLO, {**versions(), "options": {"settings": {"is_persistent": []}}}),
+        hello + frame(FrameKind.REQUEST, 1, endless),
+    ):
+        with connect(path) as connection:
+            connection.sendall(nonsense)
+            connection.settimeout(30)
+            while connection.recv(4096):
+                pass
+    assert await collection.count() == 0
+
+
+async def test_a_signal_in_the_middle_of_sending(dying_host, client, collection, hosts, path):
+    """It comes on the thread that holds a client's lock: the host ends in order all the same, and callers go on."""
+    with pytest.raises(NotFoundError):
+        await client.session.submit("get_tenant", name="signal")
+    pid = hosts.pid(path)
+    with connect(path) as connected:
+        connected.sendall(json_frame(FrameKind.HELLO, {**versions(), "pid": 1}))
+        await asyncio.to_thread(hosts.ended, pid)
+    assert await collection.count() == 0
+    assert hosts.pid(path) != pid
 
 
 async def test_the_end_of_a_host_is_waited_for_in_order(client, collection, hosts, path):

@@ -19,6 +19,7 @@ from host_support import is_alive, until
 import aiochroma
 from aiochroma import sync
 from aiochroma.disk.ownership import OWNER_FILE, acquire, read_owner
+from aiochroma.host.reaching import start_detached
 
 VECTOR = [0.1, 0.2, 0.3, 0.4]
 PROGRAM = Path(__file__).with_name("program.py")
@@ -265,6 +266,23 @@ def test_a_host_without_clients_ends(hosts, path):
     hosts.ended(pid)
     assert not (path / OWNER_FILE).exists()
     assert not [each for each in Path(hosts.folder).iterdir() if each.suffix == ".sock"]
+
+
+def test_a_host_waits_for_the_client_that_has_started_it(hosts, path):
+    """Even where it is to end at once without clients: the first one has not come yet."""
+    path.mkdir()
+    start_detached("aiochroma.host", str(path), {"idle": 0.0}, log="aiochroma-host.log")
+    until(lambda: "database.opened" in hosts.log(path), "the database is open")
+    assert hosts.status(path)["state"] == "open"
+
+
+def test_a_log_that_cannot_be_written_does_not_keep_the_host(hosts, path):
+    """A pipe in its place would be waited for."""
+    path.mkdir()
+    os.mkfifo(path / "aiochroma-host.log")
+    with sync.PersistentClient(path, process="shared") as client:
+        assert client.count_collections() == 0
+        os.kill(hosts.pid(path), signal.SIGKILL)
 
 
 @pytest.mark.timeout(300)
