@@ -7,16 +7,16 @@ What Chroma does not take in one call is asked in several: more ids or values th
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypedDict
+from uuid import UUID
 
 from aiochroma._errors import InvalidInputError
-from aiochroma._types import Metadata, Where
+from aiochroma._types import Metadata, MetadataView, Where
 from aiochroma.backend.limits import check_conditions
 from aiochroma.core.operations import Result
 from aiochroma.core.request import joined
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from uuid import UUID
 
     import numpy as np
     import numpy.typing as npt
@@ -104,6 +104,17 @@ class ChromaRecords:
         """Return all collections of a database."""
         found: Sequence[Collection] = self._api.list_collections(**database)
         return found
+
+    def metadata_of(self, collection: UUID | str, **database: Unpack[Database]) -> MetadataView:
+        """Return the metadata of a collection.
+
+        Raises:
+            chromadb.errors.NotFoundError: There is no such collection.
+        """
+        found: MetadataView | None = self._api.get_collection_by_id(
+            UUID(str(collection)), **database
+        ).metadata
+        return found or {}
 
     def get(
         self,

@@ -11,6 +11,7 @@ from aiochroma._errors import InvalidInputError
 from aiochroma._types import JsonObject, MetadataView, Vector, Where
 from aiochroma.disk.erasing import ErasureReceipt
 from aiochroma.memory.arguments import check_id, check_thread, checked_ids, checked_scope, checked_where
+from aiochroma.memory.copies import drop_copies
 from aiochroma.memory.results import Count
 from aiochroma.memory.stored import count_records, matching_ids
 from aiochroma.records.history import database_key
@@ -182,6 +183,7 @@ async def _drop(store: Store, namespace: Namespace, *, noted: bool = True) -> in
         forgotten = await _delete(store, namespace, ids, action="forget", noted=noted)
     forgotten += await count_records(store, namespace)
     store.drop(namespace.name)
+    await drop_copies(store, namespace.name)
     # The namespace goes last: as long as it is there, what was left of it by an interruption can be forgotten.
     with contextlib.suppress(NotFoundError):  # It had no long texts.
         await store.submit("delete_collection", name=namespace.chunks, **store.database)
@@ -265,6 +267,8 @@ def erase(
                     return await _drop(store, found, noted=False)
                 return await _delete(store, found, ids, action="forget", noted=False)
 
+            # What is being embedded again holds the texts as well; that begins anew then.
+            await drop_copies(store, name)
             traces.erased += await store.on(name, of_one, absent=0, any_embedder=True)
         return await erase_traces(
             session,

@@ -1,10 +1,10 @@
 """Embedding namespaces again with another embedder, beside whoever searches them.
 
 Chroma's collections have vectors of one length, so the new vectors go into a copy, page by page; until the copy is complete the
-namespace is what it was. Then the copy takes its name. What was changed meanwhile is copied again, and the copy is compared with
-the original, record by record, before it takes over. From then on it is written to like any namespace, so of the original it
-gets only what was changed there since that comparison, and only where nobody has changed the same memory in the copy. An
-interrupted run goes on where it stopped: the copy is there, and says how far it came.
+namespace is what it was. Then the copy takes its name. The copy is compared with the original, record by record, and what was
+changed meanwhile is copied again, before it takes over. From then on it is written to like any namespace, and the original is
+not (see ``MemoryRecords``); so of the original it gets only what was changed there last, and only where nobody has changed the
+same memory in the copy. An interrupted run goes on where it stopped: the copy is there.
 
 Where the embedder gives the states of tokens, memories that have no code of theirs get one: those written by a release that kept
 none, and those of an index that was made again from Chroma's records.
@@ -13,20 +13,32 @@ none, and those of an index that was made again from Chroma's records.
 from __future__ import annotations
 
 import hashlib
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from aiochroma._errors import InvalidInputError, StoreUnavailableError
 from aiochroma._logging import EventLogger, get_logger
-from aiochroma._types import Metadata, MetadataView
+from aiochroma._types import JsonObject, Metadata
+from aiochroma.memory.copies import (
+    COMPLETE,
+    COPY_EMBEDDER,
+    COPY_OF,
+    SINCE,
+    copy_name,
+    delete_replaced,
+    drop_copies,
+    restore_names,
+    take_over,
+)
 from aiochroma.memory.remembering import CHUNKS_FOR, write_chunks_into
 from aiochroma.memory.store import checked_names
 from aiochroma.records.record import (
     CHUNKS,
     DIMENSIONS,
-    EMBEDDER,
     FINGERPRINT,
-    NAMESPACE,
+    REPLACED,
+    UPDATED_AT,
     WRITING,
     Record,
     chunks_name,
@@ -34,7 +46,7 @@ from aiochroma.records.record import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Coroutine, Iterable, Mapping
 
     from chromadb.types import Collection
 
@@ -42,20 +54,14 @@ if TYPE_CHECKING:
     from aiochroma.memory.store import Store
     from aiochroma.memory.vectors import Embedded
 
-__all__ = ["ReembedReport", "reembed", "restore_names"]
+__all__ = ["ReembedReport", "reembed"]
 
 log: EventLogger = get_logger("aiochroma.memory")
 
-COPY_OF = "aiochroma:copy_of"
-"""In the metadata of a copy that is being made: the namespace."""
-COPY_EMBEDDER = "aiochroma:copy_embedder"
-COMPLETE = "aiochroma:copy_complete"
-"""True from the moment when the copy is to take over: who finds it so finishes that."""
-REPLACED = "aiochroma:replaced"
-"""In the metadata of an original whose copy has taken over: the namespace."""
-
 _PAGE = 256
 _MOST_PASSES = 20
+_LATE_SECONDS = 60.0
+"""How long after its moment a memory may be written: it is embedded in between."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +95,7 @@ def reembed(
     names = checked_names(namespaces)
 
     async def work(store: Store) -> ReembedReport:
-        await finish_interrupted(store)
+        await _finish_interrupted(store)
         report = ReembedReport()
         unchanged = []
         for name in await store.names() if names is None else names:
@@ -155,62 +161,16 @@ async def _write_codes(store: Store, collection: object, embedded: Mapping[str, 
         )
 
 
-async def restore_names(store: Store, models: Sequence[Collection]) -> None:
-    """Let a copy take over whose run was interrupted when its namespace had no name any more; for opening.
-
-    A running job is never seen in this state: no other request comes between its changes of names.
-    """
-    names = {model.name for model in models}
-    for model in models:
-        metadata = model.metadata or {}
-        if metadata.get(COMPLETE) and collection_name(str(metadata[COPY_OF])) not in names:
-            await _take_over(store, str(metadata[COPY_OF]), model, models)
-
-
-async def finish_interrupted(store: Store) -> None:
-    """Let copies that were complete when a run was interrupted take over, and delete what they have replaced."""
-    models = await store.collections()
-    for model in models:
-        metadata = model.metadata or {}
-        if metadata.get(COMPLETE):
-            await _take_over(store, str(metadata[COPY_OF]), model, models)
+async def _finish_interrupted(store: Store) -> None:
+    """Let copies take over whose run was interrupted in the middle of it, and delete what copies have replaced."""
+    await restore_names(store, await store.collections())
     for model in await store.collections():
-        if REPLACED in (model.metadata or {}):
-            await store.submit("delete_collection", name=model.name, **store.database)
-
-
-async def _take_over(store: Store, name: str, copy: Collection, models: Sequence[Collection]) -> None:
-    """Give a copy the name of its namespace, and its original another."""
-    by_name = {model.name: model for model in models}
-    known = copy.metadata or {}
-    steps: list[Metadata] = []
-    for present, replacement, aside, metadata in (
-        (chunks_name(name), _copy_name(name, "chunks"), _aside_name(name, "chunks"), {CHUNKS_FOR: name}),
-        (
-            collection_name(name),
-            copy.name,
-            _aside_name(name, ""),
-            {
-                NAMESPACE: name,
-                EMBEDDER: known[COPY_EMBEDDER],
-                DIMENSIONS: known[DIMENSIONS],
-                FINGERPRINT: known[FINGERPRINT],
-            },
-        ),
-    ):
-        if present in by_name:
-            steps.append(_renamed(by_name[present], aside, {REPLACED: name}))
-        if replacement in by_name:
-            steps.append(_renamed(by_name[replacement], present, metadata))
-    # Submitted together they stand next to each other in the queue: no caller finds the namespace missing in between.
-    for outcome in await store.submit_many([("_modify", {**step, **store.database}) for step in steps]):
-        if outcome.error is not None:
-            raise outcome.error
-    store.drop(name)
-
-
-def _renamed(model: Collection, name: str, metadata: MetadataView) -> Metadata:
-    return {"id": model.id, "new_name": name, "new_metadata": metadata}
+        metadata = model.metadata or {}
+        if REPLACED in metadata and SINCE in metadata:
+            present = await store.collection(collection_name(str(metadata[REPLACED])))
+            if present is not None and await store.is_mine(present.metadata or {}):
+                await _Copying(store, str(metadata[REPLACED]), model, None).rescue(present, metadata[SINCE])
+    await delete_replaced(store)
 
 
 class _Copying:
@@ -230,32 +190,61 @@ class _Copying:
         self._name = name
         self._original = model
         self._progress = progress
-        self._chunks: tuple[str, Metadata] = (_copy_name(name, "chunks"), {COPY_OF: name})
+        self._chunks: tuple[str, Metadata] = (copy_name(name, "chunks"), {COPY_OF: name})
         self._copied: dict[str, bytes] = {}  # The digests of what the copy has of the original.
 
     async def run(self) -> bool:
         """Make the copy and let it take over; return whether it did."""
         store = self._store
         copy = await self._made()
-        for _ in range(_MOST_PASSES):
-            if not await self._pass(copy):
+        compared = time.time()
+        changed = await self._pass(copy)
+        since: float | None = None
+        for _ in range(_MOST_PASSES if changed else 0):
+            if since is None:
+                compared = time.time()
+            changed = await self._pass(copy, since)
+            if not changed:
                 break
-        else:
+            if changed <= _PAGE:
+                # Somebody writes all the time. What is left by now is soon found by its moment.
+                since = compared - _LATE_SECONDS
+        if changed > _PAGE:
             raise StoreUnavailableError(
                 f"The namespace {self._name!r} is written to faster than it can be embedded again; stop the writer for a while."
             )
         if self.left:
             return False
-        await store.submit(
-            "_modify", id=copy.id, new_metadata={**(copy.metadata or {}), COMPLETE: True}, **store.database
-        )
-        await _take_over(store, self._name, copy, await store.collections())
-        self._chunks = (chunks_name(self._name), {CHUNKS_FOR: self._name})
-        while await self._carry_over(copy):
-            pass
-        await finish_interrupted(store)
+        copy.metadata = {**(copy.metadata or {}), COMPLETE: True, SINCE: compared - _LATE_SECONDS}
+        await store.submit("_modify", id=copy.id, new_metadata=copy.metadata, **store.database)
+        await take_over(store, self._name, copy, await store.collections())
+        self._in_use()
+        # On a server others may write to the original for as long as they know it by its id.
+        for _ in range(_MOST_PASSES):
+            if not await self._carry_over(copy):
+                break
+        await delete_replaced(store)
         log.info("reembed.done", namespace=self._name, memories=self.embedded)
         return True
+
+    async def rescue(self, present: Collection, since: float) -> None:
+        """Bring what was written to the original, after its copy took over or just before, into the copy, which is in use."""
+        self._in_use()
+        ids = await self._ids(self._original, {UPDATED_AT: {"$gte": since}})
+        for start in range(0, len(ids), _PAGE):
+            page = ids[start : start + _PAGE]
+            here = await self._read(present, page)
+            newer = {
+                id: record
+                for id, record in (await self._read(self._original, page)).items()
+                if id not in here or here[id][1].get(UPDATED_AT, 0.0) < record[1][UPDATED_AT]
+            }
+            if newer:
+                await self._copy(present, newer)
+
+    def _in_use(self) -> None:
+        """Note that the copy has taken over: chunks go beside it from now on."""
+        self._chunks = (chunks_name(self._name), {CHUNKS_FOR: self._name})
 
     async def _made(self) -> Collection:
         """Return the copy, as far as it came before; one of another embedder is begun again."""
@@ -266,17 +255,22 @@ class _Copying:
             FINGERPRINT: await store.fingerprint(),
             DIMENSIONS: store.embedder.dimensions,
         }
-        found = await store.collection(_copy_name(name, ""))
-        if found is not None and found.metadata == metadata:
+        found = await store.collection(copy_name(name, ""))
+        marks = {COMPLETE, SINCE}
+        if found is not None and metadata == {
+            key: value for key, value in (found.metadata or {}).items() if key not in marks
+        }:
             return found
-        for copied in ("", "chunks"):
-            left = await store.collection(_copy_name(name, copied))
-            if left is not None:
-                await store.submit("delete_collection", name=left.name, **store.database)
-        return await store.make_collection(_copy_name(name, ""), metadata)
+        await drop_copies(store, name)
+        return await store.make_collection(copy_name(name, ""), metadata)
 
-    async def _pass(self, copy: Collection) -> bool:
-        """Compare the copy with the original and make what is missing or different; return whether there was any."""
+    async def _pass(self, copy: Collection, since: float | None = None) -> int:
+        """Compare the copy with the original and make what is missing or different; return how many records that were.
+
+        Args:
+            copy: The copy.
+            since: Only records of this moment (seconds since 1970) or later are compared, and the ids of all; None for all.
+        """
         store = self._store
         ids = await self._ids(self._original)
         gone = sorted(set(await self._ids(copy)) - set(ids))
@@ -284,16 +278,20 @@ class _Copying:
             await store.submit(
                 "_delete", collection_id=copy.id, ids=gone[start : start + _PAGE], **store.database
             )
-        changed = bool(gone)
-        self._copied.clear()
+            for id in gone[start : start + _PAGE]:
+                self._copied.pop(id, None)
+        changed = len(gone)
+        if since is not None:
+            ids = await self._ids(self._original, {UPDATED_AT: {"$gte": since}})
         for start in range(0, len(ids), _PAGE):
             page = ids[start : start + _PAGE]
             there = await self._read(self._original, page)
             self._copied |= await self._digests(copy, page)
             different = self._different(there)
             if different:
-                changed = await self._copy(copy, different) or changed
-            if self._progress is not None:
+                changed += await self._copy(copy, different)
+                self._copied |= {id: _digest(record) for id, record in different.items()}
+            if self._progress is not None and since is None:
                 self._progress(self._name, min(start + _PAGE, len(ids)), len(ids))
         return changed
 
@@ -324,9 +322,9 @@ class _Copying:
             if id not in self.left and self._copied.get(id) != _digest(record)
         }
 
-    async def _ids(self, model: Collection) -> list[str]:
+    async def _ids(self, model: Collection, where: JsonObject | None = None) -> list[str]:
         store = self._store
-        found = await store.submit("_get", collection_id=model.id, include=[], **store.database)
+        found = await store.submit("_get", collection_id=model.id, where=where, include=[], **store.database)
         ids: list[str] = found["ids"]
         return ids
 
@@ -347,8 +345,8 @@ class _Copying:
 
     async def _copy(
         self, copy: Collection, records: dict[str, tuple[str, Metadata]], *, in_use: bool = False
-    ) -> bool:
-        """Embed records and write them into the copy; return whether there were any that can be embedded.
+    ) -> int:
+        """Embed records and write them into the copy; return how many there were that can be embedded.
 
         If it is ``in_use``, those that somebody has changed in it are left as they are.
         """
@@ -358,7 +356,7 @@ class _Copying:
             here = await self._digests(copy, list(vectors))
             vectors = {id: one for id, one in vectors.items() if here.get(id) == self._copied.get(id)}
         if not vectors:
-            return False
+            return 0
         writings: dict[str, Metadata] = {}
         long = {id: one.chunks for id, one in vectors.items() if one.chunks}
         if long:
@@ -381,7 +379,7 @@ class _Copying:
         )
         await _write_codes(store, copy.id, vectors)
         self.embedded += len(vectors)
-        return True
+        return len(vectors)
 
     async def _vectors(self, texts: dict[str, str]) -> dict[str, Embedded]:
         """Embed texts; note those in which the embedder finds nothing."""
@@ -420,11 +418,3 @@ def _digest(record: tuple[str, Metadata]) -> bytes:
 
 def _without_chunks(metadata: Metadata) -> Metadata:
     return {name: value for name, value in metadata.items() if name not in {CHUNKS, WRITING}}
-
-
-def _copy_name(namespace: str, what: str) -> str:
-    return f"ns.reembed{what}-{hashlib.sha256(namespace.encode()).hexdigest()}.x"
-
-
-def _aside_name(namespace: str, what: str) -> str:
-    return f"ns.replaced{what}-{hashlib.sha256(namespace.encode()).hexdigest()}.x"

@@ -282,7 +282,7 @@ class Store:
         return names
 
     async def _stored_embedders(self) -> list[str]:
-        from aiochroma.memory.reembedding import restore_names
+        from aiochroma.memory.copies import restore_names
 
         models = await self.collections()
         await restore_names(self, models)

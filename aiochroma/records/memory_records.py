@@ -123,6 +123,7 @@ class MemoryRecords:
             The ids of those that were written under another id than the given one; see ``_moved``.
         """
         db: Database = {"tenant": tenant, "database": database}
+        self._refuse_replaced(collection_id, db)
         now = time.time()
         old = self._known(collection_id, ids, db)
         moved = {} if exact else self._moved(collection_id, ids, documents, metadatas, old, db, dedupe=dedupe)
@@ -239,6 +240,7 @@ class MemoryRecords:
     ) -> list[Record]:
         """Change memories that are there, and return them as they are then; arguments as :meth:`remember`."""
         db: Database = {"tenant": tenant, "database": database}
+        self._refuse_replaced(collection_id, db)
         now = time.time()
         old = {
             id: record
@@ -307,6 +309,7 @@ class MemoryRecords:
     ) -> list[str]:
         """Delete memories, or those of them that have expired, and return the ids of those that were there."""
         db: Database = {"tenant": tenant, "database": database}
+        self._refuse_replaced(collection_id, db)
         now = time.time()
         old = self._known(collection_id, ids, db)
         if expired_only:
@@ -401,6 +404,10 @@ class MemoryRecords:
     def _log(self) -> ChangeLog | None:
         return None
 
+    def _refuse_replaced(self, collection_id: CollectionId, db: Database) -> None:
+        """Refuse to write where another collection has taken the place; see ``Reader``."""
+        self._reader.refuse_replaced(collection_id, db)
+
     def _last_position(self, collection_id: CollectionId, thread: str, db: Database) -> float | None:  # noqa: ARG002 - no index here
         """Return the last position of a conversation, 0 for an empty one; None where only a clock can tell."""
         return None
@@ -445,5 +452,6 @@ class MemoryRecords:
         return sorted(name for name in names if name is not None)
 
     def collections_changed(self) -> None:
-        """Look up again which collections hold chunks: one may have been made or deleted."""
+        """Look up again which collections hold chunks, and which were replaced: one may have been made, renamed or deleted."""
         self._chunks.forget_holders()
+        self._reader.in_place.clear()

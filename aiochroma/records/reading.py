@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from aiochroma._types import CollectionId, Metadata, MetadataView, Vector, Where
 from aiochroma.backend.chroma_records import ChromaRecords, Database
-from aiochroma.records.record import CHUNK_OF, CHUNKS, WRITING, Record, chunk_id, record_of, writing_of
+from aiochroma.records.record import (
+    CHUNK_OF,
+    CHUNKS,
+    REPLACED,
+    WRITING,
+    Record,
+    chunk_id,
+    record_of,
+    writing_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -31,10 +40,28 @@ class Reader:
 
     Args:
         api: Chroma.
+
+    Attributes:
+        in_place: The collections that were not replaced when this was asked last.
     """
 
     def __init__(self, api: ServerAPI) -> None:
         self._api = ChromaRecords(api)
+        self.in_place: set[str] = set()
+
+    def refuse_replaced(self, collection_id: CollectionId, db: Database) -> None:
+        """Refuse a collection whose place another has taken; whoever knows it by its id looks its name up again.
+
+        Raises:
+            chromadb.errors.NotFoundError: Another has.
+        """
+        from chromadb.errors import NotFoundError
+
+        if str(collection_id) in self.in_place:
+            return
+        if REPLACED in self._api.metadata_of(collection_id, **db):
+            raise NotFoundError(f"Collection [{collection_id}] was embedded again; another has its place")
+        self.in_place.add(str(collection_id))
 
     def nearest(
         self,

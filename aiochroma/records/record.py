@@ -35,6 +35,7 @@ __all__ = [
     "NAMESPACE",
     "PINNED",
     "POSITION",
+    "REPLACED",
     "SCOPE",
     "THREAD",
     "UNORDERED",
@@ -70,6 +71,8 @@ DIMENSIONS = "aiochroma:dimensions"
 """In the metadata of a collection: the length of its vectors."""
 FINGERPRINT = "aiochroma:embedder_fingerprint"
 """In the metadata of a collection: what the embedder makes of one fixed text."""
+REPLACED = "aiochroma:replaced"
+"""In the metadata of a collection whose place another one has taken: the namespace. It is not written to any more."""
 
 CREATED_AT = "aiochroma:created_at"
 UPDATED_AT = "aiochroma:updated_at"

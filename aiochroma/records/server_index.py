@@ -182,6 +182,9 @@ class ServerIndex(ScratchIndex):
         found = super().search([search], query_embeddings, queries, **db)
         return [replace(result, indexed=indexed, problem=problem) for (result,) in found]
 
+    def _refuse_replaced(self, collection_id: CollectionId, db: Database) -> None:
+        """Refuse nothing: other processes rename collections of a server at any time, and to ask each time takes too long."""
+
     def after_write(self, request: Request) -> None:
         """Follow a write of Chroma's own by this client, which may have no stamp."""
         collection = str(request.arguments.get("collection_id"))

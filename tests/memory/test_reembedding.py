@@ -112,7 +112,7 @@ async def test_the_old_embedder_finds_and_writes_until_the_new_one_takes_over(tm
 async def test_what_is_written_around_the_takeover_survives(tmp_path, monkeypatch):
     """What the old embedder still wrote is carried over; what the new one has written since then stays as it is."""
     words = "a violin was stolen in Prague. Jam is made of oranges."
-    real = reembedding._take_over
+    real = reembedding.take_over
     async with aiochroma.Memory(tmp_path, embedder=Letters(32)) as old:
         texts = {f"id{number}": text for number, text in enumerate(TEXTS)}
         await old.remember_many([{"id": id, "text": text} for id, text in texts.items()], namespace="work")
@@ -131,7 +131,7 @@ async def test_what_is_written_around_the_takeover_survives(tmp_path, monkeypatc
                 for id in ("id2", "id6"):
                     await new.forget(id, namespace="work")
 
-            monkeypatch.setattr(reembedding, "_take_over", take_over)
+            monkeypatch.setattr(reembedding, "take_over", take_over)
             await new.reembed("work")
             expected = texts | {"id0": "old", "id1": "new", "id4": "new", "id5": "new"}
             expected |= {"from old": f"The old one: {words}", "from new": f"The new one: {words}"}
@@ -161,26 +161,133 @@ async def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path, monkeypatch
         assert (await memory.recall(TEXTS[7], namespaces="work", mode="vector", k=1))[0].text == TEXTS[7]
 
 
-async def test_a_run_that_ended_between_the_names_is_finished_when_the_memory_opens(tmp_path, monkeypatch):
+@pytest.mark.parametrize("changed", [1, 2, 3])
+async def test_a_run_that_ended_between_the_names_is_finished_when_the_memory_opens(
+    tmp_path, monkeypatch, changed
+):
     """The namespace is there again, with the new vectors, and nothing of the old one is left after the next run."""
-    await _written(tmp_path, Letters(32))
-    async with aiochroma.Memory(tmp_path, embedder=Letters(48)) as memory:
+    pytest.importorskip("semantic_text_splitter")
+    long = "The garden has apple trees. A violin was stolen in Prague. Jam is made of oranges."
+    async with aiochroma.Memory(tmp_path, embedder=Letters(32, window=8)) as memory:
+        await memory.remember(long, namespace="work")
+    await _written(tmp_path, Letters(32, window=8))
+    async with aiochroma.Memory(tmp_path, embedder=Letters(48, window=8)) as memory:
         store = memory._life.store
         real = store.submit_many
 
         async def killed(operations):
             if any(name == "_modify" for name, _ in operations):
-                await real(operations[:1])
+                await real(operations[:changed])
                 raise KeyboardInterrupt
             return await real(operations)
 
         monkeypatch.setattr(store, "submit_many", killed)
         with pytest.raises(KeyboardInterrupt):
             await memory.reembed("work")
-    async with aiochroma.Memory(tmp_path, embedder=Letters(48)) as memory:
+    async with aiochroma.Memory(tmp_path, embedder=Letters(48, window=8)) as memory:
         assert (await memory.recall(TEXTS[7], namespaces="work", mode="vector", k=1))[0].text == TEXTS[7]
         await memory.reembed("work")
-        assert sorted(one.name for one in await memory.client.list_collections()) == ["private", "work"]
+        passage = "A violin was stolen in Prague."
+        assert (await memory.recall(passage, namespaces="work", mode="vector", k=1))[0].passage == passage
+        names = sorted(one.name for one in await memory.client.list_collections())
+        assert [name for name in names if not name.startswith("ns.chunks-")] == ["private", "work"]
+        assert len(names) == 3
+
+
+async def _killed_before_the_names(path, monkeypatch):
+    """Embed a namespace again, up to the moment at which its names are to be changed."""
+
+    async def killed(*_):
+        raise KeyboardInterrupt
+
+    async with aiochroma.Memory(path, embedder=Letters(48)) as memory:
+        with monkeypatch.context() as patched:
+            patched.setattr(reembedding, "take_over", killed)
+            with pytest.raises(KeyboardInterrupt):
+                await memory.reembed("work")
+
+
+async def test_what_was_written_after_an_interrupted_run_is_there_after_the_next(tmp_path, monkeypatch):
+    """A copy that was complete once is compared again before it takes over, however late."""
+    await _written(tmp_path, Letters(32))
+    await _killed_before_the_names(tmp_path, monkeypatch)
+    async with aiochroma.Memory(tmp_path, embedder=Letters(32)) as old:
+        await old.remember("written a week later", namespace="work")
+        await old.forget(scope="anna")
+    async with aiochroma.Memory(tmp_path, embedder=Letters(48)) as new:
+        await new.reembed("work")
+        assert [hit.text async for hit in new.list("work")] == ["written a week later"]
+        assert sorted(one.name for one in await new.client.list_collections()) == ["private", "work"]
+
+
+async def test_what_was_forgotten_after_an_interrupted_run_stays_forgotten(tmp_path, monkeypatch):
+    """A namespace goes with what a run has made of it, and an erased text is in no copy."""
+    await _written(tmp_path, Letters(32))
+    await _killed_before_the_names(tmp_path, monkeypatch)
+    async with aiochroma.Memory(tmp_path, embedder=Letters(32)) as old:
+        receipt = await old.erase(namespace="work", scope="anna")
+        assert receipt.is_complete
+        assert receipt.erased == len(TEXTS)
+    await _written(tmp_path, Letters(32))
+    await _killed_before_the_names(tmp_path, monkeypatch)
+    async with aiochroma.Memory(tmp_path, embedder=Letters(32)) as old:
+        assert await old.forget_namespace("work") == len(TEXTS)
+    async with aiochroma.Memory(tmp_path, embedder=Letters(48)) as new:
+        assert await new.namespaces() == ["private"]
+        assert [one.name for one in await new.client.list_collections()] == ["private"]
+
+
+async def test_a_run_that_ended_after_the_takeover_loses_nothing(tmp_path, monkeypatch):
+    """What the old embedder wrote last comes into the namespace with the next run, where nothing newer is there."""
+    await _written(tmp_path, Letters(32))
+    real = reembedding.take_over
+    async with (
+        aiochroma.Memory(tmp_path, embedder=Letters(32)) as old,
+        aiochroma.Memory(tmp_path, embedder=Letters(48)) as new,
+    ):
+
+        async def take_over(*arguments):
+            await old.remember("written last", namespace="work")
+            await old.remember("the former", id="changed", namespace="work")
+            await real(*arguments)
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            patched.setattr(reembedding, "take_over", take_over)
+            with pytest.raises(KeyboardInterrupt):
+                await new.reembed("work")
+        await new.remember("the latter", id="changed", namespace="work")
+        await new.reembed()
+        texts = {hit.text async for hit in new.list("work")}
+        assert texts == {*TEXTS, "written last", "the latter"}
+        assert len(await new.client.list_collections()) == 2
+
+
+async def test_a_namespace_that_is_written_to_without_pause_is_embedded_again(tmp_path, monkeypatch):
+    """It takes over all the same; until then every write is kept, and from then on the old embedder is refused."""
+    monkeypatch.setattr(reembedding, "_MOST_PASSES", 5)
+    async with (
+        aiochroma.Memory(tmp_path, embedder=Letters(32)) as old,
+        aiochroma.Memory(tmp_path, embedder=Letters(48)) as new,
+    ):
+        await old.remember_many(TEXTS, namespace="work")
+        written, pinned = [], []
+
+        async def write():
+            while True:
+                id = await old.remember(f"written without pause {len(written)}", namespace="work")
+                written.append(id)
+                await old.pin(id, namespace="work")
+                pinned.append(id)
+
+        writing = asyncio.ensure_future(write())
+        await new.reembed("work")
+        with pytest.raises(aiochroma.EmbedderMismatchError):
+            await writing
+        hits = {hit.id: hit async for hit in new.list("work")}
+        assert len(hits) == len(TEXTS) + len(written)
+        assert all(hits[id].pinned for id in pinned)
+        assert len(await new.client.list_collections()) == 1
 
 
 async def test_long_texts_are_cut_as_the_new_embedder_needs_it(tmp_path):
