@@ -1,4 +1,4 @@
-"""The command line, as a shell sees it: what it prints, where, and the exit code."""
+"""The command line: what it prints, where, and the exit code."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from programs import until
+from programs import command, printed_by, python, until
 
 from aiochroma.sync import Memory
 
@@ -21,33 +21,21 @@ pytest.importorskip("rich")
 from aiochroma.cli.transfer import _records_in
 
 
-def aiochroma(*arguments, stdin=b"", cwd=None):
-    """Run the command line in a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-W", "error::ResourceWarning", "-m", "aiochroma", *arguments],
-        input=stdin,
-        capture_output=True,
-        cwd=cwd,
-        timeout=100,
-        check=False,
-    )
-
-
 def printed_json(*arguments):
     """Return the JSON that a command printed."""
-    return json.loads("\n".join(output(aiochroma(*arguments, "--json"))))
+    return json.loads("\n".join(output(command(*arguments, "--json"))))
 
 
 def output(finished):
     """Return the lines on standard output of a command that must have succeeded."""
-    assert finished.returncode == 0, finished.stderr.decode()
-    return finished.stdout.decode().splitlines()
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout.splitlines()
 
 
 def complaint(finished):
     """Return the one line on standard error."""
-    lines = finished.stderr.decode().splitlines()
-    assert len(lines) == 1, finished.stderr.decode()
+    lines = finished.stderr.splitlines()
+    assert len(lines) == 1, finished.stderr
     assert lines[0].startswith("aiochroma: ")
     return lines[0]
 
@@ -57,9 +45,9 @@ def store(tmp_path_factory):
     """A memory with two namespaces, written by the command line; not to be changed."""
     path = tmp_path_factory.mktemp("cli") / "memory"
     lines = b"The spare key is with the neighbour.\n\n  \nMy locker is number 62.\r\n"
-    output(aiochroma("remember", "--path", path, "-n", "personal", "-", stdin=lines))
+    output(command("remember", "--path", path, "-n", "personal", "-", typed=lines))
     output(
-        aiochroma(
+        command(
             "remember",
             "--path",
             path,
@@ -77,6 +65,19 @@ def store(tmp_path_factory):
     return path
 
 
+def test_as_a_shell_starts_it(tmp_path):
+    """In a process of its own it reads from a pipe, prints nothing that was not asked for, and leaves nothing open."""
+    shell = ["-W", "error::ResourceWarning", "-m", "aiochroma"]
+    written = python(*shell, "remember", "--path", tmp_path, typed="The garage code is 5113.\n")
+    assert (written.returncode, written.stderr) == (0, "")
+    found = python(*shell, "recall", "--path", tmp_path, "garage")
+    assert (found.returncode, found.stderr) == (0, "")
+    assert found.stdout.endswith(f"default  The garage code is 5113.  {written.stdout}")
+    missing = python(*shell, "get", "--path", tmp_path, "nobody")
+    assert (missing.returncode, missing.stdout) == (1, "")
+    assert "'nobody'" in complaint(missing)
+
+
 def test_remember_reads_one_text_per_line_and_skips_blank_lines(store):
     """Standard input gives one memory per line that is not blank, without its line end."""
     found = printed_json("recall", "--path", store, "-n", "personal", "key")
@@ -88,8 +89,8 @@ def test_remember_reads_one_text_per_line_and_skips_blank_lines(store):
 
 def test_remember_prints_ids_that_follow_from_the_texts(tmp_path):
     """Remembering the same text again prints the same id and keeps one memory."""
-    first = output(aiochroma("remember", "--path", tmp_path, "one text", "another text"))
-    second = output(aiochroma("remember", "--path", tmp_path, stdin=b"one text\n"))
+    first = output(command("remember", "--path", tmp_path, "one text", "another text"))
+    second = output(command("remember", "--path", tmp_path, typed=b"one text\n"))
     assert len(first) == 2
     assert second == first[:1]
     assert printed_json("stats", "--path", tmp_path)["namespaces"] == {"default": 2}
@@ -98,7 +99,7 @@ def test_remember_prints_ids_that_follow_from_the_texts(tmp_path):
 def test_recall_prints_one_line_per_hit_best_first(store):
     """Without --json a hit is one line with its score, namespace, text and id, whatever the width of the screen."""
     lines = output(
-        aiochroma("recall", "--path", store, "-n", "personal=1", "-n", "style=1", "who has a spare key?")
+        command("recall", "--path", store, "-n", "personal=1", "-n", "style=1", "who has a spare key?")
     )
     assert len(lines) == 2
     assert "personal  The spare key is with the neighbour." in lines[0]
@@ -115,8 +116,8 @@ def test_recall_gives_each_namespace_its_own_number(store):
 
 def test_recalling_nothing_ends_with_1(store):
     """A recall without a hit prints nothing, and says so on standard error and with its exit code, as grep does."""
-    finished = aiochroma("recall", "--path", store, "-n", "no such namespace", "anything")
-    assert (finished.returncode, finished.stdout, finished.stderr) == (1, b"", b"aiochroma: no hits\n")
+    finished = command("recall", "--path", store, "-n", "no such namespace", "anything")
+    assert finished == (1, "", "aiochroma: no hits\n")
 
 
 def test_get_prints_text_and_metadata(store):
@@ -125,28 +126,28 @@ def test_get_prints_text_and_metadata(store):
     assert found["text"] == "Keep answers [short]."
     assert found["metadata"] == {"words": 120, "kind": "rule"}
     assert found["created_at"].endswith("+00:00")
-    assert "Keep answers [short]." in output(aiochroma("get", "--path", store, "-n", "style", "short"))[0]
+    assert "Keep answers [short]." in output(command("get", "--path", store, "-n", "style", "short"))[0]
 
 
 def test_get_of_an_unknown_id_ends_with_1(store):
     """What is not there is one line on standard error and exit code 1."""
-    finished = aiochroma("get", "--path", store, "nobody")
+    finished = command("get", "--path", store, "nobody")
     assert finished.returncode == 1
     assert "'nobody'" in complaint(finished)
 
 
 def test_forget_forgets_and_ends_with_1_where_there_was_nothing(tmp_path):
     """The first forget says how many there were, the second one finds nothing."""
-    [known] = output(aiochroma("remember", "--path", tmp_path, "to be forgotten"))
-    assert output(aiochroma("forget", "--path", tmp_path, known)) == ["1 memory forgotten"]
-    finished = aiochroma("forget", "--path", tmp_path, known)
+    [known] = output(command("remember", "--path", tmp_path, "to be forgotten"))
+    assert output(command("forget", "--path", tmp_path, known)) == ["1 memory forgotten"]
+    finished = command("forget", "--path", tmp_path, known)
     assert finished.returncode == 1
     assert known in complaint(finished)
 
 
 def test_namespaces_prints_one_name_per_line(store):
     """Names come sorted, one per line, ready for a loop of a shell."""
-    assert output(aiochroma("namespaces", "--path", store)) == ["personal", "style"]
+    assert output(command("namespaces", "--path", store)) == ["personal", "style"]
 
 
 def test_stats_prints_counts_and_the_embedder(store):
@@ -154,7 +155,7 @@ def test_stats_prints_counts_and_the_embedder(store):
     found = printed_json("stats", "--path", store)
     assert found["namespaces"] == {"personal": 2, "style": 1}
     assert found["thread"]["failed"] == 0
-    lines = output(aiochroma("stats", "--path", store))
+    lines = output(command("stats", "--path", store))
     assert f"embedder: {found['embedder']}" in lines
     assert [line.split() for line in lines if line.startswith("together")] == [["together", "3"]]
 
@@ -171,18 +172,18 @@ def test_stats_prints_counts_and_the_embedder(store):
 )
 def test_bad_input_ends_with_2_and_names_the_argument(tmp_path, arguments, stdin, named):
     """A wrong argument is one line that names it, and nothing of the store is made."""
-    finished = aiochroma(*arguments, "--path", tmp_path / "memory", stdin=stdin)
+    finished = command(*arguments, "--path", tmp_path / "memory", typed=stdin)
     assert finished.returncode == 2
     assert named in complaint(finished)
 
 
 def test_an_unknown_option_ends_with_2():
     """The command line's own complaints have the same exit code as ours."""
-    assert aiochroma("recall", "--no-such-option", "question").returncode == 2
+    assert command("recall", "--no-such-option", "question").returncode == 2
 
 
 @pytest.mark.parametrize(
-    "command",
+    "arguments",
     [
         ["recall", "question"],
         ["get", "id"],
@@ -193,9 +194,9 @@ def test_an_unknown_option_ends_with_2():
         ["ui"],
     ],
 )
-def test_reading_where_no_memory_is_ends_with_3_and_makes_none(tmp_path, command):
+def test_reading_where_no_memory_is_ends_with_3_and_makes_none(tmp_path, arguments):
     """A misspelled path is an error and leaves nothing behind."""
-    finished = aiochroma(*command, "--path", tmp_path / "misspelled")
+    finished = command(*arguments, "--path", tmp_path / "misspelled")
     assert finished.returncode == 3
     assert "misspelled" in complaint(finished)
     assert list(tmp_path.iterdir()) == []
@@ -204,7 +205,7 @@ def test_reading_where_no_memory_is_ends_with_3_and_makes_none(tmp_path, command
 def test_a_path_that_is_a_file_ends_with_3(tmp_path):
     """A store that cannot be opened is one line without a traceback."""
     (tmp_path / "file").write_text("not a directory")
-    finished = aiochroma("remember", "--path", tmp_path / "file", "text")
+    finished = command("remember", "--path", tmp_path / "file", "text")
     assert finished.returncode == 3
     assert "is a file" in complaint(finished)
 
@@ -212,10 +213,10 @@ def test_a_path_that_is_a_file_ends_with_3(tmp_path):
 def test_what_is_exported_can_be_imported_elsewhere(store, tmp_path):
     """Everything comes back, each memory in its namespace; a second import duplicates nothing."""
     file, copy = tmp_path / "all.jsonl", tmp_path / "copy"
-    assert output(aiochroma("export", "--path", store, file)) == ["3 memories exported"]
+    assert output(command("export", "--path", store, file)) == ["3 memories exported"]
     assert len(file.read_text("utf-8").splitlines()) == 3
     for _ in range(2):
-        assert output(aiochroma("import", "--path", copy, file)) == ["3 memories imported"]
+        assert output(command("import", "--path", copy, file)) == ["3 memories imported"]
     one, other = (printed_json("get", "--path", path, "-n", "style", "short") for path in (store, copy))
     assert one == other
     assert sum(printed_json("stats", "--path", copy)["namespaces"].values()) == 3
@@ -226,7 +227,7 @@ def test_what_another_embedder_wrote_is_counted_and_exported(tmp_path):
     path, file = tmp_path / "memory", tmp_path / "all.jsonl"
     with Memory(path, embedder=lambda texts: [[float(len(text)), 1.0] for text in texts]) as memory:
         memory.remember("The spare key is with the neighbour.")
-    assert output(aiochroma("export", "--path", path, "-n", "default", file)) == ["1 memories exported"]
+    assert output(command("export", "--path", path, "-n", "default", file)) == ["1 memories exported"]
     assert json.loads(file.read_text("utf-8"))["text"] == "The spare key is with the neighbour."
     assert printed_json("stats", "--path", path)["namespaces"] == {"default": 1}
 
@@ -236,27 +237,27 @@ def test_what_another_embedder_wrote_is_embedded_again(tmp_path):
     path = tmp_path / "memory"
     with Memory(path, embedder="hashed") as memory:
         memory.remember("the kettle is blue")
-    assert aiochroma("reembed", "--path", path, "--embedder", "word2vec").returncode == 2
-    assert output(aiochroma("reembed", "--path", path)) == ["default: 1 memories were embedded again"]
-    assert output(aiochroma("reembed", "--path", path)) == ["default: has vectors of this embedder already"]
-    assert b"blue" in aiochroma("recall", "--path", path, "kettle").stdout
+    assert command("reembed", "--path", path, "--embedder", "word2vec").returncode == 2
+    assert output(command("reembed", "--path", path)) == ["default: 1 memories were embedded again"]
+    assert output(command("reembed", "--path", path)) == ["default: has vectors of this embedder already"]
+    assert "blue" in command("recall", "--path", path, "kettle").stdout
 
 
 def test_one_namespace_is_exported_and_a_folder_of_texts_imported(store, tmp_path):
     """Only what was asked for is written; a folder's files become memories of the namespace that was named."""
     file, folder, copy = tmp_path / "some.jsonl", tmp_path / "notes", tmp_path / "copy"
-    assert output(aiochroma("export", "--path", store, "-n", "style", file)) == ["1 memories exported"]
+    assert output(command("export", "--path", store, "-n", "style", file)) == ["1 memories exported"]
     folder.mkdir()
     (folder / "keys.md").write_text("The garage code is 5113.", "utf-8")
-    assert output(aiochroma("import", "--path", copy, "-n", "home", folder)) == ["1 memories imported"]
-    assert "5113" in output(aiochroma("recall", "--path", copy, "-n", "home", "garage code"))[0]
+    assert output(command("import", "--path", copy, "-n", "home", folder)) == ["1 memories imported"]
+    assert "5113" in output(command("recall", "--path", copy, "-n", "home", "garage code"))[0]
 
 
 def test_importing_what_is_not_there_or_exporting_from_nowhere_says_so(tmp_path):
     """A file that is missing is bad input, a memory that is missing is no store; neither makes one."""
-    missing = aiochroma("import", "--path", tmp_path / "memory", tmp_path / "missing.jsonl")
+    missing = command("import", "--path", tmp_path / "memory", tmp_path / "missing.jsonl")
     assert (missing.returncode, "missing.jsonl" in complaint(missing)) == (2, True)
-    nowhere = aiochroma("export", "--path", tmp_path / "memory", tmp_path / "all.jsonl")
+    nowhere = command("export", "--path", tmp_path / "memory", tmp_path / "all.jsonl")
     assert (nowhere.returncode, "There is no memory" in complaint(nowhere)) == (3, True)
     assert list(tmp_path.iterdir()) == []
 
@@ -274,9 +275,7 @@ def test_help_imports_neither_chromadb_nor_numpy():
         "heavy = {'chromadb', 'chromadb_rust_bindings', 'numpy', 'wordllama', 'tokenizers'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
-    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=100, check=False)
-    assert finished.returncode == 0, finished.stderr.decode()
-    assert b"Exit codes" in finished.stdout
+    assert "Exit codes" in printed_by("-c", program)
 
 
 @pytest.mark.parametrize("missing", ["typer", "rich"])
@@ -288,7 +287,7 @@ def test_without_the_extra_it_names_the_extra(missing):
         "from aiochroma.__main__ import main\n"
         "main()\n"
     )
-    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=100, check=False)
+    finished = python("-c", program)
     assert finished.returncode == 2
     assert "aiochroma-memory[cli]" in complaint(finished)
 
@@ -297,28 +296,28 @@ def test_people_and_conversations_from_a_shell(tmp_path):
     """Scopes and threads are options of the commands: listed in order, recalled, changed, pinned, and forgotten together."""
     for scope in ("acme/ann", "acme/ben"):
         said = b"We meet at the lake.\nBring the canoe.\n"
-        output(aiochroma("remember", "--path", tmp_path, "--scope", scope, "--thread", "trip", stdin=said))
+        output(command("remember", "--path", tmp_path, "--scope", scope, "--thread", "trip", typed=said))
     in_order = printed_json("list", "--path", tmp_path, "--scope", "acme/ann", "--thread", "trip")
     assert [hit["text"] for hit in in_order] == ["We meet at the lake.", "Bring the canoe."]
     everybody = printed_json("recall", "--path", tmp_path, "--scope", "acme", "canoe")
     assert [hit["text"] for hit in everybody["hits"]].count("Bring the canoe.") == 2
     id = in_order[1]["id"]
-    changed = output(aiochroma("update", "--path", tmp_path, id, "Bring both canoes.", "-m", "sure=true"))
+    changed = output(command("update", "--path", tmp_path, id, "Bring both canoes.", "-m", "sure=true"))
     assert "Bring both canoes." in changed[0]
-    output(aiochroma("pin", "--path", tmp_path, id))
-    output(aiochroma("update", "--path", tmp_path, id, "--remove", "sure"))
+    output(command("pin", "--path", tmp_path, id))
+    output(command("update", "--path", tmp_path, id, "--remove", "sure"))
     found = printed_json("get", "--path", tmp_path, id)
     assert (found["text"], found["metadata"], found["pinned"]) == ("Bring both canoes.", {}, True)
-    assert output(aiochroma("forget", "--path", tmp_path, "--scope", "acme/ann")) == ["2 memories forgotten"]
+    assert output(command("forget", "--path", tmp_path, "--scope", "acme/ann")) == ["2 memories forgotten"]
     assert len(printed_json("list", "--path", tmp_path, "--newest-first", "--limit", "5")) == 2
 
 
 def test_lines_go_through_pipes(tmp_path):
     """`export -` writes what `import -` reads, and says on standard error how many there were."""
-    output(aiochroma("remember", "--path", tmp_path / "a", "--ttl", "7d", "one", "two"))
-    exported = aiochroma("export", "--path", tmp_path / "a", "-")
+    output(command("remember", "--path", tmp_path / "a", "--ttl", "7d", "one", "two"))
+    exported = command("export", "--path", tmp_path / "a", "-")
     assert complaint(exported) == "aiochroma: 2 memories exported"
-    imported = aiochroma("import", "--path", tmp_path / "b", "-", stdin=exported.stdout)
+    imported = command("import", "--path", tmp_path / "b", "-", typed=exported.stdout.encode())
     assert output(imported) == ["2 memories imported"]
     assert [hit["text"] for hit in printed_json("list", "--path", tmp_path / "b")] == ["one", "two"]
 
@@ -340,7 +339,7 @@ def test_lines_go_through_pipes(tmp_path):
 )
 def test_wrong_options_are_refused_before_anything_is_opened(tmp_path, arguments, named):
     """One line names the option and what it may be; no directory is made."""
-    finished = aiochroma(*arguments, cwd=tmp_path)
+    finished = command(*arguments, cwd=tmp_path)
     assert finished.returncode == 2
     assert named in complaint(finished)
     assert [*tmp_path.iterdir()] == []
@@ -348,7 +347,7 @@ def test_wrong_options_are_refused_before_anything_is_opened(tmp_path, arguments
 
 def test_the_version_names_everything_that_matters():
     """One line has the distribution, Chroma, Python and the system: what a report of a fault needs."""
-    [line] = output(aiochroma("--version"))
+    [line] = output(command("--version"))
     for what in ("aiochroma-memory ", "chromadb ", "CPython "):
         assert what in line
 
@@ -356,7 +355,7 @@ def test_the_version_names_everything_that_matters():
 def test_the_environment_names_the_directory(tmp_path, monkeypatch):
     """Without --path the commands use what CHROMA_DB_PATH names; with it they do not."""
     monkeypatch.setenv("CHROMA_DB_PATH", str(tmp_path / "named"))
-    output(aiochroma("remember", "from the environment", cwd=tmp_path))
+    output(command("remember", "from the environment", cwd=tmp_path))
     assert (tmp_path / "named" / "chroma.sqlite3").exists()
     assert not (tmp_path / "memory").exists()
 
@@ -364,23 +363,23 @@ def test_the_environment_names_the_directory(tmp_path, monkeypatch):
 @pytest.mark.parametrize("option", [[], ["--path"]])
 def test_a_directory_is_an_argument_or_an_option(store, tmp_path, option):
     """What needs nothing else takes PATH and --path alike; a backup has its target behind it."""
-    assert output(aiochroma("namespaces", *option, store)) == ["personal", "style"]
-    assert output(aiochroma("doctor", *option, store))[-1].startswith("Healthy: 3 records")
+    assert output(command("namespaces", *option, store)) == ["personal", "style"]
+    assert output(command("doctor", *option, store))[-1].startswith("Healthy: 3 records")
     copy = tmp_path / "copy"
-    assert output(aiochroma("backup", "--quick", *option, store, copy))[0] == str(copy)
-    assert aiochroma("host", "--status", *option, store).returncode == 1
+    assert output(command("backup", "--quick", *option, store, copy))[0] == str(copy)
+    assert command("host", "--status", *option, store).returncode == 1
 
 
 def test_a_directory_is_named_by_the_environment(store, tmp_path, monkeypatch):
     """Without PATH every command takes what CHROMA_DB_PATH names; a misspelled one makes no store, and a server is none."""
     monkeypatch.setenv("CHROMA_DB_PATH", str(store))
-    assert output(aiochroma("namespaces")) == ["personal", "style"]
-    assert output(aiochroma("doctor"))[-1].startswith("Healthy: 3 records")
+    assert output(command("namespaces")) == ["personal", "style"]
+    assert output(command("doctor"))[-1].startswith("Healthy: 3 records")
     monkeypatch.setenv("CHROMA_DB_PATH", str(tmp_path / "misspelled"))
-    assert aiochroma("recall", "kettle").returncode == 3
+    assert command("recall", "kettle").returncode == 3
     assert not (tmp_path / "misspelled").exists()
     monkeypatch.setenv("CHROMA_MODE", "http")
-    refused = aiochroma("doctor")
+    refused = command("doctor")
     assert (refused.returncode, "CHROMA_MODE" in complaint(refused)) == (2, True)
 
 
@@ -388,12 +387,11 @@ def test_a_directory_is_named_by_the_environment(store, tmp_path, monkeypatch):
 def test_output_that_cannot_show_a_character(tmp_path, monkeypatch, encoding):
     """Where the output's encoding lacks a character, its number is shown, and the command succeeds."""
     monkeypatch.setenv("PYTHONIOENCODING", encoding)
-    output(aiochroma("remember", "--path", tmp_path, "The cat is called \u9cf6 \U0001f408."))
-    for command in (["recall", "cat"], ["list"], ["list", "--json"]):
-        finished = aiochroma(command[0], "--path", tmp_path, *command[1:])
-        assert finished.returncode == 0, finished.stderr
-        assert b"\\u9cf6" in finished.stdout
-    assert json.loads(finished.stdout)[0]["text"] == "The cat is called \u9cf6 \U0001f408."
+    output(command("remember", "--path", tmp_path, "The cat is called \u9cf6 \U0001f408."))
+    for name, *more in (["recall", "cat"], ["list"], ["list", "--json"]):
+        shown = printed_by("-m", "aiochroma", name, "--path", tmp_path, *more)
+        assert "\\u9cf6" in shown
+    assert json.loads(shown)[0]["text"] == "The cat is called \u9cf6 \U0001f408."
 
 
 LONG = "x" * 300
@@ -401,7 +399,7 @@ LONG = "x" * 300
 
 
 @pytest.mark.parametrize(
-    ("command", "code"),
+    ("arguments", "code"),
     [
         (("remember", "a text", "--path", LONG), 3),
         (("recall", "a question", "--path", LONG), 3),
@@ -416,9 +414,9 @@ LONG = "x" * 300
         (("ui", LONG), 3),
     ],
 )
-def test_a_path_that_cannot_be_looked_at_is_one_line(tmp_path, command, code):
+def test_a_path_that_cannot_be_looked_at_is_one_line(tmp_path, arguments, code):
     """Whatever the file system says of a path, there is no traceback, and nothing is made."""
-    finished = aiochroma(*command, cwd=tmp_path)
+    finished = command(*arguments, cwd=tmp_path)
     assert finished.returncode == code
     assert "too long" in complaint(finished) or "no readable" in complaint(finished)
     assert list(tmp_path.iterdir()) == []
@@ -452,11 +450,10 @@ def test_what_belongs_to_another_user_is_one_line():
     closed = Path("/var/lib") / f"aiochroma-test-{os.getpid()}"
     closed.mkdir(mode=0o700)
     try:
-        command = [sys.executable, "-c", f"import aiochroma.sync{FORBIDDEN}", closed / "memory"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
+        shown = printed_by("-c", f"import aiochroma.sync{FORBIDDEN}", closed / "memory")
     finally:
         closed.rmdir()
-    assert done.stdout.count("Permission denied") == 4, done.stderr
+    assert shown.count("Permission denied") == 4
 
 
 def test_stored_text_is_shown_and_not_obeyed(tmp_path):
@@ -467,7 +464,7 @@ def test_stored_text_is_shown_and_not_obeyed(tmp_path):
             f"text {evil}", id=f"id{evil}", namespace=f"name{evil}", metadata={f"key{evil}": evil}
         )
     name = f"name{evil}"
-    for command in (
+    for arguments in (
         ("list", path, "-n", name),
         ("get", f"id{evil}", "--path", path, "-n", name),
         ("recall", "text", "--path", path),
@@ -476,10 +473,10 @@ def test_stored_text_is_shown_and_not_obeyed(tmp_path):
         ("stats", path),
         ("pin", f"id{evil}", "--path", path, "-n", name),
     ):
-        finished = aiochroma(*command)
+        finished = command(*arguments)
         shown = finished.stdout + finished.stderr
         assert finished.returncode == 0, shown
-        assert not {"\x1b", "\x07", "\x9b"}.intersection(shown.decode()), command
+        assert not {"\x1b", "\x07", "\x9b"}.intersection(shown), arguments
 
 
 def test_a_standard_input_that_is_closed_is_one_line(tmp_path):
@@ -487,6 +484,7 @@ def test_a_standard_input_that_is_closed_is_one_line(tmp_path):
         f"{sys.executable} -m aiochroma remember --path {tmp_path / 'memory'} - <&-",
         shell=True,
         capture_output=True,
+        text=True,
         check=False,
         timeout=100,
     )
@@ -496,14 +494,16 @@ def test_a_standard_input_that_is_closed_is_one_line(tmp_path):
 def test_json_is_json_whatever_the_output_can_show(tmp_path, monkeypatch):
     """A path with letters that the output's encoding lacks is escaped as JSON has it."""
     path = tmp_path / "mémoire 🧠"
-    output(aiochroma("remember", "a text", "--path", path))
+    output(command("remember", "a text", "--path", path))
     monkeypatch.setenv("PYTHONIOENCODING", "ascii")
-    assert json.loads(aiochroma("doctor", path, "--json").stdout)["path"] == str(path)
+    shown = printed_by("-m", "aiochroma", "doctor", path, "--json")
+    assert json.loads(shown)["path"] == str(path)
+    assert shown.isascii()
 
 
 def test_what_erase_did_not_look_for_is_said(tmp_path):
-    output(aiochroma("remember", "a text", "--path", tmp_path / "memory"))
-    lines = output(aiochroma("erase", tmp_path / "memory", "--text", "1234"))
+    output(command("remember", "a text", "--path", tmp_path / "memory"))
+    lines = output(command("erase", tmp_path / "memory", "--text", "1234"))
     assert any("so short" in line for line in lines)
 
 
@@ -548,12 +548,7 @@ run()
 
 def interrupted(*arguments):
     """Run a command that gets Ctrl-C when it has done some of its work."""
-    done = subprocess.run(
-        [sys.executable, "-c", INTERRUPTED, *map(str, arguments)],
-        capture_output=True,
-        check=False,
-        timeout=100,
-    )
+    done = python("-c", INTERRUPTED, *arguments)
     assert done.returncode == 130, done.stderr
     return complaint(done)
 
@@ -569,7 +564,7 @@ def test_what_was_interrupted_says_how_things_stand_and_goes_on(tmp_path):
     )
     with Memory(path) as memory:
         assert 0 < memory.count() < 700
-    assert output(aiochroma("import", file, "--path", path)) == ["700 memories imported"]
+    assert output(command("import", file, "--path", path)) == ["700 memories imported"]
     with Memory(path) as memory:
         assert memory.count() == 700
 
@@ -579,7 +574,7 @@ def test_what_was_interrupted_says_how_things_stand_and_goes_on(tmp_path):
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["many.jsonl", "memory"]
 
     assert "nothing is written twice" in interrupted("migrate", path, copy)
-    assert json.loads(aiochroma("migrate", path, copy, "--json").stdout)["is_verified"]
+    assert json.loads(command("migrate", path, copy, "--json").stdout)["is_verified"]
     with Memory(copy) as memory:
         assert memory.count() == 700
 

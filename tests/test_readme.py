@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from programs import printed_by
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -28,27 +28,12 @@ def blocks(language, text=README):
 )
 def test_every_python_example_runs_as_it_stands(tmp_path, program):
     """An example needs nothing but the package, and raises nothing."""
-    finished = subprocess.run(
-        [sys.executable, "-W", "error::ResourceWarning", "-c", program],
-        cwd=tmp_path,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=100,
-        check=False,
-    )
-    assert finished.returncode == 0, finished.stderr.decode()
+    printed_by("-W", "error::ResourceWarning", "-c", program, cwd=tmp_path)
 
 
 def test_the_first_example_answers_its_question(tmp_path):
     """The first example prints the memory that was asked for."""
-    finished = subprocess.run(
-        [sys.executable, "-c", blocks("python")[0]],
-        cwd=tmp_path,
-        capture_output=True,
-        timeout=100,
-        check=True,
-    )
-    assert b"https://example.org/social/kestrelbuilder" in finished.stdout
+    assert "https://example.org/social/kestrelbuilder" in printed_by("-c", blocks("python")[0], cwd=tmp_path)
 
 
 def test_there_are_two_commands_of_one_line():

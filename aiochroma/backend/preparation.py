@@ -10,9 +10,10 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -43,13 +44,15 @@ from aiochroma.disk.schema import log_positions
 from aiochroma.disk.sqlite_file import LockProbe, prepare, wait_until_closed
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+
     from chromadb.api import ServerAPI
 
     from aiochroma.backend.protocol import WriteHook
     from aiochroma.core.config import EngineOptions, Location
-    from aiochroma.disk.findings import PreflightReport
+    from aiochroma.disk.findings import CollectionRecovery, PreflightReport
 
-__all__ = ["MakeOwnFile", "MissingVectors", "OwnFile", "Prepared", "followed", "prepare_directory"]
+__all__ = ["MissingVectors", "OwnFile", "Prepared", "followed", "prepare_directory"]
 
 log: EventLogger = get_logger("aiochroma.backend")
 
@@ -65,9 +68,6 @@ class OwnFile(Protocol):
 
     def vectors(self, collection: str) -> Iterable[tuple[Sequence[str], Iterable[Any]]]:
         """Return ids and vectors of a collection, a page at a time."""
-
-
-MakeOwnFile = Callable[[Path], OwnFile]
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def prepare_directory(
     options: EngineOptions,
     *,
     write_ahead: bool,
-    own_file: OwnFile | None = None,
+    own_file: OwnFile,
 ) -> Prepared:
     """Look a directory over, repair it and set it up; this process owns it already.
 
@@ -102,7 +102,7 @@ def prepare_directory(
         location: The same, for Chroma.
         options: How it is to be opened.
         write_ahead: Whether SQLite's write-ahead journal works there.
-        own_file: The file of ours that follows Chroma's writes, or None where none is kept.
+        own_file: Our own file that follows Chroma's writes.
 
     Raises:
         DatabaseInUseError: Another process, or a plain chromadb client of this one, has it open.
@@ -119,13 +119,24 @@ def prepare_directory(
     noted, state = followed(directory, own_file, was_kept=bool(looked.keeps_log))
 
     def own_vectors(collection: str) -> Iterable[tuple[Sequence[str], Iterable[Any]]]:
-        return own_file.vectors(collection) if own_file is not None and collection in state.changed else ()
+        return own_file.vectors(collection) if collection in state.changed else ()
+
+    def in_own_file(entry: CollectionRecovery) -> Mapping[str, Any]:
+        missing = set(entry.missing)
+        pairs = (zip(*page, strict=True) for page in own_vectors(entry.collection_id))
+        vectors = {id: vector for id, vector in chain.from_iterable(pairs) if id in missing}
+        if vectors:
+            log.warning("index.from_own_file", collection=entry.label, vectors=len(vectors))
+        return vectors
 
     recovery = recover(directory, looked, own_vectors)
-    found, recovery = _search_own_file(recovery, own_vectors)
-    from_backup, recovery = _search_backup(directory, looked, recovery)
-    for collection, vectors in from_backup.items():
-        found.setdefault(collection, {}).update(vectors)
+    found: dict[str, JsonObject] = {}
+    recovery = _search(recovery, in_own_file, found)
+    # Once there is a backup the log is cut to what came after it, so the backup is part of the promise that no vector is lost.
+    # A log that is not kept may have forgotten a newer vector of the same record, so then it is not asked.
+    backup = recorded_backup(directory) if recovery.missing and looked.keeps_log else None
+    if backup is not None:
+        recovery = _search(recovery, partial(_in_backup, backup), found)
     if recovery.missing and not options.allow_missing_vectors:
         raise _lost_vectors(directory, looked, recovery)
     is_kept = _set_up(directory, location, options, looked, write_ahead=write_ahead)
@@ -140,18 +151,16 @@ def prepare_directory(
     return Prepared(looked, recovery, LogState(log_positions(directory), is_kept, state.changed), found)
 
 
-def followed(directory: Path, own_file: OwnFile | None, *, was_kept: bool) -> tuple[dict[str, int], LogState]:
+def followed(directory: Path, own_file: OwnFile, *, was_kept: bool) -> tuple[dict[str, int], LogState]:
     """Return what our file has noted and may be believed, and how far the log goes beyond.
 
     What may not be believed is taken back at once: the log that is kept from now on would make it look right.
 
     Args:
         directory: The canonical directory, not open in Chroma.
-        own_file: The file of ours, or None.
+        own_file: Our own file.
         was_kept: Whether the log names all that has happened since the notes.
     """
-    if own_file is None:
-        return {}, LogState()
     noted = own_file.noted()
     state = log_state(directory, noted, was_kept=was_kept)
     own_file.distrust(noted.keys() - state.changed.keys())
@@ -208,54 +217,35 @@ def _wait_for_lock(directory: Path) -> None:
             probe.wait()
 
 
-def _search_own_file(
-    recovery: RecoveryReport, own_vectors: Callable[[str], Iterable[tuple[Sequence[str], Iterable[Any]]]]
-) -> tuple[dict[str, dict[str, Any]], RecoveryReport]:
-    """Look in the file that keeps each memory's vector for what a sound index lacks.
+def _search(
+    recovery: RecoveryReport,
+    look_up: Callable[[CollectionRecovery], Mapping[str, Any]],
+    found: dict[str, JsonObject],
+) -> RecoveryReport:
+    """Look somewhere for vectors that recovery could not bring back.
+
+    Args:
+        recovery: What recovery has done.
+        look_up: Returns, by id, vectors of a collection that are there.
+        found: What was found, by collection id and record id; more comes into it here.
 
     Returns:
-        Vectors by collection id and record id, and the report without them.
+        The report, in which what was found is not missing any more.
     """
-    found: dict[str, JsonObject] = {}
     entries = []
     for entry in recovery.collections:
-        missing = set(entry.missing)
-        vectors = {
-            id: vector
-            for ids, rows in (own_vectors(entry.collection_id) if missing else ())
-            for id, vector in zip(ids, rows, strict=True)
-            if id in missing
-        }
+        vectors = look_up(entry) if entry.missing else {}
         if vectors:
-            found[entry.collection_id] = vectors
-            log.warning("index.from_own_file", collection=entry.label, vectors=len(vectors))
+            found.setdefault(entry.collection_id, {}).update(vectors)
         entries.append(replace(entry, missing=tuple(id for id in entry.missing if id not in vectors)))
-    return found, replace(recovery, collections=tuple(entries))
+    return replace(recovery, collections=tuple(entries))
 
 
-def _search_backup(
-    directory: Path, preflight: PreflightReport, recovery: RecoveryReport
-) -> tuple[dict[str, dict[str, Any]], RecoveryReport]:
-    """Look in the newest backup for what recovery could not bring back.
-
-    Once there is a backup the retained log is cut to what came after it, so the backup is part of the promise that no vector
-    is lost. A log that is not retained may have forgotten a newer vector of the same record, so then it is not asked.
-
-    Returns:
-        Vectors by collection id and record id, and the report without them.
-    """
-    backup = recorded_backup(directory) if recovery.missing and preflight.keeps_log else None
-    if backup is None:
-        return {}, recovery
-    found: dict[str, JsonObject] = {}
-    entries = []
-    for entry in recovery.collections:
-        vectors = vectors_in_backup(backup, entry.collection_id, entry.missing) if entry.missing else {}
-        if vectors:
-            found[entry.collection_id] = vectors
-            log.warning("index.from_backup", collection=entry.label, vectors=len(vectors), backup=str(backup))
-        entries.append(replace(entry, missing=tuple(id for id in entry.missing if id not in vectors)))
-    return found, replace(recovery, collections=tuple(entries))
+def _in_backup(backup: Path, entry: CollectionRecovery) -> Mapping[str, Any]:
+    vectors = vectors_in_backup(backup, entry.collection_id, entry.missing)
+    if vectors:
+        log.warning("index.from_backup", collection=entry.label, vectors=len(vectors), backup=str(backup))
+    return vectors
 
 
 def _lost_vectors(

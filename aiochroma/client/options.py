@@ -83,7 +83,7 @@ class ConnectTarget:
 def _opener_of(kind: str) -> Opener:
     """Return what opens a database of a kind in this process."""
     if kind == "http":
-        from aiochroma.backend.http import open_http
+        from aiochroma.backend.http import HttpBackend
         from aiochroma.core.registry import Opener
         from aiochroma.records.server_index import ServerIndex
 
@@ -91,7 +91,7 @@ def _opener_of(kind: str) -> Opener:
         def server_index(api: ServerAPI, options: EngineOptions) -> ServerIndex:
             return ServerIndex(api, cache_bytes=options.vector_cache_bytes)
 
-        return Opener(partial(open_http, make_operations=server_index), parallel=True, native=False)
+        return Opener(partial(HttpBackend, make_operations=server_index), parallel=True, native=False)
     from aiochroma.host.opening import EMBEDDED
 
     return EMBEDDED

@@ -49,7 +49,7 @@ def serve(
         to_terminal: Keep standard error instead of the log file.
     """
     from aiochroma.host.messages import options_from_json
-    from aiochroma.host.opening import with_local_index
+    from aiochroma.host.opening import open_embedded
     from aiochroma.host.server import HostServer
 
     _set_up()
@@ -60,7 +60,7 @@ def serve(
             _log_into(Path(directory), to_terminal=to_terminal)
         announce(error)
 
-    server = HostServer(Path(directory), options_from_json(options or {}), idle, with_local_index, listening)
+    server = HostServer(Path(directory), options_from_json(options or {}), idle, open_embedded, listening)
     _forward_events(server)
     return server.run()
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aiochroma._errors import AiochromaError, DatabaseInUseError
-from aiochroma.backend.embedded import open_embedded
+from aiochroma.backend.chroma import ChromaBackend, start_chroma
+from aiochroma.backend.embedded import EmbeddedBackend
 from aiochroma.core.registry import Opener
 from aiochroma.disk.layout import TEXT_INDEX_FILE
 from aiochroma.disk.ownership import acquire, read_owner
+from aiochroma.disk.retained_log import LogState
 from aiochroma.host.link import HostLink
 from aiochroma.host.reaching import ask
 from aiochroma.host.sockets import connect, require_sockets
@@ -19,15 +21,12 @@ from aiochroma.records.index_file import IndexFile
 from aiochroma.records.local_index import LocalIndex
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from chromadb.api import ServerAPI
 
-    from aiochroma.backend.chroma import ChromaBackend
-    from aiochroma.core.config import EngineOptions
-    from aiochroma.disk.retained_log import LogState
+    from aiochroma.backend.embedded import TakeLock
+    from aiochroma.core.config import EngineOptions, Location
 
-__all__ = ["EMBEDDED", "SHARED", "ask_to_leave", "opener_for", "with_local_index"]
+__all__ = ["EMBEDDED", "SHARED", "ask_to_leave", "open_embedded", "opener_for"]
 
 _LEAVING_SECONDS = 10.0
 
@@ -39,13 +38,28 @@ def _local_index(
     return LocalIndex(api, file, state, options.vector_cache_bytes)
 
 
-with_local_index: partial[ChromaBackend] = partial(open_embedded, make_hook=_local_index, own_file=IndexFile)
-"""Opens a database with a full-text index beside it."""
+def open_embedded(location: Location, options: EngineOptions, take_lock: TakeLock = acquire) -> ChromaBackend:
+    """Open a database, with our index beside it; called once, on its DB thread.
 
-EMBEDDED = Opener(with_local_index)
+    Args:
+        location: Where it is; in memory without a path.
+        options: How it is opened.
+        take_lock: Takes the owner's lock, at every opening; called with the directory and the seconds to wait.
+
+    Raises:
+        AiochromaError: See :class:`aiochroma.backend.embedded.EmbeddedBackend`.
+    """
+    if location.kind == "ephemeral":
+        backend = ChromaBackend(start_chroma(location, options))
+        backend.follow(_local_index(backend.api, None, LogState(), options))
+        return backend
+    return EmbeddedBackend(location, options, _local_index, take_lock, IndexFile(Path(location.path)))
+
+
+EMBEDDED = Opener(open_embedded)
 """A database of this process."""
 
-SHARED = Opener(with_local_index, native=False, serve=HostLink)
+SHARED = Opener(open_embedded, native=False, serve=HostLink)
 """A database that another process has open; a forked child may open its own link."""
 
 

@@ -17,10 +17,9 @@ from typing import TYPE_CHECKING
 
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma.backend.chroma_records import ChromaRecords, Database, database_of
-from aiochroma.backend.faults import classify
 from aiochroma.core.operations import Effect
 from aiochroma.records.index_file import position_of
-from aiochroma.records.record import indexed_row
+from aiochroma.records.reading import Reader
 from aiochroma.text.index import CACHE_BYTES, IndexedText, TextIndex
 from aiochroma.text.memories import ListPage
 
@@ -97,6 +96,7 @@ class IndexKeeper:
         any_thread: bool = False,
     ) -> None:
         self._api = ChromaRecords(api)
+        self._reader = Reader(api)
         self._file = file
         self._is_kept = state.is_kept
         self._changed = dict(state.changed)
@@ -415,7 +415,7 @@ class IndexKeeper:
 
     def _copy_ids(self, index: TextIndex, collection: str, db: Database, ids: Sequence[str]) -> None:
         """Copy records from Chroma; those that are not there leave the index."""
-        rows = self._rows(collection, db, ids)
+        rows = self._reader.indexed(collection, ids, db)
         # Without its former vector, where Chroma has none any more.
         index.delete(collection, [row.id for row in rows if row.vector is None])
         self._write(index, collection, rows)
@@ -425,30 +425,6 @@ class IndexKeeper:
     def _write(self, index: TextIndex, collection: str, rows: Sequence[IndexedText]) -> None:
         if not write_rows(index, collection, rows):
             self._without_odd.add(collection)
-
-    def _rows(self, collection: str, db: Database, ids: Sequence[str]) -> list[IndexedText]:
-        """Read from Chroma what the index stores of records; those that are not there are left out."""
-        include = ["documents", "metadatas", "embeddings"]
-        try:
-            result = self._api.get(collection, ids=list(ids), include=include, **db)
-        except Exception as error:
-            if classify(error).name != "index_incomplete":
-                raise
-            if len(ids) > 1:  # One record that has lost its vector fails all of them.
-                half = len(ids) // 2
-                return [*self._rows(collection, db, ids[:half]), *self._rows(collection, db, ids[half:])]
-            result = self._api.get(collection, ids=list(ids), include=include[:2], **db)
-        found = result["ids"]
-        nothing = [None] * len(found)
-        vectors = result.get("embeddings")
-        columns = zip(
-            found,
-            result["documents"] or nothing,
-            result["metadatas"] or nothing,
-            nothing if vectors is None else vectors,
-            strict=True,
-        )
-        return [indexed_row(*row) for row in columns]
 
 
 def write_rows(index: TextIndex, collection: str, rows: Iterable[IndexedText]) -> bool:

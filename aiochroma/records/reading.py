@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from aiochroma._types import CollectionId, Metadata, MetadataView, Vector, Where
 from aiochroma.backend.chroma_records import ChromaRecords, Database
+from aiochroma.backend.faults import classify
 from aiochroma.records.record import (
     CHUNK_OF,
     CHUNKS,
@@ -17,6 +18,7 @@ from aiochroma.records.record import (
     WRITING,
     Record,
     chunk_id,
+    indexed_row,
     record_of,
     writing_of,
 )
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from chromadb.api import ServerAPI
+
+    from aiochroma.text.index import IndexedText
 
 __all__ = ["Chunks", "NearChunk", "Reader"]
 
@@ -144,6 +148,32 @@ class Reader:
             return {}
         result = self._api.get(collection_id, ids=ids, include=["embeddings"], **db)
         return dict(zip(result["ids"], result["embeddings"], strict=True))
+
+    def indexed(self, collection_id: CollectionId, ids: Sequence[str], db: Database) -> list[IndexedText]:
+        """Return what an index stores of the records that are there, of ids; without a vector those that have lost theirs."""
+        include = ["documents", "metadatas", "embeddings"]
+        try:
+            result = self._api.get(collection_id, ids=list(ids), include=include, **db)
+        except Exception as error:
+            if classify(error).name != "index_incomplete":
+                raise
+            if len(ids) > 1:  # One record that has lost its vector fails all of them.
+                half = len(ids) // 2
+                return [
+                    *self.indexed(collection_id, ids[:half], db),
+                    *self.indexed(collection_id, ids[half:], db),
+                ]
+            result = self._api.get(collection_id, ids=list(ids), include=include[:2], **db)
+        nothing = [None] * len(result["ids"])
+        vectors = result.get("embeddings")
+        columns = zip(
+            result["ids"],
+            result["documents"] or nothing,
+            result["metadatas"] or nothing,
+            nothing if vectors is None else vectors,
+            strict=True,
+        )
+        return [indexed_row(*row) for row in columns]
 
 
 class NearChunk(NamedTuple):

@@ -304,7 +304,7 @@ class ServerKeeper(IndexKeeper):
         taken = []
         for start in range(0, len(ids), _PAGE):
             page = ids[start : start + _PAGE]
-            rows = self._rows(collection, db, page)
+            rows = self._reader.indexed(collection, page, db)
             with self.lock:
                 write_rows(self._open(), collection, rows)
                 if len(rows) < len(page):

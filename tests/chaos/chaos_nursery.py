@@ -10,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+from programs import is_alive
+
 PROGRAM = Path(__file__).with_name("chaos_program.py")
 
 _PATIENCE_SECONDS = 120.0
@@ -71,7 +73,7 @@ class Child:
             entry = self.find(kind)
             if entry is not None:
                 return entry
-            if self.find("failed") is not None or not self._is_alive():
+            if self.find("failed") is not None or not is_alive(self.pid):
                 return self.find(kind)
             time.sleep(0.003)
         return None
@@ -82,7 +84,7 @@ class Child:
     def kill(self):
         """End it at once."""
         if self._status is None:
-            if self._is_alive():
+            if is_alive(self.pid):
                 self.send(signal.SIGKILL)
             self.wait()
 
@@ -95,9 +97,9 @@ class Child:
     def wait_patiently(self):
         """Wait for its end, but not for ever; a child that hangs is killed and has the exit code -9."""
         until = time.monotonic() + _PATIENCE_SECONDS
-        while self._is_alive() and time.monotonic() < until:
+        while is_alive(self.pid) and time.monotonic() < until:
             time.sleep(0.003)
-        if self._is_alive():
+        if is_alive(self.pid):
             self.send(signal.SIGKILL)
         return self.wait()
 
@@ -105,13 +107,6 @@ class Child:
         failed = self.find("failed") or {}
         errors = Path(f"{self._out}.err")
         return failed.get("error") or (errors.read_text()[-400:] if errors.exists() else "no trace")
-
-    def _is_alive(self):
-        try:
-            state = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
-        except OSError:
-            return False
-        return state not in {"Z", "X"}
 
 
 class Ledger:

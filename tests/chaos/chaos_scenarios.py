@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from chaos_nursery import Ledger, Nursery
+from damage import INDEX_DAMAGES, SQLITE_DAMAGES, cut, flip
+from programs import until
 
 import aiochroma.sync
 from aiochroma.disk.ownership import read_owner
@@ -174,13 +176,13 @@ def _wait_for_moment(stage, directory, aim, number):
         time.sleep(stage.generator.uniform(0.0, 0.25))
         return
     # Let there be an index first; then watch its files, the only way to hit the few milliseconds of a rewrite.
-    until = time.monotonic() + 20
-    while not (headers := list(directory.glob("*-*-*-*-*/header.bin"))) and time.monotonic() < until:
+    end = time.monotonic() + 20
+    while not (headers := list(directory.glob("*-*-*-*-*/header.bin"))) and time.monotonic() < end:
         time.sleep(0.002)
     time.sleep(stage.generator.uniform(0.0, 0.1))
     if number % 2 == 0:
         before = _newest(headers)
-        while _newest(headers) == before and time.monotonic() < until:
+        while _newest(headers) == before and time.monotonic() < end:
             pass
         end = time.perf_counter() + stage.generator.uniform(0, 0.0015)
         while time.perf_counter() < end:
@@ -188,7 +190,7 @@ def _wait_for_moment(stage, directory, aim, number):
         return
     maps = [header.with_name("index_metadata.pickle") for header in headers]
     sizes = dict.fromkeys(maps, 0)
-    while time.monotonic() < until:
+    while time.monotonic() < end:
         for file in maps:
             size = _size(file)
             if size < sizes[file]:
@@ -369,7 +371,7 @@ def deaths_around_a_host(stage, count):
 def _go_on(*clients):
     """Wait until each client was told of 20 more writes."""
     goals = [(client, _answers(client, "done") + 20) for client in clients]
-    _wait_until(
+    until(
         lambda: all(_answers(client, "done") >= goal for client, goal in goals),
         f"they do not go on: {[client.what_went_wrong() for client in clients]}",
     )
@@ -418,8 +420,8 @@ def full_disks(stage, count):
             _wait_for_errors(child, 3)
             (disk / "ballast").unlink()
             before = _answers(child, "done")
-            until = time.monotonic() + 60
-            while _answers(child, "done") < before + 5 and time.monotonic() < until:
+            end = time.monotonic() + 60
+            while _answers(child, "done") < before + 5 and time.monotonic() < end:
                 time.sleep(0.01)
             if _answers(child, "done") < before + 5:
                 row.failures.append(
@@ -447,21 +449,13 @@ def _fill(file):
             ballast.write(bytes(512))
 
 
-def _wait_until(condition, what):
-    until = time.monotonic() + 60
-    while not condition():
-        if time.monotonic() > until:
-            raise TimeoutError(f"it never happened: {what}")
-        time.sleep(0.01)
-
-
 def _answers(child, kind):
     return sum(entry["kind"] == kind for entry in child.entries)
 
 
 def _wait_for_errors(child, count, kinds=("refused", "unknown")):
-    until = time.monotonic() + 60
-    while sum(_answers(child, kind) for kind in kinds) < count and time.monotonic() < until:
+    end = time.monotonic() + 60
+    while sum(_answers(child, kind) for kind in kinds) < count and time.monotonic() < end:
         time.sleep(0.01)
 
 
@@ -513,42 +507,6 @@ def read_only_disks(stage, count):
 
 
 # -- damage ------------------------------------------------------------------------------------------------------------
-
-
-def _truncate(file, fraction):
-    os.truncate(file, int(file.stat().st_size * fraction))
-
-
-def _flip(file, offset, length=64):
-    with file.open("r+b") as handle:
-        handle.seek(offset)
-        content = handle.read(length)
-        handle.seek(offset)
-        handle.write(bytes(byte ^ 0xA5 for byte in content))
-
-
-INDEX_DAMAGES = {
-    "index directory deleted": shutil.rmtree,
-    "id map deleted": lambda index: (index / "index_metadata.pickle").unlink(),
-    "id map cut": lambda index: _truncate(index / "index_metadata.pickle", 0.5),
-    "id map empty": lambda index: _truncate(index / "index_metadata.pickle", 0),
-    "header cut": lambda index: _truncate(index / "header.bin", 0.5),
-    "header deleted": lambda index: (index / "header.bin").unlink(),
-    "links cut": lambda index: _truncate(index / "link_lists.bin", 0.5),
-    "links flipped": lambda index: _flip(index / "link_lists.bin", 0),
-    "vectors cut": lambda index: _truncate(index / "data_level0.bin", 0.5),
-    "vectors empty": lambda index: _truncate(index / "data_level0.bin", 0),
-    "vectors flipped": lambda index: _flip(index / "data_level0.bin", 20 * 268),
-    "norms cut": lambda index: _truncate(index / "length.bin", 0.5),
-}
-SQLITE_DAMAGES = {
-    "SQLite header flipped": lambda file: _flip(file, 0, 16),
-    "SQLite schema flipped": lambda file: _flip(file, 100),
-    "SQLite cut": lambda file: _truncate(file, 0.5),
-    "SQLite page flipped": lambda file: _flip(file, file.stat().st_size // 2 // 4096 * 4096, 256),
-    "SQLite empty": lambda file: os.truncate(file, 0),
-    "SQLite deleted": lambda file: file.unlink(),
-}
 
 
 def _seed(stage, durable):
@@ -637,7 +595,7 @@ def damaged_indexes_after_a_backup(stage, names):
 def _cut_journal(file):
     """Cut the journal of a file that a process had open when it was killed."""
     journal = file.with_name(f"{file.name}-wal")
-    _truncate(journal, 0.5)
+    cut(journal, 0.5)
 
 
 def _replaced(file, make):
@@ -648,20 +606,20 @@ def _replaced(file, make):
 def _flip_pages(file):
     """Flip a piece of every fourth page, the first left out."""
     for page in range(4, file.stat().st_size // 4096, 4):
-        _flip(file, page * 4096 + 1024, 512)
+        flip(file, page * 4096 + 1024, 512)
 
 
 OWN_INDEX = "aiochroma-text.sqlite3"
 OWN_INDEX_DAMAGES = {
-    "cut": lambda file: _truncate(file, 0.5),
-    "empty": lambda file: _truncate(file, 0),
-    "header flipped": lambda file: _flip(file, 0),
-    "schema flipped": lambda file: _flip(file, 100, 400),
+    "cut": lambda file: cut(file, 0.5),
+    "empty": lambda file: cut(file, 0),
+    "header flipped": lambda file: flip(file, 0),
+    "schema flipped": lambda file: flip(file, 100, 400),
     "pages flipped": _flip_pages,
     "something else": lambda file: file.write_bytes(b"This is no database. " * 1000),
     "deleted": lambda file: file.unlink(),
     "journal cut": _cut_journal,
-    "journal flipped": lambda file: _flip(file.with_name(f"{file.name}-wal"), 40, 4096),
+    "journal flipped": lambda file: flip(file.with_name(f"{file.name}-wal"), 40, 4096),
 }
 IN_PLACE_OF_THE_INDEX = {
     "a pipe": lambda file: _replaced(file, os.mkfifo),
@@ -677,7 +635,7 @@ def damaged_own_indexes(stage, names, unusable):
     directory, ledger = stage.place()
     child = stage.nursery.start("load", directory=str(directory), state=str(ledger.file), seed=11)
     child.wait_for("checked")
-    _wait_until(lambda: _answers(child, "done") > 80, f"a load {child.what_went_wrong()}")
+    until(lambda: _answers(child, "done") > 80, f"a load {child.what_went_wrong()}")
     child.kill()
     _read(row, ledger, child)
     row.require(ledger.acknowledged.get("notes"), "nothing was remembered")

@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.append(str(Path(__file__).parents[1] / "support"))
 
 import chaos_scenarios as scenarios
 
@@ -24,7 +24,7 @@ def plan(*, long):
         return many if long else short
 
     indexes = list(scenarios.INDEX_DAMAGES)
-    damages = indexes if long else indexes[::6]
+    damages = indexes if long else indexes[::7]
     own, unusable = list(scenarios.OWN_INDEX_DAMAGES), list(scenarios.IN_PLACE_OF_THE_INDEX)
     files = list(scenarios.SQLITE_DAMAGES)
     rows = {
@@ -44,7 +44,7 @@ def plan(*, long):
         ),
         "between": lambda stage: scenarios.kills_between_the_writes(stage, times(2, 40)),
         "host": lambda stage: scenarios.deaths_around_a_host(stage, times(3, 30)),
-        "sqlite": lambda stage: scenarios.damaged_sqlite(stage, files if long else files[1::5]),
+        "sqlite": lambda stage: scenarios.damaged_sqlite(stage, files if long else files[1::6]),
         "backup": lambda stage: scenarios.backups(stage, times(1, 20)),
         "sigterm": lambda stage: scenarios.terminations(stage, times(2, 40)),
     }

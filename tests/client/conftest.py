@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import threading
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from programs import python
 
 import aiochroma
 
@@ -93,14 +93,4 @@ def bindings(monkeypatch):
 @pytest.fixture
 def program():
     """Run a command of the test program in a process of its own; return its result."""
-
-    def run(*arguments, timeout=60):
-        return subprocess.run(
-            [sys.executable, str(PROGRAM), *map(str, arguments)],
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
-
-    return run
+    return partial(python, PROGRAM)

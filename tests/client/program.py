@@ -159,17 +159,6 @@ def wait_for_signal(path):
     asyncio.run(main())
 
 
-def count(path):
-    """Print how many records there are."""
-
-    async def main():
-        async with aiochroma.AsyncPersistentClient(path, slow_request_ms=600_000) as client:
-            collection = await client.get_collection("things", embedding_function=None)
-            print(await collection.count())
-
-    asyncio.run(main())
-
-
 if __name__ == "__main__":
     # Should it hang, it says where, and ends before whoever started it gives up (a forked child would wait for this for ever).
     if "fork" not in sys.argv[1]:

@@ -9,10 +9,9 @@ import threading
 import numpy as np
 import pytest
 from chromadb.api.types import Documents, EmbeddingFunction, Embeddings
+from programs import PATIENCE
 
 import aiochroma
-
-PATIENCE = 60.0
 
 
 def vector_of(text):

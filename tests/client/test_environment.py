@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-import subprocess
-import sys
 
 import pytest
+from programs import python
 
 import aiochroma
 
@@ -32,15 +31,7 @@ STRAY = {
 
 
 def _run(tmp_path, variables):
-    return subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(tmp_path / "db")],
-        cwd=tmp_path,
-        env={**os.environ, **variables},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=100,
-    )
+    return python("-c", PROGRAM, tmp_path / "db", cwd=tmp_path, **variables)
 
 
 @pytest.mark.parametrize("source", ["variables", "file"])

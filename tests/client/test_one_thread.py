@@ -6,10 +6,9 @@ import asyncio
 import threading
 
 import uvloop
+from programs import PATIENCE
 
 import aiochroma
-
-PATIENCE = 60.0
 
 
 async def _mixed_load(path, owner, vectors):

@@ -8,10 +8,9 @@ import pickle
 import threading
 
 import pytest
+from programs import PATIENCE
 
 import aiochroma
-
-PATIENCE = 60.0
 
 
 def engine_threads():

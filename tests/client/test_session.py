@@ -7,11 +7,10 @@ import gc
 import threading
 
 import pytest
+from programs import PATIENCE
 
 import aiochroma
 from aiochroma.client.session import LazyClient
-
-PATIENCE = 60.0
 
 
 def engine_threads():

@@ -7,13 +7,11 @@ import threading
 import time
 
 import pytest
+from programs import PATIENCE
 
 from aiochroma.core.calls import call
 from aiochroma.core.request import Request
 from aiochroma.core.worker import Worker
-
-PATIENCE = 30.0
-"""Seconds after which something that should have happened is taken for a hang; nothing is ordered by it."""
 
 
 class Gate:

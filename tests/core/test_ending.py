@@ -7,12 +7,11 @@ import threading
 import traceback
 
 import pytest
+from programs import PATIENCE
 
-from aiochroma._errors import ClosedError, PartialWriteError, StoreUnavailableError
+from aiochroma import ClosedError, PartialWriteError, StoreUnavailableError
 from aiochroma._threads import drive
 from aiochroma.core.calls import call
-
-PATIENCE = 30.0
 
 
 async def test_close_drains_then_closes(engine, until):

@@ -8,11 +8,10 @@ import time
 
 from hypothesis import given
 from hypothesis import strategies as st
+from programs import PATIENCE
 
 from aiochroma.core.pacing import Pacing
 from aiochroma.core.plan import Limits
-
-PATIENCE = 30.0
 
 
 @given(

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from aiochroma._errors import PartialWriteError
+from aiochroma import PartialWriteError
 from aiochroma.core.operations import Lane
 from aiochroma.core.plan import BULK_ROUND, Limits, RecordPlanner, Step
 from aiochroma.core.request import Request

@@ -10,13 +10,12 @@ import weakref
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from programs import PATIENCE
 
-from aiochroma._errors import ClosedError, ForkedProcessError, QueueFullError
+from aiochroma import ClosedError, ForkedProcessError, QueueFullError
 from aiochroma.core.calls import Ticket, TicketState
 from aiochroma.core.queue import QueueState, RequestQueue
 from aiochroma.core.request import Request
-
-PATIENCE = 30.0
 
 
 def ticket(deadline=None):

@@ -7,21 +7,15 @@ import gc
 import threading
 
 import pytest
+from programs import PATIENCE
 
-from aiochroma._errors import (
-    BlockingCallError,
-    InvalidInputError,
-    SettingsConflictError,
-    StoreUnavailableError,
-)
+from aiochroma import BlockingCallError, InvalidInputError, SettingsConflictError, StoreUnavailableError
 from aiochroma.client.session import Closing
 from aiochroma.core import registry as _registry
 from aiochroma.core.calls import call
 from aiochroma.core.config import EngineOptions, Location, canonical_path
 from aiochroma.core.registry import Opener, acquire
 from aiochroma.core.request import Request
-
-PATIENCE = 30.0
 
 
 class Opened:

@@ -14,8 +14,9 @@ import weakref
 
 import pytest
 import uvloop
+from programs import PATIENCE
 
-from aiochroma._errors import (
+from aiochroma import (
     BlockingCallError,
     ClosedError,
     DeadlineExceededError,
@@ -28,8 +29,6 @@ from aiochroma.core.calls import Ticket, call, call_many
 from aiochroma.core.connection import Aside
 from aiochroma.core.plan import RecordPlanner
 from aiochroma.core.request import Request
-
-PATIENCE = 30.0
 
 
 class Panic(BaseException):

@@ -13,6 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
+sys.path.append(str(Path(__file__).parents[1] / "support"))
+
+from damage import flip
+
 
 def vectors(count=1):
     return np.random.default_rng(0).standard_normal((count, 32)).astype("float32")
@@ -119,21 +123,13 @@ def not_applied(directory):
     attempt("upsert", fill)
 
 
-def flip(file, offset, length=16):
-    with file.open("r+b") as handle:
-        handle.seek(offset)
-        content = handle.read(length)
-        handle.seek(offset)
-        handle.write(bytes(byte ^ 0xA5 for byte in content))
-
-
 def not_a_database(directory):
-    flip(directory / "chroma.sqlite3", 0)
+    flip(directory / "chroma.sqlite3", 0, 16)
     use(directory)
 
 
 def malformed(directory):
-    flip(directory / "chroma.sqlite3", 100, 64)
+    flip(directory / "chroma.sqlite3", 100)
     use(directory)
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import stat
-import subprocess
 import sys
 import threading
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from programs import printed_by
 
 import aiochroma
 from aiochroma._files import Replacement, flush, make_directory, touch_sqlite_file, write_atomically
@@ -198,15 +198,7 @@ def test_a_child_imports_nothing_from_the_working_directory(tmp_path, monkeypatc
     place = str(Path(aiochroma.__file__).parents[1])
     start = f"import sys; sys.path.append({place!r}); {program}"
     (tmp_path / "empty").mkdir()
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", start, tmp_path / "empty"],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=tmp_path,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "there is no database in it" in done.stdout
+    assert "there is no database in it" in printed_by("-I", "-c", start, tmp_path / "empty", cwd=tmp_path)
     assert not (tmp_path / "ran").exists()
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 import threading
 
 import pytest
+from programs import printed_by
 
 from aiochroma.disk.sqlite_file import LockProbe, is_supported, prepare, wait_until_closed
 
@@ -99,13 +98,7 @@ def test_asking_takes_and_drops_no_lock(opened):
         collection.add(ids=[f"b{number}"], embeddings=[[1.0, float(number)]])
     assert collection.count() == 21
     # The probe's process is not locked out by its own questions, and neither is anybody else.
-    done = subprocess.run(
-        [sys.executable, "-c", LOCKED_OUT, str(directory / "chroma.sqlite3")],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout == ""
+    assert printed_by("-c", LOCKED_OUT, directory / "chroma.sqlite3") == ""
 
 
 def test_the_journal_goes_with_the_last_connection(tmp_path):

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from programs import printed_by
 
 from aiochroma import DatabaseInUseError, DatabasePathError
 from aiochroma.disk.layout import canonical_directory, check_directory
@@ -196,10 +197,7 @@ for path in sys.argv[1:]:
     root.mkdir(mode=0o755)
     try:
         paths = [str(root), str(root / "below" / "it")]
-        done = subprocess.run(
-            [sys.executable, "-c", program, *paths], capture_output=True, text=True, check=False
-        )
-        first, second = done.stdout.splitlines()
+        first, second = printed_by("-c", program, *paths).splitlines()
         assert "may not be written by this process (uid 65534)" in first
         assert "cannot be created" in second
         assert list(root.iterdir()) == []

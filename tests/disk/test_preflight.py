@@ -6,10 +6,10 @@ import os
 import pickle
 import shutil
 import sqlite3
-import subprocess
-import sys
 
 import pytest
+from damage import SQLITE_DAMAGES
+from programs import printed_by
 
 import aiochroma.disk.preflight as preflight_module
 from aiochroma import DatabaseCorruptError, DatabaseFormatError
@@ -63,7 +63,7 @@ for where in ({{}}, {{"tenant": "tenant", "database": "database"}}):
         collection.add(ids=[str(n) for n in range(120)], embeddings=[[n, 1.0, 2.0] for n in range(120)])
     client.delete_collection("gone")
 """
-    subprocess.run([sys.executable, "-c", program], check=True)
+    printed_by("-c", program)
     report = preflight(tmp_path)
     assert report.problems == ()
     assert sorted(one.label for one in report.collections) == ["same", "tenant/database/same"]
@@ -90,25 +90,6 @@ def test_a_new_directory_is_new(tmp_path):
         report = preflight(directory)
         assert report.is_new
         assert report.problems == ()
-
-
-def flip(file, offset, length=64):
-    with file.open("r+b") as handle:
-        handle.seek(offset)
-        content = handle.read(length)
-        handle.seek(offset)
-        handle.write(bytes(byte ^ 0xA5 for byte in content))
-
-
-SQLITE_DAMAGES = {
-    "header flipped": lambda file: flip(file, 0, 16),
-    "schema flipped": lambda file: flip(file, 100),
-    "middle page flipped": lambda file: flip(file, file.stat().st_size // 2 // 4096 * 4096, 4096),
-    "cut": lambda file: os.truncate(file, file.stat().st_size // 2),
-    "empty": lambda file: os.truncate(file, 0),
-    "deleted": lambda file: file.unlink(),
-    "not a database": lambda file: file.write_bytes(b"hello" * 2000),
-}
 
 
 @pytest.mark.parametrize("name", SQLITE_DAMAGES)

@@ -10,12 +10,12 @@ import random
 import resource
 import shutil
 import sqlite3
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from programs import printed_by
 
 import aiochroma
 from aiochroma.disk import findings
@@ -281,10 +281,7 @@ except Exception as error:
 
 async def test_an_entry_that_can_never_be_applied_is_taken_out(database):
     """Plain Chroma logs it and fails from then on; here the others go on, and a repair brings the collection back."""
-    done = subprocess.run(
-        [sys.executable, "-c", POISON, database], capture_output=True, text=True, check=True
-    )
-    assert done.stdout.strip() == "InternalError"
+    assert printed_by("-c", POISON, database) == "InternalError\n"
     found = await counts(database)
     assert found["good"] == 200
     assert "doctor --repair" in str(found["bad"])

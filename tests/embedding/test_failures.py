@@ -8,6 +8,7 @@ import threading
 
 import numpy as np
 import pytest
+from programs import PATIENCE
 
 import aiochroma
 import aiochroma.sync
@@ -15,8 +16,6 @@ from aiochroma.core.request import Request
 from aiochroma.embedding import runner
 from aiochroma.embedding.choice import adapted
 from aiochroma.embedding.runner import EmbeddingWorker
-
-PATIENCE = 60.0
 
 
 def vectors(texts):

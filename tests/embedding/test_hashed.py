@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
+from programs import printed_by
 
 from aiochroma.embedding.hashed import HashedEmbedder
 
@@ -32,13 +30,6 @@ def test_vectors_do_not_depend_on_the_process():
         "from aiochroma.embedding.hashed import HashedEmbedder\n"
         "print(HashedEmbedder().embed(['Zürich, 東京 and XK-4711']).tobytes().hex())"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", program],
-        env={"PYTHONHASHSEED": "4711", "PYTHONPATH": ":".join(sys.path)},
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-    )
+    shown = printed_by("-c", program, PYTHONHASHSEED="4711")
     here = HashedEmbedder().embed(["Zürich, 東京 and XK-4711"])
-    np.testing.assert_array_equal(np.frombuffer(bytes.fromhex(result.stdout.strip()), np.float32), here[0])
+    np.testing.assert_array_equal(np.frombuffer(bytes.fromhex(shown.strip()), np.float32), here[0])

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-import subprocess
-import sys
 
 import pytest
+from programs import printed_by
 
-from aiochroma import _errors
+import aiochroma
 from aiochroma.embedding import wordllama as _wordllama
 from aiochroma.embedding.wordllama import WordLlamaEmbedder
 
@@ -34,13 +33,13 @@ def test_loading_changes_nothing_global():
         "assert state() == before\n"
         "import sys; assert 'wordllama' not in sys.modules\n"
     )
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+    printed_by("-c", program)
 
 
 def test_a_missing_package_names_the_extra(monkeypatch):
     """Without wordllama the error says which extra brings it, and is an ImportError."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(_errors.MissingExtraError, match=r"aiochroma-memory\[local\]") as caught:
+    with pytest.raises(aiochroma.MissingExtraError, match=r"aiochroma-memory\[local\]") as caught:
         WordLlamaEmbedder()
     assert isinstance(caught.value, ImportError)
 
@@ -48,5 +47,5 @@ def test_a_missing_package_names_the_extra(monkeypatch):
 def test_missing_weights_are_named(monkeypatch, tmp_path):
     """A wordllama without the files that are read gives an error that names the file."""
     monkeypatch.setattr(_wordllama, "package_folder", lambda name: tmp_path)
-    with pytest.raises(_errors.EmbedderError, match="l2_supercat"):
+    with pytest.raises(aiochroma.EmbedderError, match="l2_supercat"):
         WordLlamaEmbedder()

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from programs import PATIENCE
+from programs import python
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -23,14 +21,7 @@ def run():
     """Run an example to its end, and return what it printed; it must not fail."""
 
     def run(name, *arguments, typed=""):
-        done = subprocess.run(
-            [sys.executable, EXAMPLES / name, *map(str, arguments)],
-            input=typed,
-            capture_output=True,
-            text=True,
-            timeout=2 * PATIENCE,
-            check=False,
-        )
+        done = python(EXAMPLES / name, *arguments, typed=typed)
         assert done.returncode == 0, done.stderr
         assert "Traceback" not in done.stderr
         return done.stdout

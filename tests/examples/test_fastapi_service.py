@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 
 import httpx
 import pytest
 import yaml
-from programs import PATIENCE, ChromaServer, Service
+from programs import PATIENCE, ChromaServer, Service, printed_by
 
 pytest.importorskip("fastapi", reason="fastapi is not installed (extra `fastapi`)")
 
@@ -103,11 +101,4 @@ def test_the_documented_variables_exist(examples):
 def test_it_is_light_to_import(examples):
     """Importing the application does not import chromadb: uvicorn does it on the event loop."""
     code = "import sys, app; print(*sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=examples / "fastapi_service",
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert "chromadb" not in done.stdout.split()
+    assert "chromadb" not in printed_by("-c", code, cwd=examples / "fastapi_service").split()

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import threading
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from programs import python
 
 import aiochroma
 
@@ -103,21 +102,10 @@ async def test_ollama(tmp_path, service, example):
 def test_the_program(tmp_path, service):
     """It prints what was asked for; without the service it says what is wrong, and no traceback."""
     environment = {
-        **os.environ,
         "EMBEDDINGS_URL": f"http://127.0.0.1:{service.server_port}/v1",
         "EMBEDDINGS_DIMENSIONS": "12",
     }
-
-    def run():
-        return subprocess.run(
-            [sys.executable, EXAMPLE, tmp_path / "memory"],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=100,
-            check=False,
-        )
-
+    run = partial(python, EXAMPLE, tmp_path / "memory", **environment)
     assert run().stdout == "The spare key is with the neighbour.\n"
     service.failing = True
     finished = run()

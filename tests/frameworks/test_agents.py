@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from programs import printed_by
 
 import aiochroma
 from aiochroma.tools import memory_tools
@@ -15,8 +14,7 @@ _EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
 def said(example, path, *arguments):
-    command = [sys.executable, str(_EXAMPLES / example), "--path", str(path), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return printed_by(_EXAMPLES / example, "--path", path, *arguments)
 
 
 def test_the_example_of_pydantic_ai(tmp_path):

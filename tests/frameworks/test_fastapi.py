@@ -6,13 +6,11 @@ import asyncio
 import dataclasses
 import datetime as dt
 import os
-import subprocess
-import sys
 import threading
 from contextlib import asynccontextmanager
 
 import pytest
-from programs import until
+from programs import error_without, printed_by, until
 
 import aiochroma
 
@@ -59,22 +57,14 @@ def database_threads():
 
 def test_importing_it_does_not_import_chroma():
     """Importing the module stops no event loop for the time that importing chromadb takes."""
-    code = "import sys, aiochroma.fastapi; print(*sys.modules)"
-    loaded = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    ).stdout.split()
+    loaded = printed_by("-c", "import sys, aiochroma.fastapi; print(*sys.modules)").split()
     assert "fastapi" in loaded
     assert not {"chromadb", "numpy"}.intersection(loaded)
 
 
 def test_the_extra_is_named_where_fastapi_is_absent():
     """Without the package the error names it, and the extra that brings it."""
-    code = (
-        "import sys; sys.modules['fastapi'] = None\n"
-        "try: import aiochroma.fastapi\n"
-        "except ImportError as error: print(error)"
-    )
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    shown = error_without("fastapi", "aiochroma.fastapi")
     assert "fastapi" in shown
     assert "aiochroma-memory[fastapi]" in shown
 

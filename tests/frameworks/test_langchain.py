@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 
 import pytest
+from programs import error_without
 from pydantic import ValidationError
 
 import aiochroma
@@ -35,12 +34,7 @@ async def memory(tmp_path):
 
 def test_the_extra_is_named_where_langchain_is_absent():
     """Without the package the error names it, and the extra that brings it."""
-    code = (
-        "import sys; sys.modules['langchain_core.documents'] = sys.modules['langchain_core'] = None\n"
-        "try: import aiochroma.langchain\n"
-        "except ImportError as error: print(error)"
-    )
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    shown = error_without("langchain_core", "aiochroma.langchain")
     assert "aiochroma-memory[langchain]" in shown
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import copy
 import pickle
-import subprocess
-import sys
 from datetime import datetime, timezone
 
 import pytest
+from programs import error_without
 
 import aiochroma
 from aiochroma import sync
@@ -56,12 +55,7 @@ async def store(tmp_path):
 
 def test_the_extra_is_named_where_langgraph_is_absent():
     """Without the package the error names it, and the extra that brings it."""
-    code = (
-        "import sys; sys.modules['langgraph.store.base'] = None\n"
-        "try: import aiochroma.langgraph\n"
-        "except ImportError as error: print(error)"
-    )
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    shown = error_without("langgraph.store.base", "aiochroma.langgraph")
     assert "[langgraph]" in shown
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
 import pytest
+from programs import printed_by
 
 pytest.importorskip("langgraph.graph", reason="langgraph is not installed (see environments.py)")
 with warnings.catch_warnings():
@@ -29,8 +28,7 @@ def test_the_example(tmp_path):
     """What a user has said in one conversation is known in another, in another process, and to nobody else."""
 
     def say(user, *texts):
-        command = [sys.executable, str(_EXAMPLE), "--path", str(tmp_path), "--user", user, *texts]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        return printed_by(_EXAMPLE, "--path", tmp_path, "--user", user, *texts)
 
     assert "remember that" in say("ada", "My cat is called Kestrel.", "My bicycle is green.")
     assert "My cat is called Kestrel." in say("ada", "What is my cat called?")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import threading
 
 import pytest
+from programs import error_without
 
 import aiochroma
 from aiochroma import sync
@@ -80,12 +80,7 @@ def last_line(app):
 
 def test_the_extra_is_named_where_streamlit_is_absent():
     """Without the package the error names it, and the extra that brings it."""
-    code = (
-        "import sys; sys.modules['streamlit'] = None\n"
-        "try: import aiochroma.streamlit\n"
-        "except ImportError as error: print(error)"
-    )
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    shown = error_without("streamlit", "aiochroma.streamlit")
     assert "aiochroma-memory[streamlit]" in shown
 
 

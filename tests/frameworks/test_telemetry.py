@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import json
-import subprocess
-import sys
 import tempfile
 import time
 
@@ -19,6 +17,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
+from programs import printed_by
 
 import aiochroma
 from aiochroma import sync, telemetry
@@ -181,8 +180,7 @@ async def test_off(recorded, tmp_path):
 def test_nothing_is_imported_while_it_is_off():
     """Importing the package imports nothing of OpenTelemetry."""
     code = "import sys, aiochroma, aiochroma.sync; print([name for name in sys.modules if 'opentelemetry' in name])"
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert shown.strip() == "[]"
+    assert printed_by("-c", code) == "[]\n"
 
 
 async def test_stalls_of_the_loop_are_measured(recorded, tmp_path):

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from host_support import Hosts, is_alive
+from host_support import Hosts
+from programs import is_alive
 
 import aiochroma
 

@@ -19,7 +19,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 
-from host_support import Hosts, is_alive, until
+from host_support import Hosts
+from programs import is_alive, state_of, until
 
 import aiochroma
 
@@ -107,17 +108,13 @@ class Child:
     def die(self, stopped):
         if stopped:
             self.process.send_signal(signal.SIGSTOP)
-            until(lambda: "T" in state(self.process.pid), "it is stopped")
+            until(lambda: state_of(self.process.pid) in {"T", "t"}, "it is stopped")
         self.process.kill()
         self.process.wait()
 
     def acknowledged(self):
         # The last line may have been cut by the death.
         return self.log.read_text().split("\n")[:-1]
-
-
-def state(pid):
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 async def run(folder, deaths, seed=0, writers=6):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from host_support import PATIENCE, until
+from programs import PATIENCE, until
 
 import aiochroma
 from aiochroma import sync

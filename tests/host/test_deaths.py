@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from chromadb.errors import NotFoundError
-from host_support import until
+from programs import printed_by, until
 
 import aiochroma
 from aiochroma.host.messages import make_codec, versions
@@ -289,8 +289,8 @@ def test_a_forked_child_may_open_its_own(program, hosts, path):
 @pytest.mark.timeout(300)
 async def test_many_deaths_lose_nothing(hosts, tmp_path):
     """Hosts and clients are killed under a mixed load: nothing acknowledged is lost, nothing runs twice that may not."""
-    command = [sys.executable, str(Path(__file__).with_name("deaths.py")), "--deaths", "4", "--seed", "3"]
-    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.startswith("4 deaths: ")
-    assert re.search(r"^[1-9]\d* records acknowledged, 0 lost", done.stdout, re.MULTILINE)
+    shown = await asyncio.to_thread(
+        printed_by, Path(__file__).with_name("deaths.py"), "--deaths", 4, "--seed", 3
+    )
+    assert shown.startswith("4 deaths: ")
+    assert re.search(r"^[1-9]\d* records acknowledged, 0 lost", shown, re.MULTILINE)

@@ -14,7 +14,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from host_support import is_alive, until
+from programs import command, is_alive, python, until
 
 import aiochroma
 from aiochroma import sync
@@ -23,23 +23,7 @@ from aiochroma.host.reaching import start_detached
 
 VECTOR = [0.1, 0.2, 0.3, 0.4]
 PROGRAM = Path(__file__).with_name("program.py")
-
-
 PIPES = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-
-
-def command(*arguments):
-    """Run the command line, and return its exit code and output."""
-    return python("-m", "aiochroma", *arguments)
-
-
-def python(*arguments, **environment):
-    """Run Python, and return its exit code and output."""
-    process = subprocess.Popen(
-        [sys.executable, *map(str, arguments)], **PIPES, env={**os.environ, **environment}
-    )
-    out, errors = process.communicate(timeout=110)
-    return process.returncode, out, errors
 
 
 # -- which process -----------------------------------------------------------------------------------------------------
@@ -354,7 +338,7 @@ def test_a_host_in_the_foreground(hosts, path):
         )
         with sync.PersistentClient(path) as client:
             assert client.session.connection.describe().host["pid"] == process.pid
-        second = command("host", path)
+        second = python("-m", "aiochroma", "host", path)
         assert second[0] == 3
         assert str(process.pid) in second[2]
         process.send_signal(signal.SIGTERM)
@@ -448,13 +432,13 @@ def test_the_command_line_works_beside_a_bot(hosts, tmp_path):
     """remember and recall use the host that the bot uses."""
     path = tmp_path / "memory"
     hosts.directories.add(os.path.realpath(path))
-    code, _, errors = command("remember", "The bot likes tea.", "--path", path)
+    code, _, errors = python("-m", "aiochroma", "remember", "The bot likes tea.", "--path", path)
     assert code == 0, errors
     with sync.Memory(path, process="shared") as memory:
         assert [hit.text for hit in memory.recall("tea").hits] == ["The bot likes tea."]
-        code, out, errors = command("remember", "It rains.", "--path", path)
+        code, _, errors = python("-m", "aiochroma", "remember", "It rains.", "--path", path)
         assert code == 0, errors
-        code, out, errors = command("recall", "rains", "--path", path)
+        code, out, errors = python("-m", "aiochroma", "recall", "rains", "--path", path)
         assert code == 0, errors
         assert "It rains." in out
         assert "It rains." in [hit.text for hit in memory.recall("rains").hits]

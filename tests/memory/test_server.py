@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
-import time
-from pathlib import Path
-
 import pytest
+from programs import ChromaServer
 
 import aiochroma
 from aiochroma import sync
@@ -24,31 +18,9 @@ SENTENCES = [
 @pytest.fixture(scope="module")
 def port(tmp_path_factory):
     """The port of a server of this module's own."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        number = listener.getsockname()[1]
-    command = [
-        str(Path(sys.executable).with_name("chroma")),
-        "run",
-        "--path",
-        str(tmp_path_factory.mktemp("server")),
-    ]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("CHROMA_")}
-    process = subprocess.Popen([*command, "--port", str(number)], stdout=subprocess.DEVNULL, env=environment)
-    try:
-        until = time.monotonic() + 60
-        while True:
-            assert process.poll() is None
-            assert time.monotonic() < until
-            try:
-                socket.create_connection(("127.0.0.1", number), 1).close()
-                break
-            except OSError:
-                time.sleep(0.05)
-        yield number
-    finally:
-        process.terminate()
-        process.wait()
+    folder = tmp_path_factory.mktemp("server")
+    with ChromaServer(folder / "data", folder / "log") as server:
+        yield server.port
 
 
 @pytest.fixture

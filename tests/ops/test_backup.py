@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
 import pytest
 from ops_databases import contents, fill, print_of, vectors
+from programs import printed_by
 
 import aiochroma
 from aiochroma.backend import embedded
@@ -92,9 +91,7 @@ async def test_a_copy_that_a_read_has_written_into_is_made_again(database, tmp_p
         backup = asyncio.ensure_future(client.backup(tmp_path / "backup"))
         await asyncio.to_thread(gated.entered.wait, 60)
         code = "import sqlite3, sys; sqlite3.connect(sys.argv[1]).executescript('INSERT INTO of_somebody VALUES (1)')"
-        await asyncio.to_thread(
-            subprocess.run, [sys.executable, "-c", code, database / "chroma.sqlite3"], check=True
-        )
+        await asyncio.to_thread(printed_by, "-c", code, database / "chroma.sqlite3")
         gated.opened.set()
         report = await backup
     assert "backup.copied_again" in {record.aiochroma_event for record in caplog.records}

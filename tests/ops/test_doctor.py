@@ -7,14 +7,13 @@ import contextlib
 import json
 import os
 import sqlite3
-import subprocess
-import sys
 import threading
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from ops_databases import RECORDS, contents, index_of, lose_vectors, print_of, vectors
+from programs import command, python
 
 import aiochroma.sync
 from aiochroma._files import PartialDirectory
@@ -24,17 +23,6 @@ from aiochroma.ops import doctor
 def embed(texts):
     """Embed the documents of the fixtures as they were embedded."""
     return [vectors()[int(text.split()[1])] for text in texts]
-
-
-def cli(*arguments):
-    """Run the command line in a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", "aiochroma", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
 
 
 async def test_a_healthy_database(database):
@@ -197,26 +185,26 @@ async def test_bad_input(database, tmp_path):
     assert index_of(database).exists()
 
 
-async def test_the_command_ends_with_the_state(database, tmp_path):
+def test_the_command_ends_with_the_state(database, tmp_path):
     """0 healthy, 1 to be repaired, 3 not available, 4 beyond repair; JSON on request."""
     pytest.importorskip("typer")
-    healthy = cli("doctor", database)
+    healthy = command("doctor", database)
     assert healthy.returncode == 0, healthy.stderr
     assert f"{RECORDS} records, each with its vector" in healthy.stdout
-    saved = cli("backup", database, tmp_path / "backup")
+    saved = command("backup", database, tmp_path / "backup")
     assert saved.returncode == 0, saved.stderr
     assert saved.stdout.splitlines()[0] == str(tmp_path / "backup")
     lose_vectors(database)
-    assert cli("doctor", database).returncode == 1
-    repaired = cli("doctor", database, "--repair", "--json")
+    assert command("doctor", database).returncode == 1
+    repaired = command("doctor", database, "--repair", "--json")
     assert repaired.returncode == 0, repaired.stderr
     assert json.loads(repaired.stdout)["is_healthy"] is True
     (database / "chroma.sqlite3").write_bytes(b"nothing")
-    assert cli("doctor", database).returncode == 4
-    assert cli("restore", tmp_path / "backup", database).returncode == 0
-    assert cli("doctor", database).returncode == 0
-    assert cli("doctor", tmp_path / "nowhere").returncode == 3
-    refused = cli("restore", tmp_path, database)
+    assert command("doctor", database).returncode == 4
+    assert command("restore", tmp_path / "backup", database).returncode == 0
+    assert command("doctor", database).returncode == 0
+    assert command("doctor", tmp_path / "nowhere").returncode == 3
+    refused = command("restore", tmp_path, database)
     assert refused.returncode == 3
     assert "is not a backup" in refused.stderr
 
@@ -231,7 +219,7 @@ async def test_what_a_killed_backup_has_left_is_found_and_removed(database, tmp_
         "[(one.path / 'data').write_bytes(bytes(1000)) for one in made]; os._exit(9)"
     )
     finals = [tmp_path / "backups" / "1", database.with_name("db.before-restore-x")]
-    await asyncio.to_thread(subprocess.run, [sys.executable, "-c", code, *finals], check=False)
+    await asyncio.to_thread(python, "-c", code, *finals)
     living = PartialDirectory(tmp_path / "backups" / "2")
     found = await doctor(database)
     assert found.is_healthy

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import sqlite3
-import subprocess
 import sys
 from contextlib import closing
 from importlib import import_module
@@ -14,7 +13,7 @@ from importlib import import_module
 import numpy as np
 import pytest
 from ops_databases import fill, vectors
-from programs import PATIENCE, ChromaServer
+from programs import ChromaServer, command, printed_by, python
 
 import aiochroma
 from aiochroma.ops.copying import NOTE
@@ -35,7 +34,6 @@ def bare_environment(monkeypatch):
 def server(tmp_path):
     """A Chroma server with nothing in it."""
     with ChromaServer(tmp_path / "server", tmp_path / "server.log") as started:
-        started.url = f"http://127.0.0.1:{started.port}"
         yield started
 
 
@@ -112,18 +110,6 @@ def assert_same(left, right):
             ]
 
 
-def cli(*arguments, **environment):
-    """Run the command line in a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", "aiochroma", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-        env={**os.environ, **environment},
-    )
-
-
 async def test_to_a_server_and_back_and_on(rich, server, tmp_path):
     """Directory to server, server to directory, directory to directory: at the end everything is what it was."""
     before = await everything(rich)
@@ -171,9 +157,7 @@ async def test_killed_in_the_middle_and_run_again(to, server, tmp_path):
     source, count = tmp_path / "db", 1000
     await fill(source, count=count)
     target = server.url if to == "server" else str(tmp_path / "copy")
-    killed = await asyncio.to_thread(
-        subprocess.run, [sys.executable, "-c", _KILLED, str(source), target], timeout=PATIENCE, check=False
-    )
+    killed = await asyncio.to_thread(python, "-c", _KILLED, source, target)
     assert killed.returncode == -9
     left = await everything(target)
     assert set(left) == {"main", NOTE}
@@ -194,7 +178,7 @@ async def test_verification_finds_what_differs_and_another_run_mends_it(rich, se
     def disturb(stage, done, of):
         if stage == "verify mixed" and not changed:
             changed.append(True)
-            subprocess.run([sys.executable, "-c", _DISTURBED, str(server.port)], timeout=PATIENCE, check=True)
+            printed_by("-c", _DISTURBED, server.port)
 
     report = await aiochroma.migrate(rich, server.url, progress=disturb)
     assert report.exit_code == 1
@@ -285,7 +269,7 @@ async def test_a_store_in_use_is_refused(rich, tmp_path):
         with pytest.raises(aiochroma.DatabaseInUseError, match="this same process"):
             await aiochroma.migrate(rich, tmp_path / "copy")
         assert not (tmp_path / "copy").exists()
-        refused = await asyncio.to_thread(cli, "migrate", rich, tmp_path / "copy")
+        refused = await asyncio.to_thread(python, "-m", "aiochroma", "migrate", rich, tmp_path / "copy")
         assert refused.returncode == 3
         assert str(os.getpid()) in refused.stderr
     async with aiochroma.AsyncPersistentClient(tmp_path / "copy"):
@@ -401,15 +385,15 @@ async def test_the_source_is_not_changed(rich, tmp_path):
 
 async def test_the_command(rich, server):
     """It says what it did, in words and as JSON; the environment's tenant and token are the server's."""
-    done = await asyncio.to_thread(cli, "migrate", rich, server.url, CHROMA_AUTH_TOKEN="secret-of-mine")
+    done = await asyncio.to_thread(command, "migrate", rich, server.url, CHROMA_AUTH_TOKEN="secret-of-mine")
     assert (done.returncode, done.stderr) == (0, "")
     assert f"{COUNT - 1} records in 3 collections" in done.stdout
-    again = await asyncio.to_thread(cli, "migrate", rich, server.url, "--json", "--no-verify")
+    again = await asyncio.to_thread(command, "migrate", rich, server.url, "--json", "--no-verify")
     assert again.returncode == 0
     report = json.loads(again.stdout)
     assert (report["written"], report["records"]) == (0, COUNT - 1)
     assert "secret-of-mine" not in done.stdout + again.stdout
-    described = await asyncio.to_thread(cli, "migrate", "--help")
+    described = await asyncio.to_thread(command, "migrate", "--help")
     assert (described.returncode, described.stderr) == (0, "")
     assert "--merge" in described.stdout
 
@@ -433,7 +417,7 @@ async def test_bad_arguments(arguments, message, tmp_path):
     """Each is one line that names the argument, with exit code 2; nothing is made, no password is repeated."""
     await fill(tmp_path / "db", count=1)
     arguments = [str(tmp_path / value) if value in {"db", "x"} else value for value in arguments]
-    refused = await asyncio.to_thread(cli, "migrate", *arguments)
+    refused = await asyncio.to_thread(command, "migrate", *arguments)
     assert (refused.returncode, refused.stdout) == (2, "")
     assert message in refused.stderr
     assert refused.stderr.count("\n") == 1
@@ -472,8 +456,7 @@ async def test_what_the_environment_says_of_one_server_is_not_sent_to_another(
 
     monkeypatch.setattr(migrating, "connect", noting)
     with ChromaServer(tmp_path / "second", tmp_path / "second.log") as second:
-        url = f"http://127.0.0.1:{second.port}"
-        report = await aiochroma.migrate(server.url, url)
+        report = await aiochroma.migrate(server.url, second.url)
         assert report.is_verified
         assert "token-of-the-source" in sent[server.url]["authorization"]
-        assert sent[url] == {}
+        assert sent[second.url] == {}

@@ -7,12 +7,12 @@ import contextlib
 import shutil
 import signal
 import sqlite3
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from programs import python
 
 import aiochroma
 from aiochroma.disk.retained_log import RetainedLog, log_state
@@ -145,9 +145,7 @@ async def test_after_a_death_the_log_names_what_has_changed(directory):
         items = [{"id": f"id{n}", "text": f"note {n}"} for n in range(1000)]
         await memory.remember_many(items, namespace="notes")
         collection = str((await _collection(memory)).id)
-    killed = await asyncio.to_thread(
-        subprocess.run, [sys.executable, "-c", _PROGRAM, str(directory)], check=False
-    )
+    killed = await asyncio.to_thread(python, "-c", _PROGRAM, directory)
     assert killed.returncode == -signal.SIGKILL
     state = log_state(directory, IndexFile(directory).noted(), was_kept=True)
     assert state.changed[collection] == {"new", "id7", "id8"}

@@ -10,90 +10,32 @@ import shutil
 import socket
 import socketserver
 import subprocess
-import sys
 import threading
-import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+from programs import PATIENCE, ChromaServer, Program, free_port
 
 import aiochroma
 
-PATIENCE = 60.0
-"""Seconds after which something that should have happened is taken for a hang; nothing is ordered by it."""
-
 SERVER_EXAMPLE = Path(__file__).parents[2] / "examples" / "server"
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-def wait_for_port(port, process):
-    until = time.monotonic() + PATIENCE
-    while time.monotonic() < until:
-        assert process.poll() is None, f"the child ended with {process.returncode}"
-        try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
-        except OSError:
-            time.sleep(0.02)
-        else:
-            return
-    raise AssertionError("nothing listens on the port")
-
-
-class ChromaServer:
-    """`chroma run` in a child process."""
-
-    def __init__(self, directory, port=None):
-        self.directory = directory
-        self.port = port or free_port()
-        self._process = None
-
-    def start(self):
-        command = [str(Path(sys.executable).with_name("chroma")), "run", "--path", str(self.directory)]
-        # Its configuration must come from here alone.
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("CHROMA_")}
-        self._process = subprocess.Popen(
-            [*command, "--host", "127.0.0.1", "--port", str(self.port)],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env=environment,
-        )
-        wait_for_port(self.port, self._process)
-        return self
-
-    def kill(self):
-        self._process.kill()
-        self._process.wait(PATIENCE)
-
-    def stop(self):
-        self._process.terminate()
-        try:
-            self._process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            raise
 
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):
     """One server for all tests that do no harm to it."""
-    started = ChromaServer(tmp_path_factory.mktemp("server")).start()
-    yield started
-    started.stop()
+    folder = tmp_path_factory.mktemp("server")
+    with ChromaServer(folder / "data", folder / "log") as started:
+        yield started
 
 
 @pytest.fixture
 def own_server(tmp_path):
     """A server that the test may stop, kill and start again."""
-    started = ChromaServer(tmp_path / "own").start()
-    yield started
-    started.stop()
+    with ChromaServer(tmp_path / "own", tmp_path / "own.log") as started:
+        yield started
 
 
 _names = itertools.count()
@@ -292,12 +234,11 @@ def token():
     return TOKEN
 
 
-class Proxy:
+class Proxy(Program):
     """Debian's nginx with the example's own configuration."""
 
     def __init__(self, directory, upstream_port, certificates):
         self.port, self.health_port = free_port(), free_port()
-        self._directory = directory
         self._values = {
             "CHROMA_AUTH_TOKEN": TOKEN,
             "CHROMA_UPSTREAM": f"127.0.0.1:{upstream_port}",
@@ -305,7 +246,11 @@ class Proxy:
             "CHROMA_HEALTH_LISTEN": f"127.0.0.1:{self.health_port}",
             "CHROMA_CERTIFICATES": str(certificates),
         }
-        self._process = None
+        super().__init__(
+            [nginx_program(), "-p", directory, "-c", directory / "nginx.conf"],
+            directory / "output",
+            directory=directory,
+        )
 
     def start(self):
         template = (SERVER_EXAMPLE / "nginx" / "chroma.conf.template").read_text()
@@ -324,13 +269,9 @@ class Proxy:
             f"events {{}}\nhttp {{\n    access_log {self._directory}/access.log;\n{temporary}"
             f"    include {self._directory}/chroma.conf;\n}}\n"
         )
-        self._process = subprocess.Popen([nginx_program(), "-p", str(self._directory), "-c", str(main)])
-        wait_for_port(self.port, self._process)
+        super().start()
+        self.when_listening(self.port)
         return self
-
-    def stop(self):
-        self._process.terminate()
-        self._process.wait(PATIENCE)
 
     def errors(self):
         return (self._directory / "error.log").read_text()
@@ -346,11 +287,8 @@ def proxy_before(port, directory, certificates):
     if nginx_program() is None:
         pytest.skip("nginx is not installed (Debian: apt-get install nginx-light)")
     directory.mkdir()
-    started = Proxy(directory, port, certificates).start()
-    try:
+    with Proxy(directory, port, certificates) as started:
         yield started
-    finally:
-        started.stop()
 
 
 @pytest.fixture

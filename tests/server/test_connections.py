@@ -10,14 +10,13 @@ import weakref
 from functools import partial
 
 import pytest
+from programs import PATIENCE
 
-from aiochroma._errors import ClosedError, DeadlineExceededError, PartialWriteError
+from aiochroma import ClosedError, DeadlineExceededError, PartialWriteError
 from aiochroma.core.calls import call
 from aiochroma.core.executors import ConnectionPlanner, ConnectionPool
 from aiochroma.core.request import Request
 from aiochroma.core.worker import Worker
-
-PATIENCE = 30.0
 
 
 class Fake:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from programs import PATIENCE
 
 import aiochroma
 from aiochroma import sync
@@ -28,7 +29,6 @@ CHANCE = random.Random(13)
 WORDS = ["apple", "old", *("".join(CHANCE.choices("abcdefghijklmnopqrstuvwxyz", k=5)) for _ in range(60))]
 TEXTS = st.lists(st.sampled_from(WORDS), min_size=1, max_size=6).map(" ".join)
 BEGUN = 1_700_000_000
-PATIENCE = 60.0
 _names = itertools.count()
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
+from programs import printed_by, python
 
 import aiochroma
 from aiochroma.client.environment import options_from_environment
@@ -157,10 +155,7 @@ async def test_the_error_comes_when_awaited(environment):
 def test_importing_is_light():
     """The package imports neither chromadb, numpy, pydantic nor an HTTP library."""
     code = "import sys, aiochroma; print(*({'chromadb', 'numpy', 'pydantic', 'httpx', 'orjson'} & set(sys.modules)))"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
-    )
-    assert done.stdout.strip() == ""
+    assert printed_by("-c", code).strip() == ""
 
 
 def test_a_forked_child_may_open_its_own(server):
@@ -187,15 +182,7 @@ asyncio.run(in_child() if not child else client.aclose())
 if child:
     assert os.waitpid(child, 0)[1] == 0
 """
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(server.port)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=100,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["refused", "own"]
+    assert printed_by("-c", program, server.port).split() == ["refused", "own"]
 
 
 @pytest.mark.parametrize(
@@ -213,11 +200,5 @@ async def main():
     {mode}
 asyncio.run(main())
 """
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(server.port)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=100,
-    )
+    done = python("-c", program, server.port)
     assert done.returncode == (3 if "SystemExit" in mode else 0), done.stderr

@@ -4,37 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from pathlib import Path
 
 import numpy as np
+from programs import is_alive, until
 
 from aiochroma.disk.ownership import read_owner
 from aiochroma.host.reaching import ask
 from aiochroma.host.sockets import connect
 from aiochroma.host.wire import FrameKind
-
-PATIENCE = 60.0
-"""Seconds after which something that should happen never will; only to tell slow from never."""
-
-
-def until(condition, what):
-    """Return the first true value of a condition."""
-    end = time.monotonic() + PATIENCE
-    while time.monotonic() < end:
-        value = condition()
-        if value:
-            return value
-        time.sleep(0.01)
-    raise AssertionError(f"it never happened: {what}")
-
-
-def is_alive(pid):
-    """Whether a process still runs; a zombie does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 class Hosts:

@@ -1,7 +1,8 @@
-"""Programs in processes of their own, as their users start them."""
+"""Programs in processes of their own, as their users start them, and commands of the command line in this one."""
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import socket
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import httpx
 
@@ -28,27 +30,109 @@ def until(condition, what):
     while time.monotonic() < end:
         try:
             value = condition()
-        except httpx.TransportError:
+        except (httpx.TransportError, ConnectionError):
             value = None
         if value:
             return value
-        time.sleep(0.05)
+        time.sleep(0.01)
     raise AssertionError(f"it never happened: {what}")
+
+
+def state_of(pid):
+    """Return the letter that the system has for the state of a process; None where there is no such process."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return None
+
+
+def is_alive(pid):
+    """Whether a process still runs; a zombie does not."""
+    return state_of(pid) not in {None, "Z", "X"}
+
+
+def without_settings():
+    """Return the environment without what configures a database: a program's configuration must come from its test alone."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("CHROMA_")}
+
+
+class Done(NamedTuple):
+    """A program that has ended, and what it printed."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def python(*arguments, typed="", cwd=None, **environment):
+    """Run Python to its end in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        input=typed,
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, **environment},
+        timeout=2 * PATIENCE,
+        check=False,
+    )
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+def printed_by(*arguments, **how):
+    """Run Python, which must succeed, and return what it printed."""
+    done = python(*arguments, **how)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def error_without(package, module):
+    """Return what an import of a module says in a process in which a package is not installed."""
+    code = f"import sys\nsys.modules[{package!r}] = None\ntry: import {module}\nexcept ImportError as error: print(error)"
+    return printed_by("-c", code)
+
+
+def command(*arguments, typed=b"", cwd=None, **environment):
+    """Run a command of the command line to its end: in this process, since Python and Chroma take a second to start."""
+    import pytest
+
+    from aiochroma.__main__ import main
+    from aiochroma.cli import app
+
+    streams = [
+        io.TextIOWrapper(io.BytesIO(given), "utf-8", write_through=True) for given in (typed, b"", b"")
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        # Signals are for this process, whose tests go on.
+        patch.setattr(app, "_ENDING_SIGNALS", ())
+        patch.setattr(sys, "argv", ["aiochroma", *map(str, arguments)])
+        for name, stream in zip(("stdin", "stdout", "stderr"), streams, strict=True):
+            patch.setattr(sys, name, stream)
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        if cwd is not None:
+            patch.chdir(cwd)
+        with pytest.raises(SystemExit) as ended:
+            main()
+    printed = [stream.buffer.getvalue().decode() for stream in streams[1:]]
+    return Done(ended.value.code or 0, *printed)
 
 
 class Program:
     """A child process, its output in a file, ended at the end of the block."""
 
     def __init__(self, command, log, *, directory=None, **environment):
-        # Its configuration must come from here alone.
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("CHROMA_")}
         self._command = [str(part) for part in command]
         self._directory = directory
-        self._environment = {**inherited, **{name: str(value) for name, value in environment.items()}}
+        self._environment = {
+            **without_settings(),
+            **{name: str(value) for name, value in environment.items()},
+        }
         self._log = Path(log)
         self.process = None
 
-    def __enter__(self):
+    def start(self):
+        """Start it, for the first time or again; returns itself."""
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
                 self._command,
@@ -60,13 +144,15 @@ class Program:
             )
         return self
 
+    def __enter__(self):
+        return self.start()
+
     def __exit__(self, *error):
         if self.process.poll() is None:
             try:
                 self.stop()
             except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
+                self.kill()
                 raise
 
     def stop(self, how=signal.SIGTERM):
@@ -74,17 +160,27 @@ class Program:
         self.process.send_signal(how)
         return self.process.wait(PATIENCE)
 
+    def kill(self):
+        self.process.kill()
+        self.process.wait(PATIENCE)
+
     def output(self):
         return self._log.read_text(errors="replace")
 
+    def when_listening(self, port):
+        """Return when it takes connections at a port."""
+        self._when(lambda: socket.create_connection(("127.0.0.1", port), 1).close() is None, f"port {port}")
+
     def when_up(self, url):
         """Return its first answer to a request, whatever the status."""
+        return self._when(lambda: httpx.get(url, trust_env=False), f"an answer from {url}")
 
+    def _when(self, condition, what):
         def ask():
             assert self.process.poll() is None, f"it ended with {self.process.returncode}:\n{self.output()}"
-            return httpx.get(url, trust_env=False)
+            return condition()
 
-        return until(ask, f"an answer from {url}")
+        return until(ask, what)
 
 
 class Service(Program):
@@ -114,16 +210,17 @@ class Service(Program):
 
 
 class ChromaServer(Program):
-    """`chroma run`."""
+    """`chroma run`, on the same port whenever it is started."""
 
     def __init__(self, directory, log):
         self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
         program = Path(sys.executable).with_name("chroma")
         super().__init__(
             [program, "run", "--path", directory, "--host", "127.0.0.1", "--port", self.port], log
         )
 
-    def __enter__(self):
-        super().__enter__()
-        self.when_up(f"http://127.0.0.1:{self.port}/api/v2/heartbeat")
+    def start(self):
+        super().start()
+        self.when_up(f"{self.url}/api/v2/heartbeat")
         return self
