@@ -521,7 +521,7 @@ def test_who_ends_a_command_leaves_no_private_file_behind(tmp_path, name):
     ) as process:
         process.stdin.write(b'"something private"\n')
         process.stdin.flush()
-        until(lambda: list(temporary.iterdir()), "the input is being read")
+        until(lambda: list(temporary.glob("aiochroma-*")), "the input is being read")
         process.send_signal(getattr(signal, name))
         assert process.wait(100) == 128 + getattr(signal, name)
         process.stdin.close()

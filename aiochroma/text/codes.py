@@ -32,7 +32,7 @@ WINDOW = 2
 _ONE_THREAD = 250_000
 """Up to this many products at once are worked out without a second thread; see ``vectors``."""
 _SIGNS_PER_ERROR = 64
-"""Two vectors are of one text where no more than one sign of so many differs; another text differs in one of 20 and more."""
+"""Two vectors are of one text where at most one sign in 64 differs. Those of two texts differ in one of 20 and more."""
 
 
 def encoded_tokens(matrix: Vector) -> bytes:
