@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from aiochroma.disk.backup import BackupReport
-    from aiochroma.ops.doctor import DoctorReport
+    from aiochroma.ops.report import DoctorReport
 
 __all__ = ["maintenance_app"]
 

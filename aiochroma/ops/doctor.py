@@ -9,162 +9,36 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
-from importlib.metadata import version
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
-from aiochroma._distribution import version as own_version
 from aiochroma._errors import DatabaseInUseError, DatabasePathError, InvalidInputError, StoreUnavailableError
-from aiochroma._files import abandoned, remove_abandoned
+from aiochroma._files import remove_abandoned
 from aiochroma._threads import at_length, on_callers_loop
-from aiochroma._types import JsonObject
 from aiochroma.client.maintenance import FillReport  # noqa: TC001 - frameworks read the annotations
-from aiochroma.disk.backup import recorded_backup
 from aiochroma.disk.copying import refuse_lack_of_room, size_of, survives_rebuilding
 from aiochroma.disk.erasing import scrub
 from aiochroma.disk.findings import crashing, end_rebuild
 from aiochroma.disk.layout import (
-    QUARANTINE_PREFIX,
-    SQLITE_FILE,
     TEXT_INDEX_FILE,
     canonical_directory,
     has_database,
 )
-from aiochroma.disk.ownership import acquire, read_owner, refuse_foreign_users
+from aiochroma.disk.ownership import acquire, refuse_foreign_users
 from aiochroma.disk.preflight import inspect_own_files, preflight
 from aiochroma.disk.recovery import quarantine_orphans, quarantine_text_index, rebuild_worn
 from aiochroma.disk.sqlite_file import vacuum
 from aiochroma.host.opening import ask_to_leave
-from aiochroma.ops.repair import advice_on, fill_and_rebuild, folders_of_copies, is_mendable, mend, save_copy
+from aiochroma.ops.repair import fill_and_rebuild, mend, save_copy
+from aiochroma.ops.report import DoctorReport, folders_of_copies, is_mendable, report_in_use, report_on
 
 if TYPE_CHECKING:
     import os
     from pathlib import Path
 
-    from aiochroma.disk.findings import CollectionReport, PreflightReport
+    from aiochroma.disk.findings import PreflightReport
 
-__all__ = ["CollectionState", "DoctorReport", "Progress", "doctor"]
-
-HEALTHY, UNHEALTHY, _BAD_INPUT, UNAVAILABLE, DAMAGED = range(5)
-
-
-@dataclass(frozen=True)
-class CollectionState:
-    """One collection.
-
-    Attributes:
-        name: Its name, with tenant and database where they are not Chroma's defaults.
-        records: Records in it.
-        dimension: Length of its vectors; None before the first write.
-        indexed: Vectors in its index on disk.
-        dead: Vectors there that belong to deleted and replaced records. Chroma never takes them out; ``vacuum`` does where there
-            are more of them than of the others.
-        pending: Writes in the log that the index on disk does not hold yet; normal, Chroma applies them when it opens.
-        missing: Records without a vector. For an index that is damaged it is known only after the repair.
-        problems: One sentence for each thing that is wrong.
-    """
-
-    name: str
-    records: int
-    dimension: int | None
-    indexed: int
-    pending: int
-    missing: int = 0
-    problems: tuple[str, ...] = ()
-    dead: int = 0
-
-
-@dataclass(frozen=True)
-class DoctorReport:
-    """The state of a database directory.
-
-    Attributes:
-        path: The directory.
-        owner: Who has it open: ``pid``, ``host``, ``since``, ``command``; None where no program has.
-        versions: Of aiochroma, of chromadb, and of the database's own tables.
-        collections: One entry for each; empty while another process has the database open, or where SQLite cannot read it.
-        journal_mode: SQLite's journal mode: ``"wal"`` or ``"delete"``.
-        durable: Whether the log keeps every vector that our file has not, so that a lost index can be rebuilt; None where that is
-            not known.
-        log_entries: Writes in the log.
-        log_bytes: Bytes of vectors and metadata in it.
-        size_bytes: Size of the SQLite file.
-        free_bytes: How much of it a vacuum would give back.
-        orphaned_directories: Index directories that belong to no collection.
-        orphaned_bytes: Their size.
-        quarantines: Directories with files that an earlier repair set aside.
-        quarantined_bytes: Their size.
-        unfinished: Directories, beside the database or its newest backup, that a killed backup, restore or repair has left.
-        unfinished_bytes: Their size.
-        backup: The newest verified backup, where it still is; else None.
-        problems: What is wrong, one sentence each, the SQLite file first.
-        notes: What was not looked at completely, and why.
-        advice: What would help, one sentence each.
-        actions: What was done, one sentence each.
-        saved_to: The copy that was made before the repair, or None.
-        filled: What became of records without vectors; None where that was not asked for.
-        seconds: How long all took.
-    """
-
-    path: str
-    owner: JsonObject | None = None
-    versions: dict[str, str] = field(default_factory=dict)
-    collections: tuple[CollectionState, ...] = ()
-    journal_mode: str = ""
-    durable: bool | None = None
-    log_entries: int = 0
-    log_bytes: int = 0
-    size_bytes: int = 0
-    free_bytes: int = 0
-    orphaned_directories: tuple[str, ...] = ()
-    orphaned_bytes: int = 0
-    quarantines: tuple[str, ...] = ()
-    quarantined_bytes: int = 0
-    unfinished: tuple[str, ...] = ()
-    unfinished_bytes: int = 0
-    backup: str | None = None
-    problems: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-    advice: tuple[str, ...] = ()
-    actions: tuple[str, ...] = ()
-    saved_to: str | None = None
-    filled: FillReport | None = None
-    seconds: float = 0.0
-    sqlite_is_damaged: bool = False
-
-    @property
-    def records(self) -> int:
-        """Records in all collections."""
-        return sum(entry.records for entry in self.collections)
-
-    @property
-    def missing(self) -> int:
-        """Records without a vector in all collections."""
-        return sum(entry.missing for entry in self.collections)
-
-    @property
-    def is_healthy(self) -> bool:
-        """Whether nothing is wrong; a directory that another process has open was not looked at."""
-        return self.exit_code == HEALTHY
-
-    @property
-    def exit_code(self) -> int:
-        """0: nothing is wrong (any more); 1: it can be repaired; 3: another process has it open; 4: restore a backup."""
-        if self.owner is not None:
-            return UNAVAILABLE
-        if self.sqlite_is_damaged:
-            return DAMAGED
-        return UNHEALTHY if self.problems else HEALTHY
-
-    def as_dict(self) -> JsonObject:
-        """Return plain data, for JSON."""
-        return {
-            **asdict(self),
-            "records": self.records,
-            "missing": self.missing,
-            "is_healthy": self.is_healthy,
-        }
-
+__all__ = ["Progress", "doctor"]
 
 T = TypeVar("T")
 Progress = Callable[[str, int, int], None]
@@ -235,7 +109,9 @@ async def doctor(
             raise
         in_use = error
         seconds = time.monotonic() - begun
-        return await at_length(lambda: _explained(directory, lambda: _in_use(directory, in_use, seconds)))
+        return await at_length(
+            lambda: _explained(directory, lambda: report_in_use(directory, in_use, seconds))
+        )
     filled = None
     if not isinstance(found, DoctorReport):
         if visit.worn is not None or (found.damaged and (repair or reembed_missing)):
@@ -404,71 +280,4 @@ class _Visit:
         )
 
     def _report(self, found: PreflightReport) -> DoctorReport:
-        directory = self._directory
-        quarantines = sorted(
-            entry for entry in directory.iterdir() if entry.name.startswith(QUARANTINE_PREFIX)
-        )
-        backup = recorded_backup(directory)
-        unfinished = [entry for folder in folders_of_copies(directory) for entry in abandoned(folder)]
-        orphans = found.orphaned_directories
-        return DoctorReport(
-            path=str(directory),
-            versions=_versions(found),
-            collections=tuple(_state(entry) for entry in found.collections),
-            journal_mode=found.journal_mode,
-            durable=found.keeps_log,
-            log_entries=found.log_rows,
-            log_bytes=found.log_bytes,
-            size_bytes=found.size_bytes,
-            free_bytes=found.free_bytes,
-            orphaned_directories=orphans,
-            orphaned_bytes=sum(size_of(directory / name) for name in orphans),
-            quarantines=tuple(entry.name for entry in quarantines),
-            quarantined_bytes=sum(size_of(entry) for entry in quarantines),
-            unfinished=tuple(str(entry) for entry in unfinished),
-            unfinished_bytes=sum(size_of(entry) for entry in unfinished),
-            backup=None if backup is None else str(backup),
-            problems=(*found.problems, *self._own_problems.values()),
-            notes=found.notes,
-            advice=tuple(advice_on(directory, found, self._own_problems, backup, quarantines, unfinished)),
-            actions=tuple(self._actions),
-            saved_to=self._saved_to,
-            sqlite_is_damaged=bool(found.sqlite_problems),
-        )
-
-
-def _state(entry: CollectionReport) -> CollectionState:
-    return CollectionState(
-        name=entry.label,
-        records=entry.records,
-        dimension=entry.dimension,
-        indexed=entry.vectors,
-        pending=entry.pending,
-        missing=len(entry.missing),
-        problems=entry.problems,
-        dead=entry.dead,
-    )
-
-
-def _in_use(directory: Path, error: DatabaseInUseError, seconds: float) -> DoctorReport:
-    """Return what can be said of a database that another process has open: its files change while they are read."""
-    owner = read_owner(directory)
-    known = {"pid": error.pid, "host": error.host, "since": error.since}
-    return DoctorReport(
-        path=str(directory),
-        owner=known if owner is None else asdict(owner),
-        versions=_versions(None),
-        size_bytes=(directory / SQLITE_FILE).stat().st_size,
-        problems=(str(error),),
-        advice=("Close it there, then run this again; a check from inside is `await client.health()`.",),
-        seconds=seconds,
-    )
-
-
-def _versions(found: PreflightReport | None) -> dict[str, str]:
-    versions = {"aiochroma": own_version(), "chromadb": version("chromadb")}
-    if found is not None and found.migrations:
-        versions["tables"] = ", ".join(
-            f"{kind} {number}" for kind, number in sorted(found.migrations.items())
-        )
-    return versions
+        return report_on(self._directory, found, self._own_problems, self._actions, self._saved_to)

@@ -1,4 +1,4 @@
-"""What is done to a database that no program has open: advice, repair, erasing.
+"""What is done to a database that no program has open: repair and erasing.
 
 ``mend`` writes to Chroma's SQLite file, as far as nothing is lost by it: `doctor` has made a copy before, owns the directory, and
 Chroma does not have it open. ``fill_and_rebuild`` opens the database, which rebuilds its indexes, and embeds what has no vector.
@@ -22,16 +22,13 @@ from aiochroma._threads import at_length
 from aiochroma._types import Vector
 from aiochroma.client.maintenance import FillReport, reembed_missing
 from aiochroma.client.opening import AsyncPersistentClient
-from aiochroma.disk.backup import begin_backup, recorded_backup
+from aiochroma.disk.backup import begin_backup
 from aiochroma.disk.copying import copy_database, refuse_lack_of_room
 from aiochroma.disk.erasing import ErasureReceipt, scrub
 from aiochroma.disk.hnsw_files import read_header
 from aiochroma.disk.id_map import IndexUnreadableError
 from aiochroma.disk.layout import (
-    HISTORY_FILE,
-    TEXT_INDEX_FILE,
     canonical_directory,
-    connect_read_only,
     connect_read_write,
     has_database,
     log_topic,
@@ -44,7 +41,6 @@ from aiochroma.disk.schema import (
     columns_of,
     full_text_tables,
     json_object,
-    stored_embedders,
 )
 from aiochroma.embedding.choice import chosen, known_embedder
 from aiochroma.embedding.functions import is_same_name
@@ -53,111 +49,14 @@ from aiochroma.host.opening import ask_to_leave
 if TYPE_CHECKING:
     import os
     import sqlite3
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from aiochroma.client.client import AsyncClient
     from aiochroma.disk.findings import CollectionReport, PreflightReport
     from aiochroma.embedding.choice import EmbedderFunction
 
-__all__ = ["advice_on", "erase", "fill_and_rebuild", "folders_of_copies", "is_mendable", "mend", "save_copy"]
-
-_WORTH_A_VACUUM = 0.2
-
-
-def is_mendable(found: PreflightReport) -> bool:
-    """Tell whether a collection has something that Chroma crashes or fails with."""
-    return any(entry.unusable for entry in found.collections)
-
-
-def folders_of_copies(directory: Path) -> list[Path]:
-    """Return where directories are made that become a backup, or take the database's place."""
-    backup = recorded_backup(directory)
-    return sorted({directory.parent, *([] if backup is None else [backup.parent])})
-
-
-def advice_on(
-    directory: Path,
-    found: PreflightReport,
-    own_problems: Mapping[str, str],
-    backup: Path | None,
-    quarantines: list[Path],
-    unfinished: list[Path],
-) -> list[str]:
-    """Return what would help, one sentence each, in the order of urgency.
-
-    Args:
-        directory: The canonical database directory.
-        found: What a thorough look has found.
-        own_problems: What is wrong with the files that this library keeps beside Chroma's, by name.
-        backup: The newest verified backup, or None.
-        quarantines: Directories with files that earlier repairs have set aside.
-        unfinished: Directories that a killed backup, restore or repair has left incomplete.
-    """
-    advice = []
-    broken = ", ".join(entry.label for entry in found.collections if entry.index_problems)
-    missing = sum(len(entry.missing) for entry in found.collections)
-    if found.sqlite_problems:
-        source = f" {backup}" if backup is not None else ", if there is one"
-        advice.append(f"SQLite's file cannot be repaired here: restore the newest backup{source}.")
-    else:
-        advice += _advice_on_data(found, broken, missing)
-        if TEXT_INDEX_FILE in own_problems:
-            advice.append("--repair moves the full-text index aside; it is made again when it is used.")
-        if HISTORY_FILE in own_problems:
-            advice.append(
-                f"{HISTORY_FILE} cannot be made again and is never touched: move it away to begin a new history, or take it "
-                "from a backup. The memories do not need it."
-            )
-        advice += [
-            f"--vacuum makes the index of {entry.label} again: {entry.dead} of its {entry.dead + entry.vectors} vectors are dead."
-            for entry in found.collections
-            if entry.is_worn
-        ]
-        if found.keeps_log and found.log_rows and backup is None:
-            advice.append("A backup would allow the log to be cut: `aiochroma backup`.")
-        if quarantines:
-            advice.append("What is in quarantine may be deleted when you are sure that nothing is missing.")
-    if unfinished:
-        names = ", ".join(str(entry) for entry in unfinished)
-        advice.append(
-            f"--repair removes what a backup, restore or repair that was killed has left incomplete: {names}."
-        )
-    if not found.sqlite_problems:
-        advice += _advice_on_embedders(directory)
-    return advice
-
-
-def _advice_on_data(found: PreflightReport, broken: str, missing: int) -> list[str]:
-    advice = {
-        f"--repair sets the broken index of {broken} aside and rebuilds it (opening the database does that, too).": broken,
-        "--repair makes Chroma's full-text tables again from the documents; nothing is lost. Versions of SQLite read them "
-        "differently.": found.full_text_problems,
-        "--repair mends what makes Chroma crash or fail; the other collections can be used meanwhile.": is_mendable(
-            found
-        ),
-        f"--repair looks for the vectors of {missing} records in the log and in the newest backup; --fill-missing embeds the "
-        "documents of those that are nowhere.": missing,
-        "--repair moves the orphaned indexes aside; Chroma leaves them when a collection is deleted.": (
-            found.orphaned_directories
-        ),
-        f"--vacuum gives {found.free_bytes} bytes of {found.size_bytes} back.": (
-            found.size_bytes and found.free_bytes > _WORTH_A_VACUUM * found.size_bytes
-        ),
-    }
-    return [sentence for sentence, applies in advice.items() if applies]
-
-
-def _advice_on_embedders(directory: Path) -> list[str]:
-    """Say it where one memory cannot recall all namespaces, because several embedders have written them."""
-    with connect_read_only(directory) as connection:
-        embedders = stored_embedders(connection)
-    if len(embedders) < 2:
-        return []
-    written = ", ".join(f"{count} by {name}" for name, count in embedders.items())
-    return [
-        f"Several embedders have written namespaces ({written}); a memory recalls those of its own: see `aiochroma reembed`."
-    ]
+__all__ = ["erase", "fill_and_rebuild", "mend", "save_copy"]
 
 
 def save_copy(directory: Path, backup_to: str | os.PathLike[str] | None) -> Path:
