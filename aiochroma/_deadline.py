@@ -7,7 +7,7 @@ import time
 from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING
 
-from aiochroma._errors import InvalidInputError
+from aiochroma._errors import InvalidInputError, shown
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -84,7 +84,7 @@ def checked_seconds(
         or not (seconds > 0 or (zero and seconds == 0))
     ):
         least = ("zero or more" if zero else "above 0") + (", or None" if none else "")
-        raise InvalidInputError(f"`{name}` must be a number of seconds {least}, got {seconds!r}.")
+        raise InvalidInputError(f"`{name}` must be a number of seconds {least}, got {shown(seconds)}.")
     return None if seconds > LONGEST_SECONDS else float(seconds)
 
 

@@ -43,13 +43,14 @@ from __future__ import annotations
 import builtins
 import copy
 import pickle
+import reprlib
 import sys
 from typing import TYPE_CHECKING, Any
 
 from aiochroma._types import JsonObject
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 
 __all__ = [
@@ -83,12 +84,35 @@ __all__ = [
     "StoreUnavailableError",
     "error_from_dict",
     "error_to_dict",
+    "is_one_of",
     "own_copy",
+    "shown",
 ]
 
 
 _MOST_CAUSES = 10
 """How many causes of causes travel with an error; some have themselves for a cause in the end."""
+
+
+class _Shown(reprlib.Repr):
+    """How a message writes a value that a caller gave: briefly, and without failing, whatever the value is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = 200
+
+    def repr_int(self, x: int, level: int) -> str:  # noqa: ARG002 - as reprlib calls it
+        # Python refuses to write one of more than 4,300 digits, and each one before takes time by the square.
+        return repr(x) if x.bit_length() <= 256 else f"<an integer of {x.bit_length()} bits>"
+
+
+shown: Callable[[object], str] = _Shown().repr
+"""Write a value for a message: what is long is cut, and what has no `repr` of its own that works is named by its type."""
+
+
+def is_one_of(value: object, *names: str) -> bool:
+    """Return whether an argument is one of some names; it may be of any type, also one that cannot be compared or hashed."""
+    return isinstance(value, str) and value in names
 
 
 class AiochromaError(Exception):

@@ -21,7 +21,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aiochroma._errors import InvalidInputError
+from aiochroma._errors import InvalidInputError, shown
 from aiochroma._types import JsonObject
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def expand(path: str | os.PathLike[str], name: str) -> Path:
     try:
         text = os.fspath(path)
         if not isinstance(text, str) or not text.strip() or "\0" in text:
-            raise InvalidInputError(f"`{name}` must be the path of a file, got {path!r}.")
+            raise InvalidInputError(f"`{name}` must be the path of a file, got {shown(path)}.")
         return Path(text).expanduser()
     except (TypeError, RuntimeError) as error:
         raise InvalidInputError(f"`{name}` is not a usable path: {path!r} ({error}).") from error

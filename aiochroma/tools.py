@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 # pydantic does not read those of `typing` before Python 3.12.
 from typing_extensions import TypedDict
 
-from aiochroma._errors import InvalidInputError
+from aiochroma._errors import InvalidInputError, shown
 from aiochroma._types import Metadata
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def memory_tools(
         try:
             ttl = None if days is None else timedelta(days=days)
         except (OverflowError, ValueError) as error:
-            raise InvalidInputError(f"`days` must be a number of days above 0, got {days!r}.") from error
+            raise InvalidInputError(f"`days` must be a number of days above 0, got {shown(days)}.") from error
         id = await memory.remember(text, namespace=namespace, scope=scope, metadata=metadata, ttl=ttl)
         _raise_any(id.error)
         return str(id)

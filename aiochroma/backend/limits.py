@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from aiochroma._errors import InvalidInputError
+from aiochroma._errors import InvalidInputError, shown
 from aiochroma._types import MetadataView
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def check_records(
             check_storable_text(key, f"A key of {where}")
             for part in value if isinstance(value, list) else (value,):
                 if isinstance(part, str):
-                    check_storable_text(part, f"{where}[{key!r}]")
+                    check_storable_text(part, f"{where}[{shown(key)}]")
         has_document = documents is not None and documents[position] is not None
         check_metadata_size(metadata, where, most=_CHROMAS_MOST_VALUES - has_document)
 
@@ -135,7 +135,7 @@ def check_index(options: Mapping[str, Any] | None) -> None:
     neighbors = (options or {}).get("max_neighbors")
     if isinstance(neighbors, int) and neighbors not in _NEIGHBORS:
         raise InvalidInputError(
-            f"`max_neighbors` (`hnsw:M`) of an index must be from {_NEIGHBORS[0]} to {_NEIGHBORS[-1]}, got {neighbors!r}: "
+            f"`max_neighbors` (`hnsw:M`) of an index must be from {_NEIGHBORS[0]} to {_NEIGHBORS[-1]}, got {shown(neighbors)}: "
             "Chroma's native code does not work with others."
         )
 

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from aiochroma._errors import DatabasePathError, InvalidInputError
+from aiochroma._errors import DatabasePathError, InvalidInputError, shown
 from aiochroma._types import JsonObject, Metadata
 from aiochroma.disk.layout import has_database
 from aiochroma.memory.memory import Memory
@@ -198,7 +198,7 @@ def pairs(given: list[str]) -> Metadata:
     for pair in given:
         key, sign, value = pair.partition("=")
         if not sign:
-            raise InvalidInputError(f"`--metadata` must be KEY=VALUE, got {pair!r}.")
+            raise InvalidInputError(f"`--metadata` must be KEY=VALUE, got {shown(pair)}.")
         values[key] = _scalar(value)
     return values
 
@@ -222,9 +222,9 @@ def filter_from(text: str | None) -> JsonObject | None:
     try:
         value = json.loads(text)
     except ValueError as error:
-        raise InvalidInputError(f"`--where` must be JSON, got {text!r}: {error}.") from error
+        raise InvalidInputError(f"`--where` must be JSON, got {shown(text)}: {error}.") from error
     if not isinstance(value, dict):
-        raise InvalidInputError(f"`--where` must be a JSON object, got {text!r}.")
+        raise InvalidInputError(f"`--where` must be a JSON object, got {shown(text)}.")
     return value
 
 
@@ -243,7 +243,9 @@ def duration(text: str | None, option: str) -> timedelta | None:
         return None
     match = _DURATION.fullmatch(text.strip())
     if match is None or not math.isfinite(float(match[1])):
-        raise InvalidInputError(f"`{option}` must be a time such as 90s, 15m, 12h, 7d or 2w, got {text!r}.")
+        raise InvalidInputError(
+            f"`{option}` must be a time such as 90s, 15m, 12h, 7d or 2w, got {shown(text)}."
+        )
     try:
         return timedelta(**{_UNITS[match[2]]: float(match[1])})
     except OverflowError:

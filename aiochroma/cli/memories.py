@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from aiochroma._errors import InvalidInputError
+from aiochroma._errors import InvalidInputError, shown
 from aiochroma._types import JsonObject
 from aiochroma.cli.common import (
     EXIT_CODES,
@@ -148,7 +148,7 @@ def recall(
 ) -> None:
     """Print what was remembered about something, best first: score, namespace, text, id."""
     if mode not in {"hybrid", "vector", "text"}:
-        raise InvalidInputError(f"`--mode` must be hybrid, vector or text, got {mode!r}.")
+        raise InvalidInputError(f"`--mode` must be hybrid, vector or text, got {shown(mode)}.")
     chosen: Literal["hybrid", "vector", "text"] = mode  # type: ignore[assignment]  # checked above
     searched = _searches(namespaces or [], k)
     options: JsonObject = {

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from aiochroma._deadline import LONGEST_SECONDS, checked_seconds
-from aiochroma._errors import InvalidInputError
+from aiochroma._errors import InvalidInputError, is_one_of, shown
 from aiochroma.core.config import EngineOptions, Location, canonical_path
 
 if TYPE_CHECKING:
@@ -136,8 +136,8 @@ class ClientOptions:
         _check_name("tenant", self.tenant)
         _check_name("database", self.database)
         checked_seconds("timeout", self.timeout)
-        if self.when_full not in {"wait", "raise"}:
-            raise InvalidInputError(f"`when_full` must be 'wait' or 'raise', got {self.when_full!r}.")
+        if not is_one_of(self.when_full, "wait", "raise"):
+            raise InvalidInputError(f"`when_full` must be 'wait' or 'raise', got {shown(self.when_full)}.")
         _check_whole("max_pending", self.max_pending)
         _check_milliseconds("slow_request_ms", self.slow_request_ms)
         _check_megabytes("vector_cache_mb", self.vector_cache_mb)
@@ -218,8 +218,8 @@ class PersistentOptions(ClientOptions):
         super().__post_init__()
         _check_milliseconds("max_write_slice_ms", self.max_write_slice_ms)
         checked_seconds("lock_timeout", self.lock_timeout, zero=True, none=False)
-        if self.process not in {None, "shared", "this"}:
-            raise InvalidInputError(f"`process` must be 'shared', 'this' or None, got {self.process!r}.")
+        if self.process is not None and not is_one_of(self.process, "shared", "this"):
+            raise InvalidInputError(f"`process` must be 'shared', 'this' or None, got {shown(self.process)}.")
         checked_seconds("host_idle", self.host_idle, zero=True, none=False)
         if self.durable is not None:
             check_flag("durable", self.durable)
@@ -373,24 +373,26 @@ def _refuse_other_address(settings: Settings, host: str, port: int, url: str) ->
 
 def _check_name(name: str, value: object) -> None:
     if not isinstance(value, str) or not value:
-        raise InvalidInputError(f"`{name}` must be a non-empty string, got {value!r}.")
+        raise InvalidInputError(f"`{name}` must be a non-empty string, got {shown(value)}.")
 
 
 def _check_above_zero(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
-        raise InvalidInputError(f"`{name}` must be a number above 0, got {value!r}.")
+        raise InvalidInputError(f"`{name}` must be a number above 0, got {shown(value)}.")
 
 
 def _check_milliseconds(name: str, value: object) -> None:
     _check_above_zero(name, value)
     if isinstance(value, (int, float)) and value > LONGEST_SECONDS * 1000:
-        raise InvalidInputError(f"`{name}` must be at most {LONGEST_SECONDS * 1000:.0f} ms, got {value!r}.")
+        raise InvalidInputError(
+            f"`{name}` must be at most {LONGEST_SECONDS * 1000:.0f} ms, got {shown(value)}."
+        )
 
 
 def _check_megabytes(name: str, value: object) -> None:
     _check_above_zero(name, value)
     if isinstance(value, (int, float)) and value > _MOST_MEGABYTES:
-        raise InvalidInputError(f"`{name}` must be at most {_MOST_MEGABYTES} MB, got {value!r}.")
+        raise InvalidInputError(f"`{name}` must be at most {_MOST_MEGABYTES} MB, got {shown(value)}.")
 
 
 def check_flag(name: str, value: object) -> None:
@@ -400,12 +402,12 @@ def check_flag(name: str, value: object) -> None:
         InvalidInputError: It is neither.
     """
     if not isinstance(value, bool):
-        raise InvalidInputError(f"`{name}` must be true or false, got {value!r}.")
+        raise InvalidInputError(f"`{name}` must be true or false, got {shown(value)}.")
 
 
 def _check_whole(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
-        raise InvalidInputError(f"`{name}` must be a whole number above 0, got {value!r}.")
+        raise InvalidInputError(f"`{name}` must be a whole number above 0, got {shown(value)}.")
 
 
 def _socket_seconds(seconds: float | None) -> float | None:

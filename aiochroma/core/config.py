@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
-from aiochroma._errors import InvalidInputError
+from aiochroma._errors import InvalidInputError, shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -116,11 +116,11 @@ class EngineOptions:
         for name in _NUMBERS:
             value = getattr(self, name)
             if value is not None and not (isinstance(value, (int, float)) and value > 0):
-                raise InvalidInputError(f"`{name}` must be a number above 0, got {value!r}.")
+                raise InvalidInputError(f"`{name}` must be a number above 0, got {shown(value)}.")
         for name in ("connections", "attempts"):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
-                raise InvalidInputError(f"`{name}` must be a whole number, got {value!r}.")
+                raise InvalidInputError(f"`{name}` must be a whole number, got {shown(value)}.")
 
     @property
     def vector_cache_bytes(self) -> int:
@@ -162,14 +162,14 @@ def canonical_path(path: str | os.PathLike[str]) -> str:
     try:
         text = os.fspath(path)
     except TypeError:
-        raise InvalidInputError(f"`path` must be a string or a path, got {path!r}.") from None
+        raise InvalidInputError(f"`path` must be a string or a path, got {shown(path)}.") from None
     if not isinstance(text, str) or not text.strip() or "\0" in text:
-        raise InvalidInputError(f"`path` must be a non-empty string or path, got {path!r}.")
+        raise InvalidInputError(f"`path` must be a non-empty string or path, got {shown(path)}.")
     try:
         canonical = os.path.realpath(Path(text).expanduser())
         # Chroma takes paths as UTF-8 alone.
         canonical.encode()
     except (OSError, ValueError, RuntimeError) as error:
         # The home directory of a user that does not exist, or a working directory that was deleted.
-        raise InvalidInputError(f"`path` {text!r} cannot be the path of a database: {error}.") from None
+        raise InvalidInputError(f"`path` {shown(text)} cannot be the path of a database: {error}.") from None
     return canonical

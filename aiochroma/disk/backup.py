@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
-from aiochroma._errors import BackupError
+from aiochroma._errors import BackupError, shown
 from aiochroma._files import (
     PARTIAL_MARKER,
     PartialDirectory,
@@ -160,7 +160,7 @@ def begin_backup(
         BackupError: It is inside the database, or the other way round, or exists, or cannot be written.
     """
     if keep is not None and (not isinstance(keep, int) or isinstance(keep, bool) or keep < 1):
-        raise BackupError(f"`keep` must be an integer of at least 1, or None, got {keep!r}.")
+        raise BackupError(f"`keep` must be an integer of at least 1, or None, got {shown(keep)}.")
     check_verification(verify)
     final = canonical_directory(target)
     if final == directory or directory in final.parents or final in directory.parents:

@@ -18,7 +18,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from aiochroma._errors import BackupError
+from aiochroma._errors import BackupError, is_one_of, shown
 from aiochroma._files import PARTIAL_MARKER
 from aiochroma._types import JsonObject
 from aiochroma.disk import copy_child
@@ -379,8 +379,8 @@ def check_verification(how: object) -> None:
     Raises:
         BackupError: It is neither ``"full"`` nor ``"quick"``.
     """
-    if how not in ("full", "quick"):
-        raise BackupError(f'`verify` must be "full" or "quick", got {how!r}.')
+    if not is_one_of(how, "full", "quick"):
+        raise BackupError(f'`verify` must be "full" or "quick", got {shown(how)}.')
 
 
 def refuse_lack_of_room(source: Path, folder: Path) -> None:

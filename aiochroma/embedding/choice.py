@@ -8,7 +8,7 @@ from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Protocol, TypedDict, TypeGuard
 
 from aiochroma._callbacks import is_asynchronous
-from aiochroma._errors import EmbedderError, InvalidInputError, MissingExtraError
+from aiochroma._errors import EmbedderError, InvalidInputError, MissingExtraError, shown
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma.embedding.functions import identity_of, is_same_name, kind_of
 from aiochroma.embedding.protocol import Embedder, InlineEmbedder, QueryEmbedder, TokenEmbedder
@@ -197,7 +197,7 @@ def chosen(embedder: object, stored: Sequence[str] = ()) -> EmbedderFunction:
     if not isinstance(embedder, str):
         return adapted(embedder)
     if embedder not in NAMES:
-        raise InvalidInputError(f"{expected} {', '.join(map(repr, NAMES))}, got {embedder!r}.")
+        raise InvalidInputError(f"{expected} {', '.join(map(repr, NAMES))}, got {shown(embedder)}.")
     return _named(embedder)
 
 
@@ -301,7 +301,7 @@ def adapted(embedder: object) -> EmbedderFunction:
     if not callable(embedder):
         raise InvalidInputError(
             f"`embedder` must be an aiochroma Embedder, a Chroma embedding function, LangChain's Embeddings, or a callable "
-            f"from a list of texts to vectors, got {embedder!r}."
+            f"from a list of texts to vectors, got {shown(embedder)}."
         )
     own_model = _chromas_model(embedder)
     if own_model is not None:
@@ -386,6 +386,6 @@ def _window(embedder: object) -> _Window:
         return {}
     if not isinstance(window, int) or isinstance(window, bool) or window < 1:
         raise InvalidInputError(
-            f"The `window` of an embedder must be a number of tokens above 0, got {window!r}."
+            f"The `window` of an embedder must be a number of tokens above 0, got {shown(window)}."
         )
     return {"window": window, "count_tokens": getattr(embedder, "count_tokens", len)}

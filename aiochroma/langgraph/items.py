@@ -31,7 +31,7 @@ from langgraph.store.base import (
     validate_op_namespace,
 )
 
-from aiochroma._errors import EmbeddingFailedError, InvalidInputError
+from aiochroma._errors import EmbeddingFailedError, InvalidInputError, shown
 from aiochroma._threads import off_loop
 from aiochroma._types import JsonObject, Metadata, MetadataView, Vector, Where
 from aiochroma.embedding.choice import adapted, default_embedder
@@ -317,7 +317,7 @@ def matches_condition(condition: MatchCondition, namespace: Sequence[str]) -> bo
     path = condition.path
     if condition.match_type not in {"prefix", "suffix"}:
         raise InvalidInputError(
-            f"A namespace can be matched by its 'prefix' or its 'suffix', got {condition.match_type!r}."
+            f"A namespace can be matched by its 'prefix' or its 'suffix', got {shown(condition.match_type)}."
         )
     if len(namespace) < len(path):
         return False
@@ -338,7 +338,7 @@ def check(op: Op) -> None:
     """
     if not isinstance(op, (GetOp, SearchOp, ListNamespacesOp, PutOp)):
         raise InvalidInputError(
-            f"A store carries out LangGraph's operations, got {type(op).__name__}: {op!r}."
+            f"A store carries out LangGraph's operations, got {type(op).__name__}: {shown(op)}."
         )
     validate_op_namespace(op)
     if isinstance(op, (GetOp, PutOp)):
@@ -350,14 +350,16 @@ def check(op: Op) -> None:
         ttl: object = op.ttl
         if ttl is not None and not (is_number(ttl) and 0 < ttl < _LONGEST_TTL):
             raise InvalidInputError(
-                f"The `ttl` of {op.key!r} must be a number of minutes above 0, got {ttl!r}."
+                f"The `ttl` of {op.key!r} must be a number of minutes above 0, got {shown(ttl)}."
             )
     if isinstance(op, SearchOp):
         _check_filter(op.filter)
     if isinstance(op, (SearchOp, ListNamespacesOp)):
         for name, number in (("limit", op.limit), ("offset", op.offset)):
             if not isinstance(number, SupportsIndex) or number < 0:
-                raise InvalidInputError(f"`{name}` must be a whole number of at least 0, got {number!r}.")
+                raise InvalidInputError(
+                    f"`{name}` must be a whole number of at least 0, got {shown(number)}."
+                )
 
 
 class TextIndex:

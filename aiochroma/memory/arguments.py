@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from typing import TypeGuard
 
-from aiochroma._errors import InvalidInputError
+from aiochroma._errors import InvalidInputError, shown
 from aiochroma._types import JsonObject, Metadata, Where
 from aiochroma.backend.limits import check_conditions, check_metadata_size, check_storable_text
 from aiochroma.records.record import (
@@ -104,7 +104,7 @@ def item_from(value: object, where: str, defaults: JsonObject | None = None) -> 
         return checked_item(value, where=where, **(defaults or {}))
     if not isinstance(value, Mapping):
         raise InvalidInputError(
-            f"{where} must be a text or a mapping with `text`, got {type(value).__name__}: {value!r}."
+            f"{where} must be a text or a mapping with `text`, got {type(value).__name__}: {shown(value)}."
         )
     unknown = sorted(map(str, set(value) - _ITEM_FIELDS))
     if unknown or "text" not in value:
@@ -156,7 +156,7 @@ def checked_item(
         if value is not None
     )
     if not (pinned is None or isinstance(pinned, bool)):
-        raise InvalidInputError(f"The `pinned` of {where} must be true or false, got {pinned!r}.")
+        raise InvalidInputError(f"The `pinned` of {where} must be true or false, got {shown(pinned)}.")
     if pinned:
         own[PINNED] = True
     item = Item(checked_text, own_id, checked_metadata(metadata, where), own)
@@ -168,11 +168,11 @@ def _end_of(ttl: object, where: str) -> float:
     """Return when a time to live ends, in seconds since 1970."""
     seconds = ttl.total_seconds() if isinstance(ttl, timedelta) else _finite(ttl, f"The `ttl` of {where}")
     if seconds <= 0:
-        raise InvalidInputError(f"The `ttl` of {where} must be more than 0 seconds, got {ttl!r}.")
+        raise InvalidInputError(f"The `ttl` of {where} must be more than 0 seconds, got {shown(ttl)}.")
     end = now_in_seconds() + seconds
     if not _is_date(end):
         raise InvalidInputError(
-            f"The `ttl` of {where} is {ttl!r}, which ends after the last date there is; leave it out to keep the memory."
+            f"The `ttl` of {where} is {shown(ttl)}, which ends after the last date there is; leave it out to keep the memory."
         )
     return end
 
@@ -184,7 +184,7 @@ def check_thread(thread: object, where: str = "`thread`") -> str:
         InvalidInputError: It is not a string, is empty, or cannot be stored.
     """
     if not isinstance(thread, str) or not thread:
-        raise InvalidInputError(f"{where} must be a non-empty string, got {thread!r}.")
+        raise InvalidInputError(f"{where} must be a non-empty string, got {shown(thread)}.")
     check_storable_text(thread, where)
     return thread
 
@@ -205,11 +205,11 @@ def checked_scope(scope: object, where: str = "`scope`") -> str:
     parts = (scope,) if isinstance(scope, str) else scope
     if not isinstance(parts, (tuple, list)) or not 1 <= len(parts) <= DEEPEST_SCOPE:
         raise InvalidInputError(
-            f"{where} must be a text or a tuple of 1 to {DEEPEST_SCOPE} texts, got {scope!r}."
+            f"{where} must be a text or a tuple of 1 to {DEEPEST_SCOPE} texts, got {shown(scope)}."
         )
     for part in parts:
         if not isinstance(part, str) or not part:
-            raise InvalidInputError(f"{where} must consist of texts that are not empty, got {scope!r}.")
+            raise InvalidInputError(f"{where} must consist of texts that are not empty, got {shown(scope)}.")
         check_storable_text(part, where)
     return scope_path(parts)
 
@@ -221,7 +221,7 @@ def checked_ids(ids: object) -> list[str]:
         InvalidInputError: One is no id; its position is named.
     """
     if isinstance(ids, (str, bytes)) or not isinstance(ids, Iterable):
-        raise InvalidInputError(f"`ids` must be several ids, got {ids!r}.")
+        raise InvalidInputError(f"`ids` must be several ids, got {shown(ids)}.")
     return list(dict.fromkeys(check_id(id, f"ids[{number}]") for number, id in enumerate(ids)))
 
 
@@ -232,7 +232,7 @@ def check_id(id: object, where: str = "`id`") -> str:
         InvalidInputError: It is not a string, is empty, or cannot be stored.
     """
     if not isinstance(id, str) or not id:
-        raise InvalidInputError(f"{where} must be a non-empty string, got {id!r}.")
+        raise InvalidInputError(f"{where} must be a non-empty string, got {shown(id)}.")
     check_storable_text(id, where)
     return id
 
@@ -244,9 +244,9 @@ def check_text(text: object, where: str) -> str:
         InvalidInputError: It is not a string, or is blank.
     """
     if not isinstance(text, str):
-        raise InvalidInputError(f"{where} must be a string, got {type(text).__name__}: {text!r}.")
+        raise InvalidInputError(f"{where} must be a string, got {type(text).__name__}: {shown(text)}.")
     if not text.strip():
-        raise InvalidInputError(f"{where} is blank ({text!r}); there is nothing in it.")
+        raise InvalidInputError(f"{where} is blank ({shown(text)}); there is nothing in it.")
     check_storable_text(text, where)
     return text
 
@@ -265,22 +265,22 @@ def checked_metadata(metadata: object, where: str, *, removing: bool = False) ->
     if metadata is None:
         return {}
     if not isinstance(metadata, Mapping):
-        raise InvalidInputError(f"The `metadata` of {where} must be a mapping, got {metadata!r}.")
+        raise InvalidInputError(f"The `metadata` of {where} must be a mapping, got {shown(metadata)}.")
     for key, value in metadata.items():
         if not isinstance(key, str) or not key or key.startswith(_NOT_FOR_KEYS):
             raise InvalidInputError(
-                f"The `metadata` of {where} has the key {key!r}; keys are non-empty strings that do not begin "
+                f"The `metadata` of {where} has the key {shown(key)}; keys are non-empty strings that do not begin "
                 f"with any of {_NOT_FOR_KEYS}."
             )
         if removing and value is None:
             continue
         if not isinstance(value, (str, int, float, bool)):
             raise InvalidInputError(
-                f"The `metadata` of {where} has {key!r} = {value!r} ({type(value).__name__}); Chroma stores "
+                f"The `metadata` of {where} has {shown(key)} = {shown(value)} ({type(value).__name__}); Chroma stores "
                 "strings, integers, floats and booleans. Write nested values as JSON text."
             )
         check_storable_text(key, f"The `metadata` of {where}")
-        check_value(value, f"The `metadata` of {where} has {key!r} = {value!r}, which")
+        check_value(value, f"{shown(key)} in the `metadata` of {where}")
     check_metadata_size(metadata, where)
     return dict(metadata)
 
@@ -294,9 +294,11 @@ def check_value(value: str | float, what: str) -> None:
     if isinstance(value, str):
         check_storable_text(value, what)
     elif isinstance(value, float) and not math.isfinite(value):
-        raise InvalidInputError(f"{what} is not a finite number.")
+        raise InvalidInputError(f"{what} has {value!r}, which is not a finite number.")
     elif isinstance(value, int) and not -(2**63) <= value < 2**63:
-        raise InvalidInputError(f"{what} is not an integer of 64 bits; write it as text.")
+        raise InvalidInputError(
+            f"{what} has {shown(value)}, which is not an integer of 64 bits; write it as text."
+        )
 
 
 _MOST_RESULTS = 1_000_000
@@ -310,7 +312,7 @@ def check_k(k: object, where: str = "`k`") -> int:
         InvalidInputError: It is not an integer of at least 1, or is more than Chroma can be asked for.
     """
     if not isinstance(k, int) or isinstance(k, bool) or not 1 <= k <= _MOST_RESULTS:
-        raise InvalidInputError(f"{where} must be an integer from 1 to {_MOST_RESULTS:,}, got {k!r}.")
+        raise InvalidInputError(f"{where} must be an integer from 1 to {_MOST_RESULTS:,}, got {shown(k)}.")
     return k
 
 
@@ -328,7 +330,9 @@ def seconds_of(value: object, where: str) -> float:
         seconds = value.timestamp() if isinstance(value, datetime) else _finite(value, where)
     except (OverflowError, ValueError, OSError) as error:
         # One without a time zone, at the edge of what the calendar knows.
-        raise InvalidInputError(f"{where} is {value!r}, which is no date that the system knows.") from error
+        raise InvalidInputError(
+            f"{where} is {shown(value)}, which is no date that the system knows."
+        ) from error
     if not _is_date(seconds):
         raise InvalidInputError(f"{where} is {seconds!r} s since 1970, which is no date.")
     return round(seconds, 6)
@@ -356,7 +360,7 @@ def is_number(value: object) -> TypeGuard[float]:
 
 def _finite(value: object, where: str) -> float:
     if not is_number(value) or not math.isfinite(value):
-        raise InvalidInputError(f"{where} must be a finite number, got {value!r}.")
+        raise InvalidInputError(f"{where} must be a finite number, got {shown(value)}.")
     return float(value)
 
 
@@ -383,12 +387,14 @@ def check_where(where: object, *, level: int = 0) -> None:
         check_conditions(where)
     if not isinstance(where, Mapping) or len(where) != 1:
         raise InvalidInputError(
-            f"`where` must be a mapping with one key (a name, or '$and' / '$or' with a list), got {where!r}."
+            f"`where` must be a mapping with one key (a name, or '$and' / '$or' with a list), got {shown(where)}."
         )
     (key, condition), *_ = where.items()
     if key in {"$and", "$or"}:
         if not isinstance(condition, list) or not condition:
-            raise InvalidInputError(f"{key!r} of `where` must have a list of filters, got {condition!r}.")
+            raise InvalidInputError(
+                f"{shown(key)} of `where` must have a list of filters, got {shown(condition)}."
+            )
         if level == _DEEPEST:
             raise InvalidInputError(
                 f"`where` has more than {_DEEPEST} levels of '$and' and '$or'; write it flatter."
@@ -398,17 +404,17 @@ def check_where(where: object, *, level: int = 0) -> None:
         return
     # Chroma finds texts under this name, and refuses to compare them.
     if not isinstance(key, str) or key.startswith("$") or key == "#document":
-        raise InvalidInputError(f"`where` has the key {key!r}; it must be the name of a metadata value.")
-    check_storable_text(key, f"The key {key!r} of `where`")
+        raise InvalidInputError(f"`where` has the key {shown(key)}; it must be the name of a metadata value.")
+    check_storable_text(key, f"The key {shown(key)} of `where`")
     if not isinstance(condition, Mapping):
-        _check_scalar(condition, f"{key!r} of `where`")
+        _check_scalar(condition, f"{shown(key)} of `where`")
         return
     if len(condition) != 1 or next(iter(condition)) not in _OPERATORS:
         raise InvalidInputError(
-            f"{key!r} of `where` must have one of {sorted(_OPERATORS)}, got {condition!r}."
+            f"{shown(key)} of `where` must have one of {sorted(_OPERATORS)}, got {shown(condition)}."
         )
     operator, given = next(iter(condition.items()))
-    _check_given(operator, given, f"{operator!r} of {key!r} in `where`")
+    _check_given(operator, given, f"{operator!r} of {shown(key)} in `where`")
 
 
 def checked_where(where: Where | None) -> Where | None:
@@ -422,25 +428,25 @@ def _check_given(operator: str, given: object, what: str) -> None:
     """Check what an operator compares with."""
     if operator in {"$in", "$nin"}:
         if not isinstance(given, list) or not given:
-            raise InvalidInputError(f"{what} must have a list with something in it, got {given!r}.")
+            raise InvalidInputError(f"{what} must have a list with something in it, got {shown(given)}.")
         for one in given:
             _check_scalar(one, what)
         if len(set(map(_kind, given))) > 1:
             raise InvalidInputError(
-                f"{what} must have a list of one type (strings, integers, floats or booleans), got {given!r}."
+                f"{what} must have a list of one type (strings, integers, floats or booleans), got {shown(given)}."
             )
         return
     if operator in _COMPARISONS and not is_number(given):
-        raise InvalidInputError(f"{what} must have a number, got {given!r}.")
+        raise InvalidInputError(f"{what} must have a number, got {shown(given)}.")
     _check_scalar(given, what)
 
 
 def _check_scalar(value: object, what: str) -> None:
     if not isinstance(value, (str, int, float)):
         raise InvalidInputError(
-            f"{what} must have a string, an integer, a float or a boolean, got {type(value).__name__}: {value!r}."
+            f"{what} must have a string, an integer, a float or a boolean, got {type(value).__name__}: {shown(value)}."
         )
-    check_value(value, f"{what} has {value!r}, which")
+    check_value(value, what)
 
 
 def _kind(value: object) -> type | None:

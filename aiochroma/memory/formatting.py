@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from aiochroma._errors import InvalidInputError
+from aiochroma._errors import InvalidInputError, is_one_of, shown
 from aiochroma.memory.arguments import check_k
 
 if TYPE_CHECKING:
@@ -55,8 +55,8 @@ def as_context(
     for name, limit in (("max_chars", max_chars), ("max_tokens", max_tokens)):
         if limit is not None:
             check_k(limit, f"`{name}`")
-    if order not in {"score", "newest", "oldest"}:
-        raise InvalidInputError(f"`order` must be 'score', 'newest' or 'oldest', got {order!r}.")
+    if not is_one_of(order, "score", "newest", "oldest"):
+        raise InvalidInputError(f"`order` must be 'score', 'newest' or 'oldest', got {shown(order)}.")
     page = _Page(hits, template, heading, order)
     limits: list[tuple[Callable[[str], int], int]] = []
     if max_chars is not None:
@@ -217,7 +217,9 @@ def _on_one_line(value: str) -> str:
 def _filled(argument: str, pattern: object, values: dict[str, str]) -> str:
     """Fill an argument that has names in braces."""
     if not isinstance(pattern, str):
-        raise InvalidInputError(f"`{argument}` must be a string, got {type(pattern).__name__}: {pattern!r}.")
+        raise InvalidInputError(
+            f"`{argument}` must be a string, got {type(pattern).__name__}: {shown(pattern)}."
+        )
     try:
         return pattern.format(**values)
     except (KeyError, IndexError, ValueError, TypeError, AttributeError) as error:

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal, TypeVar, cast
 
 from aiochroma._deadline import checked_seconds
-from aiochroma._errors import ClosedError, InvalidInputError
+from aiochroma._errors import ClosedError, InvalidInputError, is_one_of, shown
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma._threads import waits_by_blocking
 from aiochroma.client.maintenance import Health, unavailable
@@ -43,15 +43,17 @@ class MemoryOptions:
     sweep_every: float | None = None
 
     def __post_init__(self) -> None:
-        if self.on_failure not in {"raise", "degrade"}:
-            raise InvalidInputError(f"`on_failure` must be 'raise' or 'degrade', got {self.on_failure!r}.")
+        if not is_one_of(self.on_failure, "raise", "degrade"):
+            raise InvalidInputError(
+                f"`on_failure` must be 'raise' or 'degrade', got {shown(self.on_failure)}."
+            )
         checked_seconds("sweep_every", self.sweep_every)
         check_flag("history", self.history)
         embedder = self.embedder
         usable = callable(embedder) or any(hasattr(embedder, name) for name in ("embed", "embed_documents"))
         if embedder is not None and not isinstance(embedder, str) and not usable:
             raise InvalidInputError(
-                f"`embedder` must be an embedder, a callable, or the name of one of ours, got {embedder!r}."
+                f"`embedder` must be an embedder, a callable, or the name of one of ours, got {shown(embedder)}."
             )
 
     def choose_embedder(self, stored: Sequence[str]) -> EmbedderFunction:
@@ -96,7 +98,7 @@ def home_of(
     if client is not None:
         if not hasattr(client, "session"):
             raise InvalidInputError(
-                f"`client` must be an open client of aiochroma (`await` what opens it), got {client!r}."
+                f"`client` must be an open client of aiochroma (`await` what opens it), got {shown(client)}."
             )
         ignored = [
             each.name

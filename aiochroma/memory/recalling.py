@@ -8,6 +8,7 @@ returns something else, the order by score stands, and the recall says so.
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +16,14 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 
 from aiochroma._callbacks import ask
-from aiochroma._errors import EmbedderError, InvalidInputError, RerankFailedError, StoreUnavailableError
+from aiochroma._errors import (
+    EmbedderError,
+    InvalidInputError,
+    RerankFailedError,
+    StoreUnavailableError,
+    is_one_of,
+    shown,
+)
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma._types import JsonObject, Where
 from aiochroma.memory.arguments import (
@@ -82,20 +90,15 @@ class NamespaceSearch:
 
     def __post_init__(self) -> None:
         check_k(self.k)
-        max_distance = self.max_distance
-        if (
-            max_distance is not None
-            and max_distance != "auto"
-            and not (is_number(max_distance) and 0 <= max_distance < math.inf)
+        for name, limit, least, kind in (
+            ("max_distance", self.max_distance, 0.0, "a distance of at least 0"),
+            ("min_score", self.min_score, -sys.float_info.max, "a finite number"),
         ):
-            raise InvalidInputError(
-                f"`max_distance` must be a distance of at least 0, 'auto', or None, got {max_distance!r}."
-            )
-        least = self.min_score
-        if least is not None and least != "auto" and not (is_number(least) and math.isfinite(least)):
-            raise InvalidInputError(f"`min_score` must be a finite number, 'auto', or None, got {least!r}.")
+            number = is_number(limit) and least <= limit < math.inf
+            if not (limit is None or number or is_one_of(limit, "auto")):
+                raise InvalidInputError(f"`{name}` must be {kind}, 'auto', or None, got {shown(limit)}.")
         if not (is_number(self.weight) and 0 < self.weight < math.inf):
-            raise InvalidInputError(f"`weight` must be a number above 0, got {self.weight!r}.")
+            raise InvalidInputError(f"`weight` must be a number above 0, got {shown(self.weight)}.")
         if self.where is not None:
             check_where(self.where)
 
@@ -145,17 +148,19 @@ def recall(
     searches, common = _searches(namespaces, NamespaceSearch(check_k(k), max_distance, where, 1.0, min_score))
     if limit is not None:
         check_k(limit, "`limit`")
-    if mode not in {"hybrid", "vector", "text"}:
-        raise InvalidInputError(f"`mode` must be 'hybrid', 'vector' or 'text', got {mode!r}.")
+    if not is_one_of(mode, "hybrid", "vector", "text"):
+        raise InvalidInputError(f"`mode` must be 'hybrid', 'vector' or 'text', got {shown(mode)}.")
     if not (is_number(diversity) and 0 <= diversity <= 1):
-        raise InvalidInputError(f"`diversity` must be from 0 to 1, got {diversity!r}.")
+        raise InvalidInputError(f"`diversity` must be from 0 to 1, got {shown(diversity)}.")
     if not (is_number(vector_weight) and 0 <= vector_weight < math.inf):
-        raise InvalidInputError(f"`vector_weight` must be at least 0, got {vector_weight!r}.")
+        raise InvalidInputError(f"`vector_weight` must be at least 0, got {shown(vector_weight)}.")
     if not isinstance(window, int) or isinstance(window, bool) or not 0 <= window <= _MOST_NEIGHBOURS:
-        raise InvalidInputError(f"`window` must be an integer from 0 to {_MOST_NEIGHBOURS}, got {window!r}.")
+        raise InvalidInputError(
+            f"`window` must be an integer from 0 to {_MOST_NEIGHBOURS}, got {shown(window)}."
+        )
     if rerank is not None and not callable(rerank):
         raise InvalidInputError(
-            f"`rerank` must be a callable of the question and a list of texts, which returns a number for each, got {rerank!r}."
+            f"`rerank` must be a callable of a question and a list of texts that returns a number for each, got {shown(rerank)}."
         )
     spec = SearchSpec(
         mode=mode,
@@ -197,7 +202,7 @@ def _searches(
         searches = dict.fromkeys(namespaces, common)
     else:
         raise InvalidInputError(
-            f"`namespaces` must be a name, several names, or a mapping to `k` or `NamespaceSearch`, got {namespaces!r}."
+            f"`namespaces` must be a name, several names, or a mapping to `k` or `NamespaceSearch`, got {shown(namespaces)}."
         )
     for name in searches:
         collection_name(name)
@@ -209,7 +214,7 @@ def _checked_half_life(half_life: object) -> float | None:
     if seconds is None:
         return None
     if not (is_number(seconds) and 0 < seconds < math.inf):
-        raise InvalidInputError(f"`half_life` must be more than 0 seconds, got {half_life!r}.")
+        raise InvalidInputError(f"`half_life` must be more than 0 seconds, got {shown(half_life)}.")
     return seconds
 
 

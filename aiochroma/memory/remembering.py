@@ -8,7 +8,7 @@ from collections.abc import AsyncIterable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from aiochroma._callbacks import ask
-from aiochroma._errors import ExtractFailedError, InvalidInputError
+from aiochroma._errors import ExtractFailedError, InvalidInputError, shown
 from aiochroma._threads import Started
 from aiochroma._types import JsonObject, Metadata, Vector
 from aiochroma.memory.arguments import (
@@ -140,7 +140,7 @@ def remember_messages(
         )
     if not callable(extract):
         raise InvalidInputError(
-            f"`extract` must be a callable of the messages, which returns texts or items, got {extract!r}."
+            f"`extract` must be a callable of the messages, which returns texts or items, got {shown(extract)}."
         )
     extracted = _extracted(extract, [dict(message) for message in messages])
     # A fact is not a message of the conversation in which it was mentioned.
@@ -165,7 +165,7 @@ def _item_of(message: object, where: str) -> JsonObject:
     if not isinstance(message, Mapping) or not {"role", "content"} <= set(message) <= _MESSAGE_FIELDS:
         raise InvalidInputError(
             f"{where} must be a mapping with `role` and `content`, and may have "
-            f"{sorted(_MESSAGE_FIELDS - {'role', 'content'})}; got {message!r}."
+            f"{sorted(_MESSAGE_FIELDS - {'role', 'content'})}; got {shown(message)}."
         )
     own = {name: message[name] for name in ("id", "created_at") if message.get(name) is not None}
     speaker = {name: message[name] for name in ("role", "name") if message.get(name) is not None}

@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeVar
 
-from aiochroma._errors import InvalidInputError
+from aiochroma._errors import InvalidInputError, shown
 from aiochroma._files import Replacement, expand
 from aiochroma._threads import off_loop
 from aiochroma._types import JsonObject, MetadataView
@@ -389,4 +389,4 @@ def _number(text: str, what: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise InvalidInputError(f"{what} must be a number, got {text!r}.") from None
+        raise InvalidInputError(f"{what} must be a number, got {shown(text)}.") from None

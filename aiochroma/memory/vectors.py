@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, NoReturn, Protocol
 
 from aiochroma._distribution import missing_extra
-from aiochroma._errors import EmbeddingFailedError, InvalidInputError
+from aiochroma._errors import EmbeddingFailedError, InvalidInputError, shown
 from aiochroma._threads import off_loop
 from aiochroma._types import Vector
 from aiochroma.embedding.functions import PROBE, fingerprint_of
@@ -185,7 +185,7 @@ class Splitter:
             or split_chars < _FEWEST_CHARACTERS
         ):
             raise InvalidInputError(
-                f"`split_chars` must be an integer of at least {_FEWEST_CHARACTERS}, or None, got {split_chars!r}."
+                f"`split_chars` must be an integer of at least {_FEWEST_CHARACTERS}, or None, got {shown(split_chars)}."
             )
         self._identity = embedder.identity
         self._capacity = embedder.window if split_chars is None else split_chars

@@ -15,7 +15,7 @@ import math
 import re
 from typing import TYPE_CHECKING, TypedDict
 
-from aiochroma._errors import InvalidInputError
+from aiochroma._errors import InvalidInputError, shown
 from aiochroma._types import JsonObject, Metadata, MetadataView, Vector
 from aiochroma.backend.limits import check_storable_text
 from aiochroma.text.memories import IndexedText
@@ -275,7 +275,7 @@ def collection_name(namespace: str) -> str:
         InvalidInputError: The namespace is not a string, or is blank.
     """
     if not isinstance(namespace, str) or not namespace.strip():
-        raise InvalidInputError(f"`namespace` must be a string that is not blank, got {namespace!r}.")
+        raise InvalidInputError(f"`namespace` must be a string that is not blank, got {shown(namespace)}.")
     if _LEGAL.fullmatch(namespace) and not _ESCAPED.fullmatch(namespace):
         return namespace
     check_storable_text(namespace, "`namespace`")

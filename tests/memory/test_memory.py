@@ -521,3 +521,32 @@ async def test_a_lowest_score_leaves_out_what_is_below(memory, mode):
     assert not await memory.recall("quantum chromodynamics", namespaces="n", mode=mode, min_score="auto")
     with pytest.raises(InvalidInputError, match="`min_score`"):
         await memory.recall("boat", min_score="high")
+
+
+class Unspeakable:
+    """A value that cannot be shown, compared, taken for true or false, or used as a key."""
+
+    __hash__ = None
+
+    def __repr__(self):
+        raise RuntimeError("not to be shown")
+
+    __eq__ = __bool__ = __repr__
+
+
+@pytest.mark.parametrize(
+    "value", [10**5000, Unspeakable(), " " * 1_000_000, [0] * 1_000_000], ids=["huge", "odd", "blank", "long"]
+)
+@pytest.mark.parametrize(
+    "name",
+    ["k", "mode", "max_distance", "where", "half_life", "since", "query"],
+)
+async def test_a_message_about_any_value_is_short(memory, name, value):
+    """Python writes no integer of more than 4,300 digits, and an argument may be a million blanks, or anything at all."""
+    with pytest.raises(InvalidInputError, match=f"`{name}`") as caught:
+        await memory.recall(**{"query": "tea", name: {"$and": value} if name == "where" else value})
+    assert len(str(caught.value)) < 600
+    if name in {"k", "where"}:
+        with pytest.raises(InvalidInputError, match="metadata") as caught:
+            await memory.remember("tea", metadata={"key": value, "bad": math.nan})
+        assert len(str(caught.value)) < 600
