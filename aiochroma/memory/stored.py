@@ -334,7 +334,8 @@ def pin(life: Life, id: str, *, namespace: str, pinned: bool) -> Coroutine[objec
     check_id(id)
     collection_name(namespace)
     check_flag("pinned", pinned)
-    action, values = ("pin", {PINNED: True}) if pinned else ("unpin", {PINNED: None})
+    action = "pin" if pinned else "unpin"
+    values = {PINNED: pinned or None, UPDATED_AT: now_in_seconds()}
     return _changed(life, "pin", id, namespace, values, action=action)
 
 

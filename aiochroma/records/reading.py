@@ -277,16 +277,26 @@ class Chunks:
 
     def drop(self, name: str, db: Database, old: Iterable[Record], *, keep: set[object]) -> None:
         """Delete the chunks of former writings."""
+        from chromadb.errors import NotFoundError
+
         unwanted = [
             chunk_id(record["metadata"][WRITING], number)
             for record in old
             if record["metadata"].get(CHUNKS) and record["metadata"].get(WRITING) not in keep
             for number in range(record["metadata"][CHUNKS])
         ]
-        holder = self.holder(name, db) if unwanted else None
-        if holder is not None:
-            for start in range(0, len(unwanted), _AT_ONCE):
-                self._api.delete(holder, ids=unwanted[start : start + _AT_ONCE], **db)
+        for _ in range(2):
+            holder = self.holder(name, db) if unwanted else None
+            if holder is None:
+                return
+            try:
+                for start in range(0, len(unwanted), _AT_ONCE):
+                    self._api.delete(holder, ids=unwanted[start : start + _AT_ONCE], **db)
+            except NotFoundError:
+                # Another client of the server has deleted the collection, and perhaps made it again.
+                self.forget_holders()
+            else:
+                return
 
 
 def _nearest_of_each(distances: Mapping[str, float]) -> dict[str, float]:

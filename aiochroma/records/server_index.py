@@ -170,6 +170,22 @@ class ServerIndex(ScratchIndex):
         db: Database,
     ) -> list[SearchResult]:
         """Search one namespace, in its copy where there is one."""
+        try:
+            return self._search_known(search, query_embeddings, queries, db)
+        except Exception as error:
+            # The chunks may stand in another collection now: somebody has forgotten the namespace and made it again.
+            if type(error).__name__ != "NotFoundError":
+                raise
+            self._chunks.forget_holders()
+            return self._search_known(search, query_embeddings, queries, db)
+
+    def _search_known(
+        self,
+        search: CollectionSearch,
+        query_embeddings: Sequence[Vector],
+        queries: Sequence[str],
+        db: Database,
+    ) -> list[SearchResult]:
         share, problem = self._keeper.follow(str(search.collection_id), db)
         if share == 1.0 and problem is None:
             # Looked up here: under the lock below it would make others wait.

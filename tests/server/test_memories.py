@@ -18,8 +18,9 @@ from programs import PATIENCE
 import aiochroma
 from aiochroma import sync
 from aiochroma.embedding.hashed import HashedEmbedder
+from aiochroma.memory.vectors import Splitter
 from aiochroma.records import server_index
-from aiochroma.records.record import UPDATED_AT, collection_name
+from aiochroma.records.record import UPDATED_AT, chunks_name, collection_name
 
 PATIENT = {
     "deadline": None,
@@ -300,3 +301,36 @@ async def test_a_namespace_that_is_too_large_says_so(relay, namespace, monkeypat
         assert recall[0].text == "apple 17"
         assert "30 memories" in str(recall.errors[namespace])
         assert (await memory.recall("apple", namespaces=f"{namespace} small")).errors == {}
+
+
+async def test_a_namespace_that_another_client_makes_again_is_found(memory, other, namespace, monkeypatch):
+    """Its long texts stand in another collection then, whose id nobody here knows yet."""
+    pytest.importorskip("semantic_text_splitter")
+    long = "The garden has apple trees. A violin was stolen in Vienna. Jam is made of oranges."
+    for each in (memory, other):
+        monkeypatch.setattr(each._life.store, "_split_chars", 40)
+        each._life.store._texts._splitter = Splitter(each._life.store.embedder, 40)
+    await memory.remember(long, namespace=namespace, id="first")
+    assert (await memory.recall("violin in Vienna", namespaces=namespace))[0].passage
+    await other.forget_namespace(namespace)
+    await other.remember(f"{long} Again.", namespace=namespace, id="second")
+    hit = (await memory.recall("violin in Vienna", namespaces=namespace))[0]
+    assert (hit.id, hit.passage) == ("second", "A violin was stolen in Vienna.")
+    await other.forget_namespace(namespace)
+    await other.remember(long, namespace=namespace, id="third")
+    assert await memory.remember("Now it is short.", namespace=namespace, id="third") == "third"
+    chunks = await memory.client.get_collection(chunks_name(namespace), embedding_function=None)
+    assert await chunks.count() == 0
+    assert await memory.forget_namespace(namespace) == 1
+
+
+async def test_what_another_client_pins_does_not_expire(memory, other, namespace):
+    """Pinning is a change like any other: who has a copy of the namespace hears of it."""
+    item = {"text": "The key is under the mat.", "ttl": 1.0, "updated_at": BEGUN}
+    (id,) = await memory.remember_many([item], namespace=namespace)
+    assert len(await memory.recall("key", namespaces=namespace)) == 1
+    await other.pin(id, namespace=namespace)
+    until = time.time() + 1.1
+    while time.time() < until:
+        await asyncio.sleep(0.05)
+    assert [hit.id for hit in await memory.recall("key", namespaces=namespace)] == [id]
