@@ -8,9 +8,9 @@ from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Protocol, TypedDict, TypeGuard
 
 from aiochroma._callbacks import is_asynchronous
-from aiochroma._errors import EmbedderError, InvalidInputError, MissingExtraError, shown
+from aiochroma._errors import AiochromaError, EmbedderError, InvalidInputError, MissingExtraError, shown
 from aiochroma._logging import EventLogger, get_logger
-from aiochroma.embedding.functions import identity_of, is_same_name, kind_of
+from aiochroma.embedding.functions import identity_of, is_same_name, kind_of, name_of
 from aiochroma.embedding.protocol import Embedder, InlineEmbedder, QueryEmbedder, TokenEmbedder
 
 if TYPE_CHECKING:
@@ -181,7 +181,7 @@ def chosen(embedder: object, stored: Sequence[str] = ()) -> EmbedderFunction:
 
     Raises:
         InvalidInputError: It is no embedder, or no name of one.
-        EmbedderError: The one that is named cannot be loaded.
+        EmbedderError: The one that is named cannot be loaded, or the one that is given fails when it is asked what it is.
     """
     expected = "`embedder` must be an embedder or one of"
     if embedder is None:
@@ -195,7 +195,15 @@ def chosen(embedder: object, stored: Sequence[str] = ()) -> EmbedderFunction:
             or default_embedder()
         )
     if not isinstance(embedder, str):
-        return adapted(embedder)
+        try:
+            return adapted(embedder)
+        except AiochromaError:
+            raise
+        except Exception as error:
+            raise EmbedderError(
+                f"The embedder {name_of(embedder)!r} cannot be used: asked for its name, its configuration or its "
+                f"limits, it failed with {type(error).__name__}."
+            ) from error
     if embedder not in NAMES:
         raise InvalidInputError(f"{expected} {', '.join(map(repr, NAMES))}, got {shown(embedder)}.")
     return _named(embedder)
@@ -278,6 +286,10 @@ def adapted(embedder: object) -> EmbedderFunction:
     if isinstance(embedder, EmbedderFunction):
         return embedder
     if isinstance(embedder, Embedder):
+        if not isinstance(embedder.identity, str) or not embedder.identity:
+            raise InvalidInputError(
+                f"The `identity` of an embedder must be a text that is not empty, got {embedder.identity!r}."
+            )
         return EmbedderFunction(
             embedder.identity,
             embedder.dimensions,

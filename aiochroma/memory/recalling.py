@@ -318,6 +318,8 @@ async def _search(
         found = await store.find(missing)
         errors.update({name: entry for name, entry in found.items() if isinstance(entry, BaseException)})
         entries = [entry for entry in found.values() if isinstance(entry, Namespace)]
+        if attempt == _ATTEMPTS - 1 or (attempt and len(entries) == len(missing)):
+            at_once = 1  # Where none of them was deleted it is not known which one failed.
         groups = [entries[start : start + at_once] for start in range(0, len(entries), at_once)]
         answers = await store.submit_many(
             [("search_memories", _arguments(store, question, searches, group, embedded)) for group in groups]
@@ -333,11 +335,10 @@ async def _search(
             for name in names:
                 store.drop(name)
             if len(group) > 1 or (attempt < _ATTEMPTS - 1 and isinstance(got.error, NotFoundError)):
-                # Deleted, and perhaps made again; of several it is not known which one failed.
+                # Deleted, and perhaps made again.
                 missing += names
             elif not isinstance(got.error, NotFoundError):
                 errors[names[0]] = got.error
-        at_once = 1
         if not missing:
             break
     return results, errors

@@ -130,7 +130,11 @@ def _refuse_own_files(target: Path, directory: str) -> None:
 async def _export_namespace(
     store: Store, name: str, output: IO[str], before: int, progress: Callable[[int], None] | None
 ) -> int:
+    begun = await off_loop(output.tell)
+
     async def pages(found: Namespace) -> int:
+        # Where another client has made the namespace again meanwhile, nothing of the former one is in the file.
+        await off_loop(lambda: (output.seek(begun), output.truncate()))
         # By id, not by position: a memory that is deleted meanwhile moves no other.
         ids = await matching_ids(store, found, None)
         count = 0

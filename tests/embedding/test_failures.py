@@ -81,6 +81,49 @@ async def test_what_an_embedder_raises_has_one_type_and_its_cause(tmp_path, kind
             await memory.recall("ZX-4410", mode="vector")
 
 
+class _Unnamed:
+    max_distance = 0.5
+    dimensions = 3
+
+    @property
+    def identity(self):
+        raise RuntimeError("not loaded yet")
+
+    def embed(self, texts):
+        return vectors(texts)
+
+
+class _Unconfigured:
+    def __call__(self, input):
+        return vectors(input)
+
+    def name(self):
+        return "own"
+
+    def get_config(self):
+        raise ConnectionError("the service is away")
+
+
+@pytest.mark.parametrize("embedder", [_Unnamed(), _Unconfigured()])
+async def test_an_embedder_that_cannot_say_what_it_is_blames_itself(tmp_path, embedder):
+    """Opening raises an error of the embedder with its cause; nothing is left open."""
+    with pytest.raises(aiochroma.EmbedderError) as failed:
+        await aiochroma.Memory(tmp_path, embedder=embedder).open()
+    assert failed.value.__cause__ is not None
+    async with aiochroma.Memory(tmp_path, embedder=vectors) as memory:
+        assert await memory.remember("sound")
+
+
+async def test_an_identity_that_is_no_text_is_refused(tmp_path):
+    """It is stored with the data, and compared with later."""
+
+    class Numbered(_Unnamed):
+        identity = 5
+
+    with pytest.raises(aiochroma.InvalidInputError, match="identity"):
+        await aiochroma.Memory(tmp_path, embedder=Numbered()).open()
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 async def test_vectors_that_are_no_numbers_blame_the_embedder(tmp_path, value):
     """NaN and infinities are the embedder's fault, and a degrading memory bears them."""

@@ -13,6 +13,7 @@ import pytest
 import aiochroma
 from aiochroma import InvalidInputError
 from aiochroma.embedding.hashed import HashedEmbedder
+from aiochroma.memory import transfer
 
 
 def lines(file):
@@ -284,6 +285,29 @@ async def test_an_export_never_replaces_the_database(memory, tmp_path):
             await memory.export(target)
     assert sorted(entry.name for entry in directory.iterdir()) == before
     assert await memory.count() == 1
+
+
+async def test_a_namespace_that_is_made_again_meanwhile_is_exported_as_it_is_then(
+    memory, tmp_path, monkeypatch
+):
+    """Nothing of the former one is in the file, and nothing is counted twice."""
+    monkeypatch.setattr(transfer, "_PAGE", 2)
+    await memory.remember("first", namespace="before")
+    await memory.remember_many(["one", "two", "three", "four"], namespace="notes")
+    read = transfer.read_records
+    calls = []
+
+    async def read_records(store, namespace, ids):
+        calls.append(namespace.name)
+        if len(calls) == 3:
+            await memory.forget_namespace("notes")
+            await memory.remember("five", namespace="notes")
+        return await read(store, namespace, ids)
+
+    monkeypatch.setattr(transfer, "read_records", read_records)
+    assert await memory.export(tmp_path / "all.jsonl") == 2
+    lines = (tmp_path / "all.jsonl").read_text("utf-8").splitlines()
+    assert [json.loads(line)["text"] for line in lines] == ["first", "five"]
 
 
 async def test_an_export_that_fails_leaves_the_old_file(memory, tmp_path):

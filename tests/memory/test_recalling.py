@@ -7,6 +7,7 @@ import random
 
 import pytest
 
+import aiochroma
 from aiochroma import InvalidInputError, NamespaceSearch
 from aiochroma.records.record import collection_name
 
@@ -128,6 +129,32 @@ async def test_a_namespace_that_goes_meanwhile_is_empty_not_an_error(memory):
             )
             assert recall.errors == {}
             assert {hit.namespace for hit in recall} >= {"kept"}
+
+
+async def test_a_namespace_that_is_gone_costs_the_others_no_search_of_their_own(
+    memory, path, embedder, monkeypatch
+):
+    """Those that were searched together with it are searched together once more."""
+    names = [f"room {number}" for number in range(5)]
+    async with aiochroma.Memory(path, embedder=embedder) as other:
+        for name in names:
+            await other.remember("An apple.", namespace=name)
+        assert len(await other.recall("apple", namespaces=names)) == 5
+        await memory.forget_namespace(names[2])
+        searched = []
+        submit_many = other._life.store.submit_many
+
+        def watched(operations):
+            searched.extend(
+                len(more["collections"]) for name, more in operations if name == "search_memories"
+            )
+            return submit_many(operations)
+
+        monkeypatch.setattr(other._life.store, "submit_many", watched)
+        recall = await other.recall("apple", namespaces=names)
+        assert sorted(hit.namespace for hit in recall) == [name for name in names if name != names[2]]
+        assert recall.errors == {}
+        assert searched == [5, 4]
 
 
 async def test_what_another_program_writes_into_a_namespace_cannot_spoil_it(memory):
