@@ -204,7 +204,8 @@ class EmbeddedBackend(ChromaBackend):
         if found.kind is FaultKind.CORRUPT and not known_loss:
             again = time.monotonic() - self._repaired_at > _REPAIR_SECONDS
             self._repaired_at = time.monotonic()
-        self._wants_reopening = found.reopen_first or (again and found.kind is not FaultKind.TRANSIENT)
+        if found.reopen_first or (again and found.kind is not FaultKind.TRANSIENT):
+            self._wants_reopening = True
         sent = request.lane is not Lane.READ and found.outcome is not WriteOutcome.NOT_WRITTEN
         log.warning(
             "database.fault",
@@ -340,9 +341,6 @@ class EmbeddedBackend(ChromaBackend):
         self.unusable: dict[str, str] = {
             entry.collection_id: entry.unusable for entry in self.preflight.collections if entry.unusable
         }
-        hook = self._make_hook(self.api, self._directory, prepared.log, self._options)
-        self.follow(hook)
-        self._log = RetainedLog(self._directory, hook) if prepared.log.is_kept else None
         self.missing: MissingVectors = MissingVectors(self.api, prepared)
         self._own.update(
             reopen=self._reopen,
@@ -356,6 +354,9 @@ class EmbeddedBackend(ChromaBackend):
         self._wants_reopening = False
         self._is_open = True
         try:
+            hook = self._make_hook(self.api, self._directory, prepared.log, self._options)
+            self.follow(hook)
+            self._log = RetainedLog(self._directory, hook) if prepared.log.is_kept else None
             self.missing.finish_recovery(prepared, hook)
         except BaseException as error:  # noqa: BLE001 - raised again, or ours instead
             self.close()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
+import json
 import re
 import secrets
 import ssl
@@ -234,6 +235,7 @@ _DENIED = frozenset({401, 403, 407})
 _TRANSIENT = frozenset({_TOO_MANY, 502, 503, 504})
 _TOO_LARGE = 413
 _NOT_FOUND = 404
+_FOREIGN = _DENIED | {_TOO_LARGE, _NOT_FOUND}
 _SERVER_ERROR = 500
 _SHOWN_CHARACTERS = 200
 _PAGE_BYTES = 20_000
@@ -269,20 +271,15 @@ def examine(response: httpx.Response, access: Access) -> None:
     Raises:
         Answer: It is not the server's own word on the call.
     """
-    if response.is_success:
+    is_page = "html" in response.headers.get("content-type", "")
+    if response.is_success and not is_page:
         return
     response.read()
     status = response.status_code
     chromas = _chromas_error(response)
     if chromas is not None and status not in _TRANSIENT:
         return
-    is_page = "html" in response.headers.get("content-type", "")
-    foreign = (
-        response.is_redirect
-        or is_page
-        or status in _DENIED | {_TOO_LARGE, _NOT_FOUND}
-        or status >= _SERVER_ERROR
-    )
+    foreign = is_page or response.is_redirect or status in _FOREIGN or status >= _SERVER_ERROR
     if foreign or status in _TRANSIENT:
         seconds = response.headers.get("retry-after", "")
         raise Answer(
@@ -302,10 +299,13 @@ def fault_of(error: Exception) -> FailedCall | None:
         )
     import httpx
 
-    if isinstance(error, httpx.TransportError):
-        never = type(error).__name__ in _NEVER_SENT
-        return FailedCall(error, sent=not never, permanent=never and _tls_error(error) is not None)
-    return None
+    if not isinstance(error, (httpx.RequestError, json.JSONDecodeError)):
+        return None
+    never = type(error).__name__ in _NEVER_SENT
+    no_answer = isinstance(error, httpx.TransportError)
+    return FailedCall(
+        error, sent=not never, permanent=not no_answer or (never and _tls_error(error) is not None)
+    )
 
 
 def explained(fault: FailedCall, request: Request, url: str, access: Access) -> BaseException:
@@ -389,8 +389,8 @@ def _reason(cause: BaseException, access: Access) -> str:
         return "no connection was made in time"
     if isinstance(cause, httpx.TimeoutException):
         return "no answer came in time"
-    if isinstance(cause, Answer):
-        return f"the answer was {cause}"
+    if isinstance(cause, (Answer, json.JSONDecodeError)):
+        return f"the answer was {cause if isinstance(cause, Answer) else 'no JSON'}"
     text = redacted(str(cause), access).rstrip(".") or type(cause).__name__
     return text[:1].lower() + text[1:]
 

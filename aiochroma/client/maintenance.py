@@ -54,7 +54,7 @@ class Health:
 
     Attributes:
         status: ``"ok"``, or ``"unavailable"`` with the reason in ``error``.
-        mode: ``"persistent"``, ``"ephemeral"`` or ``"http"``.
+        mode: ``"persistent"``, ``"ephemeral"``, ``"http"``, or ``"shared"`` where another process serves the directory.
         latency_ms: How long an empty request took just now, waiting included, in milliseconds; None when it failed.
         pending: Requests that wait or run.
         documents: Records in the database; may lag behind in a store with very many collections. None when it failed.
@@ -161,7 +161,7 @@ async def backup(
             return await _to_its_end(off_loop(partial(finish_backup, begun, paused_ms=paused * 1000)))
     except BaseException:
         for begun in unfinished:
-            begun.partial.discard()
+            await _to_its_end(off_loop(begun.partial.discard))
         raise
 
 

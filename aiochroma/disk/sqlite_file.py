@@ -25,19 +25,19 @@ import sqlite3
 import struct
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wait_exponential, wait_random
 
 from aiochroma._errors import DatabaseCorruptError, DatabaseLockedError, DatabaseMovedError
-from aiochroma._files import touch_sqlite_file
+from aiochroma._files import SQLITE_SUFFIXES, identity, touch_sqlite_file
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma.disk.layout import SQLITE_FILE, connect_read_write
 from aiochroma.disk.schema import LOG_INDEX, columns_of, json_object, tables_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection
+    from pathlib import Path
 
 
 __all__ = ["LockProbe", "file_identity", "is_supported", "prepare", "vacuum", "wait_until_closed"]
@@ -169,30 +169,32 @@ def wait_until_closed(
         but_for: Descriptors that may stay open, such as a `LockProbe`'s.
 
     Returns:
-        True when they are closed; True at once where the system does not tell (only Linux does).
+        True when they are closed; True at once where the system does not tell, which has no ``/dev/fd``.
     """
     deadline = time.monotonic() + timeout_seconds
-    while _open_files_below(directory, but_for):
+    while _has_open(directory, but_for):
         if time.monotonic() >= deadline:
             return False
         time.sleep(_POLL_SECONDS)
     return True
 
 
-def _open_files_below(directory: Path, but_for: Collection[int]) -> list[str]:
-    if not sys.platform.startswith("linux"):
-        return []
-    prefix = str(directory / SQLITE_FILE)
-    found = []
-    for descriptor in Path("/proc/self/fd").iterdir():
+def _has_open(directory: Path, but_for: Collection[int]) -> bool:
+    """Whether this process has one of the database's files open; False where the system does not tell."""
+    files = {identity(directory / f"{SQLITE_FILE}{suffix}") for suffix in SQLITE_SUFFIXES}
+    folder = "/proc/self/fd" if sys.platform.startswith("linux") else "/dev/fd"
+    try:
+        descriptors = {int(name) for name in os.listdir(folder)}  # noqa: PTH208 - names are all that is needed
+    except OSError:
+        return False
+    for descriptor in descriptors.difference(but_for):
         try:
-            target = str(descriptor.readlink())
+            status = os.fstat(descriptor)
         except OSError:
-            # Closed between the listing and the look.
-            continue
-        if target.startswith(prefix) and int(descriptor.name) not in but_for:
-            found.append(target)
-    return found
+            continue  # Closed between the listing and the look.
+        if (status.st_dev, status.st_ino) in files:
+            return True
+    return False
 
 
 if sys.platform != "win32":

@@ -11,8 +11,11 @@ import pytest
 from ops_databases import RECORDS, contents, fill, index_of, lose_vectors, print_of, vectors
 
 import aiochroma
+from aiochroma.backend.embedded import open_embedded
 from aiochroma.client.maintenance import SingleEmbedder, reembed_missing
+from aiochroma.core.config import EngineOptions, Location
 from aiochroma.disk.ownership import acquire
+from aiochroma.disk.sqlite_file import wait_until_closed
 
 
 def log_entries(path):
@@ -347,6 +350,19 @@ async def test_a_damaged_sqlite_file_is_left_alone(database):
         await contents(database)
     assert file.read_bytes() == bytes(content)
     assert index_of(database).exists()
+
+
+def test_what_fails_when_chroma_is_open_already_leaves_nothing_behind(tmp_path):
+    """The error is ours, Chroma is closed again, and the directory may be opened by whoever comes next."""
+
+    def fail(*_):
+        raise sqlite3.OperationalError("a fault of its own")
+
+    with pytest.raises(aiochroma.StoreUnavailableError, match="a fault of its own") as raised:
+        open_embedded(Location("persistent", str(tmp_path)), EngineOptions(), make_hook=fail)
+    assert wait_until_closed(tmp_path, 0.0)
+    acquire(tmp_path).release()
+    del raised
 
 
 async def test_a_second_database_beside_the_first_is_no_matter(tmp_path):

@@ -171,6 +171,25 @@ async def test_something_else_listens(relay):
         await aiochroma.AsyncHttpClient("127.0.0.1", relay.port)
 
 
+@pytest.mark.parametrize(
+    ("headers", "body", "said"),
+    [
+        (
+            {"Content-Type": "text/html"},
+            b"<html><body>Please log in</body></html>",
+            "HTTP 200 .Please log in",
+        ),
+        ({"Content-Type": "text/plain"}, b"hello", "no JSON"),
+        ({"Content-Encoding": "gzip"}, b"hello", "decompressing"),
+    ],
+)
+async def test_something_else_answers_with_success(relay, headers, body, said):
+    """A page to log in, and what else answers every request with 200, is no Chroma server either."""
+    relay.rule = lambda seen: (200, headers, body)
+    with pytest.raises(aiochroma.StoreUnavailableError, match=said):
+        await aiochroma.AsyncHttpClient("127.0.0.1", relay.port)
+
+
 async def test_a_server_that_never_answers():
     """The time for an answer is limited."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
