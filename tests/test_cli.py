@@ -480,6 +480,7 @@ def test_stored_text_is_shown_and_not_obeyed(tmp_path):
 
 
 def test_a_standard_input_that_is_closed_is_one_line(tmp_path):
+    """Where a shell has closed it there is nothing to read, which is bad input."""
     done = subprocess.run(
         f"{sys.executable} -m aiochroma remember --path {tmp_path / 'memory'} - <&-",
         shell=True,
@@ -502,6 +503,7 @@ def test_json_is_json_whatever_the_output_can_show(tmp_path, monkeypatch):
 
 
 def test_what_erase_did_not_look_for_is_said(tmp_path):
+    """A text that is too short to be told from chance is named instead of passed over."""
     output(command("remember", "a text", "--path", tmp_path / "memory"))
     lines = output(command("erase", tmp_path / "memory", "--text", "1234"))
     assert any("so short" in line for line in lines)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import chromadb.errors
 import pytest
+from backends import backend_of
 
 import aiochroma
 from aiochroma.backend import chroma_records
@@ -79,7 +80,7 @@ async def test_a_query_within_ids_that_are_gone(collection, caplog):
 async def test_a_native_panic_is_an_unavailable_store_and_the_thread_goes_on(collection):
     """A panic is no `Exception`; its caller gets an error of our tree, and the next call is served."""
     panic = type("PanicException", (BaseException,), {"__module__": "pyo3_runtime"})
-    backend = collection._client.session.connection.engine.serving._opened[0]
+    backend = backend_of(collection._client)
     api = backend.api
 
     class Panicking:

@@ -104,7 +104,9 @@ def test_a_stale_or_broken_record_means_nothing(tmp_path):
         json.dumps({"pid": 1, "host": "h", "since": "s", "version": "v", "command": "c"}),
     ):
         (tmp_path / ".aiochroma.owner.json").write_text(content)
-        acquire(tmp_path).release()
+        ownership = acquire(tmp_path)
+        assert ownership.is_held
+        ownership.release()
 
 
 def test_a_directory_replaced_under_its_owner_is_noticed(tmp_path):

@@ -47,6 +47,7 @@ async def test_a_scope_is_a_wall(tmp_path):
 
 @pytest.mark.parametrize("days", [1e300, float("nan"), float("inf"), -1])
 async def test_a_time_that_is_none_is_refused_by_name(tmp_path, days):
+    """Neither endless, nor a number that is none, nor negative; the model that passed it can read which argument it is."""
     async with aiochroma.Memory(tmp_path) as memory:
         tools = {tool.__name__: tool for tool in memory_tools(memory)}
         with pytest.raises(aiochroma.InvalidInputError, match=r"`days`|`ttl`"):

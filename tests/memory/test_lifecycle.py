@@ -9,7 +9,8 @@ from contextlib import closing
 from datetime import datetime, timedelta, timezone
 
 import pytest
-from chromadb.errors import InternalError, NotFoundError
+from backends import failing_afterwards
+from chromadb.errors import NotFoundError
 
 import aiochroma
 from aiochroma.memory import forgetting
@@ -272,20 +273,12 @@ async def test_the_former_text_may_be_long(path, letters):
         assert (hit.id, hit.text, hit.passage) == (again, long, "Jazz quizzes fizz with pizzazz.")
 
 
-async def test_a_change_that_failed_and_happened_all_the_same_has_an_entry(noted, monkeypatch):
+async def test_a_change_that_failed_and_happened_all_the_same_has_an_entry(noted):
     """Where Chroma has a change in its log when it reports an error, the entry stays."""
     id = await noted.remember("The key is under the mat.")
-    api = type(noted.client.session.connection.engine.serving._opened[0].api)
-    update = api._update
-
-    def update_and_fail(*arguments, **named):
-        update(*arguments, **named)
-        raise InternalError("Error in compaction: Error persisting hnsw index: No space left on device")
-
-    monkeypatch.setattr(api, "_update", update_and_fail)
-    with pytest.raises(aiochroma.AiochromaError):
+    fault = "Error in compaction: Error persisting hnsw index: No space left on device"
+    with failing_afterwards(noted.client, "_update", fault), pytest.raises(aiochroma.AiochromaError):
         await noted.update(id, text="The key is in the shed.")
-    monkeypatch.setattr(api, "_update", update)
     assert (await noted.get(id)).text == "The key is in the shed."
     assert "update" in [change.action for change in await noted.history(id)]
 

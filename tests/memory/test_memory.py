@@ -10,7 +10,7 @@ from enum import Enum
 from types import MappingProxyType
 
 import pytest
-from chromadb.errors import InternalError
+from backends import failing_afterwards
 
 import aiochroma
 from aiochroma import InvalidInputError, NamespaceSearch, sync
@@ -76,21 +76,13 @@ async def test_the_first_memories_of_a_namespace_may_come_at_once(memory, path):
 
 
 @pytest.mark.this_process
-async def test_a_write_that_failed_and_happened_all_the_same_is_found_by_its_words(memory, monkeypatch):
+async def test_a_write_that_failed_and_happened_all_the_same_is_found_by_its_words(memory):
     """The error says that nobody knows; whoever searches then finds what Chroma has, also by its words."""
     await memory.remember("the first lake")
     assert len(await memory.recall("lake", mode="text")) == 1
-    api = memory.client.session.connection.engine.serving._opened[0].api
-    upsert = api._upsert
-
-    def upsert_and_fail(*arguments, **named):
-        upsert(*arguments, **named)
-        raise InternalError("Error in compaction: error returned from database: (code: 522) disk I/O error")
-
-    monkeypatch.setattr(api, "_upsert", upsert_and_fail)
-    with pytest.raises(aiochroma.AiochromaError):
+    fault = "Error in compaction: error returned from database: (code: 522) disk I/O error"
+    with failing_afterwards(memory.client, "_upsert", fault), pytest.raises(aiochroma.AiochromaError):
         await memory.remember("the second lake")
-    monkeypatch.setattr(api, "_upsert", upsert)
     found = {hit.text for hit in await memory.recall("lake", mode="text")}
     assert found == {hit.text for hit in await memory.recall("lake", mode="vector")}
     assert "the first lake" in found

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from backends import backend_of
 from ops_databases import RECORDS, contents, fill, index_of, lose_vectors, print_of, vectors
 
 import aiochroma
@@ -207,7 +208,7 @@ LOGGED = "Error in compaction: Failed to apply logs to the hnsw segment writer"
 
 def faulty(client, method, message, times=1):
     """Let the next calls of a method fail as Chroma lets them fail."""
-    backend = client.session.connection.engine.serving._opened[0]
+    backend = backend_of(client)
     backend.api = Faulty(backend.api, method, message, times)
     return backend.api
 

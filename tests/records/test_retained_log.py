@@ -232,6 +232,7 @@ async def test_a_file_that_has_missed_something_is_not_believed(directory):
 
 @pytest.mark.parametrize("mark", [7, 7.5, b"7", None, "", "\u00b2", "-1", str(2**63), "9" * 5000])
 def test_a_mark_that_names_no_entry_is_not_believed(mark):
+    """A mark is the decimal number of an entry, as we write it, and nothing else."""
     assert position_of(mark) is None
 
 
