@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol
 from aiochroma._errors import BlockingCallError, EventLoopRequiredError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Mapping
 
 __all__ = [
     "THREAD_NAME",
@@ -37,6 +37,7 @@ __all__ = [
     "on_callers_loop",
     "refuse_on_loop",
     "show_as",
+    "together",
     "waits_by_blocking",
 ]
 
@@ -45,6 +46,7 @@ _THREADS = 2
 """Validation and the like is Python code, of which only one thread runs at a time; the second is for what asks the disk."""
 
 P = ParamSpec("P")
+K = TypeVar("K")
 T = TypeVar("T")
 
 _executors: dict[int, ThreadPoolExecutor] = {}
@@ -202,6 +204,16 @@ class Started(Generic[T]):
             self._task.cancel()
         await asyncio.wait({self._task})
         return asyncio.CancelledError() if self._task.cancelled() else self._task.exception()
+
+
+async def together(works: Mapping[K, Coroutine[Any, Any, T]]) -> dict[K, T]:
+    """Do several things at the same time, where that is possible; when one fails, the others are ended."""
+    started = {key: Started(work) for key, work in works.items()}
+    try:
+        return {key: await one.result() for key, one in started.items()}
+    finally:
+        for one in started.values():
+            await one.settle(cancel=True)
 
 
 # -- worker threads ----------------------------------------------------------------------------------------------------

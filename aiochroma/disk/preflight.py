@@ -1,9 +1,9 @@
 """Looks at a database before Chroma opens it, and changes nothing.
 
-Chroma notices little of what can be wrong with its files: a damaged index makes it crash or fill the disk, a
-missing one makes it answer from what is left, without an error. So the SQLite file, its version, every index
-and the agreement of the two are checked here. About 25 ms for 10,000 records of 384 dimensions, and next to nothing for what
-has not changed since the last look; what would take longer is sampled, and the report says so.
+Chroma notices little of what can be wrong with its files: a damaged index makes it crash or fill the disk, a missing one makes it
+answer from what is left, without an error. So the SQLite file, its version, every index and the agreement of the two are checked
+here. About 25 ms for 10,000 records of 384 dimensions, and next to nothing for what has not changed since the last look; what
+would take longer is sampled, and the report says so.
 
 What is found is untrusted: whatever lies there, the result is a report and no error.
 """
@@ -64,7 +64,7 @@ from aiochroma.disk.schema import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-__all__ = ["CollectionReport", "PreflightReport", "inspect_own_files", "preflight"]
+__all__ = ["inspect_own_files", "preflight"]
 
 # The newest migration of each kind in Chroma 1.5.0 to 1.5.9.
 _KNOWN_MIGRATIONS: Mapping[str, int] = {"sysdb": 10, "metadb": 6, "embeddings_queue": 2}
@@ -72,8 +72,7 @@ _PROGRESS_STEP = 50_000
 _MIGRATION_NAME = re.compile(r"\d{5}-[a-z0-9-]+\.sqlite\.sql")
 _THOROUGH_SECONDS, _QUICK_SECONDS = 600.0, 2.0
 _NEEDED_BYTES = 2**16
-# "malformed inverted index for FTS5 table main.t", "unable to validate the inverted index for FTS5 table main.t: ...", and
-# what the next version of SQLite may say.
+# "malformed inverted index for FTS5 table main.t", "unable to validate the inverted index for FTS5 table ...", and others.
 _FULL_TEXT_COMPLAINT = re.compile(r"\bfts5\b|inverted index", re.IGNORECASE)
 
 

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from aiochroma.disk.preflight import PreflightReport
+    from aiochroma.disk.findings import PreflightReport
 
 __all__ = [
     "LogOutcome",

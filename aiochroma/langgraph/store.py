@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from langgraph.store.base import BaseStore, GetOp, Item, ListNamespacesOp, PutOp, SearchItem, SearchOp
 
-from aiochroma._threads import Started, drive
+from aiochroma._threads import drive, together
 from aiochroma.client.session import LazyClient, Shared
 from aiochroma.langgraph.items import (
     MINUTE,
@@ -32,7 +32,7 @@ from aiochroma.records.record import scope_filter
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Coroutine, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from types import TracebackType
 
     import chromadb
@@ -46,10 +46,8 @@ if TYPE_CHECKING:
 
 __all__ = ["AiochromaStore"]
 
-T = TypeVar("T")
 _Ranked = list[tuple[Stored, float | None]]
 """Items, each with its score; None where an item was not found by its meaning."""
-
 _FIRST_LOOK = 16
 """At least this many vectors are looked at first; one item may have several, and a filter may drop any."""
 _LAST_LOOK = 2**31 - 1
@@ -190,7 +188,7 @@ class _Items:
             queries = [op.query for op in ops if isinstance(op, SearchOp) and op.query]
             vectors = await self._index.embed_queries(queries)
         found = await self._read({item_id(op.namespace, op.key) for op in ops if isinstance(op, GetOp)})
-        ranked = await _together(
+        ranked = await together(
             {
                 position: self._search(op, vectors.get(op.query or ""))
                 for position, op in enumerate(ops)
@@ -450,13 +448,3 @@ class _Items:
         versions = {item.version for item in expired.values()}
         await self._delete([], sorted(versions - set(left.values())))
         return len(expired.keys() - left.keys())
-
-
-async def _together(works: Mapping[int, Coroutine[Any, Any, T]]) -> dict[int, T]:
-    """Do several things at the same time; when one fails, the others are ended."""
-    started = {position: Started(work) for position, work in works.items()}
-    try:
-        return {position: await one.result() for position, one in started.items()}
-    finally:
-        for one in started.values():
-            await one.settle(cancel=True)
