@@ -138,10 +138,10 @@ class EmbeddedBackend(ChromaBackend):
         """
         reason = self.unusable.get(request.collection)
         if reason is not None:
-            raise DatabaseCorruptError(
-                f"The collection {request.collection} of {str(self._directory)!r} cannot be used: {reason}.",
-                problems=(reason,),
+            text = (
+                f"The collection {request.collection} of {str(self._directory)!r} cannot be used: {reason}."
             )
+            raise DatabaseCorruptError(text, problems=(reason,))
         try:
             return self._attempt(request, deadline)
         except FailedCall as fault:
