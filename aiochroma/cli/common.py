@@ -22,11 +22,11 @@ from rich.text import Text
 from aiochroma._errors import DatabasePathError, InvalidInputError, shown
 from aiochroma._types import JsonObject, Metadata
 from aiochroma.disk.layout import has_database
-from aiochroma.memory.memory import Memory
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
+    from aiochroma.memory.memory import Memory
     from aiochroma.memory.results import Hit
 
 __all__ = [
@@ -165,6 +165,9 @@ def open_memory(
         DatabasePathError: There is no memory in the directory, and there must be one.
         InvalidInputError: The path is the address of a server, or variables are wrong.
     """
+    # Late, as all that a command needs alone: a session of `mcp` starts while the others are of no use.
+    from aiochroma.memory.memory import Memory
+
     mode = os.environ.get("CHROMA_MODE", "").strip().lower()
     if path is None and mode not in {"", "persistent"}:
         return Memory.from_env(split_chars=split_chars, embedder=embedder)

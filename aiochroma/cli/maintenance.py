@@ -27,9 +27,6 @@ from aiochroma.cli.common import (
     telling_when_interrupted,
 )
 from aiochroma.disk.layout import canonical_directory, has_database
-from aiochroma.sync import doctor as examine
-from aiochroma.sync import erase as erase_files
-from aiochroma.sync import restore as put_back
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -86,6 +83,8 @@ def doctor(
 
     No program may have the database open.
     """
+    from aiochroma.sync import doctor as examine
+
     changed = repair or vacuum or erase_dead or reembed_missing
     left = "; run it again: what is done stays done, and nothing that lives was touched" if changed else ""
     with telling_when_interrupted(lambda: left), progress_bars() as progress:
@@ -158,6 +157,8 @@ def restore(
 
     No program may have the database open.
     """
+    from aiochroma.sync import restore as put_back
+
     target = directory(given, path)
     left = f"; {target} is what it was or what the backup is, whole; run it again"
     with telling_when_interrupted(lambda: left), progress_bars() as progress:
@@ -189,6 +190,8 @@ def erase(
 
     No program may have the database open.
     """
+    from aiochroma.sync import erase as erase_files
+
     receipt = erase_files(directory(given, path), texts=text or (), keep_history=keep_history)
     if as_json:
         print_json(receipt.as_dict())

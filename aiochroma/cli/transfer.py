@@ -37,8 +37,6 @@ from aiochroma.cli.common import (
     telling_when_interrupted,
     with_memory,
 )
-from aiochroma.memory.transfer import TEXT_SUFFIXES
-from aiochroma.ops.migrate import migrate as move
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -232,6 +230,8 @@ def migrate(
     as_json: JsonOption = False,
 ) -> None:
     """Copy a store: from a directory to a server, back, or elsewhere. Interrupted, it may be run again and goes on."""
+    from aiochroma.ops.migrate import migrate as move
+
     if len(endpoints) > 2 or (path is not None and len(endpoints) == 2):
         raise InvalidInputError("Give SRC and DST, or --path and DST.")
     src = endpoints[0] if len(endpoints) == 2 else str(directory(None, path))
@@ -287,6 +287,8 @@ def _input(file: Path) -> Iterator[Path]:
 def _records_in(file: Path) -> int | None:
     """Return how many memories a file or folder may have, for the progress bar; None where that is not known beforehand."""
     if file.is_dir():
+        from aiochroma.memory.transfer import TEXT_SUFFIXES
+
         return sum(entry.suffix.lower() in TEXT_SUFFIXES for entry in file.rglob("*"))
     if not file.is_file():
         return None  # What is read of a pipe is gone.
