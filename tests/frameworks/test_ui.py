@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
 from datetime import timedelta
 
@@ -63,6 +64,38 @@ def test_who_ends_the_command_ends_the_page(runtime, tmp_path):
         page.process.wait(60)
         with pytest.raises(httpx.ConnectError):
             httpx.get(url)
+
+
+WITHOUT_SOCKETS = """
+import contextlib, os, socket, sys
+from streamlit.testing.v1 import AppTest
+with contextlib.suppress(ImportError):
+    import psutil  # On Linux it takes such sockets for granted while it is imported.
+pair, family = socket.socketpair, socket.AF_UNIX
+socket.socketpair = lambda: pair(family)  # What a loop wakes itself with is another kind of socket where there is no such family.
+del socket.AF_UNIX
+from aiochroma import DatabaseInUseError, sync, ui
+os.environ.update({ui.PATH: sys.argv[1], ui.TOKEN: "secret", ui.WRITE: ""})
+app = AppTest.from_file(os.path.join(os.path.dirname(ui.__file__), "page.py"), default_timeout=100)
+app.query_params["token"] = "secret"
+app.run()
+print(app.metric[0].value, len(app.exception), [error.value for error in app.error])
+try:
+    sync.Memory(sys.argv[1], process="this").open()
+except DatabaseInUseError:
+    print("in use")
+else:
+    print("open in this process")
+"""
+
+
+def test_the_page_without_unix_sockets(runtime, tmp_path):
+    """Where Python has none there is no host: the page has the directory open itself, in its own process."""
+    with sync.Memory(tmp_path / "memory") as memory:
+        memory.remember("Ada's cat is called Kestrel.")
+    command = [sys.executable, "-c", WITHOUT_SOCKETS, tmp_path / "memory"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
+    assert done.stdout.splitlines() == ["1 0 []", "open in this process"], done.stderr
 
 
 def choose(browser, view):
