@@ -227,7 +227,7 @@ def test_what_another_embedder_wrote_is_counted_and_exported(tmp_path):
     path, file = tmp_path / "memory", tmp_path / "all.jsonl"
     with Memory(path, embedder=lambda texts: [[float(len(text)), 1.0] for text in texts]) as memory:
         memory.remember("The spare key is with the neighbour.")
-    assert output(command("export", "--path", path, "-n", "default", file)) == ["1 memories exported"]
+    assert output(command("export", "--path", path, "-n", "default", file)) == ["1 memory exported"]
     assert json.loads(file.read_text("utf-8"))["text"] == "The spare key is with the neighbour."
     assert printed_json("stats", "--path", path)["namespaces"] == {"default": 1}
 
@@ -238,7 +238,7 @@ def test_what_another_embedder_wrote_is_embedded_again(tmp_path):
     with Memory(path, embedder="hashed") as memory:
         memory.remember("the kettle is blue")
     assert command("reembed", "--path", path, "--embedder", "word2vec").returncode == 2
-    assert output(command("reembed", "--path", path)) == ["default: 1 memories were embedded again"]
+    assert output(command("reembed", "--path", path)) == ["default: 1 memory embedded again"]
     assert output(command("reembed", "--path", path)) == ["default: has vectors of this embedder already"]
     assert "blue" in command("recall", "--path", path, "kettle").stdout
 
@@ -246,10 +246,10 @@ def test_what_another_embedder_wrote_is_embedded_again(tmp_path):
 def test_one_namespace_is_exported_and_a_folder_of_texts_imported(store, tmp_path):
     """Only what was asked for is written; a folder's files become memories of the namespace that was named."""
     file, folder, copy = tmp_path / "some.jsonl", tmp_path / "notes", tmp_path / "copy"
-    assert output(command("export", "--path", store, "-n", "style", file)) == ["1 memories exported"]
+    assert output(command("export", "--path", store, "-n", "style", file)) == ["1 memory exported"]
     folder.mkdir()
     (folder / "keys.md").write_text("The garage code is 5113.", "utf-8")
-    assert output(command("import", "--path", copy, "-n", "home", folder)) == ["1 memories imported"]
+    assert output(command("import", "--path", copy, "-n", "home", folder)) == ["1 memory imported"]
     assert "5113" in output(command("recall", "--path", copy, "-n", "home", "garage code"))[0]
 
 
@@ -599,3 +599,16 @@ def test_the_bar_of_an_import_has_a_total(tmp_path, name, text, total):
     else:
         file.write_text(text)
     assert _records_in(file) == total
+
+
+def test_nothing_rather_than_something_irrelevant(store):
+    """As in a program: with `auto` a question about something else has no hits."""
+    assert (
+        command("recall", "--path", store, "--min-score", "auto", "the height of the Eiffel tower").returncode
+        == 1
+    )
+    assert (
+        len(output(command("recall", "--path", store, "--min-score", "auto", "where is the spare key?"))) == 1
+    )
+    refused = command("recall", "--path", store, "--max-distance", "far", "key")
+    assert (refused.returncode, "`--max-distance`" in complaint(refused)) == (2, True)

@@ -44,6 +44,7 @@ __all__ = [
     "WhereOption",
     "check_exists",
     "chosen_path",
+    "counted",
     "directory",
     "duration",
     "filter_from",
@@ -369,6 +370,11 @@ def progress_bars() -> Iterator[Callable[[str, int, int | None], None]]:
             bars.update(tasks[stage], completed=done, total=of)
 
         yield show
+
+
+def counted(memories: int) -> str:
+    """Return a number of memories as people say it."""
+    return "1 memory" if memories == 1 else f"{memories} memories"
 
 
 def shown_size(count: int) -> str:

@@ -126,7 +126,8 @@ def backup(
 ) -> None:
     """Copy a database, and check the copy by opening it: every record must have its vector.
 
-    No other program may have it open; that one makes its own backups: `await memory.backup(...)`.
+    A program that shares the database through a host may have it open. One that has it for itself makes its own backups:
+    `await memory.backup(...)`.
     """
     given, target = _last(directories, "the backup's directory")
     source = canonical_directory(directory(given, path))
@@ -141,7 +142,8 @@ def backup(
     console.print(Text(shown_text(report.path)), soft_wrap=True)
     console.print(
         f"{report.records} records in {len(report.collections)} collections, {shown_size(report.bytes)}; copied in "
-        f"{report.paused_ms:.0f} ms, verified in {report.verified_ms:.0f} ms"
+        f"{report.paused_ms:.0f} ms, verified in {report.verified_ms:.0f} ms",
+        soft_wrap=True,
     )
     for removed in report.removed:
         console.print(Text(shown_text(f"deleted: {removed}")), soft_wrap=True)
@@ -199,7 +201,8 @@ def erase(
     console = Console(highlight=False)
     console.print(
         f"{receipt.log_entries} entries of the log and {receipt.vectors_replaced} vectors were erased; {len(receipt.files)} "
-        f"files, {shown_size(receipt.bytes_checked)}, were read afterwards."
+        f"files, {shown_size(receipt.bytes_checked)}, were read afterwards.",
+        soft_wrap=True,
     )
     for title, lines in (
         ("removed", receipt.removed),
@@ -210,11 +213,13 @@ def erase(
             console.print(Text(shown_text(f"{title}: {line}")), soft_wrap=True)
     if receipt.shared:
         console.print(
-            f"{receipt.shared} of the texts are part of memories that live, and were not looked for."
+            f"{receipt.shared} of the texts are part of memories that live, and were not looked for.",
+            soft_wrap=True,
         )
     if receipt.too_short:
         console.print(
-            f"{receipt.too_short} of the texts are so short that they are in any file by chance, and were not looked for."
+            f"{receipt.too_short} of the texts are so short that they are in any file by chance, and were not looked for.",
+            soft_wrap=True,
         )
     raise typer.Exit(0 if receipt.is_complete else 1)
 

@@ -23,6 +23,7 @@ from aiochroma.cli.common import (
     ThreadOption,
     WhereOption,
     chosen_path,
+    counted,
     duration,
     filter_from,
     moment,
@@ -129,8 +130,19 @@ def recall(
     thread: ThreadOption = None,
     k: Annotated[int, typer.Option("-k", help="How many hits each namespace may give.")] = 5,
     limit: LimitOption = None,
+    min_score: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SCORE",
+            help="The lowest score of a hit; auto: none where nothing was remembered about it; default: no limit.",
+        ),
+    ] = None,
     max_distance: Annotated[
-        float | None, typer.Option(help="The largest distance of a hit, 0 to 2; default: no limit.")
+        str | None,
+        typer.Option(
+            metavar="DISTANCE",
+            help="The largest distance of a hit, 0 to 2; auto: the embedder's own; default: no limit.",
+        ),
     ] = None,
     where: WhereOption = None,
     since: SinceOption = None,
@@ -155,6 +167,8 @@ def recall(
         "where": filter_from(where),
         "since": moment(since, "--since"),
         "until": moment(until, "--until"),
+        "min_score": _limit(min_score, "--min-score"),
+        "max_distance": _limit(max_distance, "--max-distance"),
     }
 
     async def work(memory: Memory) -> Recall:
@@ -165,7 +179,6 @@ def recall(
             thread=thread,
             k=k,
             limit=limit,
-            max_distance=max_distance,
             mode=chosen,
             window=window,
             **options,
@@ -236,7 +249,7 @@ def list_(
     if as_json:
         print_json(rows)
     if not count:
-        say(f"there is no such memory in the namespace {namespace!r}")
+        say(f"there is no such memory in the namespace {namespace!r}; `aiochroma namespaces` names them all")
         raise typer.Exit(NOTHING_FOUND)
 
 
@@ -345,7 +358,7 @@ def forget(
 
     forgotten, absent = with_memory(open_memory(path, must_exist=True), work)
     _say_absent(absent, namespace or "default")
-    typer.echo("1 memory forgotten" if forgotten == 1 else f"{forgotten} memories forgotten")
+    typer.echo(f"{counted(forgotten)} forgotten")
     if absent or not forgotten:
         raise typer.Exit(NOTHING_FOUND)
 
@@ -396,6 +409,16 @@ def _lines() -> Iterator[str]:
             raise InvalidInputError(f"Line {number} of standard input is not UTF-8: {error}.") from error
         if text.strip():
             yield text
+
+
+def _limit(text: str | None, option: str) -> float | str | None:
+    """Read a number, or ``auto``."""
+    if text is None or text == "auto":
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise InvalidInputError(f"`{option}` must be a number or auto, got {text!r}.") from None
 
 
 def _searches(names: list[str], k: int) -> dict[str, int] | None:

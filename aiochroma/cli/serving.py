@@ -66,8 +66,9 @@ def host(
 ) -> None:
     """Have a directory open, in the foreground, for every program that opens it with process="shared".
 
-    SIGTERM and SIGINT end it: clients keep what they have not sent, and start a new host for it. As a service of its own
-    (systemd, a container) it outlives the programs that use it.
+    As a service of its own (systemd, a container) it outlives the programs that use it.
+
+    SIGTERM and SIGINT end it: clients keep what they have not sent, and start a new host for it.
     """
     if (
         (status and stop)
@@ -124,7 +125,9 @@ def mcp(
 def ui(
     given: PathArgument = None,
     path: PathOption = None,
-    port: Annotated[int | None, typer.Option(help="The port; default: one that is free.", min=1)] = None,
+    port: Annotated[
+        int | None, typer.Option(help="The port; default: one that is free.", min=1, max=65535)
+    ] = None,
     write: Annotated[
         bool, typer.Option("--write", help="Offer to forget memories and to make backups.")
     ] = False,

@@ -25,6 +25,7 @@ from aiochroma.cli.common import (
     PathArgument,
     PathOption,
     chosen_path,
+    counted,
     directory,
     open_memory,
     print_json,
@@ -97,12 +98,12 @@ def import_file(
 
         def left() -> str:
             return (
-                f" after {written} memories, which are written; run it again to go on: nothing is duplicated"
+                f" after {counted(written)}, written for good; run it again to go on: nothing is duplicated"
             )
 
         with telling_when_interrupted(left):
             imported = with_memory(memory, work)
-    typer.echo(f"{imported} memories imported")
+    typer.echo(f"{counted(imported)} imported")
 
 
 @transfer_app.command("export", epilog=_EXIT_CODES)
@@ -129,7 +130,7 @@ def export_file(
     memory = open_memory(path, must_exist=True)
     if str(file) != "-":
         with telling_when_interrupted(lambda: f"; {file} is as it was"):
-            typer.echo(f"{with_memory(memory, lambda opened: write(opened, file))} memories exported")
+            typer.echo(f"{counted(with_memory(memory, lambda opened: write(opened, file)))} exported")
         return
     with tempfile.TemporaryDirectory(prefix="aiochroma-") as folder:
         target = Path(folder) / "export.jsonl"
@@ -137,7 +138,7 @@ def export_file(
         with target.open("rb") as lines:
             shutil.copyfileobj(lines, sys.stdout.buffer)
         sys.stdout.buffer.flush()
-    say(f"{count} memories exported")
+    say(f"{counted(count)} exported")
 
 
 @transfer_app.command("reembed", epilog=_EXIT_CODES)
@@ -167,7 +168,7 @@ def reembed(
 
     with telling_when_interrupted(lambda: "; run it again to go on"):
         report = with_memory(memory, work)
-    print_lines(*(f"{name}: {count} memories were embedded again" for name, count in report.embedded.items()))
+    print_lines(*(f"{name}: {counted(count)} embedded again" for name, count in report.embedded.items()))
     print_lines(*(f"{name}: has vectors of this embedder already" for name in report.unchanged))
     for name, ids in report.left.items():
         say(f"{name} is as it was: the embedder finds nothing in {', '.join(ids[:5])}")

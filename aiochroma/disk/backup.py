@@ -6,11 +6,13 @@ database notes its newest one.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from aiochroma._errors import BackupError, shown
 from aiochroma._files import (
@@ -27,6 +29,9 @@ from aiochroma._types import JsonObject
 from aiochroma.disk.copying import Verification, check_verification, refuse_lack_of_room, size_of, verify_copy
 from aiochroma.disk.layout import BACKUP_NOTE, MANIFEST, SQLITE_FILE, canonical_directory
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 __all__ = [
     "BackupReport",
     "UnfinishedBackup",
@@ -34,6 +39,7 @@ __all__ = [
     "finish_backup",
     "read_manifest",
     "record_backup",
+    "record_origin",
     "recorded_backup",
     "recorded_sequences",
 ]
@@ -90,12 +96,28 @@ def read_manifest(backup: Path) -> JsonObject:
 
 def record_backup(directory: Path, report: BackupReport) -> None:
     """Write down in the database how far the newest verified backup goes, for cutting the retained log at the next open."""
-    note = {
-        "path": report.path,
-        "created": report.created,
-        "sequences": {id: entry["sequence"] for id, entry in report.collections.items()},
-    }
-    write_atomically(directory / BACKUP_NOTE, json.dumps(note))
+    _record(directory, report.path, report.created, report.collections)
+
+
+def record_origin(directory: Path, backup: Path) -> None:
+    """Write down in a copy of a backup that this is its newest one, if every vector of it was read when it was made.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    manifest = read_manifest(backup)
+    if manifest.get("verified") == "full":
+        with contextlib.suppress(
+            KeyError, TypeError, AttributeError
+        ):  # Nobody's manifest but ours has it all.
+            _record(directory, str(backup), manifest["created"], manifest["collections"])
+
+
+def _record(directory: Path, path: str, created: str, collections: Mapping[str, JsonObject]) -> None:
+    sequences = {id: entry["sequence"] for id, entry in collections.items()}
+    write_atomically(
+        directory / BACKUP_NOTE, json.dumps({"path": path, "created": created, "sequences": sequences})
+    )
 
 
 def recorded_sequences(directory: Path) -> dict[str, int]:

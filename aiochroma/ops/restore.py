@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from aiochroma._errors import BackupError, DatabasePathError
 from aiochroma._files import PartialDirectory, flush, identity, remove_abandoned
 from aiochroma._threads import at_length
-from aiochroma.disk.backup import read_manifest
+from aiochroma.disk.backup import read_manifest, record_origin
 from aiochroma.disk.copying import (
     Verification,
     check_verification,
@@ -126,6 +126,7 @@ def _put_in_place(source: Path, target: Path, verify: Verification) -> Path:
     try:
         copy_database(source, partial.path)
         verify_copy(partial.path, verify)
+        record_origin(partial.path, source)
         partial.finish()
         _exchange(kept, target)
         flush(target.parent)

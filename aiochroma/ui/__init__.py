@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from aiochroma._distribution import missing_extra
-from aiochroma._errors import StoreUnavailableError
+from aiochroma._errors import InvalidInputError, StoreUnavailableError
 from aiochroma.disk.copying import ChildError, interpreter, package_environment
 
 __all__ = ["PATH", "TOKEN", "WRITE", "serve"]
@@ -40,12 +40,13 @@ def serve(path: str | os.PathLike[str], *, port: int | None = None, write: bool 
 
     Raises:
         MissingExtraError: Streamlit is not installed.
+        InvalidInputError: The port is in use.
         StoreUnavailableError: This program has no Python interpreter of its own.
     """
     if find_spec("streamlit") is None:
         raise missing_extra("The page", "ui", "streamlit")
     token = secrets.token_urlsafe(24)
-    chosen = _free_port() if port is None else port
+    chosen = _port(port)
     options = {
         "server.address": "127.0.0.1",
         "server.port": chosen,
@@ -76,8 +77,15 @@ def serve(path: str | os.PathLike[str], *, port: int | None = None, write: bool 
             return process.wait()
 
 
-def _free_port() -> int:
+def _port(wished: int | None) -> int:
+    """Return a port that is free, the one that is wished for if one is."""
     with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind(("127.0.0.1", wished or 0))
+        except OSError as error:
+            raise InvalidInputError(
+                f"The port {wished} cannot be used: {error.strerror}. Leave it out for one that is free."
+            ) from error
         port: int = listening.getsockname()[1]
         return port

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import subprocess
 import sys
 from datetime import timedelta
@@ -64,6 +65,19 @@ def test_who_ends_the_command_ends_the_page(runtime, tmp_path):
         page.process.wait(60)
         with pytest.raises(httpx.ConnectError):
             httpx.get(url)
+
+
+def test_a_port_that_is_in_use(tmp_path):
+    """It is refused by its number, before an address is printed."""
+    with sync.Memory(tmp_path / "memory") as memory:
+        memory.remember("Ada's cat is called Kestrel.")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        command = [sys.executable, "-m", "aiochroma", "ui", tmp_path / "memory", "--port", port]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
+    assert (done.returncode, done.stdout, port in done.stderr) == (2, "", True)
 
 
 WITHOUT_SOCKETS = """

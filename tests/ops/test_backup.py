@@ -110,6 +110,8 @@ async def test_the_database_that_was_there_is_kept(database, tmp_path):
     assert len(await contents(database)) == 240
     assert len(await contents(kept)) == 239
     assert print_of(tmp_path / "backup") == before
+    assert recorded_backup(database) == tmp_path / "backup"
+    assert str(tmp_path / "backup") in (await aiochroma.erase(database)).not_reached
 
 
 async def test_rotation_keeps_the_newest_of_this_database_only(database, tmp_path):
