@@ -383,16 +383,11 @@ async def _answer(request: HTTPConnection, error: Exception) -> Response | None:
         body["started"] = error.started
     if detail is not None:
         _report(request, _described(error))
+    is_temporary = status == _SERVICE_UNAVAILABLE
     if isinstance(request, WebSocket) and request.application_state is WebSocketState.CONNECTED:
-        # "Try again later", or "internal error"; a reason has 123 bytes at most.
-        code = 1013 if status == _SERVICE_UNAVAILABLE else 1011
-        await request.close(code, body["error"])
+        await request.close(1013 if is_temporary else 1011, body["error"])  # Try again later; internal error.
         return None
-    return (
-        _unavailable(request, body)
-        if status == _SERVICE_UNAVAILABLE
-        else JSONResponse(body, status_code=status)
-    )
+    return _unavailable(request, body) if is_temporary else JSONResponse(body, status_code=status)
 
 
 def _report(request: HTTPConnection, reason: str) -> None:
