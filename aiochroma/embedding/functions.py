@@ -174,14 +174,15 @@ def call_function(
     Raises:
         EmbeddingFailedError: It raised, or did not return one finite vector for each input.
     """
+    given = [*inputs]  # Its own: some clean the texts in place.
     if tokens:
         with _within(function), _blamed(function):
             # Functions that have none are not asked.
-            matrices = _whole(getattr(function, "embed_query_tokens" if is_query else "embed_tokens")(inputs))
+            matrices = _whole(getattr(function, "embed_query_tokens" if is_query else "embed_tokens")(given))
         return matrices_from(matrices, inputs, function)
     with _within(function), _blamed(function):
         for_queries = getattr(function, "embed_query", None) if is_query else None
-        result = _whole(function(inputs) if for_queries is None else for_queries(input=inputs))
+        result = _whole(function(given) if for_queries is None else for_queries(input=given))
     return vectors_from(result, inputs, function)
 
 
@@ -207,14 +208,15 @@ async def await_function(
         DeadlineExceededError: The deadline passed first.
     """
     for_queries = getattr(function, "embed_query", None) if is_query else None
+    given = [*inputs]
 
     async def answer() -> Iterable[npt.ArrayLike]:
         # Blamed here as well: a SystemExit that leaves a task ends the event loop.
         with _within(function), _blamed(function):
             if for_queries is not None and inspect.iscoroutinefunction(for_queries):
-                result: Iterable[npt.ArrayLike] = await for_queries(input=inputs)
+                result: Iterable[npt.ArrayLike] = await for_queries(input=given)
             else:
-                result = await function(inputs)
+                result = await function(given)
             return _whole(result)
 
     task = asyncio.ensure_future(answer())
@@ -238,6 +240,9 @@ async def await_function(
 
 def _whole(result: Iterable[npt.ArrayLike]) -> Iterable[npt.ArrayLike]:
     """Return what a function returned; vectors that are made as they are read are made here, where it is blamed for them."""
+    if inspect.iscoroutine(result):
+        result.close()
+        raise TypeError("it is asynchronous, which its type does not say; pass an `async def` that awaits it")
     return [copy(vector) for vector in result] if isinstance(result, Iterator) else result
 
 

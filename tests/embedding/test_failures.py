@@ -276,3 +276,39 @@ def test_an_embedder_may_use_its_arrays_again(tokens):
     assert [vector.mean() for vector in (first, second, third)] == [1.0, 2.0, 3.0]
     (again,) = worker.execute(Request("embed", {**purpose, "inputs": ["a"]}))
     assert again.mean() == 1.0
+
+
+async def test_an_embedder_may_clean_its_texts_in_place(tmp_path):
+    """The list that it is given is its own: the texts that are remembered, and the vectors that belong to them, stay."""
+
+    def cleaning(texts):
+        for at, text in enumerate(texts):
+            texts[at] = text.replace("\n", " ")
+        return vectors(texts)
+
+    async def asynchronously(texts):
+        return cleaning(texts)
+
+    for number, embedder in enumerate((cleaning, asynchronously)):
+        async with aiochroma.Memory(tmp_path / str(number), embedder=embedder) as memory:
+            await memory.remember("a kettle\nof tea")
+            assert [hit.text for hit in await memory.recall("kettle\ntea")] == ["a kettle\nof tea"]
+
+
+@pytest.mark.filterwarnings("error")
+async def test_a_coroutine_that_nothing_announces_is_named(tmp_path):
+    """`lambda texts: service.embed(texts)` is no `async def`, so it is called on a thread; what it returns says why that fails."""
+
+    class Service:
+        async def embed(self, texts):
+            return vectors(texts)
+
+    class Wrapped:
+        identity = "wrapped"
+
+        def __call__(self, texts):
+            return Service().embed(texts)
+
+    async with aiochroma.Memory(tmp_path / "memory", embedder=Wrapped()) as memory:
+        with pytest.raises(aiochroma.EmbeddingFailedError, match="async def"):
+            await memory.remember("a kettle of tea")
