@@ -8,10 +8,11 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
-from programs import command, printed_by, python, until
+from programs import PATIENCE, command, printed_by, python, until
 
 from aiochroma.sync import Memory
 
@@ -612,3 +613,15 @@ def test_nothing_rather_than_something_irrelevant(store):
     )
     refused = command("recall", "--path", store, "--max-distance", "far", "key")
     assert (refused.returncode, "`--max-distance`" in complaint(refused)) == (2, True)
+
+
+def test_an_import_from_a_pipe_is_whole(tmp_path):
+    """What a named pipe gives is kept in a file first: its lines are counted, and read."""
+    pipe = tmp_path / "lines.jsonl"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_text, args=('{"text": "a"}\n{"text": "b"}\n',), daemon=True)
+    writer.start()
+    assert "2" in command("import", "--path", tmp_path / "memory", pipe).stdout
+    writer.join(PATIENCE)
+    with Memory(tmp_path / "memory") as memory:
+        assert memory.count() == 2

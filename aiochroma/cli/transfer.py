@@ -12,7 +12,7 @@ import sys
 import tempfile
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import IO, TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -267,21 +267,25 @@ def migrate(
 
 @contextmanager
 def _input(file: Path) -> Iterator[Path]:
-    """Give the file to read; standard input is written to a private file first, because its lines are read twice."""
+    """Give the file to read; standard input and a named pipe are written to a private file first: lines are read twice."""
+    source: IO[bytes] | None = None
+    name = "standard-input.jsonl"
     if str(file) != "-":
         file = file.expanduser()
         try:
-            file.stat()
+            if not file.is_fifo():
+                file.stat()
+                yield file
+                return
+            source, name = file.open("rb"), file.name
         except OSError as error:
             raise InvalidInputError(f"{str(file)!r} cannot be read: {error.strerror}.") from error
-        yield file
-        return
-    if stdin_is_terminal():
+    elif stdin_is_terminal():
         raise InvalidInputError("`import -` reads JSON lines from standard input, which is a terminal.")
     with tempfile.TemporaryDirectory(prefix="aiochroma-") as folder:
-        copy = Path(folder) / "standard-input.jsonl"
-        with copy.open("wb") as lines:
-            shutil.copyfileobj(sys.stdin.buffer, lines)
+        copy = Path(folder) / name
+        with source or sys.stdin.buffer as given, copy.open("wb") as lines:
+            shutil.copyfileobj(given, lines)
         yield copy
 
 
@@ -291,8 +295,6 @@ def _records_in(file: Path) -> int | None:
         from aiochroma.memory.transfer import TEXT_SUFFIXES
 
         return sum(entry.suffix.lower() in TEXT_SUFFIXES for entry in file.rglob("*"))
-    if not file.is_file():
-        return None  # What is read of a pipe is gone.
     if file.suffix.lower() == ".csv":
         with file.open(encoding="utf-8", errors="replace", newline="") as lines, suppress(csv.Error):
             return max(0, sum(1 for _ in csv.reader(lines)) - 1)

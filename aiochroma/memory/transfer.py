@@ -5,11 +5,11 @@ from __future__ import annotations
 import csv
 import json
 import os
+import stat
 import threading
 from collections import Counter
 from contextlib import closing
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeVar
 
@@ -38,6 +38,7 @@ T = TypeVar("T")
 _PAGE = 500
 _ROWS_AT_ONCE = 256
 _WINDOW = 2048
+_WINDOW_CHARACTERS = 4 * 1024 * 1024
 _JSON_SUFFIXES = frozenset({".jsonl", ".ndjson", ".json"})
 TEXT_SUFFIXES = frozenset({".txt", ".md"})
 _MOMENTS = ("created_at", "updated_at", "expires_at")
@@ -190,8 +191,11 @@ async def _import(
         if progress is not None:
             progress(count)
 
-    with closing(rows), closing(_numbered(rows)) as numbered:
-        await remember_batches(store, _batches(numbered), written, replace=replaces)
+    reading = _Reading(rows)
+    try:
+        await remember_batches(store, _batches(reading), written, replace=replaces)
+    finally:
+        reading.close()
     return count
 
 
@@ -208,10 +212,10 @@ def _numbered(rows: Iterable[Row]) -> Generator[Row, None, None]:
         yield namespace, item
 
 
-async def _batches(rows: Generator[Row, None, None]) -> AsyncIterator[tuple[str, list[Item]]]:
+async def _batches(reading: _Reading) -> AsyncIterator[tuple[str, list[Item]]]:
     """Read rows off the loop, a window at a time, and gather those of one namespace, wherever they stand in the window."""
     while True:
-        window, error = await off_loop(lambda: _some(rows))
+        window, error = await off_loop(reading.some)
         namespaces: dict[str, list[Item]] = {}
         for namespace, item in window:
             namespaces.setdefault(namespace, []).append(item)
@@ -224,21 +228,61 @@ async def _batches(rows: Generator[Row, None, None]) -> AsyncIterator[tuple[str,
             return
 
 
-def _some(rows: Iterator[Row]) -> tuple[list[Row], Exception | None]:
-    """Read some rows, and what ended the reading: the rows before a bad one are to be written."""
-    batch: list[Row] = []
-    try:
-        for row in islice(rows, _WINDOW):
-            batch.append(row)  # noqa: PERF402 - one by one, so that those before an error stay
-    except Exception as error:  # noqa: BLE001 - raised when they are written
+class _Reading:
+    """Rows that are read on worker threads. A cancelled caller closes it while one of them reads: that one then closes the file.
+
+    Args:
+        rows: What reads them.
+    """
+
+    def __init__(self, rows: Generator[Row, None, None]) -> None:
+        self._rows, self._numbered = rows, _numbered(rows)
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def some(self) -> tuple[list[Row], Exception | None]:
+        """Read some rows, and what ended the reading: the rows before a bad one are to be written."""
+        batch: list[Row] = []
+        characters = 0
+        error = None
+        with self._lock:
+            try:
+                while (
+                    len(batch) < _WINDOW
+                    and characters < _WINDOW_CHARACTERS
+                    and (row := next(self._numbered, None)) is not None
+                ):
+                    batch.append(row)
+                    characters += len(row[1].text)
+            except Exception as raised:  # noqa: BLE001 - raised when the rows before it are written
+                error = raised
+        if self._closed:
+            self.close()
         return batch, error
-    return batch, None
+
+    def close(self) -> None:
+        """Close the file; waits for nothing."""
+        self._closed = True
+        if self._lock.acquire(blocking=False):
+            with closing(self._rows), closing(self._numbered):
+                self._lock.release()
 
 
 def _reader(path: Path, namespace: str) -> tuple[Generator[Row, None, None], bool]:
     """Return what reads a file or folder, and whether its memories replace others as a whole."""
-    if path.is_dir():
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        mode = stat.S_IFREG  # The suffix is looked at first.
+    except OSError as error:
+        raise InvalidInputError(f"`file` {str(path)!r} cannot be read: {error}") from error
+    if stat.S_ISDIR(mode):
         return _from_folder(path, namespace), False
+    if not stat.S_ISREG(mode):
+        # One that nobody writes to keeps its thread for ever, and a device may have no end.
+        raise InvalidInputError(
+            f"`file` {str(path)!r} is a pipe or a device: write what it gives to a file first, or to `aiochroma import -`."
+        )
     suffix = path.suffix.lower()
     if suffix in _JSON_SUFFIXES:
         return _guarded(path, _from_json(path, namespace)), True

@@ -297,7 +297,7 @@ async def test_an_embedder_may_clean_its_texts_in_place(tmp_path):
 
 @pytest.mark.filterwarnings("error")
 async def test_a_coroutine_that_nothing_announces_is_named(tmp_path):
-    """`lambda texts: service.embed(texts)` is no `async def`, so it is called on a thread; what it returns says why that fails."""
+    """`lambda texts: service.embed(texts)` is no `async def`, so it is called on a thread; the error says what to pass."""
 
     class Service:
         async def embed(self, texts):

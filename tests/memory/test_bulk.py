@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import csv
 import json
+import os
 import weakref
 from pathlib import Path
 
@@ -365,3 +366,30 @@ async def test_an_array_is_read_like_lines(tmp_path):
         file.write_text('["five"', encoding="utf-8")
         with pytest.raises(InvalidInputError, match="not JSON"):
             await memory.import_(file)
+
+
+@pytest.mark.parametrize("name", ["one.jsonl", "one.csv", "one.json"])
+async def test_an_import_may_be_cancelled_while_the_file_is_read(memory, tmp_path, name):
+    """Whatever it is at, the caller gets his cancellation, and the next import reads as ever."""
+    lines = [json.dumps({"text": f"fact {n}", "metadata": {"long": "x" * 2000}}) for n in range(4000)]
+    files = {
+        "jsonl": "\n".join(lines),
+        "json": f"[{','.join(lines)}]",
+        "csv": "text,long\n" + f"a,{'x' * 2000}\n" * 4000,
+    }
+    (tmp_path / name).write_text(files[name.partition(".")[2]])
+    for seconds in (0.0, 0.001, 0.003, 0.01, 0.02):
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(memory.import_(tmp_path / name), seconds)
+    (tmp_path / "small.jsonl").write_text('{"text": "a kettle", "id": "kettle"}')
+    assert await memory.import_(tmp_path / "small.jsonl") == 1
+    assert (await memory.get("kettle")).text == "a kettle"
+
+
+async def test_what_never_ends_is_not_imported(memory, tmp_path):
+    """A pipe without a writer and a device would keep a worker thread of everybody's, and the end of the program, for ever."""
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    (tmp_path / "device.csv").symlink_to("/dev/zero")
+    for name in ("pipe.jsonl", "device.csv"):
+        with pytest.raises(InvalidInputError, match=f"{name}.*pipe or a device"):
+            await memory.import_(tmp_path / name)
