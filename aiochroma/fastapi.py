@@ -137,16 +137,16 @@ class _Opened:
             self.retry_at = time.monotonic() + pause
             worker = _worker_that_has_it(self.error)
             if worker is not None:
-                # It stays so until that one ends: once is enough.
-                if state.attempt_number == 1:
+                if state.attempt_number == 1:  # Once is enough: it stays so until that one ends.
                     log.error("store.in_use_by_worker", pid=worker)
                 return
             log.error("store.unavailable", reason=repr(self.error), next_attempt_seconds=round(pause, 1))
 
         attempts = tenacity.AsyncRetrying(
             wait=_PAUSES,
-            # Of any kind: no code awaits this task, and the health route tells the reason.
-            retry=tenacity.retry_if_exception_type(Exception),
+            retry=tenacity.retry_if_exception_type(
+                Exception
+            ),  # Of any kind: the health route tells the reason.
             before_sleep=announce,
             sleep=asyncio.sleep,
         )

@@ -48,6 +48,7 @@ __all__ = [
     "directory",
     "duration",
     "filter_from",
+    "limit_from",
     "moment",
     "open_memory",
     "pairs",
@@ -59,6 +60,7 @@ __all__ = [
     "progress_bars",
     "say",
     "scope_from",
+    "searches_from",
     "shown_size",
     "shown_text",
     "stdin_is_terminal",
@@ -235,6 +237,30 @@ def filter_from(text: str | None) -> JsonObject | None:
 def scope_from(text: str | None) -> tuple[str, ...] | None:
     """Read a scope, whose labels are joined by slashes."""
     return None if text is None else tuple(text.split("/"))
+
+
+def limit_from(text: str | None, option: str) -> float | str | None:
+    """Read a number, or ``auto``."""
+    if text is None or text == "auto":
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise InvalidInputError(f"`{option}` must be a number or auto, got {text!r}.") from None
+
+
+def searches_from(names: list[str], k: int) -> dict[str, int] | None:
+    """Read ``NAME`` and ``NAME=K``; what follows the last ``=`` is K only if it is a number."""
+    if not names:
+        return None
+    searches: dict[str, int] = {}
+    for text in names:
+        name, sign, number = text.rpartition("=")
+        if sign and number.isdecimal():
+            searches[name] = int(number)
+        else:
+            searches[text] = k
+    return searches
 
 
 def duration(text: str | None, option: str) -> timedelta | None:

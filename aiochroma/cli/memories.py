@@ -26,6 +26,7 @@ from aiochroma.cli.common import (
     counted,
     duration,
     filter_from,
+    limit_from,
     moment,
     open_memory,
     pairs,
@@ -35,6 +36,7 @@ from aiochroma.cli.common import (
     print_lines,
     say,
     scope_from,
+    searches_from,
     shown_text,
     stdin_is_terminal,
     with_memory,
@@ -162,13 +164,13 @@ def recall(
     if mode not in {"hybrid", "vector", "text"}:
         raise InvalidInputError(f"`--mode` must be hybrid, vector or text, got {shown(mode)}.")
     chosen: Literal["hybrid", "vector", "text"] = mode  # type: ignore[assignment]  # checked above
-    searched = _searches(namespaces or [], k)
+    searched = searches_from(namespaces or [], k)
     options: JsonObject = {
         "where": filter_from(where),
         "since": moment(since, "--since"),
         "until": moment(until, "--until"),
-        "min_score": _limit(min_score, "--min-score"),
-        "max_distance": _limit(max_distance, "--max-distance"),
+        "min_score": limit_from(min_score, "--min-score"),
+        "max_distance": limit_from(max_distance, "--max-distance"),
     }
 
     async def work(memory: Memory) -> Recall:
@@ -409,30 +411,6 @@ def _lines() -> Iterator[str]:
             raise InvalidInputError(f"Line {number} of standard input is not UTF-8: {error}.") from error
         if text.strip():
             yield text
-
-
-def _limit(text: str | None, option: str) -> float | str | None:
-    """Read a number, or ``auto``."""
-    if text is None or text == "auto":
-        return text
-    try:
-        return float(text)
-    except ValueError:
-        raise InvalidInputError(f"`{option}` must be a number or auto, got {text!r}.") from None
-
-
-def _searches(names: list[str], k: int) -> dict[str, int] | None:
-    """Read ``NAME`` and ``NAME=K``; what follows the last ``=`` is K only if it is a number."""
-    if not names:
-        return None
-    searches: dict[str, int] = {}
-    for text in names:
-        name, sign, number = text.rpartition("=")
-        if sign and number.isdecimal():
-            searches[name] = int(number)
-        else:
-            searches[text] = k
-    return searches
 
 
 def _without_search(hit: Hit) -> JsonObject:
