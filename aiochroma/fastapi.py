@@ -144,9 +144,7 @@ class _Opened:
 
         attempts = tenacity.AsyncRetrying(
             wait=_PAUSES,
-            retry=tenacity.retry_if_exception_type(
-                Exception
-            ),  # Of any kind: the health route tells the reason.
+            retry=tenacity.retry_if_exception_type(Exception),  # The health route tells the reason.
             before_sleep=announce,
             sleep=asyncio.sleep,
         )

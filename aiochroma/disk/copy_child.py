@@ -11,6 +11,7 @@ import os
 import shutil
 import stat
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,7 @@ def copy(source: Path, target: Path, patterns: Sequence[str] = ()) -> None:
     """Copy what is in a directory into an empty one, modes included.
 
     Entries of the top directory with a name like one of the patterns stay behind, and so does whatever is neither a file nor a
-    directory. Links are followed.
+    directory, or vanishes meanwhile. Links are followed.
     """
     _copy(source, target, frozenset(), lambda name: any(fnmatch.fnmatchcase(name, one) for one in patterns))
 
@@ -42,23 +43,22 @@ def _copy(
         try:
             found = entry.stat()
         except FileNotFoundError:
-            if entry.is_symlink():
-                continue  # It points to nothing.
-            raise
+            # A link to nothing; or a log, say, that has just got another name. What opens the copy misses what is needed.
+            continue
         if stat.S_ISDIR(found.st_mode):
             if (found.st_dev, found.st_ino) not in above:  # Else a link to a directory that it lies in.
                 (target / entry.name).mkdir(0o700)
                 _copy(entry, target / entry.name, above, lambda _: False)
         elif stat.S_ISREG(found.st_mode):
-            _copy_file(entry, target / entry.name)
+            with suppress(FileNotFoundError):
+                _copy_file(entry, target / entry.name)
     if sys.platform != "win32":
         target.chmod(stat.S_IMODE(status.st_mode))
 
 
 def _copy_file(source: Path, target: Path) -> None:
     """Copy one file inside the kernel; where the file system can, its blocks are shared and not copied at all."""
-    descriptor = os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    with source.open("rb") as old, os.fdopen(descriptor, "wb") as new:
+    with source.open("rb") as old, open(target, "xb", opener=_open_privately) as new:
         if not _copied_by_the_kernel(old.fileno(), new.fileno()):
             old.seek(0)
             new.seek(0)
@@ -66,6 +66,10 @@ def _copy_file(source: Path, target: Path) -> None:
             shutil.copyfileobj(old, new, 2**20)
         if sys.platform != "win32":
             os.fchmod(new.fileno(), stat.S_IMODE(os.fstat(old.fileno()).st_mode))
+
+
+def _open_privately(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _copied_by_the_kernel(old: int, new: int) -> bool:

@@ -276,6 +276,7 @@ _LEFT_BEHIND = (
     SEEN_NOTE,
     f"{SQLITE_FILE}-shm",
     f"{QUARANTINE_PREFIX}*",
+    "aiochroma-*.log*",
 )
 _SQLITE_NAMES = (".sqlite3", ".sqlite3-wal", ".sqlite3-journal")
 _SPARE_BYTES = 16 * 2**20

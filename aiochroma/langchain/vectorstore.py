@@ -420,7 +420,12 @@ class AiochromaVectorStore(Shared, VectorStore):
             "l2": self._euclidean_relevance_score_fn,
             "ip": self._max_inner_product_relevance_score_fn,
         }
-        return known[self._space()]
+
+        def relevance(distance: float) -> float:
+            # LangChain asks for this before it searches, when the collection may not be known yet.
+            return known[self._space()](distance)
+
+        return relevance
 
 
 def _documents(

@@ -110,6 +110,29 @@ def test_a_copy_leaves_out_what_is_no_file(tmp_path):
     assert not (target / "link").is_symlink()
 
 
+def test_a_copy_goes_on_without_what_vanishes(tmp_path, monkeypatch):
+    """A log that gets another name while a backup is made is no reason to make none."""
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.mkdir()
+    target.mkdir()
+    for name in ("kept", "moved", "seen and moved"):
+        (source / name).write_text("x")
+    looked = Path.stat
+
+    def looks(path, **how):
+        if path == source / "moved":
+            path.unlink()
+        found = looked(path, **how)
+        if path == source / "seen and moved":
+            path.unlink()
+        return found
+
+    monkeypatch.setattr(Path, "stat", looks)
+    copy(source, target)
+    monkeypatch.undo()
+    assert [path.name for path in target.iterdir()] == ["kept"]
+
+
 def write(path, text):
     output = Replacement(path)
     output.file.write(text)
