@@ -57,12 +57,15 @@ class MetadataTable:
     def remove(self, namespace: int, entries: Iterable[tuple[int, MetadataView]]) -> None:
         """Take out what :meth:`add` stored."""
         self._cache.replaced(namespace)
-        rows = self._rows(namespace, entries)
-        if rows:
+        # Key by key: of four columns in one list SQLite would look up the first alone, and go through all that has the key.
+        by_key: dict[tuple[int, str], list[tuple[Any, int]]] = {}
+        for key, kind, value, number in self._rows(namespace, entries):
+            by_key.setdefault((key, kind), []).append((value, number))
+        for (key, kind), pairs in by_key.items():
             self._connection.execute(
-                "DELETE FROM metadata_values WHERE (key, kind, value, memory) IN (SELECT json_extract(value, '$[0]'),"
-                " json_extract(value, '$[1]'), json_extract(value, '$[2]'), json_extract(value, '$[3]') FROM json_each(?))",
-                (json.dumps(rows),),
+                "DELETE FROM metadata_values WHERE key = ? AND kind = ? AND (value, memory) IN"
+                " (SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?))",
+                (key, kind, json.dumps(pairs)),
             )
 
     def drop(self, namespace: int) -> None:
