@@ -138,10 +138,8 @@ class EmbeddedBackend(ChromaBackend):
         """
         reason = self.unusable.get(request.collection)
         if reason is not None:
-            text = (
-                f"The collection {request.collection} of {str(self._directory)!r} cannot be used: {reason}."
-            )
-            raise DatabaseCorruptError(text, problems=(reason,))
+            collection = f"The collection {request.collection} of {str(self._directory)!r}"
+            raise DatabaseCorruptError(f"{collection} cannot be used: {reason}.", problems=(reason,))
         try:
             return self._attempt(request, deadline)
         except FailedCall as fault:
@@ -262,8 +260,7 @@ class EmbeddedBackend(ChromaBackend):
 
     def describe(self) -> BackendInfo:
         """See :class:`aiochroma.backend.protocol.Backend`."""
-        # Without an owner while it could not be opened again.
-        owner = self._ownership.owner if self._is_open else None
+        owner = self._ownership.owner if self._is_open else None  # It could not be opened again.
         return BackendInfo(
             self.capabilities,
             self._system.settings,

@@ -30,11 +30,21 @@ def bare_environment(monkeypatch):
             monkeypatch.delenv(variable)
 
 
-@pytest.fixture
-def server(tmp_path):
-    """A Chroma server with nothing in it."""
-    with ChromaServer(tmp_path / "server", tmp_path / "server.log") as started:
+@pytest.fixture(scope="module")
+def running(tmp_path_factory):
+    """A Chroma server."""
+    folder = tmp_path_factory.mktemp("server")
+    with ChromaServer(folder / "data", folder / "log") as started:
         yield started
+
+
+@pytest.fixture
+async def server(running):
+    """The server, with no collections in its default database."""
+    async with aiochroma.AsyncHttpClient("127.0.0.1", running.port) as client:
+        for collection in await client.list_collections():
+            await client.delete_collection(collection.name)
+    return running
 
 
 @pytest.fixture
@@ -166,7 +176,8 @@ async def test_killed_in_the_middle_and_run_again(to, server, tmp_path):
         await aiochroma.migrate(target, tmp_path / "elsewhere")
     report = await aiochroma.migrate(source, target)
     assert report.is_verified
-    assert report.written == count - len(left["main"][3])
+    # What was on its way when the run was killed may have arrived since.
+    assert 0 < report.written <= count - len(left["main"][3])
     assert_same(await everything(source), await everything(target))
 
 
@@ -283,7 +294,7 @@ async def test_the_directory_of_a_running_server_is_refused(server, tmp_path):
     async with aiochroma.connect(mode="http", host=server.url) as client:
         await client.create_collection("main", embedding_function=None)
     with pytest.raises(aiochroma.DatabaseInUseError, match="chroma"):
-        await aiochroma.migrate(tmp_path / "server", tmp_path / "copy")
+        await aiochroma.migrate(server.directory, tmp_path / "copy")
 
 
 async def test_all_databases_of_all_tenants(tmp_path, server):

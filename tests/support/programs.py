@@ -213,7 +213,7 @@ class ChromaServer(Program):
     """`chroma run`, on the same port whenever it is started."""
 
     def __init__(self, directory, log):
-        self.port = free_port()
+        self.directory, self.port = Path(directory), free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         program = Path(sys.executable).with_name("chroma")
         super().__init__(
