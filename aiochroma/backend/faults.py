@@ -376,8 +376,8 @@ def is_full(directory: Path, needed: int = _NEEDED_TO_OPEN_BYTES) -> bool:
 def full_disk_error(directory: Path) -> StoreUnavailableError:
     """Return the error of a write that was refused because the disk is nearly full."""
     return StoreUnavailableError(
-        f"The disk of {str(directory)!r} is full: {free_bytes(directory) // 1024} KiB are free, and writing stops below "
-        f"{RESERVED_BYTES // 2**20} MiB. Nothing was written. Free some space and try again; reading goes on."
+        f"The disk of {str(directory)!r} is full, or `ulimit -f` leaves no room: {free_bytes(directory) // 1024} KiB are free, "
+        f"and writing stops below {RESERVED_BYTES // 2**20} MiB. Nothing was written. Free some space; reading goes on."
     )
 
 

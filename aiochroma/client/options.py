@@ -136,6 +136,10 @@ class ClientOptions:
         _check_name("tenant", self.tenant)
         _check_name("database", self.database)
         checked_seconds("timeout", self.timeout)
+        if self.settings is not None and not hasattr(self.settings, "model_copy"):
+            raise InvalidInputError(
+                f"`settings` must be chromadb.config.Settings, or None, got {shown(self.settings)}."
+            )
         if not is_one_of(self.when_full, "wait", "raise"):
             raise InvalidInputError(f"`when_full` must be 'wait' or 'raise', got {shown(self.when_full)}.")
         _check_whole("max_pending", self.max_pending)

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import sqlite3
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -232,7 +233,7 @@ def has_database(directory: Path) -> bool:
 
 
 def free_bytes(directory: Path) -> int:
-    """Return how many bytes this user may still write in a directory's file system.
+    """Return how many bytes this user may still write in a directory's file system, and this process to Chroma's file.
 
     A system call of a few microseconds. Chroma does not recover by itself from a disk that fills up in the
     middle of a write (see `Fault.reopen_first`), so ask before writing.
@@ -243,7 +244,22 @@ def free_bytes(directory: Path) -> int:
     Raises:
         OSError: The directory is gone.
     """
-    return shutil.disk_usage(directory).free
+    return min(shutil.disk_usage(directory).free, _room_in_file(directory))
+
+
+def _room_in_file(directory: Path) -> int:
+    """Return how far Chroma's file may grow before it reaches the limit of this process, ``ulimit -f``."""
+    if sys.platform == "win32":
+        return sys.maxsize
+    import resource
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if limit == resource.RLIM_INFINITY:
+        return sys.maxsize
+    try:
+        return max(0, limit - (directory / SQLITE_FILE).stat().st_size)
+    except FileNotFoundError:
+        return limit
 
 
 def _user() -> str:

@@ -221,8 +221,15 @@ class Memory(Shared):
         verify: Literal["full", "quick"] = "full",
         progress: Callable[[str, int, int], None] | None = None,
     ) -> BackupReport:
-        """Copy the database while it is in use; see :meth:`aiochroma.AsyncClient.backup` for arguments, result and errors."""
-        return await self.client.backup(target, keep=keep, verify=verify, progress=progress)
+        """Copy the database while it is in use; see :meth:`aiochroma.AsyncClient.backup` for arguments, result and errors.
+
+        It raises also where the memory degrades.
+        """
+        return await self._life.run(
+            "backup",
+            lambda store: store.client.backup(target, keep=keep, verify=verify, progress=progress),
+            None,
+        )
 
     # -- remembering ---------------------------------------------------------------------------------------------------
 

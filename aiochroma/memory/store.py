@@ -120,7 +120,8 @@ class Store:
         """
         if self._client is None:
             raise ClosedError(
-                f"The memory {self.describe} is not open; use `async with` or `await memory.open()`."
+                f"The memory {self.describe} is not open: use `async with` or `await memory.open()`. If it degrades, ask "
+                "`health()` what keeps it from opening."
             )
         return self._client
 

@@ -336,6 +336,7 @@ async def test_a_filter_means_the_same_to_recall_and_forget(memory, where):
         {"history": "yes"},
         {"durable": 1},
         {"client": "./memory"},
+        {"settings": {"anonymized_telemetry": False}},
     ],
 )
 def test_bad_options_are_refused(arguments):

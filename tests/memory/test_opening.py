@@ -125,6 +125,16 @@ async def test_health_and_backup_are_there(memory, tmp_path):
     assert (await memory.backup(tmp_path / "backup")).records == 1
 
 
+async def test_a_backup_raises_where_the_memory_degrades(tmp_path):
+    """It says what keeps the store from opening, and not that nobody opened it."""
+    (tmp_path / "file").write_text("no directory")
+    async with aiochroma.Memory(tmp_path / "file", on_failure="degrade") as memory:
+        with pytest.raises(aiochroma.DatabasePathError):
+            await memory.backup(tmp_path / "backup")
+        with pytest.raises(aiochroma.ClosedError, match="health"):
+            memory.stats()
+
+
 def test_an_infinite_timeout_is_none(path, embedder):
     """A limit that no clock can hold is no limit."""
     with sync.Memory(path, embedder=embedder, timeout=float("inf")) as memory:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from programs import PATIENCE
 
 import aiochroma
 
@@ -54,3 +55,35 @@ async def test_a_full_disk_is_no_damage(small_disk):
     ballast.unlink()
     assert (await aiochroma.doctor(path)).exit_code == 0
     assert await count(path) == 50
+
+
+LIMITED = """
+import asyncio, resource, sys, aiochroma
+
+async def main(path):
+    async with aiochroma.Memory(path, embedder="hashed", history=True) as memory:
+        kept = [await memory.remember(f"note {number}") for number in range(20)]
+        _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000_000, hard))
+        for number in range(1000):
+            try:
+                kept.append(await memory.remember(f"text {number} " + "x" * 3000))
+            except aiochroma.StoreUnavailableError as error:
+                assert "ulimit -f" in str(error), error
+                break
+        else:
+            raise AssertionError("the limit is never met")
+        assert len(await memory.get_many(kept)) == await memory.count() == len(kept)
+        assert await memory.recall("note 3", limit=1)
+        assert await memory.forget(kept[0]) == 1
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+        await memory.remember("there is room again")
+
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="it has no such limit")
+def test_a_limit_of_file_sizes_is_a_full_disk(tmp_path):
+    """Below `ulimit -f` writing is refused before Chroma's file is cut off in the middle of a page, and reading goes on."""
+    subprocess.run([sys.executable, "-c", LIMITED, str(tmp_path / "memory")], check=True, timeout=PATIENCE)
