@@ -212,7 +212,7 @@ def pairs(given: list[str]) -> Metadata:
 def _scalar(text: str) -> str | int | float | bool:
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
     return value if isinstance(value, (int, float)) else text
 
@@ -227,7 +227,7 @@ def filter_from(text: str | None) -> JsonObject | None:
         return None
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidInputError(f"`--where` must be JSON, got {shown(text)}: {error}.") from error
     if not isinstance(value, dict):
         raise InvalidInputError(f"`--where` must be a JSON object, got {shown(text)}.")

@@ -280,7 +280,7 @@ def _filter(text: str) -> JsonObject | None:
         return None
     try:
         given: Metadata = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidInputError(f"The filter is no JSON ({error}): {text!r}.") from error
     return given
 
