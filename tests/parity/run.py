@@ -141,7 +141,9 @@ def _run_file(
         report = Path(folder) / "report.jsonl"
         environment = {
             **os.environ,
-            "PYTHONPATH": os.pathsep.join([str(_HERE), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
+            "PYTHONPATH": os.pathsep.join(
+                [str(_HERE), str(_PROJECT), os.environ.get("PYTHONPATH", "")]
+            ).rstrip(os.pathsep),
             "CHROMA_PARITY_REPORT": str(report),
             "CHROMA_PARITY_PLAIN": "1" if plain or arguments.plain else "",
             "CHROMA_PARITY_PICKLE": "1" if arguments.pickle else "",
