@@ -6,7 +6,7 @@ index, and both in what repairs have set aside. Here all that is dead goes, whoe
 - **The log** keeps one entry for each living record: its newest vector, without text and metadata. That is what a rebuild
   of an index needs, and no more.
 - **The index** gets another vector in the place of each deleted one: that of a neighbour, so that searches find their
-  way as before.
+  way as before. Its unused room is blanked.
 - **The SQLite files**, Chroma's and ours: full-text tables are merged, free pages given back, journals emptied.
 - **Quarantines and orphaned indexes** are deleted.
 
@@ -18,6 +18,7 @@ from __future__ import annotations
 import glob
 import json
 import mmap
+import os
 import shutil
 import sqlite3
 from contextlib import closing
@@ -32,6 +33,7 @@ from aiochroma.disk.hnsw_files import DELETED_MARK, map_elements, read_header
 from aiochroma.disk.id_map import IndexUnreadableError, read_id_map, write_id_map
 from aiochroma.disk.layout import (
     BACKUP_NOTE,
+    HEADER_FILE,
     HISTORY_FILE,
     ID_MAP_FILE,
     LENGTH_FILE,
@@ -56,6 +58,7 @@ if TYPE_CHECKING:
 __all__ = ["ErasureReceipt", "scrub", "trace_patterns"]
 
 _OUR_FILES = "aiochroma-*.sqlite3"
+_BLANK_BYTES = 2**20
 _SHORTEST_PATTERN = 6
 """Texts of fewer bytes are in any file by chance."""
 _UNIT_TOLERANCE = 1e-5
@@ -264,15 +267,21 @@ def _scrub_index(
 ) -> None:
     """Overwrite the vectors of deleted elements with those of neighbours, and note which of the sought ones they were.
 
+    Behind the elements the files of a new index hold room for more, which Chroma writes as its memory happens to be: texts, too.
+
     Raises:
         IndexUnreadableError: The files cannot be read.
     """
     import numpy as np
 
+    if not (index / HEADER_FILE).is_file():
+        return
+    header = read_header(index, stored.dimension)
+    _blank(index / LEVEL0_FILE, header.count * header.element_size)
+    _blank(index / LENGTH_FILE, header.count * np.dtype("<f4").itemsize)
     if not (index / ID_MAP_FILE).is_file():
         return
     id_map = read_id_map(index)
-    header = read_header(index, stored.dimension)
     dead = {label for id, label in id_map.labels.items() if id not in living}
     elements = map_elements(index / LEVEL0_FILE, header, writable=True)
     if not len(elements):
@@ -300,6 +309,17 @@ def _scrub_index(
         )
     flush(index / LEVEL0_FILE)
     tally.vectors += len(positions)
+
+
+def _blank(file: Path, start: int) -> None:
+    """Write zeros over the end of a file, from a position on."""
+    with file.open("r+b") as opened:
+        end = opened.seek(0, os.SEEK_END)
+        opened.seek(start)
+        for position in range(start, end, _BLANK_BYTES):
+            opened.write(bytes(min(_BLANK_BYTES, end - position)))
+        opened.flush()
+        os.fsync(opened.fileno())
 
 
 def _unit_forms(deleted: npt.NDArray[np.float32], sought: Sequence[bytes]) -> list[bytes]:

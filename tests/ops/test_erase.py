@@ -203,6 +203,25 @@ async def test_a_vector_of_length_one_is_looked_for_where_an_index_held_it(tmp_p
         assert receipt.found == ("somebodys.bin",)
 
 
+async def test_a_text_in_the_unused_room_of_an_index_is_blanked(tmp_path):
+    """A new index's files are as large as it may grow, and filled with what Chroma's memory held at that moment."""
+    path = tmp_path / "db"
+    async with aiochroma.Memory(path, embedder=HashedEmbedder()) as memory:
+        secret = await memory.remember(SECRETS[0])
+        await memory.remember(LIVING, namespace="other")
+    rooms = sorted(path.rglob("data_level0.bin"))
+    assert len(rooms) == 2
+    for room in rooms:
+        content = bytearray(room.read_bytes())
+        content[-len(SECRETS[0]) :] = SECRETS[0].encode()
+        room.write_bytes(content)
+    async with aiochroma.Memory(path, embedder=HashedEmbedder()) as memory:
+        receipt = await memory.erase(secret)
+        assert receipt.is_complete, receipt.found
+        assert_gone(path)
+        assert (await memory.recall("where is the key?", namespaces="other"))[0].text == LIVING
+
+
 async def test_the_receipt_says_what_was_not_reached_and_not_looked_for(tmp_path):
     """Backups by name; texts that a living memory contains, or that are too short to be told from chance."""
     path = tmp_path / "db"
