@@ -12,11 +12,12 @@ from backends import backend_of
 from ops_databases import RECORDS, contents, fill, index_of, lose_vectors, print_of, vectors
 
 import aiochroma
-from aiochroma.backend.embedded import open_embedded
+from aiochroma.backend.embedded import EmbeddedBackend
 from aiochroma.client.maintenance import SingleEmbedder, reembed_missing
 from aiochroma.core.config import EngineOptions, Location
 from aiochroma.disk.ownership import acquire
 from aiochroma.disk.sqlite_file import wait_until_closed
+from aiochroma.records.index_file import IndexFile
 
 
 def log_entries(path):
@@ -359,8 +360,9 @@ def test_what_fails_when_chroma_is_open_already_leaves_nothing_behind(tmp_path):
     def fail(*_):
         raise sqlite3.OperationalError("a fault of its own")
 
+    location, file = Location("persistent", str(tmp_path)), IndexFile(tmp_path)
     with pytest.raises(aiochroma.StoreUnavailableError, match="a fault of its own") as raised:
-        open_embedded(Location("persistent", str(tmp_path)), EngineOptions(), make_hook=fail)
+        EmbeddedBackend(location, EngineOptions(), fail, acquire, file)
     assert wait_until_closed(tmp_path, 0.0)
     acquire(tmp_path).release()
     del raised
