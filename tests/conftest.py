@@ -54,7 +54,7 @@ def pytest_collection_modifyitems(items):
     """Skip what looks into a backend of this process, where suites run through hosts."""
     if _THROUGH_HOSTS:
         for item in items:
-            if item.get_closest_marker("this_process") is not None:
+            if item.get_closest_marker("this_process") is not None or "bindings" in item.fixturenames:
                 item.add_marker(
                     pytest.mark.skip(reason="looks into the backend, which is in another process")
                 )

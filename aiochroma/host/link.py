@@ -90,6 +90,9 @@ class HostLink(Serving):
 class _LinkState:
     """The state of the link's thread; no other thread touches it, except to read ``info``."""
 
+    _poll: select.poll
+    _polls_to_write: bool
+
     def __init__(self, engine: Engine, on_idle: Callable[[], None]) -> None:
         location, options = engine.location, engine.options
         self.waker = Waker()
@@ -107,6 +110,8 @@ class _LinkState:
         self._socket: socket.socket | None = None
         self._host: JsonObject = {}
         self._reader: MessageReader | None = None
+        self._buffer = memoryview(bytearray(_RECEIVE_BYTES))
+        self._woken_by = self.waker.reader.fileno()
         self._going = False
         self._recalled = False
         self._early: list[Message] = []
@@ -173,11 +178,12 @@ class _LinkState:
             self._recalled = True
             queue.recall()
         queue.flush(link=True)
-        poll = select.poll()
-        poll.register(self.waker.reader, select.POLLIN)
-        poll.register(self._socket, select.POLLIN | (select.POLLOUT if queue.wants_to_write else 0))
-        for descriptor, events in poll.poll(_milliseconds_until(next_at)):
-            if descriptor == self.waker.reader.fileno():
+        if queue.wants_to_write is not self._polls_to_write:
+            self._polls_to_write = queue.wants_to_write
+            events = select.POLLIN | (select.POLLOUT if self._polls_to_write else 0)
+            self._poll.modify(self._socket, events)
+        for descriptor, events in self._poll.poll(_milliseconds_until(next_at)):
+            if descriptor == self._woken_by:
                 self.waker.drain()
                 self._on_idle()
             elif events & ~select.POLLOUT:
@@ -187,15 +193,15 @@ class _LinkState:
         assert self._socket is not None
         assert self._reader is not None
         try:
-            data = self._socket.recv(_RECEIVE_BYTES)
+            size = self._socket.recv_into(self._buffer)
         except BlockingIOError:
             return
         except OSError as error:
             raise _HostGoneError(str(error)) from None
-        if not data:
+        if not size:
             raise _HostGoneError("the connection was closed")
         try:
-            for kind, number, value in self._reader.feed(data):
+            for kind, number, value in self._reader.feed(self._buffer[:size]):
                 self._handle(kind, number, value)
         finally:
             self._flush()
@@ -301,6 +307,9 @@ class _LinkState:
         self._going, self._recalled = False, False
         met.connected.setblocking(False)
         self._socket, self._reader, self._codec, self._early = met.connected, met.reader, met.codec, met.early
+        self._poll, self._polls_to_write = select.poll(), False
+        self._poll.register(self.waker.reader, select.POLLIN)
+        self._poll.register(met.connected, select.POLLIN)
         self.queue.attach(met.connected, met.codec)
 
     def _take_early(self) -> None:

@@ -42,10 +42,11 @@ _RECEIVE_BYTES = 256 * 1024
 _MOST_REQUESTS = 4096
 """Of one client in the host; ours keep to far fewer."""
 
-current_request: contextvars.ContextVar[PeerTicket | None] = contextvars.ContextVar(
+current_request: contextvars.ContextVar[tuple[Peer, int] | None] = contextvars.ContextVar(
     "aiochroma_request", default=None
 )
-"""The request that is being carried out, for the events that are written meanwhile."""
+"""Client and number of the request that is being carried out, for the events that are written meanwhile. Not the request itself,
+which holds its context, and would be let go of by the garbage collector alone."""
 
 
 class PeerTicket(Ticket):
@@ -57,7 +58,7 @@ class PeerTicket(Ticket):
 
     def __init__(self, received: Received, peer: Peer, number: int) -> None:
         self.number: int = number
-        token = current_request.set(self)
+        token = current_request.set((peer, number))
         try:
             super().__init__(received.request, peer, None, received.deadline)
         finally:
@@ -73,7 +74,7 @@ class Peer:
     Args:
         connected: The connection.
         codec: Shared by all.
-        wake: Wakes the main thread, which sends what did not fit.
+        notice: Has the main thread look after this client: something did not fit, or it has failed.
         facts: Returns the frame that says what has changed since the last batch.
 
     Attributes:
@@ -83,7 +84,11 @@ class Peer:
     """
 
     def __init__(
-        self, connected: socket.socket, codec: Codec, wake: Callable[[], None], facts: Callable[[Peer], bytes]
+        self,
+        connected: socket.socket,
+        codec: Codec,
+        notice: Callable[[Peer], None],
+        facts: Callable[[Peer], bytes],
     ) -> None:
         connected.setblocking(False)
         self.socket = connected
@@ -96,7 +101,7 @@ class Peer:
         self.tickets: dict[int, PeerTicket] = {}
         self.told: object = None
         self._codec = codec
-        self._wake = wake
+        self._notice = notice
         self._facts = facts
         self._lock = threading.Lock()
         self._unsent: deque[bytes] = deque()
@@ -166,7 +171,7 @@ class Peer:
             self._unsent_bytes += len(data)
             if self._unsent_bytes > MOST_UNREAD:
                 self.failed = self.failed or f"it left more than {MOST_UNREAD // 2**20} MB unread"
-        self._wake()
+        self._notice(self)
 
     def send_unsent(self) -> bool:
         """Send what was kept; return whether all of it is sent."""
@@ -206,7 +211,7 @@ class Peer:
         except OSError as error:
             # The main thread cleans up.
             self.failed = self.failed or f"it is gone ({error.strerror})"
-            self._wake()
+            self._notice(self)
             return b""
         if sent:
             self._read_at = time.monotonic()
@@ -268,6 +273,10 @@ class Clients:
         self._facts = facts
         self._asked = asked
         self._peers: set[Peer] = set()
+        self._noticed: deque[Peer] = deque()
+        self._unread: set[Peer] = set()
+        self._arrived: list[PeerTicket] = []
+        self._buffer = memoryview(bytearray(_RECEIVE_BYTES))
 
     def __iter__(self) -> Iterator[Peer]:
         return iter(list(self._peers))
@@ -286,7 +295,7 @@ class Clients:
             except DatabaseInUseError as error:
                 log.warning("host.refused_client", database=self._queue.name, reason=str(error))
                 continue
-            peer = Peer(connected, self.codec, self._wake, self._facts)
+            peer = Peer(connected, self.codec, self._notice, self._facts)
             self._peers.add(peer)
             self._selector.register(connected, selectors.EVENT_READ, peer)
             self.alone_since, came = None, True
@@ -299,41 +308,64 @@ class Clients:
         if not events & selectors.EVENT_READ or peer not in self._peers:
             return
         try:
-            data = peer.socket.recv(_RECEIVE_BYTES)
+            size = peer.socket.recv_into(self._buffer)
         except BlockingIOError:
             return
         except OSError:
-            data = b""
-        if not data:
+            size = 0
+        if not size:
             self._drop(peer, "")
             return
-        tickets: list[PeerTicket] = []
         try:
-            for kind, number, value in peer.reader.feed(data):
+            for kind, number, value in peer.reader.feed(self._buffer[:size]):
                 if kind is FrameKind.REQUEST and peer.greeted:
-                    tickets.append(_ticket(peer, number, value))
+                    self._arrived.append(_ticket(peer, number, value))
                     continue
                 # What came before it comes before it.
-                self._submit(peer, tickets)
-                tickets = []
+                self.hand_over()
                 if kind is FrameKind.CANCEL and peer.greeted:
                     self._cancel(peer, number, value)
                 else:
                     self._asked(peer, kind, value)
         except Exception as error:  # noqa: BLE001 - whatever one client sends, the others go on
-            reason = str(error) if isinstance(error, ProtocolError) else repr(error)
-            self._submit(peer, tickets)
-            self._drop(peer, reason)
+            self._drop(peer, str(error) if isinstance(error, ProtocolError) else repr(error))
+
+    def hand_over(self) -> None:
+        """Submit the requests that have come.
+
+        This is best the last act before waiting: the DB thread wakes up, and wants the interpreter.
+        """
+        if not self._arrived:
             return
-        self._submit(peer, tickets)
+        tickets, self._arrived = self._arrived, []
+        try:
+            self._queue.put(*tickets)
+        except ClosedError:
+            # They did not run here: the clients send them to the next host.
+            for ticket in tickets:
+                ticket.home.tickets.pop(ticket.number, None)
+                ticket.home.send(frame(FrameKind.VERDICT, ticket.number, self.codec.encode(False)))
+        except Exception as failure:  # noqa: BLE001 - why the database could not be opened, or is not served any more
+            for peer in {ticket.home for ticket in tickets}:
+                peer.send(frame(FrameKind.FAILED, 0, self.codec.encode(error_to_wire(failure))))
+
+    def _notice(self, peer: Peer) -> None:
+        """Have a client looked after soon; called from any thread."""
+        self._noticed.append(peer)
+        self._wake()
 
     def look_after(self) -> None:
         """Drop the clients that have failed, and have the selector look at what the others need."""
         self.crowded = False
-        for peer in self:
+        while self._noticed:
+            self._unread.add(self._noticed.popleft())
+        for peer in list(self._unread):
             self.crowded = peer.look() or self.crowded
             if peer.failed:
                 self._drop(peer, peer.failed)
+            if not peer.has_unsent:
+                self._unread.discard(peer)
+            if peer not in self._peers:
                 continue
             events = selectors.EVENT_READ | (selectors.EVENT_WRITE if peer.has_unsent else 0)
             if self._selector.get_key(peer.socket).events != events:
@@ -344,19 +376,6 @@ class Clients:
         for peer in self:
             if peer.greeted:
                 peer.send(data)
-
-    def _submit(self, peer: Peer, tickets: list[PeerTicket]) -> None:
-        if not tickets:
-            return
-        try:
-            self._queue.put(*tickets)
-        except ClosedError:
-            # They did not run here: the client sends them to the next host.
-            for ticket in tickets:
-                peer.tickets.pop(ticket.number, None)
-                peer.send(frame(FrameKind.VERDICT, ticket.number, self.codec.encode(False)))
-        except Exception as failure:  # noqa: BLE001 - why the database could not be opened, or is not served any more
-            peer.send(frame(FrameKind.FAILED, 0, self.codec.encode(error_to_wire(failure))))
 
     def _cancel(self, peer: Peer, number: int, value: object) -> None:
         """A caller is gone, or would like its request back if it has not begun. Says what became of it."""
@@ -374,6 +393,7 @@ class Clients:
         """A client is gone, or is sent away: what it had queued never runs, what runs completes."""
         if peer not in self._peers:
             return
+        self.hand_over()
         self._peers.discard(peer)
         self._selector.unregister(peer.socket)
         peer.close()

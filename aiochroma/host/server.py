@@ -102,6 +102,7 @@ class HostServer:
         self._ends_at: float | None = None
         self._signal = 0
         self._had_client = False
+        self._woken = False
         self._opened_told = False
         self._imported = threading.Event()
         self._caught_up = threading.Event()
@@ -217,18 +218,20 @@ class HostServer:
         if self._listening.socket is not None and not self._watched:
             self._watched = True
             self._selector.register(self._listening.socket, selectors.EVENT_READ)
-        woken = False
-        for key, events in self._selector.select(self._seconds_until_next()):
+        seconds = self._seconds_until_next()
+        self._clients.hand_over()
+        if self._woken:
+            self._woken = False
+            self._caught_up.set()
+        for key, events in self._selector.select(seconds):
             if key.fileobj is self._waker.reader:
-                woken = True
+                self._woken = True
                 self._waker.drain()
             elif key.fileobj is self._listening.socket:
                 self._clients.accept(self._listening.waiting())
             elif key.data is not None:
                 self._clients.serve(key.data, events)
         self._clients.look_after()
-        if woken:
-            self._caught_up.set()
         if self._signal:
             self._begin_end(f"signal {signal.Signals(self._signal).name}")
         self._tell_of_opening()
@@ -320,10 +323,11 @@ class HostServer:
 
     def forward_event(self, level: str, event: str, values: JsonObject) -> None:
         """Have an event logged by the client whose request it is about, or by all where it is about none; any thread."""
-        ticket = current_request.get()
+        request = current_request.get()
         body = Codec().encode([level, event, event_values(values)])
-        if ticket is not None:
-            ticket.home.send(frame(FrameKind.EVENT, ticket.number, body))
+        if request is not None:
+            peer, number = request
+            peer.send(frame(FrameKind.EVENT, number, body))
         else:
             self._clients.broadcast(frame(FrameKind.EVENT, 0, body))
 

@@ -383,7 +383,7 @@ class MessageReader:
         self._buffer = bytearray()
         self._segments: dict[int, Decoding] = {}
 
-    def feed(self, received: bytes) -> Iterator[Message]:
+    def feed(self, received: bytes | memoryview) -> Iterator[Message]:
         """Yield the messages that are complete now: kind, number, value.
 
         Raises:

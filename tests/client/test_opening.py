@@ -8,13 +8,9 @@ import pickle
 import threading
 
 import pytest
-from programs import PATIENCE
+from programs import MODE, PATIENCE, serving_threads
 
 import aiochroma
-
-
-def engine_threads():
-    return [thread for thread in threading.enumerate() if thread.name.startswith("aiochroma-db")]
 
 
 async def test_many_tasks_and_threads_open_one_engine(bindings, tmp_path):
@@ -43,7 +39,7 @@ async def test_many_tasks_and_threads_open_one_engine(bindings, tmp_path):
             loop.set_default_executor(pool)
             counts = await asyncio.gather(*threads, *(use() for _ in range(16)))
         assert counts == [0] * 32
-        assert len(engine_threads()) == 1
+        assert len(serving_threads()) == 1
     assert len(seen) == 1
     assert "open" not in bindings.names
 
@@ -52,7 +48,7 @@ async def test_first_opening_from_many_tasks(bindings, tmp_path):
     """Nobody has it open yet, and 32 tasks ask at once: they all get the same engine."""
     clients = await asyncio.gather(*(aiochroma.AsyncPersistentClient(tmp_path) for _ in range(32)))
     assert len({id(client.session.connection.engine) for client in clients}) == 1
-    assert len(engine_threads()) == 1
+    assert len(serving_threads()) == 1
     await asyncio.gather(*(client.aclose() for client in clients))
     assert len(bindings.threads) == 1
 
@@ -67,7 +63,7 @@ async def test_spellings_share(tmp_path, monkeypatch):
     await clients[0].create_collection("seen", embedding_function=None)
     for client in clients:
         assert [collection.name for collection in await client.list_collections()] == ["seen"]
-    assert len(engine_threads()) == 1
+    assert len(serving_threads()) == 1
     for client in clients:
         await client.aclose()
 
@@ -108,7 +104,7 @@ async def test_ephemeral_clients_share(vectors):
         await collection.add(ids=["a"], embeddings=vectors(1))
         same = await two.get_collection("things", embedding_function=None)
         assert await same.count() == 1
-        assert len(engine_threads()) == 1
+        assert len(serving_threads()) == 1
     async with aiochroma.AsyncEphemeralClient() as later:
         assert await later.list_collections() == []
 
@@ -125,6 +121,7 @@ async def test_chromas_create(tmp_path):
         await client.aclose()
 
 
+@pytest.mark.this_process
 async def test_plain_chromadb_in_this_process_is_refused(tmp_path, vectors):
     """A plain chromadb client that has the directory open is found, however it spelled the path, and named."""
     import chromadb
@@ -168,9 +165,9 @@ async def test_unknown_tenant_leaves_nothing_behind(tmp_path):
 async def test_cancel_during_open_closes_the_resource(bindings, tmp_path):
     """Whoever gives up while a database opens leaves no handle and no thread."""
     opening = asyncio.ensure_future(aiochroma.AsyncPersistentClient(tmp_path).open())
-    while not engine_threads():
+    while not serving_threads():
         await asyncio.sleep(0)
-    (thread,) = engine_threads()
+    (thread,) = serving_threads()
     opening.cancel()
     with pytest.raises(asyncio.CancelledError):
         await opening
@@ -247,7 +244,7 @@ async def test_blocks_that_overlap_have_clients_of_their_own(tmp_path):
         assert client.closed
 
     await asyncio.gather(first(), second())
-    assert engine_threads() == []
+    assert serving_threads() == []
 
 
 async def test_a_block_may_end_in_another_task(tmp_path):
@@ -318,7 +315,7 @@ async def test_a_client_shows_what_it_is(tmp_path):
     """`repr` names the database, the mode and the state."""
     client = await aiochroma.AsyncPersistentClient(tmp_path)
     assert str(tmp_path) in repr(client)
-    assert "'persistent', open" in repr(client)
+    assert f"{MODE!r}, open" in repr(client)
     assert "things" in repr(await client.create_collection("things", embedding_function=None))
     await client.close()
     await client.aclose()

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import threading
 
 import pytest
-from programs import PATIENCE
+from programs import PATIENCE, serving_threads
 
 import aiochroma
 from aiochroma.client.session import LazyClient
 
 
-def engine_threads():
-    return [thread for thread in threading.enumerate() if thread.name.startswith("aiochroma-db")]
-
-
 async def test_thread_is_gone_when_aclose_returns(tmp_path):
     """The thread has ended, and the files are closed, when the await returns."""
     client = await aiochroma.AsyncPersistentClient(tmp_path)
-    (thread,) = engine_threads()
+    (thread,) = serving_threads()
     await client.aclose()
     assert not thread.is_alive()
     assert client.closed
@@ -38,7 +33,7 @@ async def test_close_without_await(tmp_path, vectors):
         await collection.count()
     await pending
     await closing
-    assert engine_threads() == []
+    assert serving_threads() == []
 
 
 async def test_close_twice(tmp_path):
@@ -62,7 +57,7 @@ async def test_closing_one_client_leaves_the_others(tmp_path):
     with pytest.raises(aiochroma.ClosedError, match="client"):
         await one.list_collections()
     await two.aclose()
-    assert engine_threads() == []
+    assert serving_threads() == []
 
 
 async def test_use_after_close(tmp_path, vectors):
@@ -115,14 +110,14 @@ async def test_rapid_restarts(tmp_path, vectors):
     async with aiochroma.AsyncPersistentClient(tmp_path) as client:
         collection = await client.get_collection("things", embedding_function=None)
         assert await collection.count() == 10
-        assert len(engine_threads()) == 1
+        assert len(serving_threads()) == 1
 
 
 async def test_collected_without_close_warns_and_stops(tmp_path):
     """A forgotten client warns and its thread ends; as long as one of its collections is used it stays open."""
     client = await aiochroma.AsyncPersistentClient(tmp_path)
     collection = await client.create_collection("things", embedding_function=None)
-    (thread,) = engine_threads()
+    (thread,) = serving_threads()
     del client
     gc.collect()
     assert await collection.count() == 0
@@ -140,7 +135,7 @@ async def test_close_from_a_plain_thread(tmp_path):
     with pytest.raises(aiochroma.BlockingCallError, match="event loop"):
         client.close().wait()
     assert await asyncio.to_thread(client.close().wait, PATIENCE) is True
-    assert engine_threads() == []
+    assert serving_threads() == []
 
 
 async def test_clear_system_cache_closes_everything(tmp_path):
@@ -157,7 +152,7 @@ async def test_an_error_in_the_block_is_not_hidden(tmp_path):
     with pytest.raises(KeyError, match="mine"):
         async with aiochroma.AsyncPersistentClient(tmp_path):
             raise KeyError("mine")
-    assert engine_threads() == []
+    assert serving_threads() == []
 
 
 async def test_deadlines_and_cancellation_reach_chroma(tmp_path, collection, client):
@@ -181,7 +176,7 @@ async def test_a_lazy_client_that_is_closed_while_it_opens_stays_closed(tmp_path
     await lazy.close()
     with pytest.raises(aiochroma.ClosedError, match="while its client was opening"):
         await opening
-    assert engine_threads() == []
+    assert serving_threads() == []
     again = await lazy.open()
     await lazy.close()
     assert again.closed

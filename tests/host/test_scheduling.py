@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import threading
 import time
+import weakref
 from functools import partial
 
 import pytest
@@ -15,6 +17,8 @@ from aiochroma.core.calls import Ticket
 from aiochroma.core.plan import Limits, RecordPlanner, Step
 from aiochroma.core.request import Request
 from aiochroma.core.worker import Worker
+from aiochroma.host.messages import Received
+from aiochroma.host.peer import PeerTicket
 from aiochroma.host.scheduling import SharedPacing, SharedWorkerState, dealt_out
 
 
@@ -32,6 +36,25 @@ class Client:
 
     def ticket(self, operation="_query", **arguments):
         return Ticket(Request(operation, arguments), self, None, None)
+
+
+class Held:
+    """What the arguments of a request may hold."""
+
+
+def test_a_request_is_let_go_of_when_it_has_been_answered():
+    """At once, and not when the garbage collector comes round: its arguments may be many megabytes."""
+    held = Held()
+    gone = weakref.ref(held)
+    gc.disable()
+    try:
+        ticket = PeerTicket(Received(Request("heartbeat", {"held": held}), None, {}), Client(), 1)
+        del held
+        assert gone() is not None
+        del ticket
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 @given(st.lists(st.integers(0, 3), max_size=40), st.sets(st.integers(0, 39), max_size=2))

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +17,18 @@ import httpx
 
 PATIENCE = 60.0
 """Seconds after which something that should happen never will; only to tell slow from never."""
+
+MODE = "shared" if os.environ.get("AIOCHROMA_TEST_PROCESS") == "shared" else "persistent"
+"""How a directory is open where a test does not say: in this process, or, where suites run through hosts, in another one."""
+
+
+def serving_threads():
+    """Return the threads of this process that serve databases, or that ask the processes which do."""
+    return [
+        thread
+        for thread in threading.enumerate()
+        if thread.name.startswith(("aiochroma-db", "aiochroma-link"))
+    ]
 
 
 def free_port():

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from chromadb.api import AdminAPI, ClientAPI
 from chromadb.errors import NotFoundError
-from programs import ChromaServer
+from programs import MODE, ChromaServer, serving_threads
 
 import aiochroma
 from aiochroma import sync
@@ -22,10 +22,6 @@ from aiochroma import sync
 
 def vectors(count, seed=0):
     return np.random.default_rng(seed).random((count, 4), dtype=np.float32)
-
-
-def database_threads():
-    return [thread for thread in threading.enumerate() if thread.name.startswith("aiochroma-db")]
 
 
 @pytest.fixture
@@ -109,7 +105,7 @@ def test_many_threads_share_one_client(client):
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(work, range(16)))
     assert collection.count() == 16 * 25
-    assert len(database_threads()) == 1
+    assert len(serving_threads()) == 1
 
 
 def test_threads_that_open_at_the_same_moment(tmp_path):
@@ -123,11 +119,11 @@ def test_threads_that_open_at_the_same_moment(tmp_path):
             client.get_or_create_collection("things", embedding_function=None).upsert(
                 ids=[str(worker)], embeddings=vectors(1, worker)
             )
-            assert len(database_threads()) == 1
+            assert len(serving_threads()) == 1
 
     with ThreadPoolExecutor(12) as pool:
         list(pool.map(work, range(12)))
-    assert database_threads() == []
+    assert serving_threads() == []
     with sync.PersistentClient(tmp_path / "store") as client:
         assert client.get_collection("things", embedding_function=None).count() == 12
 
@@ -149,7 +145,7 @@ async def test_it_is_refused_where_an_event_loop_runs(tmp_path):
     with pytest.raises(aiochroma.BlockingCallError, match="event loop"):
         client.close()
     await asyncio.to_thread(client.close)
-    assert database_threads() == []
+    assert serving_threads() == []
 
 
 async def test_beside_asynchronous_clients(tmp_path):
@@ -161,7 +157,7 @@ async def test_beside_asynchronous_clients(tmp_path):
             with sync.PersistentClient(tmp_path) as blocking:
                 same = blocking.get_collection("things", embedding_function=None)
                 same.add(ids=["a"], embeddings=vectors(1))
-            return len(database_threads())
+            return len(serving_threads())
 
         assert await asyncio.to_thread(work) == 1
         assert await collection.count() == 1
@@ -176,7 +172,7 @@ def test_closing(tmp_path):
     client.close()
     assert client.closed
     assert "closed" in repr(client)
-    assert database_threads() == []
+    assert serving_threads() == []
     for call in (client.heartbeat, collection.count, client.__enter__):
         with pytest.raises(aiochroma.ClosedError, match="closed"):
             call()
@@ -185,7 +181,7 @@ def test_closing(tmp_path):
 def test_a_client_that_is_forgotten(tmp_path):
     """A client that is collected without having been closed warns, and its thread ends nevertheless."""
     forgotten = [sync.PersistentClient(tmp_path)]
-    (thread,) = database_threads()
+    (thread,) = serving_threads()
     with pytest.warns(ResourceWarning, match="not closed"):
         forgotten.clear()
     thread.join(60)
@@ -216,7 +212,7 @@ def test_health(client):
     """A health check tells what the asynchronous one tells."""
     client.create_collection("things", embedding_function=None).add(ids=["a", "b"], embeddings=vectors(2))
     state = client.health()
-    assert (state.status, state.mode, state.documents, state.error) == ("ok", "persistent", 2, None)
+    assert (state.status, state.mode, state.documents, state.error) == ("ok", MODE, 2, None)
     assert state.owner["pid"]
     client.close()
     assert client.health().status == "unavailable"
