@@ -48,6 +48,7 @@ from aiochroma.core.operations import Lane, Space
 from aiochroma.disk.copying import copy_again, copy_database, stamps_of
 from aiochroma.disk.erasing import scrub
 from aiochroma.disk.findings import note_clean_close
+from aiochroma.disk.layout import refuse_without_descriptors
 from aiochroma.disk.retained_log import RetainedLog
 from aiochroma.disk.schema import log_positions
 from aiochroma.disk.sqlite_file import LockProbe, file_identity, wait_until_closed
@@ -308,9 +309,9 @@ class EmbeddedBackend(ChromaBackend):
 
     def _open(self) -> None:
         begun = time.monotonic()
+        refuse_without_descriptors(self._directory)
         self._ownership = self._take_lock(self._directory, self._options.lock_timeout or 0.0)
-        warning = self._ownership.warning
-        if warning:
+        if warning := self._ownership.warning:
             log.warning("database.unsafe_file_system", database=str(self._directory), warning=warning)
         try:
             # Shared memory, which the write-ahead journal needs, does not work where locks do not.

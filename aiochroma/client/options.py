@@ -234,6 +234,7 @@ class PersistentOptions(ClientOptions):
 
         Raises:
             InvalidInputError: The path is empty or not a path.
+            StoreUnavailableError: This process has too many files open.
             DatabaseInUseError: It is to be open in this process alone, and a host with clients serves it.
         """
         target = self._target(
@@ -245,8 +246,10 @@ class PersistentOptions(ClientOptions):
             process=self.process,
             host_idle=min(self.host_idle, LONGEST_SECONDS),
         )
+        from aiochroma.disk.layout import refuse_without_descriptors
         from aiochroma.host.opening import opener_for
 
+        refuse_without_descriptors(target.location.path)
         return replace(target, opener=opener_for(target.location.path, target.options))
 
 

@@ -27,7 +27,13 @@ from aiochroma._files import (
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma._types import JsonObject
 from aiochroma.disk.copying import Verification, check_verification, refuse_lack_of_room, size_of, verify_copy
-from aiochroma.disk.layout import BACKUP_NOTE, MANIFEST, SQLITE_FILE, canonical_directory
+from aiochroma.disk.layout import (
+    BACKUP_NOTE,
+    MANIFEST,
+    SQLITE_FILE,
+    canonical_directory,
+    refuse_without_descriptors,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -184,6 +190,7 @@ def begin_backup(
     if keep is not None and (not isinstance(keep, int) or isinstance(keep, bool) or keep < 1):
         raise BackupError(f"`keep` must be an integer of at least 1, or None, got {shown(keep)}.")
     check_verification(verify)
+    refuse_without_descriptors(directory)
     final = canonical_directory(target)
     if final == directory or directory in final.parents or final in directory.parents:
         raise BackupError(

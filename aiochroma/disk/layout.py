@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aiochroma._errors import DatabasePathError
+from aiochroma._errors import DatabasePathError, StoreUnavailableError
 from aiochroma._files import irregular, make_directory
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ __all__ = [
     "has_database",
     "index_directories",
     "log_topic",
+    "refuse_without_descriptors",
 ]
 
 SQLITE_FILE = "chroma.sqlite3"
@@ -230,6 +231,30 @@ def has_database(directory: Path) -> bool:
             f"{str(directory)!r} cannot be looked into: {getattr(error, 'strerror', None) or error}."
         ) from error
     return True
+
+
+_DESCRIPTORS = 16
+"""Met when a database is opened, or copied and the copy verified: 13."""
+
+
+def refuse_without_descriptors(directory: str | Path) -> None:
+    """Refuse to begin where this process may hardly open a file: Chroma would panic, and what cannot be read looks damaged.
+
+    Raises:
+        StoreUnavailableError: It has too many files open; nothing was touched.
+    """
+    opened: list[int] = []
+    try:
+        for _ in range(_DESCRIPTORS):
+            opened.append(os.open(os.devnull, os.O_RDONLY))  # noqa: PERF401 - those before an error are closed
+    except OSError as error:
+        raise StoreUnavailableError(
+            f"{str(directory)!r} cannot be opened: {error.strerror or error}. It takes {_DESCRIPTORS} more: close some, or "
+            "raise the limit of this process (`ulimit -n`). Nothing was touched."
+        ) from error
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
 
 
 def free_bytes(directory: Path) -> int:
