@@ -273,6 +273,7 @@ async def test_the_former_text_may_be_long(path, letters):
         assert (hit.id, hit.text, hit.passage) == (again, long, "Jazz quizzes fizz with pizzazz.")
 
 
+@pytest.mark.this_process
 async def test_a_change_that_failed_and_happened_all_the_same_has_an_entry(noted):
     """Where Chroma has a change in its log when it reports an error, the entry stays."""
     id = await noted.remember("The key is under the mat.")

@@ -11,6 +11,7 @@ import sys
 import threading
 
 import pytest
+from programs import MODE
 
 import aiochroma
 from aiochroma import InvalidInputError, sync
@@ -74,7 +75,7 @@ async def test_a_memory_says_where_it_is_and_in_which_state(path, embedder):
     memory = aiochroma.Memory(path, embedder=embedder)
     assert repr(memory) == f"<Memory {str(path)!r}, not open yet>"
     async with memory:
-        assert repr(memory) == f"<Memory {str(path)!r}, open, persistent>"
+        assert repr(memory) == f"<Memory {str(path)!r}, open, {MODE}>"
     assert repr(memory) == f"<Memory {str(path)!r}, closed>"
 
 
