@@ -195,6 +195,7 @@ class HostServer:
             self._imported.set()
             self._stop_listening()
             self._worker.close(drain=False)
+            self._clients.hand_over()  # Which is too late: their clients send them to the next host.
             over = self._worker.join(_DRAIN_SECONDS)
             self._say_goodbye()
         if not over:
