@@ -45,7 +45,7 @@ from aiochroma.backend.preparation import MissingVectors, followed, prepare_dire
 from aiochroma.backend.protocol import BackendInfo, Capabilities, FailedCall, call_repeatedly
 from aiochroma.core.connection import Aside
 from aiochroma.core.operations import Lane, Space
-from aiochroma.disk.copying import copy_again, copy_database, stamps_of
+from aiochroma.disk.copying import copy_database, stamps_of
 from aiochroma.disk.erasing import scrub
 from aiochroma.disk.findings import note_clean_close
 from aiochroma.disk.layout import refuse_without_descriptors
@@ -414,7 +414,7 @@ class EmbeddedBackend(ChromaBackend):
         def finish(_: None) -> float:
             if stamps_of(self._directory) != before:
                 log.info("backup.copied_again", database=str(self._directory), hint="a read had written")
-                copy_again(self._directory, Path(target))
+                copy_database(self._directory, Path(target))
             return time.monotonic() - begun
 
         return Aside(partial(copy_database, self._directory, Path(target)), finish)

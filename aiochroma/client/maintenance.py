@@ -17,7 +17,7 @@ from aiochroma._logging import EventLogger, get_logger
 from aiochroma._threads import off_loop, waits_by_blocking
 from aiochroma._types import JsonObject
 from aiochroma.disk.backup import begin_backup, finish_backup
-from aiochroma.disk.copying import size_of
+from aiochroma.disk.copying import copy_database, size_of
 from aiochroma.embedding.functions import is_same_name
 from aiochroma.records.record import EMBEDDER
 
@@ -155,6 +155,8 @@ async def backup(
         await _to_its_end(off_loop(begin))
         (begun,) = unfinished
         async with _reported(progress, directory, begun.partial.path) as stage:
+            # Most of it beside everything; what is changed meanwhile is copied again while writing waits.
+            await _to_its_end(off_loop(partial(copy_database, directory, begun.partial.path)))
             with deadline(None):  # The client's own limit is for single requests.
                 paused = await _to_its_end(session.submit("copy_files", target=str(begun.partial.path)))
             stage("verify")

@@ -13,7 +13,7 @@ import stat
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -21,13 +21,16 @@ if TYPE_CHECKING:
 __all__ = ["copy"]
 
 _CHUNK_BYTES = 64 * 2**20
+_CERTAIN_NANOSECONDS = 2_000_000_000
+"""A file that was changed so shortly before it was copied may have been changed once more at the same moment of its clock."""
 
 
 def copy(source: Path, target: Path, patterns: Sequence[str] = ()) -> None:
-    """Copy what is in a directory into an empty one, modes included.
+    """Copy what is in a directory into another one, which is empty or holds an earlier copy, modes and times included.
 
-    Entries of the top directory with a name like one of the patterns stay behind, and so does whatever is neither a file nor a
-    directory, or vanishes meanwhile. Links are followed.
+    Of an earlier copy stays what has not changed since, and what is gone since goes. Entries of the top directory with a name
+    like one of the patterns stay behind, and so does whatever is neither a file nor a directory, or vanishes meanwhile. Links
+    are followed.
     """
     _copy(source, target, frozenset(), lambda name: any(fnmatch.fnmatchcase(name, one) for one in patterns))
 
@@ -37,6 +40,7 @@ def _copy(
 ) -> None:
     status = source.stat()
     above |= {(status.st_dev, status.st_ino)}
+    copied: set[str] = set()
     for entry in source.iterdir():
         if is_skipped(entry.name):
             continue
@@ -47,25 +51,52 @@ def _copy(
             continue
         if stat.S_ISDIR(found.st_mode):
             if (found.st_dev, found.st_ino) not in above:  # Else a link to a directory that it lies in.
-                (target / entry.name).mkdir(0o700)
+                (target / entry.name).mkdir(0o700, exist_ok=True)
                 _copy(entry, target / entry.name, above, lambda _: False)
+                copied.add(entry.name)
         elif stat.S_ISREG(found.st_mode):
             with suppress(FileNotFoundError):
                 _copy_file(entry, target / entry.name)
+                copied.add(entry.name)
+    for entry in target.iterdir():
+        if entry.name not in copied and not is_skipped(entry.name):
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
     if sys.platform != "win32":
         target.chmod(stat.S_IMODE(status.st_mode))
 
 
 def _copy_file(source: Path, target: Path) -> None:
     """Copy one file inside the kernel; where the file system can, its blocks are shared and not copied at all."""
-    with source.open("rb") as old, open(target, "xb", opener=_open_privately) as new:
+    with source.open("rb") as old:
+        found = os.fstat(old.fileno())
+        if not _is_copied(found, target):
+            target.unlink(missing_ok=True)
+            _copy_opened(old, found, target)
+
+
+def _is_copied(found: os.stat_result, target: Path) -> bool:
+    """Tell whether a file has not changed since it was copied."""
+    try:
+        copied = target.stat()
+    except FileNotFoundError:
+        return False
+    return (copied.st_size, copied.st_mtime_ns) == (
+        found.st_size,
+        found.st_mtime_ns,
+    ) and copied.st_ctime_ns - found.st_mtime_ns > _CERTAIN_NANOSECONDS
+
+
+def _copy_opened(old: BinaryIO, found: os.stat_result, target: Path) -> None:
+    with open(target, "xb", opener=_open_privately) as new:
         if not _copied_by_the_kernel(old.fileno(), new.fileno()):
             old.seek(0)
             new.seek(0)
             new.truncate()
             shutil.copyfileobj(old, new, 2**20)
         if sys.platform != "win32":
-            os.fchmod(new.fileno(), stat.S_IMODE(os.fstat(old.fileno()).st_mode))
+            os.fchmod(new.fileno(), stat.S_IMODE(found.st_mode))
+    # As it was before it was read: what changed it meanwhile is noticed later.
+    os.utime(target, ns=(found.st_atime_ns, found.st_mtime_ns))
 
 
 def _open_privately(path: str, flags: int) -> int:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -46,7 +45,6 @@ __all__ = [
     "Stamps",
     "Verification",
     "check_verification",
-    "copy_again",
     "copy_database",
     "interpreter",
     "package_environment",
@@ -289,9 +287,10 @@ _SLOWEST_BYTES = 2**20
 
 
 def copy_database(directory: Path, target: Path) -> None:
-    """Copy the files of a database that no program writes to meanwhile into an empty directory.
+    """Copy the files of a database that no program writes to meanwhile.
 
-    In the kernel, and with shared blocks where the file system can.
+    In the kernel, and with shared blocks where the file system can. Into an empty directory, or over an earlier copy, of which
+    what has not changed since stays.
 
     Raises:
         BackupError: Copying failed (a full disk, for example).
@@ -313,20 +312,6 @@ def stamps_of(directory: Path) -> Stamps:
                 found = file.stat()
                 stamps[str(file)] = (found.st_ino, found.st_size, found.st_mtime_ns)
     return stamps
-
-
-def copy_again(directory: Path, target: Path) -> None:
-    """Copy the files of a database in the place of a copy that something was written during.
-
-    Raises:
-        BackupError: Copying failed.
-    """
-    for entry in target.iterdir():
-        if entry.is_dir():
-            shutil.rmtree(entry)
-        elif entry.name != PARTIAL_MARKER:
-            entry.unlink()
-    copy_database(directory, target)
 
 
 def verify_copy(target: Path, how: Verification = "full") -> JsonObject:

@@ -139,6 +139,47 @@ def write(path, text):
     output.commit()
 
 
+def test_a_copy_is_brought_up_to_date(tmp_path):
+    """What has not changed since stays as it is, what has is copied again, and what is gone goes; the mark of the copy stays."""
+    source, target = tmp_path / "source", tmp_path / "target"
+    (source / "index").mkdir(parents=True)
+    target.mkdir()
+    (target / ".mark").touch()
+    for name in ("same", "grown", "rewritten", "gone", "new", "index/same", "index/gone"):
+        (source / name).write_text("before")
+        os.utime(source / name, (1e9, 1e9))
+    (source / "new").write_text(
+        "before"
+    )  # At this moment: it may be written once more without looking otherwise.
+    copy(source, target, [".mark"])
+    inodes = {
+        name: (target / name).stat().st_ino for name in ("same", "grown", "rewritten", "new", "index/same")
+    }
+    assert (target / "same").stat().st_mtime == 1e9
+    (source / "grown").write_text("before and after")
+    (source / "rewritten").write_text("behind")
+    (source / "gone").unlink()
+    (source / "index" / "gone").unlink()
+    copy(source, target, [".mark"])
+    now = {
+        file.relative_to(target).as_posix(): file.read_text() for file in target.rglob("*") if file.is_file()
+    }
+    assert now == {
+        ".mark": "",
+        "same": "before",
+        "grown": "before and after",
+        "rewritten": "behind",
+        "new": "before",
+        "index/same": "before",
+    }
+    kept = {name for name, inode in inodes.items() if (target / name).stat().st_ino == inode}
+    assert {"same", "index/same"} <= kept
+    (source / "index" / "same").unlink()
+    (source / "index").rmdir()
+    copy(source, target, [".mark"])
+    assert not (target / "index").exists()
+
+
 def test_an_output_goes_through_a_link(tmp_path):
     """What a link points to is replaced and keeps its mode, and the link stays; so does one to a file that is not there yet."""
     (tmp_path / "archive").mkdir()

@@ -15,7 +15,7 @@ import pytest
 
 import aiochroma.sync
 from aiochroma import _files
-from aiochroma._files import PartialDirectory, abandoned, remove_abandoned
+from aiochroma._files import PARTIAL_MARKER, PartialDirectory, abandoned, remove_abandoned
 from aiochroma.disk.copy_child import copy
 from aiochroma.disk.layout import MANIFEST, SQLITE_FILE
 
@@ -31,7 +31,7 @@ _TRACED = {
 @pytest.fixture
 def without_children(monkeypatch):
     """Copy in this process, and take the copy for good: a restore of microseconds, which is repeated for each line of it."""
-    monkeypatch.setattr(restore, "copy_database", copy)
+    monkeypatch.setattr(restore, "copy_database", partial_(copy, patterns=[PARTIAL_MARKER]))
     monkeypatch.setattr(restore, "verify_copy", lambda target, how: {})
 
 
