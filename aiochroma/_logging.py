@@ -75,6 +75,7 @@ SENTENCES = {
     "index.from_backup": "{vectors} vectors of {collection} were taken from the backup {backup}",
     "index.rebuilding": "rebuilding the vector index of {collection} ({number} of {of}, {vectors} vectors from the log)",
     "index.rebuilt": "the vector index of {collection} was rebuilt in {seconds} s",
+    "export.without_text": "{left_out} records of {namespace} have no text and were left out of the export, {first} among them",
     "memory.degraded": "{operation} gave an empty result, because the store failed: {error}",
     "memory.sweep_failed": "expired memories were not swept: {error}",
     "page.failed": "the page shows an error instead of its content: {error}",

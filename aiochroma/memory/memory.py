@@ -657,7 +657,7 @@ class Memory(Shared):
         """Write memories to a file as JSON lines and return their number; importing it gives the same memories again.
 
         The file holds everything but the vectors, which depend on the embedder: a namespace of another one is written too. It
-        appears when it is complete.
+        appears when it is complete. Records of other programs that have no text are left out, and a warning names them.
 
         Args:
             file: The file; replaced if it exists.

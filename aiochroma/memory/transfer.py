@@ -15,6 +15,7 @@ from typing import IO, TYPE_CHECKING, TypeVar
 
 from aiochroma._errors import InvalidInputError, shown
 from aiochroma._files import Replacement, expand
+from aiochroma._logging import EventLogger, get_logger
 from aiochroma._threads import off_loop
 from aiochroma._types import JsonObject, MetadataView
 from aiochroma.memory.arguments import Item, item_from
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 __all__ = ["TEXT_SUFFIXES", "export", "import_"]
 
 T = TypeVar("T")
+
+log: EventLogger = get_logger("memory")
 
 _PAGE = 500
 _ROWS_AT_ONCE = 256
@@ -131,23 +134,27 @@ def _refuse_own_files(target: Path, directory: str) -> None:
 async def _export_namespace(
     store: Store, name: str, output: IO[str], before: int, progress: Callable[[int], None] | None
 ) -> int:
-    begun = await off_loop(output.tell)
+    begun = await off_loop(lambda: output.tell() if output.seekable() else None)
 
     async def pages(found: Namespace) -> int:
         # Where another client has made the namespace again meanwhile, nothing of the former one is in the file.
-        await off_loop(lambda: (output.seek(begun), output.truncate()))
+        if begun is not None:
+            await off_loop(lambda: (output.seek(begun), output.truncate()))
         # By id, not by position: a memory that is deleted meanwhile moves no other.
         ids = await matching_ids(store, found, None)
         count = 0
+        without: list[str] = []
         for start in range(0, len(ids), _PAGE):
-            lines = [
-                _line(hit, stored)
-                for hit, stored in await read_records(store, found, ids[start : start + _PAGE])
-            ]
+            records = await read_records(store, found, ids[start : start + _PAGE])
+            # Without a text nothing could be remembered again; such records are other programs'.
+            without += [hit.id for hit, _ in records if not hit.text.strip()]
+            lines = [_line(hit, stored) for hit, stored in records if hit.text.strip()]
             await off_loop(partial(output.writelines, lines))
             count += len(lines)
             if progress is not None:
                 progress(before + count)
+        if without:
+            log.warning("export.without_text", namespace=name, left_out=len(without), first=without[:3])
         return count
 
     return await store.on(name, pages, absent=0, any_embedder=True)

@@ -393,3 +393,30 @@ async def test_what_never_ends_is_not_imported(memory, tmp_path):
     for name in ("pipe.jsonl", "device.csv"):
         with pytest.raises(InvalidInputError, match=f"{name}.*pipe or a device"):
             await memory.import_(tmp_path / name)
+
+
+async def test_a_pipe_gets_the_whole_export(memory, tmp_path):
+    """What cannot be written again from a place in the middle is written once."""
+    await memory.remember_many(["a kettle", "a lamp"])
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        assert await memory.export(tmp_path / "pipe") == 2
+        lines = os.read(reader, 100_000).splitlines()
+    finally:
+        os.close(reader)
+    assert {json.loads(line)["text"] for line in lines} == {"a kettle", "a lamp"}
+
+
+async def test_an_export_can_be_imported_whatever_is_in_the_collection(path, tmp_path, caplog):
+    """A record of another program without a text is left out and named; all others come back."""
+    async with aiochroma.Memory(path, embedder="hashed") as memory:
+        await memory.remember("a kettle")
+        collection = await memory.client.get_collection("default")
+        await collection.add(ids=["bare"], embeddings=[[0.1] * 512])
+        await collection.add(ids=["blank"], embeddings=[[0.1] * 512], documents=[" "], metadatas=[{"k": 1}])
+        assert await memory.export(tmp_path / "all.jsonl") == 1
+    assert "bare" in caplog.text
+    assert "blank" in caplog.text
+    async with aiochroma.Memory(tmp_path / "copy", embedder="hashed") as memory:
+        assert await memory.import_(tmp_path / "all.jsonl") == 1
