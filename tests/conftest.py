@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 import threading
 import time
@@ -14,6 +15,10 @@ from pickling import carry_by_pickle
 from aiochroma import _logging
 from aiochroma._threads import THREAD_NAME
 from aiochroma.client.options import PersistentOptions
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell does so for what it starts in the background; programs that tests interrupt would inherit it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _LEAVE_SECONDS = 20.0
 """How long a thread that was told to end may take; only to tell slow from never."""
