@@ -1,4 +1,4 @@
-"""What every test shares: nothing may be left behind."""
+"""What every test shares: nothing may be left behind; and what several folders use."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import threading
 import time
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from pickling import carry_by_pickle
 
@@ -86,3 +87,19 @@ def everything_is_pickled():
     end = carry_by_pickle()
     yield
     end()
+
+
+@pytest.fixture
+async def collection(client):
+    """An empty collection of the folder's ``client``, without an embedding function."""
+    return await client.create_collection("things", embedding_function=None)
+
+
+@pytest.fixture
+def vectors():
+    """Return so many different vectors of four dimensions."""
+
+    def make(count, seed=0):
+        return np.random.default_rng(seed).random((count, 4), dtype=np.float32)
+
+    return make

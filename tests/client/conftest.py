@@ -6,7 +6,6 @@ import threading
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
 from programs import python
 
@@ -20,22 +19,6 @@ async def client(tmp_path):
     """A client of an empty database on disk."""
     async with aiochroma.AsyncPersistentClient(tmp_path / "store") as client:
         yield client
-
-
-@pytest.fixture
-async def collection(client):
-    """An empty collection without an embedding function."""
-    return await client.create_collection("things", embedding_function=None)
-
-
-@pytest.fixture
-def vectors():
-    """Return so many different vectors of four dimensions."""
-
-    def make(count, seed=0):
-        return np.random.default_rng(seed).random((count, 4), dtype=np.float32)
-
-    return make
 
 
 class Recorder:

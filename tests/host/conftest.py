@@ -8,7 +8,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-import numpy as np
 import pytest
 from host_support import Hosts
 from programs import is_alive
@@ -57,22 +56,6 @@ async def client(opening):
     """A client of an empty database that a host serves."""
     async with opening() as client:
         yield client
-
-
-@pytest.fixture
-async def collection(client):
-    """An empty collection without an embedding function."""
-    return await client.create_collection("things", embedding_function=None)
-
-
-@pytest.fixture
-def vectors():
-    """Return so many different vectors of four dimensions."""
-
-    def make(count, seed=0):
-        return np.random.default_rng(seed).random((count, 4), dtype=np.float32)
-
-    return make
 
 
 @pytest.fixture

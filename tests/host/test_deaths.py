@@ -290,7 +290,7 @@ def test_a_forked_child_may_open_its_own(program, hosts, path):
 async def test_many_deaths_lose_nothing(hosts, tmp_path):
     """Hosts and clients are killed under a mixed load: nothing acknowledged is lost, nothing runs twice that may not."""
     shown = await asyncio.to_thread(
-        printed_by, Path(__file__).with_name("deaths.py"), "--deaths", 4, "--seed", 3
+        printed_by, Path(__file__).with_name("deaths.py"), "--deaths", 4, "--seed", 3, patience=280
     )
     assert shown.startswith("4 deaths: ")
     assert re.search(r"^[1-9]\d* records acknowledged, 0 lost", shown, re.MULTILINE)

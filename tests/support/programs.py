@@ -77,8 +77,8 @@ class Done(NamedTuple):
     stderr: str
 
 
-def python(*arguments, typed="", cwd=None, **environment):
-    """Run Python to its end in a process of its own."""
+def python(*arguments, typed="", cwd=None, patience=2 * PATIENCE, **environment):
+    """Run Python to its end in a process of its own, at most for so many seconds."""
     done = subprocess.run(
         [sys.executable, *map(str, arguments)],
         input=typed,
@@ -86,7 +86,7 @@ def python(*arguments, typed="", cwd=None, **environment):
         text=True,
         cwd=cwd,
         env={**os.environ, **environment},
-        timeout=2 * PATIENCE,
+        timeout=patience,
         check=False,
     )
     return Done(done.returncode, done.stdout, done.stderr)
