@@ -68,10 +68,15 @@ async def drop_copies(store: Store, name: str) -> None:
     """Delete all that a run that was interrupted has left of a namespace, but not the namespace."""
     from chromadb.errors import NotFoundError
 
-    for what in ("", "chunks"):
-        for left in (copy_name(name, what), _aside_name(name, what)):
+    names = [named(name, what) for what in ("", "chunks") for named in (copy_name, _aside_name)]
+    # Looked for first: deleting stops everybody, and most often there is none.
+    found = await store.submit_many([("get_collection", {"name": left, **store.database}) for left in names])
+    for left, outcome in zip(names, found, strict=True):
+        if outcome.error is None:
             with contextlib.suppress(NotFoundError):
                 await store.submit("delete_collection", name=left, **store.database)
+        elif not isinstance(outcome.error, NotFoundError):
+            raise outcome.error
 
 
 async def delete_replaced(store: Store) -> None:
