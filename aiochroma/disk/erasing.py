@@ -45,6 +45,7 @@ from aiochroma.disk.layout import (
     log_topic,
 )
 from aiochroma.disk.schema import DELETE, UPSERT, columns_of, full_text_tables, record_ids, stored_collections
+from aiochroma.disk.sqlite_file import delete_orphaned_lists
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -165,6 +166,7 @@ def _scrub(
             if not entry.settings.problem:
                 _scrub_index(directory / entry.vector_segment, entry, living[entry.id], vectors, tally)
         _scrub_log(connection, stored, living, tally)
+        delete_orphaned_lists(connection)
         shared = {text for text in texts if _is_shared(connection, text)}
         _compact(connection)
     if set_aside:

@@ -40,7 +40,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-__all__ = ["LockProbe", "file_identity", "is_supported", "prepare", "vacuum", "wait_until_closed"]
+__all__ = [
+    "LockProbe",
+    "delete_orphaned_lists",
+    "file_identity",
+    "is_supported",
+    "prepare",
+    "vacuum",
+    "wait_until_closed",
+]
 
 log: EventLogger = get_logger("aiochroma.disk")
 
@@ -83,6 +91,7 @@ def prepare(directory: Path, *, keep_log: bool | None = None, write_ahead: bool 
                 connection.execute(
                     f"CREATE INDEX IF NOT EXISTS {LOG_INDEX} ON embeddings_queue (topic, seq_id)"
                 )
+            delete_orphaned_lists(connection)
             return keep_log is None or _set_keep_log(connection, keep_log)
     except sqlite3.OperationalError as error:
         if "locked" in str(error) or "busy" in str(error):
@@ -93,6 +102,15 @@ def prepare(directory: Path, *, keep_log: bool | None = None, write_ahead: bool 
         raise _unusable(directory, error) from error
     except sqlite3.DatabaseError as error:
         raise _unusable(directory, error) from error
+
+
+def delete_orphaned_lists(connection: sqlite3.Connection) -> None:
+    """Delete the lists in the metadata of records that are gone.
+
+    Chroma 1.5 leaves those of a collection that is deleted as a whole, and shows them in later records that get the same row.
+    """
+    if {"embedding_metadata_array", "embeddings"} <= tables_of(connection):
+        connection.execute("DELETE FROM embedding_metadata_array WHERE id NOT IN (SELECT id FROM embeddings)")
 
 
 def _unusable(directory: Path, error: Exception) -> DatabaseCorruptError:

@@ -222,6 +222,35 @@ async def test_a_text_in_the_unused_room_of_an_index_is_blanked(tmp_path):
         assert (await memory.recall("where is the key?", namespaces="other"))[0].text == LIVING
 
 
+async def test_lists_in_metadata_leave_with_their_collection(tmp_path):
+    """Chroma leaves them when a collection is deleted as a whole, and shows them in records made later."""
+    path = tmp_path / "db"
+    vectors = np.eye(2, 8, dtype=np.float32)
+    async with aiochroma.AsyncPersistentClient(path) as client:
+        gone = await client.create_collection("gone", embedding_function=None)
+        await gone.add(ids=["1", "2"], embeddings=vectors, metadatas=[{"tags": [SECRETS[0]]}] * 2)
+        await client.delete_collection("gone")
+    assert holds(path, SECRETS[0].encode())
+    await aiochroma.doctor(path, erase=True)
+    assert holds(path, SECRETS[0].encode()) == []
+
+
+async def test_a_later_record_does_not_show_the_lists_of_one_that_is_gone(tmp_path):
+    """At each opening lists without a record are deleted."""
+    vectors = np.eye(2, 8, dtype=np.float32)
+    async with aiochroma.AsyncPersistentClient(tmp_path) as client:
+        gone = await client.create_collection("gone", embedding_function=None)
+        await gone.add(ids=["1", "2"], embeddings=vectors, metadatas=[{"tags": ["a"]}] * 2)
+        await client.delete_collection("gone")
+    async with aiochroma.AsyncPersistentClient(tmp_path) as client:
+        made = await client.create_collection("made", embedding_function=None)
+        await made.add(ids=["1", "2"], embeddings=vectors, metadatas=[{"own": 1}, {"tags": ["b", "c"]}])
+        assert (await made.get())["metadatas"] == [{"own": 1}, {"tags": ["b", "c"]}]
+    async with aiochroma.AsyncPersistentClient(tmp_path) as client:
+        kept = await client.get_collection("made", embedding_function=None)
+        assert (await kept.get())["metadatas"] == [{"own": 1}, {"tags": ["b", "c"]}]
+
+
 async def test_the_receipt_says_what_was_not_reached_and_not_looked_for(tmp_path):
     """Backups by name; texts that a living memory contains, or that are too short to be told from chance."""
     path = tmp_path / "db"
