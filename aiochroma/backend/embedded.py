@@ -69,8 +69,7 @@ __all__ = ["EmbeddedBackend"]
 
 log: EventLogger = get_logger("aiochroma.backend")
 
-_ATTEMPTS = 6
-_RETRY_SECONDS = 30.0
+_ATTEMPTS, _RETRY_SECONDS = 6, 30.0
 """For how long a call without a deadline is repeated."""
 _REPAIR_SECONDS = 60.0
 """A fault that comes back so soon after a repair is not repaired once more, but reported."""

@@ -9,6 +9,7 @@ Everything here runs where Chroma is called.
 from __future__ import annotations
 
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeAlias
 
 from aiochroma._types import CollectionId, Metadata, MetadataView, Vector, Where
@@ -35,7 +36,7 @@ from aiochroma.records.record import (
 from aiochroma.records.spec import filter_of, page_ids
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from chromadb.api import ServerAPI
     from typing_extensions import Unpack
@@ -138,28 +139,12 @@ class MemoryRecords:
             merged_metadata(metadata, known.get(id), exact=exact)
             for id, metadata in zip(ids, positioned, strict=True)
         ]
-        noted = self._note(
-            history_namespace,
-            db,
-            [
-                Entry(
-                    now,
-                    "refresh" if id in known else "remember",
-                    history_namespace or "",
-                    id,
-                    *before(old.get(id)),
-                )
-                for id in ids
-            ],
-        )
-        try:
+        actions = {id: "refresh" if id in known else "remember" for id in ids}
+        with self._noted(history_namespace, db, actions, old, now):
             if expired:
                 self._api.delete(collection_id, ids=expired, **db)
                 self._deleted(str(collection_id), expired)
             self._api.upsert(collection_id, ids, embeddings, stored, documents, uris, **db)
-        except BaseException as error:
-            self._withdraw(noted, error)
-            raise
         self._written(str(collection_id), ids, documents, stored, known, embeddings, codes)
         self._chunks.drop(chunks, db, old.values(), keep={entry.get(WRITING) for entry in stored})
         return moved
@@ -258,12 +243,7 @@ class MemoryRecords:
         if texts is not None:
             # The chunks are those of the new text, or none.
             given = [{CHUNKS: None, WRITING: None, **metadata} for metadata in given]
-        noted = self._note(
-            history_namespace,
-            db,
-            [Entry(now, action, history_namespace or "", ids[row], *before(old[ids[row]])) for row in rows],
-        )
-        try:
+        with self._noted(history_namespace, db, {ids[row]: action for row in rows}, old, now):
             self._api.update(
                 collection_id,
                 [ids[row] for row in rows],
@@ -273,9 +253,6 @@ class MemoryRecords:
                 uris,
                 **db,
             )
-        except BaseException as error:
-            self._withdraw(noted, error)
-            raise
         changed = []
         for number, row in enumerate(rows):
             record = old[ids[row]]
@@ -318,16 +295,8 @@ class MemoryRecords:
         if not old:
             return []
         gone = list(old)
-        noted = self._note(
-            history_namespace,
-            db,
-            [Entry(now, action, history_namespace or "", id, *before(old[id])) for id in gone],
-        )
-        try:
+        with self._noted(history_namespace, db, dict.fromkeys(gone, action), old, now):
             self._api.delete(collection_id, ids=gone, **db)
-        except BaseException as error:
-            self._withdraw(noted, error)
-            raise
         self._deleted(str(collection_id), gone)
         self._chunks.drop(chunks, db, old.values(), keep=set())
         return gone
@@ -431,19 +400,30 @@ class MemoryRecords:
     def _deleted(self, collection: str, ids: Sequence[str]) -> None:
         """Follow a deletion."""
 
-    def _note(
-        self, history_namespace: str | None, db: Database, entries: Iterable[Entry]
-    ) -> tuple[int, int] | None:
+    @contextmanager
+    def _noted(
+        self,
+        history_namespace: str | None,
+        db: Database,
+        actions: Mapping[str, str],
+        old: Mapping[str, Record],
+        now: float,
+    ) -> Iterator[None]:
+        """Note what is about to be done to memories, by their ids, and take it back where it is certain not to happen."""
         log = None if history_namespace is None else self._log()
-        return None if log is None else log.note(database_key(**db), entries)
-
-    def _withdraw(self, noted: tuple[int, int] | None, error: BaseException) -> None:
-        """Take back what was noted of a change that did not happen. One that may have happened keeps its entry."""
-        if not is_not_written(error):
+        if log is None or history_namespace is None:
+            yield
             return
-        log = self._log() if noted is not None else None
-        if log is not None and noted is not None:
-            log.withdraw(noted)
+        entries = [
+            Entry(now, action, history_namespace, id, *before(old.get(id))) for id, action in actions.items()
+        ]
+        noted = log.note(database_key(**db), entries)
+        try:
+            yield
+        except BaseException as error:
+            if is_not_written(error):
+                log.withdraw(noted)
+            raise
 
     def namespaces(self, tenant: str, database: str) -> list[str]:
         """Return the names of the namespaces, sorted."""
