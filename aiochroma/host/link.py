@@ -234,11 +234,12 @@ class _LinkState:
 
     def _answered(self, kind: FrameKind, number: int, value: Plain) -> None:
         try:
-            waited, ran, content = value
+            waited, ran, calls, batches, content = value
             waited, ran = float(waited), float(ran)
         except (TypeError, ValueError):
             raise ProtocolError("An outcome cannot be read.") from None
         error = error_from_wire(content) if kind is FrameKind.ERROR else None
+        self.recorder.calls, self.recorder.batches = calls, batches
         sent = self.queue.arrived(number)
         if sent is None:
             return
@@ -261,10 +262,9 @@ class _LinkState:
 
     def _take_facts(self, value: Plain) -> None:
         try:
-            calls, batches, last_error, info = value
+            last_error, info = value
         except (TypeError, ValueError):
             raise ProtocolError("What the host says of itself cannot be read.") from None
-        self.recorder.calls, self.recorder.batches = calls, batches
         self.recorder.last_error = last_error
         if info is not None:
             self.info = replace(info, host=self._host)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from aiochroma.core.calls import Outcome
     from aiochroma.core.queue import RequestQueue
+    from aiochroma.core.stats import StatsRecorder
     from aiochroma.host.messages import Received
     from aiochroma.host.wire import Codec
 
@@ -75,7 +76,8 @@ class Peer:
         connected: The connection.
         codec: Shared by all.
         notice: Has the main thread look after this client: something did not fit, or it has failed.
-        facts: Returns the frame that says what has changed since the last batch.
+        facts: Returns the frame that says what has changed since the client was last told, or nothing.
+        recorder: What is counted; its counters go along with every outcome.
 
     Attributes:
         pid: The client's process, once it has said so.
@@ -89,6 +91,7 @@ class Peer:
         codec: Codec,
         notice: Callable[[Peer], None],
         facts: Callable[[Peer], bytes],
+        recorder: StatsRecorder,
     ) -> None:
         connected.setblocking(False)
         self.socket = connected
@@ -103,6 +106,7 @@ class Peer:
         self._codec = codec
         self._notice = notice
         self._facts = facts
+        self._recorder = recorder
         self._lock = threading.Lock()
         self._unsent: deque[bytes] = deque()
         self._unsent_bytes = 0
@@ -116,7 +120,8 @@ class Peer:
             self.tickets.pop(_number_of(outcome), None)
         if self.closed:
             return
-        batch: list[bytes] = [] if self.tickets else [self._facts(self)]
+        facts = b"" if self.tickets else self._facts(self)
+        batch = [facts] if facts else []
         for outcome in outcomes:
             ticket = outcome.ticket
             assert isinstance(ticket, PeerTicket)
@@ -138,7 +143,7 @@ class Peer:
     def _add_result(self, batch: list[bytes], ticket: PeerTicket, result: object, *, large: bool) -> None:
         try:
             for segment in message_frames(
-                self._codec, FrameKind.RESULT, ticket.number, [*_times(ticket), result], large=large
+                self._codec, FrameKind.RESULT, ticket.number, [*self._figures(ticket), result], large=large
             ):
                 if large:
                     self.send(segment)
@@ -150,11 +155,17 @@ class Peer:
 
     def _error_frame(self, ticket: PeerTicket, error: BaseException) -> bytes:
         try:
-            body = self._codec.encode([*_times(ticket), error_to_wire(error)])
+            body = self._codec.encode([*self._figures(ticket), error_to_wire(error)])
         except Exception as problem:  # noqa: BLE001 - nor must one error
             text = f"{type(error).__name__}, which cannot be sent: {problem!r}"
-            body = self._codec.encode([*_times(ticket), error_to_wire(RuntimeError(text))])
+            body = self._codec.encode([*self._figures(ticket), error_to_wire(RuntimeError(text))])
         return frame(FrameKind.ERROR, ticket.number, body)
+
+    def _figures(self, ticket: PeerTicket) -> list[float]:
+        """Return how long a request waited and has been at work, in seconds; and the calls and rounds of the database."""
+        now = time.monotonic()
+        started = ticket.started_at or now
+        return [started - ticket.queued_at, now - started, self._recorder.calls, self._recorder.batches]
 
     # -- sending, from any thread ----------------------------------------------------------------------------------------
 
@@ -233,12 +244,6 @@ def _number_of(outcome: Outcome) -> int:
     return ticket.number
 
 
-def _times(ticket: Ticket) -> list[float]:
-    """Return how long a request waited, and how long it has been at work, in seconds."""
-    started = ticket.started_at or time.monotonic()
-    return [started - ticket.queued_at, time.monotonic() - started]
-
-
 class Clients:
     """All connections of a host; its methods are called on the main thread where nothing else is said.
 
@@ -246,7 +251,8 @@ class Clients:
         queue: Where requests go.
         selector: Tells the main thread when a client has sent something, or can read on.
         wake: Wakes the main thread.
-        facts: Returns the frame that says what has changed since a client was last told.
+        facts: Returns the frame that says what has changed since a client was last told, or nothing.
+        recorder: What is counted.
         asked: Answers what a client asks of the host itself: ``asked(peer, kind, value)``.
 
     Attributes:
@@ -263,6 +269,7 @@ class Clients:
         selector: selectors.BaseSelector,
         wake: Callable[[], None],
         facts: Callable[[Peer], bytes],
+        recorder: StatsRecorder,
         asked: Callable[[Peer, FrameKind, object], None],
     ) -> None:
         self.alone_since: float | None = time.monotonic()
@@ -271,6 +278,7 @@ class Clients:
         self._selector = selector
         self._wake = wake
         self._facts = facts
+        self._recorder = recorder
         self._asked = asked
         self._peers: set[Peer] = set()
         self._noticed: deque[Peer] = deque()
@@ -295,7 +303,7 @@ class Clients:
             except DatabaseInUseError as error:
                 log.warning("host.refused_client", database=self._queue.name, reason=str(error))
                 continue
-            peer = Peer(connected, self.codec, self._notice, self._facts)
+            peer = Peer(connected, self.codec, self._notice, self._facts, self._recorder)
             self._peers.add(peer)
             self._selector.register(connected, selectors.EVENT_READ, peer)
             self.alone_since, came = None, True

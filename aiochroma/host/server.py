@@ -121,7 +121,12 @@ class HostServer:
         )
         self._worker.thread.name = f"aiochroma-db:{location.short_name}"
         self._clients = Clients(
-            self._worker.queue, self._selector, self._waker.wake, self._facts_for, self._asked
+            self._worker.queue,
+            self._selector,
+            self._waker.wake,
+            self._facts_for,
+            self._worker.recorder,
+            self._asked,
         )
 
     # -- the DB thread's side --------------------------------------------------------------------------------------------
@@ -165,16 +170,13 @@ class HostServer:
         self._watched = False
 
     def _facts_for(self, peer: Peer) -> bytes:
-        """Return the frame that says what has changed since this client was last told."""
-        recorder, info = self._worker.recorder, self._worker.describe()
-        told = info and (info.recovery, info.owner, info.has_missing_vectors)
-        news = None if told == peer.told else info
+        """Return the frame that says what has changed since this client was last told; empty where nothing has."""
+        last_error, info = self._worker.recorder.last_error, self._worker.describe()
+        told = info and (info.recovery, info.owner, info.has_missing_vectors, last_error)
+        if told == peer.told:
+            return b""
         peer.told = told
-        return frame(
-            FrameKind.FACTS,
-            0,
-            self._clients.codec.encode([recorder.calls, recorder.batches, recorder.last_error, news]),
-        )
+        return frame(FrameKind.FACTS, 0, self._clients.codec.encode([last_error, info]))
 
     # -- the main thread ---------------------------------------------------------------------------------------------------
 

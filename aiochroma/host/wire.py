@@ -301,7 +301,7 @@ def _list(value: object) -> list[Plain]:
     return value
 
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Changes whenever one side would misunderstand the other."""
 
 FRAME_LIMIT = 16 * 2**20
