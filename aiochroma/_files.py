@@ -293,13 +293,16 @@ class PartialDirectory:
 
     def __init__(self, final: Path) -> None:
         self._final = final
+        self._identity: tuple[int, int] | None = None
+        self._descriptor: int | None = None
         self.path: Path = Path(tempfile.mkdtemp(prefix=f"{final.name}{_INFIX}", dir=final.parent))
-        self._identity = identity(self.path)
-        self._descriptor = _locked(self.path)
         try:
+            self._identity = identity(self.path)
+            self._descriptor = _locked(self.path)
             write_atomically(self.path / PARTIAL_MARKER, json.dumps({"for": str(final), "pid": os.getpid()}))
         except BaseException:
-            self.discard()
+            shutil.rmtree(self.path, ignore_errors=True)
+            self._release()
             raise
 
     def finish(self) -> Path:

@@ -10,21 +10,26 @@ import sys
 from functools import partial as partial_
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import aiochroma.sync
 from aiochroma import _files
 from aiochroma._files import PARTIAL_MARKER, PartialDirectory, abandoned, remove_abandoned
+from aiochroma._threads import drive
 from aiochroma.disk.copy_child import copy
 from aiochroma.disk.layout import MANIFEST, SQLITE_FILE
 
+backups, maintenance = import_module("aiochroma.disk.backup"), import_module("aiochroma.client.maintenance")
 restore = import_module("aiochroma.ops.restore")
 
 _TRACED = {
     restore.__file__: 0,
     # What makes directories; a file that an interrupt leaves open is closed when it is collected.
     _files.__file__: inspect.getsourcelines(PartialDirectory)[1],
+    backups.__file__: inspect.getsourcelines(backups.begin_backup)[1],
+    maintenance.__file__: inspect.getsourcelines(maintenance.backup)[1],
 }
 
 
@@ -32,7 +37,8 @@ _TRACED = {
 def without_children(monkeypatch):
     """Copy in this process, and take the copy for good: a restore of microseconds, which is repeated for each line of it."""
     monkeypatch.setattr(restore, "copy_database", partial_(copy, patterns=[PARTIAL_MARKER]))
-    monkeypatch.setattr(restore, "verify_copy", lambda target, how: {})
+    for module in (restore, backups):
+        monkeypatch.setattr(module, "verify_copy", lambda target, how: {})
 
 
 def backup_and_database(folder):
@@ -108,6 +114,60 @@ def test_an_interrupt_at_any_line_of_a_restore_loses_nothing(
         assert abandoned(folder) == []
         assert "precious" in [content(entry) for entry in folder.iterdir()]
     assert line > 40, "the restore was hardly traced"
+
+
+class Copying:
+    """Stands for an open database: what its thread does for a backup is to copy the files."""
+
+    def __init__(self, directory):
+        self._directory = directory
+
+    def describe(self):
+        return SimpleNamespace(
+            capabilities=SimpleNamespace(files=True), path=str(self._directory), name=str(self._directory)
+        )
+
+    async def submit(self, operation, *, target):
+        assert operation == "copy_files"
+        copy(self._directory, Path(target))
+        return 0.0
+
+
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # Of coroutines that were about to be awaited.
+@pytest.mark.filterwarnings("ignore:coroutine:RuntimeWarning")
+@pytest.mark.skipif(sys.platform == "win32", reason="a directory that is open cannot be renamed there")
+def test_an_interrupt_at_any_line_of_a_backup_leaves_a_whole_one(tmp_path, without_children):
+    """With rotation: at every moment the folder has a whole backup, half ones never look whole, and the next one tidies up."""
+
+    def back_up():
+        session = Copying(database)
+        return drive(maintenance.backup(session, folder, keep=1, verify="quick", progress=None))
+
+    line = 0
+    while True:
+        line += 1
+        _, database = backup_and_database(tmp_path / "work")
+        folder = tmp_path / "work" / "backups"
+        back_up()
+        was_interrupted = interrupted_at(line, back_up)
+        whole = [entry for entry in folder.iterdir() if ".partial-" not in entry.name]
+        assert [content(entry) for entry in whole] in (["precious"], ["precious"] * 2), (
+            f"line {line}: {whole}"
+        )
+        assert content(database) == "precious"
+        back_up()
+        left = [entry for entry in folder.iterdir() if content(entry) != "precious"]
+        # Of a directory that was made in that very moment this process, had it ended, would have left no more than its mark.
+        assert [file.name for entry in left for file in entry.iterdir()] in ([], [PARTIAL_MARKER]), (
+            f"line {line}"
+        )
+        assert len(left) <= 1
+        assert len(list(folder.iterdir())) - len(left) == 1
+        if not was_interrupted:
+            break
+    assert line > 60, "the backup was hardly traced"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no such locks")
