@@ -36,7 +36,8 @@ _TRACED = {
 @pytest.fixture
 def without_children(monkeypatch):
     """Copy in this process, and take the copy for good: a restore of microseconds, which is repeated for each line of it."""
-    monkeypatch.setattr(restore, "copy_database", partial_(copy, patterns=[PARTIAL_MARKER]))
+    for module in (restore, maintenance):
+        monkeypatch.setattr(module, "copy_database", partial_(copy, patterns=[PARTIAL_MARKER]))
     for module in (restore, backups):
         monkeypatch.setattr(module, "verify_copy", lambda target, how: {})
 
@@ -117,7 +118,7 @@ def test_an_interrupt_at_any_line_of_a_restore_loses_nothing(
 
 
 class Copying:
-    """Stands for an open database: what its thread does for a backup is to copy the files."""
+    """Stands for an open database: what its thread does for a backup is to copy what was changed meanwhile."""
 
     def __init__(self, directory):
         self._directory = directory
@@ -129,7 +130,7 @@ class Copying:
 
     async def submit(self, operation, *, target):
         assert operation == "copy_files"
-        copy(self._directory, Path(target))
+        copy(self._directory, Path(target), [PARTIAL_MARKER])
         return 0.0
 
 
@@ -150,7 +151,9 @@ def test_an_interrupt_at_any_line_of_a_backup_leaves_a_whole_one(tmp_path, witho
         line += 1
         _, database = backup_and_database(tmp_path / "work")
         folder = tmp_path / "work" / "backups"
-        back_up()
+        shutil.copytree(database, folder / "backup-1")
+        manifest = {"source": str(database), "created": "y"}
+        (folder / "backup-1" / MANIFEST).write_text(json.dumps(manifest))
         was_interrupted = interrupted_at(line, back_up)
         whole = [entry for entry in folder.iterdir() if ".partial-" not in entry.name]
         assert [content(entry) for entry in whole] in (["precious"], ["precious"] * 2), (
