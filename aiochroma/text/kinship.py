@@ -115,7 +115,7 @@ class Vocabulary:
             f"CREATE VIRTUAL TABLE {table} USING fts5vocab('main', 'terms_{self._namespace}', 'row')"
         )
         try:
-            while self._last is not None and time.monotonic() < until:
+            while self._last is not None:
                 joined = self._connection.execute(
                     f"SELECT group_concat(term, char(10)) FROM (SELECT term FROM {table} WHERE term > ? LIMIT ?)",  # noqa: S608
                     (self._last, _AT_ONCE),
@@ -126,6 +126,8 @@ class Vocabulary:
                 if words:
                     # SQLite takes accents off Latin letters alone.
                     self._add(words, *_runs([_plain(word) for word in words]))
+                if time.monotonic() >= until:
+                    break
         finally:
             self._connection.execute(f"DROP TABLE {table}")
 
