@@ -148,6 +148,8 @@ def canonical_directory(path: str | os.PathLike[str]) -> Path:
     Raises:
         DatabasePathError: The path cannot be a directory's name on this system.
     """
+    if path == "":
+        raise DatabasePathError("'' is not a usable path; the working directory is '.'")
     try:
         canonical = os.path.realpath(Path(path).expanduser())
         # Chroma takes paths as UTF-8 alone.

@@ -11,6 +11,7 @@ from aiochroma._callbacks import ask
 from aiochroma._errors import ExtractFailedError, InvalidInputError, shown
 from aiochroma._threads import Started
 from aiochroma._types import JsonObject, Metadata, Vector
+from aiochroma.client.options import check_flag
 from aiochroma.memory.arguments import (
     Item,
     check_thread,
@@ -70,7 +71,8 @@ def remember(
     """Remember a text; see ``Memory.remember``."""
     item = checked_item(text, where="`text`", **arguments)
     collection_name(namespace)
-    again = bool(dedupe)
+    again = dedupe or False
+    check_flag("dedupe", again)
 
     async def work(store: Store) -> Id:
         with store.limit():
@@ -97,6 +99,8 @@ def remember_many(
 ) -> Coroutine[object, object, Items[str]]:
     """Remember many texts; see ``Memory.remember_many``."""
     collection_name(namespace)
+    again = dedupe or False
+    check_flag("dedupe", again)
     defaults: JsonObject = {}
     if thread is not None:
         defaults["thread"] = thread if thread is False else check_thread(thread)
@@ -112,7 +116,7 @@ def remember_many(
             if progress is not None:
                 progress(len(ids))
 
-        await remember_batches(store, _batches(items, namespace, defaults), written, dedupe=bool(dedupe))
+        await remember_batches(store, _batches(items, namespace, defaults), written, dedupe=again)
         return ids
 
     details = {"namespaces": [namespace]}

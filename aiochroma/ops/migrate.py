@@ -170,7 +170,7 @@ async def migrate(
         mends it.
 
     Raises:
-        InvalidInputError: An argument is wrong, source and destination are the same, or the source has no such database.
+        InvalidInputError: An argument is wrong, the destination is the source or within it, or the source has no such database.
         DatabasePathError: There is no database in the source, or no permission.
         DatabaseInUseError: A process has one of the directories open; it may be this one.
         MigrationError: The destination holds something else under the same name; nothing was written.
@@ -194,6 +194,11 @@ async def migrate(
         # What the environment says of one server must not be sent to another.
         target.options.setdefault("auth_token", None)
         target.options.setdefault("ca_file", None)
+    if source.directory and target.directory and source.directory in target.directory.parents:
+        raise InvalidInputError(
+            f"`dst`, {target.shown!r}, is inside of the database {source.shown!r}, whose backups would not hold it. "
+            "Give a directory beside it."
+        )
     held = await off_loop(lambda: source.look(must_exist=True))
     await off_loop(lambda: target.look(must_exist=False))
     async with AsyncExitStack() as stack:

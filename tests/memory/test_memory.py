@@ -197,6 +197,8 @@ _BAD = [
     ("remember", ["a"], {"metadata": {"aiochroma:x": 1}}, "aiochroma:x"),
     ("remember", ["a"], {"metadata": [1]}, "`metadata`"),
     ("remember", ["a"], {"ttl": 0}, "`ttl`"),
+    ("remember", ["a"], {"dedupe": "no"}, "`dedupe`.*'no'"),
+    ("remember_many", [["a"]], {"dedupe": 1}, "`dedupe`"),
     ("remember", ["a"], {"ttl": 1, "expires_at": 2}, "both"),
     ("remember", ["a"], {"ttl": 1e300}, r"`ttl`.*1e\+300"),
     ("remember", ["a"], {"pinned": "no"}, "`pinned`.*'no'"),

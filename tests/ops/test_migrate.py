@@ -264,6 +264,13 @@ async def test_records_of_another_kind_are_not_merged(rich, tmp_path):
     assert 'embedder is null and not "own"' in embedder
 
 
+async def test_a_directory_within_the_source_is_refused(rich):
+    """Backing up the source would not reach it, nor erasing; nothing is made there."""
+    with pytest.raises(aiochroma.InvalidInputError, match="inside of the database"):
+        await aiochroma.migrate(rich, rich / "copy")
+    assert not (rich / "copy").exists()
+
+
 async def test_a_store_in_use_is_refused(rich, tmp_path):
     """On either side, by another program or by this one, and nothing is made."""
     async with aiochroma.AsyncPersistentClient(rich):

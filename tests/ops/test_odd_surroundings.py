@@ -26,7 +26,7 @@ async def stored(tmp_path):
     return tmp_path / "db"
 
 
-@pytest.mark.parametrize("odd", [None, 7, "a\0b", b"bytes", "\udcff"])
+@pytest.mark.parametrize("odd", [None, 7, "", "a\0b", b"bytes", "\udcff"])
 async def test_what_is_no_path_is_refused(stored, tmp_path, odd):
     """By everything that takes one, before anything is done."""
     for work in (
