@@ -312,10 +312,10 @@ def test_the_command_shows_and_ends_a_host(hosts, path):
 
 def test_force_ends_a_host_that_hangs(hosts, path, monkeypatch):
     """Stopped, it does not answer: it is killed."""
-    monkeypatch.setattr("aiochroma.host.reaching._ANSWER_SECONDS", 0.5)
     with sync.PersistentClient(path, process="shared"):
         pass
     pid = hosts.kill(path, signal.SIGSTOP)
+    monkeypatch.setattr("aiochroma.host.reaching._ANSWER_SECONDS", 0.5)
     code, _, errors = command("host", path, "--stop")
     assert code == 3
     assert "--force" in errors

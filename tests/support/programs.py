@@ -105,16 +105,15 @@ def error_without(package, module):
     return printed_by("-c", code)
 
 
-def command(*arguments, typed=b"", cwd=None, **environment):
+def command(*arguments, typed=b"", cwd=None, encoding="utf-8", **environment):
     """Run a command of the command line to its end: in this process, since Python and Chroma take a second to start."""
     import pytest
 
     from aiochroma.__main__ import main
     from aiochroma.cli import app
 
-    streams = [
-        io.TextIOWrapper(io.BytesIO(given), "utf-8", write_through=True) for given in (typed, b"", b"")
-    ]
+    streams = [io.TextIOWrapper(io.BytesIO(typed), "utf-8")]
+    streams += [io.TextIOWrapper(io.BytesIO(), encoding, write_through=True) for _ in range(2)]
     with pytest.MonkeyPatch.context() as patch:
         # Signals are for this process, whose tests go on.
         patch.setattr(app, "_ENDING_SIGNALS", ())
@@ -127,7 +126,7 @@ def command(*arguments, typed=b"", cwd=None, **environment):
             patch.chdir(cwd)
         with pytest.raises(SystemExit) as ended:
             main()
-    printed = [stream.buffer.getvalue().decode() for stream in streams[1:]]
+    printed = [stream.buffer.getvalue().decode(encoding) for stream in streams[1:]]
     return Done(ended.value.code or 0, *printed)
 
 
