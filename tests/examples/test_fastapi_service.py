@@ -7,7 +7,7 @@ import re
 import httpx
 import pytest
 import yaml
-from programs import PATIENCE, ChromaServer, Service, printed_by
+from programs import PATIENCE, ChromaServer, Service, printed_by, until
 
 pytest.importorskip("fastapi", reason="fastapi is not installed (extra `fastapi`)")
 
@@ -28,7 +28,12 @@ def use(service):
     """Do with the service what its documentation says; return its health."""
     service.when_up(f"{service.url}/health/chromadb")
     with httpx.Client(base_url=service.url, trust_env=False, timeout=PATIENCE) as client:
-        answer = client.post("/memories", json={"text": "The key is under the mat.", "namespace": "flat"})
+        # Of several workers another one may have answered before; this one says 503 until it is there, too.
+        new = {"text": "The key is under the mat.", "namespace": "flat"}
+        until(
+            lambda: client.post("/memories", json=new).status_code != 503, "the worker has opened its store"
+        )
+        answer = client.post("/memories", json=new)
         assert answer.status_code == 201
         id = answer.json()["id"]
         assert client.get(f"/memories/flat/{id}").json()["text"] == "The key is under the mat."
