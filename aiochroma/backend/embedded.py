@@ -292,6 +292,7 @@ class EmbeddedBackend(ChromaBackend):
             # Closing any descriptor of the file drops all locks that this process has on it, so the probe's come last.
             stack.callback(self._probe.close)
             super().close()
+            self._own["reopen"] = self._reopen  # Asked for again where opening fails.
             if not wait_until_closed(self._directory, but_for=self._probe.descriptors):
                 log.warning(
                     "database.still_open",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -74,6 +75,20 @@ async def test_a_failed_reopening_is_tried_again(database, tmp_path):
         other.release()
         assert await collection.count() == RECORDS
         assert (await client.health()).status == "ok"
+
+
+async def test_a_reset_says_what_keeps_the_database_from_opening(database):
+    """As often as it is asked for; when that is gone, it opens."""
+    async with aiochroma.AsyncPersistentClient(database) as client:
+        file = database / "chroma.sqlite3"
+        whole = file.read_bytes()
+        os.truncate(file, 8192)
+        for _ in range(3):
+            with pytest.raises(aiochroma.DatabaseCorruptError):
+                await client.reset_connection()
+        file.write_bytes(whole)
+        await client.reset_connection()
+        assert [collection.name for collection in await client.list_collections()] == ["main"]
 
 
 async def test_reset_connection_starts_anew_where_the_files_are_gone(database):
