@@ -56,6 +56,14 @@ async def ask(
                 if waits_by_blocking()
                 else await asyncio.wait_for(asyncio.wrap_future(future), limit)
             )
+            coroutine = answer.result
+            if inspect.iscoroutine(coroutine):  # As a lambda returns that calls an `async def`.
+                if waits_by_blocking():
+                    coroutine.close()
+                    raise failure(
+                        f"`{name}` is asynchronous, and this blocking call has no event loop for it."
+                    )
+                answer = await asyncio.wait_for(_on_this_loop(lambda: coroutine, ()), limit)
     except (asyncio.TimeoutError, concurrent.futures.TimeoutError) as error:
         raise failure(f"`{name}` had not answered after {limit:.1f} s.") from error
     raised = answer.raised

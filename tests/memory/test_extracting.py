@@ -37,7 +37,7 @@ async def memory(tmp_path):
         yield memory
 
 
-@pytest.mark.parametrize("extract", [facts, facts_later])
+@pytest.mark.parametrize("extract", [facts, facts_later, lambda messages: facts_later(messages)])
 async def test_what_is_extracted_is_remembered_in_place_of_the_messages(memory, extract):
     """Its items belong to the scope, and are no turns of the conversation."""
     ids = await memory.remember_messages(MESSAGES, thread="t", scope="ann", extract=extract)
@@ -83,3 +83,11 @@ async def test_the_deadline_is_kept_by_a_function_that_does_not_return(memory):
 
     with pytest.raises(aiochroma.ExtractFailedError, match="had not answered"), aiochroma.deadline(0.05):
         await memory.remember_messages(MESSAGES, thread="t", extract=hanging)
+
+
+def test_what_is_asynchronous_is_refused_without_an_event_loop(tmp_path):
+    """Also where a lambda hides it; the coroutine is not left behind."""
+    with aiochroma.sync.Memory(tmp_path, embedder="hashed") as memory:
+        with pytest.raises(aiochroma.ExtractFailedError, match="has no event loop"):
+            memory.remember_messages(MESSAGES, thread="t", extract=lambda messages: facts_later(messages))
+        assert memory.count() == 0
