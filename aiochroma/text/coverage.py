@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from aiochroma.text.namespaces import Summary
     from aiochroma.text.rows import Order, RowFilter
-    from aiochroma.text.terms import Summary
 
 __all__ = [
     "AFTER",

@@ -33,8 +33,9 @@ from aiochroma.text.memories import (
     readable,
 )
 from aiochroma.text.metadata import MetadataTable
+from aiochroma.text.namespaces import NamespaceTable
 from aiochroma.text.rows import Order, RowFilter
-from aiochroma.text.terms import Postings, Summary, summary_of, terms_of
+from aiochroma.text.terms import Postings, terms_of
 from aiochroma.text.vectors import VectorTable
 
 if TYPE_CHECKING:
@@ -105,8 +106,7 @@ class TextIndex:
 
     def _open(self) -> None:
         connection = self._connection = connect(self._path, any_thread=self._any_thread)
-        self._numbers: dict[str, int] = {}
-        self._summaries: dict[int, Summary] = {}
+        self._namespaces = NamespaceTable(connection)
         self._terms = Postings(connection)
         self._memories = MemoryTable(connection)
         self._metadata = MetadataTable(connection)
@@ -128,7 +128,7 @@ class TextIndex:
             number = self._number_made(namespace)
             self._write(number, list({row.id: row for row in rows}.values()))
             if watermark is not None:
-                self._store_watermark(namespace, watermark)
+                self._namespaces.mark(namespace, watermark)
 
     def delete(self, namespace: str, ids: Iterable[str], *, watermark: str | None = None) -> int:
         """Remove memories, in one transaction.
@@ -142,7 +142,7 @@ class TextIndex:
             How many were removed.
         """
         with self._transaction():
-            number = self._number(namespace)
+            number = self._namespaces.number(namespace)
             old = list(self._memories.stored(number, ids).values())
             numbers = [memory.number for memory in old]
             if old:
@@ -152,25 +152,23 @@ class TextIndex:
                 self._codes.remove(numbers)
                 self._memories.remove(numbers)
                 self._order.removed(number, numbers)
-                self._count_in(number, -len(old), -sum(memory.words for memory in old))
+                self._namespaces.count_in(number, -len(old), -sum(memory.words for memory in old))
             if watermark is not None:
-                self._store_watermark(namespace, watermark)
+                self._namespaces.mark(namespace, watermark)
         return len(old)
 
     def delete_namespace(self, namespace: str) -> None:
         """Remove a namespace with its memories and its watermark."""
         with self._transaction():
-            number = self._number(namespace)
+            number = self._namespaces.number(namespace)
             if number:
                 self._drop(number)
-        self._numbers.pop(namespace, None)
 
     def clear(self) -> None:
         """Remove all namespaces."""
         with self._transaction():
             for (number,) in self._connection.execute("SELECT number FROM namespaces").fetchall():
                 self._drop(number)
-        self._numbers.clear()
 
     # -- searching -----------------------------------------------------------------------------------------------------
 
@@ -184,11 +182,11 @@ class TextIndex:
         """
         import numpy as np
 
-        number = self._number(namespace)
+        number = self._namespaces.number(namespace)
         nothing = np.empty(0, dtype=np.int64)
         if not number:
             return RowFilter(nothing, nothing)
-        next_expiry = self._summary(number).next_expiry
+        next_expiry = self._namespaces.summary(number).next_expiry
         expired = (
             self._memories.expired(number, now) if next_expiry is not None and next_expiry <= now else nothing
         )
@@ -201,7 +199,7 @@ class TextIndex:
 
     def matching(self, namespace: str, where: Where | None) -> NDArray[np.int64]:
         """Return the rows that pass one of Chroma's filters, whether they have expired or not; all for None."""
-        number = self._number(namespace)
+        number = self._namespaces.number(namespace)
         return self._metadata.matching(number, where) if where else self._metadata.everything(number)
 
     def search(
@@ -235,8 +233,8 @@ class TextIndex:
         """
         import numpy as np
 
-        number = self._number(namespace)
-        summary = self._summary(number)
+        number = self._namespaces.number(namespace)
+        summary = self._namespaces.summary(number)
         moment = time.time() if now is None else now
         terms = terms_of(self._connection, self._terms, number, summary, query, moment) if number else []
         nothing = np.empty(0, dtype=np.int64)
@@ -258,21 +256,21 @@ class TextIndex:
         self, namespace: str, queries: NDArray[np.float32], limit: int, keep: RowFilter
     ) -> list[tuple[NDArray[np.int64], NDArray[np.float64]]] | None:
         """Return for each query (a row of length 1) the nearest rows and their cosine distances; see ``VectorTable``."""
-        number = self._number(namespace)
+        number = self._namespaces.number(namespace)
         return self._vectors.nearest(number, queries, keep, limit, lambda: self._metadata.everything(number))
 
     def distances(
         self, namespace: str, queries: NDArray[np.float32], rows: NDArray[np.int64]
     ) -> NDArray[np.float64]:
         """Return the cosine distances of rows (columns) from queries (rows of length 1); NaN where they are not known."""
-        return self._vectors.distances(self._number(namespace), queries, rows)
+        return self._vectors.distances(self._namespaces.number(namespace), queries, rows)
 
     def token_coverage(
         self, namespace: str, states: NDArray[np.float32], rows: NDArray[np.int64]
     ) -> NDArray[np.float64] | None:
         """Return how well rows and their surroundings hold the tokens of a question; see ``CodeTable.coverage``."""
-        number = self._number(namespace)
-        window = codes.WINDOW if self._summary(number).has_threads else 0
+        number = self._namespaces.number(namespace)
+        window = codes.WINDOW if self._namespaces.summary(number).has_threads else 0
         return self._codes.coverage(states, rows, self._order.around(number, rows, window))
 
     def set_codes(self, namespace: str, made: Mapping[str, bytes]) -> None:
@@ -280,7 +278,7 @@ class TextIndex:
         import numpy as np
 
         with self._transaction():
-            numbers = self._memories.numbers(self._number(namespace), made)
+            numbers = self._memories.numbers(self._namespaces.number(namespace), made)
             by_row = {number: made[id] for id, number in numbers.items()}
             rows, vectors = self._vectors.read(np.array(list(by_row), dtype=np.int64))
             self._codes.complete(
@@ -291,11 +289,11 @@ class TextIndex:
 
     def without_code(self, namespace: str) -> list[str]:
         """Return the ids of the memories that have no code of their tokens."""
-        return list(self.ids_of(self._codes.without(self._number(namespace)).tolist()).values())
+        return list(self.ids_of(self._codes.without(self._namespaces.number(namespace)).tolist()).values())
 
     def rows(self, namespace: str, ids: Iterable[str]) -> dict[str, int]:
         """Return the rows of ids; those that are not there are left out."""
-        return self._memories.numbers(self._number(namespace), ids)
+        return self._memories.numbers(self._namespaces.number(namespace), ids)
 
     def read(self, rows: Iterable[int]) -> dict[int, tuple[str, str, Metadata]]:
         """Return id, text and metadata of rows; see ``MemoryTable``."""
@@ -309,7 +307,7 @@ class TextIndex:
         """Return what stands up to ``window`` positions before or behind rows in their threads: row, neighbour, offset."""
         import numpy as np
 
-        number, asked = self._number(namespace), np.array(list(rows), dtype=np.int64)
+        number, asked = self._namespaces.number(namespace), np.array(list(rows), dtype=np.int64)
         offsets = [*range(-window, 0), *range(1, window + 1)]
         return [
             (row, neighbour, offset)
@@ -322,7 +320,7 @@ class TextIndex:
 
     def last_position(self, namespace: str, thread: str) -> float:
         """Return the last position of a thread; 0 where it has no memory."""
-        return self._memories.last_position(self._number(namespace), thread)
+        return self._memories.last_position(self._namespaces.number(namespace), thread)
 
     def vectors(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Return the rows that have a vector, in order, with the vectors as they were written."""
@@ -335,38 +333,33 @@ class TextIndex:
 
     def vector_pages(self, namespace: str) -> Iterator[tuple[list[str], NDArray[np.float32]]]:
         """Return all vectors of a namespace, page by page, with the ids of their memories."""
-        return self._vectors.pages(self._number(namespace))
+        return self._vectors.pages(self._namespaces.number(namespace))
 
     def page(self, namespace: str, keep: RowFilter, now: float, page: ListPage) -> list[int]:
         """Return the rows of a page of a list, without what has expired by ``now`` (seconds since 1970)."""
-        return self._memories.page(self._number(namespace), keep.allowed, now, page)
+        return self._memories.page(self._namespaces.number(namespace), keep.allowed, now, page)
 
     def count(self, namespace: str) -> int:
         """Return how many memories of a namespace are indexed."""
-        return self._summary(self._number(namespace)).memories
+        return self._namespaces.summary(self._namespaces.number(namespace)).memories
 
     def namespaces(self) -> list[str]:
         """Return the names of the namespaces that have been written."""
-        return [row[0] for row in self._connection.execute("SELECT name FROM namespaces ORDER BY name")]
+        return self._namespaces.names()
 
     def ids(self, namespace: str) -> set[str]:
         """Return the ids of all indexed memories of a namespace."""
-        return self._memories.all_ids(self._number(namespace))
+        return self._memories.all_ids(self._namespaces.number(namespace))
 
     # -- following Chroma ----------------------------------------------------------------------------------------------
 
     def watermark(self, namespace: str) -> str | None:
         """Return what ``set_watermark`` stored last, or None."""
-        row = self._connection.execute(
-            "SELECT watermark FROM namespaces WHERE name = ?", (namespace,)
-        ).fetchone()
-        return None if row is None else row[0]
+        return self._namespaces.watermark(namespace)
 
     def watermarks(self) -> dict[str, str]:
         """Return the watermarks of all namespaces that have one."""
-        return dict(
-            self._connection.execute("SELECT name, watermark FROM namespaces WHERE watermark IS NOT NULL")
-        )
+        return self._namespaces.watermarks()
 
     def sync(self) -> None:
         """Return when all that was written is on the disk; otherwise SQLite chooses the time."""
@@ -381,19 +374,18 @@ class TextIndex:
         """
         with self._transaction():
             self._number_made(namespace)
-            self._store_watermark(namespace, watermark)
+            self._namespaces.mark(namespace, watermark)
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
-        self._summaries.clear()
+        self._namespaces.changed()
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             yield
         except BaseException:
-            # A namespace made in this transaction is gone with it.
-            self._numbers.clear()
+            self._namespaces.rolled_back()
             self._metadata.rolled_back()
             self._vectors.rolled_back()
             self._order.forget_all()
@@ -402,32 +394,13 @@ class TextIndex:
             raise
         self._connection.execute("COMMIT")
 
-    def _number(self, namespace: str) -> int:
-        """Return the number of a namespace; 0, which has no rows, when it does not exist."""
-        number = self._numbers.get(namespace, 0)
-        if not number:
-            row = self._connection.execute(
-                "SELECT number FROM namespaces WHERE name = ?", (namespace,)
-            ).fetchone()
-            if row is not None:
-                number = self._numbers[namespace] = int(row[0])
-        return number
-
     def _number_made(self, namespace: str) -> int:
         """Return the number of a namespace, which is made when it does not exist."""
-        number = self._number(namespace)
+        number = self._namespaces.number(namespace)
         if not number:
-            made = self._connection.execute(
-                "INSERT INTO namespaces (name) VALUES (?) RETURNING number", (namespace,)
-            )
-            number = self._numbers[namespace] = int(made.fetchone()[0])
+            number = self._namespaces.make(namespace)
             self._terms.create(number)
         return number
-
-    def _summary(self, number: int) -> Summary:
-        if number not in self._summaries:
-            self._summaries[number] = summary_of(self._connection, number)
-        return self._summaries[number]
 
     def _write(self, namespace: int, rows: Sequence[IndexedText]) -> None:
         """Write rows whose ids are all different, table by table: one statement for all of them, not some for each."""
@@ -462,14 +435,7 @@ class TextIndex:
         self._codes.write([(entry[0], entry[1].vector, entry[1].code) for entry in written])
         self._memories.write(namespace, written)
         self._order.written(namespace, [entry[0] for entry in written], [entry[3] for entry in written])
-        self._count_in(namespace, len(rows) - len(old), words_added)
-
-    def _count_in(self, namespace: int, memories: int, words: int) -> None:
-        """Keep the sums that a search needs, so that it has not to count."""
-        self._connection.execute(
-            "UPDATE namespaces SET memories = memories + ?, words = words + ? WHERE number = ?",
-            (memories, words, namespace),
-        )
+        self._namespaces.count_in(namespace, len(rows) - len(old), words_added)
 
     def _drop(self, number: int) -> None:
         self._vectors.drop(number)
@@ -478,7 +444,4 @@ class TextIndex:
         self._metadata.drop(number)
         self._terms.drop(number)
         self._connection.execute("DELETE FROM memories WHERE namespace = ?", (number,))
-        self._connection.execute("DELETE FROM namespaces WHERE number = ?", (number,))
-
-    def _store_watermark(self, namespace: str, watermark: str) -> None:
-        self._connection.execute("UPDATE namespaces SET watermark = ? WHERE name = ?", (watermark, namespace))
+        self._namespaces.drop(number)

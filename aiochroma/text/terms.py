@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from aiochroma.text.analysis import bounded_question, match_expression, query_terms
 from aiochroma.text.coverage import Term, term_weight
@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from aiochroma.text.dates import Period
+    from aiochroma.text.namespaces import Summary
 
-__all__ = ["Postings", "Summary", "summary_of", "terms_of"]
+__all__ = ["Postings", "terms_of"]
 
 # M*: vowel signs belong to their words in the scripts of India. Porter leaves anything but ASCII alone.
 _TOKENIZER = "porter unicode61 remove_diacritics 2 categories ''L* N* Co M*''"
@@ -43,26 +44,6 @@ _FADES = 5
 _MOST_YEARS = 30
 _LEAST_HELD = 0.5
 """A date that memories hold less of than this, taken together, says nothing."""
-
-
-class Summary(NamedTuple):
-    """What a search has to know of a namespace as a whole.
-
-    Attributes:
-        memories: How many there are.
-        words: How many words they have together.
-        has_threads: Whether any of them has neighbours.
-        oldest: When the oldest was first remembered, in seconds since 1970, or None where it is not known of any.
-        newest: When the newest was.
-        next_expiry: When the first of them expires, in seconds since 1970, or None when none does.
-    """
-
-    memories: int
-    words: int
-    has_threads: bool
-    oldest: float | None
-    newest: float | None
-    next_expiry: float | None
 
 
 class Postings:
@@ -261,20 +242,3 @@ def _rows_with(connection: sqlite3.Connection, namespace: int, term: str, behind
         f"terms_{namespace} WHERE terms_{namespace} MATCH ? AND rowid > ?",
         (match_expression([term]), behind),
     )
-
-
-def summary_of(connection: sqlite3.Connection, namespace: int) -> Summary:
-    """Sum up a namespace; one that does not exist is empty."""
-    found = connection.execute(
-        "SELECT memories, words, EXISTS (SELECT 1 FROM memories AS m WHERE m.namespace = ?1 AND m.thread IS NOT NULL),"
-        " (SELECT min(created) FROM memories WHERE namespace = ?1 AND created > 0),"
-        " (SELECT max(created) FROM memories WHERE namespace = ?1 AND created > 0),"
-        " (SELECT min(expires) FROM memories WHERE namespace = ?1 AND expires IS NOT NULL)"
-        " FROM namespaces WHERE number = ?1",
-        (namespace,),
-    )
-    row = found.fetchone()
-    if row is None:
-        return Summary(0, 0, has_threads=False, oldest=None, newest=None, next_expiry=None)
-    memories, words, has_threads, oldest, newest, next_expiry = row
-    return Summary(memories, words, bool(has_threads), oldest, newest, next_expiry)
