@@ -689,6 +689,6 @@ class Memory(Shared):
             progress: Called after each batch with the number of memories written so far.
 
         Raises:
-            InvalidInputError: An entry is wrong; names the line. The entries before it were written.
+            InvalidInputError: It is a pipe or a device; or an entry is wrong: names the line, and those before it were written.
         """
         return await transfer.import_(self._life, file, namespace=namespace, progress=progress)
