@@ -254,8 +254,9 @@ def _lost_vectors(
     lost = {entry.label: len(entry.missing) for entry in recovery.collections if entry.missing}
     return DatabaseCorruptError(
         f"{str(directory)!r} has records whose vectors are lost, by collection: {lost}. Their ids, documents and metadata are "
-        "safe. Embed the documents again with `aiochroma doctor --fill-missing`, or open with `allow_missing_vectors=True` and "
-        "write the vectors yourself (the ids are in `client.recovery.missing`), or restore a backup.",
+        "safe. Embed the documents again with `aiochroma doctor --reembed-missing`, or open with "
+        "`allow_missing_vectors=True` and write the vectors yourself (the ids are in `client.recovery.missing`), or restore a "
+        "backup.",
         problems=preflight.problems,
     )
 

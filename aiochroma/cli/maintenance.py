@@ -69,7 +69,7 @@ def doctor(
     reembed_missing: Annotated[
         bool,
         typer.Option(
-            "--fill-missing",
+            "--reembed-missing",
             help="Embed the documents of records without a vector; may be interrupted and run again. Copies first.",
         ),
     ] = False,

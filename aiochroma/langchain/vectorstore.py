@@ -10,7 +10,7 @@ from langchain_core.documents import Document
 from langchain_core.vectorstores import VectorStore
 from langchain_core.vectorstores.utils import maximal_marginal_relevance
 
-from aiochroma._errors import InvalidInputError
+from aiochroma._errors import InvalidInputError, shown
 from aiochroma._threads import drive
 from aiochroma._types import JsonObject, Metadata, MetadataView, Where
 from aiochroma.client.session import LazyClient, Shared
@@ -105,12 +105,14 @@ class AiochromaVectorStore(Shared, VectorStore):
             The ids, in order.
 
         Raises:
-            InvalidInputError: The numbers of metadatas or ids and texts differ, or there is an unknown argument.
+            InvalidInputError: A text is no string, there are more or fewer metadatas or ids, or an unknown argument.
             EmbedderMismatchError: The collection was written with another embedder.
             AiochromaError: See the error tree.
         """
         _refuse(kwargs)
         documents = list(texts)
+        if isinstance(texts, str) or not all(isinstance(text, str) for text in documents):
+            raise InvalidInputError(f"`texts` must be several strings, got {shown(texts)}.")
         for name, values in (("metadatas", metadatas), ("ids", ids)):
             if values is not None and len(values) != len(documents):
                 raise InvalidInputError(

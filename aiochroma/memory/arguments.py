@@ -51,7 +51,7 @@ RESERVED = "aiochroma:"
 _NOT_FOR_KEYS = (RESERVED, "chroma:", "$", "#")
 
 _ITEM_FIELDS = frozenset(
-    [
+    {
         "text",
         "id",
         "metadata",
@@ -63,7 +63,7 @@ _ITEM_FIELDS = frozenset(
         "created_at",
         "updated_at",
         "pinned",
-    ]
+    }
 )
 
 

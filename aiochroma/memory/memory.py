@@ -342,7 +342,8 @@ class Memory(Shared):
 
         Args:
             messages: Mappings with ``role`` and ``content``, and optionally ``name``, ``created_at``, ``metadata`` and ``id``.
-                Role and name become metadata.
+                Role and name become metadata. Messages of chat APIs are taken as they are: of a content in parts the texts
+                count, and one that says nothing, such as a tool's call, is left out.
             thread: The conversation.
             scope: Whose conversation it is.
             namespace: The namespace.

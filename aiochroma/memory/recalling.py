@@ -56,7 +56,6 @@ log: EventLogger = get_logger("aiochroma.memory")
 Limit: TypeAlias = float | Literal["auto"] | None
 Rerank: TypeAlias = Callable[[str, list[str]], "Sequence[float] | Awaitable[Sequence[float]]"]
 
-
 CANDIDATES = 40
 """The number of hits that are judged: the best of all namespaces."""
 _RERANK_SECONDS = 10.0
@@ -263,12 +262,10 @@ async def _answer(store: Store, question: _Question) -> Recall:
         log.warning("recall.namespace_failed", namespace=name, error=repr(error))
     hits = [hit for name, result in results.items() for hit in hits_from(name, result)]
     if len(results) > 1:
-        hits.sort(
-            key=lambda hit: (-hit.score, hit.namespace)
-        )  # Of equal ones those of a namespace keep their order.
-    for name, result in results.items():
-        if result.problem is not None:
-            errors[name] = StoreUnavailableError(result.problem)
+        # Of equal ones those of a namespace keep their order.
+        hits.sort(key=lambda hit: (-hit.score, hit.namespace))
+    problems = {name: result.problem for name, result in results.items() if result.problem is not None}
+    errors.update({name: StoreUnavailableError(problem) for name, problem in problems.items()})
     if question.rerank is not None and hits:
         hits = await _rerank(question, question.rerank, hits, searches, errors, timings)
     if failure is not None:

@@ -63,6 +63,8 @@ _BATCH = 256
 _BATCH_CHARACTERS = 1_000_000
 _CHUNKS_AT_ONCE = 256
 _MESSAGE_FIELDS = frozenset({"role", "content", "name", "created_at", "id", "metadata"})
+_TOOL_FIELDS = frozenset({"tool_calls", "tool_call_id", "function_call", "refusal", "annotations", "audio"})
+"""What messages of chat APIs have besides; none of it was said."""
 
 
 def remember(
@@ -136,7 +138,8 @@ def remember_messages(
     if isinstance(messages, (str, Mapping)) or not isinstance(messages, Iterable):
         raise InvalidInputError(f"`messages` must be several mappings, got {type(messages).__name__}.")
     messages = [*messages]
-    items = [_item_of(message, f"messages[{number}]") for number, message in enumerate(messages)]
+    checked = [_item_of(message, f"messages[{number}]") for number, message in enumerate(messages)]
+    items = [item for item in checked if item is not None]
     check_thread(thread)
     if extract is None:
         return remember_many(
@@ -165,17 +168,30 @@ async def _extracted(extract: Extract, messages: list[JsonObject]) -> AsyncItera
         yield item
 
 
-def _item_of(message: object, where: str) -> JsonObject:
-    if not isinstance(message, Mapping) or not {"role", "content"} <= set(message) <= _MESSAGE_FIELDS:
+def _item_of(message: object, where: str) -> JsonObject | None:
+    """Return the item of a message, or None for one in which nothing is said."""
+    known = _MESSAGE_FIELDS | _TOOL_FIELDS
+    if not isinstance(message, Mapping) or not {"role", "content"} <= set(message) <= known:
         raise InvalidInputError(
             f"{where} must be a mapping with `role` and `content`, and may have "
             f"{sorted(_MESSAGE_FIELDS - {'role', 'content'})}; got {shown(message)}."
         )
     own = {name: message[name] for name in ("id", "created_at") if message.get(name) is not None}
     speaker = {name: message[name] for name in ("role", "name") if message.get(name) is not None}
-    item = {"text": message["content"], "metadata": {**(message.get("metadata") or {}), **speaker}, **own}
+    content = message["content"]
+    in_parts = isinstance(content, (list, tuple))
+    text = _said_in(content) if in_parts else content
+    if not text and (in_parts or not _TOOL_FIELDS.isdisjoint(message)):
+        return None
+    item = {"text": text, "metadata": {**(message.get("metadata") or {}), **speaker}, **own}
     item_from(item, where)
     return item
+
+
+def _said_in(parts: Iterable[object]) -> str:
+    """Return the texts of a content in parts; those of pictures and files have none."""
+    texts = [part.get("text") for part in parts if isinstance(part, Mapping)]
+    return "\n".join(text for text in texts if isinstance(text, str) and text.strip())
 
 
 # -- many --------------------------------------------------------------------------------------------------------------

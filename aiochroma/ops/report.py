@@ -314,7 +314,7 @@ def _advice_on_data(found: PreflightReport, broken: str, missing: int) -> list[s
         "--repair mends what makes Chroma crash or fail; the other collections can be used meanwhile.": is_mendable(
             found
         ),
-        f"--repair looks for the vectors of {missing} records in the log and in the newest backup; --fill-missing embeds the "
+        f"--repair looks for the vectors of {missing} records in the log and in the newest backup; --reembed-missing embeds the "
         "documents of those that are nowhere.": missing,
         "--repair moves the orphaned indexes aside; Chroma leaves them when a collection is deleted.": (
             found.orphaned_directories

@@ -238,7 +238,7 @@ async def opened(directory, diary, **options):
             directory, lock_timeout=10, slow_request_ms=600_000, **options
         ), 0
     except aiochroma.DatabaseCorruptError as error:
-        if "--fill-missing" not in str(error):
+        if "--reembed-missing" not in str(error):
             raise
         from aiochroma.ops import doctor
 

@@ -135,6 +135,9 @@ async def test_wrong_arguments(store, tmp_path):
     """Lists of different lengths, unknown arguments and another embedder's collection are refused by name."""
     with pytest.raises(aiochroma.InvalidInputError, match="2 `ids`"):
         await store.aadd_texts(["one"], ids=["1", "2"])
+    for texts in ("one", ["one", 5]):
+        with pytest.raises(aiochroma.InvalidInputError, match="several strings"):
+            await store.aadd_texts(texts)
     with pytest.raises(aiochroma.InvalidInputError, match="filters"):
         await store.asimilarity_search("cat", filters={"kind": "pet"})
     other = AiochromaVectorStore(tmp_path, Letters())

@@ -97,6 +97,26 @@ async def test_the_last_turns_of_a_conversation(memory):
     assert await memory.count() == 4
 
 
+async def test_messages_of_chat_apis_are_taken_as_they_are(memory):
+    """Texts of parts count; a tool's call and a picture say nothing; a message of nothing at all is refused."""
+    call = {"id": "1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
+    picture = {"type": "image_url", "image_url": {"url": "data:,"}}
+    messages = [
+        {"role": "user", "content": [{"type": "text", "text": "What is that?"}, picture]},
+        {"role": "assistant", "content": None, "tool_calls": [call], "refusal": None},
+        {"role": "tool", "content": "rain", "tool_call_id": "1"},
+        {"role": "user", "content": [picture]},
+        {"role": "assistant", "content": "Rain.", "refusal": None, "annotations": []},
+    ]
+    ids = await memory.remember_messages(messages, thread="t")
+    turns = [(hit.id, hit.text, hit.metadata["role"]) async for hit in memory.list(thread="t")]
+    said = [("What is that?", "user"), ("rain", "tool"), ("Rain.", "assistant")]
+    assert turns == [(id, *one) for id, one in zip(ids, said, strict=True)]
+    for odd in ({"role": "user", "content": None}, {"role": "user", "content": "hi", "mood": "good"}):
+        with pytest.raises(InvalidInputError, match=r"messages\[0\]"):
+            await memory.remember_messages([odd], thread="t")
+
+
 async def test_a_list_passes_its_filters(memory):
     """Scope, thread, metadata and period leave in what passes all of them."""
     for number, scope in enumerate(["a", ("a", "b"), ("a", "c"), "ab", None]):

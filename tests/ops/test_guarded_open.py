@@ -117,7 +117,7 @@ async def test_a_durable_database_rebuilds_a_broken_index(database):
 async def test_lost_vectors_are_reported_and_can_be_accepted(purged):
     """Without a kept log the loss is an error that counts the records; accepted, their ids are listed."""
     lose_vectors(purged)
-    with pytest.raises(aiochroma.DatabaseCorruptError, match="fill-missing"):
+    with pytest.raises(aiochroma.DatabaseCorruptError, match="reembed-missing"):
         await contents(purged)
     async with aiochroma.AsyncPersistentClient(purged, allow_missing_vectors=True) as client:
         (missing,) = client.recovery.missing.values()
