@@ -17,9 +17,12 @@ from aiochroma import _logging
 from aiochroma._threads import THREAD_NAME
 from aiochroma.client.options import PersistentOptions
 
+# A shell ignores them for what it starts in the background; programs that tests end would inherit it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # A shell does so for what it starts in the background; programs that tests interrupt would inherit it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    # Still ignored here; what is started does not inherit a handler.
+    signal.signal(signal.SIGHUP, lambda *_: None)
 
 _LEAVE_SECONDS = 20.0
 """How long a thread that was told to end may take; only to tell slow from never."""
