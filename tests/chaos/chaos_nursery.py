@@ -10,6 +10,9 @@ import sys
 import time
 from pathlib import Path
 
+# For programs that use this folder alone, as the run of all faults does.
+sys.path.append(str(Path(__file__).resolve().parents[1] / "support"))
+
 from programs import is_alive
 
 PROGRAM = Path(__file__).with_name("chaos_program.py")

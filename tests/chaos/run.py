@@ -10,9 +10,6 @@ import shutil
 import sys
 import tempfile
 import time
-from pathlib import Path
-
-sys.path.append(str(Path(__file__).parents[1] / "support"))
 
 import chaos_scenarios as scenarios
 
