@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 import traceback
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aiochroma._types import JsonObject
 
@@ -114,7 +114,7 @@ def _message(event: str, values: JsonObject) -> str:
     return f"aiochroma: {event}" + "".join(f" {name}={value}" for name, value in values.items())
 
 
-def _described(value: object) -> Any:
+def _described(value: object) -> object:
     return f"{type(value).__name__}: {value}" if isinstance(value, BaseException) else value
 
 
@@ -215,7 +215,7 @@ _LOG_BYTES = 2**20
 
 
 def private_log_file(path: Path) -> logging.Handler:
-    """Make what writes a log that is closed to others, also after it was begun anew because it had grown too large.
+    """Make what writes a log that is closed to others, also after a new one was begun because it had grown too large.
 
     Raises:
         OSError: It cannot be written, or is a named pipe without a reader.

@@ -267,7 +267,7 @@ def erase(
                     return await _drop(store, found, noted=False)
                 return await _delete(store, found, ids, action="forget", noted=False)
 
-            # What is being embedded again holds the texts as well; that begins anew then.
+            # What is being embedded again holds the texts as well; it is begun again then.
             await drop_copies(store, name)
             traces.erased += await store.on(name, of_one, absent=0, any_embedder=True)
         return await erase_traces(

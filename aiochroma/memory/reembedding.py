@@ -3,8 +3,8 @@
 Chroma's collections have vectors of one length, so the new vectors go into a copy, page by page; until the copy is complete the
 namespace is what it was. Then the copy takes its name. The copy is compared with the original, record by record, and what was
 changed meanwhile is copied again, before it takes over. From then on it is written to like any namespace, and the original is
-not (see ``MemoryRecords``); so of the original it gets only what was changed there last, and only where nobody has changed the
-same memory in the copy. An interrupted run goes on where it stopped: the copy is there.
+not (see ``MemoryRecords``); so of the original it gets only what was changed there last, and only where the copy's memory was not
+changed. An interrupted run goes on where it stopped: the copy is there.
 
 Where the embedder gives the states of tokens, memories that have no code of theirs get one: those written by a release that kept
 none, and those of an index that was made again from Chroma's records.

@@ -286,7 +286,7 @@ def _reader(path: Path, namespace: str) -> tuple[Generator[Row, None, None], boo
     if stat.S_ISDIR(mode):
         return _from_folder(path, namespace), False
     if not stat.S_ISREG(mode):
-        # One that nobody writes to keeps its thread for ever, and a device may have no end.
+        # One without a writer keeps its thread for ever, and a device may have no end.
         raise InvalidInputError(
             f"`file` {str(path)!r} is a pipe or a device: write what it gives to a file first, or to `aiochroma import -`."
         )
