@@ -100,7 +100,7 @@ async def collection(client):
 
 @pytest.fixture
 def vectors():
-    """Return so many different vectors of four dimensions."""
+    """Return a number of different vectors of four dimensions."""
 
     def make(count, seed=0):
         return np.random.default_rng(seed).random((count, 4), dtype=np.float32)

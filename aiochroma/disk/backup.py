@@ -113,9 +113,7 @@ def record_origin(directory: Path, backup: Path) -> None:
     """
     manifest = read_manifest(backup)
     if manifest.get("verified") == "full":
-        with contextlib.suppress(
-            KeyError, TypeError, AttributeError
-        ):  # Nobody's manifest but ours has it all.
+        with contextlib.suppress(KeyError, TypeError, AttributeError):  # Only a manifest of ours has it all.
             _record(directory, str(backup), manifest["created"], manifest["collections"])
 
 

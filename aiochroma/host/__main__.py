@@ -135,7 +135,7 @@ def _forward_events(server: HostServer) -> None:
                 }
                 try:
                     server.forward_event(record.levelname.lower(), event, values)
-                except Exception:  # noqa: BLE001 - whatever is wrong with it, logging harms nobody
+                except Exception:  # noqa: BLE001 - whatever is wrong with it, logging does no harm
                     self.handleError(record)
 
     logging.getLogger("aiochroma").addHandler(Forwarding(logging.WARNING))

@@ -425,7 +425,7 @@ async def load(
     dies_after=None,
     **_,
 ):
-    """Check what an earlier process left, then write and read without end, or for so many seconds and at least so many steps."""
+    """Check what an earlier process left, then write and read, without end or for a given time and number of steps."""
     begun = time.monotonic()
     client, embedded = await opened(directory, diary, durable=durable or None, process=process)
     collections = await collections_of(client)

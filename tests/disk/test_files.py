@@ -275,7 +275,7 @@ def test_a_directory_that_cannot_be_flushed_is_no_error(tmp_path):
 
 
 def test_a_log_is_closed_to_others(tmp_path):
-    """Also after it was begun anew; where a named pipe lies in its place no program waits for a reader."""
+    """Also after a new one was begun; where a named pipe lies in its place no program waits for a reader."""
     log = tmp_path / "log"
     handler = private_log_file(log)
     try:

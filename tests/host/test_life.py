@@ -226,7 +226,7 @@ def test_clients_find_a_host_whose_folder_is_another(hosts, path, monkeypatch, t
 
 
 async def test_a_copy_of_a_served_directory_is_a_database_of_its_own(hosts, path, tmp_path):
-    """The owner's record, which names the original's host, was copied with it; nobody may be led there by it."""
+    """The owner's record, which names the original's host, was copied with it; no client may be led there by it."""
     copy = tmp_path / "copy"
     async with aiochroma.AsyncPersistentClient(path, process="shared") as client:
         await client.create_collection("original", embedding_function=None)

@@ -13,7 +13,7 @@ RECORDS = 240
 
 
 def vectors(count=RECORDS, seed=0):
-    """Return so many different vectors."""
+    """Return a number of different vectors."""
     return np.random.default_rng(seed).standard_normal((count, 16)).astype("float32")
 
 
