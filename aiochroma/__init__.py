@@ -9,7 +9,6 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from aiochroma._deadline import deadline
 from aiochroma._errors import (
     AccessDeniedError,
     AiochromaError,
@@ -42,6 +41,7 @@ from aiochroma._errors import (
 
 if TYPE_CHECKING:
     __version__: str
+    from aiochroma._waiting import deadline
     from aiochroma.client.client import AsyncClient
     from aiochroma.client.collection import Collection
     from aiochroma.client.maintenance import Health
@@ -50,10 +50,9 @@ if TYPE_CHECKING:
     from aiochroma.disk.backup import BackupReport
     from aiochroma.disk.erasing import ErasureReceipt
     from aiochroma.disk.findings import RecoveryReport
-    from aiochroma.embedding.hashed import HashedEmbedder
     from aiochroma.embedding.minilm import MiniLmEmbedder
     from aiochroma.embedding.protocol import Embedder, TokenEmbedder, WindowedEmbedder
-    from aiochroma.embedding.wordllama import WordLlamaEmbedder
+    from aiochroma.embedding.words import HashedEmbedder, WordLlamaEmbedder
     from aiochroma.memory.memory import Memory
     from aiochroma.memory.recalling import NamespaceSearch
     from aiochroma.memory.reembedding import ReembedReport
@@ -133,6 +132,7 @@ _LATE = {
     "AsyncHttpClient": "aiochroma.client.opening",
     "AsyncPersistentClient": "aiochroma.client.opening",
     "connect": "aiochroma.client.opening",
+    "deadline": "aiochroma._waiting",
     "Latency": "aiochroma.core.stats",
     "Stats": "aiochroma.core.stats",
     "MemoryChange": "aiochroma.memory.results",
@@ -158,10 +158,10 @@ _LATE = {
     "AsyncClient": "aiochroma.client.client",
     "Collection": "aiochroma.client.collection",
     "Embedder": "aiochroma.embedding.protocol",
-    "HashedEmbedder": "aiochroma.embedding.hashed",
+    "HashedEmbedder": "aiochroma.embedding.words",
     "Health": "aiochroma.client.maintenance",
-    "RecoveryReport": "aiochroma.disk.recovery",
-    "WordLlamaEmbedder": "aiochroma.embedding.wordllama",
+    "RecoveryReport": "aiochroma.disk.findings",
+    "WordLlamaEmbedder": "aiochroma.embedding.words",
     "MiniLmEmbedder": "aiochroma.embedding.minilm",
     "TokenEmbedder": "aiochroma.embedding.protocol",
     "WindowedEmbedder": "aiochroma.embedding.protocol",

@@ -12,8 +12,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from aiochroma._deadline import deadline_at
-from aiochroma._threads import waits_by_blocking
+from aiochroma._waiting import deadline_at, waits_by_blocking
 
 if TYPE_CHECKING:
     from collections.abc import Callable

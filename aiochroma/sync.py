@@ -12,7 +12,7 @@ import inspect
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from aiochroma import ops as _ops
-from aiochroma._threads import drive, driven
+from aiochroma._waiting import drive, driven
 from aiochroma.client import opening as _opening
 from aiochroma.client import session as _session
 from aiochroma.memory.memory import Memory as _AsyncMemory
@@ -124,7 +124,6 @@ class Memory(_session.Shared):
     @property
     def asynchronous(self) -> _AsyncMemory:
         """The memory whose coroutines are driven."""
-        self._memory._life.enter()  # noqa: SLF001 - one class in two forms
         return self._memory
 
     def open(self) -> Self:

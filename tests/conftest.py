@@ -14,7 +14,7 @@ import pytest
 from pickling import carry_by_pickle
 
 from aiochroma import _logging
-from aiochroma._threads import THREAD_NAME
+from aiochroma._waiting import THREAD_NAME
 from aiochroma.client.options import PersistentOptions
 
 # A shell ignores them for what it starts in the background; programs that tests end would inherit it.

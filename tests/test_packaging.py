@@ -56,7 +56,7 @@ LEAVES = {
     "cli",
     "__main__",
     "demo",
-    "copy_child",
+    "child",
 }
 """Modules that need an optional package, or are programs."""
 
@@ -154,7 +154,7 @@ def test_missing_extra_message():
     code = (
         "import sys\n"
         "sys.modules['wordllama'] = None\n"
-        "from aiochroma.embedding.wordllama import WordLlamaEmbedder\n"
+        "from aiochroma.embedding.words import WordLlamaEmbedder\n"
         "try: WordLlamaEmbedder()\n"
         "except ImportError as error: print(type(error).__name__, error)"
     )

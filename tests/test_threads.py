@@ -10,7 +10,7 @@ import pytest
 import trio
 
 import aiochroma
-from aiochroma._threads import THREAD_NAME, Started, drive, driven, off_loop, waits_by_blocking
+from aiochroma._waiting import THREAD_NAME, Started, drive, driven, off_loop, waits_by_blocking
 
 
 class Asynchronous:

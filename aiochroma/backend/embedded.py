@@ -18,12 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from aiochroma._errors import (
-    AiochromaError,
-    DatabaseCorruptError,
-    DatabaseMovedError,
-    StoreUnavailableError,
-)
+from aiochroma._errors import AiochromaError, DatabaseCorruptError, DatabaseMovedError, StoreUnavailableError
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma._types import Vector
 from aiochroma.backend.chroma import ChromaBackend, give_memory_back, start_chroma

@@ -31,7 +31,7 @@ from chromadb.config import DEFAULT_DATABASE, DEFAULT_TENANT, Settings
 
 from aiochroma._callbacks import is_asynchronous
 from aiochroma._errors import ClosedError
-from aiochroma._threads import drive, driven, show_as
+from aiochroma._waiting import drive, driven, show_as
 from aiochroma.backend.limits import check_index
 from aiochroma.client.collection import Collection
 from aiochroma.client.maintenance import Health, backup, health

@@ -42,8 +42,8 @@ from chromadb.errors import InvalidArgumentError
 from chromadb.execution.expression.plan import Search  # noqa: TC002 - signatures resolve as Chroma's do
 
 from aiochroma._errors import InvalidInputError
-from aiochroma._threads import off_loop
 from aiochroma._types import Vector
+from aiochroma._waiting import off_loop
 from aiochroma.backend.limits import check_filter, check_records
 from aiochroma.client.session import Shared
 

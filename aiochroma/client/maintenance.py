@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 from uuid import UUID
 
-from aiochroma._deadline import deadline
 from aiochroma._errors import BackupError
 from aiochroma._logging import EventLogger, get_logger
-from aiochroma._threads import off_loop, waits_by_blocking
 from aiochroma._types import JsonObject
+from aiochroma._waiting import deadline, off_loop, waits_by_blocking
 from aiochroma.disk.backup import begin_backup, finish_backup
 from aiochroma.disk.copying import copy_database, size_of
 from aiochroma.embedding.functions import is_same_name

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from typing_extensions import Unpack
 
-from aiochroma._threads import off_loop, waits_by_blocking
+from aiochroma._waiting import off_loop, waits_by_blocking
 from aiochroma.client.options import (
     DEFAULT_DATABASE,
     DEFAULT_TENANT,

@@ -14,8 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
-from aiochroma._deadline import LONGEST_SECONDS, checked_seconds
 from aiochroma._errors import InvalidInputError, is_one_of, shown
+from aiochroma._waiting import LONGEST_SECONDS, checked_seconds
 from aiochroma.core.config import EngineOptions, Location, canonical_path
 
 if TYPE_CHECKING:

@@ -8,10 +8,9 @@ import weakref
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
-from aiochroma._deadline import checked_seconds, deadline, deadline_at
 from aiochroma._errors import ClosedError, DeadlineExceededError, InvalidInputError
-from aiochroma._threads import refuse_on_loop, waits_by_blocking
 from aiochroma._types import Vector
+from aiochroma._waiting import checked_seconds, deadline, deadline_at, refuse_on_loop, waits_by_blocking
 from aiochroma.core.calls import call, call_many
 from aiochroma.core.request import Request
 from aiochroma.core.stats import observer
@@ -141,7 +140,7 @@ class Turn:
 class Session(Shared):
     """One client's use of a database.
 
-    Its coroutines are awaited on an event loop, or driven without one; see :func:`aiochroma._threads.drive`. Collections hold the
+    Its coroutines are awaited on an event loop, or driven without one; see :func:`aiochroma._waiting.drive`. Collections hold the
     session, and the session holds the connection: a database stays open as long as anything of the client that opened it is in
     use.
 

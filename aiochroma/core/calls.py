@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from aiochroma._errors import BlockingCallError
 from aiochroma._logging import EventLogger, get_logger
-from aiochroma._threads import waits_by_blocking
+from aiochroma._waiting import waits_by_blocking
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Sequence

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal
 from aiochroma._errors import BackupError, is_one_of, shown
 from aiochroma._files import PARTIAL_MARKER
 from aiochroma._types import JsonObject
-from aiochroma.disk import copy_child
+from aiochroma.disk import child
 from aiochroma.disk.layout import (
     BACKUP_NOTE,
     LOCK_FILE,
@@ -296,7 +296,7 @@ def copy_database(directory: Path, target: Path) -> None:
         BackupError: Copying failed (a full disk, for example).
     """
     try:
-        run_script(copy_child, [directory, target, *_LEFT_BEHIND], seconds=_seconds(directory))
+        run_script(child, ["copy", directory, target, *_LEFT_BEHIND], seconds=_seconds(directory))
     except ChildError as error:
         raise BackupError(f"Copying {str(directory)!r} to {str(target)!r} failed: {error}.") from error
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from aiochroma._logging import EventLogger, get_logger
-from aiochroma.disk import positions_child
+from aiochroma.disk import child
 from aiochroma.disk.copying import ChildError, Script
 from aiochroma.disk.layout import SQLITE_FILE, connect_read_only
 from aiochroma.disk.schema import log_entries, log_positions_in
@@ -122,7 +122,7 @@ class RetainedLog:
         elif self._written >= _DUE_RECORDS and self._can_ask:
             self._written = 0
             try:
-                self._asked = Script(positions_child, [self._directory / SQLITE_FILE], seconds=_SECONDS)
+                self._asked = Script(child, ["positions", self._directory / SQLITE_FILE], seconds=_SECONDS)
             except ChildError as error:
                 # As inside of another program. Closing notes how far it goes; after a death more is copied again.
                 self._can_ask = False

@@ -238,10 +238,10 @@ def _named(name: str) -> EmbedderFunction:
 
         return adapted(MiniLmEmbedder())
     if name == "wordllama":
-        from aiochroma.embedding.wordllama import WordLlamaEmbedder
+        from aiochroma.embedding.words import WordLlamaEmbedder
 
         return adapted(WordLlamaEmbedder())
-    from aiochroma.embedding.hashed import HashedEmbedder
+    from aiochroma.embedding.words import HashedEmbedder
 
     return adapted(HashedEmbedder())
 

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, cast
 
 from aiochroma._callbacks import is_asynchronous
 from aiochroma._errors import EmbeddingFailedError, EventLoopRequiredError
-from aiochroma._threads import waits_by_blocking
 from aiochroma._types import Vector
+from aiochroma._waiting import waits_by_blocking
 from aiochroma.core.calls import call
 from aiochroma.core.plan import Limits, Step
 from aiochroma.core.request import Request

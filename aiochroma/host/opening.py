@@ -17,8 +17,7 @@ from aiochroma.host.link import HostLink
 from aiochroma.host.reaching import ask
 from aiochroma.host.sockets import connect, require_sockets
 from aiochroma.host.wire import FrameKind, ProtocolError
-from aiochroma.records.index_file import IndexFile
-from aiochroma.records.local_index import LocalIndex
+from aiochroma.records.local_index import IndexFile, LocalIndex
 
 if TYPE_CHECKING:
     from chromadb.api import ServerAPI

@@ -13,8 +13,7 @@ except ImportError as _error:
 
     raise missing_extra("aiochroma.langchain", "langchain", _error.name) from _error
 
-from aiochroma.langchain.embeddings import AiochromaEmbeddings
-from aiochroma.langchain.retriever import AiochromaRetriever
+from aiochroma.langchain.adapters import AiochromaEmbeddings, AiochromaRetriever
 from aiochroma.langchain.vectorstore import AiochromaVectorStore
 
 __all__ = ["AiochromaEmbeddings", "AiochromaRetriever", "AiochromaVectorStore"]

@@ -11,11 +11,11 @@ from langchain_core.vectorstores import VectorStore
 from langchain_core.vectorstores.utils import maximal_marginal_relevance
 
 from aiochroma._errors import InvalidInputError, shown
-from aiochroma._threads import drive
 from aiochroma._types import JsonObject, Metadata, MetadataView, Where
+from aiochroma._waiting import drive
 from aiochroma.client.session import LazyClient, Shared
 from aiochroma.embedding.choice import adapted
-from aiochroma.langchain.embeddings import AiochromaEmbeddings, EmbedderMark, embed_documents, embed_query
+from aiochroma.langchain.adapters import AiochromaEmbeddings, EmbedderMark, embed_documents, embed_query
 from aiochroma.memory.arguments import RESERVED
 from aiochroma.memory.memory import Memory
 from aiochroma.memory.results import user_metadata

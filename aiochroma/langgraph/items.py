@@ -32,11 +32,12 @@ from langgraph.store.base import (
 )
 
 from aiochroma._errors import EmbeddingFailedError, InvalidInputError, shown
-from aiochroma._threads import off_loop
 from aiochroma._types import JsonObject, Metadata, MetadataView, Vector, Where
+from aiochroma._waiting import off_loop
+from aiochroma.backend.limits import is_number
 from aiochroma.embedding.choice import adapted, default_embedder
-from aiochroma.langchain.embeddings import AiochromaEmbeddings, EmbedderMark, embed_documents, embed_query
-from aiochroma.memory.arguments import DEEPEST_SCOPE, checked_scope, is_number
+from aiochroma.langchain.adapters import AiochromaEmbeddings, EmbedderMark, embed_documents, embed_query
+from aiochroma.memory.arguments import DEEPEST_SCOPE, checked_scope
 from aiochroma.records.record import SCOPE, scope_keys, scope_parts
 
 if TYPE_CHECKING:

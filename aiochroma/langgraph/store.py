@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from langgraph.store.base import BaseStore, GetOp, Item, ListNamespacesOp, PutOp, SearchItem, SearchOp
 
-from aiochroma._threads import drive, together
+from aiochroma._waiting import drive, together
 from aiochroma.client.session import LazyClient, Shared
 from aiochroma.langgraph.items import (
     MINUTE,
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from aiochroma._types import Metadata, MetadataView, Vector, Where
     from aiochroma.client.collection import Collection
-    from aiochroma.langchain.embeddings import EmbedderMark
+    from aiochroma.langchain.adapters import EmbedderMark
 
 __all__ = ["AiochromaStore"]
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
-import sys
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
-from typing import TypeGuard
+from typing import Literal, TypeAlias
 
 from aiochroma._errors import InvalidInputError, shown
 from aiochroma._types import JsonObject, Metadata, Where
-from aiochroma.backend.limits import check_conditions, check_metadata_size, check_storable_text
+from aiochroma.backend.limits import (
+    check_metadata_size,
+    check_storable_text,
+    check_value,
+    check_where,
+    is_number,
+)
 from aiochroma.records.record import (
     PINNED,
     POSITION,
@@ -27,23 +32,36 @@ from aiochroma.records.record import (
 __all__ = [
     "DEEPEST_SCOPE",
     "RESERVED",
+    "Duration",
     "Item",
+    "Moment",
+    "Scope",
+    "Thread",
     "check_id",
     "check_k",
     "check_text",
     "check_thread",
-    "check_value",
-    "check_where",
     "checked_ids",
     "checked_item",
     "checked_metadata",
     "checked_scope",
     "checked_where",
-    "is_number",
     "item_from",
     "now_in_seconds",
     "seconds_of",
 ]
+
+Moment: TypeAlias = datetime | float
+"""A datetime (one without a time zone is local time), or seconds since 1970."""
+
+Duration: TypeAlias = float | timedelta
+"""Seconds, or a timedelta."""
+
+Scope: TypeAlias = str | tuple[str, ...]
+"""Whose a memory is: one text, or several from the widest to the narrowest."""
+
+Thread: TypeAlias = str | Literal[False] | None
+"""A conversation; False: the memory stands alone; None: it stands in its scope."""
 
 RESERVED = "aiochroma:"
 """Keys with this prefix are ours; a user's metadata may not use it."""
@@ -285,22 +303,6 @@ def checked_metadata(metadata: object, where: str, *, removing: bool = False) ->
     return dict(metadata)
 
 
-def check_value(value: str | float, what: str) -> None:
-    """Check that Chroma can store a value of metadata, or compare with it.
-
-    Raises:
-        InvalidInputError: It cannot.
-    """
-    if isinstance(value, str):
-        check_storable_text(value, what)
-    elif isinstance(value, float) and not math.isfinite(value):
-        raise InvalidInputError(f"{what} has {value!r}, which is not a finite number.")
-    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
-        raise InvalidInputError(
-            f"{what} has {shown(value)}, which is not an integer of 64 bits; write it as text."
-        )
-
-
 _MOST_RESULTS = 1_000_000
 """Chroma counts in 32 bits, and a search may look at several times this number of records."""
 
@@ -351,70 +353,10 @@ def now_in_seconds() -> float:
     return round(time.time(), 6)
 
 
-def is_number(value: object) -> TypeGuard[float]:
-    """Return whether something is an integer or a float, and not a boolean or an integer that no float can hold."""
-    if isinstance(value, int):
-        return not isinstance(value, bool) and abs(value) <= sys.float_info.max
-    return isinstance(value, float)
-
-
 def _finite(value: object, where: str) -> float:
     if not is_number(value) or not math.isfinite(value):
         raise InvalidInputError(f"{where} must be a finite number, got {shown(value)}.")
     return float(value)
-
-
-# -- filters ------------------------------------------------------------------------------------------------------------
-
-_DEEPEST = 100
-"""The most nested levels of '$and' and '$or': each is a level of the call stack, here and below."""
-
-_COMPARISONS = frozenset({"$gt", "$gte", "$lt", "$lte"})
-_OPERATORS = frozenset({*_COMPARISONS, "$eq", "$ne", "$in", "$nin"})
-
-
-def check_where(where: object, *, level: int = 0) -> None:
-    """Check that a filter is one that Chroma and the index both understand.
-
-    Args:
-        where: The filter, or one that stands in it.
-        level: How many other filters it stands in.
-
-    Raises:
-        InvalidInputError: It is not.
-    """
-    if level == 0:
-        check_conditions(where)
-    if not isinstance(where, Mapping) or len(where) != 1:
-        raise InvalidInputError(
-            f"`where` must be a mapping with one key (a name, or '$and' / '$or' with a list), got {shown(where)}."
-        )
-    (key, condition), *_ = where.items()
-    if key in {"$and", "$or"}:
-        if not isinstance(condition, list) or not condition:
-            raise InvalidInputError(
-                f"{shown(key)} of `where` must have a list of filters, got {shown(condition)}."
-            )
-        if level == _DEEPEST:
-            raise InvalidInputError(
-                f"`where` has more than {_DEEPEST} levels of '$and' and '$or'; write it flatter."
-            )
-        for each in condition:
-            check_where(each, level=level + 1)
-        return
-    # Chroma finds texts under this name, and refuses to compare them.
-    if not isinstance(key, str) or key.startswith("$") or key == "#document":
-        raise InvalidInputError(f"`where` has the key {shown(key)}; it must be the name of a metadata value.")
-    check_storable_text(key, f"The key {shown(key)} of `where`")
-    if not isinstance(condition, Mapping):
-        _check_scalar(condition, f"{shown(key)} of `where`")
-        return
-    if len(condition) != 1 or next(iter(condition)) not in _OPERATORS:
-        raise InvalidInputError(
-            f"{shown(key)} of `where` must have one of {sorted(_OPERATORS)}, got {shown(condition)}."
-        )
-    operator, given = next(iter(condition.items()))
-    _check_given(operator, given, f"{operator!r} of {shown(key)} in `where`")
 
 
 def checked_where(where: Where | None) -> Where | None:
@@ -422,34 +364,3 @@ def checked_where(where: Where | None) -> Where | None:
     if where is not None:
         check_where(where)
     return where
-
-
-def _check_given(operator: str, given: object, what: str) -> None:
-    """Check what an operator compares with."""
-    if operator in {"$in", "$nin"}:
-        if not isinstance(given, list) or not given:
-            raise InvalidInputError(f"{what} must have a list with something in it, got {shown(given)}.")
-        for one in given:
-            _check_scalar(one, what)
-        if len(set(map(_kind, given))) > 1:
-            raise InvalidInputError(
-                f"{what} must have a list of one type (strings, integers, floats or booleans), got {shown(given)}."
-            )
-        return
-    if operator in _COMPARISONS and not is_number(given):
-        raise InvalidInputError(f"{what} must have a number, got {shown(given)}.")
-    _check_scalar(given, what)
-
-
-def _check_scalar(value: object, what: str) -> None:
-    if not isinstance(value, (str, int, float)):
-        raise InvalidInputError(
-            f"{what} must have a string, an integer, a float or a boolean, got {type(value).__name__}: {shown(value)}."
-        )
-    check_value(value, what)
-
-
-def _kind(value: object) -> type | None:
-    """Return the type that Chroma takes a value for, or None where it takes it for none."""
-    # A boolean is an integer to Python, so it is asked for first.
-    return next((kind for kind in (bool, str, int, float) if isinstance(value, kind)), None)

@@ -4,44 +4,32 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from typing_extensions import Self, Unpack
-
 from aiochroma._types import MetadataView, Where
 from aiochroma.client.options import PersistentOptions
-from aiochroma.client.session import Shared
 from aiochroma.memory import forgetting, recalling, reembedding, remembering, stored, transfer
-from aiochroma.memory.opening import Life, MemoryOptions, home_in_environment, home_of
+from aiochroma.memory.opening import Life, MemoryOptions, OpenedMemory, home_of
 from aiochroma.records.spec import VECTOR_WEIGHT
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import AsyncIterable, Callable, Generator, Iterable, Mapping
-    from datetime import datetime, timedelta
-    from types import TracebackType
+    from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 
     from chromadb.config import Settings
 
     from aiochroma.client.client import AsyncClient, BlockingClient
-    from aiochroma.client.maintenance import Health
-    from aiochroma.client.options import ConnectOverrides, Process
-    from aiochroma.core.stats import Stats
-    from aiochroma.disk.backup import BackupReport
+    from aiochroma.client.options import Process
     from aiochroma.disk.erasing import ErasureReceipt
+    from aiochroma.memory.arguments import Duration, Moment, Scope, Thread
     from aiochroma.memory.recalling import Limit, NamespaceSearch, Rerank
     from aiochroma.memory.reembedding import ReembedReport
     from aiochroma.memory.remembering import Extract
     from aiochroma.memory.results import Count, Hit, Id, Items, MemoryChange, Recall
     from aiochroma.records.spec import Mode
 
-    Moment = datetime | float
-    Scope = str | tuple[str, ...]
-    Thread = str | Literal[False] | None
-    Duration = float | timedelta
-
 __all__ = ["Memory"]
 
 
-class Memory(Shared):
+class Memory(OpenedMemory):
     """Texts that can be found again, in namespaces, on one directory.
 
     A namespace is a collection of its own (cosine distance). One that does not exist yet is empty. Within a namespace a *scope*
@@ -73,11 +61,9 @@ class Memory(Shared):
             database; default False. See :meth:`history`.
         sweep_every: The seconds after which a write sweeps all namespaces in passing; default: only :meth:`sweep` does.
         max_pending: The most requests that may be queued or running.
-        max_write_slice_ms: The longest time that one slice of a write may hold the interpreter, in milliseconds. The default of
-            10 may grow to 100 while nothing else in the process has anything to do.
+        max_write_slice_ms: The longest slice of a write, in milliseconds; see :func:`aiochroma.AsyncPersistentClient`.
         slow_request_ms: The time after which a request is logged as slow, in milliseconds.
-        vector_cache_mb: The most memory that vectors take, in megabytes: 64 hold those of 65,000 memories with 256 dimensions.
-            The namespaces that were searched last stay; others are read again from the file beside Chroma's.
+        vector_cache_mb: The most memory that vectors take, in megabytes; see :func:`aiochroma.AsyncPersistentClient`.
         lock_timeout: The longest time to wait for another process to let go of the directory, in seconds; default: none.
         process: ``"shared"``: the directory's host serves it, a process that all programs of this user share and that the first
             of them starts. ``"this"``: this process alone opens it. None (default): through the host if there is one already,
@@ -126,110 +112,7 @@ class Memory(Shared):
             settings=settings,
         )
         own = MemoryOptions(embedder, on_failure, split_chars, history, sweep_every)
-        self._life = Life(own, home_of(client, options, on_disk=path is not None))
-
-    @classmethod
-    def from_env(
-        cls,
-        *,
-        embedder: object = None,
-        on_failure: Literal["raise", "degrade"] = "raise",
-        split_chars: int | None = None,
-        history: bool = False,
-        sweep_every: float | None = None,
-        **overrides: Unpack[ConnectOverrides],
-    ) -> Self:
-        """Make a memory on the directory, the server, or the database in memory that the environment names.
-
-        ``CHROMA_MODE`` (``persistent``, ``http`` or ``ephemeral``), ``CHROMA_DB_PATH``, ``CHROMA_HOST`` and so on are those of
-        :func:`aiochroma.connect`. What is different on a server: see :class:`aiochroma.Memory`.
-
-        Args:
-            embedder: Turns texts into vectors; see the class.
-            on_failure: ``"raise"`` or ``"degrade"``; see the class.
-            split_chars: The most characters of a chunk; see the class.
-            history: Whether changes are noted; see the class. Refused on a server.
-            sweep_every: The seconds after which a write sweeps; see the class.
-            overrides: Values in place of the variables, and further options of the client, as for
-                :func:`aiochroma.connect`. A directory is ``durable`` unless this says otherwise.
-
-        Raises:
-            InvalidInputError: When it is opened: values are wrong or missing; one error lists them all, secrets hidden.
-        """
-        memory = cls.__new__(cls)
-        own = MemoryOptions(embedder, on_failure, split_chars, history, sweep_every)
-        memory._life = Life(own, home_in_environment(overrides))  # noqa: SLF001 - of this class
-        return memory
-
-    # -- life ----------------------------------------------------------------------------------------------------------
-
-    async def open(self) -> Self:
-        """Open the store and return the memory itself. Idempotent.
-
-        With ``on_failure="degrade"`` it does not raise, and the next call tries again.
-
-        Raises:
-            StoreUnavailableError: The store cannot be opened.
-            ClosedError: The memory was closed.
-        """
-        await self._life.open()
-        return self
-
-    async def close(self) -> None:
-        """Close the store and wait for its thread to end. Idempotent."""
-        await self._life.close()
-
-    aclose = close
-
-    def __await__(self) -> Generator[object, None, Self]:
-        return self.open().__await__()
-
-    async def __aenter__(self) -> Self:
-        try:
-            return await self.open()
-        except BaseException:
-            # Without it nothing would close what was opened so far.
-            await self.close()
-            raise
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self.close()
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._life!r}>"
-
-    @property
-    def client(self) -> AsyncClient:
-        """The client below: Chroma's own API on the same thread, while the memory is open."""
-        return self._life.store.client
-
-    def stats(self) -> Stats:
-        """Return counters and times of the store's thread, with the embedder in ``details``."""
-        return self.client.stats()
-
-    async def health(self) -> Health:
-        """Return the state of the store; one that cannot be opened is ``"unavailable"``, and nothing is raised."""
-        return await self._life.health()
-
-    async def backup(
-        self,
-        target: str | os.PathLike[str],
-        *,
-        keep: int | None = None,
-        verify: Literal["full", "quick"] = "full",
-        progress: Callable[[str, int, int], None] | None = None,
-    ) -> BackupReport:
-        """Copy the database while it is in use; see :meth:`aiochroma.AsyncClient.backup` for arguments, result and errors.
-
-        It raises also where the memory degrades.
-        """
-        return await self._life.run(
-            "backup",
-            lambda store: store.client.backup(target, keep=keep, verify=verify, progress=progress),
-            None,
-        )
+        super().__init__(Life(own, home_of(client, options, on_disk=path is not None)))
 
     # -- remembering ---------------------------------------------------------------------------------------------------
 
@@ -620,7 +503,7 @@ class Memory(Shared):
         """Delete the expired memories of a namespace, or of all, and return their number; pinned memories stay."""
         return await forgetting.sweep(self._life, namespace)
 
-    # -- embedding again -----------------------------------------------------------------------------------------------
+    # -- whole namespaces ----------------------------------------------------------------------------------------------
 
     async def reembed(
         self,
@@ -645,8 +528,6 @@ class Memory(Shared):
             EmbeddingFailedError: The embedder failed; run it again to go on.
         """
         return await reembedding.reembed(self._life, namespaces, progress=progress)
-
-    # -- files ---------------------------------------------------------------------------------------------------------
 
     async def export(
         self,

@@ -8,24 +8,30 @@ from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal, TypeVar, cast
 
-from aiochroma._deadline import checked_seconds
 from aiochroma._errors import ClosedError, InvalidInputError, is_one_of, shown
 from aiochroma._logging import EventLogger, get_logger
-from aiochroma._threads import waits_by_blocking
+from aiochroma._waiting import checked_seconds, waits_by_blocking
 from aiochroma.client.maintenance import Health, unavailable
 from aiochroma.client.options import EphemeralOptions, PersistentOptions, check_flag
+from aiochroma.client.session import Shared
 from aiochroma.core.stats import observer
 from aiochroma.memory.store import Store
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    import os
+    from collections.abc import Awaitable, Callable, Generator, Sequence
+    from types import TracebackType
+
+    from typing_extensions import Self, Unpack
 
     from aiochroma._types import JsonObject
     from aiochroma.client.client import AsyncClient, BlockingClient
     from aiochroma.client.options import ConnectOverrides, ConnectTarget
+    from aiochroma.core.stats import Stats
+    from aiochroma.disk.backup import BackupReport
     from aiochroma.embedding.choice import EmbedderFunction
 
-__all__ = ["Home", "Life", "MemoryOptions", "home_in_environment", "home_of"]
+__all__ = ["Home", "Life", "MemoryOptions", "OpenedMemory", "home_in_environment", "home_of"]
 
 log: EventLogger = get_logger("aiochroma.memory")
 
@@ -173,13 +179,9 @@ class Life:
             state = f"open, {self.store.info.mode}" if self.store.is_open else "unavailable"
         return f"{self.name}, {state}"
 
-    def enter(self) -> None:
-        """Let the next call open the store."""
-        self._entered = True
-
     async def open(self) -> None:
         """Open the store; where the memory degrades, do not raise."""
-        self.enter()
+        self._entered = True
         await self.run("open", _nothing, lambda _: None)
 
     async def close(self) -> None:
@@ -198,10 +200,11 @@ class Life:
             return unavailable(error)
 
     def _check(self) -> None:
-        """Refuse a call of a memory that is not open."""
-        waits_by_blocking()  # Says at once that asyncio is needed.
+        """Refuse a call of a memory that is not open. A blocking one opens at its first call."""
+        blocking = waits_by_blocking()  # Says at once that asyncio is needed.
         if self._closed:
             raise ClosedError(f"The memory {self.name} is closed; make a new one.")
+        self._entered = self._entered or blocking
         if not self._entered:
             raise ClosedError(
                 f"The memory {self.name} is not open yet; use `async with` or `await memory.open()`."
@@ -264,6 +267,118 @@ class Life:
         except Exception as error:  # noqa: BLE001 - Chroma's own as well
             # The write itself succeeded; the next one sweeps again.
             log.warning("memory.sweep_failed", error=repr(error))
+
+
+class OpenedMemory(Shared):
+    """The life of a memory, whatever it remembers: made, opened, asked for its state, backed up, and closed.
+
+    Args:
+        life: What happens around its calls.
+    """
+
+    def __init__(self, life: Life) -> None:
+        self._life = life
+
+    @classmethod
+    def from_env(
+        cls,
+        *,
+        embedder: object = None,
+        on_failure: Literal["raise", "degrade"] = "raise",
+        split_chars: int | None = None,
+        history: bool = False,
+        sweep_every: float | None = None,
+        **overrides: Unpack[ConnectOverrides],
+    ) -> Self:
+        """Make a memory on the directory, the server, or the database in memory that the environment names.
+
+        ``CHROMA_MODE`` (``persistent``, ``http`` or ``ephemeral``), ``CHROMA_DB_PATH``, ``CHROMA_HOST`` and so on are those of
+        :func:`aiochroma.connect`. What is different on a server: see :class:`aiochroma.Memory`.
+
+        Args:
+            embedder: Turns texts into vectors; see the class.
+            on_failure: ``"raise"`` or ``"degrade"``; see the class.
+            split_chars: The most characters of a chunk; see the class.
+            history: Whether changes are noted; see the class. Refused on a server.
+            sweep_every: The seconds after which a write sweeps; see the class.
+            overrides: Values in place of the variables, and further options of the client, as for
+                :func:`aiochroma.connect`. A directory is ``durable`` unless this says otherwise.
+
+        Raises:
+            InvalidInputError: When it is opened: values are wrong or missing; one error lists them all, secrets hidden.
+        """
+        memory = cls.__new__(cls)
+        own = MemoryOptions(embedder, on_failure, split_chars, history, sweep_every)
+        OpenedMemory.__init__(memory, Life(own, home_in_environment(overrides)))
+        return memory
+
+    async def open(self) -> Self:
+        """Open the store and return the memory itself. Idempotent.
+
+        With ``on_failure="degrade"`` it does not raise, and the next call tries again.
+
+        Raises:
+            StoreUnavailableError: The store cannot be opened.
+            ClosedError: The memory was closed.
+        """
+        await self._life.open()
+        return self
+
+    async def close(self) -> None:
+        """Close the store and wait for its thread to end. Idempotent."""
+        await self._life.close()
+
+    aclose = close
+
+    def __await__(self) -> Generator[object, None, Self]:
+        return self.open().__await__()
+
+    async def __aenter__(self) -> Self:
+        try:
+            return await self.open()
+        except BaseException:
+            # Without it nothing would close what was opened so far.
+            await self.close()
+            raise
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._life!r}>"
+
+    @property
+    def client(self) -> AsyncClient:
+        """The client below: Chroma's own API on the same thread, while the memory is open."""
+        return self._life.store.client
+
+    def stats(self) -> Stats:
+        """Return counters and times of the store's thread, with the embedder in ``details``."""
+        return self.client.stats()
+
+    async def health(self) -> Health:
+        """Return the state of the store; one that cannot be opened is ``"unavailable"``, and nothing is raised."""
+        return await self._life.health()
+
+    async def backup(
+        self,
+        target: str | os.PathLike[str],
+        *,
+        keep: int | None = None,
+        verify: Literal["full", "quick"] = "full",
+        progress: Callable[[str, int, int], None] | None = None,
+    ) -> BackupReport:
+        """Copy the database while it is in use; see :meth:`aiochroma.AsyncClient.backup` for arguments, result and errors.
+
+        It raises also where the memory degrades.
+        """
+        return await self._life.run(
+            "backup",
+            lambda store: store.client.backup(target, keep=keep, verify=verify, progress=progress),
+            None,
+        )
 
 
 async def _nothing(_: Store) -> None:

@@ -26,14 +26,13 @@ from aiochroma._errors import (
 )
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma._types import JsonObject, Where
+from aiochroma.backend.limits import check_where, is_number
 from aiochroma.memory.arguments import (
     check_id,
     check_k,
     check_text,
     check_thread,
-    check_where,
     checked_scope,
-    is_number,
     seconds_of,
 )
 from aiochroma.memory.results import Hit, Recall, hits_from
@@ -284,16 +283,21 @@ async def _rerank(
     errors: dict[str, BaseException],
     timings: dict[str, float],
 ) -> list[Hit]:
-    """Order hits again; where that fails, in the order of their scores, and note why."""
+    """Order hits again, of each namespace no more than it may give; where that fails, by their scores, and note why."""
     begun = time.perf_counter()
     try:
-        return await _reranked(rerank, question.text, hits, searches)
+        hits = await _reranked(rerank, question.text, hits)
     except RerankFailedError as error:
         errors[""] = error
         log.warning("recall.not_reranked", error=repr(error))
-        return _within_limits(hits, searches)
-    finally:
-        timings["rerank"] = _milliseconds(begun)
+    timings["rerank"] = _milliseconds(begun)
+    given: dict[str, int] = {}
+    kept = []
+    for hit in hits:
+        given[hit.namespace] = given.get(hit.namespace, 0) + 1
+        if given[hit.namespace] <= searches[hit.namespace].k:
+            kept.append(hit)
+    return kept
 
 
 async def _search(
@@ -402,10 +406,8 @@ def _milliseconds(begun: float) -> float:
     return round((time.perf_counter() - begun) * 1000, 3)
 
 
-async def _reranked(
-    rerank: Rerank, query: str, hits: Sequence[Hit], searches: Mapping[str, NamespaceSearch]
-) -> list[Hit]:
-    """Return the best hits in the order of a judge, of each namespace no more than it may give.
+async def _reranked(rerank: Rerank, query: str, hits: Sequence[Hit]) -> list[Hit]:
+    """Return the best hits in the order of a judge.
 
     The ``explain`` of each has the judge's number as ``rerank``.
 
@@ -432,21 +434,7 @@ async def _reranked(
             f"`rerank` was given {len(judged)} texts and returned {len(values)} numbers, or such that are not finite."
         )
     order = sorted(range(len(judged)), key=lambda number: -values[number])
-    return _within_limits(
-        (
-            replace(judged[number], explain={**judged[number].explain, "rerank": values[number]})
-            for number in order
-        ),
-        searches,
-    )
-
-
-def _within_limits(hits: Iterable[Hit], searches: Mapping[str, NamespaceSearch]) -> list[Hit]:
-    """Return hits, of each namespace no more than it may give."""
-    given: dict[str, int] = {}
-    kept = []
-    for hit in hits:
-        given[hit.namespace] = given.get(hit.namespace, 0) + 1
-        if given[hit.namespace] <= searches[hit.namespace].k:
-            kept.append(hit)
-    return kept
+    return [
+        replace(judged[number], explain={**judged[number].explain, "rerank": values[number]})
+        for number in order
+    ]

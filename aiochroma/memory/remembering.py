@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from aiochroma._callbacks import ask
 from aiochroma._errors import ExtractFailedError, InvalidInputError, shown
-from aiochroma._threads import Started
 from aiochroma._types import JsonObject, Metadata, Vector
+from aiochroma._waiting import Started
 from aiochroma.client.options import check_flag
 from aiochroma.memory.arguments import (
     Item,

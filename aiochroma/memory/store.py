@@ -8,8 +8,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from aiochroma._errors import ClosedError, EmbedderError, EmbedderMismatchError, InvalidInputError
-from aiochroma._threads import off_loop
 from aiochroma._types import MetadataView, Vector
+from aiochroma._waiting import off_loop
 from aiochroma.client.maintenance import SingleEmbedder, reembed_missing
 from aiochroma.client.opening import ClientOpening
 from aiochroma.embedding.functions import is_alike, is_same_name

@@ -16,8 +16,8 @@ from typing import IO, TYPE_CHECKING, TypeVar
 from aiochroma._errors import InvalidInputError, shown
 from aiochroma._files import Replacement, expand
 from aiochroma._logging import EventLogger, get_logger
-from aiochroma._threads import off_loop
 from aiochroma._types import JsonObject, MetadataView
+from aiochroma._waiting import off_loop
 from aiochroma.memory.arguments import Item, item_from
 from aiochroma.memory.remembering import remember_batches
 from aiochroma.memory.results import Count

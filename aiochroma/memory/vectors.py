@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn, Protocol
 
 from aiochroma._distribution import missing_extra
 from aiochroma._errors import EmbeddingFailedError, InvalidInputError, shown
-from aiochroma._threads import off_loop
 from aiochroma._types import Vector
+from aiochroma._waiting import off_loop
 from aiochroma.embedding.functions import PROBE, fingerprint_of
 from aiochroma.embedding.protocol import normalise_rows
 from aiochroma.text.codes import encoded_tokens

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from aiochroma._errors import DatabasePathError, InvalidInputError, MigrationError
-from aiochroma._threads import off_loop
 from aiochroma._types import JsonObject
+from aiochroma._waiting import off_loop
 from aiochroma.backend.server import url_of
 from aiochroma.client.opening import connect
 from aiochroma.client.options import DEFAULT_DATABASE, DEFAULT_TENANT

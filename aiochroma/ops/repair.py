@@ -18,8 +18,8 @@ from aiochroma._errors import (
     InvalidInputError,
 )
 from aiochroma._files import PartialDirectory
-from aiochroma._threads import at_length
 from aiochroma._types import Vector
+from aiochroma._waiting import at_length
 from aiochroma.client.maintenance import FillReport, reembed_missing
 from aiochroma.client.opening import AsyncPersistentClient
 from aiochroma.disk.backup import begin_backup

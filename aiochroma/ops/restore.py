@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from aiochroma._errors import BackupError, DatabasePathError
 from aiochroma._files import PartialDirectory, flush, identity, remove_abandoned
-from aiochroma._threads import at_length
+from aiochroma._waiting import at_length
 from aiochroma.disk.backup import read_manifest, record_origin
 from aiochroma.disk.copying import (
     Verification,

@@ -12,8 +12,8 @@ import numpy as np
 from chromadb.errors import ChromaError, InternalError, InvalidArgumentError, NotFoundError
 from chromadb.utils.embedding_functions import known_embedding_functions
 
-from aiochroma._threads import off_loop
 from aiochroma._types import JsonObject, Metadata, Vector
+from aiochroma._waiting import off_loop
 from aiochroma.disk.schema import EMBEDDER_KEY
 
 if TYPE_CHECKING:

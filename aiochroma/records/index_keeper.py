@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma.backend.chroma_records import ChromaRecords, Database, database_of
 from aiochroma.core.operations import Effect
-from aiochroma.records.index_file import position_of
 from aiochroma.records.reading import Reader
 from aiochroma.text.index import CACHE_BYTES, IndexedText, TextIndex
 from aiochroma.text.memories import ListPage
+from aiochroma.text.namespaces import position_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence

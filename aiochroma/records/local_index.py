@@ -1,30 +1,38 @@
-"""A memory's operations on a directory: with the index that is kept beside Chroma.
+"""A memory's operations on a directory: with the index that is kept beside Chroma, and that index's file while Chroma is closed.
 
 Everything here runs on the DB thread.
 """
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
+import stat
 import time
 from typing import TYPE_CHECKING, TypeVar
 
+from aiochroma._logging import EventLogger, get_logger
 from aiochroma._types import CollectionId, MetadataView, Vector, Where
+from aiochroma.disk.layout import TEXT_INDEX_FILE
+from aiochroma.disk.recovery import quarantine_text_index
 from aiochroma.records.history import HISTORY_FILE, ChangeLog
 from aiochroma.records.index_keeper import IndexKeeper
 from aiochroma.records.index_search import IndexSearch
 from aiochroma.records.record import Record, indexed_row, record_of
 from aiochroma.records.searching import Found, Pool, Pools, SearchingRecords, most_near
 from aiochroma.records.spec import Neighbour, filter_of
-from aiochroma.text.index import CACHE_BYTES
+from aiochroma.text.index import CACHE_BYTES, TextIndex
 from aiochroma.text.memories import ListPage
+from aiochroma.text.namespaces import position_of
 from aiochroma.text.vectors import EXACT_ROWS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
+    import numpy as np
     from chromadb.api import ServerAPI
+    from numpy.typing import NDArray
     from typing_extensions import Unpack
 
     from aiochroma.backend.chroma_records import Database
@@ -32,9 +40,13 @@ if TYPE_CHECKING:
     from aiochroma.disk.retained_log import LogState
     from aiochroma.records.memory_records import Carried
     from aiochroma.records.spec import CollectionSearch, ListSpec
-    from aiochroma.text.index import TextIndex
 
-__all__ = ["LocalIndex"]
+__all__ = ["IndexFile", "LocalIndex"]
+
+log: EventLogger = get_logger("aiochroma.records")
+
+_UNREADABLE = (sqlite3.Error, OSError, ValueError, TypeError)
+"""What comes up where a file is damaged, locked, or holds what was never written there."""
 
 T = TypeVar("T")
 
@@ -309,3 +321,67 @@ class LocalIndex(SearchingRecords):
         vectors = self._ask(self._complete_index(collection, db), look_up) or {}
         missing = [id for id in ids if id not in vectors]
         return {**vectors, **super()._vectors(collection_id, missing, db)} if missing else vectors
+
+
+class IndexFile:
+    """The index's file while Chroma is closed: how far it follows Chroma's log, and the vectors that make a broken index again.
+
+    A file that is not there is empty; one that cannot be used is moved aside.
+
+    Args:
+        directory: The database's directory.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._file = directory / TEXT_INDEX_FILE
+
+    def noted(self) -> dict[str, int]:
+        """Return, by collection id, up to which entry of Chroma's log it has everything."""
+        marks: dict[str, int] = {}
+        try:
+            with self._opened() as index:
+                for collection, mark in (index.watermarks() if index is not None else {}).items():
+                    position = position_of(mark)
+                    if isinstance(collection, str) and position is not None:
+                        marks[collection] = position
+        except _UNREADABLE as error:
+            self._set_aside(error)
+            return {}
+        return marks
+
+    def distrust(self, collections: Collection[str]) -> None:
+        """Take back what it has noted of collections: their log has gone on without it.
+
+        Raises:
+            OSError: It cannot be written, and cannot be moved aside either.
+        """
+        if not collections:
+            return
+        try:
+            with self._opened() as index:
+                if index is not None:
+                    for collection in collections:
+                        index.set_watermark(collection, "")
+        except _UNREADABLE as error:
+            self._set_aside(error)
+
+    def vectors(self, collection: str) -> Iterator[tuple[list[str], NDArray[np.float32]]]:
+        """Return ids and vectors of a collection, a page at a time, up to one that is damaged."""
+        with contextlib.suppress(*_UNREADABLE), self._opened() as index:
+            if index is not None:
+                yield from index.vector_pages(collection)
+
+    def _set_aside(self, error: Exception) -> None:
+        """Move it away, lest its notes are believed another time; it is made again from Chroma."""
+        moved = quarantine_text_index(self._directory)
+        log.warning("text_index.set_aside", file=str(self._file), error=str(error), quarantine=str(moved))
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[TextIndex | None]:
+        """Open it; None where there is none, or another thing in its place, which is never opened."""
+        if not (self._file.is_file() and stat.S_ISREG(self._file.lstat().st_mode)):
+            yield None
+            return
+        with contextlib.closing(TextIndex(self._file)) as index:
+            yield index

@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     import sqlite3
 
-__all__ = ["NamespaceTable", "Summary"]
+__all__ = ["NamespaceTable", "Summary", "position_of"]
+
+_DIGITS = 19
+"""The number of digits of the largest number that SQLite gives an entry."""
 
 
 class Summary(NamedTuple):
@@ -120,3 +123,10 @@ class NamespaceTable:
     def mark(self, name: str, watermark: str) -> None:
         """Store the watermark of a namespace, if that exists."""
         self._connection.execute("UPDATE namespaces SET watermark = ? WHERE name = ?", (watermark, name))
+
+
+def position_of(mark: object) -> int | None:
+    """Return the entry of the log that a mark names; None for whatever else lies in the file."""
+    if not isinstance(mark, str) or len(mark) > _DIGITS or not (mark.isascii() and mark.isdigit()):
+        return None
+    return int(mark) if int(mark) < 2**63 else None

@@ -46,9 +46,8 @@ import numpy as np
 from _conversations import ADVERSARIAL, Conversation, Question, load, mempalace, with_audit
 
 from aiochroma import AsyncHttpClient, Memory, StoreUnavailableError
-from aiochroma.embedding.hashed import HashedEmbedder
 from aiochroma.embedding.minilm import MiniLmEmbedder
-from aiochroma.embedding.wordllama import WordLlamaEmbedder
+from aiochroma.embedding.words import HashedEmbedder, WordLlamaEmbedder
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence

@@ -16,7 +16,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from aiochroma import Memory
-from aiochroma.embedding.hashed import HashedEmbedder
+from aiochroma.embedding.words import HashedEmbedder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,7 +8,7 @@ import time
 import pytest
 
 import aiochroma
-from aiochroma._deadline import deadline_at
+from aiochroma._waiting import deadline_at
 
 
 def test_without_a_block_the_clients_own_time_out_counts():

@@ -10,7 +10,7 @@ import pytest
 from programs import PATIENCE
 
 from aiochroma import ClosedError, PartialWriteError, StoreUnavailableError
-from aiochroma._threads import drive
+from aiochroma._waiting import drive
 from aiochroma.core.calls import call
 
 

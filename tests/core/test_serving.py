@@ -24,7 +24,7 @@ from aiochroma import (
     QueueFullError,
     StoreUnavailableError,
 )
-from aiochroma._threads import drive
+from aiochroma._waiting import drive
 from aiochroma.core.calls import Ticket, call, call_many
 from aiochroma.core.connection import Aside
 from aiochroma.core.plan import RecordPlanner

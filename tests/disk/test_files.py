@@ -17,7 +17,7 @@ import aiochroma
 from aiochroma._files import Replacement, flush, make_directory, touch_sqlite_file, write_atomically
 from aiochroma._logging import private_log_file
 from aiochroma.disk import copying
-from aiochroma.disk.copy_child import copy
+from aiochroma.disk.child import copy
 from aiochroma.host.reaching import start_detached
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="modes, links and pipes of POSIX")
@@ -327,7 +327,7 @@ def test_a_frozen_program_is_not_its_own_interpreter(tmp_path, monkeypatch):
     monkeypatch.setenv("AIOCHROMA_PYTHON", sys.executable)
     assert copying.run_script(script(tmp_path / "prints.py"), [], seconds=60) == "done\n"
     # Its modules are in no file.
-    module = ModuleType("aiochroma.disk.positions_child")
-    module.__file__ = str(tmp_path / "archive" / "positions_child.py")
+    module = ModuleType("aiochroma.disk.child")
+    module.__file__ = str(tmp_path / "archive" / "child.py")
     with pytest.raises(copying.ChildError, match="no such table"):
-        copying.run_script(module, [tmp_path / "empty.sqlite3"], seconds=60)
+        copying.run_script(module, ["positions", tmp_path / "empty.sqlite3"], seconds=60)

@@ -17,8 +17,8 @@ import pytest
 import aiochroma.sync
 from aiochroma import _files
 from aiochroma._files import PARTIAL_MARKER, PartialDirectory, abandoned, remove_abandoned
-from aiochroma._threads import drive
-from aiochroma.disk.copy_child import copy
+from aiochroma._waiting import drive
+from aiochroma.disk.child import copy
 from aiochroma.disk.layout import MANIFEST, SQLITE_FILE
 
 backups, maintenance = import_module("aiochroma.disk.backup"), import_module("aiochroma.client.maintenance")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from programs import printed_by
 
-from aiochroma.embedding.hashed import HashedEmbedder
+from aiochroma.embedding.words import HashedEmbedder
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ def test_shared_words_and_parts_of_words_are_near(text, alike, other):
 def test_vectors_do_not_depend_on_the_process():
     """Another process with another hash seed computes the same vector."""
     program = (
-        "from aiochroma.embedding.hashed import HashedEmbedder\n"
+        "from aiochroma.embedding.words import HashedEmbedder\n"
         "print(HashedEmbedder().embed(['Zürich, 東京 and XK-4711']).tobytes().hex())"
     )
     shown = printed_by("-c", program, PYTHONHASHSEED="4711")

@@ -8,9 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from aiochroma.embedding.hashed import HashedEmbedder
 from aiochroma.embedding.protocol import Embedder, QueryEmbedder, normalise_rows
-from aiochroma.embedding.wordllama import WordLlamaEmbedder
+from aiochroma.embedding.words import HashedEmbedder, WordLlamaEmbedder
 
 _WORDLLAMA = WordLlamaEmbedder()
 _SCRIPTS = [

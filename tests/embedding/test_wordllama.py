@@ -8,8 +8,8 @@ import pytest
 from programs import printed_by
 
 import aiochroma
-from aiochroma.embedding import wordllama as _wordllama
-from aiochroma.embedding.wordllama import WordLlamaEmbedder
+from aiochroma.embedding import words as _wordllama
+from aiochroma.embedding.words import WordLlamaEmbedder
 
 
 def test_meaning_is_nearer_than_something_else():
@@ -25,7 +25,7 @@ def test_loading_changes_nothing_global():
     """Loading and using the vectors leaves the root logger, the environment and the warning filters alone."""
     program = (
         "import logging, os, warnings, numpy, safetensors.numpy, tokenizers\n"
-        "from aiochroma.embedding.wordllama import WordLlamaEmbedder\n"
+        "from aiochroma.embedding.words import WordLlamaEmbedder\n"
         "def state(): return (list(logging.root.handlers), logging.root.level, dict(os.environ), "
         "list(warnings.filters))\n"
         "before = state()\n"

@@ -546,7 +546,7 @@ def test_a_notebook_that_is_open_twice(hosts, path, tmp_path):
     """Both kernels stay open, and each sees what the other has remembered."""
     opening = (
         "import aiochroma",
-        "from aiochroma.embedding.hashed import HashedEmbedder",
+        "from aiochroma.embedding.words import HashedEmbedder",
         f"memory = aiochroma.Memory({str(path)!r}, process='shared', embedder=HashedEmbedder())",
         "_ = await memory.open()",
     )

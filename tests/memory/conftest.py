@@ -12,7 +12,7 @@ import pytest
 
 import aiochroma
 from aiochroma import sync
-from aiochroma.embedding.hashed import HashedEmbedder
+from aiochroma.embedding.words import HashedEmbedder
 
 PROGRAM = Path(__file__).with_name("program.py")
 

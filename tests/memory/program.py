@@ -6,7 +6,7 @@ import asyncio
 import sys
 
 import aiochroma
-from aiochroma.embedding.hashed import HashedEmbedder
+from aiochroma.embedding.words import HashedEmbedder
 
 
 def text(number):

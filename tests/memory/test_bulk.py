@@ -13,7 +13,7 @@ import pytest
 
 import aiochroma
 from aiochroma import InvalidInputError
-from aiochroma.embedding.hashed import HashedEmbedder
+from aiochroma.embedding.words import HashedEmbedder
 from aiochroma.memory import transfer
 
 

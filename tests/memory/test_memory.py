@@ -14,7 +14,7 @@ from backends import failing_afterwards
 
 import aiochroma
 from aiochroma import InvalidInputError, NamespaceSearch, sync
-from aiochroma.embedding.hashed import HashedEmbedder
+from aiochroma.embedding.words import HashedEmbedder
 
 
 async def test_a_fact_is_found_in_its_namespace(memory):

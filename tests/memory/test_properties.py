@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from aiochroma import InvalidInputError, sync
-from aiochroma.embedding.hashed import HashedEmbedder
+from aiochroma.embedding.words import HashedEmbedder
 from aiochroma.records.record import EMBEDDER, chunks_name, collection_name, namespace_of
 
 PATIENT = {

@@ -14,7 +14,7 @@ from ops_databases import contents
 
 import aiochroma
 from aiochroma.disk.preflight import preflight
-from aiochroma.embedding.hashed import HashedEmbedder
+from aiochroma.embedding.words import HashedEmbedder
 from aiochroma.memory.forgetting import erase_traces
 
 SECRETS = (

@@ -18,7 +18,7 @@ from aiochroma.client.maintenance import SingleEmbedder, reembed_missing
 from aiochroma.core.config import EngineOptions, Location
 from aiochroma.disk.ownership import acquire
 from aiochroma.disk.sqlite_file import wait_until_closed
-from aiochroma.records.index_file import IndexFile
+from aiochroma.records.local_index import IndexFile
 
 
 def log_entries(path):

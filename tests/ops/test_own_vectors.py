@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 import aiochroma
-from aiochroma.embedding.hashed import HashedEmbedder
+from aiochroma.embedding.words import HashedEmbedder
 
 MANY = 1100
 """So many that Chroma writes its index to the disk and purges its log."""

@@ -15,8 +15,8 @@ from chroma_filters import matches
 
 import aiochroma
 from aiochroma.disk.layout import TEXT_INDEX_FILE
-from aiochroma.embedding.hashed import HashedEmbedder
-from aiochroma.records.index_file import IndexFile
+from aiochroma.embedding.words import HashedEmbedder
+from aiochroma.records.local_index import IndexFile
 from aiochroma.records.spec import ListSpec, filter_of, page_ids
 from aiochroma.text.index import TextIndex
 

@@ -16,8 +16,9 @@ from programs import python
 
 import aiochroma
 from aiochroma.disk.retained_log import RetainedLog, log_state
-from aiochroma.records.index_file import IndexFile, position_of
+from aiochroma.records.local_index import IndexFile
 from aiochroma.text.index import TextIndex
+from aiochroma.text.namespaces import position_of
 
 _MANY = 1200
 """More than the thousand after which Chroma writes its index to its files."""

@@ -17,7 +17,7 @@ from programs import PATIENCE
 
 import aiochroma
 from aiochroma import sync
-from aiochroma.embedding.hashed import HashedEmbedder
+from aiochroma.embedding.words import HashedEmbedder
 from aiochroma.memory.vectors import Splitter
 from aiochroma.records import server_index
 from aiochroma.records.record import UPDATED_AT, chunks_name, collection_name

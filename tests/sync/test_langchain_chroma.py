@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from aiochroma import sync
-from aiochroma.embedding.hashed import HashedEmbedder
+from aiochroma.embedding.words import HashedEmbedder
 
 pytest.importorskip(
     "langchain_chroma", reason="langchain-chroma is not installed (dependency group `frameworks`)"

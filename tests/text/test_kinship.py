@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from text_hits import search
 
-from aiochroma.text import kinship
+from aiochroma.text import terms
 from aiochroma.text.index import IndexedText, TextIndex
-from aiochroma.text.kinship import may_have_kin
+from aiochroma.text.terms import may_have_kin
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_words_that_came_and_went_are_followed():
 
 def test_a_machine_that_is_busy_finds_as_much(monkeypatch):
     """Some words are read in any case, all of a small namespace, however little time there is."""
-    monkeypatch.setattr(kinship, "_SECONDS", 0.0)
+    monkeypatch.setattr(terms, "_SECONDS", 0.0)
     index = TextIndex(":memory:")
     index.upsert("n", [IndexedText("one", "I like her photographs.")])
     assert [hit.id for hit in search(index, "n", "photography", 1)] == ["one"]

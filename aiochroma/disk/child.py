@@ -1,7 +1,8 @@
-"""Copies a database directory; run as a script with arguments SOURCE TARGET [PATTERN...], the standard library alone at hand.
+"""What a process that has a database open cannot do to its files itself: copy them, and read how far Chroma's log goes.
 
-In a child, because closing a file drops every POSIX lock that the process holds on it: a copy made inside the process that has
-the database open would drop Chroma's own locks. And it starts in 20 ms: writing waits for it.
+Run as a script, with the standard library alone at hand and the arguments ``copy SOURCE TARGET [PATTERN...]`` or
+``positions SQLITE_FILE``. In a child, because closing a file drops every POSIX lock that the process holds on it, and two SQLite
+libraries in one process lose each other's locks: both would drop Chroma's own. It starts in 20 ms: writing waits for it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["copy"]
 
+_BUSY_SECONDS = 1.0
 _CHUNK_BYTES = 64 * 2**20
 _CERTAIN_NANOSECONDS = 2_000_000_000
 """A file that was changed so shortly before it was copied may have been changed once more at the same moment of its clock."""
@@ -114,5 +116,23 @@ def _copied_by_the_kernel(old: int, new: int) -> bool:
     return os.fstat(new).st_size == os.fstat(old).st_size
 
 
+def _print_positions(file: str) -> None:
+    """Print, by collection id, up to which entry of Chroma's log its records go."""
+    # A copy, for which writing waits, starts without them.
+    import json
+    import sqlite3
+    from contextlib import closing
+
+    with closing(sqlite3.connect(file, isolation_level=None, timeout=_BUSY_SECONDS)) as connection:
+        positions = connection.execute(
+            "SELECT s.collection, m.seq_id FROM segments AS s JOIN max_seq_id AS m ON m.segment_id = s.id"
+            " WHERE s.scope = 'METADATA' AND typeof(m.seq_id) = 'integer'"
+        ).fetchall()
+    print(json.dumps(dict(positions)))
+
+
 if __name__ == "__main__":
-    copy(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])
+    if sys.argv[1] == "copy":
+        copy(Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4:])
+    else:
+        _print_positions(sys.argv[2])

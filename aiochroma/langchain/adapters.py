@@ -1,0 +1,199 @@
+"""A memory as LangChain's retriever, an embedder as its ``Embeddings``; its embedders called by ours, and the mark they leave."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping  # noqa: TC003 - pydantic reads the annotation
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from langchain_core.documents import Document
+from langchain_core.embeddings import Embeddings
+from langchain_core.retrievers import BaseRetriever
+from langchain_core.runnables import run_in_executor
+from pydantic import ConfigDict, Field, InstanceOf
+
+from aiochroma._errors import EmbedderMismatchError, InvalidInputError
+from aiochroma._logging import EventLogger, get_logger
+from aiochroma._waiting import waits_by_blocking
+from aiochroma.embedding.choice import chosen
+from aiochroma.embedding.functions import PROBE, fingerprint_of, is_alike, is_same_name
+from aiochroma.memory.memory import Memory  # noqa: TC001 - pydantic reads the annotation
+from aiochroma.sync import Memory as BlockingMemory
+
+if TYPE_CHECKING:
+    from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
+
+    from aiochroma._types import Metadata
+    from aiochroma.client.collection import Collection
+    from aiochroma.embedding.choice import EmbedderFunction
+    from aiochroma.memory.results import Hit, Recall
+
+__all__ = ["AiochromaEmbeddings", "AiochromaRetriever", "EmbedderMark", "embed_documents", "embed_query"]
+
+
+class AiochromaEmbeddings(Embeddings):
+    """Gives an embedder the interface of LangChain's; a memory takes LangChain's as they are.
+
+    Args:
+        embedder: An :class:`aiochroma.Embedder`, or the name of one of ours. Default: the one that a memory uses for a new
+            database, which needs no network.
+    """
+
+    def __init__(self, embedder: object = None) -> None:
+        self._given = embedder
+
+    @cached_property
+    def embedder(self) -> EmbedderFunction:
+        """What a memory makes of the embedder; loaded when first used."""
+        return chosen(self._given)
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        """Return a vector for each text."""
+        return [[float(value) for value in vector] for vector in self.embedder.function(texts)]
+
+    def embed_query(self, text: str) -> list[float]:
+        """Return the vector of a question."""
+        function = self.embedder.function
+        (vector,) = function.embed_query([text]) if hasattr(function, "embed_query") else function([text])
+        return [float(value) for value in vector]
+
+
+async def embed_documents(embeddings: Embeddings, texts: list[str]) -> list[list[float]]:
+    """Return a vector for each text: awaited on an event loop, and blocking without one."""
+    if waits_by_blocking():
+        return embeddings.embed_documents(texts)
+    return await embeddings.aembed_documents(texts)
+
+
+async def embed_query(embeddings: Embeddings, text: str) -> list[float]:
+    """Return the vector of a question: awaited on an event loop, and blocking without one."""
+    if waits_by_blocking():
+        return embeddings.embed_query(text)
+    return await embeddings.aembed_query(text)
+
+
+class EmbedderMark:
+    """What a collection's metadata says about the embedder of its vectors: its name, and what it makes of one fixed text.
+
+    Args:
+        embeddings: The embedder.
+        identity: Its name.
+        identity_key: The key of the name in the metadata.
+        fingerprint_key: The key of what it makes of the text.
+    """
+
+    def __init__(
+        self, embeddings: Embeddings, identity: str, *, identity_key: str, fingerprint_key: str
+    ) -> None:
+        self._embeddings = embeddings
+        self._identity = identity
+        self._identity_key = identity_key
+        self._fingerprint_key = fingerprint_key
+        self._fingerprint: str | None = None
+
+    async def metadata(self) -> Metadata:
+        """Return what to write down where a collection is made."""
+        return {self._identity_key: self._identity, self._fingerprint_key: await self._made_fingerprint()}
+
+    async def check(self, collection: Collection) -> None:
+        """Refuse a collection of another embedder; one that says nothing of its embedder is taken.
+
+        Raises:
+            EmbedderMismatchError: Another embedder made its vectors.
+        """
+        metadata = collection.metadata or {}
+        stored, fingerprint = metadata.get(self._identity_key), metadata.get(self._fingerprint_key)
+        if stored is None:
+            return
+        if isinstance(fingerprint, str):
+            same = is_alike(fingerprint, await self._made_fingerprint())
+        else:
+            same = is_same_name(str(stored), self._identity)
+        if not same:
+            raise EmbedderMismatchError(
+                f"The collection {collection.name!r} holds vectors of {stored!r} and this store embeds with {self._identity!r}. "
+                "Vectors of different embedders cannot be compared: open the store with the first one, or use another "
+                "`collection_name`."
+            )
+
+    async def _made_fingerprint(self) -> str:
+        if self._fingerprint is None:
+            (vector,) = await embed_documents(self._embeddings, [PROBE])
+            self._fingerprint = fingerprint_of(vector)
+        return self._fingerprint
+
+
+log: EventLogger = get_logger("aiochroma.langchain")
+
+
+class AiochromaRetriever(BaseRetriever):
+    """Retrieves what a memory recalls about a question, best first.
+
+    A document's ``page_content`` is the memory's text, its ``id`` the memory's id within its namespace. Its ``metadata`` is the
+    memory's own; ``aiochroma:namespace``, ``aiochroma:score`` and ``aiochroma:distance`` (None when it was found by its words
+    alone) are added. No metadata of yours can have a key with that prefix. A namespace that fails loses none of the others'
+    documents; it is logged.
+
+    With an :class:`aiochroma.Memory` use ``ainvoke``, ``abatch`` and so on; with an :class:`aiochroma.sync.Memory` either, the
+    asynchronous ones on LangChain's threads. Each takes ``k``, ``namespaces`` and the options for one question as well:
+    ``retriever.invoke("...", k=2)``.
+
+    Attributes:
+        memory: An open :class:`aiochroma.Memory` or :class:`aiochroma.sync.Memory`; stays open.
+        namespaces: As for :meth:`aiochroma.Memory.recall`; None for all.
+        k: Documents for each namespace that says nothing itself.
+        options: Further arguments of :meth:`aiochroma.Memory.recall`: ``max_distance``, ``where``, ``mode``, ``window``, ...
+
+    Example:
+        >>> async with aiochroma.Memory("./memory") as memory:  # doctest: +SKIP
+        ...     retriever = AiochromaRetriever(memory=memory, namespaces={"personal": 5, "projects": 2})
+        ...     documents = await retriever.ainvoke("what is my cat called?")
+    """
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    memory: InstanceOf[Memory] | InstanceOf[BlockingMemory]
+    namespaces: Any = None
+    k: int = 5
+    options: Mapping[str, Any] = Field(default_factory=dict)
+
+    async def _aget_relevant_documents(
+        self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, **changes: object
+    ) -> list[Document]:
+        if isinstance(self.memory, BlockingMemory):
+            # LangChain's own method would lose the changes.
+            return await run_in_executor(
+                None, self._get_relevant_documents, query, run_manager=run_manager.get_sync(), **changes
+            )
+        return _documents(await self.memory.recall(query, **self._arguments(changes)))
+
+    def _get_relevant_documents(
+        self,
+        query: str,
+        *,
+        run_manager: CallbackManagerForRetrieverRun,  # noqa: ARG002 - LangChain's signature
+        **changes: object,
+    ) -> list[Document]:
+        if not isinstance(self.memory, BlockingMemory):
+            raise InvalidInputError(
+                "This retriever's memory is an asynchronous one: use `ainvoke`, or give it an `aiochroma.sync.Memory`."
+            )
+        return _documents(self.memory.recall(query, **self._arguments(changes)))
+
+    def _arguments(self, changes: Mapping[str, Any]) -> dict[str, Any]:
+        return {"namespaces": self.namespaces, "k": self.k, **self.options, **changes}
+
+
+def _documents(recall: Recall) -> list[Document]:
+    for namespace, error in recall.errors.items():
+        log.warning("retriever.namespace_failed", namespace=namespace, error=repr(error))
+    return [_document(hit) for hit in recall]
+
+
+def _document(hit: Hit) -> Document:
+    added = {
+        "aiochroma:namespace": hit.namespace,
+        "aiochroma:score": hit.score,
+        "aiochroma:distance": hit.distance,
+    }
+    return Document(hit.text, id=hit.id, metadata={**hit.metadata, **added})
