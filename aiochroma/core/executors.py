@@ -42,8 +42,8 @@ if TYPE_CHECKING:
 __all__ = ["ConnectionPlanner", "ConnectionPool", "InFlight", "Remote"]
 
 _BODY_BYTES = 768 * 1024
-"""What the records of one write may come to. A reverse proxy with default settings refuses bodies above 1 MB; larger ones
-gain a few per cent, and keep other writes waiting longer."""
+"""The most bytes that the records of one write may take. A reverse proxy with default settings refuses bodies above 1 MB;
+larger bodies gain a few per cent of speed, and keep other writes waiting longer."""
 
 _RECORD_BYTES, _BASE64_BYTES_PER_NUMBER = 64, 16 / 3
 
@@ -55,8 +55,8 @@ class InFlight:
     Attributes:
         lane: How its requests are ordered against others.
         collection: The collection that it concerns, or empty.
-        paged: It is one page of a large read.
-        bulk: It is bulk writing.
+        paged: Whether it is one page of a large read.
+        bulk: Whether it is bulk writing.
     """
 
     lane: Lane
@@ -91,7 +91,7 @@ class ConnectionPlanner(RecordPlanner):
         Args:
             waiting: Requests in order of submission, without those in flight.
             progress: For each, how many records are done already.
-            number: The number of the look, by which interactive and bulk writing alternate.
+            number: Counts the calls of this method; interactive and bulk writing take turns by it.
             in_flight: What the connections are doing.
             free: How many connections are idle.
 
@@ -129,7 +129,7 @@ class ConnectionPlanner(RecordPlanner):
         return [*bulk, *steps][:free] if number % BULK_ROUND == 0 else [*steps, *bulk][:free]
 
     def describe(self, request: Request, step: Step) -> InFlight:
-        """Return what others have to know of a step while it is in flight; ``request`` is its first member."""
+        """Return what the plan has to know of a step while it is in flight; ``request`` is its first member."""
         cut = step.stop is not None
         return InFlight(
             request.lane,
@@ -181,7 +181,7 @@ def _rotated(steps: list[Step], number: int) -> list[Step]:
 
 
 def _end_of_body(request: Request, start: int, stop: int) -> int:
-    """Return the end of as many records from ``start`` as fit into one body; one always does."""
+    """Return the position behind the last record from ``start`` that fits into the same body; at least one record is sent."""
     total = 0.0
     for position in range(start, stop):
         total += _bytes_of_record(request, position)
@@ -195,7 +195,7 @@ def _bytes_of(request: Request) -> float:
 
 
 def _bytes_of_record(request: Request, position: int) -> float:
-    """Estimate what a record comes to in a body: vectors travel as base64, text as UTF-8."""
+    """Estimate how many bytes a record takes in a body: vectors travel as base64, text as UTF-8."""
     arguments = request.arguments
     total = float(_RECORD_BYTES) + len(arguments["ids"][position])
     embeddings = arguments.get("embeddings")
@@ -254,7 +254,7 @@ class _Job:
         self.seconds = 0.0
 
     def carry_out(self, remote: Remote, planner: ConnectionPlanner) -> None:
-        """Make the call; afterwards there is an answer for every ticket (for a slice or a page, that itself)."""
+        """Make the call. Afterwards there is one answer for every ticket; for a slice or a page, its result."""
         started = time.monotonic()
         try:
             merged = planner.merge(self.requests, self.step)
@@ -357,7 +357,7 @@ class ConnectionPool(WorkerState):
         self.backlog.extend(self.queue.take(block=not self.backlog or bool(self._in_flight)))
 
     def _put(self, job: _Job) -> None:
-        """Hand a job back; called on a connection thread. One wakeup is enough for all that have not been collected."""
+        """Hand a job back; called on a connection thread. One wakeup serves all jobs that have not been collected yet."""
         with self._completed_lock:
             self._completed.append(job)
             wake = len(self._completed) == 1
@@ -385,7 +385,7 @@ class ConnectionPool(WorkerState):
         result, error = job.answers[0]
         self._slice(ticket, job.step, result, error, job.seconds)
         if ticket.state is not TicketState.DONE:
-            # It was there before everything that came after it, and still is.
+            # It keeps its place in line: before everything that was submitted after it.
             position = sum(other.queued_at <= ticket.queued_at for other in self.backlog)
             self.backlog.insert(position, ticket)
 
@@ -404,7 +404,7 @@ class ConnectionPool(WorkerState):
             self.backlog = [ticket for position, ticket in enumerate(waiting) if position not in chosen]
             if not steps or len(self._in_flight) + free == self._connections + len(steps):
                 return
-            # Some of them had passed their deadline, so a connection is still idle.
+            # Some of the chosen requests had passed their deadline, so a connection is still idle.
             free = self._connections - len(self._in_flight)
 
     def _scheduled(self, number: int, free: int) -> list[Step]:
@@ -437,5 +437,5 @@ def _carry_out_jobs(
             return
         job.carry_out(remote, planner)
         hand_back(job)
-        # Nothing may be held while there is nothing to do.
+        # An idle thread must not keep a request alive.
         del job

@@ -1,11 +1,11 @@
 """From waiting requests to calls, and from results back to requests: pure functions, no thread, no clock, no Chroma.
 
-A *round* is what the thread does between two looks at the queue: every read that waits, merged; then what creates
-collections; then **one** slice of writing. So a read waits for at most one slice of writing, and writing goes on as long
-as anybody writes. :meth:`RecordPlanner.plan` chooses the steps of one round. Each step names its members by position;
+A *round* is what the thread does between two looks at the queue: it carries out every waiting read, merged; then what creates
+collections; then **one** slice of writing. So a read waits for at most one slice of writing, and no stream of reads can stop
+writing. :meth:`RecordPlanner.plan` chooses the steps of one round. Each step names its members by position;
 :meth:`RecordPlanner.merge` makes the one call for them and :meth:`RecordPlanner.split` gives each member its own result.
 
-What may be merged, because it changes nothing but speed, says the table of operations:
+The table of operations says what may be merged, because it changes nothing but speed:
 
 * searches with the same parameters on one collection: one call with many queries;
 * ``get`` by id: one call with the union of the ids;
@@ -68,7 +68,7 @@ class Step:
         start: First record of a request that is cut (it then is the only member).
         stop: End of the slice or page, or None where the request is not cut.
         records: How many records it writes; 0 for reads.
-        lists_ids: It asks a large read for the ids of all records after its first page, and for nothing else.
+        lists_ids: Whether it asks only for the ids of all records after the first page of a large read.
     """
 
     members: list[int]
@@ -93,7 +93,7 @@ class Planner(Protocol):
         """Take its result apart."""
 
     def advance(self, request: Request, step: Step, result: object) -> tuple[int, bool]:
-        """Say how far a request that was cut has come."""
+        """Return how many records of a request that was cut are done, and whether that are all."""
 
     def join(self, request: Request, slices: Sequence[CallResult]) -> CallResult:
         """Put the results of its slices or pages together."""
@@ -119,7 +119,7 @@ class RecordPlanner:
             number: The number of the round, by which interactive and bulk writing alternate.
 
         Returns:
-            Steps to carry out in this order. Not every request has to be in one: what is left waits for a later round.
+            Steps to carry out in this order. A request that is in none of them waits for a later round.
         """
         if len(waiting) == 1 and waiting[0].lane is not Lane.WRITE and not _is_paged(waiting[0], self.limits):
             return [Step([0])]  # Alone: what it could be merged with need not be worked out.
@@ -147,10 +147,10 @@ class RecordPlanner:
     def _reads_after_writing(
         self, waiting: Sequence[Request], progress: Sequence[int], reads: Iterable[int], writes: Iterable[int]
     ) -> dict[int, str]:
-        """Return the large reads that begin after a slice of an earlier write to their collection.
+        """Return the large reads that have to begin after a slice of an earlier write, with the collection of each.
 
-        While a large read is paged, writes to its collection wait. If each began at once, large reads that follow
-        each other without a gap would hold up a write for ever.
+        Writes to a collection wait while a large read of it is paged. If every large read began at once, a sequence of them
+        without a gap would hold up a write for ever.
         """
         first: dict[str, int] = {}
         for position in writes:

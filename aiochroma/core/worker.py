@@ -8,8 +8,8 @@ Guarantees:
   submitted. Writes to one collection take effect in the order in which they were submitted. Bulk writing yields to
   interactive requests and gets every fourth round even when there are always some. A barrier (deleting or renaming a
   collection, a backup, a reset) runs after everything submitted before it and before everything submitted after it.
-* Work beside the thread. A barrier may have begun work that needs no more than that nothing is written (the copy of a backup):
-  until that is over reads are carried out, and everything else waits, as after any barrier.
+* Work beside the thread. A barrier may begin work that only needs that nothing is written meanwhile, such as the copy of a
+  backup. Until that work is over reads are carried out, and everything else waits, as it does for any barrier.
 * A write that is cut into slices is not atomic: reads in between see the slices written so far. While a large read is
   being paged, writes to its collection wait; so it begins after a slice of the writing that waited before it.
 * Merging changes nothing but speed. If a merged call fails, its members are run again one by one.
@@ -20,8 +20,8 @@ Guarantees:
   thread goes on. If opening fails, every caller gets that error and the thread ends.
 * Closing. Nothing is accepted any more; what waits is served (or refused, and a write that is cut stops after its present
   slice); the resource is closed; the thread ends. No request stays unanswered, whatever ends the thread.
-* Work of its own. A resource may have some, such as an index that has to be filled again: a slice of it follows each round, and
-  slice follows slice while nothing waits. It is given up when the database is closed.
+* Work of its own. A resource may have work of its own, such as filling an index again: one slice of it follows each round, and
+  one slice follows the other while no request waits. It is given up when the database is closed.
 * Idle. The thread sleeps without polling and holds no request, argument or result.
 """
 
@@ -70,7 +70,7 @@ class Worker(Serving):
         name: The name of the database in messages and of the thread.
         open_resource: Opens the resource; called on the thread.
         planner: The plan; default that of Chroma's operations.
-        max_pending: How many requests may wait before a line forms.
+        max_pending: How many requests the queue takes; further callers wait in line.
         max_write_slice_ms: Budget of one slice of writing, in milliseconds; see :class:`aiochroma.core.pacing.Pacing`.
         slow_request_ms: Requests that take longer, waiting included, are logged; milliseconds.
         state: Makes what serves on the thread: :class:`WorkerState`, or a class derived from it.
@@ -174,7 +174,7 @@ class WorkerState:
             more = working is not None and self.aside is None and working.work()
 
     def _take_news(self, *, more: bool) -> None:
-        """Take what came; sleep until there is something to do, unless there is ``more`` of the resource's own work."""
+        """Take the requests that have come. Sleep until there are some, unless there is ``more`` of the resource's own work."""
         block = not more and not self._admitted(self.backlog)
         if block and self.aside is not None and self.queue.state is not QueueState.OPEN:
             # A queue that is being closed is not slept on; what goes on beside the thread wakes it.
@@ -182,7 +182,7 @@ class WorkerState:
         self.backlog.extend(self.queue.take(block=block))
 
     def _admitted(self, tickets: list[Ticket]) -> list[Ticket]:
-        """Return those that may be carried out now."""
+        """Return the requests that may be carried out now: only reads while work goes on beside the thread."""
         if self.aside is None:
             return tickets
         return [ticket for ticket in tickets if ticket.request.lane is Lane.READ]
@@ -192,7 +192,7 @@ class WorkerState:
         aside.when_over(lambda: self.queue.wakeup.put(None))
 
     def _end_aside(self) -> None:
-        """Finish the call that had begun it."""
+        """Answer the call whose work beside the thread is over."""
         assert self.aside is not None
         (ticket, aside), self.aside = self.aside, None
         result, error = None, None
@@ -259,8 +259,8 @@ class WorkerState:
             return choose(requests, progress)
         except Exception as error:  # noqa: BLE001 - one caller's arguments must not end everybody's thread
             log.warning("plan.failed", database=self.queue.name, error=repr(error))
-        # A request that the plan cannot take goes to Chroma as it is, which says what is wrong with it. The others wait for the
-        # next round.
+        # A request that the planner cannot handle goes to Chroma unchanged, and Chroma says what is wrong with it. The others
+        # wait for the next round.
         guilty = []
         for position, request in enumerate(requests):
             try:
@@ -431,13 +431,13 @@ def _wind_up(state: WorkerState, resource: Resource | None, failure: BaseExcepti
 
 
 def _is_bulk(ticket: Ticket) -> bool:
-    """Whether a request is of those that write in bulk, to whom short slices are of no use."""
+    """Return whether a request writes in bulk, so that short slices are of no use to it."""
     request = ticket.request
     return request.lane is Lane.WRITE and (request.bulk or ticket.slices is not None)
 
 
 def without_frames(error: BaseException, module: Mapping[str, object] | None = None) -> BaseException:
-    """Drop what the frames of a module (this one) hold, so that a kept error does not keep a batch alive."""
+    """Take the frames of a module (default: this one) off an error, so that keeping the error does not keep a batch alive."""
     traceback = error.__traceback__
     while traceback is not None and traceback.tb_frame.f_globals is (module or globals()):
         traceback = traceback.tb_next

@@ -1,8 +1,8 @@
-"""The client's end: the thread that serves an engine's requests by a process that has the database open.
+"""The client's end: the thread that has an engine's requests served by another process, the host of the directory.
 
-It reaches the host, or starts one, and reads what the host answers. Sending is done by the callers
-(:mod:`aiochroma.host.link_queue`). When the host dies the thread reaches the next one, and has sent again what was under way
-and may be carried out twice; what may not fails with an error that says so.
+It connects to the host, or starts one, and reads the host's answers. The callers do the sending
+(:mod:`aiochroma.host.link_queue`). When the host dies the thread connects to the next one, and requests that were under way are
+sent again where carrying them out twice does no harm; the others fail with an error that says so.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _RECEIVE_BYTES = 256 * 1024
 _DEATHS_OF_ONE_REQUEST = 2
 _DEATHS = 5
 _DEATHS_SECONDS = 60.0
-_REST_SECONDS = 1.0
+_PAUSE_SECONDS = 1.0
 
 
 class _HostGoneError(Exception):
@@ -69,7 +69,7 @@ class _CannotOpenError(Exception):
 
 
 class HostLink(Serving):
-    """What an engine has its requests served by, where another process has the directory open.
+    """Serves the requests of an engine through the process that has the directory open.
 
     Args:
         engine: The engine; its location and options say what to reach, and how.
@@ -83,7 +83,7 @@ class HostLink(Serving):
         super().__init__(name, state.queue, state.recorder, state.serve, on_end)
 
     def describe(self) -> BackendInfo | None:
-        """Return what the host said last; None until the database is open."""
+        """Return what the host last said of itself; None until the database is open."""
         return self._state.info
 
 
@@ -113,7 +113,7 @@ class _LinkState:
         self._buffer = memoryview(bytearray(_RECEIVE_BYTES))
         self._woken_by = self.waker.reader.fileno()
         self._going = False
-        self._recalled = False
+        self._took_back = False
         self._early: list[Message] = []
         self._outcomes: list[Outcome] = []
         self._deaths: deque[float] = deque(maxlen=_DEATHS)
@@ -149,7 +149,7 @@ class _LinkState:
                 if self.info is None:
                     raise refusal.error from refusal.error.__cause__
                 self._lost(refusal)
-                self._rest(refusal.error)
+                self._fail_and_pause(refusal.error)
 
     def _step(self) -> None:
         if self._early:
@@ -168,15 +168,15 @@ class _LinkState:
         return queue.pending > 0 and (queue.has_sent or queue.has_queued or queue.in_line > 0)
 
     def _turn(self) -> None:
-        """Wait for something to read or to write, or for a moment to come; do it."""
+        """Wait until there is something to read or to write, or a verdict is overdue; then do that."""
         assert self._socket is not None
         queue = self.queue
         over, next_at = queue.undecided()
         for number in over:
             queue.decided(number, began=True)
-        if queue.state is not QueueState.OPEN and not queue.drain and queue.has_sent and not self._recalled:
-            self._recalled = True
-            queue.recall()
+        if queue.state is not QueueState.OPEN and not queue.drain and queue.has_sent and not self._took_back:
+            self._took_back = True
+            queue.take_back()
         queue.flush(link=True)
         if queue.wants_to_write is not self._polls_to_write:
             self._polls_to_write = queue.wants_to_write
@@ -270,7 +270,7 @@ class _LinkState:
             self.info = replace(info, host=self._host)
 
     def _log_event(self, number: int, value: Plain) -> None:
-        """Write an event of the host here, too: in the context of the request that it is about, where there is one."""
+        """Log an event of the host in this process as well, in the context of the request that it is about, if any."""
         try:
             level, name, fields = value
             write = {"warning": log.warning, "error": log.error}[level]
@@ -286,10 +286,10 @@ class _LinkState:
     # -- connecting --------------------------------------------------------------------------------------------------------
 
     def _connect(self) -> None:
-        """Reach the host and be made welcome.
+        """Connect to the host, or start one.
 
         Raises:
-            AiochromaError: That is not possible.
+            AiochromaError: There is none, and none can be started; or it refused this client.
         """
         try:
             met = meet(self._location, self._options, self._codec, self._is_unneeded)
@@ -304,7 +304,7 @@ class _LinkState:
                 database=self._location.name,
                 hint="opened first by a client that did not ask for `durable=True`; it holds from the next opening on",
             )
-        self._going, self._recalled = False, False
+        self._going, self._took_back = False, False
         met.connected.setblocking(False)
         self._socket, self._reader, self._codec, self._early = met.connected, met.reader, met.codec, met.early
         self._poll, self._polls_to_write = select.poll(), False
@@ -313,7 +313,7 @@ class _LinkState:
         self.queue.attach(met.connected, met.codec)
 
     def _take_early(self) -> None:
-        """Take what came together with the welcome."""
+        """Handle the messages that came together with the welcome."""
         early, self._early = self._early, []
         for kind, number, value in early:
             self._handle(kind, number, value)
@@ -324,7 +324,7 @@ class _LinkState:
     # -- when the host is gone -----------------------------------------------------------------------------------------------
 
     def _lost(self, reason: Exception) -> None:
-        """Sort what the host had: what may be carried out twice is sent again, the rest fails."""
+        """Go through the requests that the host had: those that may be repeated are sent again, the others fail."""
         self._flush()
         had = self.queue.detach()
         self._close_socket()
@@ -344,7 +344,7 @@ class _LinkState:
         self.queue.put_back(again)
         if len(self._deaths) == _DEATHS and now - self._deaths[0] < _DEATHS_SECONDS:
             self._deaths.clear()
-            self._rest(
+            self._fail_and_pause(
                 StoreUnavailableError(
                     f"The process that serves {self.queue.name} ended {_DEATHS} times within {_DEATHS_SECONDS:.0f} s; its log is "
                     f"{self._log_path!r}. The next request tries again."
@@ -376,9 +376,9 @@ class _LinkState:
             self._outcomes.append(Outcome(ticket, error=error))
 
     def _reconnect(self) -> None:
-        """Reach the next host, as soon as there is a request.
+        """Connect to the next host as soon as there is a request.
 
-        What cannot be reached is an error of those that wait; the next request tries again.
+        Where that fails, the requests that wait get the error, and the next request tries again.
         """
         queue = self.queue
         if not (queue.has_queued or queue.in_line):
@@ -389,12 +389,12 @@ class _LinkState:
         except ClosedError:
             self._refuse(queue.unclaimed())
         except AiochromaError as error:
-            self._rest(error)
+            self._fail_and_pause(error)
 
-    def _rest(self, error: Exception) -> None:
-        """Answer what waits, and let a moment pass before the next attempt."""
+    def _fail_and_pause(self, error: Exception) -> None:
+        """Answer the requests that wait with an error, and pause before the next attempt."""
         self._fail(self.queue.unclaimed(), error)
-        self._wait_for_wakeup(_REST_SECONDS)
+        self._wait_for_wakeup(_PAUSE_SECONDS)
 
     def _wait_for_wakeup(self, seconds: float | None) -> None:
         until = None if seconds is None else time.monotonic() + seconds
@@ -427,7 +427,7 @@ class _LinkState:
             self._socket = None
 
     def _wind_up(self, failure: BaseException | None) -> None:
-        """Answer whatever is left, and give everything back."""
+        """Answer the requests that are left, and close what is open."""
         had = self.queue.detach()
         self._close_socket()
         left = self.queue.end(failure)
@@ -437,5 +437,5 @@ class _LinkState:
 
 
 def _milliseconds_until(moment: float | None) -> int | None:
-    """Return how long to poll: until a moment (``time.monotonic()``) has passed; None for as long as it takes."""
+    """Return how many milliseconds to poll until a moment (``time.monotonic()``) has passed; None for no limit."""
     return None if moment is None else max(0, int((moment - time.monotonic()) * 1000)) + 1

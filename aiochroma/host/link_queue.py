@@ -1,9 +1,9 @@
-"""The queue of a database that another process serves: what waits here, and what has been sent.
+"""The queue of a database that another process serves: the requests that wait here, and those that have been sent.
 
-A request goes out on the thread of its caller, without blocking: at the end of the turn of its event loop, so that requests
-made in one turn arrive together and are merged, or at once from a plain thread. What does not fit into the socket, and
-requests of many records, are left to the link's thread. The host has at most a window of requests of one client; the others wait
-here, under the client's own ``max_pending``.
+The caller's thread sends a request itself, without blocking: a plain thread at once, an event loop at the end of its present
+iteration, so that the requests of one iteration arrive together and can be merged. What does not fit into the socket, and
+requests of many records, are sent by the link's thread. The host holds a limited window of requests of one client; the others
+wait here, and count for the client's own ``max_pending``.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _WINDOW_REQUESTS = 256
 _WINDOW_BYTES = 16 * 2**20
 _BATCH_BYTES = 128 * 1024
 _VERDICT_SECONDS = 0.02
-"""For so long the host is asked whether a request whose deadline has passed had begun."""
+"""How long to wait for the host to say whether a request whose deadline has passed had begun."""
 
 _LARGE_CHARACTERS = 2**20
 
@@ -49,7 +49,7 @@ class Sent:
 
     Attributes:
         ticket: The request.
-        size: How many bytes it took so far.
+        size: How many of its bytes have been sent so far.
     """
 
     __slots__ = ("size", "ticket")
@@ -103,12 +103,12 @@ class LinkQueue(RequestQueue):
         super().put(*tickets, when_full=when_full)
         home = tickets[0].home if tickets else None
         if self._socket is None:
-            # Perhaps the next connection is not made before the next request.
+            # The link's thread may be waiting for a request before it connects again.
             self._wake_thread()
         if not isinstance(home, asyncio.AbstractEventLoop):
             self.flush()
         elif home not in self._loops:
-            # The other requests of this turn go out together with this one.
+            # The other requests of this iteration of the loop go out together with this one.
             self._loops.add(home)
             home.call_soon(self._flush_of, home)
 
@@ -118,14 +118,14 @@ class LinkQueue(RequestQueue):
             self._ask_verdict(ticket)
 
     def expire(self, ticket: Ticket) -> DeadlineExceededError | None:
-        """See :meth:`RequestQueue.expire`. The error of one that was sent comes a moment later, with the host's verdict."""
+        """See :meth:`RequestQueue.expire`. The error of a request that was sent comes a moment later, with the host's verdict."""
         before = self._release_caller(ticket, "expired")
         if before is TicketState.RUNNING:
             self._ask_verdict(ticket)
         return self._deadline_error(ticket, started=False) if before in _NOT_SENT else None
 
     def finish(self, tickets: Iterable[Ticket], *, failed: bool) -> list[Ticket]:
-        """See :meth:`RequestQueue.finish`. A caller whose deadline has passed waits for this moment, and is told."""
+        """See :meth:`RequestQueue.finish`. A caller whose deadline has passed is told only now whether its request had begun."""
         abandoned = super().finish(tickets, failed=failed)
         if abandoned:
             self._tell_expired(abandoned, started=True)
@@ -139,7 +139,7 @@ class LinkQueue(RequestQueue):
         )
 
     def mark_forked(self) -> None:
-        """See :meth:`RequestQueue.mark_forked`. The copy of the connection is closed, so that the host sees the parent's end."""
+        """See :meth:`RequestQueue.mark_forked`. The child closes its copy of the connection, so that the host sees the parent's end."""
         super().mark_forked()
         self._sending = threading.Lock()
         if self._socket is not None:
@@ -171,7 +171,7 @@ class LinkQueue(RequestQueue):
             self._control.clear()
 
     def detach(self) -> list[Sent]:
-        """Send nothing any more, and return what the host had, in the order in which it was sent."""
+        """Stop sending, and return the requests that the host had, in the order in which they were sent."""
         with self._sending, self.lock:
             self._socket, self._unsent, self._large = None, b"", None
             had = list(self._sent.values())
@@ -181,11 +181,11 @@ class LinkQueue(RequestQueue):
         return had
 
     def pause(self) -> None:
-        """Begin with no further request: the host goes, and serves only what it has received."""
+        """Send no further request: the host is ending, and serves only what it has received."""
         self._paused = True
 
     def arrived(self, number: int) -> Sent | None:
-        """Return a request whose outcome is there, or None where it is not known; there is room for another one."""
+        """Take a request whose outcome has come off the window; return None where the number is not known."""
         with self.lock:
             sent = self._sent.pop(number, None)
             if sent is not None:
@@ -204,11 +204,11 @@ class LinkQueue(RequestQueue):
                 else:
                     gone.append(ticket)
             self._queued.extendleft(reversed(alive))
-        # Their callers have left in this very moment.
+        # Their callers gave up in the meantime.
         self.finish(gone, failed=True)
 
     def decided(self, number: int, *, began: bool) -> None:
-        """Take note of whether a request had begun that its caller gave up."""
+        """Take the host's verdict on a request that its caller gave up: whether it had begun."""
         sent = self.arrived(number)
         if sent is None:
             return
@@ -230,15 +230,15 @@ class LinkQueue(RequestQueue):
         sent = self._sent.get(number)
         return None if sent is None else sent.ticket.context
 
-    def recall(self) -> None:
-        """Ask for everything back that has not begun."""
+    def take_back(self) -> None:
+        """Ask the host to give back all requests that have not begun."""
         with self.lock:
             body = self._codec.encode("queued") if self._codec is not None else b""
             self._control.extend((number, body) for number in self._sent)
         self.flush()
 
     def undecided(self) -> tuple[list[int], float | None]:
-        """Return the requests that the host has been asked about for long enough, and when the next one will be."""
+        """Return the requests whose verdict is overdue, and when the next one will be (``time.monotonic()``)."""
         over: list[int] = []
         while self._doubted:
             decide_at, number = self._doubted[0]
@@ -250,7 +250,7 @@ class LinkQueue(RequestQueue):
         return over, None
 
     def unclaimed(self) -> list[Ticket]:
-        """Take everything that has not been sent."""
+        """Take all requests that have not been sent."""
         return [ticket for ticket in self.take(block=False) if ticket.state is TicketState.QUEUED]
 
     @property
@@ -271,10 +271,10 @@ class LinkQueue(RequestQueue):
     # -- sending -----------------------------------------------------------------------------------------------------------
 
     def flush(self, *, link: bool = False) -> None:
-        """Send what may be sent; never blocks. Whoever sends already is left to send this, too.
+        """Send what may be sent; never blocks. A thread that is sending already sends the new requests as well.
 
         Args:
-            link: This is the link's thread, which also sends what is large.
+            link: Whether this is the link's thread, which alone sends large requests.
         """
         self._asked = True
         while self._asked and self._sending.acquire(blocking=False):
@@ -303,7 +303,7 @@ class LinkQueue(RequestQueue):
                 return
 
     def _push(self, data: bytes) -> bool:
-        """Send as much as fits, and keep the rest; return whether there is none."""
+        """Send as much as the socket takes, and keep the rest; return whether everything was sent."""
         assert self._socket is not None
         data = self._unsent + data if self._unsent else data
         sent = 0
@@ -313,7 +313,7 @@ class LinkQueue(RequestQueue):
         except BlockingIOError:
             pass
         except OSError:
-            # The link's thread finds its end when it reads, whatever the reason was, and connects again.
+            # The link's thread notices it at its next read, whatever the reason was, and connects again.
             with suppress(OSError):
                 self._socket.shutdown(socket.SHUT_RDWR)
             sent = len(data)
@@ -322,14 +322,14 @@ class LinkQueue(RequestQueue):
         return not self._unsent
 
     def _batch(self, *, reads_only: bool = False) -> bytes:
-        """Return the frames of small requests that may be sent now, and of what else there is to say."""
+        """Return the frames of the small requests that may be sent now, behind those of cancellations."""
         assert self._codec is not None
         frames: list[bytes] = []
         size = 0
         while self._control:
             number, body = self._control.popleft()
             if self._large is not None and self._large[1] == number:
-                # The host drops what it has of it.
+                # The host drops the part that it has received.
                 self._large = None
                 self.decided(number, began=False)
             frames.append(frame(FrameKind.CANCEL, number, body))
@@ -352,7 +352,7 @@ class LinkQueue(RequestQueue):
         return b"".join(frames)
 
     def _count(self, number: int, sent: Sent, size: int) -> int:
-        """Count the bytes of a request that the host has, while it has it; return them."""
+        """Count bytes of a request that were sent, as long as the host has it; return their number."""
         with self.lock:
             sent.size += size
             if number in self._sent:
@@ -375,7 +375,7 @@ class LinkQueue(RequestQueue):
         return None
 
     def _first_small_read(self) -> int | None:
-        """Return the position of a read that may pass what is being sent: no barrier is before it."""
+        """Return the position of the first small read that no barrier stands before: it may overtake what is being sent."""
         for position, ticket in enumerate(self._queued):
             if ticket.request.lane is Lane.BARRIER:
                 return None
@@ -384,7 +384,7 @@ class LinkQueue(RequestQueue):
         return None
 
     def _begin_large(self, *, link: bool) -> bool:
-        """Begin with a large request, if it is the next one; return whether there is more to do on this thread."""
+        """Begin to send the next request if it is a large one; return whether this thread has more to send."""
         assert self._codec is not None
         with self.lock:
             if not self._queued or self._paused or not self._has_room():
@@ -437,7 +437,7 @@ class LinkQueue(RequestQueue):
 
 
 def _is_large(ticket: Ticket) -> bool:
-    """Whether a request takes so long to encode that it is not done on its caller's thread."""
+    """Return whether encoding a request takes too long for its caller's thread."""
     arguments = ticket.request.arguments
     if records_of(arguments) > LARGE:
         return True
