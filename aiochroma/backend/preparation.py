@@ -1,8 +1,8 @@
 """What makes a database directory fit for use: before Chroma opens it, and right afterwards; all on the DB thread.
 
 The order matters: first the lock that keeps other processes out, then a look that changes nothing, then the repair of what
-is broken, then the settings that make Chroma fast and durable. Which records have lost their vectors is known from then on, and
-how they get vectors again.
+is broken, then the settings that make Chroma fast and durable. From then on it is known which records have lost their vectors,
+and :class:`MissingVectors` gives them vectors again.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ log: EventLogger = get_logger("aiochroma.backend")
 
 
 class OwnFile(Protocol):
-    """The file of ours that follows Chroma's writes and keeps each memory's vector, read while Chroma is closed."""
+    """Our own file that follows Chroma's writes and keeps each memory's vector; read while Chroma is closed."""
 
     def noted(self) -> Mapping[str, int]:
         """Return, by collection id, up to which entry of Chroma's log it has everything."""
@@ -76,7 +76,7 @@ class Prepared:
 
     Attributes:
         preflight: What the files looked like.
-        recovery: What had to be repaired, and what is missing; that is nothing unless the caller accepts it.
+        recovery: What had to be repaired, and which vectors are missing; none unless the caller accepts that.
         log: How far its log goes.
         found: By collection id, vectors that only our own index or the newest backup has.
     """
@@ -152,9 +152,9 @@ def prepare_directory(
 
 
 def followed(directory: Path, own_file: OwnFile, *, was_kept: bool) -> tuple[dict[str, int], LogState]:
-    """Return what our file has noted and may be believed, and how far the log goes beyond.
+    """Return those notes of our file that can be trusted, and how far the log goes beyond them.
 
-    What may not be believed is taken back at once: the log that is kept from now on would make it look right.
+    The other notes are taken back at once: with the log that is kept from now on they would look right.
 
     Args:
         directory: The canonical directory, not open in Chroma.
@@ -170,7 +170,7 @@ def followed(directory: Path, own_file: OwnFile, *, was_kept: bool) -> tuple[dic
 def _looked(directory: Path, location: Location, options: EngineOptions) -> PreflightReport:
     """Look a directory over; one that an older Chroma wrote after Chroma has migrated its tables."""
     for collection in unfinished(directory):
-        # The process that rebuilt it ended: by a signal from outside, or of the rebuild? A child tells.
+        # The process that rebuilt it ended. Was it a signal from outside, or the rebuild itself? A child process finds out.
         log.warning("index.rebuild_tried_in_child", database=str(directory), collection=collection)
         if survives_rebuilding(directory, collection):
             end_rebuild(directory, collection)
@@ -178,7 +178,7 @@ def _looked(directory: Path, location: Location, options: EngineOptions) -> Pref
             note_crash(directory, collection)
     looked = preflight(directory)
     if looked.is_older and not looked.sqlite_problems:
-        # It does so when it starts, and touches no index then.
+        # Chroma migrates when it starts, and touches no index then.
         start_chroma(location, options).stop()
         wait_until_closed(directory)
         looked = preflight(directory)
@@ -196,8 +196,8 @@ def _set_up(
     """Write the settings that Chroma finds when it opens the directory; return whether it keeps its log then."""
     keep_log = options.durable
     if keep_log and looked.keeps_log is False:
-        # The log was purged so far: put back what only the index holds, so that the promise covers everything. Before the
-        # purging is switched off, so that a crash in between cannot pass for a job done.
+        # The log was purged until now: put back what only the index holds, so that the promise covers everything. This comes
+        # before the purging is switched off, else after a crash in between it would look as if it had been done.
         incomplete = complete_retained_log(directory, looked)
         if incomplete:
             log.warning("log.incomplete", database=str(directory), collections=", ".join(incomplete))
@@ -227,10 +227,10 @@ def _search(
     Args:
         recovery: What recovery has done.
         look_up: Returns, by id, vectors of a collection that are there.
-        found: What was found, by collection id and record id; more comes into it here.
+        found: Vectors by collection id and record id; those that are found here are added.
 
     Returns:
-        The report, in which what was found is not missing any more.
+        The report without those that were found among the missing.
     """
     entries = []
     for entry in recovery.collections:
@@ -262,7 +262,7 @@ def _lost_vectors(
 
 
 def _trim_log(directory: Path, preflight: PreflightReport, noted: Mapping[str, int]) -> None:
-    # What our file has not noted yet stays, since the log tells it what it has missed.
+    # Entries that our file has not noted yet stay: from them it learns what it has missed.
     sequences = {
         collection: min(up_to, noted.get(collection, up_to))
         for collection, up_to in recorded_sequences(directory).items()
@@ -307,7 +307,7 @@ def _is_fork_of_ours(process: int) -> bool:
 _SLICE = 16
 
 _PAUSE_SECONDS = 0.005
-"""Writing holds the interpreter; between two slices others get it."""
+"""Writing holds the interpreter; in this pause between two slices other threads get it."""
 
 
 class MissingVectors:
@@ -340,7 +340,7 @@ class MissingVectors:
         ]
 
     def forget(self, request: Request) -> None:
-        """Take note of a write that succeeded: what it wrote, or deleted, is not missing any more."""
+        """Take note of a write that succeeded: records that it deleted or gave vectors are not missing any more."""
         collection = str(request.arguments["collection_id"])
         ids = request.arguments.get("ids")
         if collection not in self._ids or ids is None:

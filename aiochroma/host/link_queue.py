@@ -139,7 +139,7 @@ class LinkQueue(RequestQueue):
         )
 
     def mark_forked(self) -> None:
-        """See :meth:`RequestQueue.mark_forked`. The child closes its copy of the connection, so that the host sees the parent's end."""
+        """See :meth:`RequestQueue.mark_forked`. The child closes its copy of the connection: the host must see the parent end."""
         super().mark_forked()
         self._sending = threading.Lock()
         if self._socket is not None:

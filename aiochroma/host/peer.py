@@ -36,18 +36,18 @@ UNREAD_LIMIT = 64 * 2**20
 """A client that leaves more unread than this, and reads nothing, is disconnected; the others must not pay for it with memory."""
 
 MOST_UNREAD = 4 * UNREAD_LIMIT
-"""More than this is not kept even for a client that reads, slowly."""
+"""The most that is kept for a client that does read, but slowly."""
 
 STUCK_SECONDS = 2.0
 _RECEIVE_BYTES = 256 * 1024
 _MOST_REQUESTS = 4096
-"""Of one client in the host; ours keep to far fewer."""
+"""The most requests of one client in the host. Our own clients stay far below it."""
 
 current_request: contextvars.ContextVar[tuple[Peer, int] | None] = contextvars.ContextVar(
     "aiochroma_request", default=None
 )
-"""Client and number of the request that is being carried out, for the events that are written meanwhile. Not the request itself,
-which holds its context, and would be let go of by the garbage collector alone."""
+"""Client and number of the request that is being carried out, for the events that are logged meanwhile. Not the request itself:
+it holds this context, and such a cycle is freed by the garbage collector alone."""
 
 
 class PeerTicket(Ticket):
@@ -75,13 +75,13 @@ class Peer:
     Args:
         connected: The connection.
         codec: Shared by all.
-        notice: Has the main thread look after this client: something did not fit, or it has failed.
+        notice: Has the main thread look at this client, because something did not fit into its socket, or it has failed.
         facts: Returns the frame that says what has changed since the client was last told, or nothing.
-        recorder: What is counted; its counters go along with every outcome.
+        recorder: Counts calls and rounds; its counters go along with every outcome.
 
     Attributes:
-        pid: The client's process, once it has said so.
-        greeted: The client was made welcome and is served.
+        pid: The client's process id, once it has been told.
+        greeted: Whether the client was accepted and is served.
         tickets: Its requests that have not been answered, by number.
     """
 
@@ -127,7 +127,7 @@ class Peer:
             assert isinstance(ticket, PeerTicket)
             if outcome.error is not None:
                 if isinstance(outcome.error, ClosedError) and self.going and not ticket.started_at:
-                    # It did not run here: the client sends it to the next host.
+                    # It did not run here, so the client sends it to the next host.
                     batch.append(frame(FrameKind.VERDICT, ticket.number, self._codec.encode(False)))
                     continue
                 batch.append(self._error_frame(ticket, outcome.error))
@@ -162,7 +162,7 @@ class Peer:
         return frame(FrameKind.ERROR, ticket.number, body)
 
     def _figures(self, ticket: PeerTicket) -> list[float]:
-        """Return how long a request waited and has been at work, in seconds; and the calls and rounds of the database."""
+        """Return how long a request waited and ran, in seconds, and how many calls and rounds the database has had."""
         now = time.monotonic()
         started = ticket.started_at or now
         return [started - ticket.queued_at, now - started, self._recorder.calls, self._recorder.batches]
@@ -170,7 +170,7 @@ class Peer:
     # -- sending, from any thread ----------------------------------------------------------------------------------------
 
     def send(self, data: bytes) -> None:
-        """Send, or keep what the client is too slow for; neither blocks nor raises."""
+        """Send data, and keep what the socket does not take yet; neither blocks nor raises."""
         with self._lock:
             if self.closed or self.failed:
                 return
@@ -197,7 +197,7 @@ class Peer:
             return True
 
     def look(self) -> bool:
-        """Give a client up that reads nothing; return whether it has to be looked at again soon."""
+        """Mark a client that reads nothing as failed; return whether it has to be looked at again soon."""
         with self._lock:
             full = self._unsent_bytes > UNREAD_LIMIT
             if full and time.monotonic() - self._read_at > STUCK_SECONDS:
@@ -249,16 +249,16 @@ class Clients:
 
     Args:
         queue: Where requests go.
-        selector: Tells the main thread when a client has sent something, or can read on.
+        selector: Tells the main thread when a client has sent something, or when its socket takes more.
         wake: Wakes the main thread.
         facts: Returns the frame that says what has changed since a client was last told, or nothing.
-        recorder: What is counted.
+        recorder: Counts calls and rounds.
         asked: Answers what a client asks of the host itself: ``asked(peer, kind, value)``.
 
     Attributes:
         codec: Shared by all connections.
         alone_since: Since when no client is connected (``time.monotonic()``); None while one is.
-        crowded: A client has left so much unread that it has to be looked at again soon.
+        crowded: Whether a client has left so much unread that it has to be looked at again soon.
     """
 
     codec: Codec
@@ -295,7 +295,7 @@ class Clients:
         return sum(peer.greeted for peer in self)
 
     def accept(self, waiting: Iterable[socket.socket]) -> bool:
-        """Accept those who wait; return whether any did."""
+        """Accept connections that wait; return whether there were any."""
         came = False
         for connected in waiting:
             try:
@@ -329,7 +329,7 @@ class Clients:
                 if kind is FrameKind.REQUEST and peer.greeted:
                     self._arrived.append(_ticket(peer, number, value))
                     continue
-                # What came before it comes before it.
+                # Requests that came earlier are submitted earlier.
                 self.hand_over()
                 if kind is FrameKind.CANCEL and peer.greeted:
                     self._cancel(peer, number, value)
@@ -341,7 +341,7 @@ class Clients:
     def hand_over(self) -> None:
         """Submit the requests that have come.
 
-        This is best the last act before waiting: the DB thread wakes up, and wants the interpreter.
+        Best called last before waiting, because the DB thread wakes up and wants the interpreter.
         """
         if not self._arrived:
             return
@@ -349,7 +349,7 @@ class Clients:
         try:
             self._queue.put(*tickets)
         except ClosedError:
-            # They did not run here: the clients send them to the next host.
+            # They did not run here, so the clients send them to the next host.
             for ticket in tickets:
                 ticket.home.tickets.pop(ticket.number, None)
                 ticket.home.send(frame(FrameKind.VERDICT, ticket.number, self.codec.encode(False)))
@@ -358,12 +358,12 @@ class Clients:
                 peer.send(frame(FrameKind.FAILED, 0, self.codec.encode(error_to_wire(failure))))
 
     def _notice(self, peer: Peer) -> None:
-        """Have a client looked after soon; called from any thread."""
+        """Have the main thread look at a client soon; called from any thread."""
         self._noticed.append(peer)
         self._wake()
 
     def look_after(self) -> None:
-        """Drop the clients that have failed, and have the selector look at what the others need."""
+        """Drop clients that have failed; wait for room in the sockets of those that have unsent data."""
         self.crowded = False
         while self._noticed:
             self._unread.add(self._noticed.popleft())
@@ -386,7 +386,7 @@ class Clients:
                 peer.send(data)
 
     def _cancel(self, peer: Peer, number: int, value: object) -> None:
-        """A caller is gone, or would like its request back if it has not begun. Says what became of it."""
+        """Cancel a request, or give it back if it has not begun, and tell the client whether it had begun."""
         ticket = peer.tickets.get(number)
         if ticket is None:
             return
@@ -398,7 +398,7 @@ class Clients:
         peer.send(frame(FrameKind.VERDICT, number, self.codec.encode(began)))
 
     def _drop(self, peer: Peer, reason: str) -> None:
-        """A client is gone, or is sent away: what it had queued never runs, what runs completes."""
+        """Let go of a client that is gone or has to go: its queued requests never run, a running one completes."""
         if peer not in self._peers:
             return
         self.hand_over()

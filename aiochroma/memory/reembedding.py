@@ -1,13 +1,13 @@
 """Embedding namespaces again with another embedder, beside whoever searches them.
 
-Chroma's collections have vectors of one length, so the new vectors go into a copy, page by page; until the copy is complete the
-namespace is what it was. Then the copy takes its name. The copy is compared with the original, record by record, and what was
-changed meanwhile is copied again, before it takes over. From then on it is written to like any namespace, and the original is
-not (see ``MemoryRecords``); so of the original it gets only what was changed there last, and only where the copy's memory was not
-changed. An interrupted run goes on where it stopped: the copy is there.
+A collection of Chroma has vectors of one length, so the new vectors go into a copy, page by page, and the namespace stays as it
+is until the copy is complete. Before the copy takes over it is compared with the original, record by record, and what has
+changed meanwhile is copied again. Then it takes the namespace's name, and writes go to it and not to the original any more (see
+``MemoryRecords``). Changes that reached the original last are carried over afterwards, except to memories that have changed in
+the copy. An interrupted run goes on with the copy that is there.
 
-Where the embedder gives the states of tokens, memories that have no code of theirs get one: those written by a release that kept
-none, and those of an index that was made again from Chroma's records.
+Where the embedder gives the states of tokens, memories without a code get one: those that were written by a release without
+codes, and those of an index that was made again from Chroma's records.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ log: EventLogger = get_logger("aiochroma.memory")
 _PAGE = 256
 _MOST_PASSES = 20
 _LATE_SECONDS = 60.0
-"""How long after its moment a memory may be written: it is embedded in between."""
+"""How much later than its moment a memory may be written: it is embedded in between."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,8 @@ class ReembedReport:
     Attributes:
         embedded: How many memories of each namespace were embedded.
         unchanged: The namespaces whose vectors are this embedder's already.
-        left: The namespaces that are as they were, because the embedder finds nothing in some of their texts; with the ids of
-            these memories.
+        left: The namespaces that stay as they were, because the embedder finds nothing in some of their texts, with the ids of
+            those memories.
     """
 
     embedded: dict[str, int] = field(default_factory=dict)
@@ -120,7 +120,7 @@ def reembed(
 async def _complete_codes(store: Store, name: str) -> int:
     """Embed the tokens of the memories that have no code; return how many have one now.
 
-    One whose vector is not that of its text, because another program gave it one, stays without.
+    A memory to which another program gave a vector that is not that of its text gets none.
     """
     namespace = await store.existing(name)
     if namespace is None or not (store.embedder.gives_tokens and store.capabilities.full_text):
@@ -174,7 +174,7 @@ async def _finish_interrupted(store: Store) -> None:
 
 
 class _Copying:
-    """The copy of one namespace, as far as it is made.
+    """Makes the copy of one namespace.
 
     Attributes:
         embedded: How many texts were embedded.
@@ -207,7 +207,7 @@ class _Copying:
             if not changed:
                 break
             if changed <= _PAGE:
-                # Somebody writes all the time. What is left by now is soon found by its moment.
+                # Somebody writes all the time. From now on the changes are few, and are found by their moments.
                 since = compared - _LATE_SECONDS
         if changed > _PAGE:
             raise StoreUnavailableError(
@@ -219,7 +219,7 @@ class _Copying:
         await store.submit("_modify", id=copy.id, new_metadata=copy.metadata, **store.database)
         await take_over(store, self._name, copy, await store.collections())
         self._in_use()
-        # On a server others may write to the original for as long as they know it by its id.
+        # On a server other clients write to the original for as long as they remember its id.
         for _ in range(_MOST_PASSES):
             if not await self._carry_over(copy):
                 break
@@ -228,7 +228,7 @@ class _Copying:
         return True
 
     async def rescue(self, present: Collection, since: float) -> None:
-        """Bring what was written to the original, after its copy took over or just before, into the copy, which is in use."""
+        """Copy what was written to the original after its copy took over, or just before; the copy is in use."""
         self._in_use()
         ids = await self._ids(self._original, {UPDATED_AT: {"$gte": since}})
         for start in range(0, len(ids), _PAGE):
@@ -243,11 +243,11 @@ class _Copying:
                 await self._copy(present, newer)
 
     def _in_use(self) -> None:
-        """Note that the copy has taken over: chunks go beside it from now on."""
+        """Note that the copy has taken over: from now on chunks go to the namespace's own collection of chunks."""
         self._chunks = (chunks_name(self._name), {CHUNKS_FOR: self._name})
 
     async def _made(self) -> Collection:
-        """Return the copy, as far as it came before; one of another embedder is begun again."""
+        """Return the copy, as far as an earlier run came; the copy of another embedder is begun anew."""
         store, name = self._store, self._name
         metadata = {
             COPY_OF: name,
@@ -265,7 +265,7 @@ class _Copying:
         return await store.make_collection(copy_name(name, ""), metadata)
 
     async def _pass(self, copy: Collection, since: float | None = None) -> int:
-        """Compare the copy with the original and make what is missing or different; return how many records that were.
+        """Compare the copy with the original, and copy records that are missing or different; return their number.
 
         Args:
             copy: The copy.
@@ -296,7 +296,7 @@ class _Copying:
         return changed
 
     async def _carry_over(self, copy: Collection) -> bool:
-        """Bring what was changed in the original into the copy, which is in use; return whether there was any."""
+        """Copy changes of the original into the copy, which is in use; return whether there were any."""
         store = self._store
         ids = await self._ids(self._original)
         gone = sorted(set(self._copied) - set(ids))
@@ -346,9 +346,9 @@ class _Copying:
     async def _copy(
         self, copy: Collection, records: dict[str, tuple[str, Metadata]], *, in_use: bool = False
     ) -> int:
-        """Embed records and write them into the copy; return how many there were that can be embedded.
+        """Embed records and write them into the copy; return how many were written.
 
-        If it is ``in_use``, those that somebody has changed in it are left as they are.
+        Where the copy is ``in_use``, records that somebody has changed in it stay as they are.
         """
         store = self._store
         vectors = await self._vectors({id: text for id, (text, _) in records.items()})
@@ -382,7 +382,7 @@ class _Copying:
         return len(vectors)
 
     async def _vectors(self, texts: dict[str, str]) -> dict[str, Embedded]:
-        """Embed texts; note those in which the embedder finds nothing."""
+        """Embed texts; note in ``left`` those in which the embedder finds nothing."""
         try:
             return dict(
                 zip(texts, await self._store.embed(list(texts.values()), is_query=False), strict=True)

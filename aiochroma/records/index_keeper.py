@@ -1,4 +1,4 @@
-"""The index kept in step with Chroma: opened, followed, filled again in slices, and given up where it cannot be used.
+"""Keeps the index in step with Chroma: opens it, follows every write, fills it again in slices, and does without it if need be.
 
 Chroma is the truth and the index follows it. Every write to a collection that is indexed goes to Chroma first and then to the
 index, whoever makes it. A collection whose index may have missed something (the process died, or another program wrote to it)
@@ -45,9 +45,9 @@ _UNUSABLE_SECONDS = 5.0
 _NOT_DAMAGED = ("locked", "readonly", "unable to open", "is full", "disk I/O")
 """In SQLite's messages: nothing is wrong with what is in the file."""
 _ALMOST = 0.999
-"""The share of a collection of which not everything is there."""
+"""The largest share that is reported as long as something of a collection is missing."""
 _NOT_NOTED = ""
-"""In place of a number of the log: what the index has of a collection is not known."""
+"""In place of an entry of the log: it is not known how far the index follows a collection."""
 _ODD = (sqlite3.ProgrammingError, sqlite3.InterfaceError, UnicodeError, OverflowError, ValueError, TypeError)
 """What one record that cannot be stored raises; nothing is wrong with the file."""
 
@@ -58,9 +58,9 @@ class _Copying:
 
     Attributes:
         db: Its tenant and database.
-        ids: Those that are to be copied, in Chroma's order.
-        records: How many records the index has besides, when these are only those that have changed; else 0.
-        done: How many of them were.
+        ids: The records to be copied, in Chroma's order.
+        records: Where only changed records are copied, how many records the index has; else 0.
+        done: How many have been copied.
     """
 
     db: Database
@@ -70,7 +70,7 @@ class _Copying:
 
     @property
     def share(self) -> float:
-        """Which share of the collection was copied; below 1 until it is current."""
+        """The share of the collection that the index has; below 1 until it is current."""
         whole = max(self.records, len(self.ids))
         return min(_ALMOST, 1 - (len(self.ids) - self.done) / whole) if whole else 0.0
 
@@ -81,9 +81,9 @@ class IndexKeeper:
     Args:
         api: Chroma.
         file: The index's own file, or None to keep it in memory.
-        state: How far Chroma's log went when the database was opened, and what it names beyond what the index has noted.
+        state: How far Chroma's log went when the database was opened, and which records it names that the index has missed.
         cache_bytes: How much of the vectors may stay in memory.
-        any_thread: Several threads may use it, one at a time.
+        any_thread: Whether several threads may use it, one at a time.
     """
 
     def __init__(
@@ -114,14 +114,14 @@ class IndexKeeper:
     # -- using it ------------------------------------------------------------------------------------------------------
 
     def usable(self, collection: str, db: Database) -> tuple[TextIndex | None, float, str | None]:
-        """Return the index, which share of a collection it has, and why there is none, if there is none."""
+        """Return the index or None, the share of a collection that it has, and why there is none, if there is none."""
         for again in (True, False):
             problem = self._present_problem()
             if problem is not None:
                 return None, 0.0, problem
             try:
                 share = self._prepare(collection, db)
-                # Of what the index had to leave out Chroma knows.
+                # Chroma has the records that the index had to leave out.
                 return self._open(), min(share, _ALMOST) if collection in self._without_odd else share, None
             except sqlite3.DatabaseError as error:
                 if again:
@@ -131,7 +131,7 @@ class IndexKeeper:
         return None, 0.0, self._present_problem()
 
     def current(self, collection: str) -> TextIndex | None:
-        """Return the index where it has all of a collection, without copying anything; else None."""
+        """Return the index if it has all of a collection already; else None, and nothing is copied."""
         try:
             if self._present_problem() or collection in self._without_odd or not self._is_current(collection):
                 return None
@@ -141,7 +141,7 @@ class IndexKeeper:
             return None
 
     def failed(self, error: sqlite3.Error) -> None:
-        """Make the index again after an error, or leave it alone for a while where that cannot help."""
+        """Make the index again after an error; where that cannot help, do without it for a while."""
         log.warning("text_index.failed", error=str(error), hint="made again when it is used")
         self._current.clear()
         self._copying.clear()
@@ -155,7 +155,7 @@ class IndexKeeper:
             self._give_up(error)
 
     def _give_up(self, error: Exception) -> None:
-        """Leave the index alone for a while."""
+        """Do without the index for a while."""
         self._current.clear()
         self._copying.clear()
         problem = (
@@ -173,7 +173,7 @@ class IndexKeeper:
         return None if self._problem is None else self._problem[1]
 
     def work(self) -> bool:
-        """Copy one slice of what waits to be copied, or drop one of what is gone; return whether there is more."""
+        """Copy or drop one slice of a collection that waits for it; return whether there is more to do."""
         if self._present_problem() is not None:
             return False
         if self._dropped and not self._copying:
@@ -208,7 +208,7 @@ class IndexKeeper:
         collection = str(request.arguments["collection_id"])
         arguments, ids = request.arguments, request.arguments.get("ids")
         if request.row.effect is Effect.WRITES and ids:
-            # What became of a record depends on the former record; Chroma knows.
+            # What a record is now depends on the former one, so it is read from Chroma.
             db = database_of(arguments)
             self._follow(collection, ids, lambda index: self._copy_ids(index, collection, db, ids))
         elif (
@@ -231,7 +231,7 @@ class IndexKeeper:
         self._follow(collection, ids, lambda index: index.delete(collection, ids))
 
     def distrust(self, collection: str) -> None:
-        """Compare a collection with Chroma before it is searched: what happened to it is not known."""
+        """Take a collection for unknown: it is compared with Chroma before it is searched again."""
         self._current.discard(collection)
         self._copying.pop(collection, None)
         self._changed.pop(collection, None)
@@ -250,7 +250,7 @@ class IndexKeeper:
         self._dropping(lambda index: index.clear())
 
     def note(self, positions: Mapping[str, int], *, is_newest: bool = True) -> None:
-        """Note, on the disk, up to which entry of Chroma's log the index has everything; nothing of what is not current.
+        """Note on the disk up to which entry of Chroma's log the index has everything, for collections that are current.
 
         Args:
             positions: For each collection an entry of its log that the index has, with all before it.
@@ -362,18 +362,18 @@ class IndexKeeper:
         return True
 
     def _followed_from(self, index: TextIndex, collection: str) -> frozenset[str] | None:
-        """Begin to follow a collection; return what has changed since the index noted how far it goes; None: not known."""
+        """Begin to follow a collection. Return the ids that have changed since the index's note; None where they are not known."""
         changed = self._changed.pop(collection, None)
         if position_of(index.watermark(collection)) is None:
-            changed = None  # The file is another one than at the opening.
+            changed = None  # The file was replaced since the database was opened.
         if changed is None or not self._is_kept:
-            # The log will not tell what is missed from here on; should the process die, the index is not believed.
+            # The log will not name what is missed from here on: after a death the index must not be believed.
             index.set_watermark(collection, _NOT_NOTED)
         self._unnoted.add(collection)
         return changed
 
     def _prepare(self, collection: str, db: Database) -> float:
-        """Copy a collection if it is small, or begin to copy it; return which share of it is there."""
+        """Copy a collection if it is small, else begin to; return the share of it that the index has."""
         if self._is_current(collection):
             return 1.0
         if collection not in self._copying:
@@ -384,7 +384,7 @@ class IndexKeeper:
         return 1.0 if copying is None else copying.share
 
     def _begin(self, collection: str, db: Database) -> None:
-        """Compare the ids of a collection with the index's: what is gone leaves it, what is new comes first."""
+        """Compare the ids of a collection with the index's: delete those that are gone, and plan to copy the new ones first."""
         index = self._open()
         changed = self._followed_from(index, collection)
         if changed is not None:
@@ -414,9 +414,9 @@ class IndexKeeper:
                 log.info("text_index.rebuilt", collection=collection, records=len(copying.ids))
 
     def _copy_ids(self, index: TextIndex, collection: str, db: Database, ids: Sequence[str]) -> None:
-        """Copy records from Chroma; those that are not there leave the index."""
+        """Copy records from Chroma; those that Chroma does not have are deleted from the index."""
         rows = self._reader.indexed(collection, ids, db)
-        # Without its former vector, where Chroma has none any more.
+        # An upsert would keep the former vector of a record that has none in Chroma any more.
         index.delete(collection, [row.id for row in rows if row.vector is None])
         self._write(index, collection, rows)
         if len(rows) < len(set(ids)):
@@ -428,7 +428,7 @@ class IndexKeeper:
 
 
 def write_rows(index: TextIndex, collection: str, rows: Iterable[IndexedText]) -> bool:
-    """Write rows; one that cannot be stored is left out, and the others are not. Return whether all are there."""
+    """Write rows. One that cannot be stored is left out, and the others are written. Return whether all were."""
     rows = list(rows)
     try:
         index.upsert(collection, rows)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Found", "Pool", "Pools", "SearchingRecords", "most_covering", "most_near"]
 
-# What the vectors and the text each give to the ranking, at least. More, of the nearest 100 and of the covering 40, changed
+# The least number of candidates that the vectors and the text each give to the ranking. With 100 and 40 the results changed
 # less in our measurement than one conversation differs from another.
 _NEAREST = 50
 _COVERING = 20
@@ -36,7 +36,7 @@ _WIDER = 4
 _DIVERSE = 4
 """The factor on the number of hits that diversity chooses among."""
 _MOST_NEIGHBOURS = 2000
-"""The most memories that come along as neighbours of the hits of one search; the best hits have theirs."""
+"""The most memories that are returned as neighbours of the hits of one search; the best hits get theirs first."""
 
 
 def most_near(spec: SearchSpec, reach: int = 1) -> int:
@@ -51,7 +51,7 @@ def most_covering(spec: SearchSpec, reach: int = 1) -> int:
 
 @dataclass(slots=True)
 class Found:
-    """A memory that a search came up with.
+    """A candidate of a search: a memory, as far as it is known.
 
     Attributes:
         id: Its id; empty where it is not known yet.
@@ -75,15 +75,15 @@ class Found:
 
 
 class Pool:
-    """What may be ranked for one query.
+    """The candidates of one query.
 
     Args:
-        columns: The candidates.
-        rows: The row of each in the index, where they come from there.
-        found: Candidates by position, where more is known of them than the columns say.
+        columns: What they are ranked by.
+        rows: The row of each in the index, or None where they do not come from the index.
+        found: Candidates by position, where more is known than the columns say.
 
     Attributes:
-        columns: The candidates.
+        columns: What they are ranked by.
     """
 
     __slots__ = ("_found", "_rows", "columns")
@@ -95,7 +95,7 @@ class Pool:
 
     @classmethod
     def of(cls, found: Iterable[Found]) -> Pool:
-        """Make a pool of candidates that were read; of equally good ones the smaller id comes first."""
+        """Make a pool of candidates that were read, ordered by id: so equally good ones rank by id."""
         import numpy as np
 
         ordered = sorted(found, key=lambda one: one.id)
@@ -108,7 +108,7 @@ class Pool:
         return len(self.columns.text)
 
     def __getitem__(self, position: int) -> Found:
-        """Return one of them; always the same for a position."""
+        """Return a candidate; always the same object for a position."""
         found = self._found.get(position)
         if found is None:
             assert self._rows is not None
@@ -119,7 +119,7 @@ class Pool:
         return found
 
     def all(self) -> list[Found]:
-        """Return all of them."""
+        """Return all candidates."""
         return [self[position] for position in range(len(self))]
 
 
@@ -127,10 +127,10 @@ Ranked = list[tuple[Found, "ScoreParts"]]
 
 
 class Pools(NamedTuple):
-    """What may be ranked for each of several queries in one collection.
+    """The candidates of several queries in one collection.
 
     Attributes:
-        pools: For each query the candidates.
+        pools: The candidates of each query.
         indexed: See ``SearchResult``.
         problem: See ``SearchResult``.
     """
@@ -177,7 +177,7 @@ class SearchingRecords(MemoryRecords):
         tokens = query_tokens or [None] * len(queries)
         pools = [self._candidates(one, query_embeddings, queries, tokens, 1, db) for one in collections]
         ranked = [self._ranked(one, of.pools, db) for one, of in zip(collections, pools, strict=True)]
-        # Only what is returned has to be read, and that of all namespaces at once.
+        # Only hits have to be read, those of all namespaces at once.
         self._complete(
             [
                 (one.collection_id, [found for hits in of_each for found, _ in hits])
@@ -218,7 +218,7 @@ class SearchingRecords(MemoryRecords):
         ((found,),) = self.search([CollectionSearch(collection_id, chunks, wider)], [vector], [""], **db)
         return replace(found, hits=tuple(hit for hit in found.hits if hit.id != id)[: spec.k])
 
-    # -- what an index or a server knows -------------------------------------------------------------------------------
+    # -- what an index or a server gives --------------------------------------------------------------------------------
 
     @abstractmethod
     def _candidates(
@@ -230,17 +230,17 @@ class SearchingRecords(MemoryRecords):
         reach: int,
         db: Database,
     ) -> Pools:
-        """Return what may be ranked; ``reach`` is the factor on the usual number."""
+        """Return the candidates of each query; ``reach`` is a factor on their usual number."""
 
     @abstractmethod
     def _complete(self, found: Sequence[tuple[CollectionId, Sequence[Found]]], db: Database) -> None:
-        """Give id, document and metadata to the memories of collections that have no metadata yet, and exist."""
+        """Fill in id, document and metadata of candidates that have no metadata yet, where the memory still exists."""
 
     @abstractmethod
     def _neighbours(
         self, collection_id: CollectionId, ids: list[str], window: int, db: Database
     ) -> Iterable[tuple[str, int, Neighbour]]:
-        """Return what stands near memories in their threads: the memory's id, the offset, and the neighbour."""
+        """Return the neighbours of memories in their threads: the memory's id, the offset, and the neighbour."""
 
     def _vectors(self, collection_id: CollectionId, ids: list[str], db: Database) -> dict[str, Vector]:
         """Return the stored vectors of memories that are there."""
@@ -311,7 +311,7 @@ class SearchingRecords(MemoryRecords):
         reach: int,
         db: Database,
     ) -> bool:
-        """Rank again where a hit is gone or has expired; tell whether too many candidates were, which hide others."""
+        """Rank again where a hit is gone or has expired. Return False where too many were: others may have been missed."""
         now, spec, enough = time.time(), search.spec, True
         for number, pool in enumerate(pools):
             if all(_is_valid(found, now) for found, _ in ranked[number]):
@@ -328,7 +328,7 @@ class SearchingRecords(MemoryRecords):
     def _results(
         self, search: CollectionSearch, pools: Pools, ranked: list[Ranked], db: Database
     ) -> list[SearchResult]:
-        """Return what each query found, diverse and with neighbours."""
+        """Return the result of each query, with diversity and neighbours as it asks for them."""
         spec, collection_id = search.spec, search.collection_id
         if spec.diversity > 0:
             ranked = [self._diverse(collection_id, one, spec, db) for one in ranked]
@@ -359,7 +359,7 @@ class SearchingRecords(MemoryRecords):
     def _near(
         self, collection_id: CollectionId, ranked: Sequence[Ranked], spec: SearchSpec, db: Database
     ) -> dict[str, dict[int, Neighbour]]:
-        """Return for each hit that stands in a thread its neighbours by offset; what has expired is left out."""
+        """Return for each hit that stands in a thread its neighbours by offset; expired ones are left out."""
         now = time.time()
         most = max(1, _MOST_NEIGHBOURS // (2 * spec.window))
         ids = {
@@ -404,7 +404,7 @@ def _hit(found: Found, score: ScoreParts, near: Mapping[int, Neighbour]) -> Sear
     return SearchHit(
         found.id,
         found.document,
-        # Two queries may have found it, and their callers may change what they get.
+        # A copy: two queries may have found it, and their callers may change what they get.
         dict(found.metadata or {}),
         found.distance,
         score,

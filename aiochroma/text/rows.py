@@ -1,8 +1,8 @@
 """Rows of the index: many read in one step, sets of their numbers, and what is kept of them in memory.
 
-Python's ``sqlite3`` lets go of the interpreter at every step to the next row, and beside a thread that is busy with Python each
-time it takes up to 5 ms (``sys.getswitchinterval``) to get it back: fifty rows took 670 ms beside a busy event loop, and 30 ms
-as one. So rows come as one value, which JSON takes apart.
+Python's ``sqlite3`` releases the interpreter at every step to the next row. Beside a thread that is busy with Python it takes up
+to 5 ms (``sys.getswitchinterval``) to get it back each time: reading fifty rows took 670 ms beside a busy event loop, and 30 ms
+as one value. So SQLite joins all rows into one value, which JSON takes apart.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["Order", "RowCache", "RowFilter", "Rows", "among", "distinct", "read_
 
 _MOST_BYTES_KEPT = 8_000_000
 _ENTRY_BYTES = 300
-"""What an entry takes beside its numbers: its key, its entry in the dictionary, the head of the array."""
+"""The bytes that an entry takes beside its numbers: its key, its entry in the dictionary, the head of the array."""
 _SPARE = 1.5
 _BESIDE = ", ".join(
     "COALESCE((SELECT n.number FROM memories AS n WHERE n.namespace = m.namespace AND n.thread = m.thread"  # noqa: S608
@@ -30,7 +30,7 @@ _BESIDE = ", ".join(
     f" ORDER BY n.position {order}, n.number {order} LIMIT 1), 0)"
     for compares, order in (("<", "DESC"), (">", "ASC"))
 )
-"""The queries for what stands next to the row ``m``, before and behind it; 0 for nothing."""
+"""The subqueries for the rows right before and right behind the row ``m`` in its thread; 0 for none."""
 
 
 def read_rows(
@@ -42,7 +42,7 @@ def read_rows(
         connection: An open connection.
         columns: SQL: the columns, separated by commas.
         source: SQL: what stands behind FROM.
-        parameters: What its placeholders stand for.
+        parameters: The values of its placeholders.
 
     Returns:
         The rows in SQLite's order.
@@ -73,8 +73,8 @@ class RowFilter(NamedTuple):
     """Which rows of a namespace may be returned.
 
     Attributes:
-        allowed: Only these, ascending; None for all.
-        excluded: But not these, ascending; empty where ``allowed`` says everything.
+        allowed: Only these rows may be returned, ascending; None for all.
+        excluded: Rows that may not be returned, ascending; empty where ``allowed`` is given.
     """
 
     allowed: NDArray[np.int64] | None
@@ -112,7 +112,7 @@ def distinct(*rows: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 class Rows(NamedTuple):
-    """What a namespace was like when rows were looked up.
+    """The version of a namespace: how often its rows have changed.
 
     Attributes:
         replaced: How often rows of it were taken out or changed.
@@ -124,13 +124,13 @@ class Rows(NamedTuple):
 
 
 class RowCache:
-    """Which rows have something; those looked up last are kept, and completed when their namespace has grown.
+    """Remembers which rows have a term or pass a filter, and completes that when their namespace has grown.
 
     Queries that are asked together share most of their terms and their filters, and reading the rows of a common one is the
     larger share of a search (1 ms for a term that 10,000 texts hold).
 
     Args:
-        read: Reads the rows of a namespace that have something and stand behind a row, ascending.
+        read: Reads the rows that have it, ascending: ``read(namespace, what, behind)``, where only rows behind a row count.
     """
 
     def __init__(self, read: Callable[[int, Any, int], NDArray[np.int64]]) -> None:
@@ -140,7 +140,7 @@ class RowCache:
         self._bytes = 0
 
     def rows(self, namespace: int, what: Hashable) -> NDArray[np.int64]:
-        """Return the rows that have something, ascending; not to be changed."""
+        """Return the rows that have a term or pass a filter (``what``), ascending; the caller must not change them."""
         import numpy as np
 
         key, now = (namespace, what), self._versions.get(namespace, Rows())
@@ -154,7 +154,7 @@ class RowCache:
             more = self._read(namespace, what, int(kept[-1]) if len(kept) else 0)
             kept = np.concatenate([kept, more]) if len(more) else kept
         if not len(kept):
-            # Whoever asks brings new words all the time, and that nothing has them is found at once.
+            # Not kept: questions bring new words all the time, and it takes no time to find that no row has them.
             return kept
         self._kept[key] = (now, kept)
         self._bytes += kept.nbytes + _ENTRY_BYTES
@@ -164,7 +164,7 @@ class RowCache:
         return kept
 
     def replaced(self, namespace: int) -> None:
-        """Note that rows of a namespace were taken out or have other things now."""
+        """Note that rows of a namespace were taken out or changed."""
         version = self._versions.get(namespace, Rows())
         self._versions[namespace] = version._replace(replaced=version.replaced + 1)
 
@@ -175,11 +175,11 @@ class RowCache:
 
 
 class Order:
-    """Which memories stand beside each other, and how many words each has: of the namespaces that were searched, in memory.
+    """Knows which memories stand beside each other, and how many words each has, for the namespaces that were searched.
 
-    A search looks at what stands around some hundred memories; asked of SQLite, that took longer than all the rest of it (1.5 ms
-    of CPU time of 4 at 10,000 memories). So what stands before and behind each row is kept in arrays that row numbers index: 20
-    bytes for each, and a step along all of some rows is one look-up.
+    A search looks at the neighbours of some hundred memories. Asking SQLite for them took longer than all the rest of the search
+    (1.5 ms of CPU time of 4 at 10,000 memories). So the rows before and behind each row are kept in arrays in memory, indexed by
+    row number, 20 bytes for each row: one look-up goes a step along the threads of many rows.
 
     Args:
         connection: The index's own.
@@ -200,14 +200,14 @@ class Order:
         self._words = np.zeros(1, dtype=np.int32)
 
     def forget(self, namespace: int) -> None:
-        """Let go of a namespace whose rows are still there; their numbers may be given to others afterwards."""
+        """Forget a namespace, before its rows are deleted: other rows may get their numbers afterwards."""
         if namespace in self._known:
             self._known.discard(namespace)
             rows = read_numbers(self._connection, "number", "memories WHERE namespace = ?", (namespace,))
             self._before[rows] = self._behind[rows] = 0
 
     def around(self, namespace: int, rows: NDArray[np.int64], window: int) -> NDArray[np.int64]:
-        """Return what stands near rows of a namespace; 0 for nothing.
+        """Return the rows near rows of a namespace; 0 where there is none.
 
         Args:
             namespace: The namespace.
@@ -244,7 +244,7 @@ class Order:
         self._make_room(int(rows.max()))
         self._take_out(rows)
         self._words[rows] = words
-        # Between two that are next to each other nothing is new, or one of them is, and is looked up here.
+        # Of two rows that have become neighbours at least one was written now, so looking up these is enough.
         found = np.array(
             read_rows(
                 self._connection,
@@ -282,7 +282,7 @@ class Order:
         numbers, words = self._connection.execute(
             "SELECT group_concat(number), group_concat(words) FROM memories WHERE namespace = ?", (namespace,)
         ).fetchone()
-        # A 0 before the first of each thread: so that is what stands before it, and behind the last of another.
+        # With a 0 before the first row of each thread, nothing stands before it and behind the last row of the thread before.
         chain = self._connection.execute(
             "SELECT group_concat(CASE WHEN begins THEN '0,' || number ELSE number END) FROM (SELECT number,"
             " thread IS NOT lag(thread) OVER (ORDER BY thread, position, number) AS begins FROM memories"
