@@ -362,7 +362,7 @@ class IndexKeeper:
         return True
 
     def _followed_from(self, index: TextIndex, collection: str) -> frozenset[str] | None:
-        """Begin to follow a collection. Return the ids that have changed since the index's note; None where they are not known."""
+        """Begin to follow a collection. Return the ids that have changed since the index's note, or None if unknown."""
         changed = self._changed.pop(collection, None)
         if position_of(index.watermark(collection)) is None:
             changed = None  # The file was replaced since the database was opened.
