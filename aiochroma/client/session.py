@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 
 class Shared:
-    """Stands for an open database: a copy of a program's state shares it, and no other process can have it."""
+    """Base of objects on an open database: a copy is the object itself, and it cannot be pickled for another process."""
 
     def __copy__(self) -> Self:
         return self
@@ -64,9 +64,9 @@ class Turns:
         )
 
     def take(self, key: Hashable) -> Turn:
-        """Enter the line; the result is used with ``with`` around preparation and submission.
+        """Take the next position in line; use the result with ``with`` around preparation and submission.
 
-        A blocking call has no other call before it: its thread prepares and submits one request after the other.
+        A blocking call waits for no other: its thread prepares and submits one request after the other.
         """
         if waits_by_blocking():
             return Turn({}, key)
@@ -74,7 +74,7 @@ class Turns:
 
 
 class Turn:
-    """A position in the line of writes. The end of the block gives it up, but lets no write pass those in front."""
+    """A position in the line of writes. Leaving the block gives it up; the writes behind still wait for those in front."""
 
     __slots__ = ("_before", "_end", "_key", "_line", "over")
 
@@ -87,9 +87,9 @@ class Turn:
         line[key] = self
 
     async def come(self, timeout: float | None) -> None:
-        """Wait until the writes in front have been submitted, and let the next one come as soon as this task waits again.
+        """Wait until the writes in front have been submitted. The next write may follow as soon as this task waits again.
 
-        So the caller must submit before it first waits.
+        So the caller has to submit its own write before it waits for anything.
 
         Args:
             timeout: The client's own limit, in seconds, or None.
@@ -145,7 +145,7 @@ class Session(Shared):
     use.
 
     Args:
-        connection: The client's share in what serves the database.
+        connection: The client's own connection to the database.
         timeout: The client's limit for each call, in seconds; None for none.
         when_full: What a call does when the queue is full: wait in line, or raise.
     """
@@ -158,7 +158,7 @@ class Session(Shared):
         self._runner = EmbeddingRunner(connection)
 
     def limit(self) -> AbstractContextManager[None]:
-        """Put one deadline over the several steps of a call (embedding, then the database), where the client has one."""
+        """Put the client's time limit, if it has one, over all steps of a call: embedding, then the database."""
         moment = deadline_at(self.timeout)
         return nullcontext() if moment is None else deadline(max(0.0, moment - time.monotonic()))
 
@@ -167,7 +167,7 @@ class Session(Shared):
     ) -> Coroutine[object, object, Any]:
         """Carry out one operation and return its result.
 
-        Not a coroutine function itself: where thousands of requests wait, every frame less is memory.
+        Not a coroutine function itself: where thousands of requests wait, each frame that is saved saves memory.
         """
         request = Request(operation, arguments, bulk, atomic)
         return call(self.connection, request, deadline_at(self.timeout), when_full=self.when_full)

@@ -1,4 +1,4 @@
-"""Makes a database with a broken index whole again, and says exactly what could not be.
+"""Repairs a database whose index is broken, and says exactly which vectors could not be brought back.
 
 Chroma rebuilds an index from its log when it finds neither index files nor a note of how far they reached.
 So recovery puts into the log what the log lacks and the broken files still hold, deletes the note, and
@@ -58,7 +58,7 @@ def recover(
 ) -> RecoveryReport:
     """Recover every damaged collection of a database.
 
-    Call it while this process owns the directory and Chroma does not have it open, with a report made since.
+    Call it while this process owns the directory and Chroma does not have it open, with a report made in this state.
     Afterwards open Chroma and read from each collection once (that replays the log), then embed what is
     `missing`. It makes no difference whether the log was kept: what it lacks is taken from the broken files
     where that is sound.
@@ -66,7 +66,7 @@ def recover(
     Args:
         directory: The canonical database directory.
         report: What `preflight` found.
-        own_vectors: Returns the vectors that a file of ours has of a collection, a page at a time; none where that file may be
+        own_vectors: Returns the vectors of a collection that our own file has, a page at a time; none where the file may lag
             behind.
 
     Returns:
@@ -169,7 +169,7 @@ def complete_retained_log(directory: Path, report: PreflightReport) -> tuple[str
         report: What `preflight` found; damaged collections are left alone.
 
     Returns:
-        The collections whose log is not complete all the same.
+        The collections whose log is still not complete.
 
     Raises:
         DatabaseCorruptError: The SQLite file itself is damaged; nothing was touched.
@@ -200,7 +200,7 @@ def complete_retained_log(directory: Path, report: PreflightReport) -> tuple[str
 
 
 def rebuild_worn(directory: Path, report: PreflightReport) -> Path | None:
-    """Have Chroma make every index in which more is dead than alive again, at its next open, from what is alive in it.
+    """Let Chroma rebuild, at its next open, every index that holds more deleted than living records, from the living ones.
 
     Call it while this process owns the directory and Chroma does not have it open.
 
@@ -222,7 +222,7 @@ def rebuild_worn(directory: Path, report: PreflightReport) -> Path | None:
             living = record_ids(connection, worn.metadata_segment_id) - outcome.with_vector
             vectors = _salvage(index_directory, worn).vectors
             if not living <= vectors.keys():
-                continue  # What is not read for certain is not given up.
+                continue  # An index from which not every living vector can be read is kept.
             try:
                 _rebuild_from_log(connection, worn, {id: vectors[id] for id in living}, whole=True)
             except _NotWholeError:
@@ -240,7 +240,7 @@ def _salvage(index_directory: Path, collection: CollectionReport) -> Salvage:
 
 
 class _NotWholeError(Exception):
-    """The log has no place for all vectors."""
+    """The log has not enough free numbers for all vectors."""
 
 
 def _rebuild_from_log(
@@ -250,10 +250,10 @@ def _rebuild_from_log(
     *,
     whole: bool = False,
 ) -> frozenset[str]:
-    """Let Chroma make an index from its log, with vectors that the log lacks; return the ids of those that found a place in it.
+    """Let Chroma make an index from its log, to which vectors are added that it lacks; return the ids of those that were added.
 
     Raises:
-        _NotWholeError: Not all did, and ``whole`` was asked for; nothing was changed.
+        _NotWholeError: With ``whole``: not all could be added, and nothing was changed.
     """
     with _transaction(connection):
         added = _add_log_entries(connection, collection, needed)
@@ -270,10 +270,10 @@ def _add_log_entries(
 ) -> frozenset[str]:
     """Write vectors into the log as if their first writes had never been purged; returns their ids.
 
-    The entries get numbers that purging freed, and none above what SQLite's tables and the index have seen:
-    so the replay meets them before anything newer, and SQLite's side, which has applied them long ago, does
-    not meet them at all. They get the highest of these, so that the lower ones are left for collections that
-    have seen less: each has freed at least as many as it needs.
+    The entries get numbers that purging has freed, none of them above the last entry that SQLite's tables and the index have
+    applied. So the replay reads them before anything newer, and SQLite's side, which applied them long ago, does not read them
+    at all. They get the highest free numbers, so that the lower ones are left for collections that have applied less: each
+    collection has freed at least as many numbers as it needs.
     """
     seen = min(collection.applied_sequence, collection.persisted_sequence or collection.applied_sequence)
     taken = {

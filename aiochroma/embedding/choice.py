@@ -1,4 +1,4 @@
-"""The embedder that a memory uses: the caller's own, or the best that is installed; all kinds are given one form."""
+"""Which embedder a memory uses, the caller's own or the best that is installed; and the one form that all kinds are given."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class _Rows(_Form):
 
 
 class _TokenRows(_Rows):
-    """The same for an embedder that gives the states of tokens."""
+    """Gives a :class:`TokenEmbedder` the form of an embedding function that also embeds tokens."""
 
     def __init__(self, embedder: TokenEmbedder) -> None:
         super().__init__(embedder)
@@ -111,7 +111,7 @@ class _TokenRows(_Rows):
         self._is_query_embedder = isinstance(embedder, QueryEmbedder)
 
     def embed_query_tokens(self, texts: list[str]) -> Sequence[npt.NDArray[np.float32]]:
-        """Embed questions with their tokens: an ``embed_query`` of the embedder's own decides on the vector."""
+        """Embed questions with their tokens; the vector is that of the embedder's ``embed_query``, if it has one."""
         import numpy as np
 
         if not self._is_query_embedder:
@@ -124,7 +124,7 @@ class _TokenRows(_Rows):
 
 
 class _AsynchronousRows(_Form):
-    """The same for an embedder whose ``embed`` is asynchronous."""
+    """Gives an embedder whose ``embed`` is asynchronous the form of an asynchronous embedding function."""
 
     def __init__(self, embedder: Embedder) -> None:
         super().__init__(embedder)
@@ -167,7 +167,7 @@ NAMES = ("auto", "minilm", "wordllama", "hashed")
 """The embedders that a text may name; ``"auto"`` is the default."""
 
 EMBEDDER_VARIABLE = "AIOCHROMA_EMBEDDER"
-"""This variable of the environment names the embedder of a memory that is opened without one."""
+"""The environment variable that names the embedder of memories that are opened without one."""
 
 
 def chosen(embedder: object, stored: Sequence[str] = ()) -> EmbedderFunction:
@@ -210,7 +210,7 @@ def chosen(embedder: object, stored: Sequence[str] = ()) -> EmbedderFunction:
 
 
 def known_embedder(identity: str) -> EmbedderFunction | None:
-    """Return the embedder of ours that has an identity, or None where none has it or it is not installed."""
+    """Return our embedder with this identity, or None where there is none or it is not installed."""
     name = next((name for kind, name in _KINDS.items() if identity.startswith(kind)), None)
     if name is None:
         return None
@@ -232,7 +232,7 @@ _KINDS = {
 
 @cache
 def _named(name: str) -> EmbedderFunction:
-    """Load an embedder of ours, once in a process: they share nothing but their weights."""
+    """Load one of our embedders, once in a process: all memories share its weights."""
     if name == "minilm":
         from aiochroma.embedding.minilm import MiniLmEmbedder
 
@@ -251,8 +251,9 @@ def default_embedder() -> EmbedderFunction:
     """Return the best embedder that is installed and needs no network.
 
     That is static word vectors where the extra ``local`` is installed, else MiniLM where ``minilm`` is, else hashed n-grams.
-    Beside the words of a question static vectors find within a point of what MiniLM finds, in a hundredth of its time; who
-    wants MiniLM names it. Loads the weights, 0.1 to 0.5 s: not to be called on an event loop. Which one it is is logged once.
+    Together with the words of a question static vectors find within one point of what MiniLM finds, in a hundredth of its time;
+    who wants MiniLM names it. Loading the weights takes 0.1 to 0.5 s, so do not call it on an event loop. The choice is logged
+    once.
     """
     from aiochroma.embedding.minilm import is_packaged
 
@@ -344,7 +345,7 @@ def _function_of(embedder: Embedder) -> EmbeddingFunction:
 
 
 def _chromas_model(function: EmbeddingFunction) -> EmbedderFunction | None:
-    """Return ours in place of Chroma's two functions for MiniLM, where Chroma has the model already: the vectors are the same."""
+    """Return our MiniLM in place of Chroma's two functions for it, where Chroma's model is on the disk: same vectors, faster."""
     from aiochroma.embedding.minilm import MiniLmEmbedder, chromas_folder
 
     if kind_of(function) not in _CHROMAS_FUNCTIONS or not (chromas_folder() / "model.onnx").is_file():
@@ -370,7 +371,7 @@ def is_langchain(embedder: object) -> TypeGuard[_LangChainEmbeddings]:
 
 
 def _langchain_identity(embeddings: _LangChainEmbeddings) -> str:
-    """Name LangChain's embeddings by their class and by the model, which they keep under one of two names."""
+    """Return a name for LangChain's embeddings: their class, and their model, which is an attribute of one of two names."""
     kind = type(embeddings)
     model = getattr(embeddings, "model", None) or getattr(embeddings, "model_name", None)
     named = f":{model}" if isinstance(model, str) else ""
@@ -378,7 +379,7 @@ def _langchain_identity(embeddings: _LangChainEmbeddings) -> str:
 
 
 class _Window(TypedDict, total=False):
-    """The arguments of :class:`EmbedderFunction` for an embedder that reads the beginning of a text only."""
+    """The arguments of :class:`EmbedderFunction` for an embedder that reads only the beginning of a text."""
 
     window: int
     count_tokens: Callable[[str], int]

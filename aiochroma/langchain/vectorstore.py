@@ -12,7 +12,7 @@ from langchain_core.vectorstores.utils import maximal_marginal_relevance
 
 from aiochroma._errors import InvalidInputError, shown
 from aiochroma._types import JsonObject, Metadata, MetadataView, Where
-from aiochroma._waiting import driven
+from aiochroma._waiting import drive, driven
 from aiochroma.client.session import LazyClient, Shared
 from aiochroma.embedding.choice import adapted
 from aiochroma.langchain.adapters import AiochromaEmbeddings, EmbedderMark, embed_documents, embed_query
@@ -288,9 +288,7 @@ class AiochromaVectorStore(Shared, VectorStore):
         **kwargs: Any,
     ) -> AiochromaVectorStore:
         """Make a store (``kwargs`` as for the class) and add texts."""
-        store = cls(embedding=embedding, **kwargs)
-        store.add_texts(texts, metadatas, ids=ids)
-        return store
+        return drive(cls.afrom_texts(texts, embedding, metadatas, ids=ids, **kwargs))
 
     @classmethod
     async def afrom_texts(

@@ -137,7 +137,7 @@ class Store:
 
     @property
     def embedder(self) -> EmbedderFunction:
-        """The embedder; known once the store was opened."""
+        """The embedder; it is known once the store has been opened."""
         assert self._texts is not None
         return self._texts.function
 
@@ -159,7 +159,7 @@ class Store:
         """Open the client and load the embedder, if that has not been done or the last attempt failed.
 
         Raises:
-            StoreUnavailableError: The client cannot be opened; within a second the same error is given again.
+            StoreUnavailableError: The client cannot be opened. For a second further calls get the same error at once.
         """
         if self._client is None or (self._owns_client and self._client.closed):
             if self._failure is not None and time.monotonic() - self._failed_at < _REOPEN_SECONDS:
@@ -203,7 +203,7 @@ class Store:
         opening = (info.recovery, info.host)
         if info.has_missing_vectors and self._reembedded_after != opening:
             self._reembedded_after = opening
-            # Vectors that a broken index lost and no log held; a collection of another program is left for its owner.
+            # Vectors that a broken index has lost and no log holds. A collection of another program is left to its owner.
             await reembed_missing(self.submit, SingleEmbedder(self.embedder.identity, self._document_vectors))
         if self.keeps_history and not info.capabilities.history:
             raise InvalidInputError(
@@ -212,7 +212,7 @@ class Store:
         self._looked_at = time.monotonic()
 
     async def close(self) -> None:
-        """Close the client, if it is ours; one that is opening meanwhile closes as soon as it is open."""
+        """Close the client, unless it was given; a client that is still opening is closed as soon as it is open."""
         self._has_ended = True
         self._namespaces.clear()
         if self._client is not None and self._owns_client:
@@ -293,11 +293,11 @@ class Store:
     async def find(
         self, names: Sequence[str], *, any_embedder: bool = False
     ) -> dict[str, Namespace | Exception | None]:
-        """Look namespaces up, all at the same time; each once.
+        """Look up namespaces, all at the same time.
 
         Args:
             names: Their names.
-            any_embedder: Whether those of other embedders are given too, for what compares no vectors.
+            any_embedder: Whether namespaces of other embedders are returned too, for work that compares no vectors.
 
         Returns:
             For each name the namespace, None where it does not exist, or the exception.
@@ -422,11 +422,11 @@ class Store:
         try:
             alike = is_alike(fingerprint, await self.fingerprint())
         except EmbedderError:
-            return same  # Its failure is told where its vectors are needed.
+            return same  # The failure is reported where vectors are needed.
         return alike and dimensions in {None, embedder.dimensions}
 
     def drop(self, name: str) -> None:
-        """Forget what is known of a namespace that may be gone."""
+        """Forget the id of a namespace's collection, because it may be gone."""
         self._namespaces.pop(name, None)
 
 
