@@ -90,7 +90,7 @@ class HttpBackend:
     @property
     def capabilities(self) -> Capabilities:
         """See :class:`aiochroma.backend.protocol.Backend`."""
-        return Capabilities(parallel_calls=True, holds_gil=False)
+        return Capabilities(parallel_calls=True)
 
     def describe(self) -> BackendInfo:
         """See :class:`aiochroma.backend.protocol.Backend`; the settings are without headers and credentials."""

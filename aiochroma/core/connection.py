@@ -55,14 +55,12 @@ class Capabilities:
 
     Attributes:
         parallel_calls: Several calls may be under way at the same time.
-        holds_gil: A write holds the interpreter, so it is cut into slices with pauses between them.
         full_text: A full-text index is kept beside the records and follows every write.
         history: Changes of memories can be noted and read.
         files: The database is a directory of this machine, which can be backed up.
     """
 
     parallel_calls: bool = False
-    holds_gil: bool = True
     full_text: bool = False
     history: bool = False
     files: bool = False

@@ -40,7 +40,6 @@ __all__ = [
     "check_id",
     "check_k",
     "check_text",
-    "check_thread",
     "checked_ids",
     "checked_item",
     "checked_metadata",
@@ -160,7 +159,7 @@ def checked_item(
     if thread is False:
         own[UNORDERED] = True
     elif thread is not None:
-        own[THREAD] = check_thread(thread, f"The `thread` of {where}")
+        own[THREAD] = check_id(thread, f"The `thread` of {where}")
     if position is not None:
         own[POSITION] = _finite(position, f"The `position` of {where}")
     if ttl is not None:
@@ -193,18 +192,6 @@ def _end_of(ttl: object, where: str) -> float:
             f"The `ttl` of {where} is {shown(ttl)}, which ends after the last date there is; leave it out to keep the memory."
         )
     return end
-
-
-def check_thread(thread: object, where: str = "`thread`") -> str:
-    """Check that something names a thread, and return it.
-
-    Raises:
-        InvalidInputError: It is not a string, is empty, or cannot be stored.
-    """
-    if not isinstance(thread, str) or not thread:
-        raise InvalidInputError(f"{where} must be a non-empty string, got {shown(thread)}.")
-    check_storable_text(thread, where)
-    return thread
 
 
 DEEPEST_SCOPE = 8
@@ -244,7 +231,7 @@ def checked_ids(ids: object) -> list[str]:
 
 
 def check_id(id: object, where: str = "`id`") -> str:
-    """Check that something is an id, and return it.
+    """Check that something is the id of a memory or the name of a thread, and return it.
 
     Raises:
         InvalidInputError: It is not a string, is empty, or cannot be stored.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from aiochroma._errors import InvalidInputError
 from aiochroma._types import JsonObject, MetadataView, Vector, Where
 from aiochroma.disk.erasing import ErasureReceipt
-from aiochroma.memory.arguments import check_id, check_thread, checked_ids, checked_scope, checked_where
+from aiochroma.memory.arguments import check_id, checked_ids, checked_scope, checked_where
 from aiochroma.memory.copies import drop_copies
 from aiochroma.memory.results import Count
 from aiochroma.memory.stored import count_records, matching_ids
@@ -88,7 +88,7 @@ def _selection(
         return _Selection(home, check_id(id))
     filters = joined(
         checked_where(where),
-        None if thread is None else {THREAD: check_thread(thread)},
+        None if thread is None else {THREAD: check_id(thread, "`thread`")},
         None if scope is None else scope_filter(checked_scope(scope)),
     )
     return _Selection(None if namespace is None and scope is not None else home, where=filters)

@@ -31,7 +31,6 @@ from aiochroma.memory.arguments import (
     check_id,
     check_k,
     check_text,
-    check_thread,
     checked_scope,
     seconds_of,
 )
@@ -164,7 +163,7 @@ def recall(
         mode=mode,
         vector_weight=vector_weight,
         scope="" if scope is None else checked_scope(scope),
-        thread=None if thread is None else check_thread(thread),
+        thread=None if thread is None else check_id(thread, "`thread`"),
         since=None if since is None else seconds_of(since, "`since`"),
         until=None if until is None else seconds_of(until, "`until`"),
         half_life=_checked_half_life(half_life),

@@ -14,7 +14,7 @@ from aiochroma._waiting import Started
 from aiochroma.client.options import check_flag
 from aiochroma.memory.arguments import (
     Item,
-    check_thread,
+    check_id,
     checked_item,
     checked_scope,
     item_from,
@@ -105,7 +105,7 @@ def remember_many(
     check_flag("dedupe", again)
     defaults: JsonObject = {}
     if thread is not None:
-        defaults["thread"] = thread if thread is False else check_thread(thread)
+        defaults["thread"] = thread if thread is False else check_id(thread, "`thread`")
     if scope is not None:
         checked_scope(scope)
         defaults["scope"] = scope
@@ -140,7 +140,7 @@ def remember_messages(
     messages = [*messages]
     checked = [_item_of(message, f"messages[{number}]") for number, message in enumerate(messages)]
     items = [item for item in checked if item is not None]
-    check_thread(thread)
+    check_id(thread, "`thread`")
     if extract is None:
         return remember_many(
             life, items, namespace=namespace, scope=scope, thread=thread, dedupe=None, progress=None

@@ -16,7 +16,6 @@ from aiochroma.memory.arguments import (
     check_id,
     check_k,
     check_text,
-    check_thread,
     checked_ids,
     checked_item,
     checked_metadata,
@@ -166,7 +165,7 @@ def list_memories(
     spec = ListSpec(
         where=checked_where(where),
         scope="" if scope is None else checked_scope(scope),
-        thread=None if thread is None else check_thread(thread),
+        thread=None if thread is None else check_id(thread, "`thread`"),
         since=None if since is None else seconds_of(since, "`since`"),
         until=None if until is None else seconds_of(until, "`until`"),
         newest_first=newest_first,

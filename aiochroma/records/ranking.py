@@ -50,6 +50,9 @@ __all__ = [
 ]
 
 
+_RECENCY_SHARE = 0.5
+"""The part of the score that age may take in the long run."""
+
 AUTO_MIN_SCORE: dict[Mode, float] = {"hybrid": 0.42, "vector": 0.5, "text": 0.4}
 """The relevance below which the best hit says that there is nothing.
 
@@ -158,7 +161,6 @@ def rank(
     spec: SearchSpec,
     *,
     age: NDArray[np.float64] | None = None,
-    recency_share: float = 0.5,
     limit: int | None = None,
 ) -> list[tuple[int, ScoreParts]]:
     """Rank the candidates of one namespace.
@@ -167,7 +169,6 @@ def rank(
         candidates: All that the two searches found, each once.
         spec: How to rank. Mode "vector" drops what has no distance and ranks by it alone; "text" drops what covers nothing.
         age: Seconds since each was written or refreshed; None where the specification has no ``half_life``.
-        recency_share: The part of the score that age may take in the long run, 0 to 1.
         limit: The most to return; None for all.
 
     Returns:
@@ -195,7 +196,7 @@ def rank(
     }[spec.mode]
     fading = np.ones(len(text))
     if spec.half_life is not None and age is not None:
-        fading = recency(age, spec.half_life, recency_share)
+        fading = recency(age, spec.half_life, _RECENCY_SHARE)
     score = relevance * fading * spec.weight
     if spec.min_score == "auto":
         if not kept.any() or relevance[kept].max() < limits[spec.mode]:

@@ -236,9 +236,8 @@ async def test_what_a_killed_backup_has_left_is_found_and_removed(database, tmp_
     living.discard()
 
 
-async def test_an_index_full_of_dead_vectors_is_made_again(tmp_path):
-    """Chroma never takes a deleted or replaced vector out; the doctor says how many there are, and `vacuum` does."""
-    path = tmp_path / "db"
+async def write_mostly_dead(path):
+    """Write a collection `things` whose index holds 100 living vectors among dead ones; return their ids and vectors."""
     vectors = np.random.default_rng(0).random((1500, 8), dtype=np.float32)
     ids = [f"id{n}" for n in range(1500)]
     async with aiochroma.AsyncPersistentClient(path, durable=True) as client:
@@ -248,6 +247,13 @@ async def test_an_index_full_of_dead_vectors_is_made_again(tmp_path):
         # Chroma writes its index to its files every thousand writes.
         for _ in range(12):
             await things.upsert(ids=ids[1400:], embeddings=vectors[1400:])
+    return ids[1400:], vectors[1400:]
+
+
+async def test_an_index_full_of_dead_vectors_is_made_again(tmp_path):
+    """Chroma never takes a deleted or replaced vector out; the doctor says how many there are, and `vacuum` does."""
+    path = tmp_path / "db"
+    ids, vectors = await write_mostly_dead(path)
     (state,) = (await aiochroma.doctor(path)).collections
     assert state.dead > 1000
     report = await aiochroma.doctor(path, vacuum=True, backup_to=tmp_path / "before")
@@ -258,21 +264,14 @@ async def test_an_index_full_of_dead_vectors_is_made_again(tmp_path):
     assert not list(path.glob("quarantine-*"))
     async with aiochroma.AsyncPersistentClient(path) as client:
         things = await client.get_collection("things", embedding_function=None)
-        found = await things.query(query_embeddings=vectors[1400:], n_results=1, include=[])
-        assert [near for (near,) in found["ids"]] == ids[1400:]
+        found = await things.query(query_embeddings=vectors, n_results=1, include=[])
+        assert [near for (near,) in found["ids"]] == ids
 
 
 async def test_an_index_is_not_given_up_where_the_log_has_no_place_for_its_vectors(tmp_path):
     """An index that is made again is made from the log; one that would lose vectors on the way stays as it is."""
     path = tmp_path / "db"
-    vectors = np.random.default_rng(0).random((1500, 8), dtype=np.float32)
-    ids = [f"id{n}" for n in range(1500)]
-    async with aiochroma.AsyncPersistentClient(path, durable=True) as client:
-        things = await client.create_collection("things", embedding_function=None)
-        await things.upsert(ids=ids, embeddings=vectors, documents=ids)
-        await things.delete(ids=ids[:1400])
-        for _ in range(12):
-            await things.upsert(ids=ids[1400:], embeddings=vectors[1400:])
+    await write_mostly_dead(path)
     with contextlib.closing(sqlite3.connect(path / "chroma.sqlite3")) as connection, connection:
         connection.execute("DELETE FROM embeddings_queue")
         connection.execute("UPDATE max_seq_id SET seq_id = 50")
