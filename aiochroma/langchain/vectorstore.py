@@ -12,7 +12,7 @@ from langchain_core.vectorstores.utils import maximal_marginal_relevance
 
 from aiochroma._errors import InvalidInputError, shown
 from aiochroma._types import JsonObject, Metadata, MetadataView, Where
-from aiochroma._waiting import drive, driven
+from aiochroma._waiting import drive
 from aiochroma.client.session import LazyClient, Shared
 from aiochroma.embedding.choice import adapted
 from aiochroma.langchain.adapters import AiochromaEmbeddings, EmbedderMark, embed_documents, embed_query
@@ -288,7 +288,9 @@ class AiochromaVectorStore(Shared, VectorStore):
         **kwargs: Any,
     ) -> AiochromaVectorStore:
         """Make a store (``kwargs`` as for the class) and add texts."""
-        return drive(cls.afrom_texts(texts, embedding, metadatas, ids=ids, **kwargs))
+        store = cls(embedding=embedding, **kwargs)
+        store.add_texts(texts, metadatas, ids=ids)
+        return store
 
     @classmethod
     async def afrom_texts(
@@ -311,20 +313,60 @@ class AiochromaVectorStore(Shared, VectorStore):
 
     # -- the same without an event loop --------------------------------------------------------------------------------
 
-    @property
-    def asynchronous(self) -> AiochromaVectorStore:
-        """The object whose coroutines are driven: this one."""
-        return self
+    def add_texts(
+        self,
+        texts: Iterable[str],
+        metadatas: list[Metadata] | None = None,
+        *,
+        ids: Sequence[str | None] | None = None,
+        **kwargs: object,
+    ) -> list[str]:
+        """Do the same as :meth:`aadd_texts`, without an event loop."""
+        return drive(self.aadd_texts(texts, metadatas, ids=ids, **kwargs))
 
-    add_texts = driven(aadd_texts)
-    get_by_ids = driven(aget_by_ids)
-    delete = driven(adelete)
-    similarity_search = driven(asimilarity_search)
-    similarity_search_with_score = driven(asimilarity_search_with_score)
-    similarity_search_by_vector = driven(asimilarity_search_by_vector)
-    max_marginal_relevance_search = driven(amax_marginal_relevance_search)
-    max_marginal_relevance_search_by_vector = driven(amax_marginal_relevance_search_by_vector)
-    close = driven(aclose)
+    def get_by_ids(self, ids: Sequence[str], /) -> list[Document]:
+        """Do the same as :meth:`aget_by_ids`, without an event loop."""
+        return drive(self.aget_by_ids(ids))
+
+    def delete(self, ids: list[str] | None = None, *, filter: Where | None = None, **kwargs: object) -> bool:
+        """Do the same as :meth:`adelete`, without an event loop."""
+        return drive(self.adelete(ids, filter=filter, **kwargs))
+
+    def similarity_search(
+        self, query: str, k: int = 4, *, filter: Where | None = None, mode: Mode = "vector", **kwargs: object
+    ) -> list[Document]:
+        """Do the same as :meth:`asimilarity_search`, without an event loop."""
+        return drive(self.asimilarity_search(query, k, filter=filter, mode=mode, **kwargs))
+
+    def similarity_search_with_score(
+        self, query: str, k: int = 4, *, filter: Where | None = None, **kwargs: object
+    ) -> list[tuple[Document, float]]:
+        """Do the same as :meth:`asimilarity_search_with_score`, without an event loop."""
+        return drive(self.asimilarity_search_with_score(query, k, filter=filter, **kwargs))
+
+    def similarity_search_by_vector(
+        self, embedding: list[float], k: int = 4, *, filter: Where | None = None, **kwargs: object
+    ) -> list[Document]:
+        """Do the same as :meth:`asimilarity_search_by_vector`, without an event loop."""
+        return drive(self.asimilarity_search_by_vector(embedding, k, filter=filter, **kwargs))
+
+    def max_marginal_relevance_search(
+        self, query: str, k: int = 4, fetch_k: int = 20, lambda_mult: float = 0.5, **kwargs: Any
+    ) -> list[Document]:
+        """Do the same as :meth:`amax_marginal_relevance_search`, without an event loop."""
+        return drive(self.amax_marginal_relevance_search(query, k, fetch_k, lambda_mult, **kwargs))
+
+    def max_marginal_relevance_search_by_vector(
+        self, embedding: list[float], k: int = 4, fetch_k: int = 20, lambda_mult: float = 0.5, **kwargs: Any
+    ) -> list[Document]:
+        """Do the same as :meth:`amax_marginal_relevance_search_by_vector`, without an event loop."""
+        return drive(
+            self.amax_marginal_relevance_search_by_vector(embedding, k, fetch_k, lambda_mult, **kwargs)
+        )
+
+    def close(self) -> None:
+        """Do the same as :meth:`aclose`, without an event loop."""
+        drive(self.aclose())
 
     # -- below ---------------------------------------------------------------------------------------------------------
 
