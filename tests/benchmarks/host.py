@@ -1,16 +1,19 @@
 """A host beside the database in this process, and beside what else there is: one command, one run, the same data.
 
-    python tests/benchmarks/host.py [--records 3000 30000] [--rounds 1] [--only this shared] [--picture FILE.png] [--json FILE]
+    python tests/benchmarks/host.py [--records 3000 30000] [--rounds 5] [--only this shared] [--picture FILE.png] [--json FILE]
 
-Contenders take turns. Figures are medians of the rounds. Of a gap of the event loop only as much counts as this process used CPU
-in it, so that other jobs of the machine do not. Every row is measured with the first number of records in each of four
-collections; the rows of bulk writing also with each further number in the collection that is written to.
+Every row is a short burst, and the contenders take turns burst by burst: the machine is not the same a minute later. Figures
+are medians of the rounds; a comparison is the median of the rounds' own quotients. Of a gap of the event loop only as much counts
+as this process used CPU in it, so that other jobs of the machine do not. Every row is measured with the first number of records
+in each of four collections; the rows of bulk writing also with each further number in the collection that is written to. What
+bulk writing is compared with is plain chromadb in a process of its own, which writes the same to the same and nothing else.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import os
 import statistics
@@ -36,6 +39,10 @@ CONTENDERS = {
     "run": "chroma run, chromadb's client",
     "plain": "plain chromadb, alone",
 }
+BESIDE = "bulk beside a recall every 10 ms"
+RECALL = "Memory.recall over 4 namespaces, 16 callers, per s"
+WRITERS = "upsert, 64 writers, per s"
+CPU = "this process's CPU, ms each"
 _RNG = np.random.default_rng(7)
 
 
@@ -105,6 +112,72 @@ class OnThreads:
         return partial(asyncio.to_thread, getattr(self._collection, name))
 
 
+class Plain:
+    """Plain chromadb alone in a process of its own: it writes the same to the same, with nothing else to do."""
+
+    def __init__(self, path, records):
+        command = [sys.executable, __file__, "--plain", str(path), str(records)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._process.stdout.readline()
+
+    async def bulk(self, count):
+        return await asyncio.to_thread(self._bulk, count)
+
+    async def filled(self, records):
+        await asyncio.to_thread(self._bulk, -records)
+
+    async def close(self):
+        await asyncio.to_thread(self._process.communicate)
+
+    def _bulk(self, count):
+        self._process.stdin.write(f"{count}\n")
+        self._process.stdin.flush()
+        return float(self._process.stdout.readline())
+
+
+def as_plain(path, records):
+    """Serve a :class:`Plain`: what comes in is how many to write, or, below zero, how many there must be in all."""
+    import chromadb
+
+    collection = chromadb.PersistentClient(path).get_or_create_collection(
+        "collection0", embedding_function=None
+    )
+    fill(collection, records)
+    print("ready", flush=True)
+    for burst, line in enumerate(sys.stdin):
+        count, begun = int(line), time.perf_counter()
+        if count < 0:
+            fill(collection, -count)
+        else:
+            ids = [f"bulk{burst}-{number}" for number in range(count)]
+            collection.upsert(
+                ids=ids, embeddings=VECTORS[:count], documents=["a record of a bulk write"] * count
+            )
+        print(count / (time.perf_counter() - begun), flush=True)
+
+
+def fill(collection, records):
+    for batch in batches(collection.count(), records):
+        collection.upsert(**batch)
+
+
+async def filled(collections, records):
+    """Write records until there are that many."""
+    for collection in collections:
+        for batch in batches(await collection.count(), records):
+            await collection.upsert(**batch)
+
+
+def batches(begin, records):
+    for first in range(begin, records, 2500):
+        end = min(records, first + 2500)
+        yield {
+            "ids": [f"id{number}" for number in range(first, end)],
+            "embeddings": VECTORS[: end - first] + np.float32(0.01 * (first // 2500)),
+            "documents": [f"document {number}" for number in range(first, end)],
+        }
+
+
 class Store:
     """A database with four collections of the same records, however it is reached."""
 
@@ -113,7 +186,10 @@ class Store:
         self.client = client
         self.memory = memory
         self._close = close
-        self.fresh = 0
+        self._numbers = itertools.count()
+
+    def next(self):
+        return next(self._numbers)
 
     async def close(self):
         if self.memory is not None:
@@ -135,23 +211,32 @@ class Store:
         await self.memory.recall(f"What about record {number}?", namespaces=NAMESPACES)
 
     async def upsert(self, number):
-        self.fresh += 1
         await self.collections[0].upsert(
-            ids=[f"one{self.fresh}"],
+            ids=[f"one{self.next()}"],
             embeddings=QUERIES[number % len(QUERIES)][None],
             documents=["a single record"],
         )
 
     async def bulk(self, count):
-        self.fresh += 1
-        ids = [f"bulk{self.fresh}-{number}" for number in range(count)]
-        written, documents = vectors(count), ["a record of a bulk write"] * count
+        ids = [f"bulk{self.next()}-{number}" for number in range(count)]
         begun = time.perf_counter()
-        await self.collections[0].upsert(ids=ids, embeddings=written, documents=documents)
+        await self.collections[0].upsert(
+            ids=ids, embeddings=VECTORS[:count], documents=["a record of a bulk write"] * count
+        )
         return round(count / (time.perf_counter() - begun))
 
     async def bulk_beside_recalls(self, count):
-        """Write while a recall comes due every 10 ms; return records/s and the recalls' p99 in milliseconds.
+        """Write while a recall comes due every 10 ms; return records/s and how long the recalls took, in milliseconds."""
+        speed = []
+
+        async def write():
+            speed.append(await self.bulk(count))
+
+        waits = await self.recalls_when_due(write())
+        return speed[0], waits
+
+    async def recalls_when_due(self, meanwhile):
+        """Return how long recalls took that came due every 10 ms while something else went on, in milliseconds.
 
         A recall waits from the moment at which it is due: a loop that was kept from starting it does not make it faster.
         """
@@ -171,10 +256,10 @@ class Store:
         reading = asyncio.ensure_future(recalls())
         await asyncio.sleep(0.5)
         waits.clear()
-        speed = await self.bulk(count)
+        await meanwhile
         reading.cancel()
         await asyncio.gather(*calls)
-        return speed, round(float(np.percentile(waits, 99)), 1)
+        return waits
 
 
 async def opened(contender, folder, records):
@@ -216,18 +301,6 @@ async def opened(contender, folder, records):
     return Store(collections, client, close)
 
 
-async def filled(collections, records):
-    """Write records until there are that many."""
-    for collection in collections:
-        for begin in range(await collection.count(), records, 2500):
-            end = min(records, begin + 2500)
-            await collection.upsert(
-                ids=[f"id{number}" for number in range(begin, end)],
-                embeddings=vectors(end - begin),
-                documents=[f"document {number}" for number in range(begin, end)],
-            )
-
-
 async def with_memory(store, contender, folder, records):
     """Open a memory with four namespaces beside a store."""
     memory = aiochroma.Memory(
@@ -246,62 +319,85 @@ async def with_memory(store, contender, folder, records):
 # -- the rows ----------------------------------------------------------------------------------------------------------
 
 
-async def rows(store, contender, bulk):
-    """Measure the rows of a contender that is at work alone, once."""
-    found = {}
-    if contender in {"this", "shared"}:
-        found["empty request, 1 caller, us"] = round(await repeated(store.empty, 300) * 1000)
-        found["empty request, 64 callers, us each"] = round(10**6 / (await rate(store.empty, 64, 20))[0])
-    found["query, 1 caller, ms"] = round(await repeated(store.query, 100), 2)
-    found["fan-out x4, 1 caller, ms"] = round(await repeated(store.fan_out, 50), 2)
-    for callers in (16, 64):
-        async with Stalls() as stalls:
-            speed, cpu = await rate(store.fan_out, callers, 512 // callers)
-        row = f"fan-out x4, {callers} callers"
-        found[f"{row}, per s"], found[f"{row}: this process's CPU, ms each"] = speed, cpu
-        stalls.into(found, row)
-    async with Stalls() as stalls:
-        speed, cpu = await rate(store.upsert, 64, 8)
-    row = "upsert, 64 writers"
-    found[f"{row}, per s"], found[f"{row}: this process's CPU, ms each"] = speed, cpu
-    stalls.into(found, row)
-    return {**found, **await bulk_rows(store, bulk)}
+async def empty(store):
+    return {"empty request, 1 caller, us": round(await repeated(store.empty, 200) * 1000)}
 
 
-async def bulk_rows(store, bulk):
+async def empty_by_many(store):
+    return {"empty request, 64 callers, us each": round(10**6 / (await rate(store.empty, 64, 20))[0])}
+
+
+async def query(store):
+    return {"query, 1 caller, ms": round(await repeated(store.query, 50), 2)}
+
+
+async def fan_out(store):
+    return {"fan-out x4, 1 caller, ms": round(await repeated(store.fan_out, 25), 2)}
+
+
+async def by_many(call, row, callers, each):
+    """Keep callers busy; return the rate, this process's CPU, and the stalls of its loop."""
     found = {}
     async with Stalls() as stalls:
-        found["bulk, records/s"] = await store.bulk(bulk)
-    stalls.into(found, "bulk")
-    async with Stalls() as stalls:
-        speed, wait = await store.bulk_beside_recalls(bulk)
-    row = "bulk beside a recall every 10 ms"
-    found[f"{row}, records/s"], found[f"{row}: recall p99, ms"] = speed, wait
+        found[f"{row}, per s"], found[f"{row}: {CPU}"] = await rate(call, callers, each)
     stalls.into(found, row)
     return found
 
 
-async def in_turns(stores, call, turns, each):
-    """Return a rate of a single caller; in short turns, because the machine is not the same a second later."""
-    times = {contender: [] for contender in stores}
-    for _ in range(turns):
-        for contender, store in stores.items():
-            times[contender].append(await repeated(partial(call, store), each))
-    return {contender: round(1000 / statistics.median(found)) for contender, found in times.items()}
+async def fan_out_by_16(store):
+    return await by_many(store.fan_out, "fan-out x4, 16 callers", 16, 12)
 
 
-def plain(path, records, bulk):
-    """Return what plain chromadb writes per second with nothing else to do."""
-    code = (
-        "import chromadb, sys, time, numpy as np; path, records, bulk = sys.argv[1], *map(int, sys.argv[2:]);"
-        "c = chromadb.PersistentClient(path).get_or_create_collection('collection0', embedding_function=None);"
-        f"v = np.random.default_rng(1).normal(size=(max(records, bulk), {DIMENSIONS})).astype('f4');"
-        "[c.add(ids=[f'id{n}' for n in range(b, min(records, b + 2500))], embeddings=v[b:min(records, b + 2500)],"
-        " documents=['a document'] * (min(records, b + 2500) - b)) for b in range(0, records, 2500)];"
-        "t = time.perf_counter(); c.upsert(ids=[f'b{n}' for n in range(bulk)], embeddings=v[:bulk], documents=['x'] * bulk);"
-        "print(bulk / (time.perf_counter() - t))"
-    )
-    return round(float(run([sys.executable, "-c", code, str(path), str(records), str(bulk)])))
+async def fan_out_by_64(store):
+    return await by_many(store.fan_out, "fan-out x4, 64 callers", 64, 4)
+
+
+async def upsert(store):
+    return {"upsert, 1 writer, per s": round(1000 / await repeated(store.upsert, 20))}
+
+
+async def upsert_by_64(store):
+    return await by_many(store.upsert, "upsert, 64 writers", 64, 6)
+
+
+async def recall_by_16(store):
+    return await by_many(store.recall, "Memory.recall over 4 namespaces, 16 callers", 16, 8)
+
+
+async def bulk(store, count=0):
+    found = {}
+    if isinstance(store, Plain):
+        return {"bulk, records/s": await store.bulk(count)}
+    async with Stalls() as stalls:
+        found["bulk, records/s"] = await store.bulk(count)
+    stalls.into(found, "bulk")
+    return found
+
+
+async def bulk_beside_recalls(store, count=0):
+    found = {}
+    if isinstance(store, Plain):
+        return {f"{BESIDE}, records/s": await store.bulk(count)}
+    async with Stalls() as stalls:
+        found[f"{BESIDE}, records/s"], waits = await store.bulk_beside_recalls(count)
+    found[f"{BESIDE}: recall p50, ms"] = round(float(np.percentile(waits, 50)), 1)
+    found[f"{BESIDE}: recall p99, ms"] = round(float(np.percentile(waits, 99)), 1)
+    stalls.into(found, BESIDE)
+    return found
+
+
+async def recall_every_10_ms(store):
+    """Measure the recalls of the row of bulk writing without the bulk write."""
+    waits = await store.recalls_when_due(asyncio.sleep(1.5))
+    return {"no bulk, a recall every 10 ms: recall p99, ms": round(float(np.percentile(waits, 99)), 1)}
+
+
+async def in_turns(report, stores, row, rounds, prefix=""):
+    """Measure a row, burst by burst, each contender in turn; the figures of the rounds go into the report."""
+    for _ in range(rounds):
+        for name, store in stores.items():
+            for figure, value in (await row(store)).items():
+                report.setdefault(prefix + figure, {}).setdefault(name, []).append(value)
 
 
 def run(command):
@@ -343,98 +439,75 @@ async def as_client(folder, callers):
 
 
 async def measure(given):
-    """Measure everything; return the rows: name, then contender, then figure."""
+    """Measure everything; return the rows: name, then contender, then the figures of the rounds."""
     folder = Path(tempfile.mkdtemp(prefix="aiochroma-host-"))
     records, *larger = given.records
     names = [name for name in CONTENDERS if name != "plain" and (not given.only or name in given.only)]
     stores = {name: await opened(name, folder, records) for name in names}
     ours = {name: store for name, store in stores.items() if name in {"this", "shared"}}
-    report = await alone(stores, given.rounds, given.bulk)
-    report["upsert, 1 writer, per s"] = await in_turns(stores, Store.upsert, 10, 10)
-    report["bulk, records/s"]["plain"] = await asyncio.to_thread(plain, folder / "alone", records, given.bulk)
-    await recalls(report, ours, folder, min(records, 2000))
+    report = {}
+    for row in (empty, empty_by_many):
+        await in_turns(report, ours, row, given.rounds)
+    for row in (query, fan_out, fan_out_by_16, fan_out_by_64, upsert, upsert_by_64):
+        await in_turns(report, stores, row, given.rounds)
+    writing = {**stores, "plain": Plain(folder / "alone", records)}
+    await in_turns(report, writing, partial(bulk, count=given.bulk), given.rounds)
+    await in_turns(report, stores, recall_every_10_ms, given.rounds)
+    await in_turns(report, writing, partial(bulk_beside_recalls, count=given.bulk), given.rounds)
+    for name, store in ours.items():
+        await with_memory(store, name, folder, min(records, 2000))
+    await in_turns(report, ours, recall_by_16, given.rounds)
     for more in larger:
-        await with_more(report, ours, folder, more, given.bulk)
+        writing = {**ours, "plain": writing["plain"]}
+        await writing["plain"].filled(more)
+        for store in ours.values():
+            await filled(store.collections[:1], more)
+        prefix = f"[{more:,} records] "
+        await in_turns(report, writing, partial(bulk, count=given.bulk), given.rounds, prefix)
+        await in_turns(report, writing, partial(bulk_beside_recalls, count=given.bulk), given.rounds, prefix)
+    await writing["plain"].close()
     if "shared" in stores:
-        await shared_by_four(report, folder)
+        await shared_by_four(report, folder, given.rounds)
     for store in stores.values():
         await store.close()
-    for name in ours:
-        found = [await asyncio.to_thread(first_answer, folder / name, name) for _ in range(3)]
-        report.setdefault("first answer, chromadb not loaded, s", {})[name] = round(min(found), 2)
+    for _ in range(given.rounds):
+        for name in ours:
+            seconds = await asyncio.to_thread(first_answer, folder / name, name)
+            report.setdefault("first answer, chromadb not loaded, s", {}).setdefault(name, []).append(seconds)
     return report
 
 
-async def alone(stores, rounds, bulk):
-    """Measure the rows of contenders that take turns."""
-    taken = {name: [] for name in stores}
+async def shared_by_four(report, folder, rounds):
+    rows = {
+        "fan-out x4, 1 process x 64 callers, per s": (1, 64, sum),
+        "fan-out x4, 4 processes x 16 callers, per s": (4, 16, sum),
+        "4 processes: slowest / fastest": (4, 16, lambda found: min(found) / max(found)),
+    }
     for _ in range(rounds):
-        for name, store in stores.items():
-            taken[name].append(await rows(store, name, bulk))
-    report = {}
-    for name, found in taken.items():
-        for row in found[0]:
-            report.setdefault(row, {})[name] = statistics.median(each[row] for each in found)
-    return report
-
-
-async def recalls(report, ours, folder, records):
-    for name, store in ours.items():
-        await with_memory(store, name, folder, records)
-    taken = {name: [] for name in ours}
-    for _ in range(3):
-        for name, store in ours.items():
-            taken[name].append(await rate(store.recall, 16, 12))
-    for position, row in enumerate(("{}, per s", "{}: this process's CPU, ms each")):
-        report[row.format("Memory.recall over 4 namespaces, 16 callers")] = {
-            name: statistics.median(each[position] for each in found) for name, found in taken.items()
-        }
-
-
-async def with_more(report, ours, folder, records, bulk):
-    """Measure the rows of bulk writing with more records in the collection that is written to."""
-    for name, store in ours.items():
-        await filled(store.collections[:1], records)
-        for row, figure in (await bulk_rows(store, bulk)).items():
-            report.setdefault(f"[{records:,} records] {row}", {})[name] = figure
-    found = await asyncio.to_thread(plain, folder / f"alone-{records}", records, bulk)
-    report[f"[{records:,} records] bulk, records/s"]["plain"] = found
-
-
-async def shared_by_four(report, folder):
-    one = await asyncio.to_thread(processes, folder, 1, 64)
-    four = await asyncio.to_thread(processes, folder, 4, 16)
-    report["fan-out x4, 1 process x 64 callers, per s"] = {"shared": round(sum(one))}
-    report["fan-out x4, 4 processes x 16 callers, per s"] = {"shared": round(sum(four))}
-    report["4 processes: slowest / fastest"] = {"shared": round(min(four) / max(four), 2)}
+        taken = {}
+        for row, (count, callers, figure) in rows.items():
+            if (count, callers) not in taken:
+                taken[count, callers] = await asyncio.to_thread(processes, folder, count, callers)
+            report.setdefault(row, {}).setdefault("shared", []).append(figure(taken[count, callers]))
 
 
 # -- aims, table, picture ----------------------------------------------------------------------------------------------
-
-
-BESIDE = "bulk beside a recall every 10 ms"
-RECALL = "Memory.recall over 4 namespaces, 16 callers, per s"
-WRITERS = "upsert, 64 writers, per s"
-CPU = "this process's CPU, ms each"
 
 
 def aims(report):
     """Yield what is aimed at: its text, what was reached, and whether that is enough."""
 
     def figure(row, name="shared"):
-        return report.get(row, {}).get(name)
+        values = report.get(row, {}).get(name)
+        return None if values is None else rounded(statistics.median(values))
 
     def against(row, other):
-        return quotient(figure(row), figure(row, other))
+        """Return the median of the quotients of neighbours."""
+        return quotient(report.get(row, {}).get("shared"), report.get(row, {}).get(other))
 
     for size in ("", *sorted({row[: row.index("]") + 2] for row in report if row.startswith("[")})):
-        plainly = figure(f"{size}bulk, records/s", "plain")
-        yield (
-            f"{size}bulk beside recalls / plain chromadb",
-            quotient(figure(f"{size}{BESIDE}, records/s"), plainly),
-            0.6,
-            True,
-        )
+        beside = f"{size}{BESIDE}, records/s"
+        yield f"{size}bulk beside recalls / plain chromadb alone", against(beside, "plain"), 0.6, True
         yield f"{size}bulk alone / plain chromadb", against(f"{size}bulk, records/s", "plain"), 0.9, True
         for row, aim in (("recall p99, ms", 40), ("loop stall p99, ms", 5), ("loop stall max, ms", 15)):
             yield f"{size}{BESIDE}: {row}", figure(f"{size}{BESIDE}: {row}"), aim, False
@@ -444,21 +517,35 @@ def aims(report):
         yield f"{row}, client's CPU, host / in process", against(f"{row}: {CPU}", "this"), 0.25, False
     yield "upsert, 1 writer, host / in process", against("upsert, 1 writer, per s", "this"), 0.9, True
     yield "upsert, 64 writers, host / in process", against(WRITERS, "this"), 1.1, True
-    others = [figure(WRITERS, name) or 0 for name in ("to_thread", "run, ours", "run")]
-    yield "upsert, 64 writers, host / best other", quotient(figure(WRITERS), max(others)), 8, True
+    for other in ("to_thread", "run, ours", "run"):
+        yield f"upsert, 64 writers, host / {CONTENDERS[other]}", against(WRITERS, other), 8, True
     yield "Memory.recall, 16 callers, host / in process", against(RECALL, "this"), 1.2, True
     four, one = (f"fan-out x4, {which} callers, per s" for which in ("4 processes x 16", "1 process x 64"))
-    yield "4 processes x 16 / 1 process x 64", quotient(figure(four), figure(one)), 1.0, True
+    pair = (report.get(which, {}).get("shared") for which in (four, one))
+    yield "4 processes x 16 / 1 process x 64", quotient(*pair), 1.0, True
     yield "slowest / fastest of 4", figure("4 processes: slowest / fastest"), 0.7, True
     for row, aim in (("empty request, 1 caller, us", 100), ("empty request, 64 callers, us each", 15)):
-        here, there = figure(row, "this"), figure(row)
-        yield f"{row}, above in process", None if here is None or there is None else there - here, aim, False
+        here, there = report.get(row, {}).get("this"), report.get(row, {}).get("shared")
+        more = None if here is None or there is None else differences(there, here)
+        yield f"{row}, above in process", more, aim, False
     row = "first answer, chromadb not loaded, s"
     yield "first answer, host started / in process", against(row, "this"), 1.5, False
 
 
 def quotient(above, below):
-    return round(above / below, 2) if above is not None and below else None
+    """Return the median of the rounds' quotients."""
+    if above is None or below is None:
+        return None
+    return round(statistics.median(one / other for one, other in zip(above, below, strict=True)), 2)
+
+
+def differences(above, below):
+    """Return the median of the rounds' differences."""
+    return round(statistics.median(one - other for one, other in zip(above, below, strict=True)))
+
+
+def rounded(value):
+    return round(value) if value >= 100 else round(value, 2)
 
 
 def table(report):
@@ -466,7 +553,9 @@ def table(report):
     names = [name for name in CONTENDERS if any(name in row for row in report.values())]
     lines = [f"| | {' | '.join(CONTENDERS[name] for name in names)} |", f"|---|{'---:|' * len(names)}"]
     for row, values in report.items():
-        figures = " | ".join(f"{values[name]:,}" if name in values else "" for name in names)
+        figures = " | ".join(
+            f"{rounded(statistics.median(values[name])):,}" if name in values else "" for name in names
+        )
         lines.append(f"| {row} | {figures} |")
     lines += ["", "| aim | | reached | |", "|---|---:|---:|---|"]
     for text, value, aim, is_least in aims(report):
@@ -498,7 +587,7 @@ def draw(report, caption, target):
         -(-len(panels) // 3), 3, figsize=(16, 2.4 * -(-len(panels) // 3)), squeeze=False
     )
     for axis, row in zip(axes.flat, panels, strict=False):
-        values = {CONTENDERS[name]: value for name, value in report[row].items()}
+        values = {CONTENDERS[name]: rounded(statistics.median(found)) for name, found in report[row].items()}
         colours = ["#1b6ca8" if name == "host" else "#b8b8b8" for name in values]
         axis.bar_label(axis.barh(list(values), list(values.values()), color=colours), padding=3, fontsize=8)
         axis.margins(x=0.18)
@@ -518,13 +607,17 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--records", type=int, nargs="+", default=[3000, 30000])
-    parser.add_argument("--bulk", type=int, default=5000)
-    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--bulk", type=int, default=2500)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", nargs="+", choices=[name for name in CONTENDERS if name != "plain"])
     parser.add_argument("--picture", type=Path)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--client", nargs=2, metavar=("FOLDER", "CALLERS"), help=argparse.SUPPRESS)
+    parser.add_argument("--plain", nargs=2, metavar=("FOLDER", "RECORDS"), help=argparse.SUPPRESS)
     given = parser.parse_args()
+    if given.plain:
+        as_plain(given.plain[0], int(given.plain[1]))
+        return
     if given.client:
         asyncio.run(as_client(Path(given.client[0]), int(given.client[1])))
         return
@@ -542,6 +635,7 @@ def main():
 
 
 QUERIES = vectors(64)
+VECTORS = vectors(5000)
 NAMES = [f"collection{number}" for number in range(COLLECTIONS)]
 NAMESPACES = [f"people-{number}" for number in range(COLLECTIONS)]
 
