@@ -2,7 +2,7 @@
 
 Every figure is taken on stores of all sizes, in a process of its own, with plain chromadb beside where there is something to
 compare: the same texts, vectors and metadata, written in the same run. Prints a table, and writes one chart (``--chart FILE``).
-Needs the dependency group ``bench``. About two minutes for each 10,000 records.
+The row ``mixed`` takes ten minutes. Needs the dependency group ``bench``. About two minutes for each 10,000 records.
 """
 
 from __future__ import annotations
@@ -18,20 +18,23 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from _measuring import Ticker
 
-from aiochroma import Memory
+from aiochroma import Memory, WordLlamaEmbedder
 from aiochroma.backend.embedded import EmbeddedBackend
 
 BATCH = 256
 WORDS = 21
 NAMESPACE = "large"
 SMALL = "small"
+MIXED_MINUTES = 10
 QUESTION = "What did {name} say about the {noun} in {place}?"
 NAMES = ("Ada", "Bruno", "Chen", "Dora", "Elif", "Farid", "Greta", "Hugo", "Ines", "Jonas")
 NOUNS = (
@@ -152,62 +155,90 @@ async def longest_wait(
 
 
 async def build(directory: Path, size: int) -> Row:
-    """Fill a store, and the same records into plain chromadb; return the rate of each."""
+    """Fill a store and plain chromadb with the same, a fifth in turn; a memory embeds its texts itself, plain gets vectors."""
     items = records(size)
+    client, collection = _plain_collection(directory)
+    ours, plain = [], []
     async with Memory(directory / "ours") as memory:
-        begun = time.perf_counter()
-        for start in range(0, size, 5000):
-            await memory.remember_many(items[start : start + 5000], namespace=NAMESPACE)
-        ours = time.perf_counter() - begun
+        for part in np.array_split(np.arange(size), 5):
+            some = items[part[0] : part[-1] + 1]
+            begun = time.perf_counter()
+            for start in range(0, len(some), 5000):
+                await memory.remember_many(some[start : start + 5000], namespace=NAMESPACE)
+            ours.append(time.perf_counter() - begun)
+            vectors = _vectors([item["text"] for item in some])
+            begun = time.perf_counter()
+            await asyncio.to_thread(_upsert, collection, some, vectors, int(part[0]))
+            plain.append(time.perf_counter() - begun)
         await memory.remember_many(records(30, seed=2), namespace=SMALL)
-        ids, vectors = await _vectors(memory, size)
-    plain = await asyncio.to_thread(_build_plain, directory / "plain", items, vectors)
-    del ids
+    small = client.get_or_create_collection("small", embedding_function=None)
+    some = records(30, seed=2)
+    await asyncio.to_thread(_upsert, small, some, _vectors([item["text"] for item in some]))
+    client.close()
     return {
-        "records_per_s": size / ours,
-        "plain_records_per_s": size / plain,
-        "ratio": plain / ours,
+        "records_per_s": size / sum(ours),
+        "plain_records_per_s": size / sum(plain),
+        "ratio": statistics.median(one / other for one, other in zip(plain, ours, strict=True)),
         "disk_kb": size_of(directory / "ours") / size / 1e3,
         "plain_disk_kb": size_of(directory / "plain") / size / 1e3,
     }
 
 
-async def _vectors(memory: Memory, size: int) -> tuple[list[str], np.ndarray]:
-    found = await memory.client.get_collection(_collection_name(NAMESPACE), embedding_function=None)
-    result = await found.get(limit=size, include=["embeddings"])
-    return result["ids"], np.asarray(result["embeddings"], dtype=np.float32)
+_embedder = cache(WordLlamaEmbedder)
 
 
-def _collection_name(namespace: str) -> str:
-    from aiochroma.records.record import collection_name
-
-    return collection_name(namespace)
+def _vectors(texts: list[str]) -> np.ndarray:
+    return _embedder().embed(texts)
 
 
-def _plain_collection(directory: Path) -> Any:
+def _plain_collection(directory: Path, name: str = "large") -> Any:
     import chromadb
     from chromadb.config import Settings
 
-    client = chromadb.PersistentClient(str(directory), Settings(anonymized_telemetry=False))
+    client = chromadb.PersistentClient(str(directory / "plain"), Settings(anonymized_telemetry=False))
     return client, client.get_or_create_collection(
-        "plain", embedding_function=None, configuration={"hnsw": {"space": "cosine"}}
+        name, embedding_function=None, configuration={"hnsw": {"space": "cosine"}}
     )
 
 
-def _build_plain(directory: Path, items: list[dict[str, Any]], vectors: np.ndarray) -> float:
-    client, collection = _plain_collection(directory)
-    begun = time.perf_counter()
+def _upsert(collection: Any, items: list[dict[str, Any]], vectors: np.ndarray, first: int = 0) -> None:
     for start in range(0, len(items), BATCH):
         batch = items[start : start + BATCH]
         collection.upsert(
-            ids=[f"{start + n}" for n in range(len(batch))],
+            ids=[f"{first + start + n}" for n in range(len(batch))],
             embeddings=vectors[start : start + len(batch)],
             documents=[item["text"] for item in batch],
             metadatas=[item["metadata"] for item in batch],
         )
-    seconds = time.perf_counter() - begun
-    client.close()
-    return seconds
+
+
+async def beside_plain(
+    ours: Callable[[int], Awaitable[Any]], plain: Callable[[int], object], count: int
+) -> Row:
+    """Time calls of ours and of plain chromadb in four turns each; a row of ours, plain's medians, and the quotient of both."""
+    found: dict[str, list[Row]] = {"ours": [], "plain": []}
+
+    async def plainly(number: int) -> None:
+        plain(number)
+
+    for turn in range(4):
+        for name, call in (("ours", ours), ("plain", plainly)):
+            found[name].append(
+                await timed(lambda n: call(n + turn * count), count // 4, warm=1 if turn else 3)  # noqa: B023
+            )
+    both = {
+        name: {field: statistics.median(row[field] for row in rows) for field in rows[0]}
+        for name, rows in found.items()
+    }
+    quotients = [
+        one["p50_ms"] / other["p50_ms"] for one, other in zip(found["ours"], found["plain"], strict=True)
+    ]
+    return {
+        **both["ours"],
+        "plain_p50_ms": both["plain"]["p50_ms"],
+        "plain_cpu_ms": both["plain"]["cpu_ms"],
+        "against_plain": statistics.median(quotients),
+    }
 
 
 # -- figures: each is a coroutine function of a directory with ``ours`` and ``plain``, and its size ----------------------
@@ -215,27 +246,41 @@ def _build_plain(directory: Path, items: list[dict[str, Any]], vectors: np.ndarr
 
 async def small_write(directory: Path, size: int) -> Row:
     """One write into a namespace of 30 beside the large one; the loop's stall included."""
-    async with Memory(directory / "ours") as memory:
-        async with Ticker() as ticker:
-            row = await timed(
-                lambda n: memory.remember(f"A new fact, number {n}, of the small one.", namespace=SMALL),
-                15,
-                warm=1,
-            )
-        return {**row, "stall_ms": ticker.summary()["stall_max_ms"]}
+    client, small = _plain_collection(directory, "small")
+    vector = _vectors(["A new fact of the small one."])
+    async with Memory(directory / "ours") as memory, Ticker() as ticker:
+        row = await beside_plain(
+            lambda n: memory.remember(f"A new fact, number {n}, of the small one.", namespace=SMALL),
+            lambda n: small.upsert(
+                ids=[f"new-{n}"],
+                embeddings=vector,
+                documents=[f"A new fact, number {n}, of the small one."],
+            ),
+            16,
+        )
+    client.close()
+    return {**row, "stall_ms": ticker.summary()["stall_max_ms"]}
 
 
 async def recall(directory: Path, size: int) -> Row:
     """Recall, hybrid, one caller; and plain Chroma's query with the same embedder."""
-    asked = questions(64)
+    asked = questions(128)
+    client, large = _plain_collection(directory)
     async with Memory(directory / "ours") as memory:
-        ours = await timed(lambda n: memory.recall(asked[n % 64], namespaces=NAMESPACE), 40)
-        window = await timed(lambda n: memory.recall(asked[n % 64] + "?", namespaces=NAMESPACE, window=2), 40)
+        ours = await beside_plain(
+            lambda n: memory.recall(asked[n % 128], namespaces=NAMESPACE),
+            lambda n: large.query(query_embeddings=_vectors([asked[n % 128] + " "]), n_results=5),
+            60,
+        )
+        window = await timed(
+            lambda n: memory.recall(asked[n % 128] + "?", namespaces=NAMESPACE, window=2), 40
+        )
         vectors = await memory.recall(asked[0], namespaces=NAMESPACE, mode="vector")
         assert vectors
         vector = await timed(
-            lambda n: memory.recall(asked[n % 64] + "!", namespaces=NAMESPACE, mode="vector"), 40
+            lambda n: memory.recall(asked[n % 128] + "!", namespaces=NAMESPACE, mode="vector"), 40
         )
+    client.close()
     return {**ours, "window_p50_ms": window["p50_ms"], "vector_p50_ms": vector["p50_ms"]}
 
 
@@ -330,13 +375,20 @@ async def reindexing(directory: Path, size: int) -> Row:
 
 
 async def forgetting(directory: Path, size: int) -> Row:
-    """Forget the large namespace: the longest wait of a recall in the small one."""
+    """Forget the large namespace: the longest wait of a recall in the small one. Plain Chroma deletes it in one piece."""
     asked = questions(64)
     async with Memory(directory / "ours") as memory:
-        return await longest_wait(
+        row = await longest_wait(
             lambda n: memory.recall(asked[n % 64], namespaces=SMALL),
             lambda: memory.forget_namespace(NAMESPACE),
         )
+    client, large = _plain_collection(directory)
+    large.query(query_embeddings=_vectors([asked[0]]), n_results=1)
+    begun = time.perf_counter()
+    client.delete_collection(large.name)
+    row["plain_wait_ms"] = (time.perf_counter() - begun) * 1e3
+    client.close()
+    return row
 
 
 # -- figures on stores of their own ---------------------------------------------------------------------------------------
@@ -359,12 +411,52 @@ async def many_namespaces(directory: Path, size: int) -> Row:
 
 
 async def twenty_namespaces(directory: Path, size: int) -> Row:
-    """A recall over 20 namespaces of 500."""
-    asked = questions(64)
+    """A recall over 20 namespaces of 500; and plain Chroma's query of 20 collections, one after the other."""
+    asked = questions(128)
+    plain = []
     async with Memory(directory / "twenty") as memory:
         for number in range(20):
-            await memory.remember_many(records(500, seed=number + 10), namespace=f"n{number}")
-        return await timed(lambda n: memory.recall(asked[n % 64]), 20)
+            some = records(500, seed=number + 10)
+            await memory.remember_many(some, namespace=f"n{number}")
+            _, collection = _plain_collection(directory, f"twenty-{number}")
+            _upsert(collection, some, _vectors([item["text"] for item in some]))
+            plain.append(collection)
+
+        def query(number: int) -> None:
+            vector = _vectors([asked[number % 128] + " "])
+            for collection in plain:
+                collection.query(query_embeddings=vector, n_results=5)
+
+        return await beside_plain(lambda n: memory.recall(asked[n % 128]), query, 24)
+
+
+async def mixed(directory: Path, size: int) -> Row:
+    """Ten minutes of mixed load over 2,000 memories that come and go: growth after the first minute."""
+    asked = questions(128)
+    rows: list[tuple[float, int]] = []
+    async with Memory(directory / "mixed") as memory:
+        alive = deque(await memory.remember_many(records(2000), namespace=NAMESPACE))
+        begun = time.perf_counter()
+        number = 0
+        for minute in (1, MIXED_MINUTES):
+            while time.perf_counter() - begun < minute * 60:
+                number += 1
+                text = f"What was said at moment {number} is about {asked[number % 128]}"
+                alive.append(await memory.remember(text, namespace=NAMESPACE))
+                await memory.forget(alive.popleft(), namespace=NAMESPACE)
+                await memory.update(alive[number % 1000], namespace=NAMESPACE, metadata={"seen": number})
+                await asyncio.gather(*(memory.recall(asked[(number + n) % 128]) for n in range(3)))
+                await asyncio.sleep(0.05)
+            rows.append((rss_mb(), size_of(directory / "mixed")))
+        count = await memory.count(NAMESPACE)
+    (early, small), (late, large) = rows
+    return {
+        "turns": float(number),
+        "memories": float(count),
+        "rss_mb": late,
+        "rss_growth": late / early,
+        "directory_growth": large / small,
+    }
 
 
 async def scopes(directory: Path, size: int) -> Row:
@@ -410,6 +502,7 @@ OWN: dict[str, Callable[[Path, int], Awaitable[Row]]] = {
     "twenty_namespaces": twenty_namespaces,
     "many_namespaces": many_namespaces,
     "scopes": scopes,
+    "mixed": mixed,
 }
 FIGURES = {"build": build, **STORES, **OWN}
 
