@@ -21,7 +21,7 @@ from aiochroma.backend.chroma import chroma_settings
 from aiochroma.backend.chroma_records import ChromaRecords, read_records, server_api
 from aiochroma.backend.protocol import BackendInfo, Capabilities, FailedCall, call_repeatedly
 from aiochroma.backend.server import Access, examine, explained, fault_of, is_loopback, proxy_secrets
-from aiochroma.core.operations import Lane, Result
+from aiochroma.core.operations import Effect, Lane, Result
 from aiochroma.core.request import Request
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ _CONNECT_SECONDS = 5.0
 _READ_SECONDS = 60.0
 _SHORTEST_READ_SECONDS = 0.05
 _COUNTS_AT_ONCE = 32
+_DROPS = frozenset({Effect.DROPS_COLLECTION, Effect.DROPS_ALL})
 
 
 class HttpBackend:
@@ -151,7 +152,7 @@ class HttpBackend:
                 return own(**request.arguments)
             if request.row.result in {Result.RECORDS, Result.ROWS}:
                 return read_records(self._api, request)
-            if request.lane is not Lane.WRITE:
+            if request.lane is not Lane.WRITE and request.row.effect not in _DROPS:
                 return getattr(self._api, request.operation)(**request.arguments)
             try:
                 return getattr(self._api, request.operation)(**request.arguments)

@@ -89,7 +89,7 @@ class ServerOperations(FurtherOperations, Protocol):
     """Operations on a server, which know of the writes that are made beside them."""
 
     def after_write(self, request: Request) -> None:
-        """Follow a write of Chroma's own that was carried out, or may have been."""
+        """Follow a write of Chroma's own that was carried out, or may have been, or the deletion of collections."""
 
     def close(self) -> None:
         """Give everything back."""

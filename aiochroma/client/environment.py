@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["options_from_environment"]
 
-_SHOWN = frozenset({"mode", "port", "ssl", "auth_header", "ca_file", "timeout", "process"})
+_SHOWN = frozenset({"mode", "port", "ssl", "auth_header", "ca_file", "cache", "timeout", "process"})
 """Fields whose wrong value is repeated in the message; in the others there may be a secret."""
 
 
@@ -71,6 +71,7 @@ class _Http(_Ephemeral):
     auth_token: SecretStr | None = None
     auth_header: Annotated[Literal["authorization", "x-chroma-token", "both"], _LOWERED] = "authorization"
     ca_file: Path | None = None
+    cache: Path | None = None
 
     @field_validator("host")
     @classmethod

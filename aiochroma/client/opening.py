@@ -264,6 +264,7 @@ def AsyncHttpClient(  # noqa: N802 - named and called as Chroma's own
     connect_timeout: float = 5.0,
     read_timeout: float = 60.0,
     attempts: int = 6,
+    cache: str | os.PathLike[str] | None = None,
 ) -> ClientOpening:
     """Connect to a Chroma server.
 
@@ -276,11 +277,11 @@ def AsyncHttpClient(  # noqa: N802 - named and called as Chroma's own
     result, the second time: creating (unless ``get_or_create``), renaming or deleting a collection, deleting by a filter.
 
     A :class:`~aiochroma.Memory` on a server (``client=``) finds what it finds on a directory. The first recall of a namespace
-    reads it whole, with its vectors (about 5 kB a memory), into this process's memory; later ones ask in one round trip what
-    changed since. A change that another client made before the recall is found; where that client's clock is more than a
-    second behind, it is found after two seconds to a minute. Up to 50,000 memories of a server are kept. A larger namespace, and
-    one that is being read (see ``Recall.indexing``), is answered from candidates of the server: those nearest by meaning, and
-    the nearest that contain a word of the question as it is spelled there; ``Recall.errors`` says so.
+    reads it whole, with its vectors (about 5 kB a memory), into this process's memory, or with ``cache`` into a file for the next
+    start; later ones ask in one round trip what changed since. A change that another client made before it is found; where that
+    client's clock is more than a second behind, it is found after two seconds to a minute. Up to 50,000 memories of a server are
+    kept. A larger namespace, and one that is being read (see ``Recall.indexing``), is answered from candidates of the server:
+    those nearest by meaning, and the nearest that contain a word of the question as it is spelled; ``Recall.errors`` says so.
 
     Args:
         host: Name or address of the server, or a whole URL, which then says port and path, too.
@@ -306,6 +307,10 @@ def AsyncHttpClient(  # noqa: N802 - named and called as Chroma's own
         connect_timeout: How long making a connection may take, in seconds; at most a day.
         read_timeout: How long the server may take to answer, in seconds; at most a day.
         attempts: How often a call is tried.
+        cache: A folder in which what was read of the server's memories stays for the next start, which then reads what changed
+            meanwhile: texts and vectors, about 5 kB a memory, readable by this user alone. What this process forgets leaves the
+            file at once, what others forget when it is recalled from next, and traces of both when it is closed. One process at
+            a time has it, others read the server. It may be deleted when nothing uses it. Default: nothing is written.
 
     Returns:
         Something to ``await``, or to use with ``async with``, for an :class:`aiochroma.AsyncClient`.
@@ -341,6 +346,7 @@ def AsyncHttpClient(  # noqa: N802 - named and called as Chroma's own
             connect_timeout=connect_timeout,
             read_timeout=read_timeout,
             attempts=attempts,
+            cache=cache,
         ).resolve
     )
 
@@ -358,6 +364,7 @@ def connect(**overrides: Unpack[ConnectOverrides]) -> ClientOpening:
     ``CHROMA_AUTH_TOKEN``         the token for the proxy before the server
     ``CHROMA_AUTH_HEADER``        ``authorization`` (default), ``x-chroma-token`` or ``both``
     ``CHROMA_CA_FILE``            certificates of the authorities to trust
+    ``CHROMA_CACHE``              a folder for what was read of the server's memories; default none
     ``CHROMA_TENANT``             default ``default_tenant``
     ``CHROMA_DATABASE``           default ``default_database``
     ``CHROMA_TIMEOUT``            limit for each call, in seconds; default none

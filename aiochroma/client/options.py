@@ -8,6 +8,7 @@ Plain data and light to import. What is wrong with an option is said when it is 
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from aiochroma._errors import InvalidInputError, is_one_of, shown
+from aiochroma._files import expand, make_directory, touch_sqlite_file
 from aiochroma._waiting import LONGEST_SECONDS, checked_seconds
 from aiochroma.core.config import EngineOptions, Location, canonical_path
 
@@ -89,7 +91,8 @@ def _opener_of(kind: str) -> Opener:
 
         # A forked child may make its own connections to a server.
         def server_index(api: ServerAPI, options: EngineOptions) -> ServerIndex:
-            return ServerIndex(api, cache_bytes=options.vector_cache_bytes)
+            file = None if options.cache is None else Path(options.cache)
+            return ServerIndex(api, file, cache_bytes=options.vector_cache_bytes)
 
         return Opener(partial(HttpBackend, make_operations=server_index), parallel=True, native=False)
     from aiochroma.host.opening import EMBEDDED
@@ -269,6 +272,7 @@ class HttpOptions(ClientOptions):
         connect_timeout: How long making a connection may take, in seconds; at most a day.
         read_timeout: How long the server may take to answer, in seconds; at most a day.
         attempts: How often a call is tried.
+        cache: A folder in which what was read of the server's memories stays for the next start, or None.
     """
 
     host: str = "localhost"
@@ -282,6 +286,7 @@ class HttpOptions(ClientOptions):
     connect_timeout: float = 5.0
     read_timeout: float = 60.0
     attempts: int = 6
+    cache: str | os.PathLike[str] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -289,14 +294,21 @@ class HttpOptions(ClientOptions):
         _check_whole("attempts", self.attempts)
         _check_above_zero("connect_timeout", self.connect_timeout)
         _check_above_zero("read_timeout", self.read_timeout)
+        if self.cache is not None:
+            expand(self.cache, "cache")
         self._url_and_access()
 
     def resolve(self) -> ConnectTarget:
-        """See :class:`ClientOptions`."""
+        """See :class:`ClientOptions`.
+
+        Raises:
+            InvalidInputError: The folder of `cache` cannot be made, or no file in it.
+        """
         url, access = self._url_and_access()
         return self._target(
             Location("http", url=url, fingerprint=access.fingerprint),
             access=access,
+            cache=None if self.cache is None else _cache_file(expand(self.cache, "cache"), url),
             connections=self._wish("connections"),
             attempts=self._wish("attempts"),
             connect_timeout=_socket_seconds(self._wish("connect_timeout")),
@@ -362,6 +374,23 @@ class ConnectOverrides(TypedDict, total=False):
     connect_timeout: float
     read_timeout: float
     attempts: int
+    cache: str | os.PathLike[str] | None
+
+
+def _cache_file(folder: Path, url: str) -> str:
+    """Return the file in which the copy of a server's memories lies; made, closed to others, if it is not there."""
+    file = (
+        Path(canonical_path(folder))
+        / f"aiochroma-server-{hashlib.sha256(url.encode()).hexdigest()[:16]}.sqlite3"
+    )
+    try:
+        make_directory(file.parent)
+        touch_sqlite_file(file)
+    except OSError as error:
+        raise InvalidInputError(
+            f"`cache` {str(folder)!r} cannot be used: {error}. It must be a folder in which this user may write, or None."
+        ) from error
+    return str(file)
 
 
 def _refuse_other_address(settings: Settings, host: str, port: int, url: str) -> None:

@@ -92,6 +92,7 @@ class EngineOptions:
         attempts: How often a request to a server is tried; default 6.
         connect_timeout: How long making a connection to a server may take, in seconds; default 5.
         read_timeout: How long a server may take to answer, in seconds; default 60.
+        cache: The file in which what was read of a server's memories stays for the next start; default none.
         process: ``"shared"``: another process has the directory open and serves all; ``"this"``: this one has. None: whichever.
         host_idle: How long a process that serves all stays without clients, in seconds; default 60.
     """
@@ -109,6 +110,7 @@ class EngineOptions:
     attempts: int | None = None
     connect_timeout: float | None = None
     read_timeout: float | None = None
+    cache: str | None = None
     process: str | None = None
     host_idle: float | None = None
 
@@ -131,7 +133,7 @@ class EngineOptions:
     def conflicts_with(self, first: EngineOptions) -> list[str]:
         """Return what these options ask for that the first opener decided otherwise."""
         conflicts = []
-        for name in ("settings", *_NUMBERS):
+        for name in ("settings", "cache", *_NUMBERS):
             mine, theirs = getattr(self, name), getattr(first, name)
             if theirs is None:
                 theirs = DEFAULTS.get(name)

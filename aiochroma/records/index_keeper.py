@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from aiochroma.core.request import Request
     from aiochroma.disk.retained_log import LogState
 
-__all__ = ["IndexKeeper", "write_rows"]
+__all__ = ["NOT_DAMAGED", "IndexKeeper", "write_rows"]
 
 log: EventLogger = get_logger("aiochroma.records")
 
@@ -42,7 +42,7 @@ _SLICE = 64
 """Records copied in one slice: 5 to 10 ms."""
 _UNUSABLE_SECONDS = 5.0
 """The pause after a failure to open the file, in seconds: each attempt may wait for another's lock."""
-_NOT_DAMAGED = ("locked", "readonly", "unable to open", "is full", "disk I/O")
+NOT_DAMAGED = ("locked", "readonly", "unable to open", "is full", "disk I/O")
 """In SQLite's messages: nothing is wrong with what is in the file."""
 _ALMOST = 0.999
 """The largest share that is reported as long as something of a collection is missing."""
@@ -145,7 +145,7 @@ class IndexKeeper:
         log.warning("text_index.failed", error=str(error), hint="made again when it is used")
         self._current.clear()
         self._copying.clear()
-        if self._index is not None and not any(words in str(error) for words in _NOT_DAMAGED):
+        if self._index is not None and not any(words in str(error) for words in NOT_DAMAGED):
             self._changed.clear()
             try:
                 self._index.recreate()

@@ -29,6 +29,7 @@ from aiochroma.text.index import CACHE_BYTES, IndexedText, TextIndex
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
     from uuid import UUID
 
     from chromadb.api import ServerAPI
@@ -139,13 +140,20 @@ class ServerIndex(ScratchIndex):
 
     Args:
         api: Chroma's client of the server.
+        file: Where the copies stay for the next start, or None to keep them in memory.
         most: How many memories may be kept here.
         cache_bytes: The most bytes that their vectors take beside the index.
     """
 
-    def __init__(self, api: ServerAPI, most: int = MOST_MEMORIES, cache_bytes: int = CACHE_BYTES) -> None:
+    def __init__(
+        self,
+        api: ServerAPI,
+        file: Path | None = None,
+        most: int = MOST_MEMORIES,
+        cache_bytes: int = CACHE_BYTES,
+    ) -> None:
         super().__init__(api)
-        self._keeper = ServerKeeper(api, most, cache_bytes)
+        self._keeper = ServerKeeper(api, file, most, cache_bytes)
         self._copies = _Copies(api, self._keeper, self._chunks, cache_bytes)
 
     def search(
@@ -203,6 +211,9 @@ class ServerIndex(ScratchIndex):
 
     def after_write(self, request: Request) -> None:
         """Follow a write of Chroma's own by this client, which may have no stamp."""
+        if request.row.effect in {Effect.DROPS_COLLECTION, Effect.DROPS_ALL}:
+            self._keeper.dropped()
+            return
         collection = str(request.arguments.get("collection_id"))
         writes = request.row.effect is Effect.WRITES
         self._keeper.noticed(collection, request.arguments.get("ids") or () if writes else ())

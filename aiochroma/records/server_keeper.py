@@ -6,27 +6,36 @@ changes the number of memories, and the ids are then compared. Whatever they cha
 stamped since the last question is asked for each time, and every two seconds what was stamped up to a minute before it, for a
 clock that is behind ours. One that is further behind is noticed by what it adds, and followed from then on.
 
+The copy may lie in a file, for the next start. There the mark of a namespace says up to when it follows the server, and what this
+client has written since. Who opens the file compares the ids, and asks for what was stamped up to an hour before that moment. One
+process at a time has the file; another one keeps its copy in memory, as does one whose file fails. After a week a namespace is
+read again whole: what a program changed without a stamp, or with one of a wild clock, would else stay as it was.
+
 Used from several connection threads at once. Questions to the server are asked outside of the lock.
 """
 
 from __future__ import annotations
 
 import contextvars
+import math
+import sqlite3
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma.disk.retained_log import LogState
-from aiochroma.records.index_keeper import IndexKeeper, write_rows
+from aiochroma.records.index_keeper import NOT_DAMAGED, IndexKeeper, write_rows
 from aiochroma.records.record import UPDATED_AT
+from aiochroma.records.server_copy import SKEW_SECONDS, Copy, Mark
 from aiochroma.text.index import CACHE_BYTES
+from aiochroma.text.memories import delete_files
 
 if TYPE_CHECKING:
-    import sqlite3
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
+    from pathlib import Path
 
     from chromadb.api import ServerAPI
 
@@ -45,7 +54,6 @@ _COPYING_SECONDS = 1.0
 """How long a search copies, or waits for another to copy, before it is answered from candidates of the server."""
 _ON_THE_WAY_SECONDS = 1.0
 """How much later than it was stamped a write may come to the server."""
-_SKEW_SECONDS = 60.0
 _MOST_SKEW_SECONDS = 3600.0
 _LOOK_BACK_SECONDS = 2.0
 _COMPARE_SECONDS = 300.0
@@ -54,57 +62,18 @@ _REFUSED_SECONDS = 30.0
 _UNUSED_SECONDS = 600.0
 """A namespace that was not searched for this time makes room for another."""
 _THREADS = 4
-
-
-@dataclass
-class _Copy:
-    """A namespace that is followed.
-
-    Attributes:
-        lock: Held by the search that brings it up to date.
-        ids: Those that are to be copied, in the server's order; None before that has begun.
-        copied: How many of them were.
-        is_complete: Whether all were.
-        followed_at: When the last question was asked that was answered (``time.monotonic()``).
-        asked_at: The same on the clock that memories are stamped with.
-        looked_back_at: The last question that went further back.
-        compared_at: When the ids were compared last.
-        skew: How far back that has to go, in seconds.
-        must_look_back: Whether the next one has to, however long ago it was.
-        seen: The metadata of what was written lately, by id.
-        unread: What this client has written.
-        used_at: When it was searched last.
-        refused_until: Until when it is not asked again whether there is room for it.
-        count: How many memories it had when it was refused.
-    """
-
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    ids: list[str] | None = None
-    copied: int = 0
-    is_complete: bool = False
-    followed_at: float = 0.0
-    asked_at: float = 0.0
-    looked_back_at: float = 0.0
-    compared_at: float = 0.0
-    skew: float = _SKEW_SECONDS
-    must_look_back: bool = True
-    seen: dict[str, MetadataView | None] = field(default_factory=dict)
-    unread: set[str] = field(default_factory=set)
-    used_at: float = field(default_factory=time.monotonic)
-    refused_until: float = 0.0
-    count: int = 0
-
-    @property
-    def share(self) -> float:
-        """Which share of the namespace is here."""
-        return 1.0 if self.is_complete else min(0.999, self.copied / len(self.ids)) if self.ids else 0.0
+_NOTED_SECONDS = 60.0
+"""How often it is noted in the file how far a namespace follows the server."""
+_MOST_UNREAD = 1000
+"""With more that this client has written, a namespace is read again whole."""
 
 
 class ServerKeeper(IndexKeeper):
-    """Keeps namespaces of a server in an index in memory.
+    """Keeps namespaces of a server in an index in memory, or in a file.
 
     Args:
         api: Chroma's client of the server.
+        file: The file, or None.
         most: How many memories may be kept.
         cache_bytes: The most bytes that vectors take beside the index.
 
@@ -112,11 +81,18 @@ class ServerKeeper(IndexKeeper):
         lock: To be held while the index is used.
     """
 
-    def __init__(self, api: ServerAPI, most: int = MOST_MEMORIES, cache_bytes: int = CACHE_BYTES) -> None:
-        super().__init__(api, None, LogState(), cache_bytes, any_thread=True)
+    def __init__(
+        self,
+        api: ServerAPI,
+        file: Path | None = None,
+        most: int = MOST_MEMORIES,
+        cache_bytes: int = CACHE_BYTES,
+    ) -> None:
+        super().__init__(api, file, LogState(), cache_bytes, any_thread=True)
         self.lock: threading.RLock = threading.RLock()
         self._most = most
-        self._copies: dict[str, _Copy] = {}
+        self._is_listed = file is None
+        self._copies: dict[str, Copy] = {}
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="aiochroma-follow")
 
     # -- using it ------------------------------------------------------------------------------------------------------
@@ -128,7 +104,7 @@ class ServerKeeper(IndexKeeper):
             problem = self._present_problem()
             if problem is not None:
                 return 0.0, problem
-            copy = self._copies.setdefault(collection, _Copy())
+            copy = self._copies.setdefault(collection, Copy(db))
             copy.used_at = arrived
         # A complete copy is soon up to date; one that is being made may take long.
         if not copy.lock.acquire(timeout=-1 if copy.is_complete else _COPYING_SECONDS):
@@ -136,9 +112,14 @@ class ServerKeeper(IndexKeeper):
         try:
             if arrived < copy.refused_until:
                 return 0.0, self._refusal(copy)
+            if not self._is_listed:
+                self._drop_gone()
             if copy.followed_at < arrived:
                 self._update(copy, collection, db)
             return copy.share, self._refusal(copy) if arrived < copy.refused_until else None
+        except sqlite3.DatabaseError as error:
+            self.failed(error)
+            return 0.0, None
         except Exception as error:
             if type(error).__name__ == "NotFoundError":
                 self.forget(collection)
@@ -155,26 +136,63 @@ class ServerKeeper(IndexKeeper):
         return self._open(), 1.0, None
 
     def failed(self, error: sqlite3.Error) -> None:
-        """See ``IndexKeeper``."""
+        """See ``IndexKeeper``; without the file it goes on in memory."""
         with self.lock:
             self._copies.clear()
-            super().failed(error)
+            if self._file is None:
+                super().failed(error)
+            else:
+                self._leave_file(error)
+
+    def _open(self) -> TextIndex:
+        if self._index is None and self._file is not None:
+            try:
+                return super()._open()
+            except sqlite3.DatabaseError as error:
+                self._leave_file(error)
+        return super()._open()
+
+    def _leave_file(self, error: sqlite3.Error) -> None:
+        """Go on in memory, until the next start."""
+        file, self._file, self._is_listed = self._file, None, True
+        if self._index is not None:
+            self._index.close()
+            self._index = None
+        is_damaged = not any(words in str(error) for words in NOT_DAMAGED)
+        if is_damaged:
+            delete_files(str(file))
+        log.warning(
+            "server_index.not_kept",
+            file=str(file),
+            error=str(error),
+            deleted=is_damaged,
+            hint="read from the server again at the next start",
+        )
 
     # -- what this client does -----------------------------------------------------------------------------------------
 
     def noticed(self, collection: str, ids: Iterable[str]) -> None:
         """Have the next search read what this client wrote: that may have taken long, or have no new stamp."""
+        ids = list(ids)
         with self.lock:
             copy = self._copies.get(collection)
             if copy is not None:
                 copy.unread.update(ids)
+            self._follow_in_file(lambda index: self._mark_changed(index, collection, ids))
 
     def deleted(self, collection: str, ids: Sequence[str]) -> None:
         """Follow a deletion of this client."""
         with self.lock:
             copy = self._copies.get(collection)
-            if copy is not None and copy.is_complete:
-                self._remove(copy, collection, ids)
+            if self._file is not None:
+                self._follow_in_file(lambda index: self._delete_in_file(index, collection, ids))
+            elif copy is not None and copy.is_complete:
+                self._open().delete(collection, ids)
+
+    def dropped(self) -> None:
+        """Follow the deletion of collections by this client."""
+        if self._file is not None and self._is_there:
+            self._drop_gone()
 
     def forget(self, collection: str) -> None:
         """See ``IndexKeeper``."""
@@ -187,12 +205,85 @@ class ServerKeeper(IndexKeeper):
         """Give everything back."""
         self._threads.shutdown()
         with self.lock:
+            self._follow_in_file(self._tidy)
             self._copies.clear()
             self.close({})
 
+    # -- the file ------------------------------------------------------------------------------------------------------
+
+    def _follow_in_file(self, change: Callable[[TextIndex], object]) -> None:
+        """Note something in the file, where there is one; what this client did has not failed if that fails."""
+        if self._file is None or not self._is_there:
+            return
+        try:
+            change(self._open())
+        except sqlite3.DatabaseError as error:
+            self.failed(error)
+
+    def _mark_changed(self, index: TextIndex, collection: str, unread: Sequence[str]) -> None:
+        """Note what this client has written to a namespace, or removed from it, since its mark was written."""
+        mark = Mark.of(index.watermark(collection))
+        if mark is not None:
+            known = dict.fromkeys([*mark.unread, *unread])
+            changed = replace(mark, unread=list(known), is_tidy=False)
+            if changed != mark:
+                index.set_watermark(collection, str(changed) if len(known) <= _MOST_UNREAD else "")
+
+    def _delete_in_file(self, index: TextIndex, collection: str, ids: Sequence[str]) -> None:
+        if index.delete(collection, ids):
+            self._mark_changed(index, collection, ())
+
+    def _note(self, copy: Copy, collection: str) -> None:
+        """Note how far a namespace follows the server; not before what this client has written was read."""
+        with self.lock:
+            if self._file is not None and self._copies.get(collection) is copy and not copy.unread:
+                mark = Mark(**copy.db, as_of=copy.asked_at, skew=copy.skew, read_at=copy.read_at)
+                self._open().set_watermark(collection, str(mark))
+                copy.noted_at = time.monotonic()
+
+    def _tidy(self, index: TextIndex) -> None:
+        """Leave nothing in the file of what was changed or taken out."""
+        for name, copy in self._copies.items():
+            if copy.is_complete:
+                self._note(copy, name)
+        for name, text in index.watermarks().items():
+            mark = Mark.of(text)
+            if mark is not None and not mark.is_tidy:
+                index.tidy(name)
+                index.set_watermark(name, str(replace(mark, is_tidy=True)))
+
+    def _drop_gone(self) -> None:
+        """Drop what the file has of collections that are gone from the server, and what in it is none of ours."""
+        with self.lock:
+            index = self._open()
+            marks = {name: Mark.of(index.watermark(name)) for name in index.namespaces()}
+        there: dict[tuple[str, str], set[str] | None] = {}
+        for name, mark in marks.items():
+            if mark is None:
+                if name not in self._copies:
+                    self.forget(name)
+                continue
+            key = (mark.tenant, mark.database)
+            if key not in there:
+                there[key] = self._listed(*key)
+            found = there[key]
+            if found is not None and name not in found:
+                self.forget(name)
+        self._is_listed = True
+
+    def _listed(self, tenant: str, database: str) -> set[str] | None:
+        """Return the ids of the collections of a database; None where the server does not say."""
+        try:
+            return {str(one.id) for one in self._api.collections(tenant=tenant, database=database)}
+        except Exception as error:  # noqa: BLE001 - another database is no reason to fail
+            if type(error).__name__ == "NotFoundError":
+                return set()
+            log.info("server_index.not_listed", tenant=tenant, database=database, error=str(error))
+            return None
+
     # -- following the server ------------------------------------------------------------------------------------------
 
-    def _update(self, copy: _Copy, collection: str, db: Database) -> None:
+    def _update(self, copy: Copy, collection: str, db: Database) -> None:
         if not copy.is_complete and not self._copy(copy, collection, db):
             return
         begun, now = time.monotonic(), time.time()
@@ -216,8 +307,10 @@ class ServerKeeper(IndexKeeper):
         copy.followed_at, copy.asked_at = begun, now
         if looks_back:
             copy.looked_back_at = begun
+        if begun - copy.noted_at > _NOTED_SECONDS:
+            self._note(copy, collection)
 
-    def _copy(self, copy: _Copy, collection: str, db: Database) -> bool:
+    def _copy(self, copy: Copy, collection: str, db: Database) -> bool:
         """Copy for a while; return whether everything is here."""
         until = time.monotonic() + _COPYING_SECONDS
         if copy.ids is None:
@@ -225,17 +318,16 @@ class ServerKeeper(IndexKeeper):
             if not self._makes_room(collection, copy.count):
                 copy.refused_until = time.monotonic() + _REFUSED_SECONDS
                 return False
-            copy.asked_at = time.time()
-            copy.ids = self._ids(collection, db)
+            now = time.time()
+            there = self._ids(collection, db)
             with self.lock:
-                index = self._open()
-                index.delete_namespace(collection)
-                index.set_watermark(collection, "open")
+                known = self._believed(copy, collection, there, now)
+                copy.ids = [*known, *(id for id in there if id not in known)]
+                copy.copied = len(known)
+                self._note(copy, collection)
         while copy.copied < len(copy.ids):
             ids = copy.ids[copy.copied : copy.copied + _PAGE]
-            rows = self._take(copy, collection, db, ids)
-            lately = copy.asked_at - copy.skew
-            copy.seen.update((row.id, row.metadata) for row in rows if _stamp(row.metadata) >= lately)
+            self._take(collection, db, ids)
             copy.copied += len(ids)
             if time.monotonic() > until and copy.copied < len(copy.ids):
                 return False
@@ -243,63 +335,86 @@ class ServerKeeper(IndexKeeper):
         log.debug("server_index.copied", collection=collection, records=copy.copied)
         return True
 
+    def _believed(self, copy: Copy, collection: str, there: Sequence[str], now: float) -> set[str]:
+        """Return the ids of what the file has of a namespace, and how old that is; nothing where it is not believed."""
+        index = self._open()
+        mark = Mark.of(index.watermark(collection))
+        if mark is None:
+            index.delete_namespace(collection)
+            copy.asked_at = copy.read_at = now
+            return set()
+        if not mark.is_tidy:  # The process that had the file was killed.
+            index.tidy(collection)
+        index.delete(collection, index.ids(collection).difference(there))
+        # Other clocks may have been further behind while nobody looked.
+        copy.asked_at, copy.read_at, copy.skew = mark.as_of - _MOST_SKEW_SECONDS, mark.read_at, mark.skew
+        copy.unread.update(mark.unread)
+        return index.ids(collection)
+
     def _makes_room(self, collection: str, count: int) -> bool:
         """Tell whether a namespace fits, after those that have not been used for long have left."""
         now = time.monotonic()
         with self.lock:
-            others = {
+            others = {name: self._kept(name) for name in self._open().namespaces() if name != collection}
+            others |= {
                 name: max(copy.copied, self._kept(name))
                 for name, copy in self._copies.items()
                 if name != collection
             }
-            for name in sorted(others, key=lambda name: self._copies[name].used_at):
+            # What lies in the file and was not asked for since the start goes first.
+            used_at = {
+                name: self._copies[name].used_at if name in self._copies else -math.inf for name in others
+            }
+            for name in sorted(others, key=lambda name: used_at[name]):
                 if count + sum(others.values()) <= self._most or count > self._most:
                     break
-                if now - self._copies[name].used_at > _UNUSED_SECONDS:
+                if now - used_at[name] > _UNUSED_SECONDS:
                     self.forget(name)
                     del others[name]
             return count + sum(others.values()) <= self._most
 
-    def _refusal(self, copy: _Copy) -> str:
+    def _refusal(self, copy: Copy) -> str:
         return (
             f"The namespace has {copy.count:,} memories, and {self._most:,} of a server are kept in this process at most. Words "
             "were compared with what the server came up with: some hits may be missing. A directory has no such limit."
         )
 
-    def _read_changes(self, copy: _Copy, collection: str, db: Database, *, looks_back: bool) -> None:
+    def _read_changes(self, copy: Copy, collection: str, db: Database, *, looks_back: bool) -> None:
         """Read what was written since the last question."""
         since = copy.asked_at - (copy.skew if looks_back else _ON_THE_WAY_SECONDS)
         found = self._api.get(collection, where={UPDATED_AT: {"$gte": since}}, include=["metadatas"], **db)
         recent = dict(zip(found["ids"], found["metadatas"], strict=True))
         with self.lock:
             unread, copy.unread = copy.unread, set()
+            index = self._open()
+            known = {
+                id: metadata
+                for id, _, metadata in index.read(index.rows(collection, recent).values()).values()
+            }
         try:
-            changed = {id: None for id in recent if copy.seen.get(id) != recent[id]} | dict.fromkeys(unread)
-            rows = self._take(copy, collection, db, list(changed))
+            self._take(
+                collection,
+                db,
+                [id for id in recent.keys() | unread if id in unread or known.get(id) != recent[id]],
+            )
         except BaseException:
             copy.unread |= unread
             raise
-        with self.lock:
-            copy.seen = {
-                **({} if looks_back else copy.seen),
-                **recent,
-                **{row.id: row.metadata for row in rows},
-            }
 
-    def _compare(self, copy: _Copy, collection: str, db: Database) -> None:
+    def _compare(self, copy: Copy, collection: str, db: Database) -> None:
         """Compare the ids: what is gone leaves, and what is new comes."""
         there = self._ids(collection, db)
         with self.lock:
             known = self._open().ids(collection)
-            self._remove(copy, collection, known.difference(there))
+            self._open().delete(collection, known.difference(there))
         new = [id for id in there if id not in known]
-        for row in self._take(copy, collection, db, new):
+        for row in self._take(collection, db, new):
             behind = copy.asked_at - _stamp(row.metadata)
             if copy.skew < behind < _MOST_SKEW_SECONDS:
                 log.info("server_index.clock_behind", collection=collection, seconds=round(behind))
-                copy.skew, copy.must_look_back = behind + _SKEW_SECONDS, True
+                copy.skew, copy.must_look_back = behind + SKEW_SECONDS, True
 
-    def _take(self, copy: _Copy, collection: str, db: Database, ids: Sequence[str]) -> list[IndexedText]:
+    def _take(self, collection: str, db: Database, ids: Sequence[str]) -> list[IndexedText]:
         """Read memories from the server; those that are not there leave."""
         taken = []
         for start in range(0, len(ids), _PAGE):
@@ -308,16 +423,9 @@ class ServerKeeper(IndexKeeper):
             with self.lock:
                 write_rows(self._open(), collection, rows)
                 if len(rows) < len(page):
-                    self._remove(copy, collection, set(page).difference(row.id for row in rows))
+                    self._open().delete(collection, set(page).difference(row.id for row in rows))
             taken += rows
         return taken
-
-    def _remove(self, copy: _Copy, collection: str, ids: Iterable[str]) -> None:
-        ids = list(ids)
-        if ids:
-            self._open().delete(collection, ids)
-        for id in ids:
-            copy.seen.pop(id, None)
 
     def _kept(self, collection: str) -> int:
         with self.lock:

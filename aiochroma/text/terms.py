@@ -128,6 +128,11 @@ class Postings:
                 (json.dumps(rows),),
             )
 
+    def tidy(self, namespace: int) -> None:
+        """Join what FTS5 has written, which else keeps the words of rows that were taken out for a while."""
+        if namespace:
+            self._connection.execute(f"INSERT INTO terms_{namespace} (terms_{namespace}) VALUES ('optimize')")  # noqa: S608
+
     def drop(self, namespace: int) -> None:
         """Remove the table of a namespace."""
         self._replaced(namespace)
