@@ -94,6 +94,7 @@ SENTENCES = {
         '(CHROMA_PROCESS=shared, or process="shared"), or run one worker'
     ),
     "store.unavailable": "the store is unavailable: {reason}; the next attempt is in {next_attempt_seconds} s",
+    "server_index.not_kept": "what was read of the server's memories cannot stay in {file} ({error}); it is {hint}",
     "text_index.failed": "the full-text index failed ({error}); it is {hint}",
     "text_index.not_followed": "the full-text index of {collection} did not follow a write: {error}",
     "text_index.set_aside": "{file} could not be used ({error}); it was moved to {quarantine}, and is made again",
