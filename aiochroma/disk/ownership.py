@@ -103,7 +103,8 @@ class Ownership:
         self.owner: Owner = owner
         self.warning = warning
         self._lock = lock
-        self._identity = identity(directory / LOCK_FILE)
+        self._lock_file = directory / LOCK_FILE
+        self._identity = identity(self._lock_file)
         self._guard = threading.Lock()
         self._released = False
 
@@ -120,7 +121,7 @@ class Ownership:
             and os.getpid() == self.owner.pid
             and self._lock.is_locked
             and self._identity is not None
-            and self._identity == identity(self.directory / LOCK_FILE)
+            and self._identity == identity(self._lock_file)
         )
 
     def renew(self) -> None:
@@ -134,7 +135,7 @@ class Ownership:
             # The old lock is one on a file that no other process can see any more.
             self._lock.release()
             self._lock, self.owner = acquire(self.directory, create=False).hand_over()
-            self._identity = identity(self.directory / LOCK_FILE)
+            self._identity = identity(self._lock_file)
         log.warning("lock.renewed", directory=str(self.directory), hint="it was locked again")
 
     def hand_over(self) -> tuple[filelock.BaseFileLock, Owner]:
@@ -148,7 +149,7 @@ class Ownership:
             if self._released or os.getpid() != self.owner.pid:
                 return
             self._released = True
-            if self._identity == identity(self.directory / LOCK_FILE):
+            if self._identity == identity(self._lock_file):
                 # Ours to remove only while the lock is ours; in a directory that was replaced it is another
                 # process's.
                 with contextlib.suppress(OSError):

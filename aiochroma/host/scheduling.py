@@ -138,6 +138,8 @@ def dealt_out(backlog: list[Ticket]) -> list[Ticket]:
     The order of a client's own requests stays, and what has begun stays before everything else: nothing may overtake a write
     that is cut, and its client may be gone.
     """
+    if len(backlog) < 2:
+        return backlog
     begun = [ticket for ticket in backlog if ticket.slices is not None]
     lines: dict[object, deque[Ticket]] = {}
     for ticket in backlog:
