@@ -19,8 +19,6 @@ from aiochroma.sync import Memory
 pytest.importorskip("typer")
 pytest.importorskip("rich")
 
-from aiochroma.cli.transfer import _records_in
-
 
 def printed_json(*arguments):
     """Return the JSON that a command printed."""
@@ -164,18 +162,79 @@ def test_stats_prints_counts_and_the_embedder(store):
 @pytest.mark.parametrize(
     ("arguments", "stdin", "named"),
     [
-        (["remember", "  "], b"", "blank"),
+        (["remember", "  "], b"", "The text is blank"),
+        (["remember", "one", ""], b"", "Text 2 is blank"),
         (["remember", "text", "-m", "no sign"], b"", "KEY=VALUE"),
+        (["remember", "text", "-m", "=value"], b"", "The `--metadata` of the text has the key ''"),
         (["remember", "one", "two", "--id", "same"], b"", "--id"),
-        (["remember", "text", "-n", " "], b"", "`namespace`"),
-        (["remember", "-"], b"good\n\xff\xfe\n", "Line 2"),
+        (["remember", "text", "--id", ""], b"", "The `--id` of the text"),
+        (["remember", "text", "--thread", ""], b"", "The `--thread` of the text"),
+        (["remember", "text", "--scope", "a//b"], b"", "`--scope` must be 1 to 8 labels"),
+        (["remember", "text", "--ttl", "0s"], b"", "`--ttl` must be a time"),
+        (["remember", "text", "--ttl", "9999999w"], b"", "`--ttl` is too long"),
+        (["remember", "text", "-n", " "], b"", "`--namespace` must be"),
+        (["remember", "--thread", ""], b"\n\none\n", "The `--thread` of line 3 of standard input"),
+        (["remember"], b"a\0b\n", "Line 1 of standard input has a NUL character"),
+        (["remember", "-"], b"\xff\xfe\ngood\n", "Line 1 of standard input is not UTF-8"),
     ],
 )
 def test_bad_input_ends_with_2_and_names_the_argument(tmp_path, arguments, stdin, named):
-    """A wrong argument is one line that names it, and nothing of the store is made."""
+    """A wrong argument is one line that names it as it was given, and no store is made."""
     finished = command(*arguments, "--path", tmp_path / "memory", typed=stdin)
     assert finished.returncode == 2
     assert named in complaint(finished)
+    assert not (tmp_path / "memory").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["recall", " "], "`QUERY`"),
+        (["recall", "key", "-k", "0"], "`-k` must be an integer from 1"),
+        (["recall", "key", "-n", "personal=0"], "`--namespace personal=0`"),
+        (["recall", "key", "-n", ""], "`--namespace` must be"),
+        (["recall", "key", "--window", "99"], "`--window` must be an integer from 0"),
+        (["recall", "key", "--max-distance", "-1"], "`--max-distance` must be a number of at least 0"),
+        (["recall", "key", "--thread", ""], "`--thread` must be"),
+        (["list", "--where", '{"a": 1, "b": 2}'], "`--where` must be"),
+        (["list", "--scope", ""], "`--scope` must be"),
+        (["get", ""], "`ID` must be"),
+        (["update", "short", " "], "`TEXT` is blank"),
+        (["update", "short", "-m", "$x=1"], "`--metadata`"),
+        (["forget", ""], "`ID` must be"),
+        (["forget", "--thread", "t", "-n", " "], "`--namespace` must be"),
+        (["import", "pyproject.toml"], "`FILE` 'pyproject.toml' must be a folder"),
+        (["import", "README.jsonl", "--split-chars", "-1"], "`--split-chars` must be"),
+        (["export", "/", "-n", " "], "`--namespace`"),
+        (["export", "/"], "`FILE` '/'"),
+        (["reembed", "--embedder", "word2vec"], "`--embedder` must be"),
+    ],
+)
+def test_what_is_wrong_is_said_in_the_words_of_the_command_line(store, arguments, named):
+    """The library's own names of arguments are those of options and arguments, as they are typed."""
+    finished = command(*arguments, "--path", store)
+    assert finished.returncode == 2
+    assert named in complaint(finished)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes of POSIX")
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["list", "-n", "style"], ["list", "-n", "style", "--json"], ["export", "-"]]
+)
+def test_a_reader_that_has_left_ends_a_command_quietly(store, arguments):
+    """As in `aiochroma list | head`: not a word, and the exit code of a program that such a pipe has ended."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "aiochroma", *arguments],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "CHROMA_DB_PATH": str(store)},
+        timeout=2 * PATIENCE,
+        check=False,
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")
 
 
 def test_an_unknown_option_ends_with_2():
@@ -581,26 +640,6 @@ def test_what_was_interrupted_says_how_things_stand_and_goes_on(tmp_path):
     assert json.loads(command("migrate", path, copy, "--json").stdout)["is_verified"]
     with Memory(copy) as memory:
         assert memory.count() == 700
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "total"),
-    [
-        ("many.jsonl", '{"text": "a"}\n{"text": "b"}\n', 2),
-        ("many.json", '["a", "b"]', None),
-        ("many.csv", 'text,kind\n"a\nb",x\nc,y\n', 2),
-        ("folder", None, 1),
-    ],
-)
-def test_the_bar_of_an_import_has_a_total(tmp_path, name, text, total):
-    """For lines, tables and folders; an array is read as a whole, and a pipe only once."""
-    file = tmp_path / name
-    if text is None:
-        file.mkdir()
-        (file / "note.txt").write_text("a text")
-    else:
-        file.write_text(text)
-    assert _records_in(file) == total
 
 
 def test_nothing_rather_than_something_irrelevant(store):

@@ -187,7 +187,7 @@ def check_storable_text(text: str, where: str) -> None:
     if "\0" in text:
         raise InvalidInputError(
             f"{where} has a NUL character at position {text.index(chr(0))}: the full-text index of SQLite ends there, and newer "
-            "releases call such an index damaged. Remove it with `text.replace('\\0', '')`."
+            "releases call such an index damaged. Take it out, or write a space for it."
         )
     _check_text(text, where)
 
@@ -199,8 +199,8 @@ def _check_text(text: str, where: str) -> None:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise InvalidInputError(
-            f"{where} has {text[error.start]!r} at {error.start}: one half of a surrogate pair, which is not text. Decode what "
-            "it came from with `errors='replace'`, for example."
+            f"{where} has {text[error.start]!r} at {error.start}: one half of a surrogate pair, which is not text: what it came "
+            "from is not UTF-8, or was cut in the middle of a character."
         ) from None
 
 

@@ -9,9 +9,10 @@ import io
 import logging
 import os
 import platform
+import re
 import signal
 import sys
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 from aiochroma._distribution import DISTRIBUTION, missing_extra, version
 from aiochroma._errors import AiochromaError, InvalidInputError, MissingExtraError
@@ -19,6 +20,7 @@ from aiochroma._errors import AiochromaError, InvalidInputError, MissingExtraErr
 try:
     import typer
     from rich.console import Console
+    from typer.core import TyperGroup
 except ImportError as _error:
     raise missing_extra("The command line", "cli", _error.name) from _error
 
@@ -28,12 +30,63 @@ from aiochroma.cli.memories import memories_app
 from aiochroma.cli.serving import serving_app
 from aiochroma.cli.transfer import transfer_app
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from typing_extensions import Buffer
+
 __all__ = ["app", "run"]
 
 _INTERRUPTED = 130
+_READER_LEFT = 141
+"""What a shell says of a program that ended by SIGPIPE."""
 _ENDING_SIGNALS = ("SIGTERM", "SIGHUP")
 
+
+class _Output(io.FileIO):
+    """Standard output, whose reader may leave before the end, as `head` does: then this process ends quietly, like others.
+
+    Not by a BrokenPipeError: Rich and Typer end with 1 at one, which here means that something was not found.
+    """
+
+    def write(self, data: Buffer, /) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            _close_output()
+            sys.exit(_READER_LEFT)
+
+
+class _Commands(TyperGroup):
+    """The commands. What the library says of its arguments is said of the options that they were given with."""
+
+    def invoke(self, ctx: typer.Context) -> object:
+        """Run a command; an error of aiochroma's is one line on standard error."""
+        try:
+            return super().invoke(ctx)
+        except AiochromaError as error:
+            command = self.commands.get(ctx.invoked_subcommand or "")
+            say(_in_options(str(error), [] if command is None else command.params))
+            sys.exit(BAD_INPUT if isinstance(error, (InvalidInputError, MissingExtraError)) else UNAVAILABLE)
+
+
+def _in_options(message: str, parameters: Sequence[typer.CallbackParam]) -> str:
+    """Put the names of options and arguments where a message has those of Python's, which are the same but for their spelling."""
+    names = {}
+    for parameter in parameters:
+        if parameter.param_type_name == "argument":
+            names.update({word.lower(): word for word in re.findall(r"\w+", parameter.metavar or "")})
+        else:
+            names[parameter.name] = max(parameter.opts, key=len)
+    # Of several, such as `texts`, an option gives one.
+    names.update({f"{name}s": names[name] for name in names if f"{name}s" not in names})
+    names.update({name[:-1]: names[name] for name in names if name.endswith("s") and name[:-1] not in names})
+    said = re.sub(r"`(\w+)`", lambda match: f"`{names.get(match[1], match[1])}`", message)
+    return said[:1].upper() + said[1:]
+
+
 app: typer.Typer = typer.Typer(
+    cls=_Commands,
     help="Remember texts and recall them by meaning, from a shell.",
     epilog=EXIT_CODES,
     no_args_is_help=True,
@@ -48,6 +101,7 @@ def run() -> NoReturn:
 
     An error of aiochroma's is one line on standard error; anything else keeps its traceback.
     """
+    _watch_output()
     for stream in (sys.stdout, sys.stderr):
         # A terminal or a pipe whose encoding lacks a character shows its number; nothing that was remembered ends a command.
         if isinstance(stream, io.TextIOWrapper):
@@ -61,19 +115,37 @@ def run() -> NoReturn:
     logging.getLogger("aiochroma").addHandler(logging.NullHandler())
     try:
         app(prog_name="aiochroma")
-    except AiochromaError as error:
-        say(str(error))
-        sys.exit(BAD_INPUT if isinstance(error, (InvalidInputError, MissingExtraError)) else UNAVAILABLE)
     except KeyboardInterrupt:
         sys.exit(_INTERRUPTED)
     except OSError as error:
         if error.filename is not None or error.errno is None:
             raise
-        # It is the output: a full disk, a terminal that is gone. Python would write what is left once more at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        # It is the output: a full disk, a terminal that is gone.
+        _close_output()
         say(f"the output cannot be written: {error.strerror or error}")
         sys.exit(UNAVAILABLE)
     sys.exit(OK)
+
+
+def _watch_output() -> None:
+    """Have a reader of standard output that leaves end this process."""
+    try:
+        number = sys.stdout.fileno()
+    except (AttributeError, OSError, ValueError):
+        return  # There is none, or it is not a file.
+    if os.name == "posix" and isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.flush()
+        sys.stdout = io.TextIOWrapper(
+            io.BufferedWriter(_Output(number, "wb", closefd=False)),
+            sys.stdout.encoding,
+            line_buffering=sys.stdout.line_buffering,
+            write_through=sys.stdout.write_through,
+        )
+
+
+def _close_output() -> None:
+    """Let nothing be written any more: Python would write what is left once more at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _end(number: int, frame: object) -> NoReturn:  # noqa: ARG001 - as signals are handled

@@ -1,26 +1,33 @@
-"""What the commands share: options, exit codes, opening a memory, reading arguments, printing, and progress."""
+"""What the commands share: options, exit codes, opening a memory, printing, and progress."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import math
 import os
 import re
 import sys
 from contextlib import contextmanager
 from dataclasses import asdict
-from datetime import datetime, timedelta, timezone
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.text import Text
 
-from aiochroma._errors import DatabasePathError, InvalidInputError, shown
-from aiochroma._types import JsonObject, Metadata
+from aiochroma._errors import DatabasePathError, InvalidInputError
+from aiochroma._types import JsonObject
 from aiochroma.disk.layout import has_database
 
 if TYPE_CHECKING:
@@ -46,12 +53,7 @@ __all__ = [
     "chosen_path",
     "counted",
     "directory",
-    "duration",
-    "filter_from",
-    "limit_from",
-    "moment",
     "open_memory",
-    "pairs",
     "plain",
     "print_hit",
     "print_json",
@@ -59,11 +61,8 @@ __all__ = [
     "progress_bar",
     "progress_bars",
     "say",
-    "scope_from",
-    "searches_from",
     "shown_size",
     "shown_text",
-    "stdin_is_terminal",
     "telling_when_interrupted",
     "with_memory",
 ]
@@ -96,8 +95,6 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 _DEFAULT = Path("./memory")
 _SERVER = re.compile(r"https?:/|[\w.-]+:\d+/?$", re.ASCII)
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])")
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
 # -- opening -----------------------------------------------------------------------------------------------------------
@@ -191,121 +188,6 @@ def with_memory(memory: Memory, work: Callable[[Memory], Awaitable[T]]) -> T:
     return asyncio.run(opened())
 
 
-# -- reading arguments -------------------------------------------------------------------------------------------------
-
-
-def pairs(given: list[str]) -> Metadata:
-    """Read ``KEY=VALUE`` pairs: numbers, ``true`` and ``false`` as in JSON, anything else as text.
-
-    Raises:
-        InvalidInputError: There is no ``=``.
-    """
-    values: Metadata = {}
-    for pair in given:
-        key, sign, value = pair.partition("=")
-        if not sign:
-            raise InvalidInputError(f"`--metadata` must be KEY=VALUE, got {shown(pair)}.")
-        values[key] = _scalar(value)
-    return values
-
-
-def _scalar(text: str) -> str | int | float | bool:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return text
-    return value if isinstance(value, (int, float)) else text
-
-
-def filter_from(text: str | None) -> JsonObject | None:
-    """Read a filter.
-
-    Raises:
-        InvalidInputError: It is not a JSON object.
-    """
-    if text is None:
-        return None
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InvalidInputError(f"`--where` must be JSON, got {shown(text)}: {error}.") from error
-    if not isinstance(value, dict):
-        raise InvalidInputError(f"`--where` must be a JSON object, got {shown(text)}.")
-    return value
-
-
-def scope_from(text: str | None) -> tuple[str, ...] | None:
-    """Read a scope, whose labels are joined by slashes."""
-    return None if text is None else tuple(text.split("/"))
-
-
-def limit_from(text: str | None, option: str) -> float | str | None:
-    """Read a number, or ``auto``."""
-    if text is None or text == "auto":
-        return text
-    try:
-        return float(text)
-    except ValueError:
-        raise InvalidInputError(f"`{option}` must be a number or auto, got {text!r}.") from None
-
-
-def searches_from(names: list[str], k: int) -> dict[str, int] | None:
-    """Read ``NAME`` and ``NAME=K``; what follows the last ``=`` is K only if it is a number."""
-    if not names:
-        return None
-    searches: dict[str, int] = {}
-    for text in names:
-        name, sign, number = text.rpartition("=")
-        if sign and number.isdecimal():
-            searches[name] = int(number)
-        else:
-            searches[text] = k
-    return searches
-
-
-def duration(text: str | None, option: str) -> timedelta | None:
-    """Read a length of time such as ``90s``, ``15m``, ``12h``, ``7d`` or ``2w``.
-
-    Raises:
-        InvalidInputError: It is none.
-    """
-    if text is None:
-        return None
-    match = _DURATION.fullmatch(text.strip())
-    if match is None or not math.isfinite(float(match[1])):
-        raise InvalidInputError(
-            f"`{option}` must be a time such as 90s, 15m, 12h, 7d or 2w, got {shown(text)}."
-        )
-    try:
-        return timedelta(**{_UNITS[match[2]]: float(match[1])})
-    except OverflowError:
-        raise InvalidInputError(f"`{option}` is too long: {text!r}.") from None
-
-
-def moment(text: str | None, option: str) -> datetime | None:
-    """Read a moment: a date or a date with a time, in local time unless it says otherwise, or how long ago it was.
-
-    Raises:
-        InvalidInputError: It is none.
-    """
-    if text is None:
-        return None
-    if _DURATION.fullmatch(text.strip()):
-        ago = duration(text, option)
-        assert ago is not None
-        try:
-            return datetime.now(timezone.utc) - ago
-        except OverflowError:
-            raise InvalidInputError(f"`{option}` is too long ago: {text!r}.") from None
-    try:
-        return datetime.fromisoformat(text).astimezone()
-    except (ValueError, OverflowError):
-        raise InvalidInputError(
-            f"`{option}` must be a date such as 2026-03-01, a time such as 2026-03-01T12:00, or how long ago, such as 7d; got "
-            f"{text!r}."
-        ) from None
-
-
 # -- printing ----------------------------------------------------------------------------------------------------------
 
 
@@ -377,14 +259,18 @@ def progress_bar(what: str, total: int | None) -> Iterator[Callable[[int], None]
 
 
 @contextmanager
-def progress_bars() -> Iterator[Callable[[str, int, int | None], None]]:
-    """Show a bar for each stage on standard error, where that is a terminal."""
+def progress_bars(*, of_bytes: bool = False) -> Iterator[Callable[[str, int, int | None], None]]:
+    """Show a bar for each stage on standard error, where that is a terminal.
+
+    Args:
+        of_bytes: Whether what is done is counted in bytes.
+    """
     console = Console(stderr=True)
     # Not markup: tenants and databases have names of any kind.
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
-        MofNCompleteColumn(),
+        DownloadColumn(binary_units=True) if of_bytes else MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
@@ -411,8 +297,3 @@ def shown_size(count: int) -> str:
             return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
         size /= 1024
     return f"{size:.1f} GiB"
-
-
-def stdin_is_terminal() -> bool:
-    """Whether a person would have to type what is read."""
-    return sys.stdin is None or sys.stdin.isatty()

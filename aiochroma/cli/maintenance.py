@@ -133,7 +133,10 @@ def backup(
     source = canonical_directory(directory(given, path))
     if not has_database(source):
         raise DatabasePathError(f"There is no database in {str(source)!r}.")
-    with telling_when_interrupted(lambda: "; the database goes on as it was"), progress_bars() as progress:
+    with (
+        telling_when_interrupted(lambda: "; the database goes on as it was"),
+        progress_bars(of_bytes=True) as progress,
+    ):
         report = asyncio.run(_back_up(source, target, keep, progress, quick=quick))
     if as_json:
         print_json({**report.__dict__, "records": report.records})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -24,27 +24,30 @@ from aiochroma.cli.common import (
     WhereOption,
     chosen_path,
     counted,
-    duration,
-    filter_from,
-    limit_from,
-    moment,
     open_memory,
-    pairs,
     plain,
     print_hit,
     print_json,
     print_lines,
     say,
+    shown_text,
+    with_memory,
+)
+from aiochroma.cli.given import (
+    duration,
+    filter_from,
+    items_of,
+    limit_from,
+    moment,
+    named,
+    named_lines,
+    pairs,
     scope_from,
     searches_from,
-    shown_text,
     stdin_is_terminal,
-    with_memory,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from aiochroma.memory.memory import Memory
     from aiochroma.memory.results import Hit, Recall
 
@@ -102,17 +105,19 @@ def remember(
         "metadata": pairs(metadata or []),
         "ttl": duration(ttl, "--ttl"),
         "scope": scope_from(scope),
+        "thread": thread,
     }
-    items = ({"text": text, "thread": thread, **common} for text in (_lines() if lines else given))
-
-    async def work(memory: Memory) -> list[str]:
-        return [*await memory.remember_many(items, namespace=namespace)]
-
-    written = with_memory(open_memory(path), work)
-    print_lines(*written)
-    if not written:
+    # Before anything is opened all texts are looked at, and the first line.
+    items = items_of(named_lines() if lines else named(given), common)
+    begun = [*items] if not lines else [*islice(items, 1)]
+    if not begun:
         say("nothing was remembered: standard input held no text")
         raise typer.Exit(NOTHING_FOUND)
+
+    async def work(memory: Memory) -> list[str]:
+        return [*await memory.remember_many(chain(begun, items), namespace=namespace)]
+
+    print_lines(*with_memory(open_memory(path), work))
 
 
 @memories_app.command(epilog=EXIT_CODES)
@@ -170,7 +175,7 @@ def recall(
         "since": moment(since, "--since"),
         "until": moment(until, "--until"),
         "min_score": limit_from(min_score, "--min-score"),
-        "max_distance": limit_from(max_distance, "--max-distance"),
+        "max_distance": limit_from(max_distance, "--max-distance", least=0),
     }
 
     async def work(memory: Memory) -> Recall:
@@ -394,23 +399,6 @@ def stats(given: PathArgument = None, path: PathOption = None, as_json: JsonOpti
 
 
 # -- what they share ---------------------------------------------------------------------------------------------------
-
-
-def _lines() -> Iterator[str]:
-    """Read one text per line; blank lines are none.
-
-    Raises:
-        InvalidInputError: A line is not UTF-8.
-    """
-    if sys.stdin is None:
-        raise InvalidInputError("Standard input is closed: there is nothing to read from it.")
-    for number, line in enumerate(sys.stdin.buffer, start=1):
-        try:
-            text = line.decode("utf-8").rstrip("\r\n")
-        except UnicodeDecodeError as error:
-            raise InvalidInputError(f"Line {number} of standard input is not UTF-8: {error}.") from error
-        if text.strip():
-            yield text
 
 
 def _without_search(hit: Hit) -> JsonObject:

@@ -25,8 +25,8 @@ from aiochroma.cli.common import (
     check_exists,
     directory,
     print_lines,
-    scope_from,
 )
+from aiochroma.cli.given import scope_from
 
 if TYPE_CHECKING:
     from aiochroma.host.wire import FrameKind

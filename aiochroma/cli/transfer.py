@@ -6,11 +6,10 @@ Importing this module imports neither chromadb nor numpy.
 from __future__ import annotations
 
 import asyncio
-import csv
 import shutil
 import sys
 import tempfile
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated
 
@@ -34,10 +33,10 @@ from aiochroma.cli.common import (
     progress_bars,
     say,
     shown_text,
-    stdin_is_terminal,
     telling_when_interrupted,
     with_memory,
 )
+from aiochroma.cli.given import stdin_is_terminal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -88,12 +87,12 @@ def import_file(
         memory = open_memory(path, split_chars=split_chars)
 
         async def work(memory: Memory) -> int:
-            def note(count: int) -> None:
+            def note(count: int, done: int, of: int) -> None:
                 nonlocal written
                 written = count
-                show(count)
+                show("importing", done, of)
 
-            with progress_bar("importing", _records_in(source)) as show:
+            with progress_bars(of_bytes=True) as show:
                 return int(await memory.import_(source, namespace=namespace, progress=note))
 
         def left() -> str:
@@ -287,25 +286,6 @@ def _input(file: Path) -> Iterator[Path]:
         with source or sys.stdin.buffer as given, copy.open("wb") as lines:
             shutil.copyfileobj(given, lines)
         yield copy
-
-
-def _records_in(file: Path) -> int | None:
-    """Return how many memories a file or folder may have, for the progress bar; None where that is not known beforehand."""
-    if file.is_dir():
-        from aiochroma.memory.transfer import TEXT_SUFFIXES
-
-        return sum(entry.suffix.lower() in TEXT_SUFFIXES for entry in file.rglob("*"))
-    if file.suffix.lower() == ".csv":
-        with file.open(encoding="utf-8", errors="replace", newline="") as lines, suppress(csv.Error):
-            return max(0, sum(1 for _ in csv.reader(lines)) - 1)
-        return None
-    count = 0
-    with file.open("rb") as lines:
-        while block := lines.read(2**20):
-            if not count and block.lstrip().startswith(b"["):
-                return None  # An array, which may be on one line.
-            count += block.count(b"\n")
-    return count
 
 
 def _given(token: str | None, ca_file: Path | None) -> ConnectOverrides:

@@ -1,7 +1,7 @@
 """``aiochroma demo``: three acts of a few seconds each, everything measured in that run.
 
-``silence``: a bot answers while records are written. ``crash``: a process is killed in the middle of writing, and another one
-joins. ``acts`` runs and prints these two and a third: names, codes and numbers. ``table`` is the long comparison. Here are the
+``silence``: a bot answers while records are written. ``words``: names, codes and numbers. ``crash``: a process is killed in the
+middle of writing, and another one joins. ``acts`` runs and prints the three. ``table`` is the long comparison. Here are the
 sentences and questions that ship with the package.
 """
 

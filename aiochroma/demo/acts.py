@@ -7,81 +7,31 @@ import sys
 import tempfile
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from aiochroma.demo import NAMESPACES, read_corpus, read_questions
 from aiochroma.demo.crash import join_and_count, kill_and_count
 from aiochroma.demo.silence import RECORDS, measure_here, measure_threads
-from aiochroma.memory.memory import Memory
+from aiochroma.demo.words import MODES, ask_in_every_mode
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
 
     from rich.console import Console
 
-    from aiochroma.demo import Question
     from aiochroma.demo.crash import Crash
     from aiochroma.demo.silence import Silence
+    from aiochroma.demo.words import Answered
 
     _Measure = Callable[[str, Callable[[int], None]], Awaitable[Silence]]
 
-__all__ = ["MODES", "Answered", "ask_in_every_mode", "run_demo"]
-
-Mode = Literal["vector", "text", "hybrid"]
-
-MODES: tuple[Mode, ...] = ("vector", "text", "hybrid")
-
-
-@dataclass(frozen=True)
-class Answered:
-    """A question, and in which modes its answer was found.
-
-    Attributes:
-        question: The question with the text that answers it.
-        found_by: The modes in which that text was among the hits.
-    """
-
-    question: Question
-    found_by: frozenset[str]
-
-
-async def ask_in_every_mode(directory: str) -> tuple[list[Answered], str]:
-    """Load the assistant's memory, ask every question in every mode, and say who found what.
-
-    Args:
-        directory: An empty directory.
-
-    Returns:
-        The questions with the modes that answered them, and the embedder's identity.
-    """
-    answered = []
-    async with Memory(directory) as memory:
-        for namespace, sentences in read_corpus().items():
-            # Facts in no particular order: none lends relevance to the one that happens to stand beside it.
-            items = [
-                {"text": sentence.text, "metadata": sentence.metadata, "thread": False}
-                for sentence in sentences
-            ]
-            await memory.remember_many(items, namespace=namespace)
-        for question in read_questions():
-            found_by = set()
-            for mode in MODES:
-                hits = await memory.recall(question.text, namespaces=NAMESPACES, mode=mode)
-                if question.answer in [hit.text for hit in hits]:
-                    found_by.add(mode)
-            answered.append(Answered(question, frozenset(found_by)))
-        return answered, str(memory.stats().embedder)
-
+__all__ = ["run_demo"]
 
 _WRITING_SECONDS = 1.0
-
-_SHOWN_QUESTIONS = 6
 
 
 def run_demo(console: Console) -> None:
@@ -106,8 +56,11 @@ async def _demonstrate(console: Console) -> None:
     _print_silences(console, silences)
 
     _title(console, 2, "names, codes and numbers")
-    with tempfile.TemporaryDirectory(prefix="aiochroma-demo-") as directory:
-        answered, embedder = await ask_in_every_mode(directory)
+    with (
+        _bar(console, "asking") as asked,
+        tempfile.TemporaryDirectory(prefix="aiochroma-demo-") as directory,
+    ):
+        answered, embedder = await ask_in_every_mode(directory, asked)
     _print_words(console, answered, embedder)
 
     _title(console, 3, "kill -9 in the middle of writing, and a second process")
@@ -124,10 +77,10 @@ async def _measure_shared(directory: str, progress: Callable[[int], None]) -> Si
 
 async def _silence(console: Console, what: str, measure: _Measure) -> Silence:
     with (
-        _bar(console, f"writing {what}", RECORDS) as progress,
+        _bar(console, f"writing {what}") as progress,
         tempfile.TemporaryDirectory(prefix="aiochroma-demo-") as directory,
     ):
-        return await measure(directory, progress)
+        return await measure(directory, lambda written: progress(written, RECORDS))
 
 
 def _print_silences(console: Console, silences: Sequence[Silence]) -> None:
@@ -154,16 +107,32 @@ def _print_silences(console: Console, silences: Sequence[Silence]) -> None:
 
 
 def _print_words(console: Console, answered: Sequence[Answered], embedder: str) -> None:
-    table = Table("question", *MODES, box=SIMPLE, pad_edge=False)
-    # Those on which the modes differ say most.
-    telling = [each for each in answered if 0 < len(each.found_by) < len(MODES)]
-    for each in telling[:_SHOWN_QUESTIONS]:
-        marks = (
-            Text("found", style="green") if mode in each.found_by else Text("missed", style="red")
-            for mode in MODES
+    table = Table("asked about", "questions", *MODES, box=SIMPLE, pad_edge=False)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for kind in dict.fromkeys(each.asked.kind for each in answered):
+        of_kind = [each for each in answered if each.asked.kind == kind]
+        found = [sum(mode in each.found_by for each in of_kind) for mode in MODES]
+        # Green is what found the most, red what found less than half of that.
+        styles = (
+            "green" if count == max(found) else "red" if 2 * count < max(found) else "" for count in found
         )
-        table.add_row(Text(each.question.text), *marks)
+        table.add_row(
+            kind,
+            str(len(of_kind)),
+            *(Text(str(count), style) for count, style in zip(found, styles, strict=True)),
+        )
     console.print(table)
+    # Those on which the modes differ say most.
+    for mode, other in (("vector", "text"), ("text", "vector")):
+        telling = [each for each in answered if other in each.found_by and mode not in each.found_by]
+        if telling:
+            question = telling[0].asked.question
+            console.print(
+                Text(f"{mode} missed, {other} found: ", "dim").append(
+                    f"{question.text} {question.answer}", "default"
+                ),
+            )
     counts = {mode: sum(mode in each.found_by for each in answered) for mode in MODES}
     console.print(
         f"Of {len(answered)} questions vectors alone found the answer to {counts['vector']}, words alone to {counts['text']}, "
@@ -199,8 +168,8 @@ def _milliseconds(seconds: float) -> str:
 
 
 @contextmanager
-def _bar(console: Console, what: str, total: int) -> Iterator[Callable[[int], None]]:
+def _bar(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(what, total=total)
-        yield lambda done: progress.update(task, completed=done)
+        task = progress.add_task(what, total=None)
+        yield lambda done, of: progress.update(task, completed=done, total=of)

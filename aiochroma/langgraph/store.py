@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from typing import TYPE_CHECKING, cast
 
@@ -168,8 +167,6 @@ class _Items:
         self._index = None if index is None else TextIndex(index)
         self._sweep_minutes = (ttl or {}).get("sweep_interval_minutes")
         self._swept_at = time.monotonic()
-        self._last_time = 0.0
-        self._lock = threading.Lock()
         self._versions = Versions()
 
     async def batch(self, ops: list[Op]) -> list[Result]:
@@ -351,22 +348,19 @@ class _Items:
             id: [embedded[text] for text in of_item if text in embedded] for id, of_item in texts.items()
         }
         written = [
-            Stored.put(id, op, before.get(id), self._now(), indexed=bool(vectors.get(id)))
+            Stored.put(id, op, before.get(id), self._versions.now(), indexed=bool(vectors.get(id)))
             for id, op in puts.items()
             if op.value is not None
         ]
-        # The vectors first, under ids of their own: until the item names their version, the former ones count.
-        await self._write_vectors(written, vectors)
-        if written:
-            await self._upsert(
-                self._name,
-                [item.id for item in written],
-                [NO_VECTOR for _ in written],
-                [item.metadata for item in written],
-                [value_as_json(item.value, f"{item.key!r}") for item in written],
-            )
-        await self._delete([id for id, op in puts.items() if op.value is None], [])
         indexed = [item for item in (*before.values(), *written) if item.indexed]
+        try:
+            # The vectors first, under ids of their own: until the item names their version, the former ones count.
+            await self._write_vectors(written, vectors)
+            await self._write_items(written)
+            await self._delete([id for id, op in puts.items() if op.value is None], [])
+        except BaseException:
+            self._versions.leave((item.id, item.version) for item in indexed)
+            raise
         known, contended = self._versions.written(
             {id: [item.version for item in indexed if item.id == id] for id in puts}
         )
@@ -374,12 +368,17 @@ class _Items:
         if contended:
             current += await self._get(sorted(contended), values=False, expired=None)
         await self._delete([], sorted(known - {item.version for item in current}))
+        self._versions.settle(known)
 
-    def _now(self) -> float:
-        """Return this moment in whole microseconds, later than the one before: items are listed in the order of their puts."""
-        with self._lock:
-            self._last_time = max(round(time.time(), 6), round(self._last_time + 1e-6, 6))
-            return self._last_time
+    async def _write_items(self, items: Sequence[Stored]) -> None:
+        if items:
+            await self._upsert(
+                self._name,
+                [item.id for item in items],
+                [NO_VECTOR for _ in items],
+                [item.metadata for item in items],
+                [value_as_json(item.value, f"{item.key!r}") for item in items],
+            )
 
     async def _write_vectors(self, items: Sequence[Stored], vectors: Mapping[str, list[Vector]]) -> None:
         rows = [(item, *row) for item in items for row in enumerate(vectors.get(item.id, ()))]

@@ -553,7 +553,7 @@ class Memory(OpenedMemory):
         file: str | os.PathLike[str],
         *,
         namespace: str | None = None,
-        progress: Callable[[int], None] | None = None,
+        progress: Callable[[int, int, int], None] | None = None,
     ) -> Count:
         """Remember what is in a file, JSON lines or CSV, or in a folder of text files, and return the number of memories.
 
@@ -568,7 +568,8 @@ class Memory(OpenedMemory):
         Args:
             file: The file or folder.
             namespace: The namespace of memories whose entry names none; default: ``"default"``.
-            progress: Called after each batch with the number of memories written so far.
+            progress: Called after each batch with the number of memories written so far, the bytes of the file (or of the
+                folder's texts) that these took, and the bytes of all.
 
         Raises:
             InvalidInputError: It is a pipe or a device; or an entry is wrong: names the line, and those before it were written.

@@ -268,17 +268,21 @@ _MOST = 512
 _KEPT = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-")
 
 
-def collection_name(namespace: str) -> str:
+def collection_name(namespace: str, where: str = "`namespace`") -> str:
     """Return the collection's name for a namespace; different namespaces have different names.
+
+    Args:
+        namespace: The namespace.
+        where: How the message names it.
 
     Raises:
         InvalidInputError: The namespace is not a string, or is blank.
     """
     if not isinstance(namespace, str) or not namespace.strip():
-        raise InvalidInputError(f"`namespace` must be a string that is not blank, got {shown(namespace)}.")
+        raise InvalidInputError(f"{where} must be a string that is not blank, got {shown(namespace)}.")
     if _LEGAL.fullmatch(namespace) and not _ESCAPED.fullmatch(namespace):
         return namespace
-    check_storable_text(namespace, "`namespace`")
+    check_storable_text(namespace, where)
     data = namespace.encode()
     escaped = "".join(chr(byte) if byte in _KEPT else f"_{byte:02x}" for byte in data)
     name = f"ns.{escaped}.x"

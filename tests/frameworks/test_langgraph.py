@@ -18,7 +18,6 @@ pytest.importorskip("langgraph.store", reason="langgraph-checkpoint is not insta
 from langgraph.store.base import GetOp, InvalidNamespaceError, PutOp, SearchOp
 
 from aiochroma.langgraph import AiochromaStore
-from aiochroma.langgraph import store as store_module
 
 
 class Clock:
@@ -37,7 +36,8 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(store_module, "time", clock)
+    for module in ("store", "versions"):
+        monkeypatch.setattr(f"aiochroma.langgraph.{module}.time", clock)
     return clock
 
 
@@ -254,6 +254,32 @@ async def test_puts_of_one_key_at_the_same_time(tmp_path, deleted):
         assert all(one.score is not None for one in found)
     assert await count(tmp_path, "langgraph.vectors") == len(found)
     assert deleted or item is not None
+
+
+@pytest.mark.parametrize("written", [False, True])
+async def test_a_put_that_fails_half_way_leaves_nothing(tmp_path, monkeypatch, written):
+    """Whether its item was written or not when it failed: the next put, of whatever key, takes away the vectors of no item."""
+    async with AiochromaStore(tmp_path, index={"fields": ["text"]}) as store:
+        await store.aput(("a",), "k", {"text": "before"})
+        write = store._items._write_items
+
+        async def failing(items):
+            if written:
+                await write(items)
+            raise aiochroma.OutcomeUnknownError("the connection is gone")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(store._items, "_write_items", failing)
+            with pytest.raises(aiochroma.OutcomeUnknownError):
+                await store.aput(("a",), "k", {"text": "after"})
+        await store.aput(("a",), "other", {"text": "something else"})
+        value = "after" if written else "before"
+        assert (await store.aget(("a",), "k")).value == {"text": value}
+        assert {item.key: item.score is not None for item in await store.asearch(("a",), query=value)} == {
+            "k": True,
+            "other": True,
+        }
+    assert await count(tmp_path, "langgraph.vectors") == 2
 
 
 async def test_wrong_arguments(store):
