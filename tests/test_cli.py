@@ -204,7 +204,7 @@ def test_bad_input_ends_with_2_and_names_the_argument(tmp_path, arguments, stdin
         (["forget", ""], "`ID` must be"),
         (["forget", "--thread", "t", "-n", " "], "`--namespace` must be"),
         (["import", "pyproject.toml"], "`FILE` 'pyproject.toml' must be a folder"),
-        (["import", "README.jsonl", "--split-chars", "-1"], "`--split-chars` must be"),
+        (["import", "-", "--split-chars", "-1"], "`--split-chars` must be"),
         (["export", "/", "-n", " "], "`--namespace`"),
         (["export", "/"], "`FILE` '/'"),
         (["reembed", "--embedder", "word2vec"], "`--embedder` must be"),

@@ -33,6 +33,7 @@ from aiochroma.cli.transfer import transfer_app
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from typer._click.core import Context, Parameter
     from typing_extensions import Buffer
 
 __all__ = ["app", "run"]
@@ -60,7 +61,7 @@ class _Output(io.FileIO):
 class _Commands(TyperGroup):
     """The commands. What the library says of its arguments is said of the options that they were given with."""
 
-    def invoke(self, ctx: typer.Context) -> object:
+    def invoke(self, ctx: Context) -> object:
         """Run a command; an error of aiochroma's is one line on standard error."""
         try:
             return super().invoke(ctx)
@@ -70,7 +71,7 @@ class _Commands(TyperGroup):
             sys.exit(BAD_INPUT if isinstance(error, (InvalidInputError, MissingExtraError)) else UNAVAILABLE)
 
 
-def _in_options(message: str, parameters: Sequence[typer.CallbackParam]) -> str:
+def _in_options(message: str, parameters: Sequence[Parameter]) -> str:
     """Put the names of options and arguments where a message has those of Python's, which are the same but for their spelling."""
     names = {}
     for parameter in parameters:

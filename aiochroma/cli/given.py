@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 __all__ = [
+    "check_namespace",
     "duration",
     "filter_from",
     "items_of",
@@ -72,6 +73,17 @@ def filter_from(text: str | None) -> JsonObject | None:
     if not isinstance(value, dict):
         raise InvalidInputError(f"`--where` must be a JSON object, got {shown(text)}.")
     return value
+
+
+def check_namespace(name: str) -> None:
+    """Check the name of a namespace, before a store is made for it.
+
+    Raises:
+        InvalidInputError: It is blank, or is no text.
+    """
+    from aiochroma.records.record import collection_name
+
+    collection_name(name, "`--namespace`")
 
 
 def scope_from(text: str | None) -> tuple[str, ...] | None:

@@ -34,6 +34,7 @@ from aiochroma.cli.common import (
     with_memory,
 )
 from aiochroma.cli.given import (
+    check_namespace,
     duration,
     filter_from,
     items_of,
@@ -107,6 +108,7 @@ def remember(
         "scope": scope_from(scope),
         "thread": thread,
     }
+    check_namespace(namespace)
     # Before anything is opened all texts are looked at, and the first line.
     items = items_of(named_lines() if lines else named(given), common)
     begun = [*items] if not lines else [*islice(items, 1)]

@@ -36,7 +36,7 @@ from aiochroma.cli.common import (
     telling_when_interrupted,
     with_memory,
 )
-from aiochroma.cli.given import stdin_is_terminal
+from aiochroma.cli.given import check_namespace, stdin_is_terminal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -82,6 +82,8 @@ def import_file(
     ] = None,
 ) -> None:
     """Remember what is in a file or folder. Interrupted, it may be run again: nothing is duplicated."""
+    if namespace is not None:
+        check_namespace(namespace)
     written = 0
     with _input(file) as source:
         memory = open_memory(path, split_chars=split_chars)
