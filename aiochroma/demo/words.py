@@ -6,6 +6,7 @@ assistant's sentences beside them are asked for in other words than their own.
 
 from __future__ import annotations
 
+import asyncio
 import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -120,17 +121,22 @@ async def ask_in_every_mode(
     notes, asked = make_notes()
     asked += [Asked("something, in other words", question) for question in read_questions()]
     texts = {name: [sentence.text for sentence in sentences] for name, sentences in read_corpus().items()}
-    answered = []
+    done = 0
     async with Memory(directory) as memory:
         for namespace, of_namespace in {**texts, _CUSTOMERS: notes}.items():
             # Facts in no particular order: none lends relevance to the one that happens to stand beside it.
             await memory.remember_many(of_namespace, namespace=namespace, thread=False)
-        for number, each in enumerate(asked):
-            progress(number, len(asked))
+
+        async def ask(each: Asked) -> Answered:
+            nonlocal done
             found_by = set()
             for mode in MODES:
                 hits = await memory.recall(each.question.text, namespaces=_HITS, mode=mode)
                 if each.question.answer in [hit.text for hit in hits]:
                     found_by.add(mode)
-            answered.append(Answered(each, frozenset(found_by)))
+            done += 1
+            progress(done, len(asked))
+            return Answered(each, frozenset(found_by))
+
+        answered = await asyncio.gather(*map(ask, asked))
         return answered, str(memory.stats().embedder)
