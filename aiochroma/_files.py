@@ -4,8 +4,8 @@ What a memory holds is private. So a directory that we make is 0700 and a file 0
 its owner's choice. What replaces a file is written beside it, flushed, and renamed over it.
 
 A directory that is not complete yet has a name of its own and a file that says what it is, and the process that fills it holds a
-lock on it. One with the file whose lock no process holds was left behind by a backup, restore or repair that was killed; it is
-found and removed. The file is taken away before a directory gets its final name.
+lock on it. One with the file whose lock no process holds was left behind by a backup, restore or repair that was killed, and so
+was an empty one that is not new; both are found and removed. The file is taken away before a directory gets its final name.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ import contextlib
 import errno
 import json
 import os
+import re
 import shutil
 import stat
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -276,6 +278,9 @@ if sys.platform != "win32":
     import fcntl
 
 _INFIX = ".partial-"
+_MADE = re.compile(r"\.partial-[a-z0-9_]{8}$")
+_BEGINNING_SECONDS = 60.0
+"""An empty directory is younger than this where the process that has made it is about to write into it."""
 
 
 class PartialDirectory:
@@ -346,8 +351,21 @@ def abandoned(folder: Path) -> list[Path]:
     return [
         entry
         for entry in entries
-        if (entry / PARTIAL_MARKER).is_file() and not entry.is_symlink() and not _is_locked(entry)
+        if not entry.is_symlink()
+        and ((entry / PARTIAL_MARKER).is_file() or _was_just_made(entry))
+        and not _is_locked(entry)
     ]
+
+
+def _was_just_made(directory: Path) -> bool:
+    """Tell whether a process made a directory for itself and was killed before it wrote anything into it, a while ago."""
+    try:
+        age = time.time() - directory.stat().st_mtime
+        return (
+            bool(_MADE.search(directory.name)) and age > _BEGINNING_SECONDS and not any(directory.iterdir())
+        )
+    except OSError:
+        return False
 
 
 def remove_marked(directory: Path) -> None:
@@ -369,7 +387,10 @@ def remove_abandoned(folder: Path) -> tuple[str, ...]:
     removed = []
     for entry in abandoned(folder):
         with contextlib.suppress(OSError):
-            remove_marked(entry)
+            if (entry / PARTIAL_MARKER).is_file():
+                remove_marked(entry)
+            else:
+                entry.rmdir()  # Not what somebody else has put into it meanwhile.
             removed.append(str(entry))
     return tuple(removed)
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 from aiochroma._errors import InvalidInputError, StoreUnavailableError
@@ -156,7 +157,26 @@ class ChromaBackend:
 
     def work(self) -> bool:
         """Do a slice of what the follower has left to do; return whether there is more."""
-        return self.hook is not None and self.hook.work()
+        return self.delete_unwanted() or (self.hook is not None and self.hook.work())
+
+    def delete_unwanted(self) -> bool:
+        """Delete a slice of what nothing needs any more; return whether there was one.
+
+        What cannot be deleted now is found when it is swept.
+        """
+        request = None if self.hook is None else self.hook.next_deletion()
+        if request is None:
+            return False
+        try:
+            self.execute(request, time.monotonic())
+        except Exception as error:  # noqa: BLE001 - no caller asked for it
+            log.warning("chunks.not_deleted", collection=request.collection, error=repr(error))
+        return True
+
+    def settle(self) -> None:
+        """Delete all that nothing needs any more."""
+        while self.delete_unwanted():
+            pass
 
     def follow(self, hook: WriteHook) -> None:
         """Have every write followed from now on, and offer the operations that the follower adds."""

@@ -266,6 +266,11 @@ class EmbeddedBackend(ChromaBackend):
 
     def close(self) -> None:
         """Let Chroma close its files, then give up the ownership. Idempotent."""
+        if self._is_open and not self._wants_reopening:
+            self.settle()
+        self._close()
+
+    def _close(self) -> None:
         if not self._is_open:
             return
         try:
@@ -352,7 +357,7 @@ class EmbeddedBackend(ChromaBackend):
             self._log = RetainedLog(self._directory, hook) if prepared.log.is_kept else None
             self.missing.finish_recovery(prepared, hook)
         except BaseException as error:  # noqa: BLE001 - raised again, or ours instead
-            self.close()
+            self._close()
             self._raise_instead(error)
 
     def _raise_instead(self, error: BaseException) -> NoReturn:
@@ -360,7 +365,7 @@ class EmbeddedBackend(ChromaBackend):
         raise replacement from (error.__cause__ if replacement is error else error)
 
     def _reopen(self) -> None:
-        self.close()
+        self._close()
         self._open()
 
     def _follow_files(self) -> None:
@@ -395,7 +400,7 @@ class EmbeddedBackend(ChromaBackend):
         try:
             self._ownership.renew()
         except BaseException:
-            self.close()
+            self._close()
             raise
 
     def _copy_files(self, target: str) -> Aside[None]:
@@ -429,6 +434,7 @@ class EmbeddedBackend(ChromaBackend):
         import numpy as np
 
         patterns = [np.asarray(vector, dtype="<f4").tobytes() for vector in vectors]
+        self.settle()
         try:
             self._let_go()
             # What is dead leaves the log, so that it does not name any more what our file has missed.

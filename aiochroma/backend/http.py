@@ -15,12 +15,21 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from aiochroma._errors import InvalidInputError
+from aiochroma._errors import AiochromaError, InvalidInputError
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma.backend.chroma import chroma_settings
 from aiochroma.backend.chroma_records import ChromaRecords, read_records, server_api
 from aiochroma.backend.protocol import BackendInfo, Capabilities, FailedCall, call_repeatedly
-from aiochroma.backend.server import Access, examine, explained, fault_of, is_loopback, proxy_secrets
+from aiochroma.backend.server import (
+    Access,
+    Answer,
+    described,
+    examine,
+    explained,
+    fault_of,
+    is_loopback,
+    proxy_secrets,
+)
 from aiochroma.core.operations import Effect, Lane, Result
 from aiochroma.core.request import Request
 
@@ -39,6 +48,9 @@ log: EventLogger = get_logger("aiochroma.backend")
 
 _limits: ContextVar[tuple[float | None, bool]] = ContextVar("limits", default=(None, False))
 """What is known of the call being made: when its last caller stops waiting, and whether it only reads."""
+
+_received: ContextVar[httpx.Response | None] = ContextVar("received", default=None)
+"""The last answer that came for the call being made."""
 
 _ATTEMPTS = 6
 """With their pauses they take a little more than three seconds: enough for a server to restart."""
@@ -145,24 +157,38 @@ class HttpBackend:
     def _once(self, request: Request, deadline: float | None) -> Any:
         _limits.set((deadline, request.lane is Lane.READ))
         try:
-            if request.lane in {Lane.CATALOG, Lane.BARRIER}:
-                self._further.collections_changed()
-            own = self._own.get(request.operation)
-            if own is not None:
-                return own(**request.arguments)
-            if request.row.result in {Result.RECORDS, Result.ROWS}:
-                return read_records(self._api, request)
-            if request.lane is not Lane.WRITE and request.row.effect not in _DROPS:
-                return getattr(self._api, request.operation)(**request.arguments)
-            try:
-                return getattr(self._api, request.operation)(**request.arguments)
-            finally:
-                self._further.after_write(request)
+            result = self._carried_out(request)
+            _check_form(request, result)
         except Exception as error:
+            response = _received.get()
             fault = fault_of(error)
+            if fault is None and response is not None:
+                fault = _misread(error, response, self._access)
             if fault is None:
                 raise
             raise fault from error
+        finally:
+            _received.set(None)
+        return result
+
+    def _carried_out(self, request: Request) -> Any:
+        if request.lane in {Lane.CATALOG, Lane.BARRIER}:
+            self._further.collections_changed()
+        own = self._own.get(request.operation)
+        if own is not None:
+            return own(**request.arguments)
+        if request.row.result in {Result.RECORDS, Result.ROWS}:
+            return read_records(self._api, request)
+        if request.lane is not Lane.WRITE and request.row.effect not in _DROPS:
+            return getattr(self._api, request.operation)(**request.arguments)
+        try:
+            return getattr(self._api, request.operation)(**request.arguments)
+        finally:
+            self._further.after_write(request)
+
+    def _examine(self, response: httpx.Response) -> None:
+        _received.set(response)
+        examine(response, self._access)
 
     def _connect(self) -> None:
         settings = chroma_settings(
@@ -221,7 +247,7 @@ class HttpBackend:
             trust_env=not is_loopback(str(parts.hostname)),
             event_hooks={
                 "request": [self._shorten_timeouts],
-                "response": [lambda response: examine(response, self._access)],
+                "response": [self._examine],
             },
         )
         replaced, self._api._session = self._api._session, self._session  # noqa: SLF001 - there is no other way
@@ -287,3 +313,46 @@ class HttpBackend:
             known.pop(collection, None)
             known[collection] = count
         return sum(known.get(collection, 0) for collection in collections)
+
+
+_FORMS: dict[str, type] = {
+    "_count": int,
+    "count_collections": int,
+    "get_max_batch_size": int,
+    "get_version": str,
+}
+_COLUMNS = ("documents", "metadatas", "embeddings", "distances", "uris")
+
+
+def _check_form(request: Request, result: Any) -> None:
+    """Refuse a result that Chroma's client hands on although it has not the form that it has to have.
+
+    Raises:
+        TypeError: It has not.
+    """
+    expected = _FORMS.get(request.operation, object)
+    if not isinstance(result, expected):
+        raise TypeError(f"{expected.__name__} was expected, and {type(result).__name__} came")
+    if request.row.result in {Result.RECORDS, Result.ROWS} and isinstance(result, dict):
+        ids = result["ids"]
+        columns = [ids, *(result[name] for name in _COLUMNS if result.get(name) is not None)]
+        if not isinstance(ids, list) or any(len(column) != len(ids) for column in columns):
+            raise TypeError("a column has not one entry for each id")
+
+
+def _misread(error: Exception, response: httpx.Response, access: Access) -> FailedCall | None:
+    """Return what failed where an answer has not the form that Chroma's answers have; None where it has.
+
+    Args:
+        error: What looking at the answer has raised.
+        response: The answer.
+        access: How the server is reached.
+    """
+    from chromadb.errors import ChromaError
+
+    of_form = isinstance(error, (LookupError, AttributeError, TypeError, ValueError, AssertionError))
+    if not of_form or isinstance(error, (AiochromaError, ChromaError)):
+        return None
+    answer = Answer(described(response, access), response.status_code, 0.0, None)
+    answer.__cause__ = error
+    return FailedCall(answer, sent=True, permanent=True)

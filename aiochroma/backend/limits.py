@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 
 __all__ = [
+    "MOST_METADATA_BYTES",
     "MOST_METADATA_VALUES",
+    "MOST_TEXT_BYTES",
     "check_conditions",
     "check_filter",
     "check_index",
@@ -28,11 +30,18 @@ __all__ = [
     "check_value",
     "check_where",
     "is_number",
+    "kind_of_value",
 ]
 
 MOST_METADATA_VALUES = 5_400
 """Chroma writes the metadata of a record in one statement with six variables for each value, and SQLite takes 32,766. The
 document, and what aiochroma adds, need a few."""
+
+MOST_TEXT_BYTES = 4_000_000
+"""The longest text of a record, in UTF-8. Chroma writes it in one piece, in which everybody waits."""
+
+MOST_METADATA_BYTES = 1_000_000
+"""All metadata of a record together, in UTF-8; its id has as much room. Chroma reads its log again at later writes."""
 
 _CHROMAS_MOST_VALUES = 5_461
 """The exact limit, in which a document counts as one value."""
@@ -49,7 +58,7 @@ _DEEPEST = 100
 """The most nested levels of '$and' and '$or': each is a level of the call stack, here and below."""
 
 _COMPARISONS = frozenset({"$gt", "$gte", "$lt", "$lte"})
-_OPERATORS = frozenset({*_COMPARISONS, "$eq", "$ne", "$in", "$nin"})
+_OPERATORS = frozenset({*_COMPARISONS, "$eq", "$ne", "$in", "$nin", "$contains", "$not_contains"})
 
 
 def check_records(
@@ -71,7 +80,7 @@ def check_records(
         check_storable_text(id, f"ids[{position}]")
     for position, document in enumerate(documents or ()):
         if isinstance(document, str):
-            check_storable_text(document, f"documents[{position}]")
+            check_storable_text(document, f"documents[{position}]", most=MOST_TEXT_BYTES)
     for position, metadata in enumerate(metadatas or ()):
         if metadata is None:
             continue
@@ -162,28 +171,45 @@ def check_metadata_size(metadata: MetadataView, where: str, *, most: int = MOST_
         most: How many values there may be.
 
     Raises:
-        InvalidInputError: There are too many values.
+        InvalidInputError: There are too many values, or they are too long.
     """
-    if len(metadata) <= most and not any(isinstance(value, list) for value in metadata.values()):
-        return
-    values = sum(len(value) if isinstance(value, list) else 1 for value in metadata.values())
+    values = size = 0
+    for key, value in metadata.items():
+        parts = value if isinstance(value, list) else (value,)
+        values += len(parts)
+        size += _bytes_in(key) + sum(_bytes_in(part) for part in parts if isinstance(part, str))
     if values > most:
         raise InvalidInputError(
             f"The metadata of {where} has {values:,} values, and Chroma can store {most:,} of one record. "
             "Write what belongs together as one JSON text."
         )
+    if size > MOST_METADATA_BYTES:
+        raise InvalidInputError(
+            f"The metadata of {where} has {size:,} bytes, and may have {MOST_METADATA_BYTES:,}: while a larger one is written, "
+            "everybody waits. Keep it in a file of its own, and its name here."
+        )
 
 
-def check_storable_text(text: str, where: str) -> None:
+def _bytes_in(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
+
+
+def check_storable_text(text: str, where: str, *, most: int = MOST_METADATA_BYTES) -> None:
     """Check that a text can be stored, and be found again.
 
     Args:
         text: The text.
         where: How the message names it.
+        most: How many bytes it may have.
 
     Raises:
-        InvalidInputError: It holds one half of a surrogate pair, or a NUL character.
+        InvalidInputError: It is too long, or holds one half of a surrogate pair or a NUL character.
     """
+    if len(text) * 4 > most and _bytes_in(text) > most:
+        raise InvalidInputError(
+            f"{where} has {_bytes_in(text):,} bytes, and may have {most:,}: while a longer one is written, everybody waits. "
+            "Write it in several parts, or keep it in a file of its own and its name here."
+        )
     if "\0" in text:
         raise InvalidInputError(
             f"{where} has a NUL character at position {text.index(chr(0))}: the full-text index of SQLite ends there, and newer "
@@ -278,7 +304,7 @@ def _check_given(operator: str, given: object, what: str) -> None:
             raise InvalidInputError(f"{what} must have a list with something in it, got {shown(given)}.")
         for one in given:
             _check_scalar(one, what)
-        if len(set(map(_kind, given))) > 1:
+        if len(set(map(kind_of_value, given))) > 1:
             raise InvalidInputError(
                 f"{what} must have a list of one type (strings, integers, floats or booleans), got {shown(given)}."
             )
@@ -296,7 +322,7 @@ def _check_scalar(value: object, what: str) -> None:
     check_value(value, what)
 
 
-def _kind(value: object) -> type | None:
+def kind_of_value(value: object) -> type | None:
     """Return the type that Chroma takes a value for, or None where it takes it for none."""
     # A boolean is an integer to Python, so it is asked for first.
     return next((kind for kind in (bool, str, int, float) if isinstance(value, kind)), None)

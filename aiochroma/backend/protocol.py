@@ -101,6 +101,9 @@ class WriteHook(FurtherOperations, Follower, Protocol):
     def after_write(self, request: Request) -> None:
         """Follow a write of Chroma's own that was carried out."""
 
+    def next_deletion(self) -> Request | None:
+        """Return the deletion of a slice of what nothing needs any more, to be carried out now; None where there is none."""
+
     def work(self) -> bool:
         """Do a slice of what is left to do; return whether there is more."""
 

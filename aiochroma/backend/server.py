@@ -42,6 +42,7 @@ __all__ = [
     "Answer",
     "AuthHeader",
     "access_to",
+    "described",
     "examine",
     "explained",
     "fault_of",
@@ -282,12 +283,8 @@ def examine(response: httpx.Response, access: Access) -> None:
     foreign = is_page or response.is_redirect or status in _FOREIGN or status >= _SERVER_ERROR
     if foreign or status in _TRANSIENT:
         seconds = response.headers.get("retry-after", "")
-        raise Answer(
-            f"HTTP {status}{_shown(response, access)}",
-            status,
-            float(seconds) if seconds.isdecimal() else 0.0,
-            chromas,
-        )
+        pause = float(seconds) if seconds.isdecimal() else 0.0
+        raise Answer(described(response, access), status, pause, chromas)
 
 
 def fault_of(error: Exception) -> FailedCall | None:
@@ -420,15 +417,14 @@ def _chromas_error(response: httpx.Response) -> ChromaError | None:
     return None if kind is None else kind(str(body.get("message", "")))
 
 
-def _shown(response: httpx.Response, access: Access) -> str:
-    """Return the beginning of an answer as text, without markup, and without what was sent to it."""
-    if response.is_redirect:
-        return (
-            f" (a redirect to {redacted(response.headers.get('location', ''), access)[:_SHOWN_CHARACTERS]!r})"
-        )
+def described(response: httpx.Response, access: Access) -> str:
+    """Return status and beginning of an answer as text, without markup, and without what was sent to it."""
     page = response.content[:_PAGE_BYTES].decode(errors="replace")
-    text = " ".join(redacted(_without_markup(page), access).split())
-    return f" ({text[:_SHOWN_CHARACTERS]})" if text else ""
+    text = " ".join(redacted(_without_markup(page), access).split())[:_SHOWN_CHARACTERS]
+    if response.is_redirect:
+        target = redacted(response.headers.get("location", ""), access)[:_SHOWN_CHARACTERS]
+        text = f"a redirect to {target!r}"
+    return f"HTTP {response.status_code}" + (f" ({text})" if text else "")
 
 
 def _without_markup(page: str) -> str:

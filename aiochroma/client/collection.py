@@ -5,7 +5,8 @@ Signatures, results and errors are Chroma's (a test compares them). Corrected ar
 * embedding functions run on the embedding thread, or are awaited where they are asynchronous;
 * large inputs are validated on a worker thread;
 * ``embedding_function=None`` means none: no fallback that downloads a model;
-* vectors of different lengths, NaN and infinities are found before anything is written, however the write is cut.
+* vectors of different lengths, NaN and infinities are found before anything is written, however the write is cut;
+* what everybody would wait for is refused then, too: a document of more than 4 MB, metadata or an id of more than 1 MB.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from aiochroma._logging import EventLogger, get_logger
 from aiochroma._waiting import waits_by_blocking
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Sequence
+    from collections.abc import Callable, Generator, Iterable, Sequence
 
     from aiochroma.core.connection import WhenFull
     from aiochroma.core.queue import RequestQueue
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CallOutcome",
     "Home",
+    "NotBegunError",
     "Outcome",
     "Submitter",
     "Ticket",
@@ -48,6 +49,10 @@ class TicketState(Enum):
     """Its caller left, or its deadline passed, before it began: it never runs."""
     ABANDONED = auto()
     """Its caller left after it began: it runs to its end and the outcome is dropped."""
+
+
+class NotBegunError(Exception):
+    """A request had not begun when its caller would wait no longer; never a user's."""
 
 
 class Home(Protocol):
@@ -159,6 +164,47 @@ class Ticket:
         except BaseException:
             self.cancel()
             raise
+
+    async def unless_stuck(self, is_stuck: Callable[[], bool], seconds: float) -> CallResult:
+        """Await the outcome, but take the request back where it has not begun and its queue is stuck.
+
+        Args:
+            is_stuck: Tells whether the queue is not served at present.
+            seconds: How often that is asked.
+
+        Raises:
+            NotBegunError: It was taken back; it never runs.
+        """
+        if isinstance(self.future, concurrent.futures.Future):
+            return self._result_unless(is_stuck, seconds)
+        loop = asyncio.get_running_loop()
+
+        def look() -> None:
+            nonlocal timer
+            if self.state is TicketState.IN_LINE or self.state is TicketState.QUEUED:
+                if not is_stuck():
+                    timer = loop.call_later(seconds, look)
+                elif self.queue.withdraw(self) and self.future is not None and not self.future.done():
+                    self.future.set_exception(NotBegunError())
+
+        timer = loop.call_later(seconds, look)
+        try:
+            return await self
+        finally:
+            timer.cancel()
+
+    def _result_unless(self, is_stuck: Callable[[], bool], seconds: float) -> CallResult:
+        future = self.future
+        assert isinstance(future, concurrent.futures.Future)
+        while not future.done() and (self.deadline is None or time.monotonic() + seconds < self.deadline):
+            try:
+                concurrent.futures.wait([future], seconds)
+            except BaseException:
+                self.cancel()
+                raise
+            if is_stuck() and self.queue.withdraw(self):
+                raise NotBegunError
+        return self.result()
 
     def cancel(self) -> None:
         """Note that the caller is gone: a queued request never runs, the outcome of a running one is dropped."""

@@ -45,8 +45,6 @@ _BODY_BYTES = 768 * 1024
 """The most bytes that the records of one write may take. A reverse proxy with default settings refuses bodies above 1 MB;
 larger bodies gain a few per cent of speed, and keep other writes waiting longer."""
 
-_RECORD_BYTES, _BASE64_BYTES_PER_NUMBER = 64, 16 / 3
-
 
 @dataclass(frozen=True, slots=True)
 class InFlight:
@@ -75,7 +73,9 @@ class ConnectionPlanner(RecordPlanner):
     """
 
     def __init__(self, limits: Limits | None = None, connections: int = 4) -> None:
-        super().__init__(limits or Limits(records_per_slice=5000, cut_reads=False))
+        # Vectors travel as base64.
+        own = Limits(5000, bytes_per_slice=_BODY_BYTES, bytes_per_number=16 / 3, cut_reads=False)
+        super().__init__(limits or own)
         self._most_bulk = max(1, connections - 1)
 
     def schedule(
@@ -147,78 +147,14 @@ class ConnectionPlanner(RecordPlanner):
         bulk: list[Step] = []
         interactive: list[Step] = []
         for line in lines.values():
-            step = self._fitting(waiting, self._write_step(waiting, progress, line))
+            step = self._write_step(waiting, progress, line)
             (bulk if self.describe(waiting[line[0]], step).bulk else interactive).append(step)
         return bulk, interactive
-
-    def _fitting(self, waiting: Sequence[Request], step: Step) -> Step:
-        """Shorten a write until its records fit into one body."""
-        head = waiting[step.members[0]]
-        ids = head.arguments.get("ids")
-        if ids is None:
-            return step
-        if len(step.members) == 1:
-            if head.atomic:
-                return step
-            stop = len(ids) if step.stop is None else step.stop
-            end = _end_of_body(head, step.start, stop)
-            return step if end == stop else Step(step.members, step.start, end, records=end - step.start)
-        total = 0.0
-        for count, position in enumerate(step.members):
-            total += _bytes_of(waiting[position])
-            if total > _BODY_BYTES and count:
-                members = step.members[:count]
-                shorter = Step(
-                    members, records=sum(len(waiting[member].arguments["ids"]) for member in members)
-                )
-                return self._fitting(waiting, shorter) if count == 1 else shorter
-        return step
 
 
 def _rotated(steps: list[Step], number: int) -> list[Step]:
     first = number % len(steps) if steps else 0
     return steps[first:] + steps[:first]
-
-
-def _end_of_body(request: Request, start: int, stop: int) -> int:
-    """Return the position behind the last record from ``start`` that fits into the same body; at least one record is sent."""
-    total = 0.0
-    for position in range(start, stop):
-        total += _bytes_of_record(request, position)
-        if total > _BODY_BYTES and position > start:
-            return position
-    return stop
-
-
-def _bytes_of(request: Request) -> float:
-    return sum(_bytes_of_record(request, position) for position in range(len(request.arguments["ids"])))
-
-
-def _bytes_of_record(request: Request, position: int) -> float:
-    """Estimate how many bytes a record takes in a body: vectors travel as base64, text as UTF-8."""
-    arguments = request.arguments
-    total = float(_RECORD_BYTES) + len(arguments["ids"][position])
-    embeddings = arguments.get("embeddings")
-    if embeddings is not None:
-        total += len(embeddings[position]) * _BASE64_BYTES_PER_NUMBER
-    for name in ("documents", "uris"):
-        values = arguments.get(name)
-        if values is not None and values[position] is not None:
-            total += _bytes_of_text(values[position])
-    metadatas = arguments.get("metadatas")
-    if metadatas is not None and metadatas[position] is not None:
-        total += sum(len(key) + _bytes_of_value(value) for key, value in metadatas[position].items())
-    return total
-
-
-def _bytes_of_value(value: object) -> int:
-    if isinstance(value, str):
-        return _bytes_of_text(value)
-    return sum(_bytes_of_value(item) for item in value) if isinstance(value, (list, tuple)) else 24
-
-
-def _bytes_of_text(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
 
 
 log: EventLogger = get_logger("aiochroma.core")

@@ -217,6 +217,14 @@ _MEMORIES = (
     _write("change_memories", record_fields=(*RECORD_FIELDS, "codes"), result=Result.HITS),
     _write("code_memories", Effect.NONE, record_fields=("ids", "codes"), vector_fields=()),
     _deletion("forget_memories", result=Result.IDS, repeat=Repeat.NEVER),
+    _write(
+        "drop_chunks",
+        Effect.NONE,
+        record_fields=("ids", "metadatas"),
+        vector_fields=(),
+        result=Result.IDS,
+        space=Space.LITTLE,
+    ),
     _read(
         "search_memories",
         Merge.QUERIES,
@@ -235,6 +243,7 @@ _MEMORIES = (
             "memory_ids",
             "index_memories",
             "memories_without_code",
+            "memory_writings",
         )
     ),
     _read("read_memories", Merge.QUERIES, result=Result.ROWS, query_fields=("ids",), reads_first=True),

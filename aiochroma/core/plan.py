@@ -23,7 +23,17 @@ from typing import TYPE_CHECKING, Protocol
 
 from aiochroma._errors import PartialWriteError
 from aiochroma.core.operations import Lane, Merge
-from aiochroma.core.request import Request, cut, is_get_by_id, joined, read_key, split, write_key
+from aiochroma.core.request import (
+    Request,
+    bytes_of,
+    cut,
+    end_within,
+    is_get_by_id,
+    joined,
+    read_key,
+    split,
+    write_key,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Sequence
@@ -43,6 +53,8 @@ class Limits:
     Attributes:
         records_per_slice: Records in one slice of writing; set from measured cost so that it holds the interpreter for about
             ``max_write_slice_ms``.
+        bytes_per_slice: What these records may come to beyond the first: a long text takes as long as many short ones.
+        bytes_per_number: What a number of a vector counts for.
         vectors_per_call: Query vectors in one merged call, each counted once for every collection that it searches. A merged
             call returns when its last vector is done, so more would delay the first for the sake of the last.
         ids_per_call: Ids in one merged ``get``.
@@ -52,6 +64,8 @@ class Limits:
     """
 
     records_per_slice: int = 16
+    bytes_per_slice: int = 256 * 1024
+    bytes_per_number: float = 0.0
     vectors_per_call: int = 64
     ids_per_call: int = 512
     records_per_page: int = 256
@@ -220,25 +234,28 @@ class RecordPlanner:
         return self._write_step(waiting, progress, heads[head])
 
     def _write_step(self, waiting: Sequence[Request], progress: Sequence[int], line: Sequence[int]) -> Step:
-        head = waiting[line[0]]
-        size, most = _size(head), self.limits.records_per_slice
+        head, start = waiting[line[0]], progress[line[0]]
+        size, limits = _size(head), self.limits
         if head.arguments.get("ids") is None or head.arguments.get("limit") is not None:
             # A limit counts over the whole call, so it cannot be cut either.
             return Step([line[0]], records=size)
-        if not head.atomic and (progress[line[0]] or size > most):
-            start = progress[line[0]]
-            stop = min(size, start + most)
-            return Step([line[0]], start, stop, records=stop - start)
-        members, total = [line[0]], size
+        if not head.atomic:
+            stop = min(size, start + limits.records_per_slice)
+            stop = end_within(head, start, stop, limits.bytes_per_slice, limits.bytes_per_number)
+            if start or stop < size:
+                return Step([line[0]], start, stop, records=stop - start)
+        members, total, room = [line[0]], size, limits.bytes_per_slice
+        room -= bytes_of(head, limits.bytes_per_number)
         seen = set(head.arguments["ids"])
         key = _noted_write_key(head)
         for position in line[1:]:
             request = waiting[position]
             total += _size(request)
-            if total > most or key is None or _noted_write_key(request) != key:
+            if total > limits.records_per_slice or key is None or _noted_write_key(request) != key:
                 break
             ids = request.arguments["ids"]
-            if not seen.isdisjoint(ids):
+            room -= bytes_of(request, limits.bytes_per_number)
+            if room < 0 or not seen.isdisjoint(ids):
                 break
             seen.update(ids)
             members.append(position)

@@ -178,6 +178,10 @@ class RequestQueue:
         """Note that the caller is gone: a queued request is dropped, a running one completes unseen."""
         self._release_caller(ticket, "cancelled")
 
+    def withdraw(self, ticket: Ticket) -> bool:
+        """Take a request back that has not begun, which then never runs; return whether it had not."""
+        return self._release_caller(ticket, "cancelled", may_run=False) in _NOT_BEGUN
+
     def expire(self, ticket: Ticket) -> DeadlineExceededError | None:
         """Note that the deadline passed; return the caller's error, or None when the outcome was already decided."""
         before = self._release_caller(ticket, "expired")
@@ -199,7 +203,7 @@ class RequestQueue:
         self.lock = threading.Lock()
         self.wakeup = SimpleQueue()
 
-    def _release_caller(self, ticket: Ticket, why: str) -> TicketState:
+    def _release_caller(self, ticket: Ticket, why: str, *, may_run: bool = True) -> TicketState:
         wake = False
         with self.lock:
             before = ticket.state
@@ -212,7 +216,7 @@ class RequestQueue:
                 else:
                     self.in_line -= 1
                 self._forget_cancelled()
-            elif before is _RUNNING:
+            elif before is _RUNNING and may_run:
                 ticket.state, ticket.left = _ABANDONED, why
                 self.counts["abandoned"] += 1
         if wake:

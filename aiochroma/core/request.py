@@ -21,7 +21,9 @@ __all__ = [
     "Arguments",
     "CallResult",
     "Request",
+    "bytes_of",
     "cut",
+    "end_within",
     "frozen",
     "is_get_by_id",
     "joined",
@@ -90,6 +92,50 @@ def cut(request: Request, start: int, stop: int) -> dict[str, object]:
         if arguments.get(name) is not None:
             arguments[name] = arguments[name][start:stop]
     return arguments
+
+
+_RECORD_BYTES = 64
+
+
+def end_within(request: Request, start: int, stop: int, room: float, bytes_per_number: float) -> int:
+    """Return the end of as many records of a write from ``start`` as there is room for; there is for one."""
+    for position in range(start, stop):
+        room -= _bytes_of_record(request, position, bytes_per_number)
+        if room < 0 and position > start:
+            return position
+    return stop
+
+
+def bytes_of(request: Request, bytes_per_number: float) -> float:
+    """Estimate what the records of a write come to, with so many bytes for each number of a vector."""
+    ids = request.arguments["ids"]
+    return sum(_bytes_of_record(request, position, bytes_per_number) for position in range(len(ids)))
+
+
+def _bytes_of_record(request: Request, position: int, bytes_per_number: float) -> float:
+    arguments = request.arguments
+    total = float(_RECORD_BYTES) + len(arguments["ids"][position])
+    embeddings = arguments.get("embeddings")
+    if bytes_per_number and embeddings is not None and embeddings[position] is not None:
+        total += len(embeddings[position]) * bytes_per_number
+    for name in ("documents", "uris"):
+        values = arguments.get(name)
+        if values is not None and values[position] is not None:
+            total += _bytes_of_text(values[position])
+    metadatas = arguments.get("metadatas")
+    if metadatas is not None and metadatas[position] is not None:
+        total += sum(len(key) + _bytes_of_value(value) for key, value in metadatas[position].items())
+    return total
+
+
+def _bytes_of_value(value: object) -> int:
+    if isinstance(value, str):
+        return _bytes_of_text(value)
+    return sum(_bytes_of_value(item) for item in value) if isinstance(value, (list, tuple)) else 24
+
+
+def _bytes_of_text(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
 
 
 def split(requests: Sequence[Request], result: CallResult) -> list[CallResult]:

@@ -251,12 +251,29 @@ def refuse_without_descriptors(directory: str | Path) -> None:
             opened.append(os.open(os.devnull, os.O_RDONLY))  # noqa: PERF401 - those before an error are closed
     except OSError as error:
         raise StoreUnavailableError(
-            f"{str(directory)!r} cannot be opened: {error.strerror or error}. It takes {_DESCRIPTORS} more: close some, or "
-            "raise the limit of this process (`ulimit -n`). Nothing was touched."
+            f"{str(directory)!r} cannot be opened: {error.strerror or error}. {_descriptor_limit()}, and it takes "
+            f"{_DESCRIPTORS} more: close some, or raise the limit. Nothing was touched."
         ) from error
     finally:
         for descriptor in opened:
             os.close(descriptor)
+
+
+def no_descriptors() -> str | None:
+    """Return a sentence, without its full stop, that says that this process can open no file any more; None where it can."""
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY))
+    except OSError as error:
+        return f"{error.strerror or error}. {_descriptor_limit()}"
+    return None
+
+
+def _descriptor_limit() -> str:
+    if sys.platform == "win32":
+        return "This process has as many files open as it may"
+    import resource
+
+    return f"This process may have {resource.getrlimit(resource.RLIMIT_NOFILE)[0]} files open (`ulimit -n`)"
 
 
 def free_bytes(directory: Path) -> int:

@@ -1,7 +1,8 @@
 """Threads that embed for a database, with the same queue and the same promises as the DB thread.
 
 Each kind of embedding function has a thread of its own, so one that hangs or is slow keeps only its own callers waiting; and
-for a kind whose thread has been in one call for long, further callers get another thread, up to a few.
+where the thread of a kind has been in one call for long, those who wait for it and those who come get another thread, up to a
+few.
 
 Texts that wait together are embedded in one call. Texts embedded lately are remembered, in a bounded number of bytes.
 Asynchronous functions do not come here: they are awaited on their caller's event loop.
@@ -14,13 +15,14 @@ import threading
 import time
 import weakref
 from collections import OrderedDict
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from aiochroma._callbacks import is_asynchronous
-from aiochroma._errors import EmbeddingFailedError, EventLoopRequiredError
+from aiochroma._errors import DeadlineExceededError, EmbeddingFailedError, EventLoopRequiredError
 from aiochroma._types import Vector
 from aiochroma._waiting import waits_by_blocking
-from aiochroma.core.calls import call
+from aiochroma.core.calls import NotBegunError
 from aiochroma.core.plan import Limits, Step
 from aiochroma.core.request import Request
 from aiochroma.embedding.functions import (
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from aiochroma.core.connection import Connection
-    from aiochroma.core.queue import RequestQueue
+    from aiochroma.core.worker import Worker
 
 __all__ = ["EmbeddingPlanner", "EmbeddingRunner", "EmbeddingWorker", "VectorCache"]
 
@@ -44,10 +46,12 @@ _CACHE_BYTES = 16 * 2**20
 _ENTRY_BYTES = 250
 """An entry of the cache costs this beside its text and its numbers: the array's header and the dictionary's node."""
 _TEXTS_PER_CALL = 256
-_STUCK_SECONDS = 5.0
-"""After so long in one call, further callers get another thread."""
+_STUCK_SECONDS = 2.0
+"""After so long in one call, all others get another thread."""
 _MOST_THREADS = 4
-"""For one kind of function; when all are stuck, callers are refused."""
+"""For one kind of function."""
+_HUNG_SECONDS = 30.0
+"""When all threads have been in one call each for so long, callers are refused."""
 
 
 class EmbeddingPlanner:
@@ -190,23 +194,59 @@ class EmbeddingRunner:
             return call_function(function, inputs, is_query=is_query, tokens=tokens)
         arguments = {"function": function, "inputs": inputs, "is_query": is_query, "tokens": tokens}
         request = Request("embed", arguments)
-        vectors: list[Vector] = await call(self._queue(function), request, deadline)
-        return vectors
+        waits_by_blocking()
+        while True:
+            worker = self._worker(function)
+            ticket = worker.queue.submit(request, deadline)
+            try:
+                vectors: list[Vector] = await ticket.unless_stuck(partial(_is_stuck, worker), _STUCK_SECONDS)
+            except NotBegunError:
+                continue
+            except DeadlineExceededError as error:
+                raise _late(function, worker, error) from error
+            return vectors
 
-    def _queue(self, function: object) -> RequestQueue:
-        """Return the queue of a thread that is not stuck, which is started where there is none."""
+    def _worker(self, function: object) -> Worker:
+        """Return a thread that is not stuck, which is started where there is none; else the one that is stuck least.
+
+        Raises:
+            EmbeddingFailedError: All of them hang.
+        """
         kind = kind_of(function)
+        stuck: list[tuple[float, Worker]] = []
         for number in range(_MOST_THREADS):
             worker = self._connection.extra_worker(
                 ("embed", kind, number), "embed", EmbeddingWorker, EmbeddingPlanner()
             )
-            since = worker.busy_since
-            if since is None or time.monotonic() - since < _STUCK_SECONDS:
-                return worker.queue
+            if not _is_stuck(worker):
+                return worker
+            stuck.append((_seconds_in_call(worker), worker))
+        seconds, worker = min(stuck, key=lambda one: one[0])
+        if seconds < _HUNG_SECONDS:
+            return worker
         raise EmbeddingFailedError(
             f"The embedding function {name_of(function)!r} has not come back from {_MOST_THREADS} calls, each of which began "
-            f"more than {_STUCK_SECONDS:.0f} s ago. Give it a time limit of its own."
+            f"more than {_HUNG_SECONDS:.0f} s ago. Give it a time limit of its own."
         )
+
+
+def _seconds_in_call(worker: Worker) -> float:
+    since = worker.busy_since
+    return 0.0 if since is None else time.monotonic() - since
+
+
+def _is_stuck(worker: Worker) -> bool:
+    since = worker.busy_since
+    return since is not None and time.monotonic() - since >= _STUCK_SECONDS
+
+
+def _late(function: object, worker: Worker, error: DeadlineExceededError) -> DeadlineExceededError:
+    """Return the error of a caller whose deadline passed: what it says of a queue helps nobody here."""
+    return DeadlineExceededError(
+        f"The deadline passed while the embedding function {name_of(function)!r} was at work: it has been in one call for "
+        f"{_seconds_in_call(worker):.1f} s. Give it a time limit of its own, or the call a longer one.",
+        started=error.started,
+    )
 
 
 def _is_texts(inputs: object) -> bool:

@@ -96,8 +96,8 @@ class HostServer:
         self._announce = announce
         self._since = datetime.now(timezone.utc).isoformat(timespec="seconds")
         self._versions = versions()
-        self._listening = Listening(directory)
-        self._watched = False
+        self._selector = selectors.DefaultSelector()
+        self._listening = Listening(directory, self._selector)
         self._looked_at = time.monotonic()
         self._ends_at: float | None = None
         self._signal = 0
@@ -106,7 +106,6 @@ class HostServer:
         self._opened_told = False
         self._imported = threading.Event()
         self._caught_up = threading.Event()
-        self._selector = selectors.DefaultSelector()
         self._waker = Waker()
         location = Location("persistent", str(directory))
         self._worker = BackendWorker(
@@ -148,7 +147,7 @@ class HostServer:
                 time.sleep(0.02)
         if self._listening.socket is None and self._ends_at is None:
             try:
-                self._listen()
+                self._listening.open()
             except OSError as error:
                 ownership.release()
                 raise DatabaseInUseError(
@@ -164,10 +163,6 @@ class HostServer:
         self._caught_up.clear()
         self._waker.wake()
         self._caught_up.wait(_CATCH_UP_SECONDS)
-
-    def _listen(self) -> None:
-        self._listening.open()
-        self._watched = False
 
     def _facts_for(self, peer: Peer) -> bytes:
         """Return the frame that says what has changed since this client was last told; empty where nothing has."""
@@ -195,7 +190,7 @@ class HostServer:
                 self._turn()
         finally:
             self._imported.set()
-            self._stop_listening()
+            self._listening.close()
             self._worker.close(drain=False)
             self._clients.hand_over()  # Which is too late: their clients send them to the next host.
             over = self._worker.join(_DRAIN_SECONDS)
@@ -218,9 +213,7 @@ class HostServer:
         return self._ends_at is not None and time.monotonic() >= self._ends_at
 
     def _turn(self) -> None:
-        if self._listening.socket is not None and not self._watched:
-            self._watched = True
-            self._selector.register(self._listening.socket, selectors.EVENT_READ)
+        self._listening.watch()
         seconds = self._seconds_until_next()
         self._clients.hand_over()
         if self._woken:
@@ -243,6 +236,8 @@ class HostServer:
     def _seconds_until_next(self) -> float:
         now = time.monotonic()
         moments = [self._looked_at + _LOOK_SECONDS]
+        if self._listening.watched_from > now:
+            moments.append(self._listening.watched_from)
         if self._idle_at is not None:
             moments.append(self._idle_at)
         if self._ends_at is not None:
@@ -400,7 +395,7 @@ class HostServer:
             return
         log.info("host.ending", database=str(self._directory), reason=why)
         self._ends_at = time.monotonic() + _DRAIN_SECONDS
-        self._stop_listening()
+        self._listening.close()
         for peer in self._clients:
             peer.going = True
             if peer.greeted:
@@ -428,15 +423,10 @@ class HostServer:
                 self._begin_end("the directory is gone")
             return
         if not self._listening.is_bound():
-            self._stop_listening()
+            self._listening.close()
             with contextlib.suppress(OSError):
-                self._listen()
+                self._listening.open()
             log.warning("host.socket_was_deleted", database=str(self._directory), hint="it was made again")
-
-    def _stop_listening(self) -> None:
-        if self._listening.socket is not None and self._watched:
-            self._selector.unregister(self._listening.socket)
-        self._listening.close()
 
     def _say_goodbye(self) -> None:
         """Give the clients a moment to read what they are owed."""

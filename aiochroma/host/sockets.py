@@ -9,14 +9,18 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import selectors
 import socket
 import stat
 import struct
 import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aiochroma._errors import AiochromaError, DatabaseInUseError, InvalidInputError, StoreUnavailableError
+from aiochroma._logging import EventLogger, get_logger
+from aiochroma.disk.layout import no_descriptors
 from aiochroma.disk.ownership import read_owner
 
 if TYPE_CHECKING:
@@ -35,10 +39,14 @@ __all__ = [
     "socket_address",
 ]
 
+log: EventLogger = get_logger("aiochroma.host")
+
 _LONGEST_ADDRESS = 100
 """``sun_path`` has 108 bytes on Linux and 104 on macOS, one of which ends it."""
 
 _BACKLOG = 128
+_ACCEPT_AGAIN_SECONDS = 1.0
+"""So long who connects has to wait where there are no descriptors for them."""
 _FOLDER_VARIABLE = "AIOCHROMA_RUNTIME_DIR"
 
 
@@ -207,14 +215,19 @@ class Listening:
 
     Args:
         directory: The canonical directory.
+        selector: Tells when somebody connects.
 
     Attributes:
         socket: The socket; None before it is made and after it is closed.
         address: Its name.
+        watched_from: From which moment on (``time.monotonic()``) the selector may watch it.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, selector: selectors.BaseSelector) -> None:
         self.socket: socket.socket | None = None
+        self.watched_from: float = 0.0
+        self._selector = selector
+        self._watched = False
         self.address: Path = socket_address(directory)
         self._directory = directory
         self._bound: os.stat_result | None = None
@@ -230,8 +243,20 @@ class Listening:
         self.socket = listen(self.address)
         self._bound = self.address.stat()
 
+    def watch(self) -> None:
+        """Have the selector watch the socket, if it may; called on the thread that selects."""
+        if self.socket is not None and not self._watched and time.monotonic() >= self.watched_from:
+            self._watched = True
+            self._selector.register(self.socket, selectors.EVENT_READ)
+
+    def _unwatch(self) -> None:
+        if self.socket is not None and self._watched:
+            self._selector.unregister(self.socket)
+        self._watched = False
+
     def close(self) -> None:
         """Listen no more. A name that is another process's by now stays."""
+        self._unwatch()
         listening, self.socket = self.socket, None
         if listening is None:
             return
@@ -253,7 +278,14 @@ class Listening:
         while self.socket is not None:
             try:
                 connected, _ = self.socket.accept()
-            except OSError:
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                reason = no_descriptors() or error.strerror or str(error)
+                log.warning("host.cannot_accept", database=str(self._directory), reason=reason)
+                # The socket stays readable. Watched on, it would take a whole processor; and whoever goes makes room.
+                self._unwatch()
+                self.watched_from = time.monotonic() + _ACCEPT_AGAIN_SECONDS
                 return
             yield connected
 

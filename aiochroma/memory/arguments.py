@@ -17,6 +17,7 @@ from aiochroma.backend.limits import (
     check_value,
     check_where,
     is_number,
+    kind_of_value,
 )
 from aiochroma.records.record import (
     PINNED,
@@ -246,7 +247,7 @@ def check_text(text: object, where: str) -> str:
     """Check that something is a text that is not blank, and return it.
 
     Raises:
-        InvalidInputError: It is not a string, or is blank.
+        InvalidInputError: It is not a string, is blank, or cannot be stored.
     """
     if not isinstance(text, str):
         raise InvalidInputError(f"{where} must be a string, got {type(text).__name__}: {shown(text)}.")
@@ -257,7 +258,7 @@ def check_text(text: object, where: str) -> str:
 
 
 def checked_metadata(metadata: object, where: str, *, removing: bool = False) -> Metadata:
-    """Check a user's metadata: a flat mapping from strings to strings, numbers and booleans.
+    """Check a user's metadata: a flat mapping from strings to strings, numbers, booleans, and lists of one of these.
 
     Args:
         metadata: The user's, or None.
@@ -279,13 +280,16 @@ def checked_metadata(metadata: object, where: str, *, removing: bool = False) ->
             )
         if removing and value is None:
             continue
-        if not isinstance(value, (str, int, float, bool)):
+        parts = value if isinstance(value, list) else [value]
+        if len(set(map(kind_of_value, parts))) != 1 or kind_of_value(parts[0]) is None:
             raise InvalidInputError(
                 f"The `metadata` of {where} has {shown(key)} = {shown(value)} ({type(value).__name__}); Chroma stores "
-                "strings, integers, floats and booleans. Write nested values as JSON text."
+                "strings, integers, floats, booleans, and lists of one of these that are not empty. Write nested values as "
+                "JSON text."
             )
         check_storable_text(key, f"The `metadata` of {where}")
-        check_value(value, f"{shown(key)} in the `metadata` of {where}")
+        for part in parts:
+            check_value(part, f"{shown(key)} in the `metadata` of {where}")
     check_metadata_size(metadata, where)
     return dict(metadata)
 

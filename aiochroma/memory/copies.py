@@ -11,7 +11,7 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from aiochroma._types import Metadata, MetadataView
-from aiochroma.memory.remembering import CHUNKS_FOR
+from aiochroma.memory.chunks import CHUNKS_FOR
 from aiochroma.records.record import (
     DIMENSIONS,
     EMBEDDER,

@@ -11,6 +11,7 @@ from aiochroma._errors import InvalidInputError
 from aiochroma._types import JsonObject, MetadataView, Vector, Where
 from aiochroma.disk.erasing import ErasureReceipt
 from aiochroma.memory.arguments import check_id, checked_ids, checked_scope, checked_where
+from aiochroma.memory.chunks import drop_unowned_chunks
 from aiochroma.memory.copies import drop_copies
 from aiochroma.memory.results import Count
 from aiochroma.memory.stored import count_records, matching_ids
@@ -150,6 +151,7 @@ def sweep(life: Life, namespace: str | None) -> Coroutine[object, object, Count]
         collection_name(namespace)
 
     async def work(store: Store) -> Count:
+        store.chunks_checked.clear()
         return Count(await sweep_expired(store, namespace))
 
     return life.run("sweep", work, Count.failed)
@@ -160,6 +162,7 @@ async def sweep_expired(store: Store, namespace: str | None) -> int:
 
     async def of_one(found: Namespace) -> int:
         ids = await matching_ids(store, found, {EXPIRES_AT: {"$lte": time.time()}})
+        await drop_unowned_chunks(store, found)
         return await _delete(store, found, ids, action="sweep", expired_only=True)
 
     names = await store.names() if namespace is None else [namespace]

@@ -135,7 +135,7 @@ class Memory(OpenedMemory):
         """Remember a text and return its id; one that is remembered already is refreshed, except in a thread.
 
         Args:
-            text: Any text that is not blank.
+            text: Any text that is not blank, of at most 4 MB.
             namespace: Any text that is not blank; the namespace is made when it is first used.
             scope: Whose memory it is: a person, a customer, a session, as a text or as several from the widest to the narrowest,
                 such as ``("acme", "user-7")``. Equal texts of two people are two memories. Default: no scope.
@@ -143,7 +143,7 @@ class Memory(OpenedMemory):
                 repeated there is remembered again. Default: none; then what was remembered before and after it in its scope
                 lends it relevance. False: it stands alone.
             id: Its id within the namespace. Default: an id that follows from scope, thread and text.
-            metadata: Strings, numbers and booleans to keep with it and to filter by.
+            metadata: Strings, numbers, booleans, and lists of one of these, to keep with it and to filter by; at most 1 MB.
             ttl: The time after which it is forgotten: seconds, or a timedelta. Default: none. One that is remembered again
                 without ``ttl`` and ``expires_at`` does not expire any more.
             expires_at: The moment at which it is forgotten: a datetime, or seconds since 1970. Give this or ``ttl``.
@@ -539,7 +539,8 @@ class Memory(OpenedMemory):
         """Write memories to a file as JSON lines and return their number; importing it gives the same memories again.
 
         The file holds everything but the vectors, which depend on the embedder: a namespace of another one is written too. It
-        appears when it is complete. Records of other programs that have no text are left out, and a warning names them.
+        appears when it is complete. Records of other programs that no import would take, because they have no text for example,
+        are left out, and a warning names them.
 
         Args:
             file: The file; replaced if it exists.

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from aiochroma._errors import InvalidInputError, StoreUnavailableError
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma._types import JsonObject, Metadata
+from aiochroma.memory.chunks import CHUNKS_FOR, new_writings, write_chunks
 from aiochroma.memory.copies import (
     COMPLETE,
     COPY_EMBEDDER,
@@ -31,7 +32,6 @@ from aiochroma.memory.copies import (
     restore_names,
     take_over,
 )
-from aiochroma.memory.remembering import CHUNKS_FOR, write_chunks_into
 from aiochroma.memory.store import checked_names
 from aiochroma.records.record import (
     CHUNKS,
@@ -360,8 +360,8 @@ class _Copying:
         writings: dict[str, Metadata] = {}
         long = {id: one.chunks for id, one in vectors.items() if one.chunks}
         if long:
-            made = await store.make_collection(*self._chunks)
-            writings = await write_chunks_into(store, made.id, long)
+            made, writings = await store.make_collection(*self._chunks), new_writings(long)
+            await write_chunks(store, made.id, long, writings)
         await store.submit(
             "_upsert",
             bulk=True,

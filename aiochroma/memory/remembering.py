@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
 from collections.abc import AsyncIterable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from aiochroma._callbacks import ask
 from aiochroma._errors import ExtractFailedError, InvalidInputError, shown
-from aiochroma._types import JsonObject, Metadata, Vector
+from aiochroma._types import JsonObject
 from aiochroma._waiting import Started
 from aiochroma.client.options import check_flag
 from aiochroma.memory.arguments import (
@@ -20,22 +19,13 @@ from aiochroma.memory.arguments import (
     item_from,
     now_in_seconds,
 )
+from aiochroma.memory.chunks import chunks_written
 from aiochroma.memory.results import Id, Items
-from aiochroma.records.record import (
-    CHUNK_OF,
-    CHUNKS,
-    CREATED_AT,
-    THREAD,
-    UPDATED_AT,
-    WRITING,
-    chunk_id,
-    collection_name,
-)
+from aiochroma.records.record import CREATED_AT, THREAD, UPDATED_AT, collection_name
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 
-    from aiochroma._types import CollectionId
     from aiochroma.memory.opening import Life
     from aiochroma.memory.store import Namespace, Store
     from aiochroma.memory.vectors import Embedded
@@ -46,22 +36,16 @@ __all__ = [
     "remember_batches",
     "remember_many",
     "remember_messages",
-    "write_chunks",
-    "write_chunks_into",
 ]
 
 Extracted: TypeAlias = "Iterable[str | Mapping[str, Any]]"
 Extract: TypeAlias = "Callable[[list[JsonObject]], Extracted | Awaitable[Extracted]]"
-
-CHUNKS_FOR = "aiochroma:chunks_for"
-"""In the metadata of a collection of chunks: the namespace."""
 
 _EXTRACT_SECONDS = 120.0
 """How long the caller's function may take, which may ask a language model, where no deadline is nearer."""
 
 _BATCH = 256
 _BATCH_CHARACTERS = 1_000_000
-_CHUNKS_AT_ONCE = 256
 _MESSAGE_FIELDS = frozenset({"role", "content", "name", "created_at", "id", "metadata"})
 _TOOL_FIELDS = frozenset({"tool_calls", "tool_call_id", "function_call", "refusal", "annotations", "audio"})
 """What messages of chat APIs have besides; none of it was said."""
@@ -340,66 +324,20 @@ async def _write_items(
         Other ids, of texts whose own id belongs to another memory.
     """
     long = {item.id: entry.chunks for item, entry in zip(items, embedded, strict=True) if entry.chunks}
-    writings = await write_chunks(store, namespace, long)
-    moved: dict[str, str] = await store.submit(
-        "remember",
-        bulk=bulk,
-        **namespace.collection,
-        ids=[item.id for item in items],
-        embeddings=[entry.vector for entry in embedded],
-        codes=[entry.code for entry in embedded],
-        documents=[item.text for item in items],
-        metadatas=[{**item.metadata, **item.own, **writings.get(item.id, {})} for item in items],
-        uris=None,
-        chunks=namespace.chunks,
-        exact=replace,
-        dedupe=dedupe,
-        history_namespace=namespace.name if store.keeps_history else None,
-    )
-    return moved
-
-
-async def write_chunks(
-    store: Store, namespace: Namespace, long: Mapping[str, Sequence[tuple[str, Vector]]]
-) -> dict[str, Metadata]:
-    """Write the chunks of long texts, and return the metadata by which their memories know them.
-
-    The chunks come first: a memory that is there has all its chunks.
-
-    Args:
-        store: The store.
-        namespace: The namespace of the memories.
-        long: The chunks of each long text with their vectors, by the id of the memory.
-    """
-    if not long:
-        return {}
-    made = await store.make_collection(namespace.chunks, {CHUNKS_FOR: namespace.name})
-    return await write_chunks_into(store, made.id, long)
-
-
-async def write_chunks_into(
-    store: Store, collection: CollectionId, long: Mapping[str, Sequence[tuple[str, Vector]]]
-) -> dict[str, Metadata]:
-    """Write chunks into a collection; see :func:`write_chunks`."""
-    writings: dict[str, Metadata] = {
-        id: {WRITING: uuid.uuid4().hex, CHUNKS: len(chunks)} for id, chunks in long.items()
-    }
-    rows = [
-        (chunk_id(writings[id][WRITING], number), id, text, vector)
-        for id, chunks in long.items()
-        for number, (text, vector) in enumerate(chunks)
-    ]
-    for begin in range(0, len(rows), _CHUNKS_AT_ONCE):
-        page = rows[begin : begin + _CHUNKS_AT_ONCE]
-        await store.submit(
-            "_upsert",
-            bulk=len(rows) > _CHUNKS_AT_ONCE,
-            collection_id=collection,
-            ids=[row[0] for row in page],
-            embeddings=[row[3] for row in page],
-            metadatas=[{CHUNK_OF: row[1]} for row in page],
-            documents=[row[2] for row in page],
+    async with chunks_written(store, namespace, long) as writings:
+        moved: dict[str, str] = await store.submit(
+            "remember",
+            bulk=bulk,
+            **namespace.collection,
+            ids=[item.id for item in items],
+            embeddings=[entry.vector for entry in embedded],
+            codes=[entry.code for entry in embedded],
+            documents=[item.text for item in items],
+            metadatas=[{**item.metadata, **item.own, **writings.get(item.id, {})} for item in items],
             uris=None,
-            **store.database,
+            chunks=namespace.chunks,
+            exact=replace,
+            dedupe=dedupe,
+            history_namespace=namespace.name if store.keeps_history else None,
         )
-    return writings
+    return moved

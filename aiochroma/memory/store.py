@@ -43,6 +43,9 @@ __all__ = ["Namespace", "Store", "checked_names"]
 T = TypeVar("T")
 
 _REOPEN_SECONDS = 1.0
+_LISTED_FROM = 64
+"""From so many names on the list of all collections takes less time than asking for each."""
+
 _LOOK_SECONDS = 1.0
 """How often calls look at the state of the database; each look takes a hundredth of a recall."""
 
@@ -90,6 +93,9 @@ class Store:
     Args:
         home: Where the memory is.
         options: How it behaves.
+
+    Attributes:
+        chunks_checked: The namespaces in which chunks that belong to nothing were looked for since the database was opened.
     """
 
     def __init__(self, home: Home, options: MemoryOptions) -> None:
@@ -108,6 +114,7 @@ class Store:
         self._looked_at = float("-inf")
         self.answers_in_parallel: bool = False
         self._namespaces: dict[str, Namespace] = {}
+        self.chunks_checked: set[str] = set()
 
     # -- opening -------------------------------------------------------------------------------------------------------
 
@@ -191,6 +198,7 @@ class Store:
         self._client, self._failure, self._reembedded_after = client, None, None
         self._looked_at = float("-inf")
         self._namespaces.clear()
+        self.chunks_checked.clear()
 
     async def _prepare(self) -> None:
         if self._texts is None:
@@ -302,26 +310,35 @@ class Store:
         Returns:
             For each name the namespace, None where it does not exist, or the exception.
         """
-        from chromadb.errors import NotFoundError
-
         unknown = [name for name in names if name not in self._namespaces]
         found: dict[str, Namespace | Exception | None] = {
             name: self._namespaces[name] for name in names if name in self._namespaces
         }
-        operations = [
-            ("get_collection", {"name": collection_name(name), **self.database}) for name in unknown
-        ]
-        answers = await self.submit_many(operations) if operations else []
-        for name, answer in zip(unknown, answers, strict=True):
-            if answer.error is None:
-                found[name] = await self._known(name, answer.result, any_embedder=any_embedder)
-            elif isinstance(answer.error, NotFoundError):
-                found[name] = None
-            elif isinstance(answer.error, Exception):
-                found[name] = answer.error
+        for name, model in (await self._models(unknown)).items():
+            if model is None or isinstance(model, Exception):
+                found[name] = model
+            elif isinstance(model, BaseException):
+                raise model
             else:
-                raise answer.error
+                found[name] = await self._known(name, model, any_embedder=any_embedder)
         return found
+
+    async def _models(self, names: Sequence[str]) -> dict[str, Collection | BaseException | None]:
+        """Look the collections of namespaces up; of many with one request."""
+        from chromadb.errors import NotFoundError
+
+        if len(names) > _LISTED_FROM:
+            try:
+                models = {model.name: model for model in await self.collections()}
+            except Exception as error:  # noqa: BLE001 - part of what was found
+                return dict.fromkeys(names, error)
+            return {name: models.get(collection_name(name)) for name in names}
+        operations = [("get_collection", {"name": collection_name(name), **self.database}) for name in names]
+        answers = await self.submit_many(operations) if operations else []
+        return {
+            name: None if isinstance(answer.error, NotFoundError) else answer.error or answer.result
+            for name, answer in zip(names, answers, strict=True)
+        }
 
     async def existing(self, name: str, *, any_embedder: bool = False) -> Namespace | None:
         """Return a namespace, or None where there is none."""

@@ -24,7 +24,7 @@ from aiochroma.memory.arguments import (
     now_in_seconds,
     seconds_of,
 )
-from aiochroma.memory.remembering import write_chunks
+from aiochroma.memory.chunks import chunks_written
 from aiochroma.memory.results import (
     Count,
     Hit,
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
         Coroutine,
         Generator,
         Iterable,
-        Mapping,
         Sequence,
     )
 
@@ -275,7 +274,7 @@ async def _valid_hits(store: Store, namespace: str, ids: Sequence[str]) -> dict[
             if not has_expired(metadata, now)
         }
 
-    return await store.on(namespace, work, absent=dict[str, Hit]())
+    return await store.on(namespace, work, absent=dict[str, Hit](), any_embedder=True)
 
 
 async def matching_ids(store: Store, namespace: Namespace, where: Where | None) -> list[str]:
@@ -365,26 +364,26 @@ def _changed(
             embedded = None if text is None else (await store.embed([text], is_query=False))[0]
 
             async def change(found: Namespace) -> Hit | None:
-                written: Mapping[str, MetadataView] = {}
-                if embedded is not None and embedded.chunks:
-                    written = await write_chunks(store, found, {id: embedded.chunks})
-                changed: list[Record] = await store.submit(
-                    "change_memories",
-                    atomic=True,
-                    **found.collection,
-                    ids=[id],
-                    embeddings=None if embedded is None else [embedded.vector],
-                    codes=None if embedded is None else [embedded.code],
-                    metadatas=[{**values, **written.get(id, {})}],
-                    documents=None if text is None else [text],
-                    uris=None,
-                    chunks=found.chunks,
-                    action=action,
-                    history_namespace=found.name if store.keeps_history else None,
-                )
+                long = {} if embedded is None or not embedded.chunks else {id: embedded.chunks}
+                async with chunks_written(store, found, long) as written:
+                    changed: list[Record] = await store.submit(
+                        "change_memories",
+                        atomic=True,
+                        **found.collection,
+                        ids=[id],
+                        embeddings=None if embedded is None else [embedded.vector],
+                        codes=None if embedded is None else [embedded.code],
+                        metadatas=[{**values, **written.get(id, {})}],
+                        documents=None if text is None else [text],
+                        uris=None,
+                        chunks=found.chunks,
+                        action=action,
+                        history_namespace=found.name if store.keeps_history else None,
+                    )
                 return _hit(found, changed[0]) if changed else None
 
-            return await store.on(namespace, change, absent=None)
+            # Whose vectors they are matters where one is written.
+            return await store.on(namespace, change, absent=None, any_embedder=embedded is None)
 
     return life.run(call, work, UnavailableHit.failed, details={"id": id, "namespaces": [namespace]})
 

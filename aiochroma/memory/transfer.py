@@ -16,6 +16,7 @@ from aiochroma._files import Replacement, expand
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma._types import JsonObject, MetadataView
 from aiochroma._waiting import off_loop
+from aiochroma.memory.arguments import item_from
 from aiochroma.memory.remembering import remember_batches
 from aiochroma.memory.results import Count
 from aiochroma.memory.sources import MOMENTS, reader_of, size_of
@@ -131,45 +132,54 @@ async def _export_namespace(
         # By id, not by position: a memory that is deleted meanwhile moves no other.
         ids = await matching_ids(store, found, None)
         count = 0
-        without: list[str] = []
+        left_out: dict[str, str] = {}
         for start in range(0, len(ids), _PAGE):
             records = await read_records(store, found, ids[start : start + _PAGE])
-            # Without a text nothing could be remembered again; such records are other programs'.
-            without += [hit.id for hit, _ in records if not hit.text.strip()]
-            lines = [_line(hit, stored) for hit, stored in records if hit.text.strip()]
+            lines = await off_loop(partial(_lines_of, records, left_out))
             await off_loop(partial(output.writelines, lines))
             count += len(lines)
             if progress is not None:
                 progress(before + count)
-        if without:
-            log.warning("export.without_text", namespace=name, left_out=len(without), first=without[:3])
+        if left_out:
+            log.warning(
+                "export.left_out", namespace=name, left_out=len(left_out), first=[*left_out.items()][:3]
+            )
         return count
 
     return await store.on(name, pages, absent=0, any_embedder=True)
 
 
-def _line(hit: Hit, stored: MetadataView) -> str:
-    """Write a memory as a line; moments as seconds since 1970, which loses nothing."""
+def _lines_of(records: Iterable[tuple[Hit, MetadataView]], left_out: dict[str, str]) -> list[str]:
+    """Write memories as lines, and note by id why one is left out: what another program wrote that no import takes."""
+    lines = []
+    for hit, stored in records:
+        entry = _entry(hit, stored)
+        try:
+            item_from({name: value for name, value in entry.items() if name != "namespace"}, "It")
+        except InvalidInputError as error:
+            left_out[hit.id] = str(error)
+            continue
+        # Line separators of Unicode are letters to JSON and ends of lines to others.
+        line = json.dumps(entry, ensure_ascii=False).replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+        lines.append(f"{line}\n")
+    return lines
+
+
+def _entry(hit: Hit, stored: MetadataView) -> JsonObject:
+    """Return what is written of a memory; moments as seconds since 1970, which loses nothing."""
     entry: JsonObject = {"id": hit.id, "namespace": hit.namespace, "text": hit.text}
     if hit.metadata:
         entry["metadata"] = hit.metadata
     if hit.scope:
         entry["scope"] = list(hit.scope)
-    if hit.thread is not None:
-        entry["thread"] = hit.thread
-    elif stored.get(UNORDERED):
-        entry["thread"] = False
+    if hit.thread is not None or stored.get(UNORDERED):
+        entry["thread"] = hit.thread or False
     entry["position"] = hit.position
-    for name in MOMENTS:
-        moment = getattr(hit, name)
-        if moment is not None:
-            entry[name] = moment.timestamp()
+    moments = {name: getattr(hit, name) for name in MOMENTS}
+    entry.update((name, moment.timestamp()) for name, moment in moments.items() if moment is not None)
     if hit.pinned:
         entry["pinned"] = True
-    # Line separators of Unicode are letters to JSON and ends of lines to others.
-    return (
-        json.dumps(entry, ensure_ascii=False).replace("\u2028", "\\u2028").replace("\u2029", "\\u2029") + "\n"
-    )
+    return entry
 
 
 async def _import(

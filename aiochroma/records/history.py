@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from aiochroma._errors import StoreUnavailableError
 from aiochroma._files import touch_sqlite_file
 from aiochroma._types import Metadata
-from aiochroma.disk.layout import HISTORY_FILE
+from aiochroma.disk.layout import HISTORY_FILE, no_descriptors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -163,6 +163,19 @@ class ChangeLog:
             yield
         except (OSError, sqlite3.Error, ValueError, TypeError) as error:
             raise StoreUnavailableError(
-                f"The history {self._path!r} cannot be used: {error}. Move the file away to begin a new one, or open the memory "
-                "without `history`."
+                f"The history {self._path!r} cannot be used: {error}. {_advice(error)}, or open the memory without `history`."
             ) from error
+
+
+_NOT_DAMAGED = ("unable to open", "disk I/O error", "disk is full", "is locked", "readonly database")
+"""What SQLite says of a file with which nothing is wrong."""
+
+
+def _advice(error: Exception) -> str:
+    """Return what to do about a file that cannot be used; only one that is damaged is to be moved away."""
+    exhausted = no_descriptors()
+    if exhausted is not None:
+        return f"{exhausted}: close some, or raise the limit"
+    if isinstance(error, OSError) or any(words in str(error) for words in _NOT_DAMAGED):
+        return "Nothing is wrong with its content: correct what keeps it from being opened and written"
+    return "Move the file away to begin a new one"

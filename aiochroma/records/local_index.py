@@ -18,7 +18,7 @@ from aiochroma.disk.recovery import quarantine_text_index
 from aiochroma.records.history import HISTORY_FILE, ChangeLog
 from aiochroma.records.index_keeper import IndexKeeper
 from aiochroma.records.index_search import IndexSearch
-from aiochroma.records.record import Record, indexed_row, record_of
+from aiochroma.records.record import WRITING, Record, indexed_row, record_of
 from aiochroma.records.searching import Found, Pool, Pools, SearchingRecords, most_near
 from aiochroma.records.spec import Neighbour, filter_of
 from aiochroma.text.index import CACHE_BYTES, TextIndex
@@ -61,6 +61,8 @@ class LocalIndex(SearchingRecords):
         cache_bytes: The most bytes that vectors in memory take.
     """
 
+    defers = True
+
     def __init__(
         self, api: ServerAPI, file: Path | None, state: LogState, cache_bytes: int = CACHE_BYTES
     ) -> None:
@@ -72,7 +74,11 @@ class LocalIndex(SearchingRecords):
 
     def operations(self) -> dict[str, Carried]:
         """See ``MemoryRecords``."""
-        return {**super().operations(), "index_memories": self.index}
+        return {
+            **super().operations(),
+            "index_memories": self.index,
+            "memory_writings": self.writings,
+        }
 
     def index(self, collection_id: CollectionId, tenant: str, database: str) -> float:
         """Copy one slice of a collection into the index, if any is missing; return which share the index has."""
@@ -94,6 +100,12 @@ class LocalIndex(SearchingRecords):
         """Return how many records a collection has; the index knows it without counting."""
         index, collection = self.keeper.current(str(collection_id)), str(collection_id)
         return super().count(collection_id, tenant, database) if index is None else index.count(collection)
+
+    def writings(self, collection_id: CollectionId, tenant: str, database: str) -> list[str]:
+        """See ``Reader``; the index knows them without reading the memories."""
+        index = self._complete_index(str(collection_id), {"tenant": tenant, "database": database})
+        found = self._ask(index, lambda index: index.texts_under(str(collection_id), WRITING))
+        return self._reader.writings(collection_id, tenant, database) if found is None else found
 
     def ids(
         self, collection_id: CollectionId, where: Where | None, after: int, limit: int, **db: Unpack[Database]
@@ -152,6 +164,10 @@ class LocalIndex(SearchingRecords):
     def after_write(self, request: Request) -> None:
         """Bring the index up to date after a write that Chroma has carried out."""
         self.keeper.after_write(request)
+
+    def next_deletion(self) -> Request | None:
+        """See ``Chunks``."""
+        return self._chunks.next_deletion()
 
     def work(self) -> bool:
         """Copy a slice of what the index lacks; return whether there is more."""

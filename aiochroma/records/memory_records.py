@@ -60,10 +60,12 @@ class MemoryRecords:
         api: Chroma.
     """
 
+    defers = False  # See ``Chunks``.
+
     def __init__(self, api: ServerAPI) -> None:
         self._api = ChromaRecords(api)
         self._reader = Reader(api)
-        self._chunks = Chunks(api, self._reader)
+        self._chunks = Chunks(api, self._reader, defers=self.defers)
 
     def operations(self) -> dict[str, Carried]:
         """Return the operations by name."""
@@ -77,6 +79,8 @@ class MemoryRecords:
             "memory_ids": self.ids,
             "memory_history": self.history,
             "memory_namespaces": self.namespaces,
+            "drop_chunks": self.drop_chunks,
+            "memory_writings": self._reader.writings,
             "code_memories": self.code,
             "memories_without_code": self.without_code,
         }
@@ -300,6 +304,18 @@ class MemoryRecords:
         self._deleted(str(collection_id), gone)
         self._chunks.drop(chunks, db, old.values(), keep=set())
         return gone
+
+    def drop_chunks(
+        self,
+        collection_id: CollectionId,
+        ids: list[str],
+        metadatas: list[Metadata],
+        chunks: str,
+        **db: Unpack[Database],
+    ) -> list[str]:
+        """Delete the chunks that were written for memories which were not; see ``Chunks.drop_unwritten``."""
+        known = self._known(collection_id, ids, db)
+        return self._chunks.drop_unwritten(chunks, db, dict(zip(ids, metadatas, strict=True)), known)
 
     # -- listing -------------------------------------------------------------------------------------------------------
 

@@ -6,11 +6,13 @@ that it belongs to; the memory names its writing too. So chunks that a crash has
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
 from aiochroma._types import CollectionId, Metadata, MetadataView, Vector, Where
 from aiochroma.backend.chroma_records import ChromaRecords, Database
 from aiochroma.backend.faults import classify
+from aiochroma.core.request import Request
 from aiochroma.records.record import (
     CHUNK_OF,
     CHUNKS,
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 __all__ = ["Chunks", "NearChunk", "Reader"]
 
 _AT_ONCE = 256
+_DELETED_AT_ONCE = 64
+"""They hold the interpreter for some 12 ms."""
 _MORE = 4
 _MOST = 4096
 """Beyond this many fetched, others may stay hidden behind the chunks of one text."""
@@ -149,6 +153,17 @@ class Reader:
         result = self._api.get(collection_id, ids=ids, include=["embeddings"], **db)
         return dict(zip(result["ids"], result["embeddings"], strict=True))
 
+    def writings(self, collection_id: CollectionId, tenant: str, database: str) -> list[str]:
+        """Return the writings of all memories that have chunks."""
+        found = self._api.get(
+            collection_id,
+            where={CHUNKS: {"$gte": 1}},
+            include=["metadatas"],
+            tenant=tenant,
+            database=database,
+        )
+        return [str(metadata[WRITING]) for metadata in found["metadatas"] if WRITING in (metadata or {})]
+
     def indexed(self, collection_id: CollectionId, ids: Sequence[str], db: Database) -> list[IndexedText]:
         """Return what an index stores of the records that are there, of ids; without a vector those that have lost theirs."""
         include = ["documents", "metadatas", "embeddings"]
@@ -198,11 +213,15 @@ class Chunks:
     Args:
         api: Chroma.
         reader: Reads from it.
+        defers: Whether all but the first of many chunks are deleted by whoever asks for :meth:`next_deletion`: Chroma holds the
+            interpreter, so that everybody would wait for the thousands of a long text.
     """
 
-    def __init__(self, api: ServerAPI, reader: Reader) -> None:
+    def __init__(self, api: ServerAPI, reader: Reader, *, defers: bool = False) -> None:
         self._api = ChromaRecords(api)
         self.reader = reader
+        self._defers = defers
+        self._unwanted: deque[tuple[str, Database, list[str]]] = deque()
         self._holders: dict[tuple[str, str, str], UUID | None] = {}
 
     def forget_holders(self) -> None:
@@ -285,18 +304,50 @@ class Chunks:
             if record["metadata"].get(CHUNKS) and record["metadata"].get(WRITING) not in keep
             for number in range(record["metadata"][CHUNKS])
         ]
+        at_once = _DELETED_AT_ONCE if self._defers else _AT_ONCE
+        slices = [unwanted[start : start + at_once] for start in range(0, len(unwanted), at_once)]
+        if self._defers:
+            self._unwanted.extend((name, db, ids) for ids in slices[1:])
+            slices = slices[:1]
         for _ in range(2):
-            holder = self.holder(name, db) if unwanted else None
+            holder = self.holder(name, db) if slices else None
             if holder is None:
                 return
             try:
-                for start in range(0, len(unwanted), _AT_ONCE):
-                    self._api.delete(holder, ids=unwanted[start : start + _AT_ONCE], **db)
+                for ids in slices:
+                    self._api.delete(holder, ids=ids, **db)
             except NotFoundError:
                 # Another client of the server has deleted the collection, and perhaps made it again.
                 self.forget_holders()
             else:
                 return
+
+    def drop_unwritten(
+        self, name: str, db: Database, written: Mapping[str, MetadataView], known: Mapping[str, Record]
+    ) -> list[str]:
+        """Delete chunks after which their memories were not written; return the ids of those memories.
+
+        Args:
+            name: The collection of the chunks.
+            db: Chroma's tenant and database.
+            written: By the id of the memory, its writing and the number of its chunks.
+            known: The memories that are there.
+        """
+        keep = {record["metadata"].get(WRITING) for record in known.values()}
+        lost = [
+            record_of(id, None, dict(entry)) for id, entry in written.items() if entry[WRITING] not in keep
+        ]
+        self.drop(name, db, lost, keep=set())
+        return [record["id"] for record in lost]
+
+    def next_deletion(self) -> Request | None:
+        """Return the deletion of the next slice of chunks that belong to nothing any more; None where there is none."""
+        while self._unwanted:
+            name, db, ids = self._unwanted.popleft()
+            holder = self.holder(name, db)
+            if holder is not None:
+                return Request("_delete", {"collection_id": holder, "ids": ids, **db})
+        return None
 
 
 def _nearest_of_each(distances: Mapping[str, float]) -> dict[str, float]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CHUNKS",
+    "CHUNK_MADE",
     "CHUNK_OF",
     "CREATED_AT",
     "DIMENSIONS",
@@ -89,6 +90,8 @@ CHUNKS = "aiochroma:chunks"
 WRITING = "aiochroma:writing"
 """Which writing of the memory its chunks belong to."""
 CHUNK_OF = "aiochroma:chunk_of"
+CHUNK_MADE = "aiochroma:chunk_made"
+"""In the metadata of a chunk: when it was written, in seconds since 1970."""
 
 _LATEST = 1e12
 """No date has this many seconds since 1970."""

@@ -289,6 +289,10 @@ class TextIndex:
         """Return the ids of the memories that have no code of their tokens."""
         return list(self.ids_of(self._codes.without(self._namespaces.number(namespace)).tolist()).values())
 
+    def texts_under(self, namespace: str, key: str) -> list[str]:
+        """Return the texts that the memories have under a key of their metadata, each once."""
+        return self._metadata.texts(self._namespaces.number(namespace), key)
+
     def rows(self, namespace: str, ids: Iterable[str]) -> dict[str, int]:
         """Return the rows of ids; those that are not there are left out."""
         return self._memories.numbers(self._namespaces.number(namespace), ids)

@@ -32,7 +32,7 @@ __all__ = [
 
 # Raise it whenever the tables or the form in which text is indexed change: a file of another number is
 # rebuilt.
-_FORMAT = 5
+_FORMAT = 6
 _SCHEMA = """
 CREATE TABLE namespaces (
     number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, watermark TEXT,

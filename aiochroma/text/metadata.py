@@ -1,7 +1,8 @@
 """Metadata as rows that a filter finds by an index: the table of keys and values in the index's file.
 
 A value keeps its kind, because Chroma tells them apart: a string, an integer, a float or a boolean. A float is stored as the
-integer that has the same bits in an order that agrees with the floats': so it passes through JSON without losing a digit.
+integer that has the same bits in an order that agrees with the floats': so it passes through JSON without losing a digit. Of a
+list each element has a row, of a kind of its own: only ``$contains`` looks at lists.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 from aiochroma._types import MetadataView, Where
-from aiochroma.text.rows import RowCache, read_numbers
+from aiochroma.text.rows import RowCache, read_numbers, read_rows
 
 if TYPE_CHECKING:
     import sqlite3
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MetadataTable"]
 
-_SQL = {"$eq": "=", "$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
+_SQL = {"$eq": "=", "$contains": "=", "$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
 _LARGEST = 2**63 - 1
 _FLOAT, _INTEGER = struct.Struct(">d"), struct.Struct(">q")
 
@@ -89,9 +90,10 @@ class MetadataTable:
         rows = []
         for number, metadata in entries:
             for name, value in metadata.items():
-                stored = _stored(value)
-                if stored is not None:
-                    rows.append((keys.get(name) or self._key_made(namespace, name), *stored, number))
+                rows += [
+                    (keys.get(name) or self._key_made(namespace, name), *stored, number)
+                    for stored in _rows_of(value)
+                ]
         return rows
 
     def _key_made(self, namespace: int, name: str) -> int:
@@ -118,6 +120,16 @@ class MetadataTable:
         """Return all rows of a namespace, ascending; not to be changed."""
         return self._cache.rows(namespace, None)
 
+    def texts(self, namespace: int, name: str) -> list[str]:
+        """Return the texts that are stored under a key, each once, in the form in which they are stored."""
+        key = self._key(namespace, name)
+        source = "(SELECT DISTINCT value FROM metadata_values WHERE key = ? AND kind = 's')"
+        return (
+            []
+            if key is None
+            else [value for (value,) in read_rows(self._connection, "value", source, (key,))]
+        )
+
     # -- filters -------------------------------------------------------------------------------------------------------
 
     def matching(self, namespace: int, where: Where) -> NDArray[np.int64]:
@@ -139,6 +151,11 @@ class MetadataTable:
             return np.setdiff1d(self.everything(namespace), passing, assume_unique=True)
         if operator in {"$eq", "$in"}:
             return self._equal(namespace, key, given if operator == "$in" else [given])
+        if operator in {"$contains", "$not_contains"}:
+            holding = self._compared(namespace, key, "$contains", [given])
+            if operator == "$contains":
+                return holding
+            return np.setdiff1d(self.everything(namespace), holding, assume_unique=True)
         return self._compared(namespace, key, operator, [given])
 
     def _equal(self, namespace: int, key: str, values: Sequence[Any]) -> NDArray[np.int64]:
@@ -184,6 +201,15 @@ class MetadataTable:
         return found
 
 
+def _rows_of(value: object) -> list[tuple[str, Any]]:
+    """Return kind and value of each row of a value; a list may hold one twice."""
+    if isinstance(value, list):
+        parts = [_stored(part) for part in value]
+        return list({(part[0].upper(), part[1]): None for part in parts if part is not None})
+    stored = _stored(value)
+    return [] if stored is None else [stored]
+
+
 def _stored(value: object) -> tuple[str, Any] | None:
     """Return the kind of a value and what stands for it in the table; None for what cannot be compared."""
     if isinstance(value, str):
@@ -204,6 +230,8 @@ def _sought(operator: str, value: object) -> list[tuple[str, Any]]:
     Chroma keeps integers and floats apart, and converts what is asked for: an integer is compared with a float without its
     fraction, so 0 is at least 0.5.
     """
+    if operator == "$contains":
+        return _rows_of([value])
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         stored = _stored(value)
         return [stored] if stored is not None and operator == "$eq" else []

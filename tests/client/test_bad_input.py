@@ -61,6 +61,19 @@ CASES = {
         r"metadatas\[\d+\] has 5,461 values.*5,460",
     ),
     "a longer list than fits": ({"metadatas": last({"a": [1] * 5461})}, r"metadatas\[\d+\] has 5,461 values"),
+    "a document too long for others to wait": (
+        {"documents": last("x" * 4_000_001)},
+        r"documents\[\d+\] has 4,000,001 bytes, and may have 4,000,000",
+    ),
+    "a value too long for others to wait": (
+        {"metadatas": last({"a": "ü" * 500_001})},
+        r"metadatas\[\d+\]\['a'\] has 1,000,002 bytes, and may have 1,000,000",
+    ),
+    "values too long together": (
+        {"metadatas": last({f"k{number}": "x" * 400_000 for number in range(3)})},
+        r"metadatas\[\d+\] has 1,200,006 bytes",
+    ),
+    "an id too long for others to wait": ({"ids": last("x" * 1_000_001)}, r"ids\[\d+\] has 1,000,001 bytes"),
     "a document that is no string": ({"documents": last(b"bytes")}, "(?i)document"),
 }
 

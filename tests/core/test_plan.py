@@ -373,6 +373,24 @@ def test_an_atomic_write_is_neither_cut_nor_merged():
     assert planner.plan(waiting, [0, 0], 1) == [Step([0], records=len(IDS))]
 
 
+def test_long_texts_make_short_slices():
+    """A slice holds the interpreter for as long as its texts are; one text always goes, and short ones are not held up."""
+    planner = RecordPlanner(Limits(records_per_slice=16, bytes_per_slice=1000))
+    ids = [f"id{number}" for number in range(10)]
+    texts = ["x" * length for length in (5000, 10, 10, 400, 400, 400, 10, 10, 10, 5000)]
+    request, stops, progress = _upsert("a", ids, documents=texts), [], 0
+    while progress < len(ids):
+        (step,) = planner.plan([request], [progress], 1)
+        assert step.start == progress
+        progress = step.stop
+        stops.append(step.stop)
+    assert stops == [1, 4, 6, 9, 10]
+    together = [_upsert("a", [f"other{number}"], documents=["x" * 400]) for number in range(5)]
+    assert planner.plan(together, [0] * 5, 1)[-1].members == [0, 1]
+    whole = Request("_upsert", request.arguments, atomic=True)
+    assert planner.plan([whole], [0], 1) == [Step([0], records=10)]
+
+
 def test_a_limited_delete_is_not_cut():
     """A limit counts over the whole call; cut in pieces it would count for each."""
     request = Request("_delete", {"collection_id": "a", "ids": IDS, "where": {"k": 1}, "limit": 2})

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import sys
+import time
 from functools import partial as partial_
 from importlib import import_module
 from pathlib import Path
@@ -175,7 +176,8 @@ def test_an_interrupt_at_any_line_of_a_backup_leaves_a_whole_one(tmp_path, witho
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no such locks")
 def test_what_a_killed_process_left_is_removed_and_what_is_in_use_is_not(tmp_path):
-    """A directory in the making whose process is gone goes; one that is being filled, and one that is complete, stay."""
+    """A directory in the making whose process is gone goes, one in which it had written nothing yet after a while; one that is
+    being filled, one that is complete, and what is somebody else's, stay."""
     process = os.fork()
     if process == 0:
         try:
@@ -184,12 +186,20 @@ def test_what_a_killed_process_left_is_removed_and_what_is_in_use_is_not(tmp_pat
             os._exit(0)
     os.waitpid(process, 0)
     (tmp_path / "somebodys.partial-notes").mkdir()
+    for name, age in (("early.partial-0a_bcdef", 3600), ("beginning.partial-0a_bcdef", 0)):
+        (tmp_path / name).mkdir()
+        os.utime(tmp_path / name, (time.time() - age, time.time() - age))
+    full = tmp_path / "full.partial-0a_bcdef"
+    full.mkdir()
+    (full / "notes").touch()
+    os.utime(full, (0, 0))
     filling, complete = PartialDirectory(tmp_path / "filling"), PartialDirectory(tmp_path / "complete")
     complete.finish()
     removed = remove_abandoned(tmp_path)
-    assert [Path(name).name.split(".")[0] for name in removed] == ["killed"]
+    assert [Path(name).name.split(".")[0] for name in removed] == ["early", "killed"]
     left = sorted(entry.name for entry in tmp_path.iterdir())
-    assert left == sorted(["complete", "somebodys.partial-notes", filling.path.name])
+    others = ["beginning.partial-0a_bcdef", "complete", full.name, "somebodys.partial-notes"]
+    assert left == sorted([*others, filling.path.name])
     filling.discard()
     assert not filling.path.exists()
 

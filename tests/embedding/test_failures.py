@@ -12,6 +12,7 @@ from programs import PATIENCE
 
 import aiochroma
 import aiochroma.sync
+from aiochroma._threads import drive
 from aiochroma.core.request import Request
 from aiochroma.embedding import runner
 from aiochroma.embedding.choice import adapted
@@ -225,6 +226,7 @@ async def test_a_service_that_swallows_calls_is_asked_on_further_threads_and_the
 ):
     """Calls that never return cost their own callers; later ones are served, and the number of threads is bounded."""
     monkeypatch.setattr(runner, "_STUCK_SECONDS", 0.0)
+    monkeypatch.setattr(runner, "_HUNG_SECONDS", 0.0)
     entered, go_on = threading.Semaphore(0), threading.Event()
 
     def sometimes(texts):
@@ -247,6 +249,45 @@ async def test_a_service_that_swallows_calls_is_asked_on_further_threads_and_the
         await collection.query(query_texts=["anything"])
     go_on.set()
     await asyncio.gather(*tasks)
+
+
+async def test_those_who_wait_behind_a_call_that_hangs_get_their_answers(client, monkeypatch):
+    """They move to another thread, on a loop and without one; the call that hangs goes on alone."""
+    monkeypatch.setattr(runner, "_STUCK_SECONDS", 0.05)
+    entered, go_on = threading.Event(), threading.Event()
+
+    def sometimes(texts):
+        if "hang" in texts:
+            entered.set()
+            assert go_on.wait(PATIENCE)
+        return vectors(texts)
+
+    collection = await client.create_collection("facts", embedding_function=sometimes)
+    hanging = asyncio.ensure_future(collection.query(query_texts=["hang"]))
+    assert await asyncio.to_thread(entered.wait, PATIENCE)
+    with aiochroma.deadline(PATIENCE):
+        await asyncio.gather(*(collection.add(ids=[str(n)], documents=[f"text {n}"]) for n in range(5)))
+        # These were queued behind it: the thread was not known to be stuck.
+        await asyncio.to_thread(drive, collection.add(ids=["plain"], documents=["a plain thread"]))
+    assert not hanging.done()
+    go_on.set()
+    await hanging
+
+
+async def test_the_error_of_a_deadline_says_that_the_embedder_hangs(client):
+    """And not that some queue is long."""
+    entered, go_on = threading.Event(), threading.Event()
+
+    def hanging(texts):
+        entered.set()
+        assert go_on.wait(PATIENCE)
+        return vectors(texts)
+
+    collection = await client.create_collection("facts", embedding_function=hanging)
+    for _ in range(2):
+        with aiochroma.deadline(0.1), pytest.raises(aiochroma.DeadlineExceededError, match="hanging"):
+            await collection.add(ids=["a"], documents=["x"])
+    go_on.set()
 
 
 @pytest.mark.parametrize("tokens", [False, True])

@@ -20,6 +20,7 @@ import aiochroma
 from aiochroma import sync
 from aiochroma.disk.ownership import OWNER_FILE, acquire, read_owner
 from aiochroma.host.reaching import start_detached
+from aiochroma.host.sockets import connect_to
 
 VECTOR = [0.1, 0.2, 0.3, 0.4]
 PROGRAM = Path(__file__).with_name("program.py")
@@ -564,3 +565,35 @@ def test_a_notebook_that_is_open_twice(hosts, path, tmp_path):
     second.run("await memory.aclose()")
     for notebook in (first, second):
         notebook.close()
+
+
+def _cpu_seconds(pid):
+    """Return the processor time that a process has taken."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of another process are Linux's")
+async def test_a_host_without_descriptors_serves_those_who_are_connected(client, hosts, path):
+    """Whoever connects waits until there is one; the host waits, too, and does not look again and again."""
+    import resource
+
+    pid = hosts.pid(path)
+    opened = len(list(Path(f"/proc/{pid}/fd").iterdir()))
+    _, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (opened + 2, hard))
+    connected = []
+    try:
+        connected += [connect_to(Path(read_owner(path).socket)) for _ in range(10)]
+        await asyncio.to_thread(until, lambda: "host.cannot_accept" in hosts.log(path), "a note in the log")
+        assert f"may have {opened + 2} files open" in hosts.log(path)
+        before = _cpu_seconds(pid)
+        for _ in range(20):
+            await client.heartbeat()
+            await asyncio.sleep(0.1)
+        assert _cpu_seconds(pid) - before < 0.4
+    finally:
+        for one in connected:
+            one.close()
+    async with aiochroma.AsyncPersistentClient(path, process="shared") as another:
+        assert await another.heartbeat()

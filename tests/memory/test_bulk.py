@@ -451,3 +451,32 @@ async def test_an_export_can_be_imported_whatever_is_in_the_collection(path, tmp
     assert "blank" in caplog.text
     async with aiochroma.Memory(tmp_path / "copy", embedder="hashed") as memory:
         assert await memory.import_(tmp_path / "all.jsonl") == 1
+
+
+async def test_an_export_with_what_other_programs_wrote_comes_back_whole(path, tmp_path):
+    """Lists are metadata like any other, and only what no import takes is left out."""
+    metadata = {"l": [1, 2], "tags": ["a", "b"], "f": [0.5], "b": [True, False], "plain": "x"}
+    async with aiochroma.Memory(path, embedder="hashed") as memory:
+        await memory.remember("a kettle")
+        collection = await memory.client.get_collection("default")
+        await collection.add(ids=["o"], embeddings=[[0.1] * 512], documents=["a lamp"], metadatas=[metadata])
+        assert await memory.export(tmp_path / "all.jsonl") == 2
+    async with aiochroma.Memory(tmp_path / "copy", embedder="hashed") as memory:
+        assert await memory.import_(tmp_path / "all.jsonl") == 2
+        assert (await memory.get("o")).metadata == metadata
+        await memory.export(tmp_path / "again.jsonl")
+    assert [entry["id"] for entry in lines(tmp_path / "again.jsonl")] == [
+        entry["id"] for entry in lines(tmp_path / "all.jsonl")
+    ]
+
+
+async def test_what_no_import_takes_is_left_out_of_an_export_by_name(path, tmp_path, caplog):
+    """A key that memories do not have, for example; the log says which record, and why."""
+    async with aiochroma.Memory(path, embedder="hashed") as memory:
+        await memory.remember("a kettle")
+        collection = await memory.client.get_collection("default")
+        await collection.add(ids=["odd"], embeddings=[[0.1] * 512], documents=["a"], metadatas=[{"$k": 1}])
+        assert await memory.export(tmp_path / "all.jsonl") == 1
+        assert "odd" in caplog.text
+        assert "$k" in caplog.text
+        assert await memory.import_(tmp_path / "all.jsonl") == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import json
 import math
 from datetime import datetime
 from enum import Enum
@@ -135,16 +136,23 @@ async def test_another_embedder_is_refused_by_name(memory, path, letters):
     """Vectors of two embedders never meet; the message names both."""
     await memory.remember("a fact")
     async with aiochroma.Memory(path, embedder=letters()) as other:
-        for call in (other.recall("fact", namespaces="default"), other.remember("more"), other.get("x")):
+        for call in (other.recall("fact", namespaces="default"), other.remember("more")):
             with pytest.raises(aiochroma.EmbedderMismatchError, match=r"hashed-ngrams.*letters"):
                 await call
 
 
 async def test_what_compares_no_vectors_works_with_another_embedder(memory, path, letters, tmp_path):
-    """Another embedder's namespace is counted and exported; recalling it, and all that needs vectors, stays refused."""
+    """Another embedder's namespace is counted and exported, its memories are looked up, pinned and given other metadata;
+    recalling it, and all that needs vectors, stays refused."""
     await memory.remember("a fact", id="x")
     file = tmp_path / "out.jsonl"
     async with aiochroma.Memory(path, embedder=letters()) as other:
+        assert (await other.get("x")).text == "a fact"
+        assert [hit.id for hit in await other.get_many(["x", "y"])] == ["x"]
+        assert (await other.pin("x")).pinned
+        assert (await other.update("x", metadata={"k": 1}, ttl=60)).metadata == {"k": 1}
+        with pytest.raises(aiochroma.EmbedderMismatchError):
+            await other.update("x", text="another fact")
         assert await other.count() == await other.count("default") == 1
         assert await other.export(file) == await other.export(file, namespaces="default") == 1
         for call in (other.remember("more"), other.similar("x"), other.recall("a", namespaces="default")):
@@ -545,3 +553,101 @@ async def test_a_message_about_any_value_is_short(memory, name, value):
         with pytest.raises(InvalidInputError, match="metadata") as caught:
             await memory.remember("tea", metadata={"key": value, "bad": math.nan})
         assert len(str(caught.value)) < 600
+
+
+async def test_lists_in_metadata(memory, path, embedder):
+    """A list of one kind is stored, found by what it holds, changed and taken away; anything else is refused by name."""
+    await memory.remember("a kettle", id="k", metadata={"tags": ["red", "old"], "sizes": [1, 2]})
+    await memory.remember("a lamp", id="l", metadata={"tags": ["new"], "sizes": [2.5], "on": [True]})
+    await memory.remember("a chair", id="c", metadata={"tags": "red"})
+
+    async def holding(where):
+        return sorted(hit.id for hit in await memory.recall("things", where=where))
+
+    assert await holding({"tags": {"$contains": "red"}}) == ["k"]
+    assert await holding({"tags": {"$not_contains": "red"}}) == ["c", "l"]
+    assert await holding({"tags": "red"}) == ["c"]
+    assert await holding({"$and": [{"sizes": {"$contains": 2}}, {"tags": {"$contains": "old"}}]}) == ["k"]
+    assert await holding({"on": {"$contains": True}}) == ["l"]
+    assert (await memory.update("k", metadata={"tags": ["blue"], "sizes": None})).metadata == {
+        "tags": ["blue"]
+    }
+    assert (await memory.get("k")).metadata == {"tags": ["blue"]}
+    assert await holding({"tags": {"$contains": "red"}}) == []
+    for wrong in ([], [1, "a"], [True, 1], [1, 2.0], [None], [["a"]], ("a",), [float("nan")], ["\0"]):
+        with pytest.raises(InvalidInputError, match="tags"):
+            await memory.remember("a kettle", metadata={"tags": wrong})
+    with pytest.raises(InvalidInputError, match=r"\$contains"):
+        await memory.recall("things", where={"tags": {"$contains": ["a"]}})
+    await memory.client.close()
+    async with aiochroma.Memory(path, embedder=embedder) as again:
+        assert (await again.get("k")).metadata == {"tags": ["blue"]}
+        assert (await again.get("l")).metadata == {"tags": ["new"], "sizes": [2.5], "on": [True]}
+        assert (await again.recall("things", where={"tags": {"$contains": "blue"}}))[0].id == "k"
+
+
+async def test_lists_of_what_was_forgotten_are_not_shown_in_later_memories(memory):
+    """Chroma leaves those of a collection that is deleted, and shows them in records that come later."""
+    await memory.remember_many(
+        [{"text": f"note {n}", "metadata": {"tags": ["secret"]}} for n in range(20)], namespace="gone"
+    )
+    await memory.forget_namespace("gone")
+    await memory.remember_many([f"another {n}" for n in range(20)], namespace="new")
+    collection = await memory.client.get_collection("new")
+    assert all("tags" not in metadata for metadata in (await collection.get())["metadatas"])
+
+
+BOUNDS = {
+    "text": ({"text": "x" * 4_000_001}, "4,000,001 bytes"),
+    "metadata": (
+        {"text": "x", "metadata": {"a": "x" * 600_000, "b": ["x" * 300_000] * 2}},
+        "1,200,002 bytes",
+    ),
+    "id": ({"text": "x", "id": "x" * 1_000_001}, "1,000,001 bytes"),
+    "thread": ({"text": "x", "thread": "x" * 1_000_001}, "1,000,001 bytes"),
+    "scope": ({"text": "x", "scope": ("a", "x" * 1_000_001)}, "1,000,001 bytes"),
+}
+
+
+@pytest.mark.parametrize("case", BOUNDS)
+async def test_what_everybody_would_wait_for_is_refused(memory, tmp_path, case):
+    """A text, and all metadata of a memory, have a bound, wherever they come in; nothing is written."""
+    item, message = BOUNDS[case]
+    file = tmp_path / "items.jsonl"
+    file.write_text(json.dumps(item))
+    calls = [
+        lambda: memory.remember(**item),
+        lambda: memory.remember_many([item]),
+        lambda: memory.import_(file),
+    ]
+    if case == "text":
+        message_item = {"role": "user", "content": item["text"]}
+        calls += [
+            lambda: memory.remember_messages([message_item], thread="t"),
+            lambda: memory.update("x", text=item["text"]),
+            lambda: memory.recall(item["text"]),
+        ]
+    if case == "metadata":
+        calls.append(lambda: memory.update("x", metadata=item["metadata"]))
+    for call in calls:
+        with pytest.raises(InvalidInputError, match=message):
+            await call()
+    with pytest.raises(InvalidInputError, match="bytes"):
+        await memory.remember("x", namespace="n" * 1_000_001)
+    assert await memory.count() == 0
+
+
+async def test_very_many_names_and_ids(memory):
+    """Those that exist are found among thousands that do not, with a number of requests that does not follow theirs."""
+    await memory.remember_many([{"text": f"note {n}", "id": f"id {n}"} for n in range(30)], namespace="here")
+    await memory.remember("note 1", namespace="there")
+    names = [f"nowhere {n}" for n in range(20_000)]
+    before = memory.client.stats().submitted
+    recall = await memory.recall("note 1", namespaces=["here", *names, "there"], k=1)
+    assert {hit.namespace for hit in recall} == {"here", "there"}
+    assert recall.errors == {}
+    assert memory.client.stats().submitted - before < 10
+    ids = [f"unknown {n}" for n in range(50_000)]
+    assert [hit.id for hit in await memory.get_many([*ids, "id 7"], namespace="here")] == ["id 7"]
+    assert await memory.forget_many([*ids, "id 7"], namespace="here") == 1
+    assert await memory.count("here") == 29

@@ -44,6 +44,21 @@ async def main(path):
                 assert type(error) is aiochroma.StoreUnavailableError, error
                 assert "Too many open files" in str(error), error
         give_back()
+    async with aiochroma.Memory(path, embedder="hashed", history=True) as memory:
+        await memory.count()
+        leave(0)
+        try:
+            await memory.remember("one more note", id="one more")
+        except aiochroma.StoreUnavailableError as error:
+            assert "oo many open files" in str(error), error
+            assert "may have 200 files open" in str(error), error
+            assert "begin a new one" not in str(error), error
+        else:
+            raise AssertionError("the history needs a descriptor")
+        give_back()
+        await memory.remember("one more note", id="one more")
+        assert [change.action for change in await memory.history()] == ["remember"]
+        await memory.forget("one more")
     async with aiochroma.Memory(path, embedder="hashed") as memory:
         assert await memory.count() == 30
         for number in (0, 8, 16):

@@ -28,6 +28,9 @@ _CONDITIONS = st.one_of(
         lambda one: {one[0]: {one[1]: one[2]}}
     ),
     st.tuples(_KEYS, st.sampled_from(["$in", "$nin"]), _LISTS).map(lambda one: {one[0]: {one[1]: one[2]}}),
+    st.tuples(_KEYS, st.sampled_from(["$contains", "$not_contains"]), _VALUES).map(
+        lambda one: {one[0]: {one[1]: one[2]}}
+    ),
 )
 _FILTERS = st.recursive(
     _CONDITIONS,
@@ -36,7 +39,7 @@ _FILTERS = st.recursive(
     ),
     max_leaves=4,
 )
-_METADATA = st.dictionaries(_KEYS, _VALUES, max_size=3)
+_METADATA = st.dictionaries(_KEYS, _VALUES | _LISTS, max_size=3)
 
 
 @pytest.fixture(scope="module")

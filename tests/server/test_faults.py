@@ -190,6 +190,68 @@ async def test_something_else_answers_with_success(relay, headers, body, said):
         await aiochroma.AsyncHttpClient("127.0.0.1", relay.port)
 
 
+SHAPES = [
+    b"[]",
+    b"{}",
+    b"null",
+    b'"x"',
+    b"5",
+    b'{"ids": 5}',
+    b'{"ids": [["a"]], "documents": []}',
+    b'[{"id": 1}]',
+]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+async def test_answers_of_another_form(relay, name, shape):
+    """JSON that is none of Chroma's is an error of ours, which names the server and what came, whatever was asked."""
+    async with aiochroma.AsyncHttpClient("127.0.0.1", relay.port, attempts=1) as client:
+        collection = await client.create_collection(name, embedding_function=None)
+        memory = aiochroma.Memory(client=client, embedder="hashed")
+        await memory.open()
+        await memory.remember("a kettle", id="k", namespace=f"{name}-memory")
+        relay.rule = lambda seen: (200, {"Content-Type": "application/json"}, shape)
+        asked = {
+            "count": collection.count(),
+            "get": collection.get(),
+            "get by id": collection.get(ids=["a"], include=["embeddings", "documents"]),
+            "query": collection.query(query_embeddings=[[1.0, 2.0]]),
+            "peek": collection.peek(),
+            "collections": client.list_collections(),
+            "collection": client.get_collection(name),
+            "made": client.get_or_create_collection(f"{name}2"),
+            "count of collections": client.count_collections(),
+            "version": client.get_version(),
+            "recall": memory.recall("kettle", namespaces=f"{name}-memory"),
+            "list": memory.list(f"{name}-memory")._page(),
+            "got": memory.get("k", namespace=f"{name}-memory"),
+            "count of memories": memory.count(),
+            "remember": memory.remember("a lamp", namespace=f"{name}-memory"),
+            "forget": memory.forget("k", namespace=f"{name}-memory"),
+            "reset of the connection": client.reset_connection(),
+        }
+        for what, call in asked.items():
+            (result,) = await asyncio.gather(call, return_exceptions=True)
+            if isinstance(result, aiochroma.AiochromaError):
+                assert f"127.0.0.1:{relay.port}" in str(result), what
+                assert "HTTP 200" in str(result), what
+            else:
+                assert _may_be(what, shape, result), (what, result)
+    with pytest.raises(aiochroma.StoreUnavailableError, match=f"127.0.0.1:{relay.port}.*HTTP 200"):
+        await aiochroma.AsyncHttpClient("127.0.0.1", relay.port, attempts=1)
+
+
+def _may_be(what, shape, result):
+    """Tell whether a result is what the answer says, if it is Chroma's after all."""
+    if shape == b"[]":
+        return what in {"collections", "count of memories"} and not result
+    if shape == b"5":
+        return what in {"count", "count of collections"} and result == 5
+    if shape == b'"x"':
+        return what == "version" and result == "x"
+    return False
+
+
 async def test_a_server_that_never_answers():
     """The time for an answer is limited."""
     with socket.create_server(("127.0.0.1", 0)) as silent:

@@ -11,8 +11,8 @@ COMPARISONS = {"$gt": operator.gt, "$gte": operator.ge, "$lt": operator.lt, "$lt
 def matches(where, metadata) -> bool:
     """Tell whether a record passes a filter, as Chroma would.
 
-    Numbers are compared with numbers, and anything else with its own kind. A record without such a value passes ``$ne`` and
-    ``$nin`` and nothing else.
+    Numbers are compared with numbers, and anything else with its own kind. A record without such a value passes ``$ne``,
+    ``$nin`` and ``$not_contains``, and nothing else.
     """
     if not where:
         return True
@@ -29,6 +29,9 @@ def matches(where, metadata) -> bool:
         return _equal(stored, given) == (comparison == "$eq")
     if comparison in {"$in", "$nin"}:
         return any(_equal(stored, one) for one in given) == (comparison == "$in")
+    if comparison in {"$contains", "$not_contains"}:
+        held = isinstance(stored, list) and any(_equal(one, given) for one in stored)
+        return held == (comparison == "$contains")
     return (
         _is_number(stored)
         and _is_number(given)

@@ -1,0 +1,133 @@
+"""The chunks of long texts: nothing of a text that was not remembered stays, and thousands of them stop nobody."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from chromadb.api.rust import RustBindingsAPI
+from programs import until
+
+import aiochroma
+from aiochroma.backend.chroma_records import ChromaRecords
+from aiochroma.memory.chunks import CHUNKS_FOR
+from aiochroma.records.record import CHUNK_MADE, CHUNK_OF, chunks_name
+
+WORDS = ["kettle", "lamp", "window", "river", "stone"]
+
+
+def long_text(words):
+    """Return a text of so many words, of which chunks of four words are made."""
+    return " ".join(f"{WORDS[number % 5]}{'x' * (number % 7)}" for number in range(words))
+
+
+async def chunks_in(memory, namespace="default"):
+    """Return the ids of the chunks that are stored, by the id of their memory."""
+    collection = await memory.client.get_collection(chunks_name(namespace), embedding_function=None)
+    found = await collection.get(include=["metadatas"])
+    owners = {}
+    for id, metadata in zip(found["ids"], found["metadatas"], strict=True):
+        owners.setdefault(metadata[CHUNK_OF], []).append(id)
+    return owners
+
+
+@pytest.fixture
+async def memory(path, letters):
+    """A memory whose embedder reads four words."""
+    async with aiochroma.Memory(path, embedder=letters(4)) as memory:
+        yield memory
+
+
+@pytest.mark.this_process
+@pytest.mark.parametrize("change", ["remember", "update"])
+async def test_a_text_that_could_not_be_written_leaves_no_chunks(memory, monkeypatch, caplog, change):
+    """The chunks come first; where the memory does not come after them they go, and the log says whose they were."""
+    kept = await memory.remember(long_text(40), id="kept")
+    before = await chunks_in(memory)
+    write = {"remember": "upsert", "update": "update"}[change]
+    original = getattr(ChromaRecords, write)
+
+    def failing(self, collection, ids, *arguments, **named):
+        raise OSError("no room")
+
+    monkeypatch.setattr(ChromaRecords, write, failing)
+    with pytest.raises(OSError, match="no room"):
+        await (
+            memory.remember(long_text(60), id="lost")
+            if change == "remember"
+            else memory.update(kept, text=long_text(60))
+        )
+    monkeypatch.setattr(ChromaRecords, write, original)
+    await memory.remember("after")  # Writes are in order.
+    assert await chunks_in(memory) == before
+    assert (await memory.get(kept)).text == long_text(40)
+    assert "were not remembered, and their chunks were deleted again" in caplog.text
+
+
+async def test_the_chunks_of_a_process_that_died_go_with_a_sweep(memory, caplog):
+    """Those that may still get their memory stay: another process may be about to write it."""
+    await memory.remember(long_text(40), id="kept")
+    before = await chunks_in(memory)
+    collection = await memory.client.get_collection(chunks_name("default"), embedding_function=None)
+    await collection.add(
+        ids=["dead:0", "dead:1", "alive:0"],
+        embeddings=[[1.0] * 27] * 3,
+        documents=["one", "two", "three"],
+        metadatas=[
+            {CHUNK_OF: "lost", CHUNK_MADE: 1.0},
+            {CHUNK_OF: "lost"},
+            {CHUNK_OF: "coming", CHUNK_MADE: 4e9},
+        ],
+    )
+    assert await memory.sweep() == 0
+    assert await chunks_in(memory) == {**before, "coming": ["alive:0"]}
+    assert "2 chunks in default belonged to no memory" in caplog.text
+    assert (await memory.recall("window", k=1))[0].id == "kept"
+
+
+async def test_the_chunks_of_a_process_that_died_are_found_by_the_next_long_text(path, letters):
+    """Where nobody sweeps, the first long text of an opening looks for them."""
+    async with aiochroma.Memory(path, embedder=letters(4)) as memory:
+        collection = await memory.client.get_or_create_collection(
+            chunks_name("default"), metadata={CHUNKS_FOR: "default"}, embedding_function=None
+        )
+        await collection.add(
+            ids=["dead:0"], embeddings=[[1.0] * 27], documents=["one"], metadatas=[{CHUNK_OF: "lost"}]
+        )
+        await memory.remember(long_text(40), id="kept")
+        assert list(await chunks_in(memory)) == ["kept"]
+
+
+@pytest.mark.this_process
+@pytest.mark.parametrize("how", ["forget", "update", "erase", "close"])
+async def test_thousands_of_chunks_go_in_slices(path, letters, monkeypatch, how):
+    """No call deletes more than 64 at once: Chroma holds the interpreter meanwhile. In the end all are gone."""
+    sizes = []
+    async with aiochroma.Memory(path, embedder=letters(4)) as memory:
+        await memory.remember(long_text(4000), id="long")
+        assert len((await chunks_in(memory))["long"]) >= 1000
+        native = RustBindingsAPI._delete
+
+        def noted(self, collection_id, ids=None, *arguments, **named):
+            sizes.append(len(ids or ()))
+            return native(self, collection_id, ids, *arguments, **named)
+
+        monkeypatch.setattr(RustBindingsAPI, "_delete", noted)
+        if how == "update":
+            await memory.update("long", text="short")
+        elif how == "erase":
+            receipt = await memory.erase("long")
+            assert receipt.found == ()
+        else:
+            await memory.forget("long")
+        if how != "close":
+            left = asyncio.get_running_loop()
+            await asyncio.to_thread(
+                until,
+                lambda: not asyncio.run_coroutine_threadsafe(chunks_in(memory), left).result(),
+                "the end of the chunks",
+            )
+    assert sum(sizes) >= 1000
+    assert max(sizes) <= 64
+    async with aiochroma.Memory(path, embedder=letters(4)) as memory:
+        assert await chunks_in(memory) == {}
