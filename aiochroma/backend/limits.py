@@ -18,9 +18,8 @@ if TYPE_CHECKING:
 
 
 __all__ = [
-    "MOST_METADATA_BYTES",
+    "MOST_BYTES",
     "MOST_METADATA_VALUES",
-    "MOST_TEXT_BYTES",
     "check_conditions",
     "check_filter",
     "check_index",
@@ -37,11 +36,9 @@ MOST_METADATA_VALUES = 5_400
 """Chroma writes the metadata of a record in one statement with six variables for each value, and SQLite takes 32,766. The
 document, and what aiochroma adds, need a few."""
 
-MOST_TEXT_BYTES = 4_000_000
-"""The longest text of a record, in UTF-8. Chroma writes it in one piece, in which everybody waits."""
-
-MOST_METADATA_BYTES = 1_000_000
-"""All metadata of a record together, in UTF-8; its id has as much room. Chroma reads its log again at later writes."""
+MOST_BYTES = 1_000_000
+"""How long a text may be in UTF-8, and all metadata of a record together. Chroma writes a text of this length in a second, in one
+piece in which everybody waits, and reads long metadata again at later writes."""
 
 _CHROMAS_MOST_VALUES = 5_461
 """The exact limit, in which a document counts as one value."""
@@ -65,6 +62,7 @@ def check_records(
     ids: Sequence[str],
     metadatas: Sequence[MetadataView | None] | None,
     documents: Sequence[str | None] | None,
+    most: float = MOST_BYTES,
 ) -> None:
     """Check that records can be stored; Chroma has checked their form.
 
@@ -72,26 +70,27 @@ def check_records(
         ids: Their ids.
         metadatas: Their metadata, where there are any.
         documents: Their documents, where there are any.
+        most: How many bytes a document, an id and the metadata of a record may have.
 
     Raises:
         InvalidInputError: One of them cannot; names it, and nothing is written.
     """
     for position, id in enumerate(ids):
-        check_storable_text(id, f"ids[{position}]")
+        check_storable_text(id, f"ids[{position}]", most)
     for position, document in enumerate(documents or ()):
         if isinstance(document, str):
-            check_storable_text(document, f"documents[{position}]", most=MOST_TEXT_BYTES)
+            check_storable_text(document, f"documents[{position}]", most)
     for position, metadata in enumerate(metadatas or ()):
         if metadata is None:
             continue
         where = f"metadatas[{position}]"
         for key, value in metadata.items():
-            check_storable_text(key, f"A key of {where}")
+            check_storable_text(key, f"A key of {where}", most)
             for part in value if isinstance(value, list) else (value,):
                 if isinstance(part, str):
-                    check_storable_text(part, f"{where}[{shown(key)}]")
+                    check_storable_text(part, f"{where}[{shown(key)}]", most)
         has_document = documents is not None and documents[position] is not None
-        check_metadata_size(metadata, where, most=_CHROMAS_MOST_VALUES - has_document)
+        check_metadata_size(metadata, where, _CHROMAS_MOST_VALUES - has_document, most)
 
 
 def check_filter(value: object, where: str) -> None:
@@ -162,13 +161,16 @@ def check_index(options: Mapping[str, Any] | None) -> None:
         )
 
 
-def check_metadata_size(metadata: MetadataView, where: str, *, most: int = MOST_METADATA_VALUES) -> None:
+def check_metadata_size(
+    metadata: MetadataView, where: str, most_values: int = MOST_METADATA_VALUES, most: float = MOST_BYTES
+) -> None:
     """Check that the metadata of a record can be stored; every element of a list counts.
 
     Args:
         metadata: The metadata.
         where: How the message names what it belongs to.
-        most: How many values there may be.
+        most_values: How many values there may be.
+        most: How many bytes they may have, with their keys.
 
     Raises:
         InvalidInputError: There are too many values, or they are too long.
@@ -178,14 +180,14 @@ def check_metadata_size(metadata: MetadataView, where: str, *, most: int = MOST_
         parts = value if isinstance(value, list) else (value,)
         values += len(parts)
         size += _bytes_in(key) + sum(_bytes_in(part) for part in parts if isinstance(part, str))
-    if values > most:
+    if values > most_values:
         raise InvalidInputError(
-            f"The metadata of {where} has {values:,} values, and Chroma can store {most:,} of one record. "
+            f"The metadata of {where} has {values:,} values, and Chroma can store {most_values:,} of one record. "
             "Write what belongs together as one JSON text."
         )
-    if size > MOST_METADATA_BYTES:
+    if size > most:
         raise InvalidInputError(
-            f"The metadata of {where} has {size:,} bytes, and may have {MOST_METADATA_BYTES:,}: while a larger one is written, "
+            f"The metadata of {where} has {size:,} bytes, and may have {most:,}: while a larger one is written, "
             "everybody waits. Keep it in a file of its own, and its name here."
         )
 
@@ -194,7 +196,7 @@ def _bytes_in(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
 
 
-def check_storable_text(text: str, where: str, *, most: int = MOST_METADATA_BYTES) -> None:
+def check_storable_text(text: str, where: str, most: float = MOST_BYTES) -> None:
     """Check that a text can be stored, and be found again.
 
     Args:

@@ -6,7 +6,8 @@ Signatures, results and errors are Chroma's (a test compares them). Corrected ar
 * large inputs are validated on a worker thread;
 * ``embedding_function=None`` means none: no fallback that downloads a model;
 * vectors of different lengths, NaN and infinities are found before anything is written, however the write is cut;
-* what everybody would wait for is refused then, too: a document of more than 4 MB, metadata or an id of more than 1 MB.
+* what everybody would wait for is refused then, too: a document, an id, or metadata of a record of more than 1 MB, except by a
+  server, which has limits of its own.
 """
 
 from __future__ import annotations
@@ -284,12 +285,23 @@ class Collection(Shared, AsyncCollection):
             fields = ("ids", "embeddings", "metadatas", "documents", "uris")
             await self._submit(operation, **{name: request[name] for name in fields})
 
+    def _checked(self, prepare: Callable[..., Request], arguments: Mapping[str, object]) -> Request:
+        """Find what Chroma would take and could never apply, or would refuse in the middle of a write that is cut into slices."""
+        try:
+            request = prepare(**arguments)
+            _check_limits(request, self.session.most_bytes)
+        except RecursionError as error:
+            raise InvalidInputError(
+                "An argument is nested too deeply to be looked at; write it flatter."
+            ) from error
+        return request
+
     async def _prepared(self, prepare: Callable[..., Request], size: int, **arguments: object) -> Request:
         """Validate, off the loop if there is much of it, and embed."""
         if size > _LARGE or self._get_sparse_embedding_targets():
-            request = await off_loop(lambda: _checked(prepare, arguments))
+            request = await off_loop(lambda: self._checked(prepare, arguments))
         else:
-            request = _checked(prepare, arguments)
+            request = self._checked(prepare, arguments)
         waiting = request.get("embeddings")
         if isinstance(waiting, _ToEmbed):
             inputs = await self._inputs(waiting)
@@ -383,21 +395,9 @@ def _count(values: object) -> int:
     return len(values) if isinstance(values, (list, tuple, np.ndarray)) else 0
 
 
-def _checked(prepare: Callable[..., Request], arguments: Mapping[str, object]) -> Request:
-    """Find what Chroma would take and could never apply, or would refuse in the middle of a write that is cut into slices."""
-    try:
-        request = prepare(**arguments)
-        _check_limits(request)
-    except RecursionError as error:
-        raise InvalidInputError(
-            "An argument is nested too deeply to be looked at; write it flatter."
-        ) from error
-    return request
-
-
-def _check_limits(request: Mapping[str, Any]) -> None:
+def _check_limits(request: Mapping[str, Any], most: float) -> None:
     if request.get("ids") is not None and "metadatas" in request:
-        check_records(request["ids"], request["metadatas"], request["documents"])
+        check_records(request["ids"], request["metadatas"], request["documents"], most)
     else:
         for name in ("ids", "where", "where_document"):
             check_filter(request.get(name), f"`{name}`")

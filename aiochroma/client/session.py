@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 import weakref
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 from aiochroma._errors import ClosedError, DeadlineExceededError, InvalidInputError
 from aiochroma._types import Vector
 from aiochroma._waiting import checked_seconds, deadline, deadline_at, refuse_on_loop, waits_by_blocking
+from aiochroma.backend.limits import MOST_BYTES
 from aiochroma.core.calls import call, call_many
 from aiochroma.core.request import Request
 from aiochroma.core.stats import observer
@@ -194,6 +197,11 @@ class Session(Shared):
     def describe(self) -> EngineInfo:
         """Return what is known of the database; never blocks."""
         return self.connection.describe()
+
+    @cached_property
+    def most_bytes(self) -> float:
+        """How long a text may be, and all metadata of a record; what a server takes is its own affair."""
+        return math.inf if self.describe().url else MOST_BYTES
 
     @property
     def closed(self) -> bool:

@@ -178,6 +178,7 @@ class Ticket:
         if isinstance(self.future, concurrent.futures.Future):
             return self._result_unless(is_stuck, seconds)
         loop = asyncio.get_running_loop()
+        timer: asyncio.TimerHandle
 
         def look() -> None:
             nonlocal timer

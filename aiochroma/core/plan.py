@@ -244,8 +244,8 @@ class RecordPlanner:
             stop = end_within(head, start, stop, limits.bytes_per_slice, limits.bytes_per_number)
             if start or stop < size:
                 return Step([line[0]], start, stop, records=stop - start)
-        members, total, room = [line[0]], size, limits.bytes_per_slice
-        room -= bytes_of(head, limits.bytes_per_number)
+        members, total = [line[0]], size
+        room = limits.bytes_per_slice - bytes_of(head, limits.bytes_per_number)
         seen = set(head.arguments["ids"])
         key = _noted_write_key(head)
         for position in line[1:]:

@@ -135,7 +135,7 @@ class Memory(OpenedMemory):
         """Remember a text and return its id; one that is remembered already is refreshed, except in a thread.
 
         Args:
-            text: Any text that is not blank, of at most 4 MB.
+            text: Any text that is not blank, of at most 1 MB.
             namespace: Any text that is not blank; the namespace is made when it is first used.
             scope: Whose memory it is: a person, a customer, a session, as a text or as several from the widest to the narrowest,
                 such as ``("acme", "user-7")``. Equal texts of two people are two memories. Default: no scope.

@@ -62,8 +62,8 @@ CASES = {
     ),
     "a longer list than fits": ({"metadatas": last({"a": [1] * 5461})}, r"metadatas\[\d+\] has 5,461 values"),
     "a document too long for others to wait": (
-        {"documents": last("x" * 4_000_001)},
-        r"documents\[\d+\] has 4,000,001 bytes, and may have 4,000,000",
+        {"documents": last("x" * 1_000_001)},
+        r"documents\[\d+\] has 1,000,001 bytes, and may have 1,000,000",
     ),
     "a value too long for others to wait": (
         {"metadatas": last({"a": "ü" * 500_001})},

@@ -378,14 +378,14 @@ def test_long_texts_make_short_slices():
     planner = RecordPlanner(Limits(records_per_slice=16, bytes_per_slice=1000))
     ids = [f"id{number}" for number in range(10)]
     texts = ["x" * length for length in (5000, 10, 10, 400, 400, 400, 10, 10, 10, 5000)]
-    request, stops, progress = _upsert("a", ids, documents=texts), [], 0
+    request, stops, progress = _upsert("a", ids, texts=texts), [], 0
     while progress < len(ids):
         (step,) = planner.plan([request], [progress], 1)
         assert step.start == progress
         progress = step.stop
         stops.append(step.stop)
     assert stops == [1, 4, 6, 9, 10]
-    together = [_upsert("a", [f"other{number}"], documents=["x" * 400]) for number in range(5)]
+    together = [_upsert("a", [f"other{number}"], texts=["x" * 400]) for number in range(5)]
     assert planner.plan(together, [0] * 5, 1)[-1].members == [0, 1]
     whole = Request("_upsert", request.arguments, atomic=True)
     assert planner.plan([whole], [0], 1) == [Step([0], records=10)]
@@ -419,13 +419,13 @@ def test_a_senseless_limit_is_left_to_chroma(limit):
 # -- order -------------------------------------------------------------------------------------------------------------
 
 
-def _upsert(collection, ids, metadatas=None, **more):
+def _upsert(collection, ids, metadatas=None, texts=None, **more):
     arguments = {
         "collection_id": collection,
         "ids": ids,
         "embeddings": [(0.0, 0.0) for _ in ids],
         "metadatas": metadatas,
-        "documents": None,
+        "documents": texts,
         "uris": None,
     }
     return Request("_upsert", arguments, **more)

@@ -63,11 +63,11 @@ async def test_a_large_write_and_a_large_read_are_whole(collection, vectors):
     assert np.array_equal(got["embeddings"][order].astype(np.float32), embeddings)
 
 
-async def test_one_document_of_many_megabytes_travels(collection):
+async def test_records_of_many_megabytes_travel(collection):
     """Larger than a frame may be."""
-    text = "ä" * (10 * 2**20)
-    await collection.add(ids=["large"], embeddings=[VECTOR], documents=[text])
-    assert (await collection.get(ids=["large"]))["documents"] == [text]
+    texts, ids = ["ä" * 500_000] * 20, [str(number) for number in range(20)]
+    await collection.add(ids=ids, embeddings=[VECTOR] * 20, documents=texts)
+    assert (await collection.get(ids=ids))["documents"] == texts
 
 
 async def test_small_reads_do_not_wait_for_a_large_write(collection, vectors):
@@ -247,7 +247,7 @@ async def test_a_deadline_that_passes_in_the_moment_of_the_outcome(client, watch
 async def test_long_texts_are_encoded_on_the_links_thread(collection, watching):
     """The event loop goes on meanwhile; short ones are sent at once."""
     await collection.upsert(ids=["short"], embeddings=[VECTOR], documents=["short"])
-    await collection.upsert(ids=["long"], embeddings=[VECTOR], documents=["long" * 2**20])
+    await collection.upsert(ids=["a", "b"], embeddings=[VECTOR] * 2, documents=["long" * 200_000] * 2)
     assert watching.senders[0] == threading.current_thread().name
     assert watching.senders[-1].startswith("aiochroma-link")
 

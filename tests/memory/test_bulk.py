@@ -9,6 +9,7 @@ import os
 import weakref
 from pathlib import Path
 
+import chromadb
 import pytest
 
 import aiochroma
@@ -471,12 +472,15 @@ async def test_an_export_with_what_other_programs_wrote_comes_back_whole(path, t
 
 
 async def test_what_no_import_takes_is_left_out_of_an_export_by_name(path, tmp_path, caplog):
-    """A key that memories do not have, for example; the log says which record, and why."""
+    """A NUL character that plain Chroma has stored, for example; the log says in which record it is."""
     async with aiochroma.Memory(path, embedder="hashed") as memory:
         await memory.remember("a kettle")
-        collection = await memory.client.get_collection("default")
-        await collection.add(ids=["odd"], embeddings=[[0.1] * 512], documents=["a"], metadatas=[{"$k": 1}])
+    plain = chromadb.PersistentClient(str(path))
+    odd = {"ids": ["odd"], "embeddings": [[0.1] * 512], "documents": ["a lamp"], "metadatas": [{"k": "\0"}]}
+    plain.get_collection("default", embedding_function=None).add(**odd)
+    plain.close()
+    async with aiochroma.Memory(path, embedder="hashed") as memory:
         assert await memory.export(tmp_path / "all.jsonl") == 1
         assert "odd" in caplog.text
-        assert "$k" in caplog.text
+        assert "has a NUL character" in caplog.text
         assert await memory.import_(tmp_path / "all.jsonl") == 1

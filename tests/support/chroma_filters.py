@@ -30,7 +30,7 @@ def matches(where, metadata) -> bool:
     if comparison in {"$in", "$nin"}:
         return any(_equal(stored, one) for one in given) == (comparison == "$in")
     if comparison in {"$contains", "$not_contains"}:
-        held = isinstance(stored, list) and any(_equal(one, given) for one in stored)
+        held = isinstance(stored, list) and any(one == given for one in stored if type(one) is type(given))
         return held == (comparison == "$contains")
     return (
         _is_number(stored)
