@@ -12,7 +12,7 @@ from programs import PATIENCE
 
 import aiochroma
 import aiochroma.sync
-from aiochroma._threads import drive
+from aiochroma._waiting import drive
 from aiochroma.core.request import Request
 from aiochroma.embedding import runner
 from aiochroma.embedding.choice import adapted
