@@ -35,6 +35,7 @@ __all__ = [
     "COPY_OF",
     "SINCE",
     "copy_name",
+    "delete_collection",
     "delete_replaced",
     "drop_copies",
     "restore_names",
@@ -66,24 +67,35 @@ async def restore_names(store: Store, models: Sequence[Collection]) -> None:
 
 async def drop_copies(store: Store, name: str) -> None:
     """Delete all that a run that was interrupted has left of a namespace, but not the namespace."""
-    from chromadb.errors import NotFoundError
-
-    names = [named(name, what) for what in ("", "chunks") for named in (copy_name, _aside_name)]
-    # Looked for first: deleting stops everybody, and most often there is none.
-    found = await store.submit_many([("get_collection", {"name": left, **store.database}) for left in names])
-    for left, outcome in zip(names, found, strict=True):
-        if outcome.error is None:
-            with contextlib.suppress(NotFoundError):
-                await store.submit("delete_collection", name=left, **store.database)
-        elif not isinstance(outcome.error, NotFoundError):
-            raise outcome.error
+    for what in ("", "chunks"):
+        await delete_collection(store, copy_name(name, what))
+        await delete_collection(store, _aside_name(name, what))
 
 
 async def delete_replaced(store: Store) -> None:
     """Delete the originals whose copies have taken over."""
     for model in await store.collections():
         if REPLACED in (model.metadata or {}):
-            await store.submit("delete_collection", name=model.name, **store.database)
+            await delete_collection(store, model.name)
+
+
+async def delete_collection(store: Store, name: str) -> None:
+    """Delete a collection, if there is one, its records first.
+
+    Chroma deletes one in one piece, in which everybody waits. It leaves the lists in the metadata of its records, and shows them
+    in later records, of any collection, that get the same rows.
+    """
+    from chromadb.errors import NotFoundError
+
+    found = await store.collection(name)
+    if found is None:
+        return
+    records = {"collection_id": found.id, **store.database}
+    with contextlib.suppress(NotFoundError):  # Somebody else has deleted it meanwhile.
+        ids = (await store.submit("_get", **records, include=[]))["ids"]
+        if ids:
+            await store.submit("_delete", bulk=True, **records, ids=ids)
+        await store.submit("delete_collection", name=name, **store.database)
 
 
 async def take_over(store: Store, name: str, copy: Collection, models: Sequence[Collection]) -> None:

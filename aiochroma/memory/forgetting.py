@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -12,7 +11,7 @@ from aiochroma._types import JsonObject, MetadataView, Vector, Where
 from aiochroma.disk.erasing import ErasureReceipt
 from aiochroma.memory.arguments import check_id, checked_ids, checked_scope, checked_where
 from aiochroma.memory.chunks import drop_unowned_chunks
-from aiochroma.memory.copies import drop_copies
+from aiochroma.memory.copies import delete_collection, drop_copies
 from aiochroma.memory.results import Count
 from aiochroma.memory.stored import count_records, matching_ids
 from aiochroma.records.history import database_key
@@ -39,7 +38,6 @@ __all__ = [
 
 _READ_AT_ONCE = 256
 _DELETED_AT_ONCE = 64
-_MOST_AT_ONCE = 1000
 
 
 @dataclass(frozen=True)
@@ -177,20 +175,16 @@ async def _drop(store: Store, namespace: Namespace, *, noted: bool = True) -> in
         namespace: The namespace.
         noted: Whether the history, if there is one, has entries of it.
     """
-    from chromadb.errors import NotFoundError
-
     forgotten = 0
-    # Chroma deletes a collection in one piece, during which every other caller waits. So a large one is emptied first.
-    if (noted and store.keeps_history) or await count_records(store, namespace) > _MOST_AT_ONCE:
+    if noted and store.keeps_history:
         ids = await matching_ids(store, namespace, None)
         forgotten = await _delete(store, namespace, ids, action="forget", noted=noted)
     forgotten += await count_records(store, namespace)
     store.drop(namespace.name)
     await drop_copies(store, namespace.name)
     # The namespace goes last: as long as it is there, what was left of it by an interruption can be forgotten.
-    with contextlib.suppress(NotFoundError):  # It had no long texts.
-        await store.submit("delete_collection", name=namespace.chunks, **store.database)
-    await store.submit("delete_collection", name=collection_name(namespace.name), **store.database)
+    await delete_collection(store, namespace.chunks)
+    await delete_collection(store, collection_name(namespace.name))
     return forgotten
 
 

@@ -93,9 +93,6 @@ class Store:
     Args:
         home: Where the memory is.
         options: How it behaves.
-
-    Attributes:
-        chunks_checked: The namespaces in which chunks that belong to nothing were looked for since the database was opened.
     """
 
     def __init__(self, home: Home, options: MemoryOptions) -> None:
@@ -114,7 +111,7 @@ class Store:
         self._looked_at = float("-inf")
         self.answers_in_parallel: bool = False
         self._namespaces: dict[str, Namespace] = {}
-        self.chunks_checked: set[str] = set()
+        self.chunks_checked: set[str] = set()  # Since the database was opened; see ``chunks``.
 
     # -- opening -------------------------------------------------------------------------------------------------------
 
