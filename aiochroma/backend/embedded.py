@@ -294,11 +294,7 @@ class EmbeddedBackend(ChromaBackend):
             super().close()
             self._own["reopen"] = self._reopen  # Asked for again where opening fails.
             if not wait_until_closed(self._directory, but_for=self._probe.descriptors):
-                log.warning(
-                    "database.still_open",
-                    database=str(self._directory),
-                    hint="Chroma has not closed its files",
-                )
+                log.warning("database.still_open", database=str(self._directory))
 
     def _close_hook(self, hook: WriteHook) -> None:
         """Tell what followed the writes how far the log goes, in terms of the database that it belongs to."""

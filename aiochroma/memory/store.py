@@ -325,10 +325,7 @@ class Store:
         from chromadb.errors import NotFoundError
 
         if len(names) > _LISTED_FROM:
-            try:
-                models = {model.name: model for model in await self.collections()}
-            except Exception as error:  # noqa: BLE001 - part of what was found
-                return dict.fromkeys(names, error)
+            models = {model.name: model for model in await self.collections()}
             return {name: models.get(collection_name(name)) for name in names}
         operations = [("get_collection", {"name": collection_name(name), **self.database}) for name in names]
         answers = await self.submit_many(operations) if operations else []

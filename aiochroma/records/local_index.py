@@ -18,6 +18,7 @@ from aiochroma.disk.recovery import quarantine_text_index
 from aiochroma.records.history import HISTORY_FILE, ChangeLog
 from aiochroma.records.index_keeper import IndexKeeper
 from aiochroma.records.index_search import IndexSearch
+from aiochroma.records.reading import Chunks
 from aiochroma.records.record import WRITING, Record, indexed_row, record_of
 from aiochroma.records.searching import Found, Pool, Pools, SearchingRecords, most_near
 from aiochroma.records.spec import Neighbour, filter_of
@@ -61,12 +62,11 @@ class LocalIndex(SearchingRecords):
         cache_bytes: The most bytes that vectors in memory take.
     """
 
-    defers = True
-
     def __init__(
         self, api: ServerAPI, file: Path | None, state: LogState, cache_bytes: int = CACHE_BYTES
     ) -> None:
         super().__init__(api)
+        self._chunks = Chunks(api, self._reader, defers=True)
         self._file = file
         self.keeper: IndexKeeper = IndexKeeper(api, file, state, cache_bytes)
         self._history: ChangeLog | None = None

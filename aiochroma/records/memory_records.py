@@ -60,12 +60,10 @@ class MemoryRecords:
         api: Chroma.
     """
 
-    defers = False  # See ``Chunks``.
-
     def __init__(self, api: ServerAPI) -> None:
         self._api = ChromaRecords(api)
         self._reader = Reader(api)
-        self._chunks = Chunks(api, self._reader, defers=self.defers)
+        self._chunks = Chunks(api, self._reader)
 
     def operations(self) -> dict[str, Carried]:
         """Return the operations by name."""

@@ -412,9 +412,8 @@ class TextIndex:
     def _write(self, namespace: int, rows: Sequence[IndexedText]) -> None:
         """Write rows whose ids are all different, table by table: one statement for all of them, not some for each."""
         old = self._memories.stored(namespace, [row.id for row in rows])
-        number = self._memories.next_number()
+        number, words_added = self._memories.next_number(), 0
         written, terms, forgotten, metadata = [], [], [], []
-        words_added = 0
         for row in rows:
             indexed = indexed_form(row.text)
             words = len(indexed.split())
@@ -433,8 +432,7 @@ class TextIndex:
                 metadata.append((at, kept, None if known is None else known.metadata or {}))
         self._terms.remove(namespace, forgotten)
         self._terms.add(namespace, terms)
-        replaced = [(at, before) for at, _, before in metadata if before is not None]
-        if replaced:
+        if replaced := [(at, before) for at, _, before in metadata if before is not None]:
             self._metadata.remove(namespace, replaced)
         self._metadata.add(namespace, [(at, after) for at, after, _ in metadata])
         with_vector = [(entry[0], entry[1].vector) for entry in written if entry[1].vector is not None]
@@ -445,10 +443,8 @@ class TextIndex:
         self._namespaces.count_in(namespace, len(rows) - len(old), words_added)
 
     def _drop(self, number: int) -> None:
-        self._vectors.drop(number)
-        self._codes.drop(number)
+        for table in (self._vectors, self._codes, self._metadata, self._terms):
+            table.drop(number)
         self._order.forget(number)
-        self._metadata.drop(number)
-        self._terms.drop(number)
         self._connection.execute("DELETE FROM memories WHERE namespace = ?", (number,))
         self._namespaces.drop(number)
