@@ -13,7 +13,8 @@ is meant: a few entries of the data name two turns at once (``D8:6; D9:17``), or
 Whether it knows that there is nothing is measured with 100 questions about other things (``off_topic.txt``, written before
 any formula was tuned): how many of them come back empty with ``min_score="auto"``, and what that costs in evidence.
 
-With ``--server`` everything goes through a Chroma server that is started for it on this machine.
+With ``--server`` everything is asked a second time through a Chroma server that is started for it on this machine, and compared:
+what is found, question by question, and the time.
 
 With ``--audit FILE`` recall is shown for the evidence as corrected by the public audit of LoCoMo as well (``errors.json`` of the
 repository dial481/locomo-audit). With ``--mempalace FILE`` sessions are compared with those that MemPalace published for the same
@@ -31,6 +32,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import itertools
 import json
 import socket
 import statistics
@@ -211,6 +213,10 @@ async def ask(memory: Memory, conversation: Conversation, mode: Mode, published:
     return measured
 
 
+def _median_time(measured: Sequence[Measured]) -> float:
+    return statistics.median(one.milliseconds for one in measured)
+
+
 def _share(wanted: Iterable[object], found: Sequence[object]) -> float:
     wanted = list(wanted)
     return sum(one in found for one in wanted) / len(wanted) if wanted else 0.0
@@ -238,7 +244,7 @@ def report(measured: Sequence[Measured], title: str, before: Sequence[Measured] 
     times = sorted(one.milliseconds for one in measured)
     late = times[int(0.99 * (len(times) - 1))]
     asked = [one for one in measured if one.category]
-    print(f"\n{title}: {statistics.median(times):.2f} ms per recall (p99 {late:.2f})")
+    print(f"\n{title}: {_median_time(measured):.2f} ms per recall (p99 {late:.2f})")
     print(f"  {'':<22}{'asked':>6}{'turn@5':>9}{'turn@10':>9}{'session@10':>12}")
     print(_row("all with evidence", asked))
     print(f"  {'95 % of resamples':<28}  {_interval(_values(asked))}")
@@ -305,7 +311,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", choices=("yes", "no"), nargs="+", default=["yes", "no"])
     parser.add_argument("--audit", type=Path, help="errors.json of the audit of LoCoMo")
     parser.add_argument("--mempalace", type=Path, help="published results of MemPalace on LoCoMo")
-    parser.add_argument("--server", action="store_true", help="through a Chroma server on this machine")
+    parser.add_argument("--server", action="store_true", help="and through a Chroma server on this machine")
     parser.add_argument("--save", type=Path, help="a file for the outcome of every question")
     parser.add_argument("--against", type=Path, help="such a file, to compare with")
     options = parser.parse_args(arguments)
@@ -321,23 +327,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         embedders[options.model.name] = SentenceModel(options.model)
     before = json.loads(options.against.read_text("utf-8")) if options.against else {}
     outcome: dict[str, list[Measured]] = {}
-    for name, embedder in embedders.items():
-        for threads in options.threads:
-            ran = asyncio.run(
-                measure(
-                    conversations,
-                    embedder,
-                    options.mode,
-                    threads=threads == "yes",
-                    server=options.server,
-                    published=published,
-                )
+    places = ("", ", on a server") if options.server else ("",)
+    for name, threads, place in itertools.product(embedders, options.threads, places):
+        ran = asyncio.run(
+            measure(
+                conversations,
+                embedders[name],
+                options.mode,
+                threads=threads == "yes",
+                server=bool(place),
+                published=published,
             )
-            for mode, measured in ran.items():
-                title = f"{name}, {mode}, {'sessions as threads' if threads == 'yes' else 'no threads'}"
-                then = [Measured(**one) for one in before[title]] if title in before else None
-                report(measured, title, then)
-                outcome[title] = measured
+        )
+        for mode, measured in ran.items():
+            title = f"{name}, {mode}, {'sessions as threads' if threads == 'yes' else 'no threads'}"
+            then = [Measured(**one) for one in before[title]] if title in before else None
+            report(measured, title + place, outcome[title] if place else then)
+            if place:
+                ratio = _median_time(measured) / _median_time(outcome[title])
+                print(f"  {ratio:.1f} times as long as on a directory")
+            outcome[title + place] = measured
     if options.save:
         kept = {title: [asdict(one) for one in measured] for title, measured in outcome.items()}
         options.save.write_text(json.dumps(kept), "utf-8")
