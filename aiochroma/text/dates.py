@@ -70,8 +70,7 @@ _SEASONS = {
 }
 _SEASON_OF = {name: month for month, names in _SEASONS.items() for name in names.split()}
 _DAYS_AGO = (
-    # French "hier" is German for "here".
-    (0, "today heute aujourd'hui hoy oggi hoje vandaag"),
+    (0, "today tonight heute aujourd'hui hoy oggi hoje vandaag"),
     (1, "yesterday gestern ayer ieri ontem gisteren"),
     (2, "vorgestern avant-hier anteayer anteontem eergisteren"),
 )
@@ -103,7 +102,8 @@ _DAY = r"(?P<day>\d{1,2})(?:st|nd|rd|th|er|º|\.)?"
 _YEAR = r"(?P<year>(?:19|20)\d\d)"
 _OF = r"(?:\s+(?:of|de|del|di))?"
 _IN = (
-    r"(?:in|on|of|during|since|until|till|by|from|last|this|next|early|late|mid|im|seit|bis|vom|letzten|en|au|depuis|de|del|"
+    r"(?:in|on|of|during|since|until|till|by|between|from|last|this|next|early|late|mid|im|seit|bis|vom|letzten|en|au|depuis|"
+    r"de|del|"
     r"desde|hasta|nel|da|a|em|desde|até|sinds|tot|begin|eind)"
 )
 _AGO = r"(?P<count>\d{1,3}|an?|one|two|three|four|five|six)"
@@ -130,18 +130,31 @@ _RELATIVE_DAY = {
 _AGO_AFTER = re.compile(rf"\b{_AGO}\s+(?P<unit>{_any(_UNIT_OF)})\s+ago\b", re.IGNORECASE)
 _AGO_BEFORE = re.compile(rf"\b(?:vor|il y a|hace)\s+{_AGO}\s+(?P<unit>{_any(_UNIT_OF)})\b", re.IGNORECASE)
 _LAST_UNIT = re.compile(
-    rf"\b{_LAST}\s+(?P<unit>{_any(_UNIT_OF)})\b|\b(?P<other>semaine|mois|semana|mes|mês|settimana|mese)\s+"
+    rf"\b{_LAST}\s+(?P<unit>{_any(_UNIT_OF)})\b|\b(?P<other>semaine|mois|an|année|semana|mes|mês|año|ano|settimana|mese|anno)\s+"
     r"(?:dernière|dernier|pasada|pasado|passada|passado|scorsa|scorso)\b",
     re.IGNORECASE,
 )
 _LAST_WEEKDAY = re.compile(rf"\b{_LAST}\s+(?P<weekday>{_any(_WEEKDAY_OF)})\b", re.IGNORECASE)
-_EAST_RELATIVE = {
-    "day": re.compile(r"昨天|(?<!一)昨日|어제"),
-    "week": re.compile(r"上周|上週|上星期|先週|지난주"),
-    "month": re.compile(r"上个月|上個月|上月|先月|지난달"),
-    "year": re.compile(r"去年|昨年|작년"),
-}
-_EAST_WORDS = re.compile(r"[天日周週月年년월일제오늘]")
+_PART_OF_DAY = re.compile(
+    r"\bthis\s+(?P<today>morning|afternoon|evening)\b|\blast\s+night\b|\bhier\s+(?:soir|matin|après-midi)\b",
+    re.IGNORECASE,
+)
+# German "hier" is "here": another word has to be French.
+_HIER = re.compile(r"\bhier\b", re.IGNORECASE)
+_FRENCH = re.compile(
+    r"\b(?:[jdq]u?['\u2019]|(?:est-ce|ai|avons|avez|nous|vous|quelles?|que|quoi)\b)", re.IGNORECASE
+)
+_EAST_RELATIVE = (
+    ("day", 1, re.compile(r"昨天|昨晚|昨夜|(?<!一)昨日|어제|어젯밤")),
+    ("day", 2, re.compile(r"前天|一昨日|おととい|그저께|그제")),
+    ("week", 1, re.compile(r"上周|上週|上星期|先週|지난주|지난\s주")),
+    ("month", 1, re.compile(r"上个月|上個月|上月|先月|지난달|지난\s달")),
+    ("year", 1, re.compile(r"去年|昨年|작년")),
+)
+_EAST_TODAY = re.compile(r"今天|今日|今晚|今夜|오늘")
+_EAST_WORDS = re.compile(
+    "|".join(["[月월年년]", _EAST_TODAY.pattern, *(one.pattern for _, _, one in _EAST_RELATIVE)])
+)
 _FOUR_DIGITS = re.compile(r"\d{4}")
 _WORD = re.compile(r"[^\W\d_]+")
 _TELLING = frozenset(
@@ -149,9 +162,8 @@ _TELLING = frozenset(
     for names in (_MONTH_OF, _SEASON_OF, _WEEKDAY_OF, *(names.split() for _, names in _DAYS_AGO))
     for name in names
     for word in _WORD.findall(name)
-) | frozenset(_UNIT_OF)
+) | {*_UNIT_OF, "morning", "afternoon", "evening", "night", "hier"}
 """Without one of these words, or a year, there is no date."""
-_EAST_TODAY = re.compile(r"今天|今日|오늘")
 
 
 def periods_in(question: str, now: float) -> list[Period]:
@@ -251,7 +263,14 @@ def _relative(question: str, today: date) -> list[Period]:
     for match in _LAST_WEEKDAY.finditer(question):
         days = (today.weekday() - _WEEKDAY_OF[match.group("weekday").lower()]) % 7 or 7
         found.append(_back(today, "day", days))
-    found += [_back(today, unit, 1) for unit, pattern in _EAST_RELATIVE.items() if pattern.search(question)]
+    found += [
+        _back(today, "day", 0 if match.group("today") else 1) for match in _PART_OF_DAY.finditer(question)
+    ]
+    found += [
+        _back(today, unit, count) for unit, count, pattern in _EAST_RELATIVE if pattern.search(question)
+    ]
+    if _HIER.search(question) and _FRENCH.search(question):
+        found.append(_back(today, "day", 1))
     if _EAST_TODAY.search(question):
         found.append(Period(today, today))
     return list(dict.fromkeys(found))

@@ -38,6 +38,20 @@ NOW = datetime(2026, 11, 26, 12, tzinfo=timezone.utc).timestamp()  # A Thursday.
         ("last Friday", date(2026, 11, 20), date(2026, 11, 20)),
         ("two weeks ago", date(2026, 11, 10), date(2026, 11, 14)),
         ("vor 3 Tagen", date(2026, 11, 23), date(2026, 11, 23)),
+        ("What did I say this morning?", date(2026, 11, 26), date(2026, 11, 26)),
+        ("Where were we last night?", date(2026, 11, 25), date(2026, 11, 25)),
+        ("hier soir", date(2026, 11, 25), date(2026, 11, 25)),
+        ("Qu'ai-je dit hier ?", date(2026, 11, 25), date(2026, 11, 25)),
+        ("l'année dernière", date(2025, 1, 1), date(2025, 12, 31)),
+        ("el año pasado", date(2025, 1, 1), date(2025, 12, 31)),
+        ("l'anno scorso", date(2025, 1, 1), date(2025, 12, 31)),
+        ("前天说了什么", date(2026, 11, 24), date(2026, 11, 24)),
+        ("一昨日は", date(2026, 11, 24), date(2026, 11, 24)),
+        ("昨夜", date(2026, 11, 25), date(2026, 11, 25)),
+        ("今日", date(2026, 11, 26), date(2026, 11, 26)),
+        ("上星期", date(2026, 11, 16), date(2026, 11, 22)),
+        ("지난주에 뭐라고 했어?", date(2026, 11, 16), date(2026, 11, 22)),
+        ("지난달", date(2026, 10, 1), date(2026, 10, 31)),
     ],
 )
 def test_dates_are_read(question, first, last):
@@ -64,6 +78,8 @@ def test_dates_without_a_year_are_those_of_any_year(question):
         "port 2022:80",
         "version 2.2021",
         "Was ist hier?",
+        "Wer ist quer durch den Ort hier gelaufen?",
+        "Good morning",
         "",
         "1/2",
     ],
@@ -71,6 +87,13 @@ def test_dates_without_a_year_are_those_of_any_year(question):
 def test_what_is_no_date_is_none(question):
     """Words that are spelled like months, and numbers that are no years."""
     assert periods_in(question, NOW) == []
+
+
+def test_both_ends_of_a_span_are_read():
+    """Also where one is spelled like another word."""
+    march, may = periods_in("between March and May 2021", NOW)
+    assert (march.first.month, march.any_year) == (5, False)
+    assert (may.first.month, may.any_year) == (3, True)
 
 
 def test_a_date_finds_what_was_remembered_then():
