@@ -7,8 +7,10 @@ import concurrent.futures
 import contextvars
 import functools
 import inspect
+import itertools
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
     from aiochroma._errors import AiochromaError
 
 __all__ = ["ask", "is_asynchronous"]
+
+_MOST_ITEMS = 100_000
+"""The most items that are taken of an iterator."""
 
 
 async def ask(
@@ -94,7 +99,7 @@ class _Answer:
 async def _on_this_loop(function: Callable[..., Any], arguments: tuple[object, ...]) -> _Answer:
     async def answer() -> _Answer:
         try:
-            return _Answer(await function(*arguments))
+            return _Answer(_completed(await function(*arguments)))
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001 - the function's failure, whatever it is
@@ -108,6 +113,11 @@ async def _on_this_loop(function: Callable[..., Any], arguments: tuple[object, .
     return task.result()
 
 
+def _completed(result: object) -> object:
+    """Return an iterator's items: what makes them may be slow, or never end, and has to be where it can be left alone."""
+    return list(itertools.islice(result, _MOST_ITEMS)) if isinstance(result, Iterator) else result
+
+
 def _on_thread_of_its_own(
     name: str, function: Callable[..., object], arguments: tuple[object, ...]
 ) -> concurrent.futures.Future[_Answer]:
@@ -115,7 +125,7 @@ def _on_thread_of_its_own(
 
     def work() -> None:
         try:
-            answer = _Answer(function(*arguments))
+            answer = _Answer(_completed(function(*arguments)))
         except BaseException as error:  # noqa: BLE001 - the function's failure, whatever it is
             answer = _Answer(raised=error)
         if future.set_running_or_notify_cancel():

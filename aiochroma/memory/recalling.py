@@ -285,11 +285,16 @@ async def _rerank(
     """Order hits again, of each namespace no more than it may give; where that fails, by their scores, and note why."""
     begun = time.perf_counter()
     try:
-        hits = await _reranked(rerank, question.text, hits)
+        hits = await _reranked(rerank, question.text, hits, _within_limits(hits, searches))
     except RerankFailedError as error:
         errors[""] = error
         log.warning("recall.not_reranked", error=repr(error))
     timings["rerank"] = _milliseconds(begun)
+    return _within_limits(hits, searches)
+
+
+def _within_limits(hits: Iterable[Hit], searches: Mapping[str, NamespaceSearch]) -> list[Hit]:
+    """Return hits, of each namespace no more than it may give."""
     given: dict[str, int] = {}
     kept = []
     for hit in hits:
@@ -405,15 +410,18 @@ def _milliseconds(begun: float) -> float:
     return round((time.perf_counter() - begun) * 1000, 3)
 
 
-async def _reranked(rerank: Rerank, query: str, hits: Sequence[Hit]) -> list[Hit]:
-    """Return the best hits in the order of a judge.
+async def _reranked(rerank: Rerank, query: str, hits: Sequence[Hit], unjudged: Sequence[Hit]) -> list[Hit]:
+    """Return hits in the order of a judge.
 
-    The ``explain`` of each has the judge's number as ``rerank``.
+    It judges those that would be returned without it (``unjudged``), and the best others; what is more than it is asked about
+    comes behind, by score. The ``explain`` of those that were judged has its number as ``rerank``.
 
     Raises:
         RerankFailedError: The judge raised, took too long, or did not return a number for each text.
     """
-    judged = hits[:CANDIDATES]
+    chosen = {id(hit): hit for hit in (*unjudged[:CANDIDATES], *hits)}
+    judged = list(chosen.values())[:CANDIDATES]
+    others = sorted(list(chosen.values())[CANDIDATES:], key=lambda hit: -hit.score)
     numbers = await ask(
         "rerank",
         rerank,
@@ -436,4 +444,4 @@ async def _reranked(rerank: Rerank, query: str, hits: Sequence[Hit]) -> list[Hit
     return [
         replace(judged[number], explain={**judged[number].explain, "rerank": values[number]})
         for number in order
-    ]
+    ] + others

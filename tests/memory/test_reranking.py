@@ -50,6 +50,37 @@ async def test_each_namespace_gives_as_many_as_it_may(memory):
     assert [hit.namespace for hit in hits].count("other") == 2
 
 
+async def test_no_hit_is_lost_to_the_judge(memory):
+    """More are asked for than are judged, or another namespace has the better scores: all come, the judged ones first."""
+    await memory.remember_many([f"the lake number {number}" for number in range(12, 60)])
+    hits = await memory.recall("lake number", k=50, rerank=by_number)
+    judged = [hit.explain["rerank"] for hit in hits if "rerank" in hit.explain]
+    assert len(hits) == 50
+    assert len(judged) == recalling.CANDIDATES
+    assert judged == sorted(judged, reverse=True)
+    assert all("rerank" in hit.explain for hit in hits[: recalling.CANDIDATES])
+    await memory.remember_many([f"beside water, at {number}" for number in range(5)], namespace="other")
+    hits = await memory.recall("the lake number", k=3, rerank=by_number)
+    assert [hit.namespace for hit in hits].count("other") == 3
+    assert all("rerank" in hit.explain for hit in hits)
+
+
+async def test_a_judge_may_give_its_numbers_one_by_one(memory):
+    """On its own thread, where one that never ends harms nobody."""
+    threads = set()
+
+    def lazily(query, texts):
+        for text in texts:
+            threads.add(threading.current_thread())
+            yield float(text.split()[-1])
+
+    hits = await memory.recall("lake", k=2, rerank=lazily)
+    assert [hit.text.split()[-1] for hit in hits] == ["11", "10"]
+    assert threading.current_thread() not in threads
+    hits = await memory.recall("lake", k=2, rerank=lambda query, texts: iter(int, 1))
+    assert isinstance(hits.errors[""], aiochroma.RerankFailedError)
+
+
 def _raising(query, texts):
     raise ConnectionError("the service does not answer")
 
