@@ -105,9 +105,11 @@ def mcp(
     idle: Annotated[
         float,
         typer.Option(
-            help="How long the server stays when the last session has ended.", metavar="SECONDS", min=0
+            help="How long the server stays when the last session has ended: a session that finds it begins at once.",
+            metavar="SECONDS",
+            min=0,
         ),
-    ] = 60.0,
+    ] = 600.0,
 ) -> None:
     """Serve a memory to a client of the Model Context Protocol, over standard input and output.
 

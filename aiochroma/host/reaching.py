@@ -26,7 +26,6 @@ from aiochroma._errors import (
 from aiochroma._types import JsonObject, MetadataView
 from aiochroma.disk.copying import PYTHON_VARIABLE, ChildError, interpreter, package_environment
 from aiochroma.disk.ownership import read_owner
-from aiochroma.host.messages import make_codec, options_to_json, versions
 from aiochroma.host.sockets import connect, socket_address
 from aiochroma.host.wire import Codec, FrameKind, Message, MessageReader, ProtocolError, json_frame
 
@@ -228,6 +227,9 @@ def _greet(
         ProtocolError: The answer is none.
         OSError: The connection ended.
     """
+    # Late, here and below: it names all that a search is made of, and whoever only starts a process says nothing.
+    from aiochroma.host.messages import options_to_json, versions
+
     hello = {**versions(), "pid": os.getpid(), "path": location.path, "options": options_to_json(options)}
     answer, *early = _exchange(connected, reader, json_frame(FrameKind.HELLO, hello))
     kind, _, value = answer
@@ -249,6 +251,8 @@ def _greet(
 
 
 def _other_version(location: Location, value: JsonObject) -> str:
+    from aiochroma.host.messages import versions
+
     theirs, ours = value.get("mine") or {}, versions()
     different = ", ".join(
         f"{name} {theirs.get(name)} there and {ours[name]} here"
@@ -319,6 +323,8 @@ def meet(
     Raises:
         AiochromaError: That is not possible.
     """
+    from aiochroma.host.messages import make_codec, options_to_json
+
     failed = 0
     while True:
         values = {"options": options_to_json(options), "idle": options.host_idle}

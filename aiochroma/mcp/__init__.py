@@ -1,7 +1,7 @@
 """The Model Context Protocol: a memory for coding agents and other programs that speak it.
 
 ``aiochroma mcp`` is what such a program starts, once for each session. That process passes the messages on between the program's
-pipes and one server process for each directory (:mod:`aiochroma.mcp.server`), which holds the memory: the first session starts
+pipes and one server process for each directory (``python -m aiochroma.mcp``), which holds the memory: the first session starts
 it, it ends after the last one, and it shares the directory with other programs through a host. The session's process imports
 neither the protocol's package nor Chroma nor numpy, so that ten sessions cost little more than one. The server needs the extra
 ``mcp``. :func:`aiochroma.mcp.server.make_server` makes a server of a memory in this process.
@@ -44,7 +44,7 @@ _BYTES = 65536
 
 
 def run_session(
-    path: str | os.PathLike[str], *, scope: Sequence[str] = (), read_only: bool = False, idle: float = 60.0
+    path: str | os.PathLike[str], *, scope: Sequence[str] = (), read_only: bool = False, idle: float = 600.0
 ) -> int:
     """Serve standard input and output until either ends.
 
@@ -135,7 +135,7 @@ def _reach(directory: str, idle: float, until: float) -> socket.socket:
             with contextlib.suppress(filelock.Timeout), changing.acquire(timeout=_LOCK_SECONDS):
                 connected = connect_to(address)
                 if connected is None:
-                    start_detached("aiochroma.mcp.server", directory, {"idle": idle}, log=MCP_LOG)
+                    start_detached("aiochroma.mcp", directory, {"idle": idle}, log=MCP_LOG)
         if connected is not None:
             check_peer(connected, f"the server of {directory!r}")
             connected.settimeout(None)

@@ -1,20 +1,13 @@
-"""A memory as a server of the Model Context Protocol: tools, resources and a prompt.
-
-``python -m aiochroma.mcp.server`` is the server process of a directory; the first session that needs it starts it.
-"""
+"""A memory as a server of the Model Context Protocol: tools, resources and a prompt; and what serves it to many sessions."""
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import json
 import logging
-import os
-import sys
 from dataclasses import asdict
 from functools import wraps
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -22,10 +15,9 @@ import filelock
 
 from aiochroma._distribution import missing_extra, version
 from aiochroma._errors import AiochromaError, InvalidInputError, SettingsConflictError, error_to_dict
-from aiochroma._logging import private_log_file
 from aiochroma.client.opening import AsyncPersistentClient
 from aiochroma.host.sockets import listen
-from aiochroma.mcp import MCP_LOG, address_of
+from aiochroma.mcp import address_of
 from aiochroma.memory.memory import Memory
 from aiochroma.tools import is_within, memory_tools
 
@@ -38,9 +30,9 @@ except ImportError as _error:
     raise missing_extra("aiochroma.mcp", "mcp", _error.name) from _error
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable
 
-__all__ = ["McpHost", "main", "make_server", "serve_alone"]
+__all__ = ["McpHost", "make_server", "serve_alone"]
 
 log: logging.Logger = logging.getLogger("aiochroma.mcp")
 
@@ -300,58 +292,3 @@ class _Lines:
 
     async def flush(self) -> None:
         await self._writer.drain()
-
-
-async def _serve(directory: str, idle: float, ready: Callable[[], None]) -> None:
-    async with (
-        AsyncPersistentClient(
-            directory, process="shared", durable=True, allow_missing_vectors=True
-        ) as client,
-        Memory(client=client) as memory,
-    ):
-        await McpHost(memory, directory, idle).run(ready)
-
-
-def _log_into(directory: Path) -> None:
-    """Write the log beside the data: what this process prints is not read."""
-    handler = private_log_file(directory / MCP_LOG)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.getLogger().addHandler(handler)
-    logging.getLogger("aiochroma").setLevel(logging.INFO)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a server that a session starts, which says what it is told over two pipes."""
-    parser = argparse.ArgumentParser(
-        prog="python -m aiochroma.mcp.server", description="The server process of a directory."
-    )
-    parser.add_argument("directory")
-    parser.add_argument("--detached", nargs=2, type=int, metavar=("TOLD", "READY"), required=True)
-    given = parser.parse_args(arguments)
-    told, ready = given.detached
-    if os.fork():
-        # The session has no child to wait for, and the server no parent.
-        os._exit(0)
-    with open(told, "rb") as reader:  # noqa: PTH123 - a descriptor, not a path
-        values = json.loads(reader.read() or b"{}")
-
-    def announce(error: BaseException | None = None) -> None:
-        answer = {"pid": os.getpid(), "error": None if error is None else error_to_dict(error)}
-        with contextlib.suppress(OSError):
-            os.write(ready, json.dumps(answer).encode() + b"\n")
-            os.close(ready)
-
-    def listening() -> None:
-        _log_into(Path(given.directory))
-        announce()
-
-    try:
-        asyncio.run(_serve(given.directory, float(values["idle"]), listening))
-    except BaseException as error:
-        announce(error)
-        raise
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

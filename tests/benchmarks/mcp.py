@@ -84,7 +84,7 @@ def others(environment):
     found = {}
     for process in psutil.process_iter(["cmdline"]):
         words = " ".join(process.info["cmdline"] or ())
-        for name, module in (("host", "-m aiochroma.host "), ("server", "-m aiochroma.mcp.server ")):
+        for name, module in (("host", "-m aiochroma.host "), ("server", "-m aiochroma.mcp ")):
             if (
                 module in words
                 and process.environ().get("AIOCHROMA_RUNTIME_DIR") == environment["AIOCHROMA_RUNTIME_DIR"]

@@ -223,11 +223,11 @@ def test_nothing_but_messages(environment, tmp_path):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel of Linux for the memory that was in use")
 def test_a_session_is_thin(environment, tmp_path):
-    """A session's process has neither Chroma nor numpy nor the protocol's package in it, and little memory."""
+    """A session's process has neither Chroma nor numpy nor the protocol's package in it, nor what searches are made of, and little memory."""
     code = (
         "import sys; from aiochroma.mcp import run_session\n"
         f"run_session({str(tmp_path)!r}, idle=0.5)\n"
-        "heavy = {'chromadb', 'numpy', 'mcp', 'pydantic'} & set(sys.modules)\n"
+        "heavy = {'chromadb', 'numpy', 'mcp', 'pydantic', 'aiochroma.host.messages'} & set(sys.modules)\n"
         "peak = next(line for line in open('/proc/self/status') if line.startswith('VmHWM')).split()[1]\n"
         "print(sorted(heavy), int(peak) // 1024, file=sys.stderr)"
     )
