@@ -223,7 +223,7 @@ def test_nothing_but_messages(environment, tmp_path):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel of Linux for the memory that was in use")
 def test_a_session_is_thin(environment, tmp_path):
-    """A session's process has neither Chroma nor numpy nor the protocol's package in it, nor what searches are made of, and little memory."""
+    """A session's process has neither Chroma nor numpy in it, nor the protocol's package or our searches, and little memory."""
     code = (
         "import sys; from aiochroma.mcp import run_session\n"
         f"run_session({str(tmp_path)!r}, idle=0.5)\n"
