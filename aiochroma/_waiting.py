@@ -87,7 +87,8 @@ def drive(work: Coroutine[Any, Any, T]) -> T:
     outer = getattr(_driving, "depth", 0)
     _driving.depth = outer + 1
     try:
-        work.send(None)
+        # In a context of its own: an interrupt at the end of a `with deadline(...)` block leaves that deadline behind.
+        contextvars.copy_context().run(work.send, None)
         work.close()
     except StopIteration as end:
         result: T = end.value

@@ -10,7 +10,7 @@ import pytest
 import trio
 
 import aiochroma
-from aiochroma._waiting import THREAD_NAME, Started, drive, driven, off_loop, waits_by_blocking
+from aiochroma._waiting import THREAD_NAME, Started, deadline_at, drive, driven, off_loop, waits_by_blocking
 
 
 class Asynchronous:
@@ -49,6 +49,18 @@ def test_the_blocking_form_shows_the_arguments():
     assert inspect.signature(Blocking.thread) == inspect.signature(Asynchronous.thread)
     assert Blocking.thread.__doc__ == Asynchronous.thread.__doc__
     assert Blocking.thread.__name__ == "thread"
+
+
+def test_a_call_leaves_nothing_in_the_context_of_its_thread():
+    """Ctrl-C at the end of a `with deadline(...)` block, before the block is left, is over with its call."""
+
+    async def interrupted():
+        aiochroma.deadline(None).__enter__()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        drive(interrupted())
+    assert deadline_at(5) is not None
 
 
 async def test_a_blocking_call_on_a_loop_is_refused():
