@@ -29,7 +29,7 @@ from aiochroma.backend.chroma_records import (
 )
 from aiochroma.backend.faults import is_panic
 from aiochroma.backend.protocol import BackendInfo, Capabilities
-from aiochroma.core.operations import Effect, Lane, Result
+from aiochroma.core.operations import Effect, Lane, Operation, Result
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -148,12 +148,29 @@ class ChromaBackend:
         else:
             if arguments.get("where") or arguments.get("where_document"):
                 refuse_too_large(arguments)
-            result = getattr(self.api, row.name)(**arguments)
+            result = self._called(row, arguments)
         if row.effect is Effect.DROPS_ALL:
             self._forget_all()
         elif row.lane is Lane.WRITE and self.hook is not None and row.name not in self._further:
             self.hook.after_write(request)
         return result
+
+    def _called(self, row: Operation, arguments: Mapping[str, Any]) -> Any:
+        """Call Chroma; ids that have no record are left out of what does nothing to them, and count as if they were given."""
+        method: Callable[..., Any] = getattr(self.api, row.name)
+        ids = arguments.get("ids") or ()
+        if not row.of_known or len(ids) < _LOOKED_UP_FROM or arguments.get("where") or arguments.get("limit"):
+            return method(**arguments)
+        found = self.records.get(
+            arguments["collection_id"], ids=list(ids), include=[], **database_of(arguments)
+        )
+        known = set(found["ids"])
+        # With the first one Chroma says what is wrong with the others.
+        rows = [at for at, id in enumerate(ids) if id in known] or [0]
+        columns = {name: values for name in row.record_fields if (values := arguments.get(name)) is not None}
+        some = {name: [values[at] for at in rows] for name, values in columns.items()}
+        result = method(**arguments) if len(rows) == len(ids) else method(**{**arguments, **some})
+        return {"deleted": len(ids)} if row.result is Result.DELETED else result
 
     def work(self) -> bool:
         """Do a slice of what the follower has left to do; return whether there is more."""
@@ -253,6 +270,9 @@ class ChromaBackend:
                 self.records.get(collection, limit=1, include=[], **database_of(arguments))
                 self._read.add(str(collection))
 
+
+_LOOKED_UP_FROM = 16
+"""Chroma writes an unknown id to its log and applies it, in 0.8 ms; to look it up takes a hundredth of that."""
 
 _ENOUGH_DESCRIPTORS = 65_536
 _DESCRIPTORS_PER_COLLECTION = 16

@@ -90,6 +90,9 @@ async def _export(
     await off_loop(partial(_refuse_own_files, target, store.info.path))
     if names is None:
         names = await store.names()
+    else:
+        found = await store.find(names, any_embedder=True)
+        names = [name for name in dict.fromkeys(names) if found[name] is not None]
     written = 0
     try:
         # Opened, written, closed and renamed off the loop, so no `async with` and no `with` around it all.

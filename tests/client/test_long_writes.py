@@ -6,6 +6,8 @@ import asyncio
 
 import numpy as np
 import pytest
+from chromadb.api.rust import RustBindingsAPI
+from chromadb.errors import InvalidArgumentError
 
 import aiochroma
 
@@ -137,3 +139,28 @@ async def test_a_write_whose_texts_are_embedded_is_not_overtaken(client):
     go_on.set()
     await asyncio.gather(first, last)
     assert (await collection.get())["documents"] == ["last"]
+
+
+@pytest.mark.this_process
+async def test_ids_that_have_no_record_do_not_reach_chroma(collection, monkeypatch, vectors):
+    """Chroma takes as long for each of them as for a record; results and what is wrong with the others stay Chroma's."""
+    given = {"_delete": [], "_update": []}
+    for name, ids in given.items():
+        native = getattr(RustBindingsAPI, name)
+
+        def noted(self, *arguments, native=native, noted=ids, **named):
+            noted += named["ids"]
+            return native(self, *arguments, **named)
+
+        monkeypatch.setattr(RustBindingsAPI, name, noted)
+    unknown = [f"unknown{number}" for number in range(5000)]
+    ids = [*unknown[:2500], "a", "b", *unknown[2500:]]
+    await collection.add(ids=["a", "b", "c"], embeddings=vectors(3), metadatas=[{"n": 0}] * 3)
+    await collection.update(ids=ids, metadatas=[{"n": number} for number in range(len(ids))])
+    assert (await collection.get(ids=["a", "b", "c"]))["metadatas"] == [{"n": 2500}, {"n": 2501}, {"n": 0}]
+    with pytest.raises(InvalidArgumentError, match="dimension"):
+        await collection.update(ids=unknown, embeddings=[[1.0]] * len(unknown))
+    assert await collection.delete(ids=ids) == {"deleted": len(ids)}
+    assert (await collection.get())["ids"] == ["c"]
+    assert {"a", "b"} <= set(given["_update"]) & set(given["_delete"])
+    assert len(given["_update"]) + len(given["_delete"]) < len(ids) / 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import csv
+import itertools
 import json
 import os
 import weakref
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import chromadb
 import pytest
+from chromadb.api.rust import RustBindingsAPI
 
 import aiochroma
 from aiochroma import InvalidInputError
@@ -484,3 +486,72 @@ async def test_what_no_import_takes_is_left_out_of_an_export_by_name(path, tmp_p
         assert "odd" in caplog.text
         assert "has a NUL character" in caplog.text
         assert await memory.import_(tmp_path / "all.jsonl") == 1
+
+
+@pytest.mark.this_process
+async def test_the_loop_goes_round_between_two_slices_of_writing(memory, monkeypatch):
+    """Remembering, recalling and forgetting at once: a loop that is busy stands still for one short slice at a time."""
+    turns, slices, over = 0, [], False
+    for name in ("_upsert", "_delete"):
+        native = getattr(RustBindingsAPI, name)
+
+        def noted(self, *arguments, native=native, **named):
+            ids = named.get("ids") or next(value for value in arguments if isinstance(value, list))
+            result = native(self, *arguments, **named)
+            slices.append((turns, len(ids)))
+            return result
+
+        monkeypatch.setattr(RustBindingsAPI, name, noted)
+
+    async def busy():
+        nonlocal turns
+        while not over:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def asks():
+        while not over:
+            await memory.recall("fact 7", k=2)
+
+    await memory.remember_many(
+        [{"text": f"old fact {n}", "thread": False} for n in range(300)], namespace="old"
+    )
+    slices.clear()
+    others = [asyncio.ensure_future(busy()), asyncio.ensure_future(asks())]
+    await asyncio.gather(
+        memory.remember_many({"text": f"fact {n}", "thread": False} for n in range(1500)),
+        memory.forget_namespace("old"),
+        *(memory.remember(f"single fact {n}", namespace="single") for n in range(20)),
+    )
+    over = True
+    await asyncio.gather(*others)
+    written = sum(records for _, records in slices)
+    assert written >= 1820
+    assert max(records for _, records in slices) < written / 10
+    stood = [before for (before, _), (after, _) in itertools.pairwise(slices) if after == before]
+    assert len(stood) < len(slices) / 4, (len(stood), len(slices))
+
+
+async def test_the_queue_of_a_memory_is_bounded(path, embedder):
+    """However many tasks call at once, no more than `max_pending` requests are queued or at work; all are answered."""
+    async with aiochroma.Memory(path, embedder=embedder, max_pending=10) as memory:
+        await memory.remember("a kettle", id="k")
+        stats, over = [], False
+
+        async def looks():
+            while not over:
+                stats.append(memory.client.stats())
+                await asyncio.sleep(0)
+
+        looking = asyncio.ensure_future(looks())
+        answers = await asyncio.gather(
+            *(memory.recall("kettle") for _ in range(300)),
+            *(memory.remember(f"note {n}") for n in range(100)),
+            *(memory.get("k") for _ in range(300)),
+        )
+        over = True
+        await looking
+        assert len(answers) == 700
+        assert await memory.count() == 101
+        assert max(one.pending for one in stats) <= 10
+        assert max(one.in_line for one in stats) > 0
