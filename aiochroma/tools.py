@@ -117,7 +117,7 @@ def memory_tools(
     async def remember(
         text: str,
         namespace: str = "default",
-        metadata: dict[str, Value] | None = None,
+        metadata: dict[str, Value | list[Value]] | None = None,
         days: float | None = None,
     ) -> str:
         """Remember something for later conversations. Remembering it twice is harmless.
@@ -125,7 +125,7 @@ def memory_tools(
         Args:
             text: One fact in a sentence of its own, with names instead of pronouns: it is read later without this conversation.
             namespace: The part of the memory that it belongs to.
-            metadata: Further values to keep with it.
+            metadata: Further values to keep with it; the values of a list are of one kind.
             days: Forget it after this many days; forever if left out.
 
         Returns:

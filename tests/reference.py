@@ -16,6 +16,7 @@ MODULES = (
     "aiochroma.streamlit",
     "aiochroma.langchain",
     "aiochroma.langgraph",
+    "aiochroma.mcp.server",
     "aiochroma.telemetry",
     "aiochroma.tools",
 )

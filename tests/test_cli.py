@@ -57,6 +57,8 @@ def store(tmp_path_factory):
             "-m",
             "words=120",
             "-m",
+            'for=["Ann", "Ben"]',
+            "-m",
             "kind=rule",
             "Keep answers [short].",
         )
@@ -123,7 +125,7 @@ def test_get_prints_text_and_metadata(store):
     """A memory comes back with its namespace and with metadata of the types they were written with."""
     found = printed_json("get", "--path", store, "-n", "style", "short")
     assert found["text"] == "Keep answers [short]."
-    assert found["metadata"] == {"words": 120, "kind": "rule"}
+    assert found["metadata"] == {"words": 120, "kind": "rule", "for": ["Ann", "Ben"]}
     assert found["created_at"].endswith("+00:00")
     assert "Keep answers [short]." in output(command("get", "--path", store, "-n", "style", "short"))[0]
 

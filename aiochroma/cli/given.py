@@ -36,7 +36,7 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks
 
 
 def pairs(given: list[str]) -> Metadata:
-    """Read ``KEY=VALUE`` pairs: numbers, ``true`` and ``false`` as in JSON, anything else as text.
+    """Read ``KEY=VALUE`` pairs: numbers, ``true``, ``false`` and lists as in JSON, anything else as text.
 
     Raises:
         InvalidInputError: There is no ``=``.
@@ -46,16 +46,16 @@ def pairs(given: list[str]) -> Metadata:
         key, sign, value = pair.partition("=")
         if not sign:
             raise InvalidInputError(f"`--metadata` must be KEY=VALUE, got {shown(pair)}.")
-        values[key] = _scalar(value)
+        values[key] = _value(value)
     return values
 
 
-def _scalar(text: str) -> str | int | float | bool:
+def _value(text: str) -> str | int | float | bool | list[object]:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
         return text
-    return value if isinstance(value, (int, float)) else text
+    return value if isinstance(value, (int, float, list)) else text
 
 
 def filter_from(text: str | None) -> JsonObject | None:

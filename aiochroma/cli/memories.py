@@ -58,7 +58,7 @@ memories_app: typer.Typer = typer.Typer()
 
 MetadataOption = Annotated[
     list[str] | None,
-    typer.Option("--metadata", "-m", metavar="KEY=VALUE", help="Kept with it; repeatable."),
+    typer.Option("--metadata", "-m", metavar="KEY=VALUE", help="Kept with it, a list as JSON; repeatable."),
 ]
 SinceOption = Annotated[
     str | None,

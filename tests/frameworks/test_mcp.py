@@ -82,10 +82,14 @@ async def test_tools_are_described(memory):
 async def test_remember_recall_forget(memory):
     """What is remembered is found, listed and forgotten; the memory itself has the same."""
     async with Client(make_server(memory)) as client:
-        arguments = {"text": "Ada's cat is called Kestrel.", "namespace": "pets", "metadata": {"sure": True}}
+        arguments = {
+            "text": "Ada's cat is called Kestrel.",
+            "namespace": "pets",
+            "metadata": {"of": ["a", "b"]},
+        }
         id = content(await client.call_tool("remember", arguments))
         await client.call_tool("remember", {"text": "The door code is 4711.", "days": 1})
-        assert (await memory.get(id, namespace="pets")).metadata == {"sure": True}
+        assert (await memory.get(id, namespace="pets")).metadata == {"of": ["a", "b"]}
         (found,) = content(await client.call_tool("recall", {"query": "cat", "namespaces": ["pets"]}))
         assert (found["id"], found["text"]) == (id, arguments["text"])
         (code,) = content(await client.call_tool("recall", {"query": "door code", "limit": 1}))
