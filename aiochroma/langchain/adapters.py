@@ -110,10 +110,11 @@ class EmbedderMark:
         else:
             same = is_same_name(str(stored), self._identity)
         if not same:
+            # LangChain's embedders are named by their class where they do not say which model they have.
+            ours = "another one of that name" if stored == self._identity else repr(self._identity)
             raise EmbedderMismatchError(
-                f"The collection {collection.name!r} holds vectors of {stored!r} and this store embeds with {self._identity!r}. "
-                "Vectors of different embedders cannot be compared: open the store with the first one, or use another "
-                "`collection_name`."
+                f"The collection {collection.name!r} holds vectors of {stored!r} and this store embeds with {ours}. Vectors of "
+                "different embedders cannot be compared: open the store with the first one, or use another `collection_name`."
             )
 
     async def _made_fingerprint(self) -> str:

@@ -34,7 +34,7 @@ from langgraph.store.base import (
 from aiochroma._errors import EmbeddingFailedError, InvalidInputError, shown
 from aiochroma._types import JsonObject, Metadata, MetadataView, Vector, Where
 from aiochroma._waiting import off_loop
-from aiochroma.backend.limits import is_number
+from aiochroma.backend.limits import check_storable_text, is_number
 from aiochroma.embedding.choice import adapted, default_embedder
 from aiochroma.langchain.adapters import AiochromaEmbeddings, EmbedderMark, embed_documents, embed_query
 from aiochroma.memory.arguments import DEEPEST_SCOPE, checked_scope
@@ -214,7 +214,7 @@ def value_as_json(value: Mapping[str, object], where: str) -> str:
     """Write a value down.
 
     Raises:
-        InvalidInputError: There is something in it that JSON does not have.
+        InvalidInputError: There is something in it that JSON does not have, or it is longer than a record may be.
     """
     try:
         text = json.dumps(dict(value), ensure_ascii=False, allow_nan=False)
@@ -223,6 +223,7 @@ def value_as_json(value: Mapping[str, object], where: str) -> str:
         raise InvalidInputError(
             f"The value of {where} cannot be written as JSON ({error}): {str(value)[:200]}."
         ) from error
+    check_storable_text(text, f"The value of {where}")
     return text
 
 

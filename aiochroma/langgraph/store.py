@@ -61,6 +61,7 @@ class AiochromaStore(Shared, BaseStore):
     stores, except that
 
     * a namespace has at most eight labels, and no label holds half a character (a lone surrogate);
+    * a value has at most a million bytes as JSON;
     * an item that is put again keeps its ``created_at``, and nothing of its former value is found any more;
     * a namespace without items is not listed;
     * without a query, and where an item has no vector, the items that were put last come first;
@@ -287,7 +288,7 @@ class _Items:
                 if item is None or item.id in nearest or item.version != metadata["version"]:
                     continue
                 if passes(item.value, op.filter):
-                    nearest[item.id] = (item, 1.0 - distance)
+                    nearest[item.id] = (item, min(1.0 - distance, 1.0))
             if len(nearest) >= most or len(rows) < look_at:
                 return list(nearest.values())[:most]
             look_at = min(4 * look_at, _LAST_LOOK)

@@ -288,6 +288,7 @@ async def test_wrong_arguments(store):
     wrong = [
         (PutOp(("a",), "k", {"n": float("nan")}), "JSON"),
         (PutOp(("a",), "k", {"n": object()}), "'k' in"),
+        (PutOp(("a",), "k", {"text": "x" * 2**20}), r"The value of 'k' in .* has 1,048,588 bytes"),
         (PutOp(("a",), "k", {"n": 1}, ttl=0), "minutes above 0"),
         (PutOp(("a",), "k", {"n": 1}, ttl="5"), "minutes above 0, got '5'"),
         (PutOp(("a",), "k", {"n": 1}, ttl=True), "minutes above 0, got True"),
