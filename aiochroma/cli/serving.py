@@ -251,12 +251,11 @@ def _answer(connected: socket.socket, path: str, question: FrameKind, value: obj
 
 def _has_ended(pid: int, seconds: float) -> bool:
     """Wait for the end of a process; return whether it came."""
+    from aiochroma.disk.ownership import is_alive
+
     until = time.monotonic() + seconds
-    while True:
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return True
+    while is_alive(pid):
         if time.monotonic() >= until:
             return False
         time.sleep(0.02)
+    return True

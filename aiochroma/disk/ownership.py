@@ -47,6 +47,7 @@ __all__ = [
     "Ownership",
     "acquire",
     "foreign_users",
+    "is_alive",
     "lock_warning",
     "read_owner",
     "refuse_foreign_users",
@@ -278,12 +279,13 @@ def _living_owner(directory: Path) -> Owner | None:
         if attempt:
             time.sleep(_RECORD_PAUSE_SECONDS)
         owner = read_owner(directory)
-        if owner is not None and (owner.host != socket.gethostname() or _is_alive(owner.pid)):
+        if owner is not None and (owner.host != socket.gethostname() or is_alive(owner.pid)):
             return owner
     return None
 
 
-def _is_alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Tell whether a process of this machine may be there still."""
     if sys.platform == "win32":
         return True
     try:

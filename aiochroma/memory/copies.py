@@ -2,15 +2,24 @@
 
 A copy stands beside its original under a name that no namespace has. When it takes over, the original steps aside, under another
 such name, until it is deleted.
+
+One program at a time makes copies in a database: of two, one would take what the other deletes for forgotten.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-from typing import TYPE_CHECKING
+import os
+import platform
+import time
+import uuid
+from datetime import datetime
+from typing import TYPE_CHECKING, ClassVar
 
+from aiochroma._errors import AiochromaError, StoreUnavailableError
 from aiochroma._types import Metadata, MetadataView
+from aiochroma.disk.ownership import is_alive
 from aiochroma.memory.chunks import CHUNKS_FOR
 from aiochroma.records.record import (
     DIMENSIONS,
@@ -24,6 +33,7 @@ from aiochroma.records.record import (
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from types import TracebackType
 
     from chromadb.types import Collection
 
@@ -34,6 +44,7 @@ __all__ = [
     "COPY_EMBEDDER",
     "COPY_OF",
     "SINCE",
+    "ExclusiveRun",
     "copy_name",
     "delete_collection",
     "delete_replaced",
@@ -49,6 +60,91 @@ COMPLETE = "aiochroma:copy_complete"
 """True from the moment when the copy is to take over."""
 SINCE = "aiochroma:copied_until"
 """The moment at which the last comparison of all records began, in seconds since 1970."""
+
+_RUN = "ns.reembedding.x"
+_MARK, _PROCESS, _MACHINE, _SEEN = (
+    f"aiochroma:run_{name}" for name in ("mark", "process", "machine", "seen")
+)
+_SIGN_SECONDS = 10.0
+_SILENT_SECONDS = 900.0
+"""After this time without a sign a run on another machine is taken to be dead. Before each page it gives one."""
+
+
+class ExclusiveRun:
+    """The right to make copies in a database, for one program at a time: a collection without records says who has it.
+
+    It works for all that use a database: tasks of one program, processes that share it, clients of a server.
+    """
+
+    _under_way: ClassVar[set[str]] = set()
+    """The marks of the runs of this process."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._mark = uuid.uuid4().hex
+        self._signed_at = 0.0
+
+    async def __aenter__(self) -> ExclusiveRun:
+        self._under_way.add(self._mark)
+        try:
+            made = await self._store.make_collection(_RUN, self._sign())
+            if (made.metadata or {}).get(_MARK) != self._mark:
+                self._refuse_if_alive(made.metadata or {})
+                await self._give_sign(made)
+                await self.check()
+        except BaseException:
+            self._under_way.discard(self._mark)
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._under_way.discard(self._mark)
+        # What cannot be taken back now is of a run that is not under way any more.
+        with contextlib.suppress(AiochromaError):
+            found = await self._store.collection(_RUN)
+            if found is not None and (found.metadata or {}).get(_MARK) == self._mark:
+                await delete_collection(self._store, _RUN)
+
+    async def check(self) -> None:
+        """Give a sign of life, before anything is changed that another run might rely on.
+
+        Raises:
+            StoreUnavailableError: Another run has taken this one to be dead.
+        """
+        found = await self._store.collection(_RUN)
+        if found is None or (found.metadata or {}).get(_MARK) != self._mark:
+            raise StoreUnavailableError(
+                "Another program embeds this database again by now: this one gave no sign of life for too long. Nothing is lost; "
+                "it goes on where this one stopped."
+            )
+        if time.monotonic() - self._signed_at > _SIGN_SECONDS:
+            await self._give_sign(found)
+
+    def _sign(self) -> Metadata:
+        return {_MARK: self._mark, _PROCESS: os.getpid(), _MACHINE: platform.node(), _SEEN: time.time()}
+
+    async def _give_sign(self, found: Collection) -> None:
+        self._signed_at = time.monotonic()
+        await self._store.submit("_modify", id=found.id, new_metadata=self._sign(), **self._store.database)
+
+    def _refuse_if_alive(self, known: MetadataView) -> None:
+        """Raise where the run that has the right may still be at work."""
+        process, seen = known.get(_PROCESS), known.get(_SEEN)
+        if not (isinstance(process, int) and isinstance(seen, float)):
+            return  # Not of ours.
+        if known.get(_MACHINE) == platform.node():
+            is_own = process == os.getpid()
+            alive = known.get(_MARK) in self._under_way if is_own else is_alive(process)
+        else:
+            alive = abs(time.time() - seen) < _SILENT_SECONDS
+        if alive:
+            at = datetime.fromtimestamp(seen).astimezone().isoformat(timespec="seconds")
+            raise StoreUnavailableError(
+                f"Namespaces of this database are being embedded again by process {process} on {known.get(_MACHINE)!r} (its last "
+                f"sign of life: {at}). Wait until it is done, then ask again: what it has done is not done twice."
+            )
 
 
 async def restore_names(store: Store, models: Sequence[Collection]) -> None:

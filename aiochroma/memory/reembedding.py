@@ -4,7 +4,7 @@ A collection of Chroma has vectors of one length, so the new vectors go into a c
 is until the copy is complete. Before the copy takes over it is compared with the original, record by record, and what has
 changed meanwhile is copied again. Then it takes the namespace's name, and writes go to it and not to the original any more (see
 ``MemoryRecords``). Changes that reached the original last are carried over afterwards, except to memories that have changed in
-the copy. An interrupted run goes on with the copy that is there.
+the copy. An interrupted run goes on with the copy that is there. Only one run is under way in a database (``ExclusiveRun``).
 
 Where the embedder gives the states of tokens, memories without a code get one: those that were written by a release without
 codes, and those of an index that was made again from Chroma's records.
@@ -26,6 +26,7 @@ from aiochroma.memory.copies import (
     COPY_EMBEDDER,
     COPY_OF,
     SINCE,
+    ExclusiveRun,
     copy_name,
     delete_replaced,
     drop_copies,
@@ -95,7 +96,11 @@ def reembed(
     names = checked_names(namespaces)
 
     async def work(store: Store) -> ReembedReport:
-        await _finish_interrupted(store)
+        async with ExclusiveRun(store) as run:
+            return await embed(store, run)
+
+    async def embed(store: Store, run: ExclusiveRun) -> ReembedReport:
+        await _finish_interrupted(store, run)
         report = ReembedReport()
         unchanged = []
         for name in await store.names() if names is None else names:
@@ -107,7 +112,7 @@ def reembed(
                 else:
                     unchanged.append(name)
                 continue
-            copying = _Copying(store, name, model, progress)
+            copying = _Copying(store, run, name, model, progress)
             if await copying.run():
                 report.embedded[name] = copying.embedded
             else:
@@ -161,7 +166,7 @@ async def _write_codes(store: Store, collection: object, embedded: Mapping[str, 
         )
 
 
-async def _finish_interrupted(store: Store) -> None:
+async def _finish_interrupted(store: Store, run: ExclusiveRun) -> None:
     """Let copies take over whose run was interrupted in the middle of it, and delete what copies have replaced."""
     await restore_names(store, await store.collections())
     for model in await store.collections():
@@ -169,7 +174,9 @@ async def _finish_interrupted(store: Store) -> None:
         if REPLACED in metadata and SINCE in metadata:
             present = await store.collection(collection_name(str(metadata[REPLACED])))
             if present is not None and await store.is_mine(present.metadata or {}):
-                await _Copying(store, str(metadata[REPLACED]), model, None).rescue(present, metadata[SINCE])
+                await _Copying(store, run, str(metadata[REPLACED]), model, None).rescue(
+                    present, metadata[SINCE]
+                )
     await delete_replaced(store)
 
 
@@ -182,11 +189,17 @@ class _Copying:
     """
 
     def __init__(
-        self, store: Store, name: str, model: Collection, progress: Callable[[str, int, int], None] | None
+        self,
+        store: Store,
+        run: ExclusiveRun,
+        name: str,
+        model: Collection,
+        progress: Callable[[str, int, int], None] | None,
     ) -> None:
         self.embedded = 0
         self.left: set[str] = set()
         self._store = store
+        self._run = run
         self._name = name
         self._original = model
         self._progress = progress
@@ -217,6 +230,7 @@ class _Copying:
             return False
         copy.metadata = {**(copy.metadata or {}), COMPLETE: True, SINCE: compared - _LATE_SECONDS}
         await store.submit("_modify", id=copy.id, new_metadata=copy.metadata, **store.database)
+        await self._run.check()
         await take_over(store, self._name, copy, await store.collections())
         self._in_use()
         # On a server other clients write to the original for as long as they remember its id.
@@ -274,6 +288,7 @@ class _Copying:
         store = self._store
         ids = await self._ids(self._original)
         gone = sorted(set(await self._ids(copy)) - set(ids))
+        await self._run.check()
         for start in range(0, len(gone), _PAGE):
             await store.submit(
                 "_delete", collection_id=copy.id, ids=gone[start : start + _PAGE], **store.database
@@ -285,6 +300,7 @@ class _Copying:
             ids = await self._ids(self._original, {UPDATED_AT: {"$gte": since}})
         for start in range(0, len(ids), _PAGE):
             page = ids[start : start + _PAGE]
+            await self._run.check()
             there = await self._read(self._original, page)
             self._copied |= await self._digests(copy, page)
             different = self._different(there)
@@ -300,6 +316,7 @@ class _Copying:
         store = self._store
         ids = await self._ids(self._original)
         gone = sorted(set(self._copied) - set(ids))
+        await self._run.check()
         for start in range(0, len(gone), _PAGE):
             page = gone[start : start + _PAGE]
             here = await self._digests(copy, page)
@@ -352,6 +369,7 @@ class _Copying:
         """
         store = self._store
         vectors = await self._vectors({id: text for id, (text, _) in records.items()})
+        await self._run.check()
         if in_use:
             here = await self._digests(copy, list(vectors))
             vectors = {id: one for id, one in vectors.items() if here.get(id) == self._copied.get(id)}

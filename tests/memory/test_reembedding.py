@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -326,3 +332,106 @@ def test_a_blocking_memory_does_it_too(tmp_path):
     with aiochroma.sync.Memory(tmp_path, embedder="hashed") as memory:
         assert memory.reembed().embedded == {"default": 1}
         assert memory.recall("hello")[0].text == "hello there"
+
+
+class Gated(Letters):
+    """Embeds questions of ``opened`` alone; until then it waits, and says so."""
+
+    def __init__(self, dimensions):
+        super().__init__(dimensions)
+        self.reached, self.opened = threading.Event(), threading.Event()
+
+    def embed(self, texts):
+        self.reached.set()
+        assert self.opened.wait(30)
+        return super().embed(texts)
+
+
+_RUN = "ns.reembedding.x"
+
+
+async def test_two_runs_at_once_are_one(tmp_path):
+    """The second is told who is at work and changes nothing; asked again afterwards it finds everything done."""
+    before = await _written(tmp_path, Letters(32))
+    slow = Gated(48)
+    async with (
+        aiochroma.Memory(tmp_path, embedder=slow) as first,
+        aiochroma.Memory(tmp_path, embedder=Letters(48)) as second,
+    ):
+        running = asyncio.ensure_future(first.reembed())
+        await asyncio.to_thread(slow.reached.wait)
+        with pytest.raises(aiochroma.StoreUnavailableError, match=f"process {os.getpid()} .*Wait"):
+            await second.reembed()
+        slow.opened.set()
+        assert (await running).embedded == {"private": 1, "work": 30}
+        assert (await second.reembed()).unchanged == ("private", "work")
+        assert await _all(second) == before
+        assert len(await second.client.list_collections()) == 2
+
+
+async def test_a_run_that_was_taken_to_be_dead_changes_nothing_more(tmp_path):
+    """What another program has gone on with stays as that program leaves it."""
+    before = await _written(tmp_path, Letters(32))
+    slow = Gated(48)
+    async with aiochroma.Memory(tmp_path, embedder=slow) as memory:
+        running = asyncio.ensure_future(memory.reembed())
+        await asyncio.to_thread(slow.reached.wait)
+        run = await memory.client.get_collection(_RUN, embedding_function=None)
+        await run.modify(metadata={**run.metadata, "aiochroma:run_mark": "another"})
+        slow.opened.set()
+        with pytest.raises(aiochroma.StoreUnavailableError, match="goes on where this one stopped"):
+            await running
+        assert await _all(memory) == before
+    async with aiochroma.Memory(tmp_path, embedder=Letters(32)) as memory:
+        assert (await memory.recall(TEXTS[7], namespaces="work", mode="vector", k=1))[0].text == TEXTS[7]
+
+
+_KILLED = """
+import asyncio, os, signal, sys
+import aiochroma
+import numpy as np
+
+class Dying:
+    identity, dimensions, max_distance = "letters-48", 48, 0.5
+
+    def embed(self, texts):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+async def main():
+    async with aiochroma.Memory(sys.argv[1], embedder=Dying()) as memory:
+        await memory.reembed()
+
+asyncio.run(main())
+"""
+
+
+async def test_after_a_kill_the_next_run_begins_at_once(tmp_path):
+    """A process of this machine that is gone holds nobody up."""
+    await _written(tmp_path, Letters(32))
+    killed = await asyncio.to_thread(
+        subprocess.run, [sys.executable, "-c", _KILLED, str(tmp_path)], check=False
+    )
+    assert killed.returncode == -signal.SIGKILL
+    async with aiochroma.Memory(tmp_path, embedder=Letters(48)) as memory:
+        run = await memory.client.get_collection(_RUN, embedding_function=None)
+        assert run.metadata["aiochroma:run_process"] != os.getpid()
+        assert (await memory.reembed()).embedded == {"private": 1, "work": 30}
+        assert len(await memory.client.list_collections()) == 2
+
+
+@pytest.mark.parametrize(("silent", "refused"), [(60.0, True), (3600.0, False)])
+async def test_a_run_on_another_machine_is_believed_for_a_while(tmp_path, silent, refused):
+    """Nobody can ask whether its process lives: its last sign of life decides."""
+    await _written(tmp_path, Letters(32))
+    async with aiochroma.Memory(tmp_path, embedder=Letters(48)) as memory:
+        sign = {"mark": "theirs", "process": 7, "machine": "elsewhere", "seen": time.time() - silent}
+        await memory.client.create_collection(
+            _RUN,
+            metadata={f"aiochroma:run_{name}": value for name, value in sign.items()},
+            embedding_function=None,
+        )
+        if refused:
+            with pytest.raises(aiochroma.StoreUnavailableError, match="process 7 on 'elsewhere'"):
+                await memory.reembed()
+        else:
+            assert (await memory.reembed()).embedded == {"private": 1, "work": 30}
