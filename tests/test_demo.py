@@ -17,6 +17,7 @@ from rich.console import Console
 from aiochroma.demo import NAMESPACES, Question, Sentence, read_corpus, read_questions
 from aiochroma.demo.acts import run_demo
 from aiochroma.demo.table import Answer, judge, percentile, run_load, run_table
+from aiochroma.demo.words import make_notes
 
 
 class FakeStore:
@@ -53,6 +54,19 @@ def test_every_question_is_answered_by_exactly_one_sentence_of_its_namespace():
     assert set(corpus) == set(NAMESPACES)
     for question in read_questions():
         assert [sentence.text for sentence in corpus[question.namespace]].count(question.answer) == 1
+
+
+def test_what_a_question_names_is_in_the_note_that_answers_it():
+    """The shop's notes are the same at every call; a code or a number is in one of them, a name in the four of its customer."""
+    notes, asked = make_notes()
+    assert (notes, asked) == make_notes()
+    assert len(set(notes)) == len(notes)
+    assert Counter(each.kind for each in asked) == {"a name": 10, "a code": 10, "a number": 10}
+    for each in asked:
+        named = re.search(r"RX-\d+|555-\d+|did (\S+)", each.question.text)
+        holding = [note for note in notes if (named[1] or named[0]) in note]
+        assert each.question.answer in holding
+        assert len(holding) == (4 if each.kind == "a name" else 1)
 
 
 def test_no_sentence_occurs_twice():

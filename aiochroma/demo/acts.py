@@ -123,15 +123,15 @@ def _print_words(console: Console, answered: Sequence[Answered], embedder: str) 
             *(Text(str(count), style) for count, style in zip(found, styles, strict=True)),
         )
     console.print(table)
-    # Those on which the modes differ say most.
-    for mode, other in (("vector", "text"), ("text", "vector")):
-        telling = [each for each in answered if other in each.found_by and mode not in each.found_by]
+    # Those on which the two differ say most.
+    for finder, other in (("text", "vector"), ("vector", "text")):
+        telling = [each for each in answered if finder in each.found_by and other not in each.found_by]
         if telling:
             question = telling[0].asked.question
             console.print(
-                Text(f"{mode} missed, {other} found: ", "dim").append(
-                    f"{question.text} {question.answer}", "default"
-                ),
+                Text(f"{finder}, and not {other}: ", style="dim")
+                .append(question.text, style="bold")
+                .append(f" {question.answer}", style="default")
             )
     counts = {mode: sum(mode in each.found_by for each in answered) for mode in MODES}
     console.print(

@@ -25,7 +25,7 @@ MODES: tuple[Mode, ...] = ("vector", "text", "hybrid")
 
 _CUSTOMERS = "customers"
 _HITS = {**NAMESPACES, _CUSTOMERS: 5}
-_QUESTIONS_OF_A_KIND = 12
+_QUESTIONS_OF_A_KIND = 10
 _SEED = 20_260_301
 
 _FIRST_NAMES = (
