@@ -191,8 +191,7 @@ class ServerKeeper(IndexKeeper):
 
     def dropped(self) -> None:
         """Follow the deletion of collections by this client."""
-        if self._file is not None and self._is_there:
-            self._drop_gone()
+        self._follow_in_file(lambda _: self._drop_gone())
 
     def forget(self, collection: str) -> None:
         """See ``IndexKeeper``."""
