@@ -11,7 +11,15 @@ from aiochroma._errors import AiochromaError
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma.core.request import Request
 from aiochroma.memory.arguments import now_in_seconds
-from aiochroma.records.record import CHUNK_MADE, CHUNK_OF, CHUNKS, WRITING, chunk_id, writing_of
+from aiochroma.records.record import (
+    CHUNK_MADE,
+    CHUNK_OF,
+    CHUNKS,
+    WRITING,
+    chunk_id,
+    collection_name,
+    writing_of,
+)
 
 if TYPE_CHECKING:
     import asyncio
@@ -144,7 +152,7 @@ async def drop_unowned_chunks(store: Store, namespace: Namespace) -> None:
             if (metadata or {}).get(CHUNK_MADE, 0.0) < latest:
                 unowned.append(id)
                 memories.add(str((metadata or {}).get(CHUNK_OF)))
-    if unowned:
+    if unowned and not await _is_embedded_again(store, namespace):
         await store.submit("_delete", bulk=True, **collection, ids=unowned)
         log.warning(
             "memory.unowned_chunks",
@@ -152,3 +160,12 @@ async def drop_unowned_chunks(store: Store, namespace: Namespace) -> None:
             deleted=len(unowned),
             of=sorted(memories)[:3],
         )
+
+
+async def _is_embedded_again(store: Store, namespace: Namespace) -> bool:
+    """Tell whether another collection takes the namespace's place, or has taken it: the chunks found may be of its memories."""
+    from aiochroma.memory.copies import copy_name
+
+    copy = await store.collection(copy_name(namespace.name, ""))
+    present = await store.collection(collection_name(namespace.name))
+    return copy is not None or present is None or present.id != namespace.id

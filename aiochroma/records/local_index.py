@@ -77,7 +77,6 @@ class LocalIndex(SearchingRecords):
         return {
             **super().operations(),
             "index_memories": self.index,
-            "memory_writings": self.writings,
         }
 
     def index(self, collection_id: CollectionId, tenant: str, database: str) -> float:
@@ -101,11 +100,11 @@ class LocalIndex(SearchingRecords):
         index, collection = self.keeper.current(str(collection_id)), str(collection_id)
         return super().count(collection_id, tenant, database) if index is None else index.count(collection)
 
-    def writings(self, collection_id: CollectionId, tenant: str, database: str) -> list[str]:
-        """See ``Reader``; the index knows them without reading the memories."""
-        index = self._complete_index(str(collection_id), {"tenant": tenant, "database": database})
+    def writings(self, collection_id: CollectionId, **db: Unpack[Database]) -> list[str]:
+        """See ``MemoryRecords``; the index knows them without reading the memories."""
+        index = self._complete_index(str(collection_id), db)
         found = self._ask(index, lambda index: index.texts_under(str(collection_id), WRITING))
-        return self._reader.writings(collection_id, tenant, database) if found is None else found
+        return super().writings(collection_id, **db) if found is None else found
 
     def ids(
         self, collection_id: CollectionId, where: Where | None, after: int, limit: int, **db: Unpack[Database]

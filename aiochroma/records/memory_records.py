@@ -78,7 +78,7 @@ class MemoryRecords:
             "memory_history": self.history,
             "memory_namespaces": self.namespaces,
             "drop_chunks": self.drop_chunks,
-            "memory_writings": self._reader.writings,
+            "memory_writings": self.writings,
             "code_memories": self.code,
             "memories_without_code": self.without_code,
         }
@@ -175,10 +175,8 @@ class MemoryRecords:
             made = metadata[CREATED_AT] if thread and not dedupe else None
             number, there = 0, old.get(id)
             while there is not None and not has_expired(there["metadata"], now):
-                said_before = (
-                    made is not None and abs(there["metadata"].get(CREATED_AT, 0.0) - made) > _MOMENT
-                )
-                if there["document"] == document and not said_before:
+                earlier = made is not None and abs(there["metadata"].get(CREATED_AT, 0.0) - made) > _MOMENT
+                if there["document"] == document and not earlier:
                     break
                 number += 1
                 new = moved[id] = text_id(document, number, scope=scope, thread=thread, made=made)
@@ -271,8 +269,7 @@ class MemoryRecords:
             None if codes is None else [codes[row] for row in rows],
         )
         if texts is not None:
-            keep = {metadata.get(WRITING) for metadata in given}
-            self._chunks.drop(chunks, db, old.values(), keep=keep)
+            self._chunks.drop(chunks, db, old.values(), keep={metadata.get(WRITING) for metadata in given})
         return changed
 
     def forget(
@@ -312,8 +309,12 @@ class MemoryRecords:
         **db: Unpack[Database],
     ) -> list[str]:
         """Delete the chunks that were written for memories which were not; see ``Chunks.drop_unwritten``."""
-        known = self._known(collection_id, ids, db)
-        return self._chunks.drop_unwritten(chunks, db, dict(zip(ids, metadatas, strict=True)), known)
+        keep = self.writings(collection_id, **db)
+        return self._chunks.drop_unwritten(chunks, db, dict(zip(ids, metadatas, strict=True)), keep)
+
+    def writings(self, collection_id: CollectionId, **db: Unpack[Database]) -> list[str]:
+        """Return the writings of all memories that have chunks; see ``Reader``."""
+        return self._reader.writings(collection_id, **db)
 
     # -- listing -------------------------------------------------------------------------------------------------------
 
@@ -334,8 +335,7 @@ class MemoryRecords:
         self, collection_id: CollectionId, ids: list[str], tenant: str, database: str
     ) -> list[Record | None]:
         """Return the record of each id, with the values that searches show; None where there is none."""
-        db: Database = {"tenant": tenant, "database": database}
-        known = self._known(collection_id, list(dict.fromkeys(ids)), db)
+        known = self._known(collection_id, list(dict.fromkeys(ids)), {"tenant": tenant, "database": database})
         return [known.get(id) for id in ids]
 
     def ids(
@@ -358,8 +358,7 @@ class MemoryRecords:
 
     def count(self, collection_id: CollectionId, tenant: str, database: str) -> int:
         """Return how many records a collection has."""
-        counted: int = self._api.count(collection_id, tenant=tenant, database=database)
-        return counted
+        return self._api.count(collection_id, tenant=tenant, database=database)
 
     # -- what an index and a history add -------------------------------------------------------------------------------
 

@@ -26,10 +26,11 @@ from aiochroma.records.record import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
     from uuid import UUID
 
     from chromadb.api import ServerAPI
+    from typing_extensions import Unpack
 
     from aiochroma.text.index import IndexedText
 
@@ -153,15 +154,9 @@ class Reader:
         result = self._api.get(collection_id, ids=ids, include=["embeddings"], **db)
         return dict(zip(result["ids"], result["embeddings"], strict=True))
 
-    def writings(self, collection_id: CollectionId, tenant: str, database: str) -> list[str]:
+    def writings(self, collection_id: CollectionId, **db: Unpack[Database]) -> list[str]:
         """Return the writings of all memories that have chunks."""
-        found = self._api.get(
-            collection_id,
-            where={CHUNKS: {"$gte": 1}},
-            include=["metadatas"],
-            tenant=tenant,
-            database=database,
-        )
+        found = self._api.get(collection_id, where={CHUNKS: {"$gte": 1}}, include=["metadatas"], **db)
         return [str(metadata[WRITING]) for metadata in found["metadatas"] if WRITING in (metadata or {})]
 
     def indexed(self, collection_id: CollectionId, ids: Sequence[str], db: Database) -> list[IndexedText]:
@@ -323,7 +318,7 @@ class Chunks:
                 return
 
     def drop_unwritten(
-        self, name: str, db: Database, written: Mapping[str, MetadataView], known: Mapping[str, Record]
+        self, name: str, db: Database, written: Mapping[str, MetadataView], keep: Collection[str]
     ) -> list[str]:
         """Delete chunks after which their memories were not written; return the ids of those memories.
 
@@ -331,9 +326,8 @@ class Chunks:
             name: The collection of the chunks.
             db: Chroma's tenant and database.
             written: By the id of the memory, its writing and the number of its chunks.
-            known: The memories that are there.
+            keep: The writings of all memories that are there, under whatever id.
         """
-        keep = {record["metadata"].get(WRITING) for record in known.values()}
         lost = [
             record_of(id, None, dict(entry)) for id, entry in written.items() if entry[WRITING] not in keep
         ]

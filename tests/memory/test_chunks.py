@@ -11,6 +11,7 @@ from programs import until
 import aiochroma
 from aiochroma.backend.chroma_records import ChromaRecords
 from aiochroma.memory.chunks import CHUNKS_FOR
+from aiochroma.memory.copies import copy_name
 from aiochroma.records.record import CHUNK_MADE, CHUNK_OF, chunks_name
 
 WORDS = ["kettle", "lamp", "window", "river", "stone"]
@@ -64,6 +65,27 @@ async def test_a_text_that_could_not_be_written_leaves_no_chunks(memory, monkeyp
     assert "were not remembered, and their chunks were deleted again" in caplog.text
 
 
+@pytest.mark.this_process
+async def test_chunks_of_a_memory_that_was_written_all_the_same_stay(memory, monkeypatch):
+    """A write may have happened although it failed, and under another id than the one that follows from the text."""
+    await memory.remember(long_text(40), thread="t")
+    original = ChromaRecords.upsert
+
+    def failing_afterwards(self, *arguments, **named):
+        original(self, *arguments, **named)
+        raise OSError("the answer was lost")
+
+    monkeypatch.setattr(ChromaRecords, "upsert", failing_afterwards)
+    with pytest.raises(OSError, match="lost"):
+        await memory.remember(long_text(40), thread="t")
+    monkeypatch.setattr(ChromaRecords, "upsert", original)
+    await memory.remember("after")
+    ids = [hit.id async for hit in memory.list(thread="t")]
+    assert len(ids) == 2
+    chunks = await chunks_in(memory)
+    assert len(chunks[ids[0]]) == len(chunks[ids[1]]) > 5
+
+
 async def test_the_chunks_of_a_process_that_died_go_with_a_sweep(memory, caplog):
     """Those that may still get their memory stay: another process may be about to write it."""
     await memory.remember(long_text(40), id="kept")
@@ -83,6 +105,22 @@ async def test_the_chunks_of_a_process_that_died_go_with_a_sweep(memory, caplog)
     assert await chunks_in(memory) == {**before, "coming": ["alive:0"]}
     assert "2 chunks in default belonged to no memory" in caplog.text
     assert (await memory.recall("window", k=1))[0].id == "kept"
+
+
+async def test_chunks_are_let_alone_while_a_namespace_is_embedded_again(memory):
+    """They may be those of the copy that takes over in this moment."""
+    await memory.remember(long_text(40), id="kept")
+    collection = await memory.client.get_collection(chunks_name("default"), embedding_function=None)
+    await collection.add(
+        ids=["new:0"], embeddings=[[1.0] * 27], documents=["one"], metadatas=[{CHUNK_OF: "kept"}]
+    )
+    copy = copy_name("default", "")
+    await memory.client.create_collection(copy, embedding_function=None)
+    await memory.sweep()
+    assert "new:0" in (await chunks_in(memory))["kept"]
+    await memory.client.delete_collection(copy)
+    await memory.sweep()
+    assert "new:0" not in (await chunks_in(memory))["kept"]
 
 
 async def test_the_chunks_of_a_process_that_died_are_found_by_the_next_long_text(path, letters):
