@@ -15,9 +15,8 @@ pytest.importorskip("rich")
 from rich.console import Console
 
 from aiochroma.demo import NAMESPACES, Question, Sentence, read_corpus, read_questions
-from aiochroma.demo.acts import run_demo
+from aiochroma.demo.acts import make_notes, run_demo
 from aiochroma.demo.table import Answer, judge, percentile, run_load, run_table
-from aiochroma.demo.words import make_notes
 
 
 class FakeStore:

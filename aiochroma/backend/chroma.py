@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiochroma._errors import InvalidInputError, StoreUnavailableError
 from aiochroma._logging import EventLogger, get_logger
+from aiochroma._types import JsonObject
 from aiochroma.backend.chroma_records import (
     ChromaRecords,
     database_of,
@@ -241,7 +242,7 @@ class ChromaBackend:
             and (str(entry.id) not in self._counts or str(entry.id) in self._changed)
         ]
         for entry in stale[:_COUNTS_AT_ONCE]:
-            arguments: dict[str, Any] = {"collection_id": entry.id, "tenant": tenant, "database": database}
+            arguments: JsonObject = {"collection_id": entry.id, "tenant": tenant, "database": database}
             self._read_first(arguments)
             self._counts[str(entry.id)] = self.records.count(entry.id, tenant=tenant, database=database)
             self._changed.discard(str(entry.id))

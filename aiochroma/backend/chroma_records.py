@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from uuid import UUID
 
 from aiochroma._errors import InvalidInputError
-from aiochroma._types import Metadata, MetadataView, Where
+from aiochroma._types import JsonObject, Metadata, MetadataView, Where
 from aiochroma.backend.limits import check_conditions
 from aiochroma.core.operations import Result
 from aiochroma.core.request import joined
@@ -268,7 +268,7 @@ def _variables_in(where: object) -> int:
     return count
 
 
-def _takeable(arguments: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _takeable(arguments: JsonObject) -> Iterator[JsonObject]:
     """Return the arguments of the calls whose results together are those of one that is too large."""
     ids, where = list(arguments.get("ids") or ()), arguments.get("where")
     found = _long_list(where) if where else None
@@ -288,7 +288,7 @@ def _takeable(arguments: dict[str, Any]) -> Iterator[dict[str, Any]]:
             yield {**some, "ids": ids[start : start + step]} if ids else some
 
 
-def _pages(method: Callable[..., Any], arguments: dict[str, Any]) -> list[Any]:
+def _pages(method: Callable[..., Any], arguments: JsonObject) -> list[Any]:
     """Return what lies within limit and offset of a call that is too large; empty for any other call.
 
     The ids come first, part by part; then the records of those within the limits.
@@ -306,7 +306,7 @@ def _pages(method: Callable[..., Any], arguments: dict[str, Any]) -> list[Any]:
     return [_called(method, part) for part in _takeable(found)]
 
 
-def _called(method: Callable[..., Any], arguments: dict[str, Any]) -> Any:
+def _called(method: Callable[..., Any], arguments: JsonObject) -> Any:
     refuse_too_large(arguments)
     return method(**arguments)
 
@@ -335,7 +335,7 @@ def _long_list(where: Where) -> tuple[str, list[Any], list[Any]] | None:
     return key, values, [*condition[:number], *condition[number + 1 :]]
 
 
-def _query_within(api: Any, method: Callable[..., Any], arguments: dict[str, Any]) -> Any:
+def _query_within(api: Any, method: Callable[..., Any], arguments: JsonObject) -> Any:
     """Search within those of the ids that exist; None where all do, so that the error has another reason.
 
     Raises:

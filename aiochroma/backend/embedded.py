@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from aiochroma._errors import AiochromaError, DatabaseCorruptError, DatabaseMovedError, StoreUnavailableError
 from aiochroma._logging import EventLogger, get_logger
-from aiochroma._types import Vector
+from aiochroma._types import JsonObject, Vector
 from aiochroma.backend.chroma import ChromaBackend, give_memory_back, start_chroma
 from aiochroma.backend.faults import (
     RESERVED_BYTES,
@@ -421,7 +421,7 @@ class EmbeddedBackend(ChromaBackend):
         vectors: Sequence[Vector],
         history: Mapping[str, Sequence[str]] | None,
         history_database: str,
-    ) -> dict[str, Any]:
+    ) -> JsonObject:
         """Remove all that is dead, with Chroma closed meanwhile; see :func:`aiochroma.disk.erasing.scrub`.
 
         Returns:

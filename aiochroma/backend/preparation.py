@@ -399,7 +399,7 @@ class MissingVectors:
             tenant=tenant,
             database=database,
         )
-        present: Mapping[str, Any] = dict(zip(found["ids"], found["documents"], strict=True))
+        present: Mapping[str, object] = dict(zip(found["ids"], found["documents"], strict=True))
         same = [position for position in asked if present.get(ids[position]) == documents[position]]
         written = [ids[position] for position in same]
         self._write(collection, written, [embeddings[position] for position in same])

@@ -334,7 +334,7 @@ class _Filling:
         self,
         submit: Callable[..., Awaitable[Any]],
         source: EmbeddingSource,
-        collection: dict[str, Any],
+        collection: JsonObject,
         model: Any,
     ) -> None:
         self.filled = 0

@@ -1,8 +1,8 @@
 """``aiochroma demo``: three acts of a few seconds each, everything measured in that run.
 
-``silence``: a bot answers while records are written. ``words``: names, codes and numbers. ``crash``: a process is killed in the
-middle of writing, and another one joins. ``acts`` runs and prints the three. ``table`` is the long comparison. Here are the
-sentences and questions that ship with the package.
+``acts`` measures and tells them: a bot answers while records are written (measured in ``silence``); names, codes and numbers; a
+process is killed in the middle of writing, and another one joins. ``table`` is the long comparison. Here are the sentences and
+questions that ship with the package.
 """
 
 from __future__ import annotations

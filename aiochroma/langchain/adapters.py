@@ -14,6 +14,7 @@ from pydantic import ConfigDict, Field, InstanceOf
 
 from aiochroma._errors import EmbedderMismatchError, InvalidInputError
 from aiochroma._logging import EventLogger, get_logger
+from aiochroma._types import JsonObject
 from aiochroma._waiting import waits_by_blocking
 from aiochroma.embedding.choice import chosen
 from aiochroma.embedding.functions import PROBE, fingerprint_of, is_alike, is_same_name
@@ -181,7 +182,7 @@ class AiochromaRetriever(BaseRetriever):
             )
         return _documents(self.memory.recall(query, **self._arguments(changes)))
 
-    def _arguments(self, changes: Mapping[str, Any]) -> dict[str, Any]:
+    def _arguments(self, changes: Mapping[str, object]) -> JsonObject:
         return {"namespaces": self.namespaces, "k": self.k, **self.options, **changes}
 
 

@@ -15,6 +15,7 @@ import filelock
 
 from aiochroma._distribution import missing_extra, version
 from aiochroma._errors import AiochromaError, InvalidInputError, SettingsConflictError, error_to_dict
+from aiochroma._types import JsonObject
 from aiochroma.client.opening import AsyncPersistentClient
 from aiochroma.host.sockets import listen
 from aiochroma.mcp import address_of
@@ -104,7 +105,7 @@ def _telling(tool: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any
 
 
 def _add_resources(
-    server: MCPServer[Any], memory: Memory, tools: dict[str, Any], scope: str | tuple[str, ...] | None
+    server: MCPServer[Any], memory: Memory, tools: JsonObject, scope: str | tuple[str, ...] | None
 ) -> None:
     @server.resource(
         "memory://namespaces",

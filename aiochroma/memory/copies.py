@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, ClassVar
 from aiochroma._errors import AiochromaError, StoreUnavailableError
 from aiochroma._types import Metadata, MetadataView
 from aiochroma.disk.ownership import is_alive
-from aiochroma.memory.chunks import CHUNKS_FOR
+from aiochroma.memory.vectors import CHUNKS_FOR
 from aiochroma.records.record import (
     DIMENSIONS,
     EMBEDDER,

@@ -10,10 +10,10 @@ from aiochroma._errors import InvalidInputError
 from aiochroma._types import JsonObject, MetadataView, Vector, Where
 from aiochroma.disk.erasing import ErasureReceipt
 from aiochroma.memory.arguments import check_id, checked_ids, checked_scope, checked_where
-from aiochroma.memory.chunks import drop_unowned_chunks
 from aiochroma.memory.copies import delete_collection, drop_copies
 from aiochroma.memory.results import Count
 from aiochroma.memory.stored import count_records, matching_ids
+from aiochroma.memory.vectors import drop_unowned_chunks
 from aiochroma.records.history import database_key
 from aiochroma.records.record import CHUNK_OF, EXPIRES_AT, THREAD, collection_name, scope_filter
 from aiochroma.records.spec import joined

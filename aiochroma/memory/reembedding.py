@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING
 from aiochroma._errors import InvalidInputError, StoreUnavailableError
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma._types import JsonObject, Metadata
-from aiochroma.memory.chunks import CHUNKS_FOR, new_writings, write_chunks
 from aiochroma.memory.copies import (
     COMPLETE,
     COPY_EMBEDDER,
@@ -34,6 +33,7 @@ from aiochroma.memory.copies import (
     take_over,
 )
 from aiochroma.memory.store import checked_names
+from aiochroma.memory.vectors import CHUNKS_FOR, new_writings, write_chunks
 from aiochroma.records.record import (
     CHUNKS,
     DIMENSIONS,

@@ -19,8 +19,8 @@ from aiochroma.memory.arguments import (
     item_from,
     now_in_seconds,
 )
-from aiochroma.memory.chunks import chunks_written
 from aiochroma.memory.results import Id, Items
+from aiochroma.memory.vectors import chunks_written
 from aiochroma.records.record import CREATED_AT, THREAD, UPDATED_AT, collection_name
 
 if TYPE_CHECKING:

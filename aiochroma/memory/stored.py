@@ -24,7 +24,6 @@ from aiochroma.memory.arguments import (
     now_in_seconds,
     seconds_of,
 )
-from aiochroma.memory.chunks import chunks_written
 from aiochroma.memory.results import (
     Count,
     Hit,
@@ -35,6 +34,7 @@ from aiochroma.memory.results import (
     hit_from,
     user_metadata,
 )
+from aiochroma.memory.vectors import chunks_written
 from aiochroma.records.record import PINNED, UPDATED_AT, collection_name, has_expired
 from aiochroma.records.spec import ListSpec, cursor_of, plain
 

@@ -81,7 +81,7 @@ class Side:
         self._admin = client.admin
 
     @property
-    def where(self) -> dict[str, Any]:
+    def where(self) -> JsonObject:
         """The arguments that name the database."""
         return {"tenant": self.tenant, "database": self.database}
 

@@ -290,7 +290,7 @@ def _scored(hit: Hit) -> JsonObject:
     return {"score": hit.score, "distance": hit.distance, **_row(hit), **parts}
 
 
-def _rows(hits: Iterable[Hit]) -> list[dict[str, Any]]:
+def _rows(hits: Iterable[Hit]) -> list[JsonObject]:
     return [_row(hit) for hit in hits]
 
 

@@ -10,8 +10,8 @@ from programs import until
 
 import aiochroma
 from aiochroma.backend.chroma_records import ChromaRecords
-from aiochroma.memory.chunks import CHUNKS_FOR
 from aiochroma.memory.copies import copy_name
+from aiochroma.memory.vectors import CHUNKS_FOR
 from aiochroma.records.record import CHUNK_MADE, CHUNK_OF, chunks_name
 
 WORDS = ["kettle", "lamp", "window", "river", "stone"]
