@@ -207,9 +207,12 @@ def test_bad_input_ends_with_2_and_names_the_argument(tmp_path, arguments, stdin
         (["forget", "--thread", "t", "-n", " "], "`--namespace` must be"),
         (["import", "pyproject.toml"], "`FILE` 'pyproject.toml' must be a folder"),
         (["import", "-", "--split-chars", "-1"], "`--split-chars` must be"),
-        (["export", "/", "-n", " "], "`--namespace`"),
+        (["export", "/", "-n", " "], "There is no namespace ' '"),
         (["export", "/"], "`FILE` '/'"),
         (["reembed", "--embedder", "word2vec"], "`--embedder` must be"),
+        (["reembed", "-n", "nope"], "There is no namespace 'nope'"),
+        (["export", "-", "-n", "nope"], "There is no namespace 'nope'"),
+        (["import", "-", "--split-chars", "1"], "at least 32, got 1"),
     ],
 )
 def test_what_is_wrong_is_said_in_the_words_of_the_command_line(store, arguments, named):

@@ -83,7 +83,10 @@ def _in_options(message: str, parameters: Sequence[Parameter]) -> str:
     names.update({f"{name}s": names[name] for name in names if f"{name}s" not in names})
     names.update({name[:-1]: names[name] for name in names if name.endswith("s") and name[:-1] not in names})
     said = re.sub(r"`(\w+)`", lambda match: f"`{names.get(match[1], match[1])}`", message)
-    return said[:1].upper() + said[1:]
+    # What is left out is None to Python.
+    said = said.replace(", or None", "")
+    # The name of a file stays as it is.
+    return said[:1].upper() + said[1:] if said.split(" ", 1)[0].isalpha() else said
 
 
 app: typer.Typer = typer.Typer(

@@ -156,7 +156,7 @@ def recall(
     where: WhereOption = None,
     since: SinceOption = None,
     until: UntilOption = None,
-    mode: Annotated[
+    searched_by: Annotated[
         str, typer.Option("--mode", help="hybrid (by meaning and words), vector, or text.")
     ] = "hybrid",
     window: Annotated[
@@ -168,9 +168,9 @@ def recall(
     as_json: JsonOption = False,
 ) -> None:
     """Print what was remembered about something, best first: score, namespace, text, id."""
-    if mode not in {"hybrid", "vector", "text"}:
-        raise InvalidInputError(f"`--mode` must be hybrid, vector or text, got {shown(mode)}.")
-    chosen: Literal["hybrid", "vector", "text"] = mode  # type: ignore[assignment]  # checked above
+    if searched_by not in {"hybrid", "vector", "text"}:
+        raise InvalidInputError(f"`--mode` must be hybrid, vector or text, got {shown(searched_by)}.")
+    chosen: Literal["hybrid", "vector", "text"] = searched_by  # type: ignore[assignment]  # checked above
     searched = searches_from(namespaces or [], k)
     options: JsonObject = {
         "where": filter_from(where),

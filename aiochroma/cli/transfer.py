@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from aiochroma._errors import InvalidInputError
+from aiochroma._errors import InvalidInputError, shown
 from aiochroma.cli.common import (
     JsonOption,
     PathArgument,
@@ -120,6 +120,7 @@ def export_file(
     """Write all memories to a file that `aiochroma import` reads."""
 
     async def write(memory: Memory, target: Path) -> int:
+        await _check_namespaces(memory, namespaces)
         counts = (
             [int(await memory.count(name)) for name in namespaces]
             if namespaces
@@ -157,6 +158,7 @@ def reembed(
     memory = open_memory(chosen_path(given, path), must_exist=True, embedder=embedder)
 
     async def work(memory: Memory) -> ReembedReport:
+        await _check_namespaces(memory, namespaces)
         total = sum([await memory.count(name) for name in namespaces or await memory.namespaces()])
         done: dict[str, int] = {}
         with progress_bar("embedding", total) as show:
@@ -288,6 +290,19 @@ def _input(file: Path) -> Iterator[Path]:
         with source or sys.stdin.buffer as given, copy.open("wb") as lines:
             shutil.copyfileobj(given, lines)
         yield copy
+
+
+async def _check_namespaces(memory: Memory, names: list[str] | None) -> None:
+    """Refuse the name of a namespace that is not there.
+
+    Raises:
+        InvalidInputError: There is no such namespace.
+    """
+    unknown = sorted(set(names or ()) - set(await memory.namespaces())) if names else []
+    if unknown:
+        raise InvalidInputError(
+            f"There is no namespace {shown(unknown[0])}; `aiochroma namespaces` names them all."
+        )
 
 
 def _given(token: str | None, ca_file: Path | None) -> ConnectOverrides:

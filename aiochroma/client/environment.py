@@ -176,7 +176,8 @@ def _described(kind: type[_Environment], error: ValidationError) -> Iterator[str
         name = names[str(problem["loc"][0])]
         variable = _key(kind, name) if _key(kind, name) != name else f"CHROMA_{name.upper()}"
         message = problem["msg"][:1].lower() + problem["msg"][1:]
-        got = f", got {problem['input']!r}" if name in _SHOWN and problem["input"] is not None else ""
+        given = str(problem["input"]) if isinstance(problem["input"], Path) else problem["input"]
+        got = f", got {given!r}" if name in _SHOWN and given is not None else ""
         yield f"{variable} (`{name}`): {message}{got}"
 
 

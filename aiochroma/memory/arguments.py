@@ -211,7 +211,7 @@ def checked_scope(scope: object, where: str = "`scope`") -> str:
     parts = (scope,) if isinstance(scope, str) else scope
     if not isinstance(parts, (tuple, list)) or not 1 <= len(parts) <= DEEPEST_SCOPE:
         raise InvalidInputError(
-            f"{where} must be a text or a tuple of 1 to {DEEPEST_SCOPE} texts, got {shown(scope)}."
+            f"{where} must be a text, or 1 to {DEEPEST_SCOPE} texts from the widest to the narrowest, got {shown(scope)}."
         )
     for part in parts:
         if not isinstance(part, str) or not part:
