@@ -7,11 +7,12 @@ import copy
 import dataclasses
 import inspect
 import pickle
+import subprocess
 import sys
 import threading
 
 import pytest
-from programs import MODE
+from programs import MODE, PATIENCE
 
 import aiochroma
 from aiochroma import InvalidInputError, sync
@@ -189,3 +190,27 @@ async def test_the_health_of_a_store_that_does_not_open(tmp_path, embedder):
         assert "DatabasePathError" in state.error
     with pytest.raises(aiochroma.ClosedError):
         await memory.health()
+
+
+WITHOUT_NETWORK = """
+import asyncio, sys, aiochroma
+
+async def main(path):
+    async with aiochroma.Memory(path) as memory:
+        await memory.remember_many(["My cat is called Miso.", "Penicillin gives me hives."])
+        print((await memory.recall("what is my cat called?"))[0].text)
+
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+def test_nothing_needs_the_network(path):
+    """In a process that has none, not even loopback, a memory with its own embedder opens, remembers and recalls."""
+    prefix = ["unshare", "--user", "--map-current-user", "--net"]
+    try:
+        subprocess.run([*prefix, "true"], check=True, capture_output=True, timeout=PATIENCE)
+    except (OSError, subprocess.SubprocessError):
+        pytest.skip("this user may not take a network away here")
+    command = [*prefix, sys.executable, "-c", WITHOUT_NETWORK, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=2 * PATIENCE)
+    assert done.stdout == "My cat is called Miso.\n", done.stderr

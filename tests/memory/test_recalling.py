@@ -237,3 +237,22 @@ async def test_a_context_that_cannot_be_written_is_refused(memory, arguments):
     recall = await memory.recall("fact")
     with pytest.raises(InvalidInputError, match=f"`{next(iter(arguments))}`"):
         recall.as_context(**arguments)
+
+
+async def test_a_question_is_embedded_once_for_all_namespaces(path, letters):
+    """However many namespaces it is asked of, the embedder sees it one time."""
+    asked, embedder = [], letters()
+    embed = embedder.embed
+
+    def noted(texts):
+        asked.append(list(texts))
+        return embed(texts)
+
+    embedder.embed = noted
+    async with aiochroma.Memory(path, embedder=embedder) as memory:
+        for name in ("one", "two", "three", "four"):
+            await memory.remember(f"a fact of {name}", namespace=name)
+        asked.clear()
+        recall = await memory.recall("which fact?", namespaces={"one": 1, "two": 2, "three": 1, "four": 3})
+        assert {hit.namespace for hit in recall} == {"one", "two", "three", "four"}
+        assert asked == [["which fact?"]]
