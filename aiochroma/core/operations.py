@@ -219,14 +219,8 @@ _MEMORIES = (
     _write("change_memories", record_fields=(*RECORD_FIELDS, "codes"), result=Result.HITS),
     _write("code_memories", Effect.NONE, record_fields=("ids", "codes"), vector_fields=()),
     _deletion("forget_memories", result=Result.IDS, repeat=Repeat.NEVER),
-    _write(
-        "drop_chunks",
-        Effect.NONE,
-        record_fields=("ids", "metadatas"),
-        vector_fields=(),
-        result=Result.IDS,
-        space=Space.LITTLE,
-    ),
+    # After what its caller has left: chunks and memories are of two collections, and a write that was cut goes on by itself.
+    Operation("drop_chunks", repeat=Repeat.ALWAYS, space=Space.LITTLE),
     _read(
         "search_memories",
         Merge.QUERIES,

@@ -328,7 +328,7 @@ def _take_back(store: Store, namespace: Namespace, writings: Mapping[str, Metada
             log.warning("memory.not_taken_back", namespace=namespace.name, error=repr(failure))
 
     try:
-        request = Request("drop_chunks", {**namespace.collection, **arguments}, bulk=True)
+        request = Request("drop_chunks", {**namespace.collection, **arguments})
         future = store.session.connection.submit(request).future
     except AiochromaError as error:
         log.warning("memory.not_taken_back", namespace=namespace.name, error=repr(error))

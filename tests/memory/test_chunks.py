@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import pytest
 from chromadb.api.rust import RustBindingsAPI
@@ -12,7 +13,7 @@ import aiochroma
 from aiochroma.backend.chroma_records import ChromaRecords
 from aiochroma.memory.copies import copy_name
 from aiochroma.memory.vectors import CHUNKS_FOR
-from aiochroma.records.record import CHUNK_MADE, CHUNK_OF, chunks_name
+from aiochroma.records.record import CHUNK_MADE, CHUNK_OF, CHUNKS, chunks_name
 
 WORDS = ["kettle", "lamp", "window", "river", "stone"]
 
@@ -63,6 +64,29 @@ async def test_a_text_that_could_not_be_written_leaves_no_chunks(memory, monkeyp
     assert await chunks_in(memory) == before
     assert (await memory.get(kept)).text == long_text(40)
     assert "were not remembered, and their chunks were deleted again" in caplog.text
+
+
+async def test_a_caller_that_leaves_leaves_no_chunks(memory):
+    """Cancelled, or past its deadline, at any moment: what goes on without it is taken back afterwards."""
+    await memory.remember(long_text(40), id="kept")
+    for number in range(20):
+        call = asyncio.ensure_future(memory.remember(long_text(400), id=f"left {number % 5}"))
+        for _ in range(3 * number):
+            await asyncio.sleep(0)
+        call.cancel()
+        await asyncio.gather(call, return_exceptions=True)
+        with aiochroma.deadline(0.001 * number), contextlib.suppress(aiochroma.DeadlineExceededError):
+            await memory.remember_many([long_text(400 + number), "a short one"])
+    await memory.client.get_or_create_collection("last", embedding_function=None)
+    await memory.client.delete_collection("last")  # After everything before it.
+    collection = await memory.client.get_collection("default", embedding_function=None)
+    found = await collection.get(include=["metadatas"])
+    expected = {
+        id: metadata[CHUNKS]
+        for id, metadata in zip(found["ids"], found["metadatas"], strict=True)
+        if CHUNKS in metadata
+    }
+    assert {owner: len(ids) for owner, ids in (await chunks_in(memory)).items()} == expected
 
 
 @pytest.mark.this_process
