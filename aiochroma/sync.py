@@ -183,6 +183,7 @@ class Memory(_session.Shared):
     sweep = driven(_AsyncMemory.sweep)
 
     reembed = driven(_AsyncMemory.reembed)
+    compact = driven(_AsyncMemory.compact)
 
     export = driven(_AsyncMemory.export)
     import_ = driven(_AsyncMemory.import_)

@@ -44,6 +44,7 @@ from aiochroma.disk.copying import copy_database, stamps_of
 from aiochroma.disk.erasing import scrub
 from aiochroma.disk.findings import note_clean_close
 from aiochroma.disk.layout import refuse_without_descriptors
+from aiochroma.disk.recovery import worn_collections
 from aiochroma.disk.retained_log import RetainedLog
 from aiochroma.disk.schema import log_positions
 from aiochroma.disk.sqlite_file import LockProbe, file_identity, wait_until_closed
@@ -342,6 +343,7 @@ class EmbeddedBackend(ChromaBackend):
             erase_traces=self._erase_traces,
             fill_vectors=self.missing.fill,
             missing_vectors=self.missing.listed,
+            worn_collections=partial(worn_collections, self._directory),
         )
         self._identity = file_identity(self._directory)
         self._probe = LockProbe(self._directory)

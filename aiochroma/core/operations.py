@@ -249,6 +249,7 @@ _MEMORIES = (
 _OURS = (
     _read("count_documents"),
     _read("missing_vectors"),
+    _read("worn_collections"),
     _write(
         "fill_vectors",
         record_fields=("ids", "documents", "embeddings"),

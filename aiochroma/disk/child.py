@@ -1,7 +1,9 @@
-"""What a process that has a database open cannot do to its files itself: copy them, and read how far Chroma's log goes.
+"""What a process that has a database open cannot do to its files itself: copy them, and ask the SQLite file.
 
-Run as a script, with the standard library alone at hand and the arguments ``copy SOURCE TARGET [PATTERN...]`` or
-``positions SQLITE_FILE``. In a child, because closing a file drops every POSIX lock that the process holds on it, and two SQLite
+Run as a script, with the standard library alone at hand and the arguments ``copy SOURCE TARGET [PATTERN...]``,
+``positions SQLITE_FILE`` or ``indexes SQLITE_FILE``.
+
+In a child, because closing a file drops every POSIX lock that the process holds on it, and two SQLite
 libraries in one process lose each other's locks: both would drop Chroma's own. It starts in 20 ms: writing waits for it.
 """
 
@@ -116,23 +118,32 @@ def _copied_by_the_kernel(old: int, new: int) -> bool:
     return os.fstat(new).st_size == os.fstat(old).st_size
 
 
-def _print_positions(file: str) -> None:
-    """Print, by collection id, up to which entry of Chroma's log its records go."""
+_POSITIONS = (
+    "SELECT s.collection, m.seq_id FROM segments AS s JOIN max_seq_id AS m ON m.segment_id = s.id"
+    " WHERE s.scope = 'METADATA' AND typeof(m.seq_id) = 'integer'"
+)
+"""By collection id, up to which entry of Chroma's log its records go."""
+
+_INDEXES = (
+    "SELECT v.collection, v.id, (SELECT count(*) FROM embeddings AS e WHERE e.segment_id = m.id)"
+    " FROM segments AS v JOIN segments AS m ON m.collection = v.collection AND m.scope = 'METADATA'"
+    " WHERE v.scope = 'VECTOR'"
+)
+"""Of each collection its id, the name of its index's directory, and how many records it has."""
+
+
+def _print_rows(file: str, query: str) -> None:
     # A copy, for which writing waits, starts without them.
     import json
     import sqlite3
     from contextlib import closing
 
     with closing(sqlite3.connect(file, isolation_level=None, timeout=_BUSY_SECONDS)) as connection:
-        positions = connection.execute(
-            "SELECT s.collection, m.seq_id FROM segments AS s JOIN max_seq_id AS m ON m.segment_id = s.id"
-            " WHERE s.scope = 'METADATA' AND typeof(m.seq_id) = 'integer'"
-        ).fetchall()
-    print(json.dumps(dict(positions)))
+        print(json.dumps(connection.execute(query).fetchall()))
 
 
 if __name__ == "__main__":
     if sys.argv[1] == "copy":
         copy(Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4:])
     else:
-        _print_positions(sys.argv[2])
+        _print_rows(sys.argv[2], _POSITIONS if sys.argv[1] == "positions" else _INDEXES)

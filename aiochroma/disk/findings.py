@@ -44,6 +44,7 @@ __all__ = [
     "crashing",
     "end_rebuild",
     "index_stamp",
+    "is_worn",
     "note_clean_close",
     "note_crash",
     "note_look",
@@ -56,6 +57,11 @@ __all__ = [
 
 WORTH_REBUILDING = 1000
 """With fewer dead vectors an index is left as it is."""
+
+
+def is_worn(dead: int, alive: int) -> bool:
+    """Whether so many vectors of an index belong to nothing any more that making it again pays."""
+    return dead > max(alive, WORTH_REBUILDING)
 
 
 @dataclass(frozen=True)
@@ -118,7 +124,7 @@ class CollectionReport:
     @property
     def is_worn(self) -> bool:
         """Whether more is dead than alive in the index, and so much that making it again pays."""
-        return self.dead > max(self.vectors, WORTH_REBUILDING) and not self.problems
+        return is_worn(self.dead, self.vectors) and not self.problems
 
     @property
     def problems(self) -> tuple[str, ...]:

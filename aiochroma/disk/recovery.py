@@ -9,17 +9,22 @@ is changed in one transaction before anything is renamed, so that a crash in bet
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path  # noqa: TC003 - frameworks read the annotations
 from typing import TYPE_CHECKING
 
-from aiochroma._errors import DatabaseCorruptError
+from aiochroma._errors import DatabaseCorruptError, StoreUnavailableError
 from aiochroma._files import DIRECTORY_MODE, SQLITE_SUFFIXES
 from aiochroma._logging import EventLogger, get_logger
-from aiochroma.disk.findings import CollectionRecovery, RecoveryReport
+from aiochroma.disk import child
+from aiochroma.disk.copying import ChildError, run_script
+from aiochroma.disk.findings import CollectionRecovery, RecoveryReport, is_worn
+from aiochroma.disk.hnsw_files import read_header
+from aiochroma.disk.id_map import IndexUnreadableError
 from aiochroma.disk.layout import (
     QUARANTINE_PREFIX,
     SQLITE_FILE,
@@ -43,11 +48,15 @@ __all__ = [
     "complete_retained_log",
     "quarantine_orphans",
     "quarantine_text_index",
+    "rebuild_worn",
     "recover",
     "refuse_damaged_sqlite",
+    "worn_collections",
 ]
 
 log: EventLogger = get_logger("aiochroma.disk")
+
+_ASKING_SECONDS = 30.0
 
 OwnVectors = Callable[[str], Iterable[tuple[Sequence[str], Iterable["npt.NDArray[np.float32]"]]]]
 """Returns ids and vectors of a collection, a page at a time."""
@@ -197,6 +206,26 @@ def complete_retained_log(directory: Path, report: PreflightReport) -> tuple[str
             if lacking:
                 incomplete.append(collection.label)
     return tuple(incomplete)
+
+
+def worn_collections(directory: Path) -> list[str]:
+    """Return the ids of the collections in whose index on disk more is dead than alive; Chroma may have the directory open.
+
+    Raises:
+        StoreUnavailableError: The database cannot be asked.
+    """
+    try:
+        asked = run_script(child, ["indexes", directory / SQLITE_FILE], seconds=_ASKING_SECONDS)
+    except ChildError as error:
+        raise StoreUnavailableError(
+            f"How much of the indexes of {str(directory)!r} is dead cannot be found out: {error}"
+        ) from error
+    worn = []
+    for collection, index, records in json.loads(asked):
+        with suppress(IndexUnreadableError):  # None yet; or it is broken, and `doctor` says so.
+            if is_worn(read_header(directory / index, None, complete=False).count - records, records):
+                worn.append(collection)
+    return worn
 
 
 def rebuild_worn(directory: Path, report: PreflightReport) -> Path | None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from aiochroma._types import MetadataView, Where
 from aiochroma.client.options import PersistentOptions
-from aiochroma.memory import forgetting, recalling, reembedding, remembering, stored, transfer
+from aiochroma.memory import compacting, forgetting, recalling, reembedding, remembering, stored, transfer
 from aiochroma.memory.opening import Life, MemoryOptions, OpenedMemory, home_of
 from aiochroma.records.spec import VECTOR_WEIGHT
 
@@ -529,6 +529,29 @@ class Memory(OpenedMemory):
             EmbeddingFailedError: The embedder failed; run it again to go on.
         """
         return await reembedding.reembed(self._life, namespaces, progress=progress)
+
+    async def compact(
+        self,
+        namespaces: Iterable[str] | str | None = None,
+        *,
+        progress: Callable[[str, int, int], None] | None = None,
+    ) -> dict[str, int]:
+        """Make the indexes of namespaces again without what is dead in them, beside whoever uses them.
+
+        Chroma keeps what was deleted or replaced in its index, in memory and on the disk, and searches past it. A copy takes over
+        as with :meth:`reembed`, with the vectors that are there. Interrupted, it may be run again, and goes on where it stopped.
+
+        Args:
+            namespaces: Their names; default: those in whose index more than 1,000 vectors, and more than half, are dead.
+            progress: Called after each page with the namespace, the number of its memories that are done, and that of all.
+
+        Returns:
+            By name of each namespace that was made again, how many memories were copied.
+
+        Raises:
+            InvalidInputError: There are no files to look at, and no namespaces were named.
+        """
+        return await compacting.compact(self._life, namespaces, progress=progress)
 
     async def export(
         self,

@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from aiochroma.memory.store import Store
     from aiochroma.memory.vectors import Embedded
 
-__all__ = ["ReembedReport", "reembed"]
+__all__ = ["Copying", "ReembedReport", "complete_codes", "finish_interrupted", "reembed"]
 
 log: EventLogger = get_logger("aiochroma.memory")
 
@@ -100,19 +100,19 @@ def reembed(
             return await embed(store, run)
 
     async def embed(store: Store, run: ExclusiveRun) -> ReembedReport:
-        await _finish_interrupted(store, run)
+        await finish_interrupted(store, run)
         report = ReembedReport()
         unchanged = []
         for name in await store.names() if names is None else names:
             model = await store.collection(collection_name(name))
             if model is None or await store.is_mine(model.metadata or {}):
-                coded = 0 if model is None else await _complete_codes(store, name)
+                coded = 0 if model is None else await complete_codes(store, name)
                 if coded:
                     report.embedded[name] = coded
                 else:
                     unchanged.append(name)
                 continue
-            copying = _Copying(store, run, name, model, progress)
+            copying = Copying(store, run, name, model, progress)
             if await copying.run():
                 report.embedded[name] = copying.embedded
             else:
@@ -122,7 +122,7 @@ def reembed(
     return life.run("reembed", work, None)
 
 
-async def _complete_codes(store: Store, name: str) -> int:
+async def complete_codes(store: Store, name: str) -> int:
     """Embed the tokens of the memories that have no code; return how many have one now.
 
     A memory to which another program gave a vector that is not that of its text gets none.
@@ -166,7 +166,7 @@ async def _write_codes(store: Store, collection: object, embedded: Mapping[str, 
         )
 
 
-async def _finish_interrupted(store: Store, run: ExclusiveRun) -> None:
+async def finish_interrupted(store: Store, run: ExclusiveRun) -> None:
     """Let copies take over whose run was interrupted in the middle of it, and delete what copies have replaced."""
     await restore_names(store, await store.collections())
     for model in await store.collections():
@@ -174,13 +174,13 @@ async def _finish_interrupted(store: Store, run: ExclusiveRun) -> None:
         if REPLACED in metadata and SINCE in metadata:
             present = await store.collection(collection_name(str(metadata[REPLACED])))
             if present is not None and await store.is_mine(present.metadata or {}):
-                await _Copying(store, run, str(metadata[REPLACED]), model, None).rescue(
+                await Copying(store, run, str(metadata[REPLACED]), model, None).rescue(
                     present, metadata[SINCE]
                 )
     await delete_replaced(store)
 
 
-class _Copying:
+class Copying:
     """Makes the copy of one namespace.
 
     Attributes:
@@ -198,17 +198,17 @@ class _Copying:
     ) -> None:
         self.embedded = 0
         self.left: set[str] = set()
-        self._store = store
+        self.store = store
         self._run = run
         self._name = name
-        self._original = model
+        self.original = model
         self._progress = progress
         self._chunks: tuple[str, Metadata] = (copy_name(name, "chunks"), {COPY_OF: name})
         self._copied: dict[str, bytes] = {}  # The digests of what the copy has of the original.
 
     async def run(self) -> bool:
         """Make the copy and let it take over; return whether it did."""
-        store = self._store
+        store = self.store
         copy = await self._made()
         compared = time.time()
         changed = await self._pass(copy)
@@ -244,13 +244,13 @@ class _Copying:
     async def rescue(self, present: Collection, since: float) -> None:
         """Copy what was written to the original after its copy took over, or just before; the copy is in use."""
         self._in_use()
-        ids = await self._ids(self._original, {UPDATED_AT: {"$gte": since}})
+        ids = await self._ids(self.original, {UPDATED_AT: {"$gte": since}})
         for start in range(0, len(ids), _PAGE):
             page = ids[start : start + _PAGE]
             here = await self._read(present, page)
             newer = {
                 id: record
-                for id, record in (await self._read(self._original, page)).items()
+                for id, record in (await self._read(self.original, page)).items()
                 if id not in here or here[id][1].get(UPDATED_AT, 0.0) < record[1][UPDATED_AT]
             }
             if newer:
@@ -262,7 +262,7 @@ class _Copying:
 
     async def _made(self) -> Collection:
         """Return the copy, as far as an earlier run came; the copy of another embedder is begun anew."""
-        store, name = self._store, self._name
+        store, name = self.store, self._name
         metadata = {
             COPY_OF: name,
             COPY_EMBEDDER: store.embedder.identity,
@@ -285,8 +285,8 @@ class _Copying:
             copy: The copy.
             since: Only records of this moment (seconds since 1970) or later are compared, and the ids of all; None for all.
         """
-        store = self._store
-        ids = await self._ids(self._original)
+        store = self.store
+        ids = await self._ids(self.original)
         gone = sorted(set(await self._ids(copy)) - set(ids))
         await self._run.check()
         for start in range(0, len(gone), _PAGE):
@@ -297,11 +297,11 @@ class _Copying:
                 self._copied.pop(id, None)
         changed = len(gone)
         if since is not None:
-            ids = await self._ids(self._original, {UPDATED_AT: {"$gte": since}})
+            ids = await self._ids(self.original, {UPDATED_AT: {"$gte": since}})
         for start in range(0, len(ids), _PAGE):
             page = ids[start : start + _PAGE]
             await self._run.check()
-            there = await self._read(self._original, page)
+            there = await self._read(self.original, page)
             self._copied |= await self._digests(copy, page)
             different = self._different(there)
             if different:
@@ -313,8 +313,8 @@ class _Copying:
 
     async def _carry_over(self, copy: Collection) -> bool:
         """Copy changes of the original into the copy, which is in use; return whether there were any."""
-        store = self._store
-        ids = await self._ids(self._original)
+        store = self.store
+        ids = await self._ids(self.original)
         gone = sorted(set(self._copied) - set(ids))
         await self._run.check()
         for start in range(0, len(gone), _PAGE):
@@ -325,7 +325,7 @@ class _Copying:
                 await store.submit("_delete", collection_id=copy.id, ids=unchanged, **store.database)
         changed = bool(gone)
         for start in range(0, len(ids), _PAGE):
-            different = self._different(await self._read(self._original, ids[start : start + _PAGE]))
+            different = self._different(await self._read(self.original, ids[start : start + _PAGE]))
             if different:
                 await self._copy(copy, different, in_use=True)
                 self._copied |= {id: _digest(record) for id, record in different.items()}
@@ -340,13 +340,13 @@ class _Copying:
         }
 
     async def _ids(self, model: Collection, where: JsonObject | None = None) -> list[str]:
-        store = self._store
+        store = self.store
         found = await store.submit("_get", collection_id=model.id, where=where, include=[], **store.database)
         ids: list[str] = found["ids"]
         return ids
 
     async def _read(self, model: Collection, ids: list[str]) -> dict[str, tuple[str, Metadata]]:
-        store = self._store
+        store = self.store
         found = await store.submit(
             "_get", collection_id=model.id, ids=ids, include=["documents", "metadatas"], **store.database
         )
@@ -367,8 +367,8 @@ class _Copying:
 
         Where the copy is ``in_use``, records that somebody has changed in it stay as they are.
         """
-        store = self._store
-        vectors = await self._vectors({id: text for id, (text, _) in records.items()})
+        store = self.store
+        vectors = await self.vectors(records)
         await self._run.check()
         if in_use:
             here = await self._digests(copy, list(vectors))
@@ -399,12 +399,11 @@ class _Copying:
         self.embedded += len(vectors)
         return len(vectors)
 
-    async def _vectors(self, texts: dict[str, str]) -> dict[str, Embedded]:
-        """Embed texts; note in ``left`` those in which the embedder finds nothing."""
+    async def vectors(self, records: Mapping[str, tuple[str, Metadata]]) -> dict[str, Embedded]:
+        """Return the vectors of records; note in ``left`` those in whose text the embedder finds nothing."""
+        texts = {id: text for id, (text, _) in records.items()}
         try:
-            return dict(
-                zip(texts, await self._store.embed(list(texts.values()), is_query=False), strict=True)
-            )
+            return dict(zip(texts, await self.store.embed(list(texts.values()), is_query=False), strict=True))
         except InvalidInputError:
             found = {}
             for id, text in texts.items():
@@ -417,7 +416,7 @@ class _Copying:
 
     async def _embedded(self, text: str) -> Embedded | None:
         try:
-            return (await self._store.embed([text], is_query=False))[0]
+            return (await self.store.embed([text], is_query=False))[0]
         except InvalidInputError:
             return None
 

@@ -1,0 +1,128 @@
+"""The index of a namespace is made again without what is dead in it, beside whoever uses the namespace."""
+
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+import pytest
+
+import aiochroma
+import aiochroma.sync
+from aiochroma.disk import findings
+
+_MANY = 1200
+"""Chroma writes an index to the disk after a thousand records."""
+
+
+@pytest.fixture
+def few_are_worth_it(monkeypatch):
+    """Let an index be worn with few dead vectors, so that few have to be written."""
+    monkeypatch.setattr(findings, "WORTH_REBUILDING", 100)
+
+
+async def _vectors(memory, namespace):
+    collection = await memory.client.get_collection(namespace, embedding_function=None)
+    found = await collection.get(include=["embeddings"])
+    return dict(zip(found["ids"], np.asarray(found["embeddings"]), strict=True))
+
+
+async def _worn(memory):
+    """Write a namespace, then forget most of it."""
+    ids = await memory.remember_many([f"note {n} about the harbour" for n in range(_MANY)], namespace="notes")
+    await memory.forget_many(ids[300:], namespace="notes")
+    await memory.remember("written once", namespace="others")
+    return ids[:300]
+
+
+@pytest.mark.this_process
+async def test_a_worn_index_is_made_again_without_what_is_dead(path, few_are_worth_it):
+    """The memories, their vectors and their order stay; a namespace that is not worn is not touched."""
+    async with aiochroma.Memory(path) as memory:
+        alive = await _worn(memory)
+        before = [hit async for hit in memory.list("notes")]
+        vectors = await _vectors(memory, "notes")
+        others = (await memory.client.get_collection("others", embedding_function=None)).id
+        seen = []
+        assert await memory.compact(progress=lambda *step: seen.append(step)) == {"notes": 300}
+        assert ("notes", 300, 300) in seen
+        after = [hit async for hit in memory.list("notes")]
+        assert after == before
+        assert {hit.id for hit in after} == set(alive)
+        renewed = await _vectors(memory, "notes")
+        assert renewed.keys() == vectors.keys()
+        for id, vector in vectors.items():
+            np.testing.assert_allclose(renewed[id], vector, atol=1e-6)
+        found = await memory.recall("note 7 about the harbour", namespaces="notes", mode="vector", k=1)
+        assert found[0].text == "note 7 about the harbour"
+        assert (await memory.client.get_collection("others", embedding_function=None)).id == others
+        assert len(await memory.client.list_collections()) == 2
+        assert await memory.compact() == {}
+    report = await aiochroma.doctor(path)
+    assert {collection.name: collection.dead for collection in report.collections}["notes"] == 0
+
+
+async def test_memories_are_found_and_written_while_it_goes_on(path):
+    """Nothing that is remembered, changed or forgotten meanwhile is lost, or comes back; whoever does it."""
+    async with aiochroma.Memory(path) as memory, aiochroma.Memory(path) as compacting:
+        ids = await memory.remember_many(
+            [f"note {n} about the harbour" for n in range(400)], namespace="notes"
+        )
+        written, forgotten = [], []
+
+        async def use():
+            for number in range(10**6):
+                written.append(await memory.remember(f"written meanwhile {number}", namespace="notes"))
+                id = ids.pop()
+                await memory.forget(id, namespace="notes")
+                forgotten.append(id)
+                await memory.update(ids[0], namespace="notes", metadata={"seen": number})
+                found = await memory.recall("note 3 about the harbour", namespaces="notes", k=1)
+                assert found[0].text == "note 3 about the harbour"
+
+        using = asyncio.ensure_future(use())
+        assert "notes" in await compacting.compact("notes")
+        before = len(written)
+        assert before
+        while len(written) < before + 3 and not using.done():
+            await asyncio.sleep(0.01)
+        assert not using.done()
+        using.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await using
+        kept = {hit.id async for hit in memory.list("notes")}
+        assert kept >= {*ids, *written}
+        assert not kept & set(forgotten)
+        assert len(await memory.client.list_collections()) == 1
+
+
+async def test_long_texts_keep_their_passages(path):
+    """The chunks of a long text come along."""
+    pytest.importorskip("semantic_text_splitter")
+    long = (
+        "The garden has apple trees. " * 30
+        + "A violin was stolen in Prague. "
+        + "Jam is made of oranges. " * 30
+    )
+    async with aiochroma.Memory(path, split_chars=200) as memory:
+        await memory.remember(long, namespace="notes")
+        await memory.compact(["notes", "there is none"])
+        (hit,) = await memory.recall("stolen violin Prague", namespaces="notes")
+        assert "violin was stolen" in hit.passage
+
+
+async def test_what_it_cannot_look_at_is_to_be_named():
+    """In memory there are no files that tell what is dead; a blocking memory says so, too."""
+    async with aiochroma.Memory(None) as memory:
+        await memory.remember("one", namespace="notes")
+        with pytest.raises(aiochroma.InvalidInputError, match="name the `namespaces`"):
+            await memory.compact()
+        assert await memory.compact("notes") == {"notes": 1}
+        assert await memory.count("notes") == 1
+
+
+def test_a_blocking_memory_does_it_too(path):
+    """Without an event loop."""
+    with aiochroma.sync.Memory(path) as memory:
+        memory.remember("one", namespace="notes")
+        assert memory.compact("notes") == {"notes": 1}
