@@ -211,6 +211,7 @@ def test_bad_input_ends_with_2_and_names_the_argument(tmp_path, arguments, stdin
         (["export", "/"], "`FILE` '/'"),
         (["reembed", "--embedder", "word2vec"], "`--embedder` must be"),
         (["reembed", "-n", "nope"], "There is no namespace 'nope'"),
+        (["compact", "-n", "nope"], "There is no namespace 'nope'"),
         (["export", "-", "-n", "nope"], "There is no namespace 'nope'"),
         (["import", "-", "--split-chars", "1"], "at least 32, got 1"),
     ],
@@ -305,6 +306,10 @@ def test_what_another_embedder_wrote_is_embedded_again(tmp_path):
     assert command("reembed", "--path", path, "--embedder", "word2vec").returncode == 2
     assert output(command("reembed", "--path", path)) == ["default: 1 memory embedded again"]
     assert output(command("reembed", "--path", path)) == ["default: has vectors of this embedder already"]
+    assert output(command("compact", "--path", path, "-n", "default")) == [
+        "default: index made again, 1 memory copied"
+    ]
+    assert "in no index is more dead than alive" in command("compact", "--path", path).stderr
     assert "blue" in command("recall", "--path", path, "kettle").stdout
 
 

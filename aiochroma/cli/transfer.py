@@ -179,6 +179,37 @@ def reembed(
         raise typer.Exit(1)
 
 
+@transfer_app.command("compact", epilog=_EXIT_CODES)
+def compact(
+    given: PathArgument = None,
+    path: PathOption = None,
+    namespaces: Annotated[
+        list[str] | None,
+        typer.Option("--namespace", "-n", help="This one, worn or not; repeatable. Default: the worn ones."),
+    ] = None,
+) -> None:
+    """Make worn indexes again, in which more is dead than alive, also beside programs that use them."""
+    memory = open_memory(chosen_path(given, path), must_exist=True)
+
+    async def work(memory: Memory) -> dict[str, int]:
+        await _check_namespaces(memory, namespaces)
+        total = sum([await memory.count(name) for name in namespaces]) if namespaces else None
+        done: dict[str, int] = {}
+        with progress_bar("copying", total) as show:
+
+            def note(name: str, count: int, _: int) -> None:
+                done[name] = count
+                show(sum(done.values()))
+
+            return await memory.compact(namespaces or None, progress=note)
+
+    with telling_when_interrupted(lambda: "; run it again to go on"):
+        made = with_memory(memory, work)
+    print_lines(*(f"{name}: index made again, {counted(count)} copied" for name, count in made.items()))
+    if not made:
+        say("in no index is more dead than alive")
+
+
 @transfer_app.command(epilog=_MIGRATE_EXIT_CODES)
 def migrate(
     endpoints: Annotated[

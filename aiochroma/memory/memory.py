@@ -504,8 +504,6 @@ class Memory(OpenedMemory):
         """Delete the expired memories of a namespace, or of all, and return their number; pinned memories stay."""
         return await forgetting.sweep(self._life, namespace)
 
-    # -- whole namespaces ----------------------------------------------------------------------------------------------
-
     async def reembed(
         self,
         namespaces: Iterable[str] | str | None = None,
@@ -539,17 +537,17 @@ class Memory(OpenedMemory):
         """Make the indexes of namespaces again without what is dead in them, beside whoever uses them.
 
         Chroma keeps what was deleted or replaced in its index, in memory and on the disk, and searches past it. A copy takes over
-        as with :meth:`reembed`, with the vectors that are there. Interrupted, it may be run again, and goes on where it stopped.
+        as with :meth:`reembed`, with the vectors that are there; interrupted, it goes on when it is run again.
 
         Args:
             namespaces: Their names; default: those in whose index more than 1,000 vectors, and more than half, are dead.
-            progress: Called after each page with the namespace, the number of its memories that are done, and that of all.
+            progress: As for :meth:`reembed`.
 
         Returns:
-            By name of each namespace that was made again, how many memories were copied.
+            How many memories were copied, by namespace.
 
         Raises:
-            InvalidInputError: There are no files to look at, and no namespaces were named.
+            InvalidInputError: No namespaces were named, and there are no files to look at.
         """
         return await compacting.compact(self._life, namespaces, progress=progress)
 

@@ -186,6 +186,8 @@ class Copying:
     Attributes:
         embedded: How many texts were embedded.
         left: The ids of memories in whose text the embedder finds nothing.
+        store: Where the namespace is.
+        original: Its collection.
     """
 
     def __init__(
@@ -196,12 +198,12 @@ class Copying:
         model: Collection,
         progress: Callable[[str, int, int], None] | None,
     ) -> None:
-        self.embedded = 0
+        self.embedded: int = 0
         self.left: set[str] = set()
-        self.store = store
+        self.store: Store = store
         self._run = run
         self._name = name
-        self.original = model
+        self.original: Collection = model
         self._progress = progress
         self._chunks: tuple[str, Metadata] = (copy_name(name, "chunks"), {COPY_OF: name})
         self._copied: dict[str, bytes] = {}  # The digests of what the copy has of the original.

@@ -288,7 +288,8 @@ def _advice_on(
                 "from a backup. The memories do not need it."
             )
         advice += [
-            f"--vacuum makes the index of {entry.label} again: {entry.dead} of its {entry.dead + entry.vectors} vectors are dead."
+            f"{entry.dead} of the {entry.dead + entry.vectors} vectors in the index of {entry.label} are dead: --vacuum makes it "
+            "again while nobody has the database open, `aiochroma compact` beside others, for a memory."
             for entry in found.collections
             if entry.is_worn
         ]
