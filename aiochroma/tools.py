@@ -133,8 +133,10 @@ def memory_tools(
         """
         try:
             ttl = None if days is None else timedelta(days=days)
-        except (OverflowError, ValueError) as error:
-            raise InvalidInputError(f"`days` must be a number of days above 0, got {shown(days)}.") from error
+        except (OverflowError, ValueError):
+            ttl = timedelta(0)
+        if ttl is not None and ttl <= timedelta(0):
+            raise InvalidInputError(f"`days` must be a number of days above 0, got {shown(days)}.")
         id = await memory.remember(text, namespace=namespace, scope=scope, metadata=metadata, ttl=ttl)
         _raise_any(id.error)
         return str(id)

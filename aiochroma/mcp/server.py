@@ -7,7 +7,7 @@ import contextlib
 import json
 import logging
 from dataclasses import asdict
-from functools import wraps
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -26,12 +26,15 @@ try:
     from mcp.server.mcpserver import MCPServer
     from mcp.server.mcpserver.exceptions import ResourceError, ToolError
     from mcp.server.stdio import stdio_server
-    from mcp.types import ToolAnnotations
+    from mcp.shared.exceptions import MCPError
+    from mcp.types import INVALID_PARAMS, ToolAnnotations
 except ImportError as _error:
     raise missing_extra("aiochroma.mcp", "mcp", _error.name) from _error
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+
+    _Answering = Callable[..., Awaitable[Any]]
 
 __all__ = ["McpHost", "make_server", "serve_alone"]
 
@@ -68,7 +71,9 @@ def make_server(
     )
     tools = {tool.__name__: tool for tool in memory_tools(memory, scope=scope, read_only=read_only)}
     for name, tool in tools.items():
-        server.add_tool(_telling(tool), _NAMES.get(name, name), annotations=_ANNOTATIONS.get(name, _READS))
+        server.add_tool(
+            _telling(ToolError)(tool), _NAMES.get(name, name), annotations=_ANNOTATIONS.get(name, _READS)
+        )
     _add_resources(server, memory, tools, scope)
     _add_prompt(server, memory, scope)
     return server
@@ -91,17 +96,24 @@ def serve_alone(directory: str, scope: tuple[str, ...], *, read_only: bool) -> N
     asyncio.run(serve())
 
 
-def _telling(tool: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-    """Have errors of ours reach the language model: they say what to do next. Anything else is the server's own affair."""
+def _telling(told: Callable[[str], Exception]) -> Callable[[_Answering], _Answering]:
+    """Have errors of ours reach whoever asked: they say what to do next. Anything else is the server's own affair.
 
-    @wraps(tool)
-    async def call(*values: object, **arguments: object) -> Any:
-        try:
-            return await tool(*values, **arguments)
-        except AiochromaError as error:
-            raise ToolError(str(error)) from error
+    Args:
+        told: Makes an error that the protocol's package passes on.
+    """
 
-    return call
+    def telling(answer: _Answering) -> _Answering:
+        @wraps(answer)
+        async def call(*values: object, **arguments: object) -> Any:
+            try:
+                return await answer(*values, **arguments)
+            except AiochromaError as error:
+                raise told(str(error)) from error
+
+        return call
+
+    return telling
 
 
 def _add_resources(
@@ -113,6 +125,7 @@ def _add_resources(
         mime_type="application/json",
         description="The parts of the memory.",
     )
+    @_telling(ResourceError)
     async def namespaces() -> str:
         names = await tools["list_namespaces"]()
         return _json(
@@ -125,6 +138,7 @@ def _add_resources(
         mime_type="application/json",
         description="The newest memories of a part of the memory.",
     )
+    @_telling(ResourceError)
     async def namespace(namespace: str) -> str:
         return _json(await tools["list_memories"](namespace, limit=50))
 
@@ -134,6 +148,7 @@ def _add_resources(
         mime_type="application/json",
         description="One memory with all that is known of it.",
     )
+    @_telling(ResourceError)
     async def one(namespace: str, id: str) -> str:
         hit = await memory.get(id, namespace=namespace)
         if hit is None or not is_within(hit, scope):
@@ -145,6 +160,7 @@ def _add_prompt(server: MCPServer[Any], memory: Memory, scope: str | tuple[str, 
     @server.prompt(
         title="What the memory knows", description="What was remembered about a question, to put before it."
     )
+    @_telling(partial(MCPError, INVALID_PARAMS))
     async def context(question: str) -> str:
         found = await memory.recall(question, scope=scope, k=10, limit=20)
         known = found.as_context(max_tokens=2000) or "Nothing."

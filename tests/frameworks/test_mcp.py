@@ -139,13 +139,19 @@ async def test_a_scope_is_a_wall(memory):
 
 
 async def test_errors_say_what_to_do(memory):
-    """The language model is told what was wrong with its call."""
+    """The language model is told what was wrong with its call, and whoever reads a resource or asks for the prompt."""
     async with Client(make_server(memory)) as client:
         result = await client.call_tool("remember", {"text": "   "})
         assert result.is_error
         assert "blank" in said(result)
         result = await client.call_tool("remember", {"text": "x", "metadata": {"aiochroma:x": 1}})
         assert "begin" in said(result)
+        result = await client.call_tool("remember", {"text": "x", "days": -1})
+        assert "`days` must be a number of days above 0, got -1" in said(result)
+        with pytest.raises(Exception, match="must be a string that is not blank, got ' '"):
+            await client.read_resource("memory://namespaces/%20")
+        with pytest.raises(Exception, match="`query` is blank"):
+            await client.get_prompt("context", {"question": " "})
 
 
 async def test_resources_and_prompt(memory):
