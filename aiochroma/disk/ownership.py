@@ -55,8 +55,7 @@ __all__ = [
 
 log: EventLogger = get_logger("aiochroma.disk")
 
-# Between taking the lock and writing the record lie microseconds; a reader that finds no living owner looks
-# again.
+# Between taking the lock and writing the record lie microseconds; a reader that finds no living owner looks again.
 _RECORD_ATTEMPTS = 5
 _RECORD_PAUSE_SECONDS = 0.02
 
@@ -289,11 +288,10 @@ def is_alive(pid: int) -> bool:
     if sys.platform == "win32":
         return True
     try:
-        os.kill(pid, 0)
+        with contextlib.suppress(PermissionError, OverflowError):
+            os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except (PermissionError, OverflowError):
-        return True
     return True
 
 
