@@ -18,6 +18,7 @@ whole, its thread, its queue or its files is one of these:
     ├── InvalidInputError (ValueError)         an argument of ours is wrong; nothing was written
     ├── MissingExtraError (ImportError)        an optional package is not installed
     ├── StoreUnavailableError                  the database cannot be used as it is now
+    │   ├── NamespaceMovingError               a copy of the namespace is about to take over; nothing was written
     │   ├── DatabasePathError                  not a directory, or no permission
     │   ├── DatabaseInUseError                 another process (or a plain chromadb client) owns it
     │   ├── DatabaseLockedError                a foreign process holds SQLite's lock
@@ -76,6 +77,7 @@ __all__ = [
     "InvalidInputError",
     "MigrationError",
     "MissingExtraError",
+    "NamespaceMovingError",
     "OutcomeUnknownError",
     "PartialWriteError",
     "QueueFullError",
@@ -205,6 +207,10 @@ class MissingExtraError(AiochromaError, ImportError):
 
 class StoreUnavailableError(AiochromaError):
     """The database cannot be used as it is now."""
+
+
+class NamespaceMovingError(StoreUnavailableError):
+    """A copy of the namespace is about to take over, and the write was not carried out; a memory waits, and does it again."""
 
 
 class DatabasePathError(StoreUnavailableError):

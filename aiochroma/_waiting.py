@@ -46,6 +46,7 @@ __all__ = [
     "off_loop",
     "on_callers_loop",
     "refuse_on_loop",
+    "rest",
     "show_as",
     "together",
     "waits_by_blocking",
@@ -221,6 +222,16 @@ class Started(Generic[T]):
             self._task.cancel()
         await asyncio.wait({self._task})
         return asyncio.CancelledError() if self._task.cancelled() else self._task.exception()
+
+
+async def rest(seconds: float) -> None:
+    """Do nothing for a while."""
+    if waits_by_blocking():
+        time.sleep(seconds)  # noqa: ASYNC251 - there is no loop
+    else:
+        import asyncio
+
+        await asyncio.sleep(seconds)
 
 
 async def together(works: Mapping[K, Coroutine[Any, Any, T]]) -> dict[K, T]:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from aiochroma._errors import EmbeddingFailedError, InvalidInputError
 from aiochroma._types import Metadata
+from aiochroma.memory.codes import complete_codes
 from aiochroma.memory.copies import ExclusiveRun
-from aiochroma.memory.reembedding import Copying, complete_codes, finish_interrupted
+from aiochroma.memory.reembedding import Copying, finish_interrupted
 from aiochroma.memory.store import checked_names
 from aiochroma.memory.vectors import Embedded
 from aiochroma.records.record import CHUNKS, collection_name

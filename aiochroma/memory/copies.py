@@ -15,10 +15,11 @@ import platform
 import time
 import uuid
 from datetime import datetime
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
-from aiochroma._errors import AiochromaError, StoreUnavailableError
+from aiochroma._errors import AiochromaError, NamespaceMovingError, StoreUnavailableError
 from aiochroma._types import Metadata, MetadataView
+from aiochroma._waiting import rest
 from aiochroma.disk.ownership import is_alive
 from aiochroma.memory.vectors import CHUNKS_FOR
 from aiochroma.records.record import (
@@ -32,7 +33,7 @@ from aiochroma.records.record import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
     from types import TracebackType
 
     from chromadb.types import Collection
@@ -50,8 +51,11 @@ __all__ = [
     "delete_replaced",
     "drop_copies",
     "restore_names",
+    "settled",
     "take_over",
 ]
+
+T = TypeVar("T")
 
 COPY_OF = "aiochroma:copy_of"
 """In the metadata of a copy that is being made: the namespace."""
@@ -65,6 +69,8 @@ _RUN = "ns.reembedding.x"
 _MARK, _PROCESS, _MACHINE, _SEEN = (
     f"aiochroma:run_{name}" for name in ("mark", "process", "machine", "seen")
 )
+_SETTLING_PATIENCE_SECONDS = 30.0
+_SETTLING_PAUSE_SECONDS = 0.02
 _SIGN_SECONDS = 10.0
 _SILENT_SECONDS = 900.0
 """After this time without a sign a run on another machine is taken to be dead. Before each page it gives one."""
@@ -145,6 +151,18 @@ class ExclusiveRun:
                 f"Namespaces of this database are being embedded again by process {process} on {known.get(_MACHINE)!r} (its last "
                 f"sign of life: {at}). Wait until it is done, then ask again: what it has done is not done twice."
             )
+
+
+async def settled(work: Callable[[], Awaitable[T]]) -> T:
+    """Do something with a namespace; again, where a copy was about to take over."""
+    until = time.monotonic() + _SETTLING_PATIENCE_SECONDS
+    while True:
+        try:
+            return await work()
+        except NamespaceMovingError:
+            if time.monotonic() > until:
+                raise
+        await rest(_SETTLING_PAUSE_SECONDS)
 
 
 async def restore_names(store: Store, models: Sequence[Collection]) -> None:

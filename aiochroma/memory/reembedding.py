@@ -5,9 +5,6 @@ is until the copy is complete. Before the copy takes over it is compared with th
 changed meanwhile is copied again. Then it takes the namespace's name, and writes go to it and not to the original any more (see
 ``MemoryRecords``). Changes that reached the original last are carried over afterwards, except to memories that have changed in
 the copy. An interrupted run goes on with the copy that is there. Only one run is under way in a database (``ExclusiveRun``).
-
-Where the embedder gives the states of tokens, memories without a code get one: those that were written by a release without
-codes, and those of an index that was made again from Chroma's records.
 """
 
 from __future__ import annotations
@@ -20,6 +17,7 @@ from typing import TYPE_CHECKING
 from aiochroma._errors import InvalidInputError, StoreUnavailableError
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma._types import JsonObject, Metadata
+from aiochroma.memory.codes import complete_codes, write_codes
 from aiochroma.memory.copies import (
     COMPLETE,
     COPY_EMBEDDER,
@@ -39,9 +37,10 @@ from aiochroma.records.record import (
     DIMENSIONS,
     FINGERPRINT,
     REPLACED,
+    SETTLING,
+    SETTLING_SECONDS,
     UPDATED_AT,
     WRITING,
-    Record,
     chunks_name,
     collection_name,
 )
@@ -55,12 +54,14 @@ if TYPE_CHECKING:
     from aiochroma.memory.store import Store
     from aiochroma.memory.vectors import Embedded
 
-__all__ = ["Copying", "ReembedReport", "complete_codes", "finish_interrupted", "reembed"]
+__all__ = ["Copying", "ReembedReport", "finish_interrupted", "reembed"]
 
 log: EventLogger = get_logger("aiochroma.memory")
 
 _PAGE = 256
 _MOST_PASSES = 20
+_MOST_SETTLINGS = 3
+_TAKING_OVER_SECONDS = 2.0
 _LATE_SECONDS = 60.0
 """How much later than its moment a memory may be written: it is embedded in between."""
 
@@ -120,50 +121,6 @@ def reembed(
         return ReembedReport(report.embedded, tuple(unchanged), report.left)
 
     return life.run("reembed", work, None)
-
-
-async def complete_codes(store: Store, name: str) -> int:
-    """Embed the tokens of the memories that have no code; return how many have one now.
-
-    A memory to which another program gave a vector that is not that of its text gets none.
-    """
-    namespace = await store.existing(name)
-    if namespace is None or not (store.embedder.gives_tokens and store.capabilities.full_text):
-        return 0
-    while await store.submit("index_memories", **namespace.collection) < 1.0:
-        pass
-    ids: list[str] = await store.submit("memories_without_code", **namespace.collection)
-    asked: list[str] = []
-    for start in range(0, len(ids), _PAGE):
-        page = ids[start : start + _PAGE]
-        records: list[Record | None] = await store.submit("read_memories", **namespace.collection, ids=page)
-        # A long text is found by its chunks, and has no code.
-        texts = {
-            record["id"]: record["document"]
-            for record in records
-            if record is not None and CHUNKS not in record["metadata"]
-        }
-        if texts:
-            embedded = await store.embed(list(texts.values()), is_query=False)
-            await _write_codes(
-                store, namespace.collection["collection_id"], dict(zip(texts, embedded, strict=True))
-            )
-        asked += texts
-    left = set(await store.submit("memories_without_code", **namespace.collection)) if asked else set()
-    return sum(id not in left for id in asked)
-
-
-async def _write_codes(store: Store, collection: object, embedded: Mapping[str, Embedded]) -> None:
-    codes = {id: one.code for id, one in embedded.items() if one.code is not None}
-    if codes:
-        await store.submit(
-            "code_memories",
-            bulk=True,
-            collection_id=collection,
-            ids=list(codes),
-            codes=list(codes.values()),
-            **store.database,
-        )
 
 
 async def finish_interrupted(store: Store, run: ExclusiveRun) -> None:
@@ -230,6 +187,7 @@ class Copying:
             )
         if self.left:
             return False
+        await self._settle(copy, compared - _LATE_SECONDS)
         copy.metadata = {**(copy.metadata or {}), COMPLETE: True, SINCE: compared - _LATE_SECONDS}
         await store.submit("_modify", id=copy.id, new_metadata=copy.metadata, **store.database)
         await self._run.check()
@@ -242,6 +200,23 @@ class Copying:
         await delete_replaced(store)
         log.info("reembed.done", namespace=self._name, memories=self.embedded)
         return True
+
+    async def _settle(self, copy: Collection, since: float) -> None:
+        """Have writers wait until the copy has taken over, and copy what they have written since a moment."""
+        store = self.store
+        for _ in range(_MOST_SETTLINGS):
+            present = await store.collection(collection_name(self._name))
+            if present is None or present.id != self.original.id:
+                raise StoreUnavailableError(f"The namespace {self._name!r} was deleted while it was copied.")
+            until = time.time() + SETTLING_SECONDS
+            metadata = {**(present.metadata or {}), SETTLING: until}
+            await store.submit("_modify", id=present.id, new_metadata=metadata, **store.database)
+            await self._pass(copy, since)
+            if time.time() < until - _TAKING_OVER_SECONDS:
+                return
+        raise StoreUnavailableError(
+            f"What is written to the namespace {self._name!r} meanwhile takes too long to embed; stop the writer for a while."
+        )
 
     async def rescue(self, present: Collection, since: float) -> None:
         """Copy what was written to the original after its copy took over, or just before; the copy is in use."""
@@ -397,7 +372,7 @@ class Copying:
             uris=None,
             **store.database,
         )
-        await _write_codes(store, copy.id, vectors)
+        await write_codes(store, copy.id, vectors)
         self.embedded += len(vectors)
         return len(vectors)
 

@@ -13,6 +13,7 @@ from aiochroma._waiting import off_loop
 from aiochroma.client.maintenance import SingleEmbedder, reembed_missing
 from aiochroma.client.opening import ClientOpening
 from aiochroma.embedding.functions import is_alike, is_same_name
+from aiochroma.memory.copies import restore_names, settled
 from aiochroma.memory.vectors import TextEmbedder
 from aiochroma.records.record import (
     DIMENSIONS,
@@ -288,8 +289,6 @@ class Store:
         return names
 
     async def _stored_embedders(self) -> list[str]:
-        from aiochroma.memory.copies import restore_names
-
         models = await self.collections()
         await restore_names(self, models)
         stored = Counter((model.metadata or {}).get(EMBEDDER) for model in models)
@@ -357,30 +356,30 @@ class Store:
             absent: The result where there is no such namespace.
             any_embedder: Whether the vectors may be another embedder's, for work that compares none.
         """
-        from chromadb.errors import NotFoundError
 
-        for attempt in (1, 2):
+        async def on_it() -> T:
             namespace = await self.existing(name, any_embedder=any_embedder)
-            if namespace is None:
-                break
-            try:
-                return await work(namespace)
-            except NotFoundError:
-                # It was deleted meanwhile, and perhaps made again.
-                self.drop(name)
-                if attempt == 2:
-                    raise
-        return absent
+            return absent if namespace is None else await work(namespace)
+
+        return await self._looked_up_again(name, on_it)
 
     async def on_made(self, name: str, work: Callable[[Namespace], Awaitable[T]]) -> T:
         """Do something with a namespace, which is made where there is none."""
+
+        async def on_it() -> T:
+            return await work(await self._made(name))
+
+        return await self._looked_up_again(name, on_it)
+
+    async def _looked_up_again(self, name: str, work: Callable[[], Awaitable[T]]) -> T:
+        """Do something with a namespace; once more, where it was deleted meanwhile, and perhaps made again."""
         from chromadb.errors import NotFoundError
 
         try:
-            return await work(await self._made(name))
+            return await settled(work)
         except NotFoundError:
             self.drop(name)
-            return await work(await self._made(name))
+            return await settled(work)
 
     async def _made(self, name: str) -> Namespace:
         known = await self.existing(name)

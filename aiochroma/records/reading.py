@@ -6,9 +6,11 @@ that it belongs to; the memory names its writing too. So chunks that a crash has
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
+from aiochroma._errors import NamespaceMovingError
 from aiochroma._types import CollectionId, Metadata, MetadataView, Vector, Where
 from aiochroma.backend.chroma_records import ChromaRecords, Database
 from aiochroma.backend.faults import classify
@@ -17,6 +19,8 @@ from aiochroma.records.record import (
     CHUNK_OF,
     CHUNKS,
     REPLACED,
+    SETTLING,
+    SETTLING_SECONDS,
     WRITING,
     Record,
     chunk_id,
@@ -59,17 +63,24 @@ class Reader:
         self.in_place: set[str] = set()
 
     def refuse_replaced(self, collection_id: CollectionId, db: Database) -> None:
-        """Refuse a collection whose place another has taken; whoever knows it by its id looks its name up again.
+        """Refuse a collection whose place another has taken, or is about to take.
 
         Raises:
-            chromadb.errors.NotFoundError: Another has.
+            chromadb.errors.NotFoundError: Another has; whoever knows it by its id looks its name up again.
+            NamespaceMovingError: Another is about to.
         """
         from chromadb.errors import NotFoundError
 
         if str(collection_id) in self.in_place:
             return
-        if REPLACED in self._api.metadata_of(collection_id, **db):
-            raise NotFoundError(f"Collection [{collection_id}] was embedded again; another has its place")
+        known = self._api.metadata_of(collection_id, **db)
+        if REPLACED in known:
+            raise NotFoundError(f"Collection [{collection_id}] was copied; another has its place")
+        until = known.get(SETTLING)
+        if isinstance(until, float) and time.time() < until < time.time() + SETTLING_SECONDS:
+            raise NamespaceMovingError(
+                f"A copy of collection [{collection_id}] is about to take its place; write in a moment."
+            )
         self.in_place.add(str(collection_id))
 
     def nearest(

@@ -38,6 +38,8 @@ __all__ = [
     "POSITION",
     "REPLACED",
     "SCOPE",
+    "SETTLING",
+    "SETTLING_SECONDS",
     "THREAD",
     "UNORDERED",
     "UPDATED_AT",
@@ -72,6 +74,10 @@ DIMENSIONS = "aiochroma:dimensions"
 """In the metadata of a collection: the length of its vectors."""
 FINGERPRINT = "aiochroma:embedder_fingerprint"
 """In the metadata of a collection: what the embedder makes of one fixed text."""
+SETTLING = "aiochroma:settling"
+"""In the metadata of a namespace whose copy is about to take over: until when writes wait, in seconds since 1970."""
+SETTLING_SECONDS = 10.0
+"""For no longer do they wait: whoever has them wait may have died."""
 REPLACED = "aiochroma:replaced"
 """In the metadata of a collection whose place another one has taken: the namespace. It is not written to any more."""
 

@@ -10,6 +10,7 @@ import pytest
 import aiochroma
 import aiochroma.sync
 from aiochroma.disk import findings
+from aiochroma.memory import reembedding
 
 _MANY = 1200
 """Chroma writes an index to the disk after a thousand records."""
@@ -94,6 +95,28 @@ async def test_memories_are_found_and_written_while_it_goes_on(path):
         assert kept >= {*ids, *written}
         assert not kept & set(forgotten)
         assert len(await memory.client.list_collections()) == 1
+
+
+async def test_what_is_remembered_last_can_be_forgotten_at_once(path, monkeypatch):
+    """No write comes between the last look at the original and the moment from which the copy is the namespace."""
+    real = reembedding.take_over
+    async with aiochroma.Memory(path) as memory, aiochroma.Memory(path) as compacting:
+        await memory.remember_many([f"note {n}" for n in range(10)], namespace="notes")
+        remembering = []
+
+        async def take_over(*arguments):
+            remembering.append(asyncio.ensure_future(memory.remember("written last", namespace="notes")))
+            done, _ = await asyncio.wait(remembering, timeout=1.0)
+            assert not done, "the original was written to after the last look at it"
+            await real(*arguments)
+
+        monkeypatch.setattr(reembedding, "take_over", take_over)
+        compacted = asyncio.ensure_future(compacting.compact("notes"))
+        while not remembering:
+            await asyncio.sleep(0.01)
+        assert await memory.forget(await remembering[0], namespace="notes") == 1
+        await compacted
+        assert await memory.count("notes") == 10
 
 
 async def test_long_texts_keep_their_passages(path):
