@@ -610,7 +610,7 @@ def show(*progress):
         os.kill(os.getpid(), signal.SIGINT)
 
 @contextlib.contextmanager
-def bars(*_):
+def bars(*_, **__):
     yield show
 
 transfer.progress_bar = transfer.progress_bars = bars
