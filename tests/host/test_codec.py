@@ -154,7 +154,7 @@ def reports():
     """One instance of every report that travels, with no field left at its default."""
     recovery = CollectionRecovery("id", "notes", True, 3, 4, ("a", "b"), Path("/quarantine"), "why")
     owner = Owner(1, "here", "2026-01-01", "1.0", "bot", "host", "/run/x.sock")
-    capabilities = Capabilities(True, False, True, True, True)
+    capabilities = Capabilities(True, True, True, True)
     report = RecoveryReport(Path("/data"), (recovery,))
     info = BackendInfo(capabilities, None, owner, report, True, {"pid": 1})
     return [recovery, owner, capabilities, report, info]
