@@ -363,12 +363,11 @@ def test_never_start_leaves_it_to_others(hosts, path, monkeypatch):
 @pytest.fixture
 def other_version(monkeypatch):
     """Let this process be of another version than the host that it meets."""
-    import aiochroma.host.reaching
-    from aiochroma.host.messages import versions
+    from aiochroma.host import messages
 
     def pretend():
-        mine = {**versions(), "aiochroma": "999.0"}
-        monkeypatch.setattr(aiochroma.host.reaching, "versions", lambda: mine)
+        mine = {**messages.versions(), "aiochroma": "999.0"}
+        monkeypatch.setattr(messages, "versions", lambda: mine)
 
     return pretend
 
