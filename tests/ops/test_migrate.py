@@ -409,14 +409,14 @@ async def test_the_command(rich, server):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["", "x"], "`src` must be a directory"),
-        (["db", "ftp://x"], "`dst` must be a directory, or http"),
+        (["", "x"], "`SRC` must be a directory"),
+        (["db", "ftp://x"], "`DST` must be a directory, or http"),
         (["db", "http://x/only-one"], "optionally with /tenant/database"),
         (["db", "http://me:hunter2@x"], "must not contain user name or password"),
-        (["db", "http://x:99999"], "`dst` is not the address of a server"),
+        (["db", "http://x:99999"], "`DST` is not the address of a server"),
         (["db", "db"], "are the same"),
         (["db", "http://x/one/two", "--to-tenant", "three"], "names the tenant 'one'"),
-        (["db", "x", "--all-databases", "--database", "one"], "`all_databases`"),
+        (["db", "x", "--all-databases", "--database", "one"], "`--all-databases`"),
         (["db", "x", "--database", "not-there"], "has no such tenant or database"),
         (["db", "x", "--tenant", "not-there"], "has no such tenant or database"),
     ],

@@ -215,7 +215,7 @@ async def test_what_is_forgotten_leaves_the_file(relay, other, folder, namespace
         await memory.update(ids[1], text="apple", namespace=namespace)
         await other.forget(ids[2], namespace=namespace)
         await memory.update(ids[4], expires_at=1, namespace=namespace)
-        assert await memory.sweep() == 1
+        assert await memory.sweep(namespace=namespace) == 1
         await memory.forget_namespace(f"{namespace} gone")
         await memory.recall("apple", namespaces=namespace)
     lying = bytes_in(folder)
