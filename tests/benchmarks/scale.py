@@ -248,7 +248,9 @@ async def small_write(directory: Path, size: int) -> Row:
     """One write into a namespace of 30 beside the large one; the loop's stall included."""
     client, small = _plain_collection(directory, "small")
     vector = _vectors(["A new fact of the small one."])
-    async with Memory(directory / "ours") as memory, Ticker() as ticker:
+    async with Memory(directory / "ours") as memory:
+        async with Ticker() as ticker:
+            await timed(lambda n: memory.remember(f"An earlier fact, number {n}.", namespace=SMALL), 15)
         row = await beside_plain(
             lambda n: memory.remember(f"A new fact, number {n}, of the small one.", namespace=SMALL),
             lambda n: small.upsert(
