@@ -107,7 +107,7 @@ def end_within(request: Request, start: int, stop: int, room: float, bytes_per_n
 
 
 def bytes_of(request: Request, bytes_per_number: float) -> float:
-    """Estimate what the records of a write come to, with so many bytes for each number of a vector."""
+    """Estimate what the records of a write come to, with this many bytes for each number of a vector."""
     ids = request.arguments["ids"]
     return sum(_bytes_of_record(request, position, bytes_per_number) for position in range(len(ids)))
 

@@ -45,7 +45,7 @@ T = TypeVar("T")
 
 _REOPEN_SECONDS = 1.0
 _LISTED_FROM = 64
-"""From so many names on the list of all collections takes less time than asking for each."""
+"""From this many names on the list of all collections takes less time than asking for each."""
 
 _LOOK_SECONDS = 1.0
 """How often calls look at the state of the database; each look takes a hundredth of a recall."""

@@ -289,7 +289,7 @@ def _advice_on(
             )
         advice += [
             f"{entry.dead} of the {entry.dead + entry.vectors} vectors in the index of {entry.label} are dead: --vacuum makes it "
-            "again while nobody has the database open, `aiochroma compact` beside others, for a memory."
+            "again while no program has the database open, `aiochroma compact` beside others, for a memory."
             for entry in found.collections
             if entry.is_worn
         ]
