@@ -60,7 +60,7 @@ WORTH_REBUILDING = 1000
 
 
 def is_worn(dead: int, alive: int) -> bool:
-    """Whether so many vectors of an index belong to nothing any more that making it again pays."""
+    """Whether enough vectors of an index belong to deleted or replaced records to make the index again."""
     return dead > max(alive, WORTH_REBUILDING)
 
 

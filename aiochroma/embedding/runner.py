@@ -241,7 +241,7 @@ def _is_stuck(worker: Worker) -> bool:
 
 
 def _late(function: object, worker: Worker, error: DeadlineExceededError) -> DeadlineExceededError:
-    """Return the error of a caller whose deadline passed: what it says of a queue helps nobody here."""
+    """Return the error of a caller whose deadline passed. It names the embedder and not the queue before it."""
     return DeadlineExceededError(
         f"The deadline passed while the embedding function {name_of(function)!r} was at work: it has been in one call for "
         f"{_seconds_in_call(worker):.1f} s. Give it a time limit of its own, or the call a longer one.",

@@ -238,7 +238,7 @@ class Copying:
         self._chunks = (chunks_name(self._name), {CHUNKS_FOR: self._name})
 
     async def _made(self) -> Collection:
-        """Return the copy, as far as an earlier run came; the copy of another embedder is begun anew."""
+        """Return the copy, as far as an earlier run came; the copy of another embedder is deleted and begun again."""
         store, name = self.store, self._name
         metadata = {
             COPY_OF: name,

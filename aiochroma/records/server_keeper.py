@@ -345,7 +345,7 @@ class ServerKeeper(IndexKeeper):
         if not mark.is_tidy:  # The process that had the file was killed.
             index.tidy(collection)
         index.delete(collection, index.ids(collection).difference(there))
-        # Other clocks may have been further behind while nobody looked.
+        # While no search looked, clients whose clocks are further behind may have written.
         copy.asked_at, copy.read_at, copy.skew = mark.as_of - _MOST_SKEW_SECONDS, mark.read_at, mark.skew
         copy.unread.update(mark.unread)
         return index.ids(collection)

@@ -1,4 +1,4 @@
-"""The chunks of long texts: nothing of a text that was not remembered stays, and thousands of them stop nobody."""
+"""Chunks of long texts: a text that was not remembered leaves none, and deleting thousands keeps no caller waiting."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WORDS = ["kettle", "lamp", "window", "river", "stone"]
 
 
 def long_text(words):
-    """Return a text of so many words, of which chunks of four words are made."""
+    """Return a text with that number of words, which is split into chunks of four."""
     return " ".join(f"{WORDS[number % 5]}{'x' * (number % 7)}" for number in range(words))
 
 
