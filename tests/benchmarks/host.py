@@ -1,6 +1,6 @@
 """A host beside the database in this process, and beside what else there is: one command, one run, the same data.
 
-    python tests/benchmarks/host.py [--records 3000 30000] [--rounds 5] [--only this shared] [--picture FILE.png] [--json FILE]
+    python tests/benchmarks/host.py [--records 3000 30000] [--rounds 5] [--every 10] [--only this shared] [--picture FILE.png]
 
 Every row is a short burst, and the contenders take turns burst by burst: the machine is not the same a minute later. Figures
 are medians of the rounds; a comparison is the median of the rounds' own quotients. Of a gap of the event loop only as much counts
@@ -39,7 +39,7 @@ CONTENDERS = {
     "run": "chroma run, chromadb's client",
     "plain": "plain chromadb, alone",
 }
-BESIDE = "bulk beside a recall every 10 ms"
+BESIDE = "bulk beside recalls"
 RECALL = "Memory.recall over 4 namespaces, 16 callers, per s"
 WRITERS = "upsert, 64 writers, per s"
 CPU = "this process's CPU, ms each"
@@ -181,6 +181,9 @@ def batches(begin, records):
 class Store:
     """A database with four collections of the same records, however it is reached."""
 
+    every = 0.01
+    """Seconds between the moments at which recalls come due."""
+
     def __init__(self, collections, client=None, close=None, memory=None):
         self.collections = collections
         self.client = client
@@ -226,7 +229,7 @@ class Store:
         return round(count / (time.perf_counter() - begun))
 
     async def bulk_beside_recalls(self, count):
-        """Write while a recall comes due every 10 ms; return records/s and how long the recalls took, in milliseconds."""
+        """Write while recalls come due; return records/s and how long the recalls took, in milliseconds."""
         speed = []
 
         async def write():
@@ -236,7 +239,7 @@ class Store:
         return speed[0], waits
 
     async def recalls_when_due(self, meanwhile):
-        """Return how long recalls took that came due every 10 ms while something else went on, in milliseconds.
+        """Return how long recalls took that came due while something else went on, in milliseconds.
 
         A recall waits from the moment at which it is due: a loop that was kept from starting it does not make it faster.
         """
@@ -250,7 +253,7 @@ class Store:
             due = time.perf_counter()
             for number in range(10**6):
                 calls.append(asyncio.ensure_future(one(number, due)))
-                due += 0.01
+                due += self.every
                 await asyncio.sleep(max(0.0, due - time.perf_counter()))
 
         reading = asyncio.ensure_future(recalls())
@@ -386,10 +389,10 @@ async def bulk_beside_recalls(store, count=0):
     return found
 
 
-async def recall_every_10_ms(store):
+async def recalls_alone(store):
     """Measure the recalls of the row of bulk writing without the bulk write."""
     waits = await store.recalls_when_due(asyncio.sleep(1.5))
-    return {"no bulk, a recall every 10 ms: recall p99, ms": round(float(np.percentile(waits, 99)), 1)}
+    return {"recalls without bulk: recall p99, ms": round(float(np.percentile(waits, 99)), 1)}
 
 
 async def in_turns(report, stores, row, rounds, prefix=""):
@@ -452,7 +455,7 @@ async def measure(given):
         await in_turns(report, stores, row, given.rounds)
     writing = {**stores, "plain": Plain(folder / "alone", records)}
     await in_turns(report, writing, partial(bulk, count=given.bulk), given.rounds)
-    await in_turns(report, stores, recall_every_10_ms, given.rounds)
+    await in_turns(report, stores, recalls_alone, given.rounds)
     await in_turns(report, writing, partial(bulk_beside_recalls, count=given.bulk), given.rounds)
     for name, store in ours.items():
         await with_memory(store, name, folder, min(records, 2000))
@@ -575,9 +578,9 @@ def draw(report, caption, target):
     from matplotlib import pyplot as plt
 
     chosen = (
-        "bulk beside a recall every 10 ms: loop stall max, ms",
-        "bulk beside a recall every 10 ms: recall p99, ms",
-        "bulk beside a recall every 10 ms, records/s",
+        "bulk beside recalls: loop stall max, ms",
+        "bulk beside recalls: recall p99, ms",
+        "bulk beside recalls, records/s",
         "fan-out x4, 16 callers, per s",
         "fan-out x4, 16 callers: this process's CPU, ms each",
         "upsert, 64 writers, per s",
@@ -609,6 +612,7 @@ def main():
     parser.add_argument("--records", type=int, nargs="+", default=[3000, 30000])
     parser.add_argument("--bulk", type=int, default=2500)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--every", type=float, default=10, help="milliseconds between recalls that come due")
     parser.add_argument("--only", nargs="+", choices=[name for name in CONTENDERS if name != "plain"])
     parser.add_argument("--picture", type=Path)
     parser.add_argument("--json", type=Path)
@@ -621,10 +625,12 @@ def main():
     if given.client:
         asyncio.run(as_client(Path(given.client[0]), int(given.client[1])))
         return
+    Store.every = given.every / 1000
     before = os.getloadavg()[0]
     report = asyncio.run(measure(given))
     caption = (
-        f"{given.records[0]:,} records of {DIMENSIONS} dimensions in each of {COLLECTIONS} collections, bulk of {given.bulk:,}; "
+        f"{given.records[0]:,} records of {DIMENSIONS} dimensions in each of {COLLECTIONS} collections, bulk of {given.bulk:,}, "
+        f"a recall every {given.every:g} ms; "
         f"{os.cpu_count()} cores, load {before:.1f} before"
     )
     print(caption, table(report), sep="\n\n")
