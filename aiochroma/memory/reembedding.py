@@ -107,7 +107,7 @@ def reembed(
         for name in await store.names() if names is None else names:
             model = await store.collection(collection_name(name))
             if model is None or await store.is_mine(model.metadata or {}):
-                coded = 0 if model is None else await complete_codes(store, name)
+                coded = 0 if model is None else await complete_codes(store, name, progress)
                 if coded:
                     report.embedded[name] = coded
                 else:
@@ -171,6 +171,7 @@ class Copying:
         copy = await self._made()
         compared = time.time()
         changed = await self._pass(copy)
+        self._progress = None  # What follows looks for changes, mostly none.
         since: float | None = None
         for _ in range(_MOST_PASSES if changed else 0):
             if since is None:
@@ -284,7 +285,7 @@ class Copying:
             if different:
                 changed += await self._copy(copy, different)
                 self._copied |= {id: _digest(record) for id, record in different.items()}
-            if self._progress is not None and since is None:
+            if self._progress is not None:
                 self._progress(self._name, min(start + _PAGE, len(ids)), len(ids))
         return changed
 
