@@ -6,7 +6,7 @@ For a memory ``d`` of namespace ``n``::
     vector(d)   = 2 ** -(cosine distance of d / the embedder's own max_distance)
     tokens(d)   = how much the tokens of the question are like those of d and its surroundings, 0 to 1 (``text.codes``)
     meaning(d)  = (vector(d) + TOKEN_WEIGHT * tokens(d)) / (1 + TOKEN_WEIGHT), or vector(d) where there are no tokens
-    relevance   = (text(d) + v * meaning(d)) / (1 + v), where v is VECTOR_WEIGHT, times 1 + TOKEN_WEIGHT with tokens
+    relevance   = (text(d) + v * meaning(d)) / (1 + v), where v is the weight of the vector, times 1 + TOKEN_WEIGHT with tokens
     recency(d)  = 1 - r + r * 2 ** -(age of d / half-life)
     score(d)    = relevance * recency(d) * weight(n)
 
@@ -189,8 +189,11 @@ def rank(
         likeness = np.where(np.isnan(tokens), np.nanmean(tokens), tokens)
         meaning = (vector + TOKEN_WEIGHT * likeness) / (1.0 + TOKEN_WEIGHT)
         vector_weight, limits = vector_weight * (1.0 + TOKEN_WEIGHT), AUTO_MIN_SCORE_WITH_TOKENS
+    share_of_text = 1.0 / (
+        1.0 + vector_weight
+    )  # A weight may be so large that its product with another number is infinite.
     relevance = {
-        "hybrid": (text + vector_weight * meaning) / (1.0 + vector_weight),
+        "hybrid": share_of_text * text + (1.0 - share_of_text) * meaning,
         "vector": meaning,
         "text": text,
     }[spec.mode]
