@@ -1,55 +1,140 @@
 """The codes of tokens, for memories that have none though the embedder gives the states of tokens.
 
 Those are memories that were written by a release without codes, of a copy, and of an index that was made again from Chroma's
-records.
+records; and those of a server that other clients have written. A copy of a server's memories is completed beside the recalls that
+look into it, a few texts at a time.
 """
 
 from __future__ import annotations
 
+import threading
+import time
+from functools import partial
 from typing import TYPE_CHECKING
 
+from aiochroma._errors import InvalidInputError
+from aiochroma._logging import EventLogger, get_logger
+from aiochroma._waiting import THREAD_NAME, drive, off_loop
 from aiochroma.records.record import CHUNKS, Record
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
-    from aiochroma.memory.store import Store
+    from aiochroma.memory.store import Namespace, Store
     from aiochroma.memory.vectors import Embedded
 
-__all__ = ["complete_codes", "write_codes"]
+__all__ = ["CodesBeside", "complete_codes", "write_codes"]
+
+log: EventLogger = get_logger("aiochroma.memory")
 
 _PAGE = 256
+_PAGE_BESIDE = 32
+_AT_ONCE = 8
+"""Beside recalls so many texts are embedded at once: a question waits for them, with MiniLM for 80 ms at most."""
+_PAUSE_SECONDS = 2.0
+_TRIED_SECONDS = 300.0
+"""For so long a memory whose code cannot be made is not tried again."""
+_END_SECONDS = 5.0
 
 
-async def complete_codes(store: Store, name: str) -> int:
+class CodesBeside:
+    """Completes the codes of a server's memories on a thread, while there are recalls that would use them."""
+
+    def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
+        self._has_ended = False
+        self._rests_until = 0.0
+        self._tried: dict[tuple[str, str], float] = {}
+
+    def begin(self, store: Store, names: Iterable[str]) -> None:
+        """See to namespaces, unless that was done a moment ago, or is under way."""
+        if not (store.answers_in_parallel and store.embedder.gives_tokens) or self._has_ended:
+            return
+        now = time.monotonic()
+        if now < self._rests_until or (self._thread is not None and self._thread.is_alive()):
+            return
+        self._rests_until = now + _PAUSE_SECONDS
+        self._thread = threading.Thread(
+            target=self._complete, args=(store, list(names)), name=THREAD_NAME, daemon=True
+        )
+        self._thread.start()
+
+    async def end(self) -> None:
+        """Stop; what is being embedded is waited for, but not for long."""
+        self._has_ended = True
+        if self._thread is not None:
+            await off_loop(partial(self._thread.join, _END_SECONDS))
+
+    def _complete(self, store: Store, names: Iterable[str]) -> None:
+        try:
+            for name in names:
+                drive(self._completed(store, name))
+        except Exception as error:  # noqa: BLE001 - a recall does without
+            if not self._has_ended:
+                log.warning("memory.codes_incomplete", error=repr(error))
+        finally:
+            self._rests_until = time.monotonic() + _PAUSE_SECONDS
+
+    async def _completed(self, store: Store, name: str) -> None:
+        namespace = await store.existing(name)
+        if namespace is None:
+            return
+        now = time.monotonic()
+        self._tried = {key: at for key, at in self._tried.items() if now - at < _TRIED_SECONDS}
+        ids: list[str] = await store.submit("memories_without_code", **namespace.collection)
+        ids = [id for id in ids if (name, id) not in self._tried]
+        for start in range(0, len(ids), _PAGE_BESIDE):
+            if self._has_ended:
+                return
+            try:
+                await _complete_page(store, namespace, ids[start : start + _PAGE_BESIDE], _AT_ONCE)
+            except (
+                InvalidInputError
+            ) as error:  # A text of another program, in which the embedder finds nothing.
+                log.info("memory.codes_incomplete", namespace=name, error=str(error))
+        if ids:
+            left = set(ids).intersection(await store.submit("memories_without_code", **namespace.collection))
+            self._tried |= dict.fromkeys(((name, id) for id in left), now)
+
+
+async def complete_codes(
+    store: Store, name: str, progress: Callable[[str, int, int], None] | None = None
+) -> int:
     """Embed the tokens of the memories that have no code; return how many have one now.
 
     A memory to which another program gave a vector that is not that of its text gets none.
     """
     namespace = await store.existing(name)
-    if namespace is None or not (store.embedder.gives_tokens and store.capabilities.full_text):
+    if namespace is None or not store.embedder.gives_tokens:
         return 0
-    while await store.submit("index_memories", **namespace.collection) < 1.0:
+    while store.capabilities.full_text and await store.submit("index_memories", **namespace.collection) < 1.0:
         pass
     ids: list[str] = await store.submit("memories_without_code", **namespace.collection)
     asked: list[str] = []
     for start in range(0, len(ids), _PAGE):
-        page = ids[start : start + _PAGE]
-        records: list[Record | None] = await store.submit("read_memories", **namespace.collection, ids=page)
-        # A long text is found by its chunks, and has no code.
-        texts = {
-            record["id"]: record["document"]
-            for record in records
-            if record is not None and CHUNKS not in record["metadata"]
-        }
-        if texts:
-            embedded = await store.embed(list(texts.values()), is_query=False)
-            await write_codes(
-                store, namespace.collection["collection_id"], dict(zip(texts, embedded, strict=True))
-            )
-        asked += texts
+        asked += await _complete_page(store, namespace, ids[start : start + _PAGE], _PAGE)
+        if progress is not None:
+            progress(name, min(start + _PAGE, len(ids)), len(ids))
     left = set(await store.submit("memories_without_code", **namespace.collection)) if asked else set()
     return sum(id not in left for id in asked)
+
+
+async def _complete_page(store: Store, namespace: Namespace, ids: list[str], at_once: int) -> list[str]:
+    """Embed the tokens of some memories, so many at once; return the ids of those that may have a code."""
+    records: list[Record | None] = await store.submit("read_memories", **namespace.collection, ids=ids)
+    # A long text is found by its chunks, and has no code.
+    texts = [
+        (record["id"], record["document"])
+        for record in records
+        if record is not None and CHUNKS not in record["metadata"]
+    ]
+    for start in range(0, len(texts), at_once):
+        some = dict(texts[start : start + at_once])
+        embedded = await store.embed(list(some.values()), is_query=False)
+        await write_codes(
+            store, namespace.collection["collection_id"], dict(zip(some, embedded, strict=True))
+        )
+    return [id for id, _ in texts]
 
 
 async def write_codes(store: Store, collection: object, embedded: Mapping[str, Embedded]) -> None:

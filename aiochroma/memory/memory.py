@@ -71,9 +71,9 @@ class Memory(OpenedMemory):
         host_idle: The time for which a host that this memory starts stays when its last client has gone, in seconds.
         settings: Chroma's own settings; not changed.
 
-    On a Chroma server (``client=await AsyncHttpClient(...)``, or :meth:`from_env`) a recall finds what it finds on a directory,
-    but for the single tokens of a :class:`TokenEmbedder`; see :func:`aiochroma.AsyncHttpClient` for what that costs. ``history``
-    is refused there.
+    On a Chroma server (``client=await AsyncHttpClient(...)``, or :meth:`from_env`) a recall finds what it finds on a directory;
+    see :func:`aiochroma.AsyncHttpClient` for what that costs. What other clients have written has no codes of tokens yet (see
+    :class:`TokenEmbedder`): they are made beside the recalls, and :meth:`reembed` waits for them. ``history`` is refused there.
     """
 
     def __init__(

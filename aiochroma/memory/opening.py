@@ -15,6 +15,7 @@ from aiochroma.client.maintenance import Health, unavailable
 from aiochroma.client.options import EphemeralOptions, PersistentOptions, check_flag
 from aiochroma.client.session import Shared
 from aiochroma.core.stats import observer
+from aiochroma.memory.codes import CodesBeside
 from aiochroma.memory.store import Store
 
 if TYPE_CHECKING:
@@ -164,6 +165,7 @@ class Life:
     def __init__(self, options: MemoryOptions, home: Home) -> None:
         self.name: str = home.name
         self.store: Store = Store(home, options)
+        self.codes: CodesBeside = CodesBeside()
         self._degrades = options.on_failure == "degrade"
         self._sweep_every = options.sweep_every
         self._swept_at = float("-inf")
@@ -188,6 +190,7 @@ class Life:
         """Close the store. Idempotent."""
         waits_by_blocking()  # Says at once that asyncio is needed.
         self._closed = True
+        await self.codes.end()
         await self.store.close()
 
     async def health(self) -> Health:

@@ -174,7 +174,9 @@ def recall(
 
     async def work(store: Store) -> Recall:
         with store.limit():
-            return (await _answer(store, question)).cut(limit)
+            found = (await _answer(store, question)).cut(limit)
+        life.codes.begin(store, {hit.namespace for hit in found})
+        return found
 
     details = {"query": query, "namespaces": None if searches is None else list(searches)}
     return life.run("recall", work, Recall.failed, details=details)

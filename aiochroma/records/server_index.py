@@ -1,5 +1,8 @@
 """A memory's operations on a server: searched in the copy that is kept here, or, without one, among candidates of the server.
 
+The server keeps no codes of tokens: those of what this client writes are kept for the copy, and a memory whose embedder gives
+tokens makes the others beside its recalls (``memory.codes``).
+
 A namespace that has too many memories, or that was not read yet, has no copy. Its candidates are what is nearest by meaning, and
 what is nearest among the records that contain a word of the query. Their own texts go into a scratch index, which scores them as
 the index on disk would; how rare a word is, is judged among them.
@@ -65,7 +68,7 @@ class ScratchIndex(SearchingRecords):
         search: CollectionSearch,
         query_embeddings: Sequence[Vector],
         queries: Sequence[str],
-        query_tokens: Sequence[Vector | None],  # noqa: ARG002 - the server has no codes
+        query_tokens: Sequence[Vector | None],  # noqa: ARG002 - there are no codes without a copy
         reach: int,
         db: Database,
     ) -> Pools:
@@ -163,11 +166,11 @@ class ServerIndex(ScratchIndex):
         queries: Sequence[str],
         tenant: str,
         database: str,
-        query_tokens: Sequence[Vector | None] | None = None,  # noqa: ARG002 - the copy has no codes
+        query_tokens: Sequence[Vector | None] | None = None,
     ) -> list[tuple[SearchResult, ...]]:
         """See ``SearchingRecords``."""
         db = Database(tenant=tenant, database=database)
-        results = [self._search(one, query_embeddings, queries, db) for one in collections]
+        results = [self._search(one, query_embeddings, queries, query_tokens, db) for one in collections]
         return list(zip(*results, strict=True))
 
     def _search(
@@ -175,23 +178,25 @@ class ServerIndex(ScratchIndex):
         search: CollectionSearch,
         query_embeddings: Sequence[Vector],
         queries: Sequence[str],
+        query_tokens: Sequence[Vector | None] | None,
         db: Database,
     ) -> list[SearchResult]:
         """Search one namespace, in its copy where there is one."""
         try:
-            return self._search_known(search, query_embeddings, queries, db)
+            return self._search_known(search, query_embeddings, queries, query_tokens, db)
         except Exception as error:
             # The chunks may stand in another collection now: somebody has forgotten the namespace and made it again.
             if type(error).__name__ != "NotFoundError":
                 raise
             self._chunks.forget_holders()
-            return self._search_known(search, query_embeddings, queries, db)
+            return self._search_known(search, query_embeddings, queries, query_tokens, db)
 
     def _search_known(
         self,
         search: CollectionSearch,
         query_embeddings: Sequence[Vector],
         queries: Sequence[str],
+        query_tokens: Sequence[Vector | None] | None,
         db: Database,
     ) -> list[SearchResult]:
         share, problem = self._keeper.follow(str(search.collection_id), db)
@@ -200,7 +205,9 @@ class ServerIndex(ScratchIndex):
             self._chunks.holder(search.chunks, db)
             # Rows have numbers, which another's write may change.
             with self._keeper.lock:
-                found = self._copies.search([search], query_embeddings, queries, **db)
+                found = self._copies.search(
+                    [search], query_embeddings, queries, **db, query_tokens=query_tokens
+                )
             return [result for (result,) in found]
         indexed = 1.0 if problem else share
         found = super().search([search], query_embeddings, queries, **db)
@@ -208,6 +215,18 @@ class ServerIndex(ScratchIndex):
 
     def _refuse_replaced(self, collection_id: CollectionId, db: Database) -> None:
         """Refuse nothing: other processes rename collections of a server at any time, and to ask each time takes too long."""
+
+    def code(
+        self, collection_id: CollectionId, ids: list[str], codes: list[bytes], tenant: str, database: str
+    ) -> None:
+        """Keep the codes of the tokens of memories that the copy has."""
+        with self._keeper.lock:
+            self._copies.code(collection_id, ids, codes, tenant, database)
+
+    def without_code(self, collection_id: CollectionId, tenant: str, database: str) -> list[str]:
+        """See ``MemoryRecords``; none without a copy."""
+        with self._keeper.lock:
+            return self._copies.without_code(collection_id, tenant, database)
 
     def after_write(self, request: Request) -> None:
         """Follow a write of Chroma's own by this client, which may have no stamp."""
@@ -230,9 +249,9 @@ class ServerIndex(ScratchIndex):
         metadatas: Sequence[MetadataView],  # noqa: ARG002
         known: Mapping[str, Record],  # noqa: ARG002
         vectors: Sequence[Vector] | None,  # noqa: ARG002
-        codes: Sequence[bytes | None] | None,  # noqa: ARG002 - the copy has none, and does without
+        codes: Sequence[bytes | None] | None,
     ) -> None:
-        self._keeper.noticed(collection, ids)
+        self._keeper.noticed(collection, ids, codes)
 
     def _deleted(self, collection: str, ids: Sequence[str]) -> None:
         self._keeper.deleted(collection, ids)

@@ -9,7 +9,8 @@ clock that is behind ours. One that is further behind is noticed by what it adds
 The copy may lie in a file, for the next start. There the mark of a namespace says up to when it follows the server, and what this
 client has written since. Who opens the file compares the ids, and asks for what was stamped up to an hour before that moment. One
 process at a time has the file; another one keeps its copy in memory, as does one whose file fails. After a week a namespace is
-read again whole: what a program changed without a stamp, or with one of a wild clock, would else stay as it was.
+read again whole: what a program changed without a stamp, or with one of a wild clock, would else stay as it was. So it is at once
+where the server has older versions of what was changed last: it was restored from a backup.
 
 Used from several connection threads at once. Questions to the server are asked outside of the lock.
 """
@@ -23,13 +24,23 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma.disk.retained_log import LogState
 from aiochroma.records.index_keeper import NOT_DAMAGED, IndexKeeper, write_rows
 from aiochroma.records.record import UPDATED_AT
-from aiochroma.records.server_copy import SKEW_SECONDS, Copy, Mark
+from aiochroma.records.server_copy import (
+    SKEW_SECONDS,
+    Copy,
+    FreshCodes,
+    Mark,
+    leaving,
+    newest_stamps,
+    note_changed,
+    stamp_of,
+)
 from aiochroma.text.index import CACHE_BYTES
 from aiochroma.text.memories import delete_files
 
@@ -39,7 +50,6 @@ if TYPE_CHECKING:
 
     from chromadb.api import ServerAPI
 
-    from aiochroma._types import MetadataView
     from aiochroma.backend.chroma_records import Database
     from aiochroma.text.index import IndexedText, TextIndex
 
@@ -48,24 +58,17 @@ __all__ = ["MOST_MEMORIES", "ServerKeeper"]
 log: EventLogger = get_logger("aiochroma.records")
 
 MOST_MEMORIES = 50_000
-"""The most memories of all namespaces of a server that are kept. With 256 dimensions each takes 3 kB here and 5 kB on its way."""
+"""The most of a server that are kept. With 256 dimensions each takes 3 kB here, with the codes of its tokens 3.8, 5 on its way."""
 _PAGE = 500
 _COPYING_SECONDS = 1.0
 """How long a search copies, or waits for another to copy, before it is answered from candidates of the server."""
-_ON_THE_WAY_SECONDS = 1.0
-"""How much later than it was stamped a write may come to the server."""
 _MOST_SKEW_SECONDS = 3600.0
 _LOOK_BACK_SECONDS = 2.0
 _COMPARE_SECONDS = 300.0
 """How often the ids are compared although the numbers agree."""
 _REFUSED_SECONDS = 30.0
-_UNUSED_SECONDS = 600.0
-"""A namespace that was not searched for this time makes room for another."""
-_THREADS = 4
 _NOTED_SECONDS = 60.0
 """How often it is noted in the file how far a namespace follows the server."""
-_MOST_UNREAD = 1000
-"""With more that this client has written, a namespace is read again whole."""
 
 
 class ServerKeeper(IndexKeeper):
@@ -93,9 +96,8 @@ class ServerKeeper(IndexKeeper):
         self._most = most
         self._is_listed = file is None
         self._copies: dict[str, Copy] = {}
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="aiochroma-follow")
-
-    # -- using it ------------------------------------------------------------------------------------------------------
+        self._fresh_codes = FreshCodes()
+        self._threads = ThreadPoolExecutor(4, thread_name_prefix="aiochroma-follow")
 
     def follow(self, collection: str, db: Database) -> tuple[float, str | None]:
         """Bring a namespace up to date; return which share of it is here, and why it cannot be kept here, if it cannot."""
@@ -111,12 +113,12 @@ class ServerKeeper(IndexKeeper):
             return copy.share, None
         try:
             if arrived < copy.refused_until:
-                return 0.0, self._refusal(copy)
+                return 0.0, copy.refusal(self._most)
             if not self._is_listed:
                 self._drop_gone()
             if copy.followed_at < arrived:
                 self._update(copy, collection, db)
-            return copy.share, self._refusal(copy) if arrived < copy.refused_until else None
+            return copy.share, copy.refusal(self._most) if arrived < copy.refused_until else None
         except sqlite3.DatabaseError as error:
             self.failed(error)
             return 0.0, None
@@ -171,14 +173,17 @@ class ServerKeeper(IndexKeeper):
 
     # -- what this client does -----------------------------------------------------------------------------------------
 
-    def noticed(self, collection: str, ids: Iterable[str]) -> None:
+    def noticed(
+        self, collection: str, ids: Iterable[str], codes: Iterable[bytes | None] | None = None
+    ) -> None:
         """Have the next search read what this client wrote: that may have taken long, or have no new stamp."""
         ids = list(ids)
         with self.lock:
+            self._fresh_codes.put(collection, ids, codes or [None] * len(ids))
             copy = self._copies.get(collection)
             if copy is not None:
                 copy.unread.update(ids)
-            self._follow_in_file(lambda index: self._mark_changed(index, collection, ids))
+            self._follow_in_file(lambda index: note_changed(index, collection, ids))
 
     def deleted(self, collection: str, ids: Sequence[str]) -> None:
         """Follow a deletion of this client."""
@@ -219,18 +224,9 @@ class ServerKeeper(IndexKeeper):
         except sqlite3.DatabaseError as error:
             self.failed(error)
 
-    def _mark_changed(self, index: TextIndex, collection: str, unread: Sequence[str]) -> None:
-        """Note what this client has written to a namespace, or removed from it, since its mark was written."""
-        mark = Mark.of(index.watermark(collection))
-        if mark is not None:
-            known = dict.fromkeys([*mark.unread, *unread])
-            changed = replace(mark, unread=list(known), is_tidy=False)
-            if changed != mark:
-                index.set_watermark(collection, str(changed) if len(known) <= _MOST_UNREAD else "")
-
     def _delete_in_file(self, index: TextIndex, collection: str, ids: Sequence[str]) -> None:
         if index.delete(collection, ids):
-            self._mark_changed(index, collection, ())
+            note_changed(index, collection, ())
 
     def _note(self, copy: Copy, collection: str) -> None:
         """Note how far a namespace follows the server; not before what this client has written was read."""
@@ -290,7 +286,7 @@ class ServerKeeper(IndexKeeper):
         copy.must_look_back = False
         try:
             counting = self._threads.submit(
-                contextvars.copy_context().run, lambda: self._count(collection, db)
+                contextvars.copy_context().run, partial(self._api.count, collection, **db)
             )
             self._read_changes(copy, collection, db, looks_back=looks_back)
             counted = counting.result()
@@ -300,6 +296,10 @@ class ServerKeeper(IndexKeeper):
             if counted != self._kept(collection) or begun - copy.compared_at > _COMPARE_SECONDS:
                 self._compare(copy, collection, db)
                 copy.compared_at = begun
+                if self._was_put_back(copy, collection, db):
+                    copy.ids, copy.copied, copy.is_complete = None, 0, False
+                    self._update(copy, collection, db)
+                    return
         except BaseException:
             copy.must_look_back = True
             raise
@@ -313,7 +313,7 @@ class ServerKeeper(IndexKeeper):
         """Copy for a while; return whether everything is here."""
         until = time.monotonic() + _COPYING_SECONDS
         if copy.ids is None:
-            copy.count = self._count(collection, db)
+            copy.count = self._api.count(collection, **db)
             if not self._makes_room(collection, copy.count):
                 copy.refused_until = time.monotonic() + _REFUSED_SECONDS
                 return False
@@ -321,6 +321,10 @@ class ServerKeeper(IndexKeeper):
             there = self._ids(collection, db)
             with self.lock:
                 known = self._believed(copy, collection, there, now)
+            if self._was_put_back(copy, collection, db):
+                known = set()
+                copy.asked_at = copy.read_at = now
+            with self.lock:
                 copy.ids = [*known, *(id for id in there if id not in known)]
                 copy.copied = len(known)
                 self._note(copy, collection)
@@ -350,9 +354,27 @@ class ServerKeeper(IndexKeeper):
         copy.unread.update(mark.unread)
         return index.ids(collection)
 
+    def _was_put_back(self, copy: Copy, collection: str, db: Database) -> bool:
+        """Empty a copy that is ahead of the server, whose database was restored from a backup; return whether it was.
+
+        What has changed since the backup is among what was changed last: there it has an older stamp.
+        """
+        with self.lock:
+            known = newest_stamps(self._open(), collection)
+        if not known:
+            return False
+        found = self._api.get(collection, ids=list(known), include=["metadatas"], **db)
+        # One that is older, and yet asked for, may be of a clock that is behind.
+        since, stamps = copy.asked_since(looks_back=True), map(stamp_of, found["metadatas"])
+        if not any(stamp < min(known[id], since) for id, stamp in zip(found["ids"], stamps, strict=True)):
+            return False
+        log.warning("server_index.put_back", collection=collection)
+        with self.lock:
+            self._open().delete_namespace(collection)
+        return True
+
     def _makes_room(self, collection: str, count: int) -> bool:
         """Tell whether a namespace fits, after those that have not been used for long have left."""
-        now = time.monotonic()
         with self.lock:
             others = {name: self._kept(name) for name in self._open().namespaces() if name != collection}
             others |= {
@@ -364,24 +386,15 @@ class ServerKeeper(IndexKeeper):
             used_at = {
                 name: self._copies[name].used_at if name in self._copies else -math.inf for name in others
             }
-            for name in sorted(others, key=lambda name: used_at[name]):
-                if count + sum(others.values()) <= self._most or count > self._most:
-                    break
-                if now - used_at[name] > _UNUSED_SECONDS:
-                    self.forget(name)
-                    del others[name]
+            for name in leaving(others, used_at, self._most - count):
+                self.forget(name)
+                del others[name]
             return count + sum(others.values()) <= self._most
-
-    def _refusal(self, copy: Copy) -> str:
-        return (
-            f"The namespace has {copy.count:,} memories, and {self._most:,} of a server are kept in this process at most. Words "
-            "were compared with what the server came up with: some hits may be missing. A directory has no such limit."
-        )
 
     def _read_changes(self, copy: Copy, collection: str, db: Database, *, looks_back: bool) -> None:
         """Read what was written since the last question."""
-        since = copy.asked_at - (copy.skew if looks_back else _ON_THE_WAY_SECONDS)
-        found = self._api.get(collection, where={UPDATED_AT: {"$gte": since}}, include=["metadatas"], **db)
+        since = {UPDATED_AT: {"$gte": copy.asked_since(looks_back=looks_back)}}
+        found = self._api.get(collection, where=since, include=["metadatas"], **db)
         recent = dict(zip(found["ids"], found["metadatas"], strict=True))
         with self.lock:
             unread, copy.unread = copy.unread, set()
@@ -408,7 +421,7 @@ class ServerKeeper(IndexKeeper):
             self._open().delete(collection, known.difference(there))
         new = [id for id in there if id not in known]
         for row in self._take(collection, db, new):
-            behind = copy.asked_at - _stamp(row.metadata)
+            behind = copy.asked_at - stamp_of(row.metadata)
             if copy.skew < behind < _MOST_SKEW_SECONDS:
                 log.info("server_index.clock_behind", collection=collection, seconds=round(behind))
                 copy.skew, copy.must_look_back = behind + SKEW_SECONDS, True
@@ -420,7 +433,10 @@ class ServerKeeper(IndexKeeper):
             page = ids[start : start + _PAGE]
             rows = self._reader.indexed(collection, page, db)
             with self.lock:
+                codes = self._fresh_codes.take(collection, page)
                 write_rows(self._open(), collection, rows)
+                if codes:
+                    self._open().set_codes(collection, codes)
                 if len(rows) < len(page):
                     self._open().delete(collection, set(page).difference(row.id for row in rows))
             taken += rows
@@ -430,13 +446,5 @@ class ServerKeeper(IndexKeeper):
         with self.lock:
             return self._open().count(collection)
 
-    def _count(self, collection: str, db: Database) -> int:
-        return self._api.count(collection, **db)
-
     def _ids(self, collection: str, db: Database) -> list[str]:
         return self._api.get(collection, include=[], **db)["ids"]
-
-
-def _stamp(metadata: MetadataView | None) -> float:
-    stamp = (metadata or {}).get(UPDATED_AT)
-    return float(stamp) if isinstance(stamp, (int, float)) else 0.0

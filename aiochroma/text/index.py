@@ -293,6 +293,10 @@ class TextIndex:
         """Return the texts that the memories have under a key of their metadata, each once."""
         return self._metadata.texts(self._namespaces.number(namespace), key)
 
+    def greatest(self, namespace: str, key: str, limit: int) -> NDArray[np.int64]:
+        """Return the rows that have the greatest floats under a key of their metadata, the greatest first."""
+        return self._metadata.greatest(self._namespaces.number(namespace), key, limit)
+
     def rows(self, namespace: str, ids: Iterable[str]) -> dict[str, int]:
         """Return the rows of ids; those that are not there are left out."""
         return self._memories.numbers(self._namespaces.number(namespace), ids)
@@ -373,12 +377,7 @@ class TextIndex:
         self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
 
     def set_watermark(self, namespace: str, watermark: str) -> None:
-        """Store how far the namespace follows Chroma.
-
-        Args:
-            namespace: Made when it does not exist.
-            watermark: The owner's own mark; the index only keeps it.
-        """
+        """Store how far a namespace follows Chroma, as its owner puts it; it is made when it does not exist."""
         with self._transaction():
             self._number_made(namespace)
             self._namespaces.mark(namespace, watermark)

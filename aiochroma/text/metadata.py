@@ -130,6 +130,13 @@ class MetadataTable:
             else [value for (value,) in read_rows(self._connection, "value", source, (key,))]
         )
 
+    def greatest(self, namespace: int, name: str, limit: int) -> NDArray[np.int64]:
+        """Return the rows that have the greatest floats under a key, the greatest first."""
+        source = (
+            "(SELECT memory FROM metadata_values WHERE key = ? AND kind = 'f' ORDER BY value DESC LIMIT ?)"
+        )
+        return read_numbers(self._connection, "memory", source, (self._key(namespace, name), limit))
+
     # -- filters -------------------------------------------------------------------------------------------------------
 
     def matching(self, namespace: int, where: Where) -> NDArray[np.int64]:

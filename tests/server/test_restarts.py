@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import sqlite3
@@ -34,12 +35,24 @@ def folder(tmp_path):
     return tmp_path / "not there" / "cache"
 
 
+class Tokens(HashedEmbedder):
+    """Gives the states of tokens as well, one for each word, and notes for which texts."""
+
+    def __init__(self):
+        super().__init__()
+        self.texts = []
+
+    def embed_tokens(self, texts):
+        self.texts += texts
+        return [self.embed([text, *text.split()]) for text in texts]
+
+
 @asynccontextmanager
-async def opened(port, cache=None, **options):
+async def opened(port, cache=None, embedder=None, **options):
     """A memory on a server, whose copy lies in a folder."""
     async with (
         await aiochroma.AsyncHttpClient("127.0.0.1", port, cache=cache, **options) as client,
-        aiochroma.Memory(client=client, embedder=HashedEmbedder()) as memory,
+        aiochroma.Memory(client=client, embedder=embedder or HashedEmbedder()) as memory,
     ):
         yield memory
 
@@ -113,6 +126,54 @@ async def test_what_others_did_meanwhile_is_seen(relay, other, folder, namespace
     async with opened(relay.port, folder) as memory:
         assert await texts(memory, "apple", namespace) == sorted(f"apple {one}" for one in wanted)
         assert read_of(relay) == 4
+
+
+async def test_a_server_that_was_put_back_is_noticed(relay, other, folder, namespace):
+    """As by a restore: what was changed since then has its former stamp again. While it is followed, and at the next start."""
+    long_ago = time.time() - 9000
+    items = [{"text": f"apple {n}", "id": f"m{n}", "updated_at": long_ago} for n in range(4)]
+    for is_followed in (True, False):
+        async with opened(relay.port, folder) as memory:
+            await memory.remember_many(items, namespace=namespace)
+            await memory.update("m1", text="apple changed", namespace=namespace)
+            assert "apple changed" in await texts(memory, "apple", namespace)
+            if is_followed:
+                await upsert(other, namespace, "m1", "apple 1", **{UPDATED_AT: long_ago})
+                await other.forget("m3", namespace=namespace)
+                assert await texts(memory, "apple", namespace) == [f"apple {n}" for n in range(3)]
+    await upsert(other, namespace, "m1", "apple 1", **{UPDATED_AT: long_ago})
+    async with opened(relay.port, folder) as memory:
+        assert await texts(memory, "apple", namespace) == [f"apple {n}" for n in range(4)]
+        relay.seen.clear()
+        assert await texts(memory, "apple", namespace) == [f"apple {n}" for n in range(4)]
+        assert read_of(relay) == 0
+
+
+async def test_tokens_count_as_on_a_directory(relay, other, folder, namespace):
+    """Codes of what it writes are kept, those of what others write are made beside its recalls; both stay for the next start."""
+    items = [{"text": f"apple {'red' if n % 3 else 'green'} of {n}", "id": f"m{n}"} for n in range(50)]
+
+    async def tokens(memory):
+        found = await memory.recall("green apple", namespaces=namespace, k=50)
+        return {hit.id: hit.explain.get("tokens") for hit in found}
+
+    async with aiochroma.Memory(None, embedder=Tokens()) as memory:
+        await memory.remember_many(items, namespace=namespace, thread="t")
+        wanted = await tokens(memory)
+    async with opened(relay.port, folder, Tokens()) as memory:
+        await memory.remember_many(items[:10], namespace=namespace, thread="t")
+        assert None not in (await tokens(memory)).values()
+        await other.remember_many(items[10:], namespace=namespace, thread="t")
+        end = time.monotonic() + PATIENCE
+        while None in (found := await tokens(memory)).values() or len(found) < 50:
+            assert time.monotonic() < end
+            await asyncio.sleep(0.05)
+        assert found == pytest.approx(wanted, abs=1e-4)
+    again = Tokens()
+    async with opened(relay.port, folder, again) as memory:
+        assert await tokens(memory) == found
+        assert (await memory.reembed(namespace)).unchanged == (namespace,)
+    assert again.texts == ["green apple"]
 
 
 async def test_what_this_program_wrote_and_did_not_recall_is_seen(relay, folder, namespace):
