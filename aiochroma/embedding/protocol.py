@@ -86,7 +86,7 @@ class TokenEmbedder(Embedder, Protocol):
     A memory keeps the signs of these states beside the vector, and compares the tokens of a question with those of the memories
     that it came up with; see :mod:`aiochroma.text.codes`. A server has no place for them: they lie in the copy at the client,
     which makes those of what other clients have written itself, in the background. All methods must be synchronous. Where there
-    is an ``embed_query`` as well (see :class:`QueryEmbedder`), the vector of a question is that method's, and its tokens are those
+    is an ``embed_query`` as well (see :class:`QueryEmbedder`), the vector of a question is its, and the tokens are those
     of ``embed_tokens``.
     """
 

@@ -58,7 +58,7 @@ __all__ = ["MOST_MEMORIES", "ServerKeeper"]
 log: EventLogger = get_logger("aiochroma.records")
 
 MOST_MEMORIES = 50_000
-"""The most of a server that are kept. With 256 dimensions each takes 3 kB here, with the codes of its tokens 3.8, 5 on its way."""
+"""The most of a server that are kept. With 256 dimensions each takes 3 kB here, 3.8 with codes of tokens, and 5 on its way."""
 _PAGE = 500
 _COPYING_SECONDS = 1.0
 """How long a search copies, or waits for another to copy, before it is answered from candidates of the server."""
