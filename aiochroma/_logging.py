@@ -85,6 +85,7 @@ SENTENCES = {
     "memory.sweep_failed": "expired memories were not swept: {error}",
     "page.failed": "the page shows an error instead of its content: {error}",
     "plan.failed": "requests of {database} are served one by one, because the plan failed: {error}",
+    "memory.codes_incomplete": "a recall compares no tokens of some memories: {error}",
     "recall.not_reranked": "the hits are in the order of their scores: {error}",
     "recall.by_words_only": "the question could not be embedded and was asked by its words alone: {error}",
     "recall.namespace_failed": "the namespace {namespace} gave no hits: {error}",
@@ -99,6 +100,7 @@ SENTENCES = {
         '(CHROMA_PROCESS=shared, or process="shared"), or run one worker'
     ),
     "store.unavailable": "the store is unavailable: {reason}; the next attempt is in {next_attempt_seconds} s",
+    "server_index.put_back": "the server has an older state of {collection} than before, which is read again whole",
     "server_index.not_kept": "what was read of the server's memories cannot stay in {file} ({error}); it is {hint}",
     "text_index.failed": "the full-text index failed ({error}); it is {hint}",
     "text_index.not_followed": "the full-text index of {collection} did not follow a write: {error}",
