@@ -26,7 +26,10 @@ from typing import TYPE_CHECKING
 from aiochroma._errors import InvalidInputError, shown
 from aiochroma._types import JsonObject
 
+if sys.platform != "win32":
+    import fcntl
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import Iterator
     from typing import TextIO
 
@@ -38,6 +41,7 @@ __all__ = [
     "PartialDirectory",
     "Replacement",
     "abandoned",
+    "canonical_path",
     "expand",
     "flush",
     "identity",
@@ -47,8 +51,8 @@ __all__ = [
     "remove_abandoned",
     "remove_marked",
     "touch_sqlite_file",
+    "transaction",
     "write_atomically",
-    "write_bytes_atomically",
 ]
 
 SQLITE_SUFFIXES = ("", "-wal", "-shm", "-journal")
@@ -57,6 +61,9 @@ SQLITE_SUFFIXES = ("", "-wal", "-shm", "-journal")
 _LARGEST_NOTE = 2**26
 
 _NOT_OF_A_DIRECTORY = frozenset({errno.EACCES, errno.EINVAL, errno.ENOTSUP, errno.EPERM})
+
+PARTIAL_MARKER = ".aiochroma.partial.json"
+"""The file in a directory that is not complete yet."""
 
 DIRECTORY_MODE = 0o700
 FILE_MODE = 0o600
@@ -75,10 +82,30 @@ def expand(path: str | os.PathLike[str], name: str) -> Path:
     try:
         text = os.fspath(path)
         if not isinstance(text, str) or not text.strip() or "\0" in text:
-            raise InvalidInputError(f"`{name}` must be the path of a file, got {shown(path)}.")
+            raise InvalidInputError(f"`{name}` must be a path that is not empty, got {shown(path)}.")
         return Path(text).expanduser()
     except (TypeError, RuntimeError) as error:
         raise InvalidInputError(f"`{name}` is not a usable path: {path!r} ({error}).") from error
+
+
+def canonical_path(path: str | os.PathLike[str], name: str = "path") -> str:
+    """Return the one spelling of a directory: absolute, user's home expanded, symbolic links followed.
+
+    Args:
+        path: The directory; it need not exist.
+        name: The argument's name, for the message.
+
+    Raises:
+        InvalidInputError: It is empty, or cannot be the path of a database.
+    """
+    given = expand(path, name)
+    try:
+        canonical = os.path.realpath(given)
+        canonical.encode()  # Chroma takes paths as UTF-8 alone.
+    except (OSError, ValueError) as error:
+        # The working directory was deleted, for example.
+        raise InvalidInputError(f"`{name}` is not a usable path: {shown(path)} ({error}).") from None
+    return canonical
 
 
 def make_directory(directory: Path) -> None:
@@ -126,8 +153,21 @@ def touch_sqlite_file(file: Path) -> None:
         os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_CLOEXEC", 0), FILE_MODE))
 
 
+@contextlib.contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """Write all that happens in the block, or nothing of it."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:  # On a full disk SQLite has taken it back itself.
+            connection.execute("ROLLBACK")
+        raise
+
+
 def read_json(file: Path) -> JsonObject | None:
-    """Return the JSON object in a note of ours, or None where there is none that can be read.
+    """Return the JSON object in one of this package's notes, or None where it cannot be read.
 
     A note is as untrusted as anything on the disk: it may be a named pipe, which would be waited for, or fill the memory.
     """
@@ -169,30 +209,15 @@ def identity(path: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def write_atomically(file: Path, text: str) -> None:
-    """Put a text into a file, all of it or nothing, and through to the disk.
+def write_atomically(file: Path, content: str | bytes) -> None:
+    """Put a text (in UTF-8) or bytes into a file, all of it or nothing, and through to the disk.
 
     Raises:
         OSError: It cannot be written; the former file is as it was.
     """
     replacement = Replacement(file)
     try:
-        replacement.file.write(text)
-        replacement.commit()
-    except BaseException:
-        replacement.discard()
-        raise
-
-
-def write_bytes_atomically(file: Path, content: bytes) -> None:
-    """Put bytes into a file, all of them or none, and through to the disk.
-
-    Raises:
-        OSError: It cannot be written; the former file is as it was.
-    """
-    replacement = Replacement(file)
-    try:
-        replacement.file.buffer.write(content)
+        replacement.file.buffer.write(content.encode() if isinstance(content, str) else content)
         replacement.commit()
     except BaseException:
         replacement.discard()
@@ -243,8 +268,7 @@ class Replacement:
         if stat.S_ISDIR(mode):
             raise IsADirectoryError(f"{path} is a directory")
         # Without a reader a pipe is refused, not waited for.
-        flags = os.O_WRONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
-        descriptor = os.open(path, flags)
+        descriptor = os.open(path, os.O_WRONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
         if hasattr(os, "set_blocking"):
             os.set_blocking(descriptor, True)
         return open(descriptor, "w", encoding="utf-8")  # noqa: PTH123 - see above
@@ -273,9 +297,6 @@ class Replacement:
                 self._temporary.unlink()
             self._temporary = None
 
-
-if sys.platform != "win32":
-    import fcntl
 
 _INFIX = ".partial-"
 _MADE = re.compile(r"\.partial-[a-z0-9_]{8}$")
@@ -311,17 +332,14 @@ class PartialDirectory:
             raise
 
     def finish(self) -> Path:
-        """Write everything through to the disk, and give the directory its name.
-
-        Returns:
-            The final place.
+        """Write everything through to the disk, give the directory its final name, and return that.
 
         Raises:
             OSError: Something is there already.
         """
         if os.path.lexists(self._final):
             raise FileExistsError(f"{self._final} exists")
-        flush_tree(self.path)
+        _flush_tree(self.path)
         (self.path / PARTIAL_MARKER).unlink()
         flush(self.path)
         self.path.rename(self._final)
@@ -352,12 +370,12 @@ def abandoned(folder: Path) -> list[Path]:
         entry
         for entry in entries
         if not entry.is_symlink()
-        and ((entry / PARTIAL_MARKER).is_file() or _was_just_made(entry))
+        and ((entry / PARTIAL_MARKER).is_file() or _was_never_filled(entry))
         and not _is_locked(entry)
     ]
 
 
-def _was_just_made(directory: Path) -> bool:
+def _was_never_filled(directory: Path) -> bool:
     """Tell whether a process made a directory for itself and was killed before it wrote anything into it, a while ago."""
     try:
         age = time.time() - directory.stat().st_mtime
@@ -395,15 +413,13 @@ def remove_abandoned(folder: Path) -> tuple[str, ...]:
     return tuple(removed)
 
 
-def flush_tree(directory: Path) -> None:
+def _flush_tree(directory: Path) -> None:
     """Write a directory with all that is in it through to the disk."""
-    for entry in _entries(directory):
-        flush_tree(entry) if entry.is_dir() else flush(entry)
-    flush(directory)
-
-
-def _entries(directory: Path) -> Iterator[Path]:
-    return (entry for entry in directory.iterdir() if entry.is_dir() or entry.is_file())
+    for folder, _, names in os.walk(directory, topdown=False):
+        for file in map(Path(folder).joinpath, names):
+            if file.is_file():
+                flush(file)
+        flush(Path(folder))
 
 
 def _locked(directory: Path) -> int | None:
@@ -431,6 +447,3 @@ def _is_locked(directory: Path) -> bool:
     finally:
         os.close(descriptor)
     return False
-
-
-PARTIAL_MARKER = ".aiochroma.partial.json"  # in a directory that is not complete yet

@@ -43,8 +43,8 @@ SENTENCES = {
     "index.from_own_file": "{vectors} vectors of {collection} came from aiochroma's own index",
     "index.rebuild_tried_in_child": "a rebuild of the index of collection {collection} did not end; a child process tries it",
     "index.recovered": (
-        "the vector index of {collection} was damaged: {from_log} vectors are i"
-        "n the log, {from_index} were read from it, {missing} are nowhere; its files are in {quarantine}"
+        "the vector index of {collection} was damaged: {from_log} vectors are in the log, {from_index} were read from it, "
+        "{missing} are nowhere; its files are in {quarantine}"
     ),
     "lock.renewed": "the lock file of {directory} was deleted while it was open; it was locked again",
     "log.incomplete": "{database} is not durable yet: the log lacks vectors of {collections}",
@@ -78,6 +78,7 @@ SENTENCES = {
     "index.rebuilding": "rebuilding the vector index of {collection} ({number} of {of}, {vectors} vectors from the log)",
     "index.rebuilt": "the vector index of {collection} was rebuilt in {seconds} s",
     "export.left_out": "{left_out} records of {namespace} were left out of the export, because no import takes them: {first}",
+    "mcp.session_failed": "a session ended by an error:\n{traceback}",
     "memory.degraded": "{operation} gave an empty result, because the store failed: {error}",
     "memory.not_taken_back": "chunks of texts that were not remembered in {namespace} are left until it is swept: {error}",
     "memory.taken_back": "texts of {namespace} were not remembered, and their chunks were deleted again: {ids}",

@@ -1,4 +1,4 @@
-"""How a coroutine of ours waits, and until when: on an event loop by suspending, without one by blocking its thread.
+"""How the coroutines of this package wait, and until when: on an event loop by suspending, without one by blocking its thread.
 
 Everything is written once, as coroutines. On an event loop they are awaited. :func:`drive` runs them on a thread without one:
 each thing that they wait for looks at :func:`waits_by_blocking` and then blocks instead of suspending, so a coroutine runs from
@@ -74,7 +74,7 @@ _current: ContextVar[float | None] = ContextVar("aiochroma_deadline", default=_U
 
 
 def drive(work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine of ours to its end on this thread, without an event loop, and return its result.
+    """Run one of this package's coroutines to its end on this thread, without an event loop, and return its result.
 
     Raises:
         BlockingCallError: An event loop runs on this thread.
@@ -103,7 +103,7 @@ def drive(work: Coroutine[Any, Any, T]) -> T:
 
 
 def waits_by_blocking() -> bool:
-    """Tell how a coroutine of ours has to wait: True inside :func:`drive`, False on an event loop.
+    """Tell how this package's coroutines have to wait: True inside :func:`drive`, False on an event loop.
 
     Raises:
         EventLoopRequiredError: It is neither driven nor on an asyncio event loop.

@@ -93,7 +93,7 @@ _CLIENT_CLOSED_REQUEST = 499
 _SERVICE_UNAVAILABLE = 503
 
 
-class _Opened:
+class _AppStore:
     """The store of an application: open, or with the reason why not and an attempt to come.
 
     Args:
@@ -190,7 +190,7 @@ def lifespan(
 
     @asynccontextmanager
     async def running(app: FastAPI) -> AsyncIterator[Any]:
-        opened = _Opened(opening)
+        opened = _AppStore(opening)
         retrying: asyncio.Task[None] | None = None
         served = list(_with_mounted(app))
         for each in served:
@@ -241,7 +241,7 @@ def store_of(app: FastAPI) -> Memory | AsyncClient:
         ClosedError: The application has no such lifespan, or is not running.
         StoreUnavailableError: The store could not be opened so far.
     """
-    opened: _Opened | None = getattr(app.state, _STATE, None)
+    opened: _AppStore | None = getattr(app.state, _STATE, None)
     if opened is None:
         raise ClosedError(
             "No store is open: give the application `lifespan=aiochroma.fastapi.lifespan(...)`, and let the lifespan run "
@@ -279,7 +279,7 @@ async def get_client(connection: HTTPConnection) -> AsyncClient:
         if not client.closed:
             return client
     # A memory that degrades starts without a client when its store is not available; any call opens it.
-    error = getattr(await store.namespaces(), "error", None)
+    error = (await store.namespaces()).error
     if error is not None:
         raise error
     return store.client
@@ -389,20 +389,20 @@ async def _answer(request: HTTPConnection, error: Exception) -> Response | None:
 
 
 def _report(request: HTTPConnection, reason: str) -> None:
-    opened: _Opened | None = getattr(request.app.state, _STATE, None)
+    opened: _AppStore | None = getattr(request.app.state, _STATE, None)
     # Why the store is not open is reported by what tries to open it.
     if opened is None or opened.error is None:
         log.warning("request.failed", path=request.url.path, error=reason)
 
 
 def _described(error: Exception) -> str:
-    # What `_Opened.store` raises says less than its cause.
+    # What `_AppStore.store` raises says less than its cause.
     cause = error.__cause__ if type(error) is StoreUnavailableError and error.__cause__ is not None else error
     return f"{type(cause).__name__}: {error}"
 
 
 def _unavailable(request: HTTPConnection, body: JsonObject) -> Response:
-    opened: _Opened | None = getattr(request.app.state, _STATE, None)
+    opened: _AppStore | None = getattr(request.app.state, _STATE, None)
     pause = opened.retry_at - time.monotonic() if opened is not None and opened.error is not None else 0.0
     seconds = max(_RETRY_AFTER_SECONDS, math.ceil(pause))
     return JSONResponse(body, status_code=_SERVICE_UNAVAILABLE, headers={"Retry-After": str(seconds)})

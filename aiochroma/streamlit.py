@@ -35,8 +35,8 @@ from aiochroma._errors import (
     SettingsConflictError,
     StoreUnavailableError,
 )
+from aiochroma._files import canonical_path
 from aiochroma._logging import EventLogger, get_logger
-from aiochroma.core.config import canonical_path
 from aiochroma.embedding.choice import adapted, is_langchain
 from aiochroma.embedding.functions import identity_of
 from aiochroma.sync import Memory
@@ -87,7 +87,7 @@ def cached_memory(
         path: The directory.
         embedder: As for :class:`aiochroma.Memory`; two that are called the same in the database are the same.
         timeout: Limit for each call, in seconds; None for none.
-        durable: Keep every vector in Chroma's log as well.
+        durable: Whether a broken index can be rebuilt completely at any moment, as for :class:`aiochroma.Memory`.
         process: ``"shared"`` to share the directory with other programs, as for :class:`aiochroma.Memory`.
         host_idle: How many seconds a host that this page starts stays without clients.
 

@@ -145,8 +145,8 @@ def memory_tools(
         """Forget one memory for good, for instance because it is wrong or the user wants it.
 
         Args:
-            id: Its id, from `recall` or `list_memories`.
-            namespace: Its namespace, as that hit says it.
+            id: The memory's id, from `recall` or `list_memories`.
+            namespace: The memory's namespace, as that answer gives it.
 
         Returns:
             Whether there was such a memory.

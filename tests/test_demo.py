@@ -16,7 +16,7 @@ from rich.console import Console
 
 from aiochroma.demo import NAMESPACES, Question, Sentence, read_corpus, read_questions
 from aiochroma.demo.acts import make_notes, run_demo
-from aiochroma.demo.table import Answer, judge, percentile, run_load, run_table
+from aiochroma.demo.table import Reply, judge, percentile, run_load, run_table
 
 
 class FakeStore:
@@ -79,7 +79,7 @@ def test_no_sentence_occurs_twice():
 def test_judging_tells_the_first_hit_from_the_others():
     """Only the best hit counts as first, and any hit counts as among."""
     question = QUESTIONS[0]
-    right, wrong = Answer("one", "a", 0.9), Answer("four", "a", 0.8)
+    right, wrong = Reply("one", "a", 0.9), Reply("four", "a", 0.8)
     verdicts = [judge(question, hits) for hits in ([right, wrong], [wrong, right], [wrong], [])]
     assert [(verdict.first, verdict.among) for verdict in verdicts] == [
         (True, True),
@@ -98,8 +98,8 @@ def test_a_percentile_is_one_of_the_values():
 async def test_the_load_reports_failures_and_keeps_asking():
     """A failing question is counted and neither stops the load nor counts as answered."""
     answers = {
-        "first?": [Answer("one", "a", 1.0)],
-        "third?": [Answer("four", "a", 1.0), Answer("three", "b", 0.5)],
+        "first?": [Reply("one", "a", 1.0)],
+        "third?": [Reply("four", "a", 1.0), Reply("three", "b", 0.5)],
     }
     store = FakeStore(answers, broken={"second?"})
     measured = await run_load(store, CORPUS, QUESTIONS, seconds=0.05, tasks=3, load_seconds=0.0)

@@ -32,6 +32,7 @@ __all__ = [
     "Database",
     "Nearest",
     "Rows",
+    "StoredSchema",
     "database_of",
     "read_records",
     "refuse_too_large",
@@ -62,6 +63,17 @@ class Nearest(TypedDict):
     distances: list[list[float]]
     documents: list[list[str]]
     metadatas: list[list[Metadata | None]]
+
+
+class StoredSchema:
+    """A collection's schema as Chroma stores it. Chroma's class would build the embedding function, which may want keys."""
+
+    def __init__(self, stored: JsonObject) -> None:
+        self._stored = stored
+
+    def serialize_to_json(self) -> JsonObject:
+        """Return it as Chroma writes it down."""
+        return self._stored
 
 
 def database_of(arguments: Mapping[str, Any]) -> Database:

@@ -405,7 +405,7 @@ class EmbeddedBackend(ChromaBackend):
         """Copy the files beside the thread; the result is for how many seconds writing stood still.
 
         Reads go on meanwhile. Some of them write: Chroma applies what is in the log of a collection when that is first used,
-        and an index of ours catches up. What was copied then may not fit together, so it is copied again while reads wait, too.
+        and aiochroma's index catches up. What was copied then may not fit together, so it is copied again while reads wait, too.
         """
         begun, before = time.monotonic(), stamps_of(self._directory)
 

@@ -62,7 +62,7 @@ class WriteOutcome(str, Enum):
 
     NOT_WRITTEN = "not written"  # refused before its commit
     LOGGED = (
-        "logged"  # committed to the log; applied at the latest when the fault is gone and Chroma opens again
+        "logged"  # committed to the log; applied, at the latest when Chroma opens again without the fault
     )
     UNKNOWN = "unknown"
 
@@ -73,12 +73,12 @@ class Fault:
 
     Attributes:
         name: Short name, for logs.
-        kind: What helps.
+        kind: Which way out helps.
         explanation: What happened, for a person.
         advice: What to do, for a person.
         codes: SQLite's codes that mean this; the low byte of an extended code counts where it is not listed
             itself.
-        pattern: Or the text that means this.
+        pattern: A regular expression for the text that means this, where no code does.
         reopen_first: Whether Chroma must be closed and opened again before anything else is written. A write
             that ran out of space can leave a transaction open inside Chroma, and the next write then waits
             up to 1000 s for its own process, with the interpreter's lock held.
@@ -159,10 +159,8 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "index_incomplete",
         FaultKind.CORRUPT,
-        "A vector index lacks vectors of records that exist: its files are damaged, or a second process"
-        " wrote.",
-        "Reopen the database: it is checked and rebuilt from what is left. Never use two processes on"
-        " one directory.",
+        "A vector index lacks vectors of records that exist: its files are damaged, or a second process wrote.",
+        "Reopen the database: it is checked and rebuilt from what is left. Never use two processes on one directory.",
         pattern=r"Error finding id|Error getting embedding",
     ),
     Fault(
@@ -175,18 +173,15 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "index_not_updated",
         FaultKind.CORRUPT,
-        "A write is in the log but could not be applied to the vector index: the disk is full, or the"
-        " index is damaged.",
-        "Free some space if there is none, then reopen the database: the index is checked and the write"
-        " applied.",
+        "A write is in the log but could not be applied to the vector index: the disk is full, or the index is damaged.",
+        "Free some space if there is none, then reopen the database: the index is checked and the write applied.",
         pattern=r"Failed to apply logs to the hnsw|Error applying log chunk|Error persisting hnsw",
         reopen_first=True,
     ),
     Fault(
         "not_applied",
         FaultKind.MOVED,
-        "A write is in the log but could not be applied to the records: the disk is full, or the file"
-        " is locked.",
+        "A write is in the log but could not be applied to the records: the disk is full, or the file is locked.",
         "Free some space if there is none, then reopen the database: the write is applied.",
         pattern=r"Failed to apply logs to the metadata segment|Error purging logs|^Error in compaction",
         reopen_first=True,

@@ -66,13 +66,13 @@ class HttpBackend:
     """A Chroma server that is in use, connected to when the object is made, on the serving thread.
 
     Args:
-        location: Its address.
+        location: The server's address.
         options: How it is used.
         make_operations: Makes the operations that Chroma does not have.
 
     Raises:
         InvalidInputError: The file of certificates cannot be read.
-        StoreUnavailableError: The server cannot be reached, or is none.
+        StoreUnavailableError: The server cannot be reached, or does not answer as Chroma does.
         AccessDeniedError: It did not accept the token.
 
     Attributes:
@@ -315,12 +315,6 @@ class HttpBackend:
         return sum(known.get(collection, 0) for collection in collections)
 
 
-_FORMS: dict[str, type] = {
-    "_count": int,
-    "count_collections": int,
-    "get_max_batch_size": int,
-    "get_version": str,
-}
 _COLUMNS = ("documents", "metadatas", "embeddings", "distances", "uris")
 
 
@@ -330,7 +324,7 @@ def _check_form(request: Request, result: Any) -> None:
     Raises:
         TypeError: It has not.
     """
-    expected = _FORMS.get(request.operation, object)
+    expected = request.row.returns
     if not isinstance(result, expected):
         raise TypeError(f"{expected.__name__} was expected, and {type(result).__name__} came")
     if request.row.result in {Result.RECORDS, Result.ROWS} and isinstance(result, dict):

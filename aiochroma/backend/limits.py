@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 from aiochroma._errors import InvalidInputError, shown
 from aiochroma._types import MetadataView
+from aiochroma.disk.schema import MOST_VALUES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,8 +41,6 @@ MOST_BYTES = 1_000_000
 """How long a text may be in UTF-8, and all metadata of a record together. Chroma writes a text of this length in a second, in one
 piece in which everybody waits, and reads long metadata again at later writes."""
 
-_CHROMAS_MOST_VALUES = 5_461
-"""The exact limit, in which a document counts as one value."""
 
 _MOST_CONDITIONS = 900
 """SQLite takes an expression of depth 1,000, and the time for making it grows with the square of this number."""
@@ -67,9 +66,9 @@ def check_records(
     """Check that records can be stored; Chroma has checked their form.
 
     Args:
-        ids: Their ids.
-        metadatas: Their metadata, where there are any.
-        documents: Their documents, where there are any.
+        ids: The ids of the records.
+        metadatas: The metadata of each record, where any is written.
+        documents: The document of each record, where any is written.
         most: How many bytes a document, an id and the metadata of a record may have.
 
     Raises:
@@ -90,7 +89,7 @@ def check_records(
                 if isinstance(part, str):
                     check_storable_text(part, f"{where}[{shown(key)}]", most)
         has_document = documents is not None and documents[position] is not None
-        check_metadata_size(metadata, where, _CHROMAS_MOST_VALUES - has_document, most)
+        check_metadata_size(metadata, where, MOST_VALUES - has_document, most)
 
 
 def check_filter(value: object, where: str) -> None:

@@ -99,10 +99,10 @@ def prepare_directory(
 
     Args:
         directory: The canonical directory.
-        location: The same, for Chroma.
+        location: The directory, as Chroma is given it.
         options: How it is to be opened.
         write_ahead: Whether SQLite's write-ahead journal works there.
-        own_file: Our own file that follows Chroma's writes.
+        own_file: The file of this package's index, which follows Chroma's writes.
 
     Raises:
         DatabaseInUseError: Another process, or a plain chromadb client of this one, has it open.
@@ -152,13 +152,13 @@ def prepare_directory(
 
 
 def followed(directory: Path, own_file: OwnFile, *, was_kept: bool) -> tuple[dict[str, int], LogState]:
-    """Return those notes of our file that can be trusted, and how far the log goes beyond them.
+    """Return those notes of this package's index that can be trusted, and how far the log goes beyond them.
 
     The other notes are taken back at once: with the log that is kept from now on they would look right.
 
     Args:
         directory: The canonical directory, not open in Chroma.
-        own_file: Our own file.
+        own_file: The file of this package's index, which follows Chroma's writes.
         was_kept: Whether the log names all that has happened since the notes.
     """
     noted = own_file.noted()

@@ -221,7 +221,7 @@ def _checked_headers(headers: Mapping[str, str | SecretStr] | None) -> dict[str,
     sent: dict[str, str] = {}
     for name, value in dict(headers or {}).items():
         if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
-            raise InvalidInputError(f"`headers` has a name that is none: {name!r}.")
+            raise InvalidInputError(f"`headers` has a name that is not valid in HTTP: {name!r}.")
         plain = _plain(value)
         if not isinstance(plain, str) or not _HEADER_VALUE.fullmatch(plain):
             raise InvalidInputError(

@@ -95,7 +95,7 @@ app: typer.Typer = typer.Typer(
     epilog=EXIT_CODES,
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
-    # Errors of ours are one line; of anything else Python's own traceback says most.
+    # An error of this package is printed as one line; for any other Python's own traceback is most useful.
     pretty_exceptions_enable=False,
 )
 

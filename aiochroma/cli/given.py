@@ -148,7 +148,7 @@ def duration(text: str | None, option: str) -> timedelta | None:
     """Read a length of time such as ``90s``, ``15m``, ``12h``, ``7d`` or ``2w``.
 
     Raises:
-        InvalidInputError: It is none.
+        InvalidInputError: The text is not a length of time.
     """
     if text is None:
         return None
@@ -169,7 +169,7 @@ def moment(text: str | None, option: str) -> datetime | None:
     """Read a moment: a date or a date with a time, in local time unless it says otherwise, or how long ago it was.
 
     Raises:
-        InvalidInputError: It is none.
+        InvalidInputError: The text is not a moment.
     """
     if text is None:
         return None
@@ -213,7 +213,7 @@ def named(texts: list[str]) -> Iterator[tuple[str, str]]:
 
 
 def named_lines() -> Iterator[tuple[str, str]]:
-    """Read one text per line, and say which; blank lines are none.
+    """Read one text per line, and say which; blank lines are left out.
 
     Raises:
         InvalidInputError: A line is not UTF-8.

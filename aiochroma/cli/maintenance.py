@@ -6,7 +6,7 @@ Importing this module imports neither chromadb nor numpy.
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path  # noqa: TC003 - read from the signatures when the commands are built
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from aiochroma._errors import DatabasePathError, InvalidInputError
+from aiochroma._files import canonical_path
 from aiochroma.cli.common import (
     JsonOption,
     PathArgument,
@@ -26,7 +27,7 @@ from aiochroma.cli.common import (
     shown_text,
     telling_when_interrupted,
 )
-from aiochroma.disk.layout import canonical_directory, has_database
+from aiochroma.disk.layout import has_database
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -130,7 +131,7 @@ def backup(
     `await memory.backup(...)`.
     """
     given, target = _last(directories, "the backup's directory")
-    source = canonical_directory(directory(given, path))
+    source = Path(canonical_path(directory(given, path)))
     if not has_database(source):
         raise DatabasePathError(f"There is no database in {str(source)!r}.")
     with (

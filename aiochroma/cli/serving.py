@@ -79,7 +79,7 @@ def host(
         raise InvalidInputError(
             "Give one of --status [--json] and --stop [--force], or --idle, or none of them."
         )
-    from aiochroma.core.config import canonical_path
+    from aiochroma._files import canonical_path
     from aiochroma.host.sockets import require_sockets
 
     require_sockets()

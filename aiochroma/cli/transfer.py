@@ -39,7 +39,7 @@ from aiochroma.cli.common import (
 from aiochroma.cli.given import check_namespace, stdin_is_terminal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from aiochroma.client.options import ConnectOverrides
     from aiochroma.memory.memory import Memory
@@ -160,14 +160,8 @@ def reembed(
     async def work(memory: Memory) -> ReembedReport:
         await _check_namespaces(memory, namespaces)
         total = sum([await memory.count(name) for name in namespaces or await memory.namespaces()])
-        done: dict[str, int] = {}
-        with progress_bar("embedding", total) as show:
-
-            def note(name: str, count: int, _: int) -> None:
-                done[name] = count
-                show(sum(done.values()))
-
-            return await memory.reembed(namespaces or None, progress=note)
+        with _progress_of_all("embedding", total) as progress:
+            return await memory.reembed(namespaces or None, progress=progress)
 
     with telling_when_interrupted(lambda: "; run it again to go on"):
         report = with_memory(memory, work)
@@ -194,14 +188,8 @@ def compact(
     async def work(memory: Memory) -> dict[str, int]:
         await _check_namespaces(memory, namespaces)
         total = sum([await memory.count(name) for name in namespaces]) if namespaces else None
-        done: dict[str, int] = {}
-        with progress_bar("copying", total) as show:
-
-            def note(name: str, count: int, _: int) -> None:
-                done[name] = count
-                show(sum(done.values()))
-
-            return await memory.compact(namespaces or None, progress=note)
+        with _progress_of_all("copying", total) as progress:
+            return await memory.compact(namespaces or None, progress=progress)
 
     with telling_when_interrupted(lambda: "; run it again to go on"):
         made = with_memory(memory, work)
@@ -321,6 +309,19 @@ def _input(file: Path) -> Iterator[Path]:
         with source or sys.stdin.buffer as given, copy.open("wb") as lines:
             shutil.copyfileobj(given, lines)
         yield copy
+
+
+@contextmanager
+def _progress_of_all(what: str, total: int | None) -> Iterator[Callable[[str, int, int], None]]:
+    """Show how far several namespaces are as one number."""
+    done: dict[str, int] = {}
+    with progress_bar(what, total) as show:
+
+        def note(name: str, count: int, _: int) -> None:
+            done[name] = count
+            show(sum(done.values()))
+
+        yield note
 
 
 async def _check_namespaces(memory: Memory, names: list[str] | None) -> None:

@@ -132,7 +132,7 @@ class AdminClient(AsyncAdminClient):
 
 
 class AsyncClient(Shared, ChromaAsyncClient):
-    """Chroma with the interface of ``chromadb.AsyncHttpClient``'s client, over an engine of ours.
+    """Chroma with the interface of ``chromadb.AsyncHttpClient``'s client, over an aiochroma engine.
 
     Made by :func:`aiochroma.AsyncPersistentClient`, :func:`aiochroma.AsyncEphemeralClient` and
     :func:`aiochroma.AsyncHttpClient`. One client may be used from any number of event loops and tasks at once. A request that

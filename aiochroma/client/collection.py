@@ -58,8 +58,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Collection"]
 
-Request = TypeVar("Request", bound="Mapping[str, object]")
-Result = TypeVar("Result", "GetResult", "QueryResult")
+RequestT = TypeVar("RequestT", bound="Mapping[str, object]")
+ResultT = TypeVar("ResultT", "GetResult", "QueryResult")
 
 _LARGE = 64
 """Inputs of more records are validated off the loop: 64 take 0.2 ms, a hop to a worker thread takes 0.1 ms."""
@@ -90,7 +90,7 @@ class _ToEmbed(NamedTuple):
 
 
 class _OverSession(Protocol):
-    """What a client of ours gives its collections."""
+    """What an aiochroma client gives its collections."""
 
     session: Session
 
@@ -276,7 +276,7 @@ class Collection(Shared, AsyncCollection):
             operation, collection_id=self.id, tenant=self.tenant, database=self.database, **arguments
         )
 
-    async def _write(self, operation: str, prepare: Callable[..., Request], records: _Records) -> None:
+    async def _write(self, operation: str, prepare: Callable[..., RequestT], records: _Records) -> None:
         with self.session.limit(), self.session.turns.take(self.id) as turn:
             has_files = records.uris is not None and records.embeddings is None
             size = max(_count(records.ids), _LARGE + 1 if has_files else 0)
@@ -285,7 +285,7 @@ class Collection(Shared, AsyncCollection):
             fields = ("ids", "embeddings", "metadatas", "documents", "uris")
             await self._submit(operation, **{name: request[name] for name in fields})
 
-    def _checked(self, prepare: Callable[..., Request], arguments: Mapping[str, object]) -> Request:
+    def _checked(self, prepare: Callable[..., RequestT], arguments: Mapping[str, object]) -> RequestT:
         """Find what Chroma would take and could never apply, or would refuse in the middle of a write that is cut into slices."""
         try:
             request = prepare(**arguments)
@@ -296,7 +296,7 @@ class Collection(Shared, AsyncCollection):
             ) from error
         return request
 
-    async def _prepared(self, prepare: Callable[..., Request], size: int, **arguments: object) -> Request:
+    async def _prepared(self, prepare: Callable[..., RequestT], size: int, **arguments: object) -> RequestT:
         """Validate, off the loop if there is much of it, and embed."""
         if size > _LARGE or self._get_sparse_embedding_targets():
             request = await off_loop(lambda: self._checked(prepare, arguments))
@@ -326,8 +326,8 @@ class Collection(Shared, AsyncCollection):
         )
 
     async def _transformed(
-        self, transform: Callable[..., Result], result: object, include: Include
-    ) -> Result:
+        self, transform: Callable[..., ResultT], result: object, include: Include
+    ) -> ResultT:
         if "data" in include and self._data_loader is not None:
             # The data loader reads files, or fetches what the URIs point to.
             return await off_loop(lambda: transform(response=result, include=include))

@@ -43,6 +43,8 @@ log: EventLogger = get_logger("aiochroma.client")
 
 T = TypeVar("T")
 
+_HEALTH_SECONDS = 5.0
+"""A store that has not answered after this time is unavailable."""
 _PROGRESS_SECONDS = 0.05
 _BATCH = 64
 
@@ -82,25 +84,19 @@ class Health:
         return asdict(self)
 
 
-def unavailable(error: BaseException, mode: str = "unknown") -> Health:
-    """Return the state of a store that cannot be opened.
-
-    Args:
-        error: Why.
-        mode: Of what kind it is, where that is known.
-    """
+def unavailable(error: BaseException) -> Health:
+    """Return the state of a store that cannot be opened, and why."""
     text = f"{type(error).__name__}: {error}"
-    return Health("unavailable", mode, None, 0, None, text, text, None, None, None, time.time())
+    return Health("unavailable", "unknown", None, 0, None, text, text, None, None, None, time.time())
 
 
-async def health(session: Session, tenant: str, database: str, timeout: float = 5.0) -> Health:
+async def health(session: Session, tenant: str, database: str) -> Health:
     """Ask a store how it is; never raises, except that a cancelled caller is released.
 
     Args:
         session: Whose store.
         tenant: Whose documents are counted: Chroma's tenant.
         database: Chroma's database within the tenant.
-        timeout: A store that has not answered after this many seconds is unavailable.
     """
     waits_by_blocking()
     begun = time.perf_counter()
@@ -109,7 +105,7 @@ async def health(session: Session, tenant: str, database: str, timeout: float = 
     version: str | None = None
     error: str | None = None
     try:
-        with deadline(timeout):
+        with deadline(_HEALTH_SECONDS):
             version = await session.submit("get_version")
             latency = round((time.perf_counter() - begun) * 1000, 3)
             documents = await session.submit("count_documents", tenant=tenant, database=database)

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from aiochroma._errors import InvalidInputError, is_one_of, shown
-from aiochroma._files import expand, make_directory, touch_sqlite_file
+from aiochroma._files import canonical_path, expand, make_directory, touch_sqlite_file
 from aiochroma._waiting import LONGEST_SECONDS, checked_seconds
-from aiochroma.core.config import EngineOptions, Location, canonical_path
+from aiochroma.core.config import EngineOptions, Location
 
 if TYPE_CHECKING:
     import os
@@ -37,11 +37,11 @@ __all__ = [
     "DEFAULT_TENANT",
     "AnyOptions",
     "ClientOptions",
+    "ConnectMode",
     "ConnectOverrides",
     "ConnectTarget",
     "EphemeralOptions",
     "HttpOptions",
-    "Mode",
     "PersistentOptions",
     "Process",
     "check_flag",
@@ -100,7 +100,7 @@ def _opener_of(kind: str) -> Opener:
     return EMBEDDED
 
 
-Mode = Literal["persistent", "http", "ephemeral"]
+ConnectMode = Literal["persistent", "http", "ephemeral"]
 
 Process = Literal["shared", "this"]
 
@@ -111,20 +111,7 @@ _LONGEST_SOCKET_SECONDS = 86_400.0
 
 @dataclass(frozen=True, kw_only=True)
 class ClientOptions:
-    """What all clients can be told.
-
-    Attributes:
-        settings: Chroma's own settings; not changed. Default: Chroma's defaults, whatever environment and ``.env`` say.
-        tenant: Chroma's tenant.
-        database: Chroma's database within the tenant.
-        timeout: Limit for each call, in seconds, waiting and embedding included; None for none.
-        when_full: What a call does when the queue is full: ``"wait"`` in line, or ``"raise"``
-            :class:`~aiochroma.QueueFullError`.
-        max_pending: How many requests may be queued or running.
-        slow_request_ms: Requests slower than this are logged, in milliseconds.
-        vector_cache_mb: The most memory that the vectors of memories take, in megabytes; those of the namespaces that were
-            searched last stay.
-    """
+    """What all clients can be told; see :func:`aiochroma.AsyncPersistentClient` for each."""
 
     settings: Settings | None = field(default=None, repr=False)
     tenant: str = DEFAULT_TENANT
@@ -177,12 +164,7 @@ class ClientOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class EphemeralOptions(ClientOptions):
-    """What a client of the database in memory can be told.
-
-    Attributes:
-        max_write_slice_ms: How long one slice of a write may hold the interpreter, in milliseconds. By default up to 100 where
-            nothing else in the process has anything to do.
-    """
+    """What a client of the database in memory can be told; see :func:`aiochroma.AsyncEphemeralClient`."""
 
     max_write_slice_ms: float = 10.0
 
@@ -197,21 +179,7 @@ class EphemeralOptions(ClientOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class PersistentOptions(ClientOptions):
-    """What a client of a directory can be told.
-
-    Attributes:
-        path: The directory; made if it does not exist.
-        max_write_slice_ms: How long one slice of a write may hold the interpreter, in milliseconds. By default up to 100 where
-            nothing else in the process has anything to do.
-        lock_timeout: How long to wait for another process to let go of the directory, in seconds.
-        durable: Keep every vector twice, so that a broken index can be rebuilt completely: those of memories in the file beside
-            Chroma's, all others in Chroma's log. None leaves it as the directory was.
-        allow_missing_vectors: Open even though records have lost their vectors.
-        process: ``"shared"``: the directory's host serves it, a process that all programs of this user share and that the first
-            of them starts. ``"this"``: this process alone opens it. None: through the host if there is one already, else in
-            this process.
-        host_idle: How long a host that this client starts stays when its last client has gone, in seconds.
-    """
+    """What a client of a directory can be told; see :func:`aiochroma.AsyncPersistentClient`."""
 
     path: str | os.PathLike[str] = "./chroma"
     max_write_slice_ms: float = 10.0
@@ -258,22 +226,7 @@ class PersistentOptions(ClientOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class HttpOptions(ClientOptions):
-    """What a client of a Chroma server can be told.
-
-    Attributes:
-        host: Name or address of the server, or a whole URL, which then says port and path, too.
-        port: Its port.
-        ssl: Speak TLS; the server's certificate is verified.
-        headers: Sent with every request. Not shown.
-        connections: How many calls may be under way at once.
-        auth_token: A token for the proxy before the server. Not shown.
-        auth_header: How the token is sent.
-        ca_file: Certificates (PEM) of the authorities to trust instead of the system's.
-        connect_timeout: How long making a connection may take, in seconds; at most a day.
-        read_timeout: How long the server may take to answer, in seconds; at most a day.
-        attempts: How often a call is tried.
-        cache: A folder in which what was read of the server's memories stays for the next start, or None.
-    """
+    """What a client of a Chroma server can be told; see :func:`aiochroma.AsyncHttpClient`."""
 
     host: str = "localhost"
     port: int = 8000
@@ -347,7 +300,7 @@ AnyOptions = PersistentOptions | EphemeralOptions | HttpOptions
 class ConnectOverrides(TypedDict, total=False):
     """Keywords of :func:`aiochroma.connect`: in place of the environment's variables, and every other option of the client."""
 
-    mode: Mode
+    mode: ConnectMode
     path: str | os.PathLike[str]
     host: str
     port: int

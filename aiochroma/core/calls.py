@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CallOutcome",
-    "Home",
     "NotBegunError",
     "Outcome",
+    "Receiver",
     "Submitter",
     "Ticket",
     "TicketState",
@@ -35,6 +35,8 @@ __all__ = [
     "latest_deadline",
     "report_unseen",
 ]
+
+log: EventLogger = get_logger("aiochroma.core")
 
 
 class TicketState(Enum):
@@ -55,7 +57,7 @@ class NotBegunError(Exception):
     """A request had not begun when its caller would wait no longer; never a user's."""
 
 
-class Home(Protocol):
+class Receiver(Protocol):
     """Where outcomes go, if neither to an event loop nor to a waiting thread: another process, for example."""
 
     def take(self, outcomes: Sequence[Outcome]) -> None:
@@ -99,12 +101,12 @@ class Ticket:
     def __init__(
         self,
         request: Request,
-        home: asyncio.AbstractEventLoop | Home | None,
+        home: asyncio.AbstractEventLoop | Receiver | None,
         future: asyncio.Future[CallResult] | concurrent.futures.Future[CallResult] | None,
         deadline: float | None,
     ) -> None:
         self.request: Request = request
-        self.home: asyncio.AbstractEventLoop | Home | None = home
+        self.home: asyncio.AbstractEventLoop | Receiver | None = home
         self.future: asyncio.Future[CallResult] | concurrent.futures.Future[CallResult] | None = future
         self.deadline: float | None = deadline
         self.context: contextvars.Context = contextvars.copy_context()
@@ -270,8 +272,8 @@ async def call(
     its end and its outcome is dropped.
 
     Args:
-        connection: Where to.
-        request: What.
+        connection: The connection that carries the request out.
+        request: The request to submit.
         deadline: By when (``time.monotonic()``), or None.
         when_full: Wait in line when the queue is full, or raise.
 
@@ -337,9 +339,6 @@ def _expire_all(tickets: Sequence[Ticket]) -> None:
         ticket.expire()
 
 
-log: EventLogger = get_logger("aiochroma.core")
-
-
 class Outcome:
     """What became of a request: a result or an error."""
 
@@ -361,7 +360,7 @@ def deliver(outcomes: Iterable[Outcome]) -> None:
     Futures that are done already (their caller left) are let alone. A loop that has been closed has no callers any more;
     its outcomes are dropped.
     """
-    by_home: dict[asyncio.AbstractEventLoop | Home | None, list[Outcome]] = {}
+    by_home: dict[asyncio.AbstractEventLoop | Receiver | None, list[Outcome]] = {}
     for outcome in outcomes:
         by_home.setdefault(outcome.ticket.home, []).append(outcome)
     for home, batch in by_home.items():

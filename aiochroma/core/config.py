@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
     from aiochroma.backend.server import Access
 
-__all__ = ["DEFAULTS", "EngineOptions", "Location", "canonical_path"]
+__all__ = ["DEFAULTS", "EngineOptions", "Location"]
 
 _NUMBERS = (
     "max_pending",
@@ -153,25 +152,3 @@ def _comparable(value: Any, other: Any) -> object:
     if not hasattr(value, "model_dump"):
         return value
     return {key: item for key, item in value.model_dump().items() if key not in _SETTLED_HERE}
-
-
-def canonical_path(path: str | os.PathLike[str]) -> str:
-    """Return the one spelling of a directory: absolute, user's home expanded, symbolic links followed.
-
-    Raises:
-        InvalidInputError: The path is empty or not a path.
-    """
-    try:
-        text = os.fspath(path)
-    except TypeError:
-        raise InvalidInputError(f"`path` must be a string or a path, got {shown(path)}.") from None
-    if not isinstance(text, str) or not text.strip() or "\0" in text:
-        raise InvalidInputError(f"`path` must be a non-empty string or path, got {shown(path)}.")
-    try:
-        canonical = os.path.realpath(Path(text).expanduser())
-        # Chroma takes paths as UTF-8 alone.
-        canonical.encode()
-    except (OSError, ValueError, RuntimeError) as error:
-        # The home directory of a user that does not exist, or a working directory that was deleted.
-        raise InvalidInputError(f"`path` {shown(text)} cannot be the path of a database: {error}.") from None
-    return canonical

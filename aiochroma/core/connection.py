@@ -36,7 +36,7 @@ __all__ = [
     "Capabilities",
     "Connection",
     "EngineInfo",
-    "Mode",
+    "EngineMode",
     "Resource",
     "Serving",
     "WhenFull",
@@ -44,7 +44,7 @@ __all__ = [
     "thread_failure",
 ]
 
-Mode = Literal["persistent", "ephemeral", "http", "shared"]
+EngineMode = Literal["persistent", "ephemeral", "http", "shared"]
 
 WhenFull = Literal["wait", "raise"]
 
@@ -103,7 +103,7 @@ class EngineInfo(BackendInfo):
         last_error: The last error that concerned the store and not a caller's arguments, or None.
     """
 
-    mode: Mode
+    mode: EngineMode
     name: str
     path: str = ""
     url: str = ""

@@ -26,7 +26,6 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from aiochroma._errors import OutcomeUnknownError, StoreUnavailableError, own_copy
-from aiochroma._logging import EventLogger, get_logger
 from aiochroma.core.calls import Ticket, TicketState, latest_deadline
 from aiochroma.core.operations import Lane
 from aiochroma.core.plan import BULK_ROUND, Limits, RecordPlanner, Step
@@ -155,9 +154,6 @@ class ConnectionPlanner(RecordPlanner):
 def _rotated(steps: list[Step], number: int) -> list[Step]:
     first = number % len(steps) if steps else 0
     return steps[first:] + steps[:first]
-
-
-log: EventLogger = get_logger("aiochroma.core")
 
 
 class Remote(Protocol):

@@ -117,6 +117,7 @@ class Operation:
         lane: How it is ordered against the others.
         merge: Which of them are merged.
         result: What its result looks like.
+        returns: The class of a plain result, where Chroma says what it is.
         record_fields: Arguments that have one entry per record; a long write is cut along them.
         query_fields: Arguments that have one entry per query.
         searched_field: The argument that has one entry per collection, where each query searches several; else empty.
@@ -136,6 +137,7 @@ class Operation:
     lane: Lane = Lane.BARRIER
     merge: Merge = Merge.NONE
     result: Result = Result.PLAIN
+    returns: type = object
     record_fields: tuple[str, ...] = ()
     query_fields: tuple[str, ...] = ()
     searched_field: str = ""
@@ -193,9 +195,11 @@ _CHROMA = (
         vector_fields=("query_embeddings",),
         reads_first=True,
     ),
-    *(_read(name) for name in ("_count", "_fork_count", "_get_indexing_status", "_peek", "_search")),
+    _read("_count", returns=int),
+    *(_read(name) for name in ("_fork_count", "_get_indexing_status", "_peek", "_search")),
     # Collections.
-    *(_read(name) for name in ("count_collections", "list_collections")),
+    _read("count_collections", returns=int),
+    _read("list_collections"),
     *(_read(name, finds=True) for name in ("get_collection", "get_collection_by_id")),
     Operation("create_collection", Lane.CATALOG, repeat=Repeat.GET_OR_CREATE, finds=True),
     Operation("get_or_create_collection", Lane.CATALOG, repeat=Repeat.ALWAYS, finds=True),
@@ -206,10 +210,9 @@ _CHROMA = (
     *(Operation(name, Lane.CATALOG) for name in ("create_database", "create_tenant")),
     Operation("delete_database", effect=Effect.DROPS_ALL, space=Space.LITTLE),
     # The whole.
-    *(
-        _read(name)
-        for name in ("get_max_batch_size", "get_settings", "get_user_identity", "get_version", "heartbeat")
-    ),
+    _read("get_max_batch_size", returns=int),
+    _read("get_version", returns=str),
+    *(_read(name) for name in ("get_settings", "get_user_identity", "heartbeat")),
     Operation("reset", effect=Effect.DROPS_ALL, space=Space.LITTLE),
     *(Operation(name) for name in ("attach_function", "detach_function", "get_attached_function")),
 )

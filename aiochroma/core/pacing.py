@@ -23,6 +23,9 @@ __all__ = ["CostModel", "Pacing"]
 _FEWEST_RECORDS = 16
 """Below this a write is mostly its fixed cost: smaller slices would hold hardly less and write far less."""
 
+_MOST_RECORDS = 5000
+"""Chroma's own limit for one call."""
+
 _SLICE_MS = 10.0
 _ALONE_SECONDS = 0.1
 """So long a slice may hold the interpreter where nothing else wants it; Chroma's own rate is reached at about that length."""
@@ -105,9 +108,8 @@ class Pacing:
     nothing to do, short slices are of no use and cost half of the rate, so they grow until something shows.
 
     Args:
-        limits: Its ``records_per_slice`` is kept up to date here.
+        limits: The limits of the planner, whose ``records_per_slice`` is kept up to date here.
         max_write_slice_ms: The budget for one slice, in milliseconds. None: 10, and up to 100 where nothing else wants to run.
-        most_records: Chroma's own limit for one call.
 
     Attributes:
         fewest_records: No slice is smaller.
@@ -115,11 +117,10 @@ class Pacing:
 
     fewest_records = _FEWEST_RECORDS
 
-    def __init__(self, limits: Limits, max_write_slice_ms: float | None, most_records: int = 5000) -> None:
+    def __init__(self, limits: Limits, max_write_slice_ms: float | None) -> None:
         self._limits = limits
         self._adapts = max_write_slice_ms is None
         self._budget = (_SLICE_MS if max_write_slice_ms is None else max_write_slice_ms) / 1000
-        self._most = most_records
         self._cost = CostModel()
         self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, float] = weakref.WeakKeyDictionary()
         self._others_at = float("-inf")
@@ -193,7 +194,7 @@ class Pacing:
             # On a busy machine, or a slow disk, even the smallest slice takes longer than that.
             within = max(within, _ALONE_FACTOR * self._cost.records_for_half())
         within = min(within, size + size // 2 if may_grow else size)
-        self._limits.records_per_slice = max(self.fewest_records, min(self._most, within))
+        self._limits.records_per_slice = max(self.fewest_records, min(_MOST_RECORDS, within))
 
 
 class _RoundTrip:

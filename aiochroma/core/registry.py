@@ -301,7 +301,7 @@ class Lease:
         self.engine.lost_leases.append(None)
         self.engine.serving.queue.wakeup.put(None)
         warnings.warn(
-            f"A client of {self.engine.location.name} was not closed; use `async with` or `await client.aclose()`.",
+            f"A client of {self.engine.location.name} was not closed; use `async with` or `await client.close()`.",
             ResourceWarning,
             stacklevel=1,
             source=self,

@@ -18,10 +18,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Latency", "Observer", "SlowLog", "Stats", "StatsRecorder", "observer", "set_observer"]
 
+log: EventLogger = get_logger("aiochroma.core")
+
+T = TypeVar("T")
+
 _INTERNAL = 500
 """Chroma's errors carry the code of an HTTP response; from here on it is not the caller's fault."""
-
-log: EventLogger = get_logger("aiochroma.core")
 
 _SLOW_REPORT_SECONDS = 1.0
 _SAMPLES = 2048
@@ -109,9 +111,9 @@ class StatsRecorder:
             self.last_error = f"{label}: {type(error).__name__}: {error}"
 
     def times(self) -> tuple[Latency, Latency]:
-        """Return the times waited and run; of many samples as they were when the last thirty-second of them was still to come.
+        """Return the times waited and run; they lag behind by at most a thirty-second of the samples.
 
-        Every call of a memory asks what is known of its database, and putting all samples in order takes 0.6 ms.
+        Every call of a memory asks what is known of its database, and sorting all samples takes 0.6 ms.
         """
         recorded = self._recorded
         if recorded - self._counted > len(self._wait) // 32:
@@ -132,9 +134,6 @@ def _times(seconds: deque[float]) -> Latency:
         return Latency()
     last = len(values) - 1
     return Latency(*(round(values[int(last * share)] * 1000, 3) for share in (0.5, 0.99, 1.0)))
-
-
-T = TypeVar("T")
 
 
 class Observer(Protocol):
@@ -169,9 +168,9 @@ class Observer(Protocol):
         """Take note of a request that was carried out; on the thread that did it, before its caller goes on.
 
         Args:
-            database: Its name.
-            operation: What was done.
-            context: The caller's.
+            database: The name of the database.
+            operation: The name of the operation.
+            context: The context of the caller.
             waited: Seconds in the queue.
             ran: Seconds in the database.
             merged: How many requests one call into the database has answered; 1 for a request of its own.
@@ -188,24 +187,18 @@ class Observer(Protocol):
         """Note, in the present context, that what follows belongs to a call of another process."""
 
 
-class _Seat:
-    """Holds the observer, so that importing its name gives the one that is set later."""
-
-    def __init__(self) -> None:
-        self.taken: Observer | None = None
-
-
-_seat = _Seat()
+_observer: Observer | None = None
 
 
 def observer() -> Observer | None:
-    """Return the observer, or None."""
-    return _seat.taken
+    """Return the observer of this process, or None."""
+    return _observer
 
 
 def set_observer(chosen: Observer | None) -> None:
     """Set the observer of this process, or take it away."""
-    _seat.taken = chosen
+    global _observer  # noqa: PLW0603 - one for the whole process
+    _observer = chosen
 
 
 class SlowLog:

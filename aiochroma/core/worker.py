@@ -50,7 +50,7 @@ from aiochroma.core.stats import SlowLog, StatsRecorder, observer
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from aiochroma.core.calls import Home
+    from aiochroma.core.calls import Receiver
     from aiochroma.core.connection import BackendInfo, Resource
     from aiochroma.core.plan import Planner
     from aiochroma.core.request import CallResult, Request
@@ -377,7 +377,7 @@ class WorkerState:
                 self._note_use(home)
             deliver(outcomes)
 
-    def _note_use(self, home: asyncio.AbstractEventLoop | Home | None) -> None:
+    def _note_use(self, home: asyncio.AbstractEventLoop | Receiver | None) -> None:
         if isinstance(home, asyncio.AbstractEventLoop):
             self.pacing.seen(home, time.monotonic())
 

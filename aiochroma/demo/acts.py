@@ -19,7 +19,7 @@ import tempfile
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from aiochroma.demo.silence import Silence
+    from aiochroma.records.spec import SearchMode
 
     _Measure = Callable[[str, Callable[[int], None]], Awaitable[Silence]]
 
@@ -51,9 +52,8 @@ __all__ = [
     "run_demo",
 ]
 
-Mode = Literal["vector", "text", "hybrid"]
 
-MODES: tuple[Mode, ...] = ("vector", "text", "hybrid")
+MODES: tuple[SearchMode, ...] = ("vector", "text", "hybrid")
 
 _WRITING_SECONDS = 1.0
 _NAMESPACE = "diary"

@@ -32,13 +32,13 @@ if TYPE_CHECKING:
     from aiochroma._types import Metadata, Vector
     from aiochroma.demo import Question
 
-__all__ = ["Answer", "Measurement", "Store", "Verdict", "judge", "percentile", "run_load", "run_table"]
+__all__ = ["Contender", "Measurement", "Reply", "Verdict", "judge", "percentile", "run_load", "run_table"]
 
 # -- the stores, behind one interface ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Answer:
+class Reply:
     """A hit of a question; the score is comparable within one store only."""
 
     text: str
@@ -46,7 +46,7 @@ class Answer:
     score: float
 
 
-class Store(Protocol):
+class Contender(Protocol):
     """What the load needs."""
 
     name: str
@@ -60,7 +60,7 @@ class Store(Protocol):
     async def remember(self, namespace: str, sentence: Sentence) -> None:
         """Write one sentence."""
 
-    async def ask(self, question: str) -> list[Answer]:
+    async def ask(self, question: str) -> list[Reply]:
         """Search the four namespaces; best hit first."""
 
     async def close(self) -> None:
@@ -94,15 +94,15 @@ class _MemoryStore:
     async def remember(self, namespace: str, sentence: Sentence) -> None:
         await self._memory.remember(sentence.text, namespace=namespace, metadata=sentence.metadata)
 
-    async def ask(self, question: str) -> list[Answer]:
+    async def ask(self, question: str) -> list[Reply]:
         # A namespace that fails counts as a failed question.
         recall = await self._memory.recall(question, namespaces=NAMESPACES, mode=self._mode)
         for error in recall.errors.values():
             raise error
-        return [Answer(hit.text, hit.namespace, hit.score) for hit in recall]
+        return [Reply(hit.text, hit.namespace, hit.score) for hit in recall]
 
     async def close(self) -> None:
-        await self._memory.aclose()
+        await self._memory.close()
 
 
 class _PlainStore:
@@ -128,7 +128,7 @@ class _PlainStore:
         collection = await self._collection(namespace)
         await asyncio.to_thread(self._upsert, collection, [sentence])
 
-    async def ask(self, question: str) -> list[Answer]:
+    async def ask(self, question: str) -> list[Reply]:
         vector = (await asyncio.to_thread(self._embed, [question]))[0]
         found = await asyncio.gather(
             *(self._search(namespace, vector, k) for namespace, k in NAMESPACES.items()),
@@ -138,7 +138,7 @@ class _PlainStore:
     async def close(self) -> None:
         await asyncio.to_thread(self._client.close)
 
-    async def _search(self, namespace: str, vector: Vector, k: int) -> list[Answer]:
+    async def _search(self, namespace: str, vector: Vector, k: int) -> list[Reply]:
         result = await asyncio.to_thread(
             self._collections[namespace].query,
             query_embeddings=vector[None],
@@ -148,7 +148,7 @@ class _PlainStore:
         assert result["documents"] is not None
         assert result["distances"] is not None
         pairs = zip(result["documents"][0], result["distances"][0], strict=True)
-        return [Answer(text, namespace, 1.0 - distance) for text, distance in pairs]
+        return [Reply(text, namespace, 1.0 - distance) for text, distance in pairs]
 
     async def _collection(self, namespace: str) -> Collection:
         if namespace not in self._collections:
@@ -216,14 +216,14 @@ def percentile(values: Sequence[float], share: float) -> float:
     return sorted(values)[min(len(values) - 1, int(len(values) * share))]
 
 
-def judge(question: Question, answers: Sequence[Answer]) -> Verdict:
+def judge(question: Question, answers: Sequence[Reply]) -> Verdict:
     """Look for the expected sentence."""
     texts = [answer.text for answer in answers]
     return Verdict(texts[:1] == [question.answer], question.answer in texts)
 
 
 async def run_load(
-    store: Store,
+    store: Contender,
     corpus: Mapping[str, Sequence[Sentence]],
     questions: Sequence[Question],
     seconds: float,
@@ -247,7 +247,7 @@ async def run_load(
 
 
 async def _ask(
-    store: Store, questions: Sequence[Question], start: int, until: float, measurement: Measurement
+    store: Contender, questions: Sequence[Question], start: int, until: float, measurement: Measurement
 ) -> None:
     for position in itertools.count(start):
         if time.perf_counter() >= until:
@@ -263,7 +263,7 @@ async def _ask(
 
 
 async def _remember(
-    store: Store,
+    store: Contender,
     corpus: Mapping[str, Sequence[Sentence]],
     questions: Sequence[Question],
     until: float,
@@ -291,8 +291,8 @@ def _things_to_remember(
 
 
 async def _timed(
-    work: Awaitable[list[Answer] | None], times: list[float], measurement: Measurement
-) -> list[Answer] | None:
+    work: Awaitable[list[Reply] | None], times: list[float], measurement: Measurement
+) -> list[Reply] | None:
     begun = time.perf_counter()
     try:
         result = await work
@@ -324,7 +324,7 @@ def run_table(console: Console, *, seconds: float = 3.0, tasks: int = 32) -> Non
 async def _demonstrate(console: Console, seconds: float, tasks: int) -> None:
     corpus, questions = read_corpus(), read_questions()
     hybrid = _MemoryStore("hybrid")
-    stores: list[Store] = [hybrid, _MemoryStore("vector"), _PlainStore()]
+    stores: list[Contender] = [hybrid, _MemoryStore("vector"), _PlainStore()]
     _print_opening(console, corpus, len(questions), seconds, tasks)
     # One after the other, each alone in the process: they would take the processor from each other.
     measured = [await _measured(console, store, seconds, tasks, samples=store is hybrid) for store in stores]
@@ -332,7 +332,7 @@ async def _demonstrate(console: Console, seconds: float, tasks: int) -> None:
 
 
 async def _measured(
-    console: Console, store: Store, seconds: float, tasks: int, *, samples: bool
+    console: Console, store: Contender, seconds: float, tasks: int, *, samples: bool
 ) -> Measurement:
     corpus, questions = read_corpus(), read_questions()
     with tempfile.TemporaryDirectory(prefix="aiochroma-demo-") as directory:
@@ -372,7 +372,7 @@ def _print_opening(
     )
 
 
-def _print_samples(console: Console, answers: Sequence[tuple[Question, Sequence[Answer], Verdict]]) -> None:
+def _print_samples(console: Console, answers: Sequence[tuple[Question, Sequence[Reply], Verdict]]) -> None:
     """Print every fifth question with its best hit, right or wrong."""
     table = _table("Some answers", "question", "best hit", "namespace", "score", "expected")
     for question, hits, verdict in answers[::_SAMPLE_EVERY]:

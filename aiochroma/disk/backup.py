@@ -18,6 +18,7 @@ from aiochroma._errors import BackupError, shown
 from aiochroma._files import (
     PARTIAL_MARKER,
     PartialDirectory,
+    canonical_path,
     make_directory,
     read_json,
     remove_abandoned,
@@ -31,7 +32,6 @@ from aiochroma.disk.layout import (
     BACKUP_NOTE,
     MANIFEST,
     SQLITE_FILE,
-    canonical_directory,
     refuse_without_descriptors,
 )
 
@@ -49,6 +49,8 @@ __all__ = [
     "recorded_backup",
     "recorded_sequences",
 ]
+
+log: EventLogger = get_logger("aiochroma.backup")
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,9 @@ def record_origin(directory: Path, backup: Path) -> None:
     """
     manifest = read_manifest(backup)
     if manifest.get("verified") == "full":
-        with contextlib.suppress(KeyError, TypeError, AttributeError):  # Only a manifest of ours has it all.
+        with contextlib.suppress(
+            KeyError, TypeError, AttributeError
+        ):  # Another program's manifest may lack a value.
             _record(directory, str(backup), manifest["created"], manifest["collections"])
 
 
@@ -147,9 +151,6 @@ def _read_note(directory: Path) -> tuple[Path | None, dict[str, int]]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, BackupError):
         return None, {}
     return backup, sequences
-
-
-log: EventLogger = get_logger("aiochroma.backup")
 
 
 @dataclass(frozen=True)
@@ -189,7 +190,7 @@ def begin_backup(
         raise BackupError(f"`keep` must be an integer of at least 1, or None, got {shown(keep)}.")
     check_verification(verify)
     refuse_without_descriptors(directory)
-    final = canonical_directory(target)
+    final = Path(canonical_path(target, "target"))
     if final == directory or directory in final.parents or final in directory.parents:
         raise BackupError(
             f"The backup {str(final)!r} must be outside of the database {str(directory)!r}, and not above it."

@@ -94,7 +94,7 @@ def interpreter(variable: str = PYTHON_VARIABLE) -> list[str]:
         variable: Names another one where it is set, before the variable for all child processes.
 
     Raises:
-        ChildError: There is none.
+        ChildError: No interpreter is found.
     """
     own = "" if getattr(sys, "frozen", False) else sys.executable
     chosen = os.environ.get(variable) or os.environ.get(PYTHON_VARIABLE) or own
@@ -119,9 +119,9 @@ def run_child(module: str, arguments: Sequence[str | os.PathLike[str]], *, secon
     """Run a module to its end and return what it printed.
 
     Args:
-        module: Its full name.
-        arguments: Its command line.
-        seconds: It is ended after this many seconds.
+        module: The full name of the module.
+        arguments: The arguments on its command line.
+        seconds: The longest time that it may take, in seconds; it is ended then.
 
     Raises:
         ChildError: It failed, crashed, or was not done in time; the message is its last line.
@@ -133,9 +133,9 @@ def run_script(module: ModuleType, arguments: Sequence[str | os.PathLike[str]], 
     """Run a module that imports nothing but the standard library; it starts ten times as fast as another one.
 
     Args:
-        module: The module.
-        arguments: Its command line.
-        seconds: It is ended after this many seconds.
+        module: The module to run.
+        arguments: The arguments on its command line.
+        seconds: The longest time that it may take, in seconds; it is ended then.
 
     Raises:
         ChildError: It failed, crashed, or was not done in time; the message is its last line.
@@ -147,9 +147,9 @@ class Script:
     """What :func:`run_script` does, beside this thread.
 
     Args:
-        module: The module.
-        arguments: Its command line.
-        seconds: It is ended after this many seconds.
+        module: The module to run.
+        arguments: The arguments on its command line.
+        seconds: The longest time that it may take, in seconds; it is ended then.
 
     Raises:
         ChildError: It cannot be started.

@@ -26,7 +26,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 from aiochroma._errors import StoreUnavailableError
-from aiochroma._files import SQLITE_SUFFIXES, flush, irregular
+from aiochroma._files import SQLITE_SUFFIXES, flush, irregular, transaction
 from aiochroma._types import JsonObject
 from aiochroma.disk.backup import recorded_backup
 from aiochroma.disk.hnsw_files import DELETED_MARK, map_elements, read_header
@@ -44,7 +44,7 @@ from aiochroma.disk.layout import (
     index_directories,
     log_topic,
 )
-from aiochroma.disk.schema import DELETE, UPSERT, columns_of, full_text_tables, record_ids, stored_collections
+from aiochroma.disk.schema import DELETE, UPSERT, full_text_tables, record_ids, stored_collections
 from aiochroma.disk.sqlite_file import delete_orphaned_lists
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class ErasureReceipt:
         texts: Texts that were looked for, as UTF-8 and as JSON writes them.
         vectors: Vectors that were looked for, as they were given and, with the cosine distance, as the index held them.
         files: Every file of the directory; each was read to its end.
-        bytes_checked: Their size.
+        bytes_checked: The size of those files.
         found: Files that hold one of the texts or vectors still. Empty when the erasure is complete.
         shared: How many of the texts are, or are part of, the text of a memory that lives: not looked for.
         too_short: How many of the texts are too short to be told from chance: not looked for.
@@ -217,8 +217,7 @@ def _scrub_log(
     newest = connection.execute("SELECT max(seq_id) FROM embeddings_queue").fetchone()[0]
     if newest is None:
         return
-    connection.execute("BEGIN IMMEDIATE")
-    try:
+    with transaction(connection):
         before = connection.total_changes
         for entry in stored:
             _scrub_topic(connection, entry, living[entry.id])
@@ -233,10 +232,6 @@ def _scrub_log(
                 "INSERT INTO embeddings_queue (seq_id, operation, topic, id) VALUES (?, ?, ?, ?)",
                 (newest, DELETE, topics[0], "aiochroma-erased"),
             )
-        connection.execute("COMMIT")
-    except BaseException:
-        connection.execute("ROLLBACK")
-        raise
 
 
 def _scrub_topic(connection: sqlite3.Connection, stored: StoredCollection, living: set[str]) -> None:
@@ -356,7 +351,7 @@ def _scrub_our_files(
 ) -> None:
     for file in sorted(directory.glob(_OUR_FILES)):
         if irregular(file) is not None:
-            continue  # Nothing of ours is in it; `doctor` tells of it.
+            continue  # Not a file of this package; `doctor` reports it.
         try:
             with closing(sqlite3.connect(file, isolation_level=None, timeout=5.0)) as connection:
                 connection.execute("PRAGMA secure_delete = ON")
@@ -380,15 +375,10 @@ def _scrub_history(
         # All that is in it was replaced or forgotten; that something changed, and when, stays.
         connection.execute("UPDATE changes SET text = NULL, metadata = NULL")
         return
-    # Files of before there was the column hold Chroma's default database alone.
-    known = "database" in columns_of(connection, "changes")
-    if not known and database:
-        return
-    of_database = " AND database = ?" if known else ""
     for namespace, ids in history.items():
         connection.executemany(
-            f"DELETE FROM changes WHERE namespace = ? AND id = ?{of_database}",  # noqa: S608 - a constant
-            [(namespace, id, database) if known else (namespace, id) for id in ids],
+            "DELETE FROM changes WHERE namespace = ? AND id = ? AND database = ?",
+            [(namespace, id, database) for id in ids],
         )
 
 

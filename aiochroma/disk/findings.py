@@ -80,7 +80,7 @@ class CollectionReport:
             them, and never takes them out.
         pending: Log entries that Chroma will replay at open.
         persisted_sequence: Sequence number up to which the index on disk is complete; 0 if never persisted.
-        applied_sequence: The same for SQLite's own tables.
+        applied_sequence: Sequence number up to which SQLite's own tables are complete; 0 if nothing was applied.
         vector_segment_id: Name of the index directory.
         metadata_segment_id: Segment of the records in SQLite.
         settings: What its index is made with.

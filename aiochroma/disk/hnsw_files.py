@@ -44,16 +44,14 @@ __all__ = [
     "read_header",
 ]
 
-# Up to this many elements every level-0 link is followed (about 2 ms for each 10,000); above, evenly spaced
-# ones.
+# Up to this many elements every level-0 link is followed (about 2 ms for each 10,000); above, evenly spaced ones.
 LINK_CHECK_LIMIT = 200_000
 
 _HEADER = struct.Struct("<iQQQQQQiIQQQdQ")
 _PERSISTENCE_VERSION = 1
 _LABEL_BYTES = 8
 _MAXIMUM_LEVEL = 64
-# Chroma grows an index to the next power of two; anything far beyond its elements is damage that would be
-# allocated.
+# Chroma grows an index to the next power of two; anything far beyond its elements is damage that would be allocated.
 _MAXIMUM_SPARE = 1 << 22
 DELETED_MARK = 1 << 16
 _LARGEST_ELEMENT = 1 << 28
@@ -139,8 +137,7 @@ def inspect_index(
         return IndexReport()
     else:
         problems.append(
-            f"{ID_MAP_FILE} is missing although {HEADER_FILE} is not that of an empty index: interrupted"
-            " first persist"
+            f"{ID_MAP_FILE} is missing although {HEADER_FILE} is not that of an empty index: interrupted first persist"
         )
     elements, sampled = 0, False
     try:
@@ -165,8 +162,7 @@ def inspect_index(
 def _check_counts(header: Header, id_map: IdMap) -> None:
     if header.count != id_map.total_added:
         raise IndexUnreadableError(
-            f"{HEADER_FILE} has {header.count} elements, {ID_MAP_FILE} {id_map.total_added}:"
-            " interrupted persist"
+            f"{HEADER_FILE} has {header.count} elements, {ID_MAP_FILE} {id_map.total_added}: interrupted persist"
         )
 
 
@@ -313,9 +309,8 @@ def _check_level0(directory: Path, header: Header, id_map: IdMap, link_limit: in
     if not np.array_equal(labels, expected):
         missing = len(np.setdiff1d(expected, labels))
         raise IndexUnreadableError(
-            f"{LEVEL0_FILE} holds {len(labels)} vectors, {ID_MAP_FILE} {len(expected)} ids; {missing} ids"
-            " have no vector:"
-            " interrupted persist"
+            f"{LEVEL0_FILE} holds {len(labels)} vectors, {ID_MAP_FILE} {len(expected)} ids; {missing} ids "
+            "have no vector: interrupted persist"
         )
 
 

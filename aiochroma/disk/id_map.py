@@ -11,7 +11,7 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from aiochroma._files import write_bytes_atomically
+from aiochroma._files import write_atomically
 from aiochroma.disk.layout import ID_MAP_FILE, LEVEL0_FILE
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["IdMap", "IndexUnreadableError", "read_cut_id_map", "read_id_map", "write_id_map"]
 
-Reader: TypeAlias = "Callable[[bytes, int], int]"
+ReadNumber: TypeAlias = "Callable[[bytes, int], int]"
 """Reads a number out of a pickle at a position."""
 
 _LARGEST_TOTAL = 2**40
@@ -103,7 +103,7 @@ def write_id_map(directory: Path, labels: Mapping[str, int], total_added: int) -
         "label_to_id": {label: id for id, label in labels.items()},
         "id_to_seq_id": {},
     }
-    write_bytes_atomically(directory / ID_MAP_FILE, pickle.dumps(content, protocol=3))
+    write_atomically(directory / ID_MAP_FILE, pickle.dumps(content, protocol=3))
 
 
 def _content(directory: Path) -> bytes:
@@ -199,7 +199,7 @@ class _Machine:
         """Return the dictionary that was built; of a pickle that was cut off what it held by then.
 
         Raises:
-            IndexUnreadableError: It is none.
+            IndexUnreadableError: No dictionary was built.
         """
         stack = self._stack
         while len(stack) > 1:
@@ -306,7 +306,7 @@ def _byte(content: bytes, position: int) -> int:
     return content[position]
 
 
-def _unpacker(of: struct.Struct) -> Reader:
+def _unpacker(of: struct.Struct) -> ReadNumber:
     def read(content: bytes, position: int) -> int:
         found: int = of.unpack_from(content, position)[0]
         return found
@@ -314,7 +314,7 @@ def _unpacker(of: struct.Struct) -> Reader:
     return read
 
 
-_SIZES: dict[int, tuple[Reader, int]] = {
+_SIZES: dict[int, tuple[ReadNumber, int]] = {
     0x80: (_byte, 1),  # PROTO
     0x95: (_unpacker(_U64), 8),  # FRAME
     0x4B: (_byte, 1),

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aiochroma._errors import DatabasePathError, StoreUnavailableError
-from aiochroma._files import irregular, make_directory
+from aiochroma._files import canonical_path, irregular, make_directory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,22 +34,21 @@ __all__ = [
     "SEEN_NOTE",
     "SQLITE_FILE",
     "TEXT_INDEX_FILE",
-    "canonical_directory",
     "check_directory",
     "connect_read_only",
     "connect_read_write",
     "free_bytes",
     "has_database",
     "index_directories",
+    "is_damage",
     "log_topic",
+    "no_descriptors",
     "refuse_without_descriptors",
 ]
 
 SQLITE_FILE = "chroma.sqlite3"
 HEADER_FILE = "header.bin"
-
 LEVEL0_FILE = "data_level0.bin"
-
 LENGTH_FILE = "length.bin"
 LINK_LISTS_FILE = "link_lists.bin"
 ID_MAP_FILE = "index_metadata.pickle"
@@ -61,9 +60,7 @@ OWNER_FILE = ".aiochroma.owner.json"
 BACKUP_NOTE = ".aiochroma.backup.json"  # in a database: its newest backup
 MANIFEST = "aiochroma-backup.json"  # in a backup
 SEEN_NOTE = ".aiochroma.seen.json"  # in a database: what was found sound, and how its files looked then
-REBUILD_NOTE = (
-    ".aiochroma.rebuilding.json"  # in a database: the indexes whose rebuild has begun and not ended
-)
+REBUILD_NOTE = ".aiochroma.rebuilding.json"  # in a database: indexes whose rebuild has not ended
 
 # Chroma looks only into directories named after a segment, so it never sees this one.
 QUARANTINE_PREFIX = "quarantine-"
@@ -134,29 +131,17 @@ def connect_read_write(directory: Path) -> Iterator[sqlite3.Connection]:
 def _connect(directory: Path, mode: str) -> sqlite3.Connection:
     uri = f"{(directory / SQLITE_FILE).absolute().as_uri()}?mode={mode}"
     connection = sqlite3.connect(uri, uri=True, timeout=_SQLITE_BUSY_SECONDS, isolation_level=None)
-    # Another program may have written text that is none; it is reported where it is used, and must not end the look.
+    # Another program may have written bytes that are no UTF-8: that is reported where they are used, and must not fail here.
     connection.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")
     return connection
 
 
-def canonical_directory(path: str | os.PathLike[str]) -> Path:
-    """Return the one spelling of a directory: absolute, with symbolic links and ``~`` resolved.
+_NOT_DAMAGED = ("locked", "readonly", "unable to open", "is full", "disk I/O")
 
-    Args:
-        path: The directory; it need not exist.
 
-    Raises:
-        DatabasePathError: The path cannot be a directory's name on this system.
-    """
-    if path == "":
-        raise DatabasePathError("'' is not a usable path; the working directory is '.'")
-    try:
-        canonical = os.path.realpath(Path(path).expanduser())
-        # Chroma takes paths as UTF-8 alone.
-        canonical.encode()
-        return Path(canonical)
-    except (ValueError, OSError, RuntimeError, TypeError) as error:
-        raise DatabasePathError(f"{path!r} is not a usable path: {error}") from error
+def is_damage(error: Exception) -> bool:
+    """Tell whether an error of SQLite is about what is in its file, and not about what keeps it from being used."""
+    return not any(words in str(error) for words in _NOT_DAMAGED)
 
 
 def check_directory(path: str | os.PathLike[str], *, create: bool = True) -> Path:
@@ -174,7 +159,7 @@ def check_directory(path: str | os.PathLike[str], *, create: bool = True) -> Pat
     Raises:
         DatabasePathError: It is a file, cannot be created, or may not be written; the message says which.
     """
-    directory = canonical_directory(path)
+    directory = Path(canonical_path(path))
     try:
         _check(directory, create=create)
     except OSError as error:

@@ -26,7 +26,7 @@ import socket
 import sys
 import threading
 import time
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,6 +41,9 @@ from aiochroma.disk.layout import LOCK_FILE, OWNER_FILE, SQLITE_FILE, check_dire
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from types import TracebackType
+
+    from typing_extensions import Self
 
 __all__ = [
     "Owner",
@@ -143,6 +146,14 @@ class Ownership:
         self._released = True
         return self._lock, self.owner
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.release()
+
     def release(self) -> None:
         """Give the directory up; does nothing the second time, and nothing in a forked child."""
         with self._guard:
@@ -150,8 +161,7 @@ class Ownership:
                 return
             self._released = True
             if self._identity == identity(self._lock_file):
-                # Ours to remove only while the lock is ours; in a directory that was replaced it is another
-                # process's.
+                # Ours to remove only while the lock is ours; in a directory that was replaced it is another process's.
                 with contextlib.suppress(OSError):
                     (self.directory / OWNER_FILE).unlink(missing_ok=True)
             self._lock.release()
@@ -190,8 +200,7 @@ def acquire(
     except filelock.Timeout as error:
         raise _in_use(canonical, wait_seconds) from error
     except RuntimeError as error:
-        # filelock refuses to let a thread wait for a lock which that same thread holds through another
-        # object.
+        # filelock refuses to let a thread wait for a lock which that same thread holds through another object.
         raise _in_use(canonical, wait_seconds) from error
     except OSError as error:
         raise DatabasePathError(
@@ -199,9 +208,8 @@ def acquire(
         ) from error
     if isinstance(lock, filelock.SoftFileLock):
         warning = warning or (
-            f"The file system of {canonical} has no file locks; a lock file without the kernel's help is"
-            " used, which"
-            " must be deleted by hand after a crash."
+            f"The file system of {canonical} has no file locks; a lock file without the kernel's help is used, which "
+            "must be deleted by hand after a crash."
         )
     owner = Owner(
         pid=os.getpid(),
@@ -216,8 +224,7 @@ def acquire(
     try:
         write_atomically(canonical / OWNER_FILE, json.dumps(asdict(owner)))
     except OSError as error:
-        # The record only serves the message of a second process; a full disk must not keep anybody from
-        # reading.
+        # The record only serves the message of a second process; a full disk must not keep anybody from reading.
         log.warning("owner.not_written", directory=str(canonical), error=str(error))
     except BaseException:
         lock.release()
@@ -234,16 +241,11 @@ def read_owner(directory: str | os.PathLike[str]) -> Owner | None:
     # Missing, half gone with its directory, or written by another program: nothing is known.
     values = read_json(Path(directory) / OWNER_FILE) or {}
     kinds = {field.name: int if field.name == "pid" else str for field in fields(Owner)}
-    # A record of an earlier version has no role, or does not name its lock file.
     known = {name: values[name] for name, kind in kinds.items() if type(values.get(name)) is kind}
-    try:
-        owner = Owner(**known)
-    except TypeError:
+    # Numbers below 1 stand for groups of processes, and for all of them.
+    if known.keys() != kinds.keys() or known["pid"] <= 0:
         return None
-    if owner.pid <= 0:
-        return None  # Such numbers stand for groups of processes, and for all of them.
-    if not owner.lock_file:
-        return replace(owner, socket="")
+    owner = Owner(**known)
     return owner if owner.lock_file == _lock_file_of(Path(directory)) else None
 
 
@@ -264,8 +266,8 @@ def _in_use(directory: Path, wait_seconds: float) -> DatabaseInUseError:
     # Containers count their processes from one, each.
     who = "this same process" if here and owner.pid == os.getpid() else f"process {owner.pid}"
     return DatabaseInUseError(
-        f"{directory} is in use by {who} ({owner.command}) on {owner.host} since"
-        f" {owner.since}{waited}.{advice}",
+        f"{directory} is in use by {who} ({owner.command}) on {owner.host} since "
+        f"{owner.since}{waited}.{advice}",
         pid=owner.pid,
         host=owner.host,
         since=owner.since,
@@ -352,10 +354,8 @@ def lock_warning(directory: Path) -> str | None:
     if kind not in _REMOTE_TYPES and not remote_fuse:
         return None
     return (
-        f"{directory} is on a {kind} file system, where file locks may not reach other machines: a"
-        " second process could"
-        " open the same database unnoticed and destroy data. Use a local disk, or run a Chroma server"
-        " beside the disk."
+        f"{directory} is on a {kind} file system, where file locks may not reach other machines: a second process "
+        "could open the same database unnoticed and destroy data. Use a local disk, or run a Chroma server beside the disk."
     )
 
 
@@ -419,10 +419,8 @@ def refuse_foreign_users(directory: Path) -> None:
     if users:
         names = ", ".join(f"{pid} ({_program(pid)})" for pid in users)
         raise DatabaseInUseError(
-            f"{directory / SQLITE_FILE} is open in process {names}, which did not ask for the directory: a"
-            " plain chromadb"
-            " client or a database browser. Close it there; two processes on one database destroy each"
-            " other's data.",
+            f"{directory / SQLITE_FILE} is open in process {names}, which did not ask for the directory: a plain "
+            "chromadb client or a database browser. Close it there; two processes on one database destroy each other's data.",
             pid=users[0],
         )
 

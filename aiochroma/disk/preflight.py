@@ -166,8 +166,8 @@ class _Look:
 
     Args:
         directory: The directory.
-        connection: Its SQLite file, read only.
-        thorough: See `preflight`.
+        connection: The SQLite file of the directory, open for reading.
+        thorough: Whether to read every link of the indexes; see `preflight`.
     """
 
     def __init__(self, directory: Path, connection: sqlite3.Connection, *, thorough: bool) -> None:

@@ -12,13 +12,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path  # noqa: TC003 - frameworks read the annotations
 from typing import TYPE_CHECKING
 
 from aiochroma._errors import DatabaseCorruptError, StoreUnavailableError
-from aiochroma._files import DIRECTORY_MODE, SQLITE_SUFFIXES
+from aiochroma._files import DIRECTORY_MODE, SQLITE_SUFFIXES, transaction
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma.disk import child
 from aiochroma.disk.copying import ChildError, run_script
@@ -37,7 +37,7 @@ from aiochroma.disk.schema import ADD, record_ids
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     import numpy as np
     import numpy.typing as npt
@@ -201,7 +201,7 @@ def complete_retained_log(directory: Path, report: PreflightReport) -> tuple[str
                 for record, vector in salvage.vectors.items()
                 if record not in outcome.with_vector and record not in outcome.deleted
             }
-            with _transaction(connection):
+            with transaction(connection):
                 lacking -= _add_log_entries(connection, collection, absent)
             if lacking:
                 incomplete.append(collection.label)
@@ -284,7 +284,7 @@ def _rebuild_from_log(
     Raises:
         _NotWholeError: With ``whole``: not all could be added, and nothing was changed.
     """
-    with _transaction(connection):
+    with transaction(connection):
         added = _add_log_entries(connection, collection, needed)
         if whole and len(added) < len(needed):
             raise _NotWholeError
@@ -320,17 +320,6 @@ def _add_log_entries(
         entries,
     )
     return frozenset(entry[3] for entry in entries)
-
-
-@contextmanager
-def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-    except BaseException:
-        connection.execute("ROLLBACK")
-        raise
-    connection.execute("COMMIT")
 
 
 def quarantine_orphans(directory: Path, report: PreflightReport) -> Path | None:

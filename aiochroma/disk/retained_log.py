@@ -99,7 +99,7 @@ class RetainedLog:
 
     Args:
         directory: The database directory.
-        follower: Our file.
+        follower: The file of this package's index, which follows Chroma's writes.
     """
 
     def __init__(self, directory: Path, follower: Follower) -> None:

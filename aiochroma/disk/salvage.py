@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from aiochroma._errors import DatabaseCorruptError
+from aiochroma._files import transaction
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma.disk.hnsw_files import Header, map_elements, read_header
 from aiochroma.disk.id_map import IdMap, IndexUnreadableError, read_cut_id_map, read_id_map
@@ -39,6 +40,7 @@ from aiochroma.disk.layout import (
 )
 from aiochroma.disk.schema import (
     ADD,
+    DEFAULT_NEIGHBORS,
     DELETE,
     UPDATE,
     UPSERT,
@@ -65,6 +67,8 @@ __all__ = [
     "vectors_in_backup",
 ]
 
+log: EventLogger = get_logger("aiochroma.backup")
+
 
 @dataclass(frozen=True)
 class LogOutcome:
@@ -79,23 +83,21 @@ class LogOutcome:
     deleted: frozenset[str]
 
 
-def replay(connection: sqlite3.Connection, collection_id: str, after: int = 0) -> LogOutcome:
+def replay(connection: sqlite3.Connection, collection_id: str) -> LogOutcome:
     """Work out, without reading a vector, what a replay of the log would leave in an empty index.
 
     Args:
         connection: A connection to the database.
         collection_id: Id of the collection.
-        after: Entries up to this sequence number are left out.
     """
     present: set[str] = set()
     deleted: set[str] = set()
-    for entry in log_entries(connection, {collection_id: after}).get(collection_id, []):
+    for entry in log_entries(connection, {collection_id: 0}).get(collection_id, []):
         if entry.kind == DELETE:
             present.discard(entry.id)
             deleted.add(entry.id)
         elif entry.kind in {ADD, UPSERT} and entry.has_vector:
-            # An update of an id that the index does not know is ignored by Chroma, so it adds nothing here
-            # either.
+            # An update of an id that the index does not know is ignored by Chroma, so it adds nothing here either.
             present.add(entry.id)
             deleted.discard(entry.id)
     return LogOutcome(frozenset(present), frozenset(deleted))
@@ -172,30 +174,23 @@ def trim_retained_log(
             problems=report.sqlite_problems,
         )
     deleted = 0
-    with connect_read_write(directory) as connection:
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            newest = connection.execute("SELECT max(seq_id) FROM embeddings_queue").fetchone()[0]
-            for collection in report.collections:
-                held = min(collection.persisted_sequence, collection.applied_sequence)
-                if up_to is not None:
-                    held = min(held, up_to.get(collection.collection_id, 0))
-                if collection.problems or newest is None:
-                    continue
-                deleted += connection.execute(
-                    "DELETE FROM embeddings_queue WHERE topic = ? AND seq_id <= ? AND seq_id < ?",
-                    (log_topic(collection.collection_id), held, newest),
-                ).rowcount
-            connection.execute("COMMIT")
-        except BaseException:
-            connection.execute("ROLLBACK")
-            raise
+    with connect_read_write(directory) as connection, transaction(connection):
+        newest = connection.execute("SELECT max(seq_id) FROM embeddings_queue").fetchone()[0]
+        for collection in report.collections:
+            held = min(collection.persisted_sequence, collection.applied_sequence)
+            if up_to is not None:
+                held = min(held, up_to.get(collection.collection_id, 0))
+            if collection.problems or newest is None:
+                continue
+            deleted += connection.execute(
+                "DELETE FROM embeddings_queue WHERE topic = ? AND seq_id <= ? AND seq_id < ?",
+                (log_topic(collection.collection_id), held, newest),
+            ).rowcount
     return deleted
 
 
 _PAGE_BYTES = 4096
 _UNIT_TOLERANCE = 1e-3
-_DEFAULT_NEIGHBORS = 16
 
 
 @dataclass(frozen=True)
@@ -212,7 +207,7 @@ class Salvage:
 
 
 def salvage_vectors(
-    index_directory: Path, dimension: int | None, *, cosine: bool = False, neighbors: int = _DEFAULT_NEIGHBORS
+    index_directory: Path, dimension: int | None, *, cosine: bool = False, neighbors: int = DEFAULT_NEIGHBORS
 ) -> Salvage:
     """Read every vector that can be read soundly.
 
@@ -318,9 +313,6 @@ def _norms(index_directory: Path, count: int) -> npt.NDArray[np.float32] | None:
         return None
     norms = np.fromfile(file, dtype="<f4", count=count)
     return norms if bool(np.isfinite(norms).all()) and bool((norms >= 0).all()) else None
-
-
-log: EventLogger = get_logger("aiochroma.backup")
 
 
 def vectors_in_backup(

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ADD",
+    "DEFAULT_NEIGHBORS",
     "DELETE",
+    "EMBEDDER_KEY",
     "LARGEST_DIMENSION",
     "LOG_INDEX",
     "MAX_NEIGHBORS",
@@ -54,9 +56,9 @@ EMBEDDER_KEY = "aiochroma:embedder"
 """In the metadata of a namespace's collection: what embedded it."""
 
 ADD, UPDATE, UPSERT, DELETE = range(4)
-_NO_KIND = -1
-"""What is logged is none of the four."""
 """Chroma's codes for the operations in its log."""
+_NO_KIND = -1
+"""Stands for a logged operation that Chroma does not have."""
 
 LOG_INDEX = "aiochroma_log_by_topic"
 """Our index on Chroma's log, which has none by collection: without it each write reads the whole retained log."""
@@ -67,6 +69,8 @@ in one statement, and Chroma needs six for each."""
 
 MIN_NEIGHBORS, MAX_NEIGHBORS = 2, 32_767
 """Chroma's native code crashes with fewer, and stores twice the number in 16 bits."""
+DEFAULT_NEIGHBORS = 16
+"""The number that Chroma takes where none is given."""
 
 _REQUIRED: Mapping[str, frozenset[str]] = {
     "collections": frozenset({"id", "name", "dimension", "database_id"}),
@@ -107,7 +111,7 @@ class IndexSettings:
     """
 
     is_cosine: bool = False
-    neighbors: int = 16
+    neighbors: int = DEFAULT_NEIGHBORS
     problem: str = ""
 
 
@@ -124,7 +128,7 @@ class StoredCollection:
         vector_segment: Name of the index directory.
         metadata_segment: Segment of its records.
         persisted: Number of the last log entry that the index on disk holds; 0 if it was never persisted.
-        applied: The same for SQLite's own tables.
+        applied: Number of the last log entry that SQLite's own tables hold; 0 if there is none.
         settings: What its index is made with.
         problem: Why it cannot be used, where its rows are not what Chroma writes; else "".
     """
@@ -322,14 +326,14 @@ def index_settings(schema: object, configuration: object, old: MetadataView) -> 
             )
             if value is not None
         ),
-        16,
+        DEFAULT_NEIGHBORS,
     )
     if type(neighbors) is not int or not MIN_NEIGHBORS <= neighbors <= MAX_NEIGHBORS:
         problem = (
             f"its setting `max_neighbors` is {neighbors!r}, with which Chroma's native code crashes"
             f" ({MIN_NEIGHBORS} to {MAX_NEIGHBORS} is possible)"
         )
-        return IndexSettings(space == "cosine", 16, problem)
+        return IndexSettings(space == "cosine", problem=problem)
     return IndexSettings(space == "cosine", neighbors)
 
 
@@ -343,7 +347,7 @@ def sequence_number(value: object) -> int:
 
 
 def json_object(text: object) -> JsonObject:
-    """Return an object that is stored as JSON; an empty one where it is none."""
+    """Return an object that is stored as JSON; an empty one where the text is no JSON object."""
     try:
         found = json.loads(text) if isinstance(text, str) else {}
     except (ValueError, RecursionError):

@@ -236,7 +236,7 @@ _FIRST_WAIT_SECONDS = 0.005
 _LONGEST_WAIT_SECONDS = 0.25
 
 
-class _Opened(NamedTuple):
+class _OpenFile(NamedTuple):
     """A file that is open.
 
     Attributes:
@@ -260,8 +260,8 @@ class LockProbe:
         self._directory = str(directory)
         self._main_path = str(directory / SQLITE_FILE)
         self._shared_path = f"{self._main_path}-shm"
-        self._main: _Opened | None = None
-        self._shared: _Opened | None = None
+        self._main: _OpenFile | None = None
+        self._shared: _OpenFile | None = None
         self._kept: list[int] = []
         self._patience: float | None = None
 
@@ -380,7 +380,7 @@ class LockProbe:
         self._main = self._shared = None
         self._kept = []
 
-    def _reopened(self, file: _Opened | None, path: str) -> _Opened | None:
+    def _reopened(self, file: _OpenFile | None, path: str) -> _OpenFile | None:
         """Return a descriptor of the file that is at the path now.
 
         SQLite deletes and recreates ``-shm`` as its last connection goes and the first comes: a deleted one
@@ -402,7 +402,7 @@ class LockProbe:
             return None
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         opened = os.fstat(descriptor)
-        return _Opened(descriptor, (opened.st_dev, opened.st_ino))
+        return _OpenFile(descriptor, (opened.st_dev, opened.st_ino))
 
     @staticmethod
     def _is_write_ahead(descriptor: int) -> bool:

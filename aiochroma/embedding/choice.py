@@ -177,7 +177,7 @@ def chosen(embedder: object, stored: Sequence[str] = ()) -> EmbedderFunction:
         embedder: An embedder as :func:`adapted` takes it, one of ``NAMES``, or None for the one that ``AIOCHROMA_EMBEDDER`` names
             in the environment, else ``"auto"``.
         stored: The identities of the embedders that the database was written with, the most frequent first. ``"auto"`` is
-            the first of them that is one of ours and installed, and for a new database the best one installed.
+            the first of them that is built in and installed, and for a new database the best one installed.
 
     Raises:
         InvalidInputError: It is no embedder, or no name of one.
@@ -210,7 +210,7 @@ def chosen(embedder: object, stored: Sequence[str] = ()) -> EmbedderFunction:
 
 
 def known_embedder(identity: str) -> EmbedderFunction | None:
-    """Return our embedder with this identity, or None where there is none or it is not installed."""
+    """Return the built-in embedder with this identity, or None where there is none or it is not installed."""
     name = next((name for kind, name in _KINDS.items() if identity.startswith(kind)), None)
     if name is None:
         return None
@@ -232,7 +232,7 @@ _KINDS = {
 
 @cache
 def _named(name: str) -> EmbedderFunction:
-    """Load one of our embedders, once in a process: all memories share its weights."""
+    """Load a built-in embedder, once in a process: all memories share its weights."""
     if name == "minilm":
         from aiochroma.embedding.minilm import MiniLmEmbedder
 
@@ -252,7 +252,7 @@ def default_embedder() -> EmbedderFunction:
 
     That is static word vectors where the extra ``local`` is installed, else MiniLM where ``minilm`` is, else hashed n-grams.
     Together with the words of a question static vectors find within one point of what MiniLM finds, in a hundredth of its time;
-    who wants MiniLM names it. Loading the weights takes 0.1 to 0.5 s, so do not call it on an event loop. The choice is logged
+    to have MiniLM, name it. Loading the weights takes 0.1 to 0.5 s, so do not call it on an event loop. The choice is logged
     once.
     """
     from aiochroma.embedding.minilm import is_packaged

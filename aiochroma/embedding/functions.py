@@ -58,7 +58,7 @@ PROBE = "Our grey cat slept on the warm roof."
 """Every embedder is asked to embed this text; part of the stored format."""
 
 MINILM = "minilm:all-MiniLM-L6-v2:384"
-"""One model under several names: that of Chroma's two functions and of ours."""
+"""One model under several names: that of Chroma's two functions and of aiochroma's own."""
 
 _TELLING = (
     "model_name",

@@ -11,7 +11,6 @@ Asynchronous functions do not come here: they are awaited on their caller's even
 from __future__ import annotations
 
 import sys
-import threading
 import time
 import weakref
 from collections import OrderedDict
@@ -260,39 +259,28 @@ def _is_short(function: EmbeddingFunction, inputs: Sequence[object]) -> bool:
 
 
 class VectorCache:
-    """A least-recently-used cache from text to vector; every method may be called from any thread.
+    """The vectors of the texts that were used last; for one thread.
 
     Vectors come out as they went in, and are shared: they are marked read-only when they go in.
+
+    Args:
+        max_bytes: The memory that texts and vectors together may take.
+
+    Attributes:
+        bytes: The memory that they take.
     """
 
     def __init__(self, max_bytes: int) -> None:
-        """Make an empty cache.
-
-        Args:
-            max_bytes: The memory that texts and vectors together may take; 0 keeps nothing.
-
-        Raises:
-            ValueError: ``max_bytes`` is negative.
-        """
-        if max_bytes < 0:
-            raise ValueError(f"max_bytes must not be negative, not {max_bytes}")
         self._max_bytes = max_bytes
-        self._lock = threading.Lock()
         self._vectors: OrderedDict[str, Vector] = OrderedDict()
-        self._bytes = 0
-        self._hits = 0
-        self._misses = 0
+        self.bytes = 0
 
     def get(self, text: str) -> Vector | None:
         """Return the vector of a text, or None; the text becomes the most recently used."""
-        with self._lock:
-            vector = self._vectors.get(text)
-            if vector is None:
-                self._misses += 1
-                return None
-            self._hits += 1
+        vector = self._vectors.get(text)
+        if vector is not None:
             self._vectors.move_to_end(text)
-            return vector
+        return vector
 
     def put(self, text: str, vector: Vector) -> None:
         """Keep a vector (a copy, unless it owns its memory) and drop the least recently used ones.
@@ -302,42 +290,17 @@ class VectorCache:
         # A row of a batch keeps the whole batch alive, which the bound would not see.
         kept = vector if vector.base is None else vector.copy()
         kept.flags.writeable = False
-        with self._lock:
-            self._discard(text)
-            size = _size(text, kept)
-            if size > self._max_bytes:
-                return
-            self._vectors[text] = kept
-            self._bytes += size
-            while self._bytes > self._max_bytes:
-                oldest, dropped = self._vectors.popitem(last=False)
-                self._bytes -= _size(oldest, dropped)
-
-    def clear(self) -> None:
-        """Forget everything but the counters of hits and misses."""
-        with self._lock:
-            self._vectors.clear()
-            self._bytes = 0
-
-    def stats(self) -> dict[str, int]:
-        """Return the counters ``entries``, ``bytes``, ``max_bytes``, ``hits`` and ``misses``."""
-        with self._lock:
-            return {
-                "entries": len(self._vectors),
-                "bytes": self._bytes,
-                "max_bytes": self._max_bytes,
-                "hits": self._hits,
-                "misses": self._misses,
-            }
-
-    def __len__(self) -> int:
-        with self._lock:
-            return len(self._vectors)
-
-    def _discard(self, text: str) -> None:
-        dropped = self._vectors.pop(text, None)
-        if dropped is not None:
-            self._bytes -= _size(text, dropped)
+        former = self._vectors.pop(text, None)
+        if former is not None:
+            self.bytes -= _size(text, former)
+        size = _size(text, kept)
+        if size > self._max_bytes:
+            return
+        self._vectors[text] = kept
+        self.bytes += size
+        while self.bytes > self._max_bytes:
+            oldest, dropped = self._vectors.popitem(last=False)
+            self.bytes -= _size(oldest, dropped)
 
 
 def _size(text: str, vector: Vector) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import faulthandler
 import importlib
 import json
@@ -13,9 +12,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aiochroma._errors import InvalidInputError, error_to_dict
+from aiochroma._errors import InvalidInputError
 from aiochroma._logging import EventLogger, get_logger, private_log_file
 from aiochroma._types import JsonObject
+from aiochroma.host.reaching import HOST_LOG, detach
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -82,8 +82,6 @@ def _set_up() -> None:
 
 def _log_into(directory: Path, *, to_terminal: bool) -> None:
     """Write the log beside the data; what native code has to say goes there as well."""
-    from aiochroma.host.reaching import HOST_LOG
-
     path = directory / HOST_LOG
     root = logging.getLogger("aiochroma")
     root.setLevel(logging.INFO)
@@ -150,24 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     if given.detached is None:
         return serve(os.path.realpath(given.directory), idle=given.idle, to_terminal=True)
-    told, ready = given.detached
-    if os.fork():
-        # The starter has no child to wait for, and the host no parent.
-        os._exit(0)
-    with open(told, "rb") as reader:  # noqa: PTH123 - a descriptor, not a path
-        values = json.loads(reader.read() or b"{}")
-
-    announced: list[None] = []
-
-    def announce(error: BaseException | None) -> None:
-        if announced:
-            return  # The descriptor is another file's by now.
-        announced.append(None)
-        answer = {"pid": os.getpid(), "error": None if error is None else error_to_dict(error)}
-        with contextlib.suppress(OSError):
-            os.write(ready, json.dumps(answer).encode() + b"\n")
-            os.close(ready)
-
+    values, announce = detach(*given.detached)
     idle = values.get("idle")
     try:
         return serve(

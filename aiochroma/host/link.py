@@ -289,7 +289,7 @@ class _LinkState:
         """Connect to the host, or start one.
 
         Raises:
-            AiochromaError: There is none, and none can be started; or it refused this client.
+            AiochromaError: No host listens and none can be started, or the host refused this client.
         """
         try:
             met = meet(self._location, self._options, self._codec, self._is_unneeded)

@@ -62,7 +62,7 @@ __all__ = [
 ]
 
 
-class Rows:
+class VectorRows:
     """A list of equally long vectors, which travels as one array and arrives as a list again.
 
     Args:
@@ -82,7 +82,7 @@ class Rows:
 
     @staticmethod
     def fitting(value: Plain) -> Plain:
-        """Return a list of vectors as rows, or the value itself where it is none."""
+        """Return a list of vectors as rows, or the value itself where it is no such list."""
         if type(value) is not list or not value or type(value[0]).__module__ != "numpy":
             return value
         first = value[0]
@@ -91,7 +91,7 @@ class Rows:
             return value
         kind = type(first)
         if all(type(vector) is kind and vector.shape == shape and vector.dtype == dtype for vector in value):
-            return Rows(value)
+            return VectorRows(value)
         return value
 
 
@@ -113,13 +113,15 @@ def make_codec() -> Codec:
     from chromadb.execution.expression.plan import Search
     from chromadb.types import Collection
 
+    from aiochroma.backend.chroma_records import StoredSchema
+
     codec = Codec()
     codec.register(10, Collection, dict, lambda fields: Collection(**fields))
     register_dataclass(codec, 11, UserIdentity)
     register_enum(codec, 12, ReadLevel)
     register_dataclass(codec, 13, SparseVector)
     register_dataclass(codec, 14, IndexingStatus)
-    codec.register(15, Schema, Schema.serialize_to_json, _StoredSchema)
+    codec.register(15, Schema, Schema.serialize_to_json, StoredSchema)
     codec.register(16, _StoredConfiguration, _StoredConfiguration.to_plain, _configuration)
     # Chroma says that it does not search so on a single machine; it does not look at the search.
     codec.register(17, Search, Search.to_dict, dict)
@@ -127,7 +129,7 @@ def make_codec() -> Codec:
     codec.register(19, Settings, settings_to_json, settings_from_json)
     for code, kind in enumerate((*_REPORTS, *_of_searches()), start=20):
         register_dataclass(codec, code, kind)
-    codec.register(126, Rows, Rows.stacked, list)
+    codec.register(126, VectorRows, VectorRows.stacked, list)
     codec.register(127, Entry, tuple, Entry._make)
     return codec
 
@@ -170,20 +172,20 @@ def register_enum(codec: Codec, code: int, kind: type[enum.Enum]) -> None:
     codec.register(code, kind, lambda member: member.value, kind)
 
 
-def travelling(arguments: Arguments) -> tuple[JsonObject, dict[str, list[Rows]]]:
+def travelling(arguments: Arguments) -> tuple[JsonObject, dict[str, list[VectorRows]]]:
     """Return arguments as they travel: plain ones, and the vectors in arrays of a few hundred each.
 
     Raises:
         ValueError: Chroma finds something wrong with a configuration.
     """
     plain = dict(arguments)
-    rows: dict[str, list[Rows]] = {}
+    rows: dict[str, list[VectorRows]] = {}
     for name in _ROW_FIELDS:
-        fitting = Rows.fitting(plain.get(name))
-        if type(fitting) is Rows:
+        fitting = VectorRows.fitting(plain.get(name))
+        if type(fitting) is VectorRows:
             vectors = plain.pop(name)
             rows[name] = [
-                Rows(vectors[start : start + _ROWS_AT_ONCE])
+                VectorRows(vectors[start : start + _ROWS_AT_ONCE])
                 for start in range(0, len(vectors), _ROWS_AT_ONCE)
             ]
     for name in ("configuration", "new_configuration"):
@@ -237,17 +239,6 @@ def _function(stored: MetadataView | None) -> object:
         "build_from_config": staticmethod(lambda _: _function(stored)),
     }
     return type("StoredFunction", (), answers)()
-
-
-class _StoredSchema:
-    """A collection's schema as Chroma writes it down."""
-
-    def __init__(self, json: JsonObject) -> None:
-        self._json = json
-
-    def serialize_to_json(self) -> JsonObject:
-        """Return what Chroma writes down."""
-        return self._json
 
 
 LARGE = 64
@@ -316,7 +307,7 @@ def request_from_wire(plain: Plain) -> Received:
     """Return a request.
 
     Raises:
-        ProtocolError: It is none.
+        ProtocolError: The value is not a request.
     """
     try:
         operation, arguments, rows, bulk, atomic, left, carrier = plain

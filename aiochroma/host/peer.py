@@ -70,7 +70,7 @@ class PeerTicket(Ticket):
 
 
 class Peer:
-    """One connection. The main thread reads, the DB thread sends; see :class:`aiochroma.core.queue.Home`.
+    """One connection. The main thread reads, the DB thread sends; see :class:`aiochroma.core.calls.Receiver`.
 
     Args:
         connected: The connection.

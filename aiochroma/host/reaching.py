@@ -22,6 +22,7 @@ from aiochroma._errors import (
     SettingsConflictError,
     StoreUnavailableError,
     error_from_dict,
+    error_to_dict,
 )
 from aiochroma._types import JsonObject, MetadataView
 from aiochroma.disk.copying import PYTHON_VARIABLE, ChildError, interpreter, package_environment
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
     from aiochroma.core.config import EngineOptions, Location
 
-__all__ = ["HOST_LOG", "Meeting", "ask", "meet", "reach", "start_detached"]
+__all__ = ["HOST_LOG", "Meeting", "ask", "detach", "meet", "reach", "start_detached"]
 
 HOST_LOG = "aiochroma-host.log"
 """In the database's directory."""
@@ -122,7 +123,7 @@ def start_detached(
     """Start a process that serves a directory, and wait until it listens.
 
     Args:
-        module: What is run; it reads the values from one pipe and says over another one when it is ready.
+        module: What is run; its first act is :func:`detach`.
         directory: The canonical directory.
         values: What it is told.
         log: The name of its log in the directory.
@@ -183,6 +184,32 @@ def start_detached(
         raise error_from_dict(answer["error"])
 
 
+def detach(told: int, ready: int) -> tuple[JsonObject, Callable[[BaseException | None], None]]:
+    """Be the process that :func:`start_detached` starts: no child of its starter.
+
+    Args:
+        told: The pipe to read the values from.
+        ready: The pipe to answer over.
+
+    Returns:
+        The values, and a function to call once this process is ready (with None), or with the error why it never will be. Only
+        its first call counts.
+    """
+    if os.fork():
+        os._exit(0)
+    with open(told, "rb") as reader:
+        values: JsonObject = json.loads(reader.read() or b"{}")
+    answer = open(ready, "wb", buffering=0)  # noqa: SIM115 - a descriptor; closed by what is returned
+
+    def announce(error: BaseException | None) -> None:
+        if not answer.closed:
+            with contextlib.suppress(OSError), answer:
+                reason = None if error is None else error_to_dict(error)
+                answer.write(json.dumps({"error": reason}).encode() + b"\n")
+
+    return values, announce
+
+
 def _answer(ready: int, directory: str, patience: float, stopped: Callable[[], bool]) -> JsonObject | None:
     """Wait for what a host says that has been started; None where it ended, or said nothing for too long."""
     data = b""
@@ -224,7 +251,7 @@ def _greet(
 
     Raises:
         SettingsConflictError: The host is of another version and has other clients, or serves with other options.
-        ProtocolError: The answer is none.
+        ProtocolError: The answer cannot be read.
         OSError: The connection ended.
     """
     # Late, here and below: it names all that a search is made of, and whoever only starts a process says nothing.
@@ -270,7 +297,7 @@ def ask(connected: socket.socket, kind: FrameKind, value: object = None) -> Mess
     """Ask a host something that needs no welcome, and return its answer.
 
     Raises:
-        ProtocolError: The answer is none.
+        ProtocolError: The answer cannot be read.
         OSError: The connection ended.
     """
     return _exchange(connected, MessageReader(Codec()), json_frame(kind, value))[0]

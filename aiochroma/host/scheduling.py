@@ -42,7 +42,7 @@ class SharedPacing(Pacing):
     """Sizes the slices of writes, and lets the thread that reads the sockets catch up after each.
 
     Args:
-        limits: Its ``records_per_slice`` is kept up to date here.
+        limits: The limits of the planner, whose ``records_per_slice`` is kept up to date here.
         max_write_slice_ms: The budget for one slice, in milliseconds. Default: 20 where a client has read within the last
             two seconds, 100 otherwise.
         catch_up: Returns when what has come is in the queue.

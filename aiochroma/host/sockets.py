@@ -219,7 +219,7 @@ class Listening:
 
     Attributes:
         socket: The socket; None before it is made and after it is closed.
-        address: Its name.
+        address: The name of the socket.
         watched_from: From which moment on (``time.monotonic()``) the selector may watch it.
     """
 

@@ -36,7 +36,7 @@ class AiochromaEmbeddings(Embeddings):
     """Gives an embedder the interface of LangChain's; a memory takes LangChain's as they are.
 
     Args:
-        embedder: An :class:`aiochroma.Embedder`, or the name of one of ours. Default: the one that a memory uses for a new
+        embedder: An :class:`aiochroma.Embedder`, or the name of a built-in one. Default: the one that a memory uses for a new
             database, which needs no network.
     """
 
@@ -78,7 +78,7 @@ class EmbedderMark:
 
     Args:
         embeddings: The embedder.
-        identity: Its name.
+        identity: The name of the embedder.
         identity_key: The key of the name in the metadata.
         fingerprint_key: The key of what it makes of the text.
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 from langchain_core.documents import Document
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     from langchain_core.embeddings import Embeddings
 
     from aiochroma.client.collection import Collection
+    from aiochroma.records.spec import SearchMode as Mode
 
 __all__ = ["AiochromaVectorStore"]
 
 T = TypeVar("T")
-Mode = Literal["vector", "hybrid", "text"]
 
 
 class AiochromaVectorStore(Shared, VectorStore):

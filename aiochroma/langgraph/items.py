@@ -48,8 +48,8 @@ if TYPE_CHECKING:
 __all__ = [
     "MINUTE",
     "NO_VECTOR",
+    "IndexedFields",
     "Stored",
-    "TextIndex",
     "check",
     "check_layout",
     "fixed_prefix",
@@ -78,12 +78,12 @@ class Stored:
     """An item as it is stored.
 
     Attributes:
-        id: Of its record.
-        namespace: Its labels.
-        key: Unique in the namespace.
+        id: The id of the record that holds the item.
+        namespace: The labels of the item's namespace.
+        key: The item's key, unique in its namespace.
         value: What is remembered; empty where the item was read without.
-        created_at: Seconds since 1970.
-        updated_at: The same for the last refresh.
+        created_at: When it was first written, in seconds since 1970.
+        updated_at: When it was last written or refreshed, in seconds since 1970.
         version: Different whenever it is written.
         ttl: Minutes that it lives after it was last written or read, or None.
         expires_at: When that ends, or None.
@@ -364,7 +364,7 @@ def check(op: Op) -> None:
                 )
 
 
-class TextIndex:
+class IndexedFields:
     """What a store's ``index`` says.
 
     Args:

@@ -13,8 +13,8 @@ from aiochroma.client.session import LazyClient, Shared
 from aiochroma.langgraph.items import (
     MINUTE,
     NO_VECTOR,
+    IndexedFields,
     Stored,
-    TextIndex,
     check,
     check_layout,
     fixed_prefix,
@@ -165,7 +165,7 @@ class _Items:
         self._client = client
         self._name = name
         self._vectors_name = f"{name}.vectors"
-        self._index = None if index is None else TextIndex(index)
+        self._index = None if index is None else IndexedFields(index)
         self._sweep_minutes = (ttl or {}).get("sweep_interval_minutes")
         self._swept_at = time.monotonic()
         self._versions = Versions()

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
-import json
 import logging
-import os
 import sys
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aiochroma._errors import error_to_dict
 from aiochroma._logging import private_log_file
 from aiochroma.client.options import PersistentOptions
-from aiochroma.host.reaching import meet
+from aiochroma.host.reaching import detach, meet
 from aiochroma.host.wire import Codec
 from aiochroma.mcp import MCP_LOG
 
@@ -37,22 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("directory")
     parser.add_argument("--detached", nargs=2, type=int, metavar=("TOLD", "READY"), required=True)
     given = parser.parse_args(arguments)
-    told, ready = given.detached
-    if os.fork():
-        # The session has no child to wait for, and the server no parent.
-        os._exit(0)
-    with open(told, "rb") as reader:  # noqa: PTH123 - a descriptor, not a path
-        values = json.loads(reader.read() or b"{}")
-
-    def announce(error: BaseException | None = None) -> None:
-        answer = {"pid": os.getpid(), "error": None if error is None else error_to_dict(error)}
-        with contextlib.suppress(OSError):
-            os.write(ready, json.dumps(answer).encode() + b"\n")
-            os.close(ready)
+    values, announce = detach(*given.detached)
 
     def listening() -> None:
         _log_into(Path(given.directory))
-        announce()
+        announce(None)
 
     try:
         with ThreadPoolExecutor(1) as thread:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import logging
+import traceback
 from dataclasses import asdict
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ import filelock
 
 from aiochroma._distribution import missing_extra, version
 from aiochroma._errors import AiochromaError, InvalidInputError, SettingsConflictError, error_to_dict
+from aiochroma._logging import EventLogger, get_logger
 from aiochroma._types import JsonObject
 from aiochroma.client.opening import AsyncPersistentClient
 from aiochroma.host.sockets import listen
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["McpHost", "make_server", "serve_alone"]
 
-log: logging.Logger = logging.getLogger("aiochroma.mcp")
+log: EventLogger = get_logger("aiochroma.mcp")
 
 _INSTRUCTIONS = (
     "A memory that lasts from one conversation to the next. Recall before you answer from memory or say that you do not know; "
@@ -97,7 +98,7 @@ def serve_alone(directory: str, scope: tuple[str, ...], *, read_only: bool) -> N
 
 
 def _telling(told: Callable[[str], Exception]) -> Callable[[_Answering], _Answering]:
-    """Have errors of ours reach whoever asked: they say what to do next. Anything else is the server's own affair.
+    """Pass this package's errors on to whoever asked: they say what to do next. Any other error is left to that package.
 
     Args:
         told: Makes an error that the protocol's package passes on.
@@ -234,8 +235,8 @@ class McpHost:
             await self._session(reader, writer)
         except (ConnectionError, asyncio.IncompleteReadError):
             pass  # The session's process has gone.
-        except Exception:
-            log.exception("A session ended by an error.")
+        except Exception:  # noqa: BLE001 - the other sessions go on
+            log.warning("mcp.session_failed", traceback=traceback.format_exc())
         finally:
             self._sessions.discard(task)
             self._changed.set()
@@ -290,7 +291,7 @@ class _Lines:
         """Read past a line that is longer than any message may be; what stands for it is no message, and is refused as such."""
         while await self._is_longer():
             pass
-        log.info("A message of more than %d bytes was left out.", _LONGEST_LINE)
+        log.info("mcp.message_left_out", longer_than=_LONGEST_LINE)
         return b"too long"
 
     async def _is_longer(self) -> bool:

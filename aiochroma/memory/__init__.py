@@ -1,8 +1,8 @@
 """Remember and recall over namespaces.
 
-``memory`` has the class that people use, ``blocking`` its form without an event loop. A call is a function that checks its
-arguments and returns what is to be done on an open store (``opening.Call``): ``remembering``, ``changing``, ``recalling``,
-``listing``, ``forgetting``, ``erasing``, ``reembedding`` and ``transfer``. ``store`` opens the database and knows its namespaces,
-``vectors`` embeds texts, ``writing`` makes records of them, ``reranking`` asks the caller's judge. ``recall`` and ``results`` are
-what comes back, ``formatting`` writes it for a prompt.
+``memory`` has the class that people use, on top of ``opening``, the life of a memory. A call is a function that checks its
+arguments and returns a coroutine that works on an open store: ``remembering``, ``stored`` (look-ups, lists, changes),
+``recalling``, ``forgetting``, ``reembedding``, ``compacting`` and ``transfer``. ``store`` opens the database and knows its
+namespaces, ``vectors`` embeds texts, ``copies`` lets the copy of a namespace take its place. ``results`` is what comes back, and
+``formatting`` writes it for a prompt.
 """

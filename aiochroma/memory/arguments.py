@@ -351,7 +351,7 @@ def _finite(value: object, where: str) -> float:
 
 
 def checked_where(where: Where | None) -> Where | None:
-    """Return a filter that has been checked; None is none."""
+    """Return a filter after checking it, or None for None."""
     if where is not None:
         check_where(where)
     return where

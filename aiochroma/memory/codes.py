@@ -1,8 +1,7 @@
 """The codes of tokens, for memories that have none though the embedder gives the states of tokens.
 
-Those are memories that were written by a release without codes, of a copy, and of an index that was made again from Chroma's
-records; and those of a server that other clients have written. A copy of a server's memories is completed beside the recalls that
-look into it, a few texts at a time.
+Those are memories of a copy, and of an index that was made again from Chroma's records; and those of a server that other clients
+have written. A copy of a server's memories is completed beside the recalls that look into it, a few texts at a time.
 """
 
 from __future__ import annotations

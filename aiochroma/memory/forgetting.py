@@ -201,8 +201,8 @@ async def _delete(
 
     Args:
         store: The store.
-        namespace: Their namespace.
-        ids: Their ids.
+        namespace: The namespace of the memories.
+        ids: The ids of the memories.
         action: What the history calls it.
         expired_only: Whether those that have not expired stay.
         noted: Whether the history, if there is one, has entries of it.
@@ -284,9 +284,9 @@ class _Traces:
 
     Attributes:
         erased: How many memories are erased.
-        texts: Their texts.
-        vectors: Their vectors, and those of the chunks of long texts.
-        ids: Their ids by namespace.
+        texts: The texts of those memories.
+        vectors: The vectors of those memories, and of the chunks of long texts.
+        ids: The ids of those memories, by namespace.
     """
 
     def __init__(self) -> None:
@@ -350,8 +350,8 @@ async def erase_traces(
     Args:
         session: A client's session.
         erased: How many memories were forgotten before.
-        texts: Their texts.
-        vectors: Their vectors.
+        texts: The texts of the memories.
+        vectors: The vectors of the memories.
         history: By namespace their ids, whose entries leave the history; None takes the texts out of all entries.
         history_database: What the history calls their Chroma database; see :func:`aiochroma.records.history.database_key`.
 

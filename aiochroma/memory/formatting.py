@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from aiochroma.memory.results import Hit
 
-__all__ = ["as_context", "estimated_tokens"]
+__all__ = ["as_context"]
 
 _BYTES_PER_TOKEN = 4
 _INDENT = "  "
@@ -34,11 +34,6 @@ class _Excerpt(NamedTuple):
 
     best: int
     keys: tuple[Key, ...]
-
-
-def estimated_tokens(text: str) -> int:
-    """Estimate tokens as a quarter of the UTF-8 bytes, rounded up: a rule of thumb for English and a bound for others."""
-    return -(-_bytes_of(text) // _BYTES_PER_TOKEN)
 
 
 def as_context(

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from aiochroma.memory.reembedding import ReembedReport
     from aiochroma.memory.remembering import Extract
     from aiochroma.memory.results import Count, Hit, Id, Items, MemoryChange, Recall
-    from aiochroma.records.spec import Mode
+    from aiochroma.records.spec import SearchMode
 
 __all__ = ["Memory"]
 
@@ -45,8 +45,8 @@ class Memory(OpenedMemory):
     Args:
         path: The directory, made if it does not exist; None keeps everything in memory, which no other memory shares.
         embedder: Turns texts into vectors: an :class:`~aiochroma.Embedder`, a Chroma embedding function, a synchronous or
-            asynchronous callable, or the name of one of ours: ``"wordllama"``, ``"minilm"``, ``"hashed"``. Default
-            (``"auto"``): the one that the database was written with, where it is one of ours; for a new database static word
+            asynchronous callable, or the name of a built-in one: ``"wordllama"``, ``"minilm"``, ``"hashed"``. Default
+            (``"auto"``): the one that the database was written with, where that is built in; for a new database static word
             vectors where the extra ``local`` is installed, else MiniLM where ``minilm`` is, else hashed n-grams. None of them
             needs a network. ``AIOCHROMA_EMBEDDER`` in the environment names another default.
         on_failure: ``"raise"`` (default): errors are raised. ``"degrade"``: a call that fails gives an empty result and a log
@@ -131,7 +131,7 @@ class Memory(OpenedMemory):
         pinned: bool = False,
         created_at: Moment | None = None,
         position: float | None = None,
-        dedupe: bool | None = None,
+        dedupe: bool = False,
     ) -> Id:
         """Remember a text and return its id; one that is remembered already is refreshed, except in a thread.
 
@@ -183,7 +183,7 @@ class Memory(OpenedMemory):
         namespace: str = "default",
         scope: Scope | None = None,
         thread: Thread = None,
-        dedupe: bool | None = None,
+        dedupe: bool = False,
         progress: Callable[[int], None] | None = None,
     ) -> Items[str]:
         """Remember many texts and return their ids, in order.
@@ -258,7 +258,7 @@ class Memory(OpenedMemory):
 
         Args:
             id: The memory's id.
-            namespace: Its namespace.
+            namespace: The namespace of the memory.
             text: The new text; it is embedded.
             metadata: Values to add or to replace; a key whose value is None is removed.
             ttl: The time after which it is forgotten: seconds, or a timedelta.
@@ -286,7 +286,7 @@ class Memory(OpenedMemory):
         max_distance: Limit = None,
         min_score: Limit = None,
         where: Where | None = None,
-        mode: Mode = "hybrid",
+        mode: SearchMode = "hybrid",
         vector_weight: float = VECTOR_WEIGHT,
         since: Moment | None = None,
         until: Moment | None = None,
@@ -540,8 +540,8 @@ class Memory(OpenedMemory):
         as with :meth:`reembed`, with the vectors that are there; interrupted, it goes on when it is run again.
 
         Args:
-            namespaces: Their names; default: those in whose index more than 1,000 vectors, and more than half, are dead.
-            progress: As for :meth:`reembed`.
+            namespaces: Names of namespaces; default: those in whose index more than 1,000 vectors, and more than half, are dead.
+            progress: Called with a namespace, how many of its memories were copied, and how many it has.
 
         Returns:
             How many memories were copied, by namespace.

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from aiochroma.memory.opening import Life
     from aiochroma.memory.store import Store
     from aiochroma.memory.vectors import Embedded
-    from aiochroma.records.spec import Mode, SearchResult
+    from aiochroma.records.spec import SearchMode, SearchResult
 
 __all__ = ["NamespaceSearch", "Rerank", "recall", "similar"]
 
@@ -131,7 +131,7 @@ def recall(
     max_distance: Limit,
     min_score: Limit,
     where: Where | None,
-    mode: Mode,
+    mode: SearchMode,
     vector_weight: float,
     since: object,
     until: object,
@@ -440,7 +440,7 @@ async def _reranked(rerank: Rerank, query: str, hits: Sequence[Hit], unjudged: S
         ) from error
     if len(values) != len(judged) or not all(map(math.isfinite, values)):
         raise RerankFailedError(
-            f"`rerank` was given {len(judged)} texts and returned {len(values)} numbers, or such that are not finite."
+            f"`rerank` was given {len(judged)} texts and must return as many finite numbers; it returned {len(values)} numbers."
         )
     order = sorted(range(len(judged)), key=lambda number: -values[number])
     return [

@@ -52,20 +52,19 @@ _TOOL_FIELDS = frozenset({"tool_calls", "tool_call_id", "function_call", "refusa
 
 
 def remember(
-    life: Life, text: str, *, namespace: str, dedupe: bool | None, **arguments: object
+    life: Life, text: str, *, namespace: str, dedupe: bool, **arguments: object
 ) -> Coroutine[object, object, Id]:
     """Remember a text; see ``Memory.remember``."""
     item = checked_item(text, where="`text`", **arguments)
     collection_name(namespace)
-    again = dedupe or False
-    check_flag("dedupe", again)
+    check_flag("dedupe", dedupe)
 
     async def work(store: Store) -> Id:
         with store.limit():
             embedded = await store.embed([item.text], is_query=False)
-            items = _distinct([item], dedupe=again)
+            items = _distinct([item], dedupe=dedupe)
             moved = await store.on_made(
-                namespace, lambda made: _write_items(store, made, items, embedded, dedupe=again)
+                namespace, lambda made: _write_items(store, made, items, embedded, dedupe=dedupe)
             )
         return Id(moved.get(item.id, item.id))
 
@@ -80,13 +79,12 @@ def remember_many(
     namespace: str,
     scope: object,
     thread: str | Literal[False] | None,
-    dedupe: bool | None,
+    dedupe: bool,
     progress: Callable[[int], None] | None,
 ) -> Coroutine[object, object, Items[str]]:
     """Remember many texts; see ``Memory.remember_many``."""
     collection_name(namespace)
-    again = dedupe or False
-    check_flag("dedupe", again)
+    check_flag("dedupe", dedupe)
     defaults: JsonObject = {}
     if thread is not None:
         defaults["thread"] = thread if thread is False else check_id(thread, "`thread`")
@@ -102,7 +100,7 @@ def remember_many(
             if progress is not None:
                 progress(len(ids))
 
-        await remember_batches(store, _batches(items, namespace, defaults), written, dedupe=again)
+        await remember_batches(store, _batches(items, namespace, defaults), written, dedupe=dedupe)
         return ids
 
     details = {"namespaces": [namespace]}
@@ -127,7 +125,7 @@ def remember_messages(
     check_id(thread, "`thread`")
     if extract is None:
         return remember_many(
-            life, items, namespace=namespace, scope=scope, thread=thread, dedupe=None, progress=None
+            life, items, namespace=namespace, scope=scope, thread=thread, dedupe=False, progress=None
         )
     if not callable(extract):
         raise InvalidInputError(
@@ -136,7 +134,7 @@ def remember_messages(
     extracted = _extracted(extract, [dict(message) for message in messages])
     # A fact is not a message of the conversation in which it was mentioned.
     return remember_many(
-        life, extracted, namespace=namespace, scope=scope, thread=False, dedupe=None, progress=None
+        life, extracted, namespace=namespace, scope=scope, thread=False, dedupe=False, progress=None
     )
 
 

@@ -78,9 +78,9 @@ class Hit:
     """A memory that was found.
 
     Attributes:
-        id: Its id within the namespace.
-        text: The text.
-        namespace: Its namespace.
+        id: The memory's id within its namespace.
+        text: The text that was remembered.
+        namespace: The namespace that the memory is in.
         distance: Cosine distance from the question, 0 (same direction) to 2; None when it was found by its words and is
             not among the nearest.
         score: What it is ranked by; greater is better, comparable within one recall.
@@ -91,7 +91,7 @@ class Hit:
         pinned: Whether it is pinned.
         scope: Whose it is: the parts of its scope, from the widest to the narrowest; empty where it has none.
         thread: The conversation it belongs to, or None.
-        position: Its position in the thread, whose memories are in the order of these numbers.
+        position: The memory's position in its thread, whose memories are in the order of these numbers.
         passage: The chunk of its text that is nearest to the question, where the text was so long that it was embedded in
             chunks; else None.
         explain: What the score is made of: ``text``, ``own_text``, ``vector``, ``tokens`` (where the embedder gives them),
@@ -215,11 +215,11 @@ class MemoryChange:
     """One change of one memory.
 
     Attributes:
-        at: When (UTC).
+        at: When it was made (UTC).
         action: ``"remember"``, ``"refresh"``, ``"update"``, ``"pin"``, ``"unpin"``, ``"forget"`` or ``"sweep"``.
         namespace: The memory's namespace.
         id: The memory's id.
-        text: Its text before the change; None where there was none.
+        text: The memory's text before the change; None where there was none.
         metadata: The metadata that it had been given before the change; None where there was no memory.
     """
 

@@ -103,7 +103,7 @@ def _from_array(path: Path, text: str, namespace: str, size: int) -> Generator[R
     """Read the items of an array; each counts as an equal part of the file."""
     entries = _parsed(text, path.name)
     if not isinstance(entries, list):
-        raise InvalidInputError(f"{path.name} begins like an array and is none.")
+        raise InvalidInputError(f"{path.name} begins like a JSON array but is not one.")
     ends = [size * number // len(entries) for number in range(len(entries) + 1)] if entries else []
     for number, entry in enumerate(entries):
         yield _entry_row(entry, namespace, f"{path.name} item {number}", ends[number + 1] - ends[number])

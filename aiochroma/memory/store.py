@@ -97,7 +97,7 @@ class Store:
     """
 
     def __init__(self, home: Home, options: MemoryOptions) -> None:
-        self.describe: str = home.name
+        self.name: str = home.name
         self.keeps_history: bool = options.history
         self._resolve = home.resolve
         self._choose_embedder = options.choose_embedder
@@ -125,7 +125,7 @@ class Store:
         """
         if self._client is None:
             raise ClosedError(
-                f"The memory {self.describe} is not open: use `async with` or `await memory.open()`. If it degrades, ask "
+                f"The memory {self.name} is not open: use `async with` or `await memory.open()`. If it degrades, ask "
                 "`health()` what keeps it from opening."
             )
         return self._client
@@ -189,7 +189,7 @@ class Store:
             raise
         if self._has_ended:
             await client.close()
-            raise ClosedError(f"{self.describe} was closed while it was opening.")
+            raise ClosedError(f"{self.name} was closed while it was opening.")
         if self._client is not None and not self._client.closed:
             await client.close()  # Another task was faster.
             return
@@ -300,7 +300,7 @@ class Store:
         """Look up namespaces, all at the same time.
 
         Args:
-            names: Their names.
+            names: The names of the namespaces.
             any_embedder: Whether namespaces of other embedders are returned too, for work that compares no vectors.
 
         Returns:

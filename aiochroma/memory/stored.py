@@ -353,7 +353,7 @@ def _changed(
         life: The memory's life.
         call: What the log calls the call.
         id: The memory's id.
-        namespace: Its namespace.
+        namespace: The namespace of the memory.
         values: Metadata to set; None removes a key.
         action: What the history calls the change.
         text: Its new text, or None.

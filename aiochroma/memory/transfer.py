@@ -16,6 +16,7 @@ from aiochroma._files import Replacement, expand
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma._types import JsonObject, MetadataView
 from aiochroma._waiting import off_loop
+from aiochroma.disk.layout import SQLITE_FILE
 from aiochroma.memory.arguments import item_from
 from aiochroma.memory.remembering import remember_batches
 from aiochroma.memory.results import Count
@@ -35,14 +36,14 @@ if TYPE_CHECKING:
 
 __all__ = ["export", "import_"]
 
-log: EventLogger = get_logger("memory")
+log: EventLogger = get_logger("aiochroma.memory")
 
 _PAGE = 500
 _ROWS_AT_ONCE = 256
 _WINDOW = 2048
 _WINDOW_CHARACTERS = 4 * 1024 * 1024
 
-_OWN_NAMES = ("chroma.sqlite3", "aiochroma-", ".aiochroma")
+_OWN_NAMES = (SQLITE_FILE, "aiochroma-", ".aiochroma")
 """What the files of a database directory are called, Chroma's and ours."""
 
 
@@ -231,7 +232,7 @@ async def _batches(reading: _Reading, sizes: deque[int]) -> AsyncIterator[tuple[
     """Read rows off the loop, a window at a time, and gather those of one namespace, wherever they stand in the window.
 
     Args:
-        reading: What reads.
+        reading: The files to read.
         sizes: How many bytes of the file each batch took is put here, behind those of the batch before.
     """
     while True:

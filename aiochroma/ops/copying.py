@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from aiochroma._errors import MigrationError
 from aiochroma.disk.schema import json_object
 from aiochroma.ops.migrate import CopiedCollection
-from aiochroma.ops.sides import Record, fields_that_differ, make_like, space_of, unlike, unlike_to_merge
+from aiochroma.ops.sides import FullRecord, fields_that_differ, make_like, space_of, unlike, unlike_to_merge
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,7 +57,7 @@ class _Comparison:
         self._examples: dict[str, list[str]] = {}
         self.found = self.missing = self.different = self.extra = 0
 
-    def add(self, here: dict[str, Record], there: dict[str, Record]) -> None:
+    def add(self, here: dict[str, FullRecord], there: dict[str, FullRecord]) -> None:
         """Compare a page."""
         for id, record in here.items():
             if id not in there:
@@ -95,8 +95,8 @@ class DatabaseCopy:
     """One database on its way.
 
     Args:
-        source: Where from.
-        target: Where to; the database exists.
+        source: The store to copy from.
+        target: The store to copy to; the database exists there.
         merge: Add to collections that hold something else.
         verify: Compare both sides after copying.
         progress: Called with a stage, records done, and of how many.

@@ -10,10 +10,11 @@ import sqlite3
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from aiochroma._errors import DatabaseInUseError, DatabasePathError, InvalidInputError, StoreUnavailableError
-from aiochroma._files import remove_abandoned
+from aiochroma._files import canonical_path, remove_abandoned
 from aiochroma._waiting import at_length, on_callers_loop
 from aiochroma.client.maintenance import FillReport  # noqa: TC001 - frameworks read the annotations
 from aiochroma.disk.copying import refuse_lack_of_room, size_of, survives_rebuilding
@@ -21,7 +22,6 @@ from aiochroma.disk.erasing import scrub
 from aiochroma.disk.findings import crashing, end_rebuild
 from aiochroma.disk.layout import (
     TEXT_INDEX_FILE,
-    canonical_directory,
     has_database,
 )
 from aiochroma.disk.ownership import acquire, refuse_foreign_users
@@ -34,7 +34,6 @@ from aiochroma.ops.report import DoctorReport, folders_of_copies, is_mendable, r
 
 if TYPE_CHECKING:
     import os
-    from pathlib import Path
 
     from aiochroma.disk.findings import PreflightReport
 
@@ -93,7 +92,7 @@ async def doctor(
     changes = repair or vacuum or erase or reembed_missing
     if backup_to is not None and not changes:
         raise InvalidInputError("`backup_to` is of use with `repair`, `vacuum` or `reembed_missing` only.")
-    begun, directory = time.monotonic(), canonical_directory(path)
+    begun, directory = time.monotonic(), Path(canonical_path(path))
     visit = _Visit(
         directory,
         on_callers_loop(progress or (lambda _stage, _done, _of: None)),
@@ -159,8 +158,7 @@ class _Visit:
         if not has_database(directory) and not any(directory.glob("*/header.bin")):
             raise DatabasePathError(f"There is no database in {str(directory)!r}.")
         ask_to_leave(str(directory))
-        ownership = acquire(directory, create=False)
-        try:
+        with acquire(directory, create=False):
             changes = self._repairs or self._vacuums or self._erases or self._fills
             found = self._look(changes=changes)
             if found.sqlite_problems or not changes:
@@ -178,8 +176,6 @@ class _Visit:
             if self._vacuums:
                 self.worn = rebuild_worn(directory, found)
             return found
-        finally:
-            ownership.release()
 
     async def rebuild(self, embedder: object) -> FillReport | None:
         """Open the database, which rebuilds its indexes, and embed what has no vector if that is asked for.
@@ -197,15 +193,12 @@ class _Visit:
 
     def finish(self) -> DoctorReport:
         """Do what remains to be done with the files, and look at them again."""
-        ownership = acquire(self._directory, wait_seconds=5.0, create=False)
-        try:
+        with acquire(self._directory, wait_seconds=5.0, create=False):
             if self._vacuums:
                 self._vacuum()
             if self._erases:
                 self._erase()
             return self._report(self._look(changes=False))
-        finally:
-            ownership.release()
 
     def _mend(self, found: PreflightReport, dying: frozenset[str]) -> PreflightReport:
         """Mend what is mended without Chroma; returns what is left."""

@@ -6,16 +6,18 @@ import os
 import time
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from aiochroma._errors import DatabasePathError, InvalidInputError, MigrationError
+from aiochroma._files import canonical_path
 from aiochroma._types import JsonObject
 from aiochroma._waiting import off_loop
 from aiochroma.backend.server import url_of
 from aiochroma.client.opening import connect
 from aiochroma.client.options import DEFAULT_DATABASE, DEFAULT_TENANT
-from aiochroma.disk.layout import canonical_directory, has_database
+from aiochroma.disk.layout import has_database
 from aiochroma.disk.ownership import acquire, refuse_foreign_users
 from aiochroma.disk.schema import databases_in
 from aiochroma.host.opening import ask_to_leave
@@ -23,7 +25,6 @@ from aiochroma.records.history import HISTORY_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from aiochroma.client.client import AsyncClient
     from aiochroma.client.opening import ClientOpening
@@ -39,7 +40,7 @@ class CopiedCollection:
     """One collection.
 
     Attributes:
-        name: Its name.
+        name: The collection's name.
         tenant: Chroma's tenant at the destination.
         database: Chroma's database at the destination.
         records: Records at the source.
@@ -71,7 +72,7 @@ class MigrationReport:
 
     Attributes:
         source: Where from; a server's address without its token.
-        destination: Where to.
+        destination: The directory or server that was copied to.
         collections: One entry for each.
         notes: What was not copied, and why.
         seconds: How long all took.
@@ -161,8 +162,8 @@ async def migrate(
         verify: Compare both sides record by record afterwards.
         src_options: Further arguments for :func:`aiochroma.connect` on the source: ``auth_token``, ``auth_header``,
             ``ca_file``, ``timeout``, ... What is left out, the environment says (``CHROMA_AUTH_TOKEN`` and so on).
-        dst_options: The same for the destination. Where both are servers, the token and the certificates of the environment
-            are the source's, and the destination gets only what is given here.
+        dst_options: Further arguments for :func:`aiochroma.connect` on the destination. Where both are servers, the token and
+            the certificates of the environment are the source's, and the destination gets only what is given here.
         progress: Called with a stage (``"copy notes"``, ``"verify notes"``), records done, and of how many.
 
     Returns:
@@ -360,12 +361,9 @@ class Endpoint:
         if not exists and not os.path.lexists(directory):
             return []
         ask_to_leave(str(directory))
-        ownership = acquire(directory, create=False)
-        try:
+        with acquire(directory, create=False):
             refuse_foreign_users(directory)
             return databases_in(directory) if exists else []
-        finally:
-            ownership.release()
 
     def notes(self) -> list[str]:
         """Say what lies beside the database and is not copied."""
@@ -392,13 +390,12 @@ def endpoint_of(
 
     Raises:
         InvalidInputError: Something is wrong with it.
-        DatabasePathError: It cannot be a directory's name on this system.
     """
     text = str(where)
     if not text.strip():
         raise InvalidInputError(f"`{role}` must be a directory or the address of a server, got {text!r}.")
     if "://" not in text:
-        directory = canonical_directory(text)
+        directory = Path(canonical_path(text, role))
         own: ConnectOverrides = {"mode": "persistent", "path": directory, "max_write_slice_ms": _HOLD_MS}
         return Endpoint(text, tenant, database, directory, {**own, **(options or {})})
     try:

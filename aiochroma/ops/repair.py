@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import uuid
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aiochroma._errors import (
@@ -17,7 +18,7 @@ from aiochroma._errors import (
     DatabasePathError,
     InvalidInputError,
 )
-from aiochroma._files import PartialDirectory
+from aiochroma._files import PartialDirectory, canonical_path, transaction
 from aiochroma._types import Vector
 from aiochroma._waiting import at_length
 from aiochroma.client.maintenance import FillReport, reembed_missing
@@ -28,7 +29,6 @@ from aiochroma.disk.erasing import ErasureReceipt, scrub
 from aiochroma.disk.hnsw_files import read_header
 from aiochroma.disk.id_map import IndexUnreadableError
 from aiochroma.disk.layout import (
-    canonical_directory,
     connect_read_write,
     has_database,
     log_topic,
@@ -36,6 +36,7 @@ from aiochroma.disk.layout import (
 from aiochroma.disk.ownership import acquire, refuse_foreign_users
 from aiochroma.disk.preflight import preflight
 from aiochroma.disk.schema import (
+    DEFAULT_NEIGHBORS,
     DELETE,
     LARGEST_DIMENSION,
     columns_of,
@@ -50,7 +51,6 @@ if TYPE_CHECKING:
     import os
     import sqlite3
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
     from aiochroma.client.client import AsyncClient
     from aiochroma.disk.findings import CollectionReport, PreflightReport
@@ -92,7 +92,7 @@ async def fill_and_rebuild(
 
     Args:
         directory: The database directory; no program owns it.
-        embedder: What embeds; None for the one that each collection names, where it is one of ours.
+        embedder: What embeds; None for the one that each collection names, where that is built in.
         fill: Whether to embed.
         progress: Called with a collection's name, how many records are done, and of how many.
 
@@ -148,9 +148,6 @@ class _DoctorsSource:
         return vectors
 
 
-_DEFAULT_NEIGHBORS = 16
-
-
 def mend(directory: Path, report: PreflightReport) -> list[str]:
     """Mend settings, entries of the log, and full-text tables.
 
@@ -171,12 +168,12 @@ def mend(directory: Path, report: PreflightReport) -> list[str]:
                 done.extend(_set_dimension(connection, directory, collection))
             if _drop_schema(connection, collection):
                 done.append(
-                    f"the schema of {collection.label}, which was none, was dropped; its configuration holds"
+                    f"the schema of {collection.label}, which could not be read, was dropped; its configuration holds"
                 )
             elif collection.settings.problem:
                 _set_neighbors(connection, collection)
                 done.append(
-                    f"the setting `max_neighbors` of {collection.label} is {_DEFAULT_NEIGHBORS} now, with which Chroma works"
+                    f"the setting `max_neighbors` of {collection.label} is {DEFAULT_NEIGHBORS} now, with which Chroma works"
                 )
             for sequence, reason in collection.unappliable.items():
                 _take_out(connection, sequence)
@@ -210,8 +207,7 @@ def _set_neighbors(connection: sqlite3.Connection, collection: CollectionReport)
         f"SELECT {', '.join(present)} FROM collections WHERE id = ?",  # noqa: S608 - constants
         (collection.collection_id,),
     ).fetchone()
-    connection.execute("BEGIN IMMEDIATE")
-    try:
+    with transaction(connection):
         for name, text in zip(present, row, strict=True):
             stored = json_object(text)
             if _replace_neighbors(stored):
@@ -222,12 +218,8 @@ def _set_neighbors(connection: sqlite3.Connection, collection: CollectionReport)
         connection.execute(
             "UPDATE collection_metadata SET int_value = ?, str_value = NULL, float_value = NULL"
             " WHERE collection_id = ? AND key = 'hnsw:M'",
-            (_DEFAULT_NEIGHBORS, collection.collection_id),
+            (DEFAULT_NEIGHBORS, collection.collection_id),
         )
-        connection.execute("COMMIT")
-    except BaseException:
-        connection.execute("ROLLBACK")
-        raise
 
 
 def _set_dimension(
@@ -261,7 +253,7 @@ def _replace_neighbors(stored: object) -> bool:
     found = False
     if isinstance(stored, dict):
         if "max_neighbors" in stored:
-            stored["max_neighbors"] = _DEFAULT_NEIGHBORS
+            stored["max_neighbors"] = DEFAULT_NEIGHBORS
             found = True
         for value in stored.values():
             found = _replace_neighbors(value) or found
@@ -315,12 +307,11 @@ async def erase(
 
 
 def _erase(path: str | os.PathLike[str], texts: Sequence[str], *, keep_history: bool) -> ErasureReceipt:
-    directory = canonical_directory(path)
+    directory = Path(canonical_path(path))
     if not has_database(directory):
         raise DatabasePathError(f"There is no database in {str(directory)!r}.")
     ask_to_leave(str(directory))
-    ownership = acquire(directory, create=False)
-    try:
+    with acquire(directory, create=False):
         refuse_foreign_users(directory)
         found = preflight(directory)
         if found.problems:
@@ -330,5 +321,3 @@ def _erase(path: str | os.PathLike[str], texts: Sequence[str], *, keep_history: 
                 problems=found.problems,
             )
         return scrub(directory, texts=texts, history={} if keep_history else None)
-    finally:
-        ownership.release()

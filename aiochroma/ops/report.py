@@ -85,11 +85,11 @@ class DoctorReport:
         size_bytes: Size of the SQLite file.
         free_bytes: How much of it a vacuum would give back.
         orphaned_directories: Index directories that belong to no collection.
-        orphaned_bytes: Their size.
+        orphaned_bytes: The size of those directories.
         quarantines: Directories with files that an earlier repair set aside.
-        quarantined_bytes: Their size.
+        quarantined_bytes: The size of the quarantined directories.
         unfinished: Directories, beside the database or its newest backup, that a killed backup, restore or repair has left.
-        unfinished_bytes: Their size.
+        unfinished_bytes: The size of the unfinished directories.
         backup: The newest verified backup, where it still is; else None.
         problems: What is wrong, one sentence each, the SQLite file first.
         notes: What was not looked at completely, and why.

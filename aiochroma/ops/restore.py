@@ -15,10 +15,10 @@ import shutil
 import sys
 import uuid
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from aiochroma._errors import BackupError, DatabasePathError
-from aiochroma._files import PartialDirectory, flush, identity, remove_abandoned
+from aiochroma._files import PartialDirectory, canonical_path, flush, identity, remove_abandoned
 from aiochroma._waiting import at_length
 from aiochroma.disk.backup import read_manifest, record_origin
 from aiochroma.disk.copying import (
@@ -28,12 +28,9 @@ from aiochroma.disk.copying import (
     refuse_lack_of_room,
     verify_copy,
 )
-from aiochroma.disk.layout import LOCK_FILE, OWNER_FILE, QUARANTINE_PREFIX, canonical_directory, has_database
+from aiochroma.disk.layout import LOCK_FILE, OWNER_FILE, QUARANTINE_PREFIX, has_database
 from aiochroma.disk.ownership import acquire, refuse_foreign_users
 from aiochroma.host.opening import ask_to_leave
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 __all__ = ["restore"]
 
@@ -68,7 +65,9 @@ def _restore(
     backup: str | os.PathLike[str], path: str | os.PathLike[str], verify: Verification
 ) -> Path | None:
     check_verification(verify)
-    source, target = canonical_directory(backup), canonical_directory(path)
+    source, target = (
+        Path(canonical_path(given, name)) for given, name in ((backup, "backup"), (path, "path"))
+    )
     read_manifest(source)
     if source == target or source in target.parents or target in source.parents:
         raise BackupError(f"The backup {str(source)!r} and the target {str(target)!r} must be apart.")

@@ -14,6 +14,7 @@ from chromadb.utils.embedding_functions import known_embedding_functions
 
 from aiochroma._types import JsonObject, Metadata, Vector
 from aiochroma._waiting import off_loop
+from aiochroma.backend.chroma_records import StoredSchema
 from aiochroma.disk.schema import EMBEDDER_KEY
 
 if TYPE_CHECKING:
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PAGE",
+    "FullRecord",
     "Model",
-    "Record",
     "Side",
     "fields_that_differ",
     "make_like",
@@ -48,7 +49,7 @@ _ROUNDING = 2e-6
 """With the cosine distance Chroma keeps direction and length apart; putting them together again rounds the last digit."""
 
 
-class Record(NamedTuple):
+class FullRecord(NamedTuple):
     """A record.
 
     Attributes:
@@ -118,7 +119,7 @@ class Side:
         """Return how many records a collection has."""
         return int(await self.submit("_count", collection_id=model.id))
 
-    async def pages(self, model: Model) -> AsyncIterator[dict[str, Record]]:
+    async def pages(self, model: Model) -> AsyncIterator[dict[str, FullRecord]]:
         """Yield the records of a collection, a page at a time, in the order in which they were first written."""
         offset = 0
         while True:
@@ -130,11 +131,11 @@ class Side:
             yield _records(found)
             offset += len(found["ids"])
 
-    async def records(self, model: Model, ids: Sequence[str]) -> dict[str, Record]:
+    async def records(self, model: Model, ids: Sequence[str]) -> dict[str, FullRecord]:
         """Return those of the records that exist."""
         return _records(await self.submit("_get", collection_id=model.id, ids=list(ids), include=_FIELDS))
 
-    async def add(self, model: Model, records: dict[str, Record]) -> None:
+    async def add(self, model: Model, records: dict[str, FullRecord]) -> None:
         """Write records that do not exist yet."""
         values = list(records.values())
         await self.submit(
@@ -153,7 +154,7 @@ class Side:
         await self.submit("_delete", collection_id=model.id, ids=list(ids))
 
 
-def fields_that_differ(left: Record, right: Record, *, space: str) -> list[str]:
+def fields_that_differ(left: FullRecord, right: FullRecord, *, space: str) -> list[str]:
     """Return what is not the same of two records: ``"vector"``, ``"document"``, ``"metadata"``, ``"uri"``.
 
     Args:
@@ -171,7 +172,7 @@ def fields_that_differ(left: Record, right: Record, *, space: str) -> list[str]:
     return differing
 
 
-def _records(found: JsonObject) -> dict[str, Record]:
+def _records(found: JsonObject) -> dict[str, FullRecord]:
     if not found["ids"]:
         return {}
     count = len(found["ids"])
@@ -179,7 +180,7 @@ def _records(found: JsonObject) -> dict[str, Record]:
     vectors = np.asarray(found["embeddings"], dtype=np.float32)
     columns = [found[name] or [None] * count for name in _FIELDS[1:]]
     return {
-        id: Record(vector, document, metadata or None, uri)
+        id: FullRecord(vector, document, metadata or None, uri)
         for id, vector, document, metadata, uri in zip(found["ids"], vectors, *columns, strict=True)
     }
 
@@ -205,30 +206,19 @@ _MACHINES_OWN = frozenset({"num_threads"})
 """Set by Chroma to what the machine has."""
 
 
-class _StoredSchema:
-    """A schema as it was stored. Chroma's class would build the embedding function, which may want keys and models."""
-
-    def __init__(self, stored: Metadata) -> None:
-        self._stored = stored
-
-    def serialize_to_json(self) -> JsonObject:
-        """Return it as Chroma sends it."""
-        return self._stored
-
-
 async def make_like(model: Model, target: Side) -> Model:
     """Make an empty collection with the name, metadata and configuration of another.
 
     Args:
-        model: Chroma's description of the other.
-        target: Where to.
+        model: Chroma's description of the collection to imitate.
+        target: The store in which it is made.
 
     Returns:
         Chroma's description of what was made. It may differ still: see :func:`unlike`.
     """
     if model.serialized_schema is not None:
         try:
-            made = await _create(model, target, schema=_StoredSchema(model.serialized_schema))
+            made = await _create(model, target, schema=StoredSchema(model.serialized_schema))
         except (InternalError, InvalidArgumentError):
             # Of another version than the source. If the schema was not the reason, the error comes again.
             made = None
@@ -285,7 +275,7 @@ async def _create(
     model: Model,
     target: Side,
     *,
-    schema: _StoredSchema | None = None,
+    schema: StoredSchema | None = None,
     configuration: JsonObject | None = None,
 ) -> Model:
     metadata = model.metadata or None

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from aiochroma._errors import StoreUnavailableError
-from aiochroma._files import touch_sqlite_file
+from aiochroma._files import touch_sqlite_file, transaction
 from aiochroma._types import Metadata
-from aiochroma.disk.layout import HISTORY_FILE, no_descriptors
+from aiochroma.disk.layout import HISTORY_FILE, is_damage, no_descriptors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -32,7 +32,6 @@ CREATE TABLE IF NOT EXISTS changes (
     text TEXT, metadata TEXT, database TEXT NOT NULL DEFAULT '');
 CREATE INDEX IF NOT EXISTS changes_of_memory ON changes (id);
 CREATE INDEX IF NOT EXISTS changes_of_namespace ON changes (namespace);
-DROP INDEX IF EXISTS changes_by_id;
 """
 
 
@@ -40,12 +39,12 @@ class Entry(NamedTuple):
     """One change.
 
     Attributes:
-        at: When, in seconds since 1970.
-        action: What was done.
-        namespace: Where.
-        id: To which memory.
-        text: Its text before, or None where there was none.
-        metadata: Its metadata before, or None where there was none.
+        at: When it was made, in seconds since 1970.
+        action: What was done to the memory.
+        namespace: The namespace of the memory.
+        id: The id of the memory.
+        text: The text before the change, or None where there was none.
+        metadata: The metadata before the change, or None where there was none.
     """
 
     at: float
@@ -83,44 +82,29 @@ class ChangeLog:
                 # An entry has to be on the disk before the change is, which Chroma waits for as well.
                 self._connection.execute("PRAGMA synchronous = FULL")
                 self._connection.executescript(_SCHEMA)
-                self._add_database()
             except BaseException:
                 self._connection.close()
                 raise
-
-    def _add_database(self) -> None:
-        """Add the column to a file of before there was one: its entries are those of Chroma's default database."""
-        columns = {row[1] for row in self._connection.execute("PRAGMA table_info(changes)")}
-        if "database" not in columns:
-            self._connection.execute("ALTER TABLE changes ADD COLUMN database TEXT NOT NULL DEFAULT ''")
 
     def note(self, database: str, entries: Iterable[Entry]) -> tuple[int, int]:
         """Write entries in one transaction, and return the range of their numbers: first, and behind the last.
 
         Args:
             database: Chroma's database; see :func:`database_key`.
-            entries: The entries.
+            entries: The changes to note.
         """
         rows = [
             (*entry[:5], None if entry.metadata is None else json.dumps(entry.metadata), database)
             for entry in entries
         ]
-        with self._explained():
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                first = self._connection.execute(
-                    "SELECT COALESCE(MAX(number), 0) + 1 FROM changes"
-                ).fetchone()[0]
-                self._connection.executemany(
-                    "INSERT INTO changes (number, at, action, namespace, id, text, metadata, database)"
-                    " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                    [(first + db, *row) for db, row in enumerate(rows)],
-                )
-                self._connection.execute("COMMIT")
-            except BaseException:
-                if self._connection.in_transaction:  # On a full disk SQLite has taken it back itself.
-                    self._connection.execute("ROLLBACK")
-                raise
+        with self._explained(), transaction(self._connection):
+            newest = self._connection.execute("SELECT COALESCE(MAX(number), 0) FROM changes").fetchone()[0]
+            first = newest + 1
+            self._connection.executemany(
+                "INSERT INTO changes (number, at, action, namespace, id, text, metadata, database)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                [(number, *row) for number, row in enumerate(rows, first)],
+            )
         return first, first + len(rows)
 
     def withdraw(self, numbers: tuple[int, int]) -> None:
@@ -167,15 +151,11 @@ class ChangeLog:
             ) from error
 
 
-_NOT_DAMAGED = ("unable to open", "disk I/O error", "disk is full", "is locked", "readonly database")
-"""What SQLite says of a file with which nothing is wrong."""
-
-
 def _advice(error: Exception) -> str:
     """Return what to do about a file that cannot be used; only one that is damaged is to be moved away."""
     exhausted = no_descriptors()
     if exhausted is not None:
         return f"{exhausted}: close some, or raise the limit"
-    if isinstance(error, OSError) or any(words in str(error) for words in _NOT_DAMAGED):
+    if isinstance(error, OSError) or not is_damage(error):
         return "Nothing is wrong with its content: correct what keeps it from being opened and written"
     return "Move the file away to begin a new one"

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma.backend.chroma_records import ChromaRecords, Database, database_of
 from aiochroma.core.operations import Effect
+from aiochroma.disk.layout import is_damage
 from aiochroma.records.reading import Reader
 from aiochroma.text.index import CACHE_BYTES, IndexedText, TextIndex
 from aiochroma.text.memories import ListPage
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from aiochroma.core.request import Request
     from aiochroma.disk.retained_log import LogState
 
-__all__ = ["NOT_DAMAGED", "IndexKeeper", "write_rows"]
+__all__ = ["IndexKeeper", "write_rows"]
 
 log: EventLogger = get_logger("aiochroma.records")
 
@@ -42,8 +43,6 @@ _SLICE = 64
 """Records copied in one slice: 5 to 10 ms."""
 _UNUSABLE_SECONDS = 5.0
 """The pause after a failure to open the file, in seconds: each attempt may wait for another's lock."""
-NOT_DAMAGED = ("locked", "readonly", "unable to open", "is full", "disk I/O")
-"""In SQLite's messages: nothing is wrong with what is in the file."""
 _ALMOST = 0.999
 """The largest share that is reported as long as something of a collection is missing."""
 _NOT_NOTED = ""
@@ -114,7 +113,7 @@ class IndexKeeper:
     # -- using it ------------------------------------------------------------------------------------------------------
 
     def usable(self, collection: str, db: Database) -> tuple[TextIndex | None, float, str | None]:
-        """Return the index or None, the share of a collection that it has, and why there is none, if there is none."""
+        """Return the index, the share of a collection that it has, and None; without an index None, 0 and the reason."""
         for again in (True, False):
             problem = self._present_problem()
             if problem is not None:
@@ -145,7 +144,7 @@ class IndexKeeper:
         log.warning("text_index.failed", error=str(error), hint="made again when it is used")
         self._current.clear()
         self._copying.clear()
-        if self._index is not None and not any(words in str(error) for words in NOT_DAMAGED):
+        if self._index is not None and is_damage(error):
             self._changed.clear()
             try:
                 self._index.recreate()

@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING, TypeVar
 
 from aiochroma._logging import EventLogger, get_logger
-from aiochroma._types import CollectionId, MetadataView, Vector, Where
+from aiochroma._types import CollectionId, Vector, Where
 from aiochroma.disk.layout import TEXT_INDEX_FILE
 from aiochroma.disk.recovery import quarantine_text_index
 from aiochroma.records.history import HISTORY_FILE, ChangeLog
@@ -238,20 +238,20 @@ class LocalIndex(SearchingRecords):
     def _written(
         self,
         collection: str,
-        ids: Sequence[str],
-        documents: Sequence[str],
-        metadatas: Sequence[MetadataView],
-        known: Mapping[str, Record],
+        records: Sequence[Record],
         vectors: Sequence[Vector] | None,
         codes: Sequence[bytes | None] | None,
     ) -> None:
-        rows = []
-        for at, (id, document, metadata) in enumerate(zip(ids, documents, metadatas, strict=True)):
-            old = known[id]["metadata"] if id in known else {}
-            merged = {name: value for name, value in {**old, **metadata}.items() if value is not None}
-            vector = None if vectors is None else vectors[at]
-            code = None if codes is None else codes[at]
-            rows.append(indexed_row(id, document, merged, vector, code))
+        rows = [
+            indexed_row(
+                record["id"],
+                record["document"],
+                record["metadata"],
+                None if vectors is None else vectors[at],
+                None if codes is None else codes[at],
+            )
+            for at, record in enumerate(records)
+        ]
         self.keeper.written(collection, rows)
 
     def _deleted(self, collection: str, ids: Sequence[str]) -> None:

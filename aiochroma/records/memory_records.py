@@ -32,6 +32,7 @@ from aiochroma.records.record import (
     record_of,
     text_id,
     thread_position,
+    written_over,
 )
 from aiochroma.records.spec import filter_of, page_ids
 
@@ -147,7 +148,11 @@ class MemoryRecords:
                 self._api.delete(collection_id, ids=expired, **db)
                 self._deleted(str(collection_id), expired)
             self._api.upsert(collection_id, ids, embeddings, stored, documents, uris, **db)
-        self._written(str(collection_id), ids, documents, stored, known, embeddings, codes)
+        records = [
+            written_over(known.get(id), id, document, metadata)
+            for id, document, metadata in zip(ids, documents, stored, strict=True)
+        ]
+        self._written(str(collection_id), records, embeddings, codes)
         self._chunks.drop(chunks, db, old.values(), keep={entry.get(WRITING) for entry in stored})
         return moved
 
@@ -261,10 +266,7 @@ class MemoryRecords:
             changed.append(record_of(ids[row], text, merged))
         self._written(
             str(collection_id),
-            [record["id"] for record in changed],
-            [record["document"] for record in changed],
-            [record["metadata"] for record in changed],
-            {},
+            changed,
             None if embeddings is None else [embeddings[row] for row in rows],
             None if codes is None else [codes[row] for row in rows],
         )
@@ -401,14 +403,11 @@ class MemoryRecords:
     def _written(
         self,
         collection: str,
-        ids: Sequence[str],
-        documents: Sequence[str],
-        metadatas: Sequence[MetadataView],
-        known: Mapping[str, Record],
+        records: Sequence[Record],
         vectors: Sequence[Vector] | None,
         codes: Sequence[bytes | None] | None,
     ) -> None:
-        """Follow a write; ``metadatas`` is what was written over that of ``known``."""
+        """Follow a write, after which the records are these."""
 
     def _deleted(self, collection: str, ids: Sequence[str]) -> None:
         """Follow a deletion."""

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from aiochroma.records.spec import Mode, SearchSpec
+    from aiochroma.records.spec import SearchMode, SearchSpec
 
 __all__ = [
     "AUTO_MIN_SCORE",
@@ -53,7 +53,7 @@ __all__ = [
 _RECENCY_SHARE = 0.5
 """The part of the score that age may take in the long run."""
 
-AUTO_MIN_SCORE: dict[Mode, float] = {"hybrid": 0.42, "vector": 0.5, "text": 0.4}
+AUTO_MIN_SCORE: dict[SearchMode, float] = {"hybrid": 0.42, "vector": 0.5, "text": 0.4}
 """The relevance below which the best hit says that there is nothing.
 
 Relevance is on a fixed scale: what share of the question's words is there at all counts in it. Measured with questions about
@@ -61,7 +61,7 @@ other things, of which 90 % fall below, and questions that have an answer, of wh
 """
 
 
-AUTO_MIN_SCORE_WITH_TOKENS: dict[Mode, float] = {**AUTO_MIN_SCORE, "hybrid": 0.4}
+AUTO_MIN_SCORE_WITH_TOKENS: dict[SearchMode, float] = {**AUTO_MIN_SCORE, "hybrid": 0.4}
 """The same where tokens count, which are somewhat like those of any memory."""
 
 TOKEN_WEIGHT = 1.5
@@ -102,7 +102,7 @@ class ScoreParts:
         vector: Nearness in meaning.
         recency: The factor for its age.
         weight: The weight of its namespace.
-        tokens: Likeness of the tokens of the memory and its surroundings to those of the question, or None.
+        tokens: Similarity of the tokens of the memory and its surroundings to those of the question, or None.
     """
 
     score: float
@@ -186,8 +186,8 @@ def rank(
         kept = kept & passes(candidates, spec.max_distance)
     meaning, vector_weight, limits = vector, spec.vector_weight, AUTO_MIN_SCORE
     if tokens is not None and not np.isnan(tokens).all():
-        likeness = np.where(np.isnan(tokens), np.nanmean(tokens), tokens)
-        meaning = (vector + TOKEN_WEIGHT * likeness) / (1.0 + TOKEN_WEIGHT)
+        similarity = np.where(np.isnan(tokens), np.nanmean(tokens), tokens)
+        meaning = (vector + TOKEN_WEIGHT * similarity) / (1.0 + TOKEN_WEIGHT)
         vector_weight, limits = vector_weight * (1.0 + TOKEN_WEIGHT), AUTO_MIN_SCORE_WITH_TOKENS
     share_of_text = 1.0 / (
         1.0 + vector_weight

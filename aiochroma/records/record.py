@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, TypedDict
 from aiochroma._errors import InvalidInputError, shown
 from aiochroma._types import JsonObject, Metadata, MetadataView, Vector
 from aiochroma.backend.limits import check_storable_text
+from aiochroma.disk.schema import EMBEDDER_KEY
 from aiochroma.text.memories import IndexedText
 
 if TYPE_CHECKING:
@@ -64,11 +65,12 @@ __all__ = [
     "text_id",
     "thread_position",
     "writing_of",
+    "written_over",
 ]
 
 NAMESPACE = "aiochroma:namespace"
 """In the metadata of a collection: the namespace."""
-EMBEDDER = "aiochroma:embedder"
+EMBEDDER = EMBEDDER_KEY
 """In the metadata of a collection: the identity of the embedder that made its vectors."""
 DIMENSIONS = "aiochroma:dimensions"
 """In the metadata of a collection: the length of its vectors."""
@@ -183,7 +185,7 @@ def thread_position(metadata: MetadataView) -> tuple[str | None, float]:
     """Return where a memory stands: its conversation and its position there.
 
     A conversation is a thread within a scope: two people may have a thread of one name each. Other programs may have
-    written anything; what is no thread is none, and what is no position is 0.
+    written anything there: without a valid thread a memory has none, and without a valid position it stands at 0.
     """
     thread, scope, position = metadata.get(THREAD), metadata.get(SCOPE), metadata.get(POSITION)
     if isinstance(thread, str) and isinstance(scope, str):
@@ -266,6 +268,13 @@ def merged_metadata(given: MetadataView, known: Record | None, *, exact: bool) -
         (key, None) for key in (EXPIRES_AT, CHUNKS, WRITING, *above) if key in old and key not in stored
     )
     return stored
+
+
+def written_over(known: Record | None, id: str, document: str, metadata: MetadataView) -> Record:
+    """Return a record after a write of this metadata over what is known."""
+    before = {} if known is None else known["metadata"]
+    after = {name: value for name, value in {**before, **metadata}.items() if value is not None}
+    return {"id": id, "document": document, "metadata": after}
 
 
 # -- names of collections ------------------------------------------------------------------------------------------------

@@ -50,10 +50,10 @@ class Mark:
     """What the file has of a namespace.
 
     Attributes:
-        tenant: Its tenant.
-        database: Its database.
-        as_of: What was stamped up to then is here, give or take the skew (see ``Copy``).
-        skew: See ``Copy``.
+        tenant: The namespace's tenant.
+        database: The namespace's database.
+        as_of: What was stamped up to then is here, give or take the skew.
+        skew: How far back a question about changes has to go, in seconds.
         read_at: When it was read whole.
         unread: What this client has written since.
         is_tidy: Nothing is left of memories that were changed, or taken out.
@@ -91,17 +91,17 @@ class Copy:
     """A namespace that is followed.
 
     Attributes:
-        db: Its tenant and database.
+        db: The namespace's tenant and database.
         lock: Held by the search that brings it up to date.
         ids: Those that are to be copied, in the server's order; None before that has begun.
         copied: How many of them were.
         is_complete: Whether all were.
         followed_at: When the last question was asked that was answered (``time.monotonic()``).
-        asked_at: The same on the clock that memories are stamped with.
-        looked_back_at: The last question that went further back.
+        asked_at: When that question was asked, on the clock that memories are stamped with.
+        looked_back_at: When the last question was asked that went further back.
         compared_at: When the ids were compared last.
-        skew: How far back that has to go, in seconds.
-        must_look_back: Whether the next one has to, however long ago it was.
+        skew: How far back a question about changes has to go, in seconds.
+        must_look_back: Whether the next question has to go further back, however long ago the last such one was.
         read_at: When the namespace was read whole, on the clock that memories are stamped with.
         noted_at: When its mark was written last.
         unread: What this client has written.

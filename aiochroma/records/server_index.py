@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
     from chromadb.api import ServerAPI
 
-    from aiochroma._types import MetadataView
     from aiochroma.core.request import Request
     from aiochroma.records.reading import Reader
     from aiochroma.records.record import Record
@@ -182,12 +181,12 @@ class ServerIndex(ScratchIndex):
         db: Database,
     ) -> list[SearchResult]:
         """Search one namespace, in its copy where there is one."""
+        from chromadb.errors import NotFoundError
+
         try:
             return self._search_known(search, query_embeddings, queries, query_tokens, db)
-        except Exception as error:
+        except NotFoundError:
             # The chunks may stand in another collection now: somebody has forgotten the namespace and made it again.
-            if type(error).__name__ != "NotFoundError":
-                raise
             self._chunks.forget_holders()
             return self._search_known(search, query_embeddings, queries, query_tokens, db)
 
@@ -244,14 +243,11 @@ class ServerIndex(ScratchIndex):
     def _written(
         self,
         collection: str,
-        ids: Sequence[str],
-        documents: Sequence[str],  # noqa: ARG002 - the server is asked
-        metadatas: Sequence[MetadataView],  # noqa: ARG002
-        known: Mapping[str, Record],  # noqa: ARG002
-        vectors: Sequence[Vector] | None,  # noqa: ARG002
+        records: Sequence[Record],
+        vectors: Sequence[Vector] | None,  # noqa: ARG002 - the server is asked
         codes: Sequence[bytes | None] | None,
     ) -> None:
-        self._keeper.noticed(collection, ids, codes)
+        self._keeper.noticed(collection, [record["id"] for record in records], codes)
 
     def _deleted(self, collection: str, ids: Sequence[str]) -> None:
         self._keeper.deleted(collection, ids)

@@ -28,8 +28,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from aiochroma._logging import EventLogger, get_logger
+from aiochroma.disk.layout import is_damage
 from aiochroma.disk.retained_log import LogState
-from aiochroma.records.index_keeper import NOT_DAMAGED, IndexKeeper, write_rows
+from aiochroma.records.index_keeper import IndexKeeper, write_rows
 from aiochroma.records.record import UPDATED_AT
 from aiochroma.records.server_copy import (
     SKEW_SECONDS,
@@ -101,6 +102,8 @@ class ServerKeeper(IndexKeeper):
 
     def follow(self, collection: str, db: Database) -> tuple[float, str | None]:
         """Bring a namespace up to date; return which share of it is here, and why it cannot be kept here, if it cannot."""
+        from chromadb.errors import NotFoundError
+
         arrived = time.monotonic()
         with self.lock:
             problem = self._present_problem()
@@ -122,9 +125,8 @@ class ServerKeeper(IndexKeeper):
         except sqlite3.DatabaseError as error:
             self.failed(error)
             return 0.0, None
-        except Exception as error:
-            if type(error).__name__ == "NotFoundError":
-                self.forget(collection)
+        except NotFoundError:
+            self.forget(collection)
             raise
         finally:
             copy.lock.release()
@@ -160,14 +162,13 @@ class ServerKeeper(IndexKeeper):
         if self._index is not None:
             self._index.close()
             self._index = None
-        is_damaged = not any(words in str(error) for words in NOT_DAMAGED)
-        if is_damaged:
+        if is_damage(error):
             delete_files(str(file))
         log.warning(
             "server_index.not_kept",
             file=str(file),
             error=str(error),
-            deleted=is_damaged,
+            deleted=is_damage(error),
             hint="read from the server again at the next start",
         )
 
@@ -248,7 +249,7 @@ class ServerKeeper(IndexKeeper):
                 index.set_watermark(name, str(replace(mark, is_tidy=True)))
 
     def _drop_gone(self) -> None:
-        """Drop what the file has of collections that are gone from the server, and what in it is none of ours."""
+        """Drop what the file has of collections that are gone from the server, and what another program wrote into it."""
         with self.lock:
             index = self._open()
             marks = {name: Mark.of(index.watermark(name)) for name in index.namespaces()}
@@ -268,11 +269,13 @@ class ServerKeeper(IndexKeeper):
 
     def _listed(self, tenant: str, database: str) -> set[str] | None:
         """Return the ids of the collections of a database; None where the server does not say."""
+        from chromadb.errors import NotFoundError
+
         try:
             return {str(one.id) for one in self._api.collections(tenant=tenant, database=database)}
+        except NotFoundError:
+            return set()
         except Exception as error:  # noqa: BLE001 - another database is no reason to fail
-            if type(error).__name__ == "NotFoundError":
-                return set()
             log.info("server_index.not_listed", tenant=tenant, database=database, error=str(error))
             return None
 

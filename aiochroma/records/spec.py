@@ -22,9 +22,9 @@ __all__ = [
     "VECTOR_WEIGHT",
     "CollectionSearch",
     "ListSpec",
-    "Mode",
     "Neighbour",
     "SearchHit",
+    "SearchMode",
     "SearchResult",
     "SearchSpec",
     "cursor_of",
@@ -36,7 +36,7 @@ __all__ = [
     "plain",
 ]
 
-Mode = Literal["hybrid", "vector", "text"]
+SearchMode = Literal["hybrid", "vector", "text"]
 
 # Both sides alike. Measured flat between 0.5 and 1.4 with static word vectors.
 VECTOR_WEIGHT = 1.0
@@ -68,7 +68,7 @@ class SearchSpec:
     """
 
     k: int = 5
-    mode: Mode = "hybrid"
+    mode: SearchMode = "hybrid"
     vector_weight: float = VECTOR_WEIGHT
     weight: float = 1.0
     max_distance: float | None = None

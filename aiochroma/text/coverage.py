@@ -21,7 +21,7 @@ normalisation (Singhal, Buckley & Mitra, "Pivoted Document Length Normalization"
 few words with the question, and the turns around it share the others. What stands before lends more than what stands
 after, because an answer follows its question. Taking each term where it is nearest, instead of adding a share of the
 neighbours' scores, keeps a memory that repeats its neighbours' words from beating one that adds to them. What stands near a
-memory is its conversation, or, for a memory of none, what was remembered before and after it in its scope.
+memory is its conversation; for a memory without one, what was remembered before and after it in its scope.
 """
 
 from __future__ import annotations
@@ -186,10 +186,10 @@ def with_surroundings(
     Args:
         held: How much of each term the memories hold that were looked at.
         looked_at: Those memories, ascending: ``rows`` and all of ``around``.
-        rows: See :func:`windowed_coverage`, as the others.
-        around: The same.
-        before: The same.
-        after: The same.
+        rows: The rows to score, ascending, each once.
+        around: For each row a line of what stands before and behind it, as ``Order.around`` has it; 0 for nothing.
+        before: The factor for each step of distance to a term that stands before; 0 to 1.
+        after: The factor for each step of distance to a term that stands after; 0 to 1.
     """
     import numpy as np
 

@@ -1,8 +1,8 @@
 """The days that a question speaks of: "on July 12, 2022", "im Juli", "yesterday", "5月2日". Pure functions.
 
 Only the languages whose dates are regular are read: English, German, French, Spanish, Italian, Portuguese, Dutch, Chinese,
-Japanese and Korean, and ISO 8601. What is no date of these is none; nothing is guessed. Days are those of UTC. A month or a day
-without a year is that of any year.
+Japanese and Korean, and ISO 8601. Anything else is not taken for a date; nothing is guessed. Days are those of UTC. A month
+or a day without a year is that of any year.
 """
 
 from __future__ import annotations

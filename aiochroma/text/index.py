@@ -18,6 +18,7 @@ import sqlite3
 import time
 from typing import TYPE_CHECKING
 
+from aiochroma._files import transaction
 from aiochroma._types import Metadata, Where
 from aiochroma.text import codes
 from aiochroma.text.analysis import indexed_form
@@ -28,7 +29,6 @@ from aiochroma.text.memories import (
     MemoryTable,
     connect,
     delete_files,
-    full_text_available,
     readable,
 )
 from aiochroma.text.metadata import MetadataTable
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
     from aiochroma.text.memories import ListPage
 
-__all__ = ["IndexedText", "TextHits", "TextIndex", "full_text_available"]
+__all__ = ["IndexedText", "TextHits", "TextIndex"]
 
 CACHE_BYTES = 64 * 2**20
 """How much of the vectors stays in memory: those of 65,000 memories with 256 dimensions."""
@@ -332,11 +332,6 @@ class TextIndex:
         """Return the rows that have a vector, in order, with the vectors as they were written."""
         return self._vectors.read(rows)
 
-    @property
-    def vector_bytes(self) -> int:
-        """How many bytes the vectors in memory take."""
-        return self._vectors.loaded_bytes
-
     def vector_pages(self, namespace: str) -> Iterator[tuple[list[str], NDArray[np.float32]]]:
         """Return all vectors of a namespace, page by page, with the ids of their memories."""
         return self._vectors.pages(self._namespaces.number(namespace))
@@ -387,18 +382,15 @@ class TextIndex:
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
         self._namespaces.changed()
-        self._connection.execute("BEGIN IMMEDIATE")
         try:
-            yield
+            with transaction(self._connection):
+                yield
         except BaseException:
             self._namespaces.rolled_back()
             self._metadata.rolled_back()
             self._vectors.rolled_back()
             self._order.forget_all()
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
             raise
-        self._connection.execute("COMMIT")
 
     def _number_made(self, namespace: str) -> int:
         """Return the number of a namespace, which is made when it does not exist."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sqlite3
 from pathlib import Path
@@ -26,12 +25,10 @@ __all__ = [
     "StoredMemory",
     "connect",
     "delete_files",
-    "full_text_available",
     "readable",
 ]
 
-# Raise it whenever the tables or the form in which text is indexed change: a file of another number is
-# rebuilt.
+# Raise it whenever the tables or the form in which text is indexed change: a file of another number is rebuilt.
 _FORMAT = 6
 _SCHEMA = """
 CREATE TABLE namespaces (
@@ -310,20 +307,9 @@ def readable(row: IndexedText, indexed: str) -> tuple[str | None, str | None]:
     return (None if row.text == indexed else row.text), metadata
 
 
-def full_text_available() -> bool:
-    """Tell whether the SQLite library of this Python has FTS5."""
-    with contextlib.closing(sqlite3.connect(":memory:")) as connection:
-        try:
-            connection.execute("CREATE VIRTUAL TABLE probe USING fts5(text)")
-        except sqlite3.OperationalError:
-            return False
-    return True
-
-
 def connect(path: str, *, any_thread: bool = False) -> sqlite3.Connection:
     """Open the file, or make an empty one; see ``TextIndex`` for the errors."""
-    # SQLite removes this file when the last connection closes; one that is there was left by a process that
-    # died.
+    # SQLite removes this file when the last connection closes; one that is there was left by a process that died.
     left_behind = path != ":memory:" and Path(f"{path}-wal").exists()
     if path != ":memory:":
         try:
@@ -336,8 +322,7 @@ def connect(path: str, *, any_thread: bool = False) -> sqlite3.Connection:
     try:
         # What is deleted is overwritten; it may have been forgotten for a reason.
         connection.execute("PRAGMA secure_delete = ON")
-        # One connection owns the file, so there is no need for shared memory, which not every file system
-        # offers.
+        # One connection owns the file, so there is no need for shared memory, which not every file system offers.
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Order", "RowCache", "RowFilter", "Rows", "among", "distinct", "read_numbers", "read_rows"]
+__all__ = ["Order", "RowCache", "RowFilter", "among", "distinct", "read_numbers", "read_rows"]
 
 _MOST_BYTES_KEPT = 8_000_000
 _ENTRY_BYTES = 300
@@ -111,7 +111,7 @@ def distinct(*rows: NDArray[np.int64]) -> NDArray[np.int64]:
     return joined[differs]
 
 
-class Rows(NamedTuple):
+class _Version(NamedTuple):
     """The version of a namespace: how often its rows have changed.
 
     Attributes:
@@ -135,15 +135,15 @@ class RowCache:
 
     def __init__(self, read: Callable[[int, Any, int], NDArray[np.int64]]) -> None:
         self._read = read
-        self._kept: OrderedDict[tuple[int, Hashable], tuple[Rows, NDArray[np.int64]]] = OrderedDict()
-        self._versions: dict[int, Rows] = {}
+        self._kept: OrderedDict[tuple[int, Hashable], tuple[_Version, NDArray[np.int64]]] = OrderedDict()
+        self._versions: dict[int, _Version] = {}
         self._bytes = 0
 
     def rows(self, namespace: int, what: Hashable) -> NDArray[np.int64]:
         """Return the rows that have a term or pass a filter (``what``), ascending; the caller must not change them."""
         import numpy as np
 
-        key, now = (namespace, what), self._versions.get(namespace, Rows())
+        key, now = (namespace, what), self._versions.get(namespace, _Version())
         version, kept = self._kept.pop(key, (None, None))
         if kept is not None:
             self._bytes -= kept.nbytes + _ENTRY_BYTES
@@ -165,12 +165,12 @@ class RowCache:
 
     def replaced(self, namespace: int) -> None:
         """Note that rows of a namespace were taken out or changed."""
-        version = self._versions.get(namespace, Rows())
+        version = self._versions.get(namespace, _Version())
         self._versions[namespace] = version._replace(replaced=version.replaced + 1)
 
     def grown(self, namespace: int) -> None:
         """Note that rows were added to a namespace."""
-        version = self._versions.get(namespace, Rows())
+        version = self._versions.get(namespace, _Version())
         self._versions[namespace] = version._replace(grown=version.grown + 1)
 
 

@@ -20,10 +20,10 @@ from aiochroma import Memory
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from aiochroma.records.spec import Mode
+    from aiochroma.records.spec import SearchMode
 
 PROBE = Path(__file__).with_name("languages.txt")
-MODES: tuple[Mode, ...] = ("text", "vector", "hybrid")
+MODES: tuple[SearchMode, ...] = ("text", "vector", "hybrid")
 
 
 class Probe(NamedTuple):
@@ -46,10 +46,10 @@ def load() -> list[Probe]:
     return probes
 
 
-async def measure(embedder: str, modes: Sequence[Mode]) -> dict[Mode, list[int | None]]:
+async def measure(embedder: str, modes: Sequence[SearchMode]) -> dict[SearchMode, list[int | None]]:
     """Return for each mode the rank of each question's fact, from 0; None where it is not among the first five."""
     probes = load()
-    ranks: dict[Mode, list[int | None]] = {}
+    ranks: dict[SearchMode, list[int | None]] = {}
     with tempfile.TemporaryDirectory() as folder:
         async with Memory(folder, embedder=embedder) as memory:
             await memory.remember_many([probe.fact for probe in probes], thread=False)

@@ -54,9 +54,9 @@ from aiochroma.embedding.words import HashedEmbedder, WordLlamaEmbedder
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 
-    from aiochroma.records.spec import Mode
+    from aiochroma.records.spec import SearchMode
 
-MODES: tuple[Mode, ...] = ("text", "vector", "hybrid")
+MODES: tuple[SearchMode, ...] = ("text", "vector", "hybrid")
 CANDIDATES = 100
 """So many turns are asked for to see ten sessions."""
 RESAMPLES = 2000
@@ -143,14 +143,14 @@ async def opened(folder: Path, embedder: Any, *, server: bool) -> AsyncIterator[
 async def measure(
     conversations: Iterable[Conversation],
     embedder: Any,
-    modes: Sequence[Mode],
+    modes: Sequence[SearchMode],
     *,
     threads: bool,
     server: bool,
     published: Published,
-) -> dict[Mode, list[Measured]]:
+) -> dict[SearchMode, list[Measured]]:
     """Remember each conversation in a namespace of its own, and ask all questions in each mode."""
-    measured: dict[Mode, list[Measured]] = {mode: [] for mode in modes}
+    measured: dict[SearchMode, list[Measured]] = {mode: [] for mode in modes}
     with tempfile.TemporaryDirectory() as folder:
         async with opened(Path(folder), embedder, server=server) as memory:
             for conversation in conversations:
@@ -166,7 +166,9 @@ async def measure(
     return measured
 
 
-async def ask(memory: Memory, conversation: Conversation, mode: Mode, published: Published) -> list[Measured]:
+async def ask(
+    memory: Memory, conversation: Conversation, mode: SearchMode, published: Published
+) -> list[Measured]:
     """Ask all questions about a conversation, and those about other things, one after the other."""
     session_of = {turn.id: turn.session for turn in conversation.turns}
     measured = []

@@ -21,7 +21,7 @@ from aiochroma.embedding.words import HashedEmbedder
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from aiochroma.records.spec import Mode
+    from aiochroma.records.spec import SearchMode
 
 BATCH = 256
 WORDS_PER_TEXT = 18
@@ -83,10 +83,10 @@ async def remember(memory: Memory, count: int) -> tuple[float, float]:
     return statistics.median(with_index) / BATCH, statistics.median(without) / BATCH
 
 
-async def recall(memory: Memory, questions: Sequence[str]) -> dict[Mode, float]:
+async def recall(memory: Memory, questions: Sequence[str]) -> dict[SearchMode, float]:
     """Ask in both modes in turn; return median seconds for each."""
-    modes: tuple[Mode, ...] = ("vector", "hybrid")
-    seconds: dict[Mode, list[float]] = {mode: [] for mode in modes}
+    modes: tuple[SearchMode, ...] = ("vector", "hybrid")
+    seconds: dict[SearchMode, list[float]] = {mode: [] for mode in modes}
     for question in questions:
         for mode in modes:
             begun = time.perf_counter()

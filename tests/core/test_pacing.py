@@ -23,7 +23,7 @@ from aiochroma.core.plan import Limits
 def test_the_size_stays_within_bounds(pieces, budget):
     """Whatever is measured, a piece has at least one record and at most Chroma's own limit."""
     limits = Limits()
-    pacing = Pacing(limits, budget, most_records=5000)
+    pacing = Pacing(limits, budget)
     for records, seconds in pieces:
         pacing.observe(records, seconds)
         assert 1 <= limits.records_per_slice <= 5000

@@ -10,10 +10,11 @@ import pytest
 from programs import PATIENCE
 
 from aiochroma import BlockingCallError, InvalidInputError, SettingsConflictError, StoreUnavailableError
+from aiochroma._files import canonical_path
 from aiochroma.client.session import Closing
 from aiochroma.core import registry as _registry
 from aiochroma.core.calls import call
-from aiochroma.core.config import EngineOptions, Location, canonical_path
+from aiochroma.core.config import EngineOptions, Location
 from aiochroma.core.registry import Opener, acquire
 from aiochroma.core.request import Request
 

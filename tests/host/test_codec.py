@@ -19,7 +19,7 @@ from hypothesis.extra import numpy as hnp
 from aiochroma.core.connection import BackendInfo, Capabilities
 from aiochroma.disk.findings import CollectionRecovery, RecoveryReport
 from aiochroma.disk.ownership import Owner
-from aiochroma.host.messages import Rows, make_codec, message_frames, received, travelling
+from aiochroma.host.messages import VectorRows, make_codec, message_frames, received, travelling
 from aiochroma.host.wire import FRAME_LIMIT, Codec, FrameKind, MessageReader, ProtocolError, frame, json_frame
 
 CODEC = make_codec()
@@ -78,7 +78,7 @@ def test_vectors_are_a_list_again(count, dtype):
     rows = [np.arange(3, dtype=dtype) + number for number in range(count)]
     plain, blocks = travelling({"embeddings": rows, "ids": ["a"]})
     assert "embeddings" not in plain
-    assert all(type(block) is Rows for block in blocks["embeddings"])
+    assert all(type(block) is VectorRows for block in blocks["embeddings"])
     arguments, blocks = CODEC.decode(CODEC.encode([plain, blocks]))
     arrived = received(arguments, blocks)["embeddings"]
     assert same(arrived, rows)

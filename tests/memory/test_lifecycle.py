@@ -285,7 +285,7 @@ async def test_a_change_that_failed_and_happened_all_the_same_has_an_entry(noted
 
 
 async def test_the_history_of_a_database_is_its_own(path, embedder):
-    """Of two databases in one directory neither shows the changes of the other, and an older file is the default one's."""
+    """Of two databases in one directory neither shows the changes of the other."""
     async with aiochroma.AsyncPersistentClient(path) as root:
         await root.admin.create_database("south")
     async with (
@@ -298,7 +298,3 @@ async def test_the_history_of_a_database_is_its_own(path, embedder):
         await of_south.remember("The canteen opens at noon.")
         assert await of_south.history(wage) == []
         assert len(await of_south.history()) == len(await of_north.history()) == 1
-    with closing(sqlite3.connect(path / "aiochroma-history.sqlite3")) as file, file:
-        file.execute("ALTER TABLE changes DROP COLUMN database")
-    async with aiochroma.Memory(path, embedder=embedder) as memory:
-        assert len(await memory.history()) == 2

@@ -15,7 +15,6 @@ from text_hits import search
 
 from aiochroma.text.coverage import Term, best_rows
 from aiochroma.text.index import IndexedText, TextIndex
-from aiochroma.text.memories import full_text_available
 
 _TEXTS = {
     "de": "Ich bin nach Köln gezogen, in die Große Straße.",
@@ -375,8 +374,3 @@ def test_another_thread_is_refused():
     thread.start()
     thread.join()
     assert len(errors) == 1
-
-
-def test_full_text_search_is_part_of_this_python():
-    """The probe says what making a table shows."""
-    assert full_text_available()

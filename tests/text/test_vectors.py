@@ -90,4 +90,4 @@ def test_what_stays_in_memory_is_bounded():
         ((rows, distances),) = index.nearest(f"n{number}", query, 5, keep)
         assert len(rows) == 5
         assert abs(distances[0]) < 1e-6
-        assert 0 < index.vector_bytes <= limit
+        assert 0 < index._vectors.loaded_bytes <= limit
