@@ -24,7 +24,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from aiochroma._logging import EventLogger, get_logger
@@ -253,16 +253,13 @@ class ServerKeeper(IndexKeeper):
         with self.lock:
             index = self._open()
             marks = {name: Mark.of(index.watermark(name)) for name in index.namespaces()}
-        there: dict[tuple[str, str], set[str] | None] = {}
+        listed = cache(self._listed)
         for name, mark in marks.items():
             if mark is None:
                 if name not in self._copies:
                     self.forget(name)
                 continue
-            key = (mark.tenant, mark.database)
-            if key not in there:
-                there[key] = self._listed(*key)
-            found = there[key]
+            found = listed(mark.tenant, mark.database)
             if found is not None and name not in found:
                 self.forget(name)
         self._is_listed = True
