@@ -21,6 +21,7 @@ from aiochroma.records.record import (
     SCOPE,
     THREAD,
     UPDATED_AT,
+    exact_metadata,
     scope_parts,
     thread_position,
 )
@@ -320,7 +321,7 @@ class UnavailableHit(Hit):
 
 def user_metadata(stored: MetadataView | None) -> Metadata:
     """Return the metadata that a memory was given, of all that is stored with it."""
-    return {key: value for key, value in (stored or {}).items() if not key.startswith(RESERVED)}
+    return {key: value for key, value in exact_metadata(stored or {}).items() if not key.startswith(RESERVED)}
 
 
 def _moment(stored: MetadataView | None, key: str) -> datetime | None:

@@ -32,6 +32,7 @@ from aiochroma.records.record import (
     record_of,
     text_id,
     thread_position,
+    with_exact_floats,
     written_over,
 )
 from aiochroma.records.spec import filter_of, page_ids
@@ -244,7 +245,7 @@ class MemoryRecords:
         if not rows:
             return []
         texts = [documents[row] for row in rows] if documents is not None else None
-        given = [metadatas[row] for row in rows]
+        given = [with_exact_floats(metadatas[row], old[ids[row]]["metadata"]) for row in rows]
         if texts is not None:
             # The chunks are those of the new text, or none.
             given = [{CHUNKS: None, WRITING: None, **metadata} for metadata in given]
@@ -261,9 +262,8 @@ class MemoryRecords:
         changed = []
         for number, row in enumerate(rows):
             record = old[ids[row]]
-            merged = {k: v for k, v in {**record["metadata"], **given[number]}.items() if v is not None}
             text = record["document"] if texts is None else texts[number]
-            changed.append(record_of(ids[row], text, merged))
+            changed.append(written_over(record, ids[row], text, given[number]))
         self._written(
             str(collection_id),
             changed,
@@ -372,12 +372,7 @@ class MemoryRecords:
         return [] if log is None else log.read(database_key(tenant, database), namespace, id, limit)
 
     def code(
-        self,
-        collection_id: CollectionId,
-        ids: list[str],
-        codes: list[bytes],
-        tenant: str,
-        database: str,
+        self, collection_id: CollectionId, ids: list[str], codes: list[bytes], tenant: str, database: str
     ) -> None:
         """Keep the codes of the tokens of memories; without an index there is nowhere to keep them."""
 

@@ -11,6 +11,7 @@ as it is.
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import re
 from typing import TYPE_CHECKING, TypedDict
@@ -20,6 +21,7 @@ from aiochroma._types import JsonObject, Metadata, MetadataView, Vector
 from aiochroma.backend.limits import check_storable_text
 from aiochroma.disk.schema import EMBEDDER_KEY
 from aiochroma.text.memories import IndexedText
+from aiochroma.text.metadata import as_chroma_keeps
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -32,6 +34,7 @@ __all__ = [
     "CREATED_AT",
     "DIMENSIONS",
     "EMBEDDER",
+    "EXACT_FLOATS",
     "EXPIRES_AT",
     "FINGERPRINT",
     "NAMESPACE",
@@ -50,6 +53,7 @@ __all__ = [
     "chunk_id",
     "chunks_name",
     "collection_name",
+    "exact_metadata",
     "has_expired",
     "indexed_row",
     "made_at",
@@ -64,6 +68,7 @@ __all__ = [
     "scope_path",
     "text_id",
     "thread_position",
+    "with_exact_floats",
     "writing_of",
     "written_over",
 ]
@@ -100,6 +105,9 @@ WRITING = "aiochroma:writing"
 CHUNK_OF = "aiochroma:chunk_of"
 CHUNK_MADE = "aiochroma:chunk_made"
 """In the metadata of a chunk: when it was written, in seconds since 1970."""
+
+EXACT_FLOATS = "aiochroma:floats"
+"""As JSON, by their keys, those floats as they were given of which Chroma keeps another last digit."""
 
 _LATEST = 1e12
 """No date has this many seconds since 1970."""
@@ -253,12 +261,12 @@ def merged_metadata(given: MetadataView, known: Record | None, *, exact: bool) -
     stored = dict(given)
     if known is None:
         stored.setdefault(POSITION, stored[CREATED_AT])
-        return stored
+        return with_exact_floats(stored, {})
     old = known["metadata"]
     if exact:
         stored.setdefault(POSITION, stored[CREATED_AT])
         stored.update((key, None) for key in old if key not in stored)
-        return stored
+        return with_exact_floats(stored, {})
     made = stored.pop(CREATED_AT)
     if stored.get(THREAD, old.get(THREAD)) != old.get(THREAD):
         stored.setdefault(POSITION, made)
@@ -267,13 +275,50 @@ def merged_metadata(given: MetadataView, known: Record | None, *, exact: bool) -
     stored.update(
         (key, None) for key in (EXPIRES_AT, CHUNKS, WRITING, *above) if key in old and key not in stored
     )
-    return stored
+    return with_exact_floats(stored, old)
+
+
+def with_exact_floats(given: Metadata, old: MetadataView) -> Metadata:
+    """Return metadata that is written over another, with the floats that Chroma changes in a form in which it does not."""
+    kept = as_chroma_keeps(given)
+    changed = {name: value for name, value in given.items() if kept[name] != value}
+    floats = {**_exact_floats(old), **_exact_floats(given), **changed}
+    if not floats:
+        return given
+    floats = _still_true(floats, {**old, **kept})
+    return {**given, EXACT_FLOATS: json.dumps(floats) if floats else None}
+
+
+def exact_metadata(stored: MetadataView) -> MetadataView:
+    """Return metadata with its floats as they were given."""
+    floats = _exact_floats(stored)
+    return {**stored, **_still_true(floats, stored)} if floats else stored
+
+
+def _exact_floats(stored: MetadataView) -> Metadata:
+    """Return what was noted of floats; other programs may have written anything."""
+    noted = stored.get(EXACT_FLOATS)
+    try:
+        floats = json.loads(noted) if isinstance(noted, str) else {}
+    except (ValueError, RecursionError):
+        return {}
+    return floats if isinstance(floats, dict) else {}
+
+
+def _still_true(floats: MetadataView, stored: MetadataView) -> Metadata:
+    """Return those floats of which Chroma would keep what is stored: another program may have changed a value since."""
+    return {
+        name: floats[name]
+        for name, kept in as_chroma_keeps(floats).items()
+        if type(kept) is type(stored.get(name)) and kept == stored[name]
+    }
 
 
 def written_over(known: Record | None, id: str, document: str, metadata: MetadataView) -> Record:
-    """Return a record after a write of this metadata over what is known."""
+    """Return a record as Chroma keeps it after a write of this metadata over what is known."""
     before = {} if known is None else known["metadata"]
-    after = {name: value for name, value in {**before, **metadata}.items() if value is not None}
+    whole = {**before, **as_chroma_keeps(metadata)}
+    after = {name: value for name, value in whole.items() if value is not None}
     return {"id": id, "document": document, "metadata": after}
 
 

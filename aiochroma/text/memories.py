@@ -28,8 +28,8 @@ __all__ = [
     "readable",
 ]
 
-# Raise it whenever the tables or the form in which text is indexed change: a file of another number is rebuilt.
-_FORMAT = 6
+# Raise it whenever the tables or the form in which something is indexed change: a file of another number is rebuilt.
+_FORMAT = 7
 _SCHEMA = """
 CREATE TABLE namespaces (
     number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, watermark TEXT,

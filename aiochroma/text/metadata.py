@@ -3,16 +3,20 @@
 A value keeps its kind, because Chroma tells them apart: a string, an integer, a float or a boolean. A float is stored as the
 integer that has the same bits in an order that agrees with the floats': so it passes through JSON without losing a digit. Of a
 list each element has a row, of a kind of its own: only ``$contains`` looks at lists.
+
+Chroma keeps metadata as JSON text, and so come the filters that it is asked by. Its reader of JSON changes the last digit of one
+in nine arbitrary floats, always in the same way: so what is stored here, and what is sought, is what Chroma makes of a float.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import struct
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
-from aiochroma._types import MetadataView, Where
+from aiochroma._types import Metadata, MetadataView, Where
 from aiochroma.text.rows import RowCache, read_numbers, read_rows
 
 if TYPE_CHECKING:
@@ -23,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-__all__ = ["MetadataTable"]
+__all__ = ["MetadataTable", "as_chroma_keeps"]
 
 _SQL = {"$eq": "=", "$contains": "=", "$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
 _LARGEST = 2**63 - 1
@@ -238,10 +242,12 @@ def _sought(operator: str, value: object) -> list[tuple[str, Any]]:
     fraction, so 0 is at least 0.5.
     """
     if operator == "$contains":
-        return _rows_of([value])
+        return _rows_of([_kept(value) if isinstance(value, float) else value])
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         stored = _stored(value)
         return [stored] if stored is not None and operator == "$eq" else []
+    if isinstance(value, float):
+        value = _kept(value)
     whole = max(-_LARGEST - 1, min(_LARGEST, int(value)))
     return [("i", whole), ("f", _ordered(float(value)))]
 
@@ -250,3 +256,38 @@ def _ordered(value: float) -> int:
     """Return an integer for a float, in the same order; the same one for 0.0 and -0.0."""
     bits: int = _INTEGER.unpack(_FLOAT.pack(value + 0.0))[0]
     return bits if bits >= 0 else bits ^ _LARGEST
+
+
+def as_chroma_keeps(metadata: MetadataView) -> Metadata:
+    """Return metadata with its floats as Chroma keeps them, once it was written."""
+    return {
+        name: _kept(value)
+        if isinstance(value, float)
+        else [_kept(part) if isinstance(part, float) else part for part in value]
+        if isinstance(value, list)
+        else value
+        for name, value in metadata.items()
+    }
+
+
+_EXACT_DIGITS, _LARGEST_POWER = 15, 308
+
+
+def _kept(value: float) -> float:
+    """Return what Chroma's reader of JSON makes of a float.
+
+    It takes all digits as one number, and multiplies or divides that by a power of ten; each of the three is rounded.
+    """
+    text = float.__repr__(
+        value
+    )  # Without an exponent the power is small; it is exact then, and so are few digits.
+    if (len(text) <= _EXACT_DIGITS and "e" not in text) or not math.isfinite(value):
+        return value
+    digits, _, exponent = text.lstrip("-").partition("e")
+    whole, _, fraction = digits.partition(".")
+    power = int(exponent or 0) - len(fraction)
+    kept = float(int(whole + fraction))
+    if power < -_LARGEST_POWER:
+        kept, power = kept / 1e308, power + _LARGEST_POWER
+    kept = kept * float(f"1e{power}") if power >= 0 else kept / float(f"1e{-power}")
+    return math.copysign(kept, value)

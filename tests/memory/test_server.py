@@ -64,6 +64,19 @@ async def test_a_memory_on_a_server_changes_as_elsewhere(served):
     assert await served.get(id) is None
 
 
+async def test_floats_on_a_server(served):
+    """A number of which a server changes the last digit is shown as it was remembered, and found by that."""
+    moments = {f"message {number}": 1764111111 + number / 7 for number in range(32)}
+    await served.remember_many({"text": text, "metadata": {"ts": ts}} for text, ts in moments.items())
+    hits = await served.recall("message", k=32)
+    assert {hit.text: hit.metadata["ts"] for hit in hits} == moments
+    for hit in hits[:8]:
+        ts = hit.metadata["ts"]
+        assert (await served.update(hit.id, metadata={"seen": True})).metadata["ts"] == ts
+        assert [one.id for one in await served.recall("message", where={"ts": {"$eq": ts}})] == [hit.id]
+        assert await served.forget(where={"ts": ts}) == 1
+
+
 async def test_long_texts_on_a_server(served):
     """A long text is found by its parts, whole, and its parts go with it."""
     id = await served.remember(" ".join(SENTENCES))

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+import aiochroma
 from aiochroma import InvalidInputError, sync
 
 
@@ -172,23 +173,49 @@ def test_the_blocking_form_gives_a_page(path, embedder):
         assert [hit.text for hit in memory.list(after=page.next)] == ["three"]
 
 
-async def test_every_call_shows_the_same_number(memory):
-    """Chroma keeps a float exactly and returns some with another last digit; here every call shows what was remembered."""
-    moments = {f"message {number}": 1764111111 + number / 7 for number in range(64)}
-    ids = await memory.remember_many({"text": text, "metadata": {"ts": ts}} for text, ts in moments.items())
+async def assert_numbers(memory, moments):
+    """Every call shows the numbers that were remembered, and each finds its memory."""
+    ids = {hit.text: hit.id for hit in await memory.list()}
+    few = list(ids.values())[:6]
     shown = [
         await memory.recall("message", k=64),
-        await memory.get_many(ids),
+        await memory.get_many(ids.values()),
         await memory.list(),
-        [await memory.get(id) for id in ids[:8]],
-        [await memory.update(id, metadata={"seen": True}) for id in ids[:8]],
+        [await memory.get(id) for id in few],
+        [await memory.update(id, metadata={"seen": True}) for id in few],
     ]
     for hits in shown:
         assert hits
         assert all(hit.metadata["ts"] == moments[hit.text] for hit in hits)
-    for text, ts in list(moments.items())[:8]:
-        assert [hit.text for hit in await memory.recall("message", where={"ts": ts})] == [text]
-        assert await memory.forget(where={"ts": ts}) == 1
+    for text, ts in list(moments.items())[:6]:
+        for where in (
+            {"ts": ts},
+            {"ts": {"$in": [ts]}},
+            {"$and": [{"ts": {"$gte": ts}}, {"ts": {"$lte": ts}}]},
+        ):
+            assert [hit.text for hit in await memory.recall("message", where=where)] == [text]
+
+
+async def test_every_call_shows_the_same_number(path, embedder, tmp_path):
+    """Chroma changes the last digit of some floats; here every call shows and finds what was given, with a new index, too."""
+    moments = {f"message {number}": 1764111111 + number / 7 for number in range(64)}
+    async with aiochroma.Memory(path, embedder=embedder) as memory:
+        await memory.remember_many({"text": text, "metadata": {"ts": ts}} for text, ts in moments.items())
+        await assert_numbers(memory, moments)
+        changed = moments["message 3"] = 0.1 + 1 / 3000
+        (hit,) = await memory.recall("message", where={"ts": 1764111111 + 3 / 7})
+        assert (await memory.update(hit.id, metadata={"ts": changed})).metadata["ts"] == changed
+        await memory.export(tmp_path / "all.jsonl")
+    (path / "aiochroma-text.sqlite3").unlink()
+    async with aiochroma.Memory(path, embedder=embedder) as memory:
+        await assert_numbers(memory, moments)
+        # What another program has written since counts.
+        collection = await memory.client.get_collection("default", embedding_function=None)
+        await collection.update(hit.id, metadatas={"ts": 2.5})
+        assert (await memory.get(hit.id)).metadata["ts"] == 2.5
+        assert await memory.forget(where={"ts": {"$gte": 0.0}}) == 64
+        await memory.import_(tmp_path / "all.jsonl")
+        await assert_numbers(memory, moments)
 
 
 async def test_a_filtered_list_is_planned_as_any_other_read(memory, caplog):
