@@ -23,6 +23,7 @@ from aiochroma._logging import EventLogger, get_logger
 from aiochroma._types import JsonObject
 from aiochroma.backend.chroma_records import (
     ChromaRecords,
+    Database,
     database_of,
     read_records,
     refuse_too_large,
@@ -57,6 +58,7 @@ log: EventLogger = get_logger("aiochroma.backend")
 _IN_PROCESS = "chromadb.api.rust.RustBindingsAPI"
 """Whatever the caller's settings say: a database of this process never talks to a server."""
 
+_DELETED_AT_ONCE = 1000
 _COUNTS_AT_ONCE = 8
 """Each holds the interpreter for about a millisecond."""
 
@@ -101,6 +103,7 @@ class ChromaBackend:
         self._used: set[str] = set()
         self._counts: dict[str, int] = {}
         self._changed: set[str] = set()
+        self._with_lists: set[str] = set()
         self.unusable: Mapping[str, str] = {}
         self.hook: WriteHook | None = None
         self._own: dict[str, Callable[..., Any]] = {"count_documents": self.count_documents}
@@ -139,6 +142,7 @@ class ChromaBackend:
             self.hook.collections_changed()
         if row.lane is Lane.WRITE:
             self._changed.add(request.collection)
+            self._note_lists(request)
         own = self._own.get(row.name) or self._further.get(row.name)
         if own is not None:
             result = own(**arguments)
@@ -209,9 +213,30 @@ class ChromaBackend:
         if self._system.settings.is_persistent and most is not None and len(self._used) == most:
             log.warning("database.many_collections", collections=len(self._used))
 
+    def _note_lists(self, request: Request) -> None:
+        """Note that a collection in memory has lists in its metadata; of a directory's, SQLite itself deletes them."""
+        if not self._system.settings.is_persistent and any(
+            isinstance(value, list)
+            for metadata in request.arguments.get("metadatas") or ()
+            for value in (metadata or {}).values()
+        ):
+            self._with_lists.add(request.collection)
+
+    def _delete_lists(self, collection: str, database: Database) -> None:
+        """Delete the records of a collection: their lists outlive it otherwise, and show in later records of the same rows."""
+        ids = self.records.get(collection, include=[], **database)["ids"]
+        for start in range(0, len(ids), _DELETED_AT_ONCE):
+            self.records.delete(collection, ids[start : start + _DELETED_AT_ONCE], **database)
+        self.records.get(
+            collection, limit=1, include=[], **database
+        )  # Deletes them: until then it is only logged.
+        self._with_lists.discard(collection)
+
     def _delete_collection(self, arguments: Any) -> None:
         """Delete a collection and what follows it, which goes by the id that cannot be looked up afterwards."""
         collection = str(self.api.get_collection(**arguments).id)
+        if collection in self._with_lists:
+            self._delete_lists(collection, database_of(arguments))
         self.api.delete_collection(**arguments)
         self._read.discard(collection)
         self._used.discard(collection)
@@ -225,6 +250,7 @@ class ChromaBackend:
         self._used.clear()
         self._counts.clear()
         self._changed.clear()
+        self._with_lists.clear()
         if self.hook is not None:
             self.hook.forget_everything()
 

@@ -65,8 +65,7 @@ __all__ = ["EmbeddedBackend"]
 
 log: EventLogger = get_logger("aiochroma.backend")
 
-_ATTEMPTS, _RETRY_SECONDS = 6, 30.0
-"""For how long a call without a deadline is repeated."""
+_ATTEMPTS, _RETRY_SECONDS = 6, 30.0  # of a call without a deadline
 _REPAIR_SECONDS = 60.0
 """A fault that comes back so soon after a repair is not repaired once more, but reported."""
 _LITTLE_BYTES = 2**20
@@ -257,12 +256,9 @@ class EmbeddedBackend(ChromaBackend):
     def describe(self) -> BackendInfo:
         """See :class:`aiochroma.backend.protocol.Backend`."""
         owner = self._ownership.owner if self._is_open else None  # It could not be opened again.
+        lacks = bool(self.missing)
         return BackendInfo(
-            self.capabilities,
-            self._system.settings,
-            owner,
-            self.recovery,
-            has_missing_vectors=bool(self.missing),
+            self.capabilities, self._system.settings, owner, self.recovery, has_missing_vectors=lacks
         )
 
     def close(self) -> None:
@@ -339,6 +335,7 @@ class EmbeddedBackend(ChromaBackend):
         self.missing: MissingVectors = MissingVectors(self.api, prepared)
         self._own.update(
             reopen=self._reopen,
+            reset=self._reset,
             copy_files=self._copy_files,
             erase_traces=self._erase_traces,
             fill_vectors=self.missing.fill,
@@ -365,6 +362,11 @@ class EmbeddedBackend(ChromaBackend):
     def _reopen(self) -> None:
         self._close()
         self._open()
+
+    def _reset(self) -> bool:
+        """Have Chroma drop its tables and make them again; what we set in them is set again before the next call."""
+        self._wants_reopening = self.api.reset()
+        return self._wants_reopening
 
     def _follow_files(self) -> None:
         """Open again when the files were replaced behind our back, or when the last call left Chroma unfit for use.
@@ -424,11 +426,7 @@ class EmbeddedBackend(ChromaBackend):
         history: Mapping[str, Sequence[str]] | None,
         history_database: str,
     ) -> JsonObject:
-        """Remove all that is dead, with Chroma closed meanwhile; see :func:`aiochroma.disk.erasing.scrub`.
-
-        Returns:
-            The receipt as plain data.
-        """
+        """Remove all that is dead, with Chroma closed meanwhile; return the receipt as plain data; see ``disk.erasing.scrub``."""
         import numpy as np
 
         patterns = [np.asarray(vector, dtype="<f4").tobytes() for vector in vectors]

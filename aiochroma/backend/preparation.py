@@ -203,7 +203,7 @@ def _set_up(
             log.warning("log.incomplete", database=str(directory), collections=", ".join(incomplete))
             keep_log = None
     if not prepare(directory, keep_log=keep_log, write_ahead=write_ahead):
-        # Chroma makes the table of the log's settings itself, at its first open; 20 ms, once in a database's life.
+        # Chroma makes its tables itself, at its first open; 20 ms, once in a database's life.
         start_chroma(location, options).stop()
         wait_until_closed(directory)
         prepare(directory, keep_log=keep_log, write_ahead=write_ahead)

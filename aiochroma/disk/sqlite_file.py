@@ -64,9 +64,9 @@ def prepare(directory: Path, *, keep_log: bool | None = None, write_ahead: bool 
     record ever written.
 
     In a directory without a database an empty SQLite file is created, in which Chroma then builds its
-    tables. The configuration of the log is such a table, and cannot be made early (Chroma's migration would
-    stumble over it), so with ``keep_log`` a new database needs two rounds: `prepare`, open Chroma, close
-    Chroma, `wait_until_closed`, `prepare`, open Chroma. That costs about 20 ms, once.
+    tables. What we add to them cannot be made early (Chroma's migration would stumble over it), so a new
+    database needs two rounds: `prepare`, open Chroma, close Chroma, `wait_until_closed`, `prepare`, open
+    Chroma. That costs about 20 ms, once.
 
     Args:
         directory: The canonical directory; owned by this process, not open in Chroma.
@@ -92,7 +92,8 @@ def prepare(directory: Path, *, keep_log: bool | None = None, write_ahead: bool 
                     f"CREATE INDEX IF NOT EXISTS {LOG_INDEX} ON embeddings_queue (topic, seq_id)"
                 )
             delete_orphaned_lists(connection)
-            return keep_log is None or _set_keep_log(connection, keep_log)
+            has_tables = _delete_lists_with_records(connection)
+            return has_tables and (keep_log is None or _set_keep_log(connection, keep_log))
     except sqlite3.OperationalError as error:
         if "locked" in str(error) or "busy" in str(error):
             raise DatabaseLockedError(
@@ -111,6 +112,17 @@ def delete_orphaned_lists(connection: sqlite3.Connection) -> None:
     """
     if {"embedding_metadata_array", "embeddings"} <= tables_of(connection):
         connection.execute("DELETE FROM embedding_metadata_array WHERE id NOT IN (SELECT id FROM embeddings)")
+
+
+def _delete_lists_with_records(connection: sqlite3.Connection) -> bool:
+    """Have SQLite delete them itself from now on, in the transaction that deletes the record; return whether there are tables."""
+    tables = tables_of(connection)
+    if {"embedding_metadata_array", "embeddings"} <= tables:
+        connection.execute(
+            "CREATE TRIGGER IF NOT EXISTS aiochroma_lists_of_records AFTER DELETE ON embeddings"
+            " BEGIN DELETE FROM embedding_metadata_array WHERE id = old.id; END"
+        )
+    return "embeddings" in tables
 
 
 def _unusable(directory: Path, error: Exception) -> DatabaseCorruptError:

@@ -7,9 +7,11 @@ import contextlib
 import json
 import shutil
 import sqlite3
+from contextlib import closing
 
 import numpy as np
 import pytest
+from chromadb.config import Settings
 from ops_databases import contents
 
 import aiochroma
@@ -222,33 +224,48 @@ async def test_a_text_in_the_unused_room_of_an_index_is_blanked(tmp_path):
         assert (await memory.recall("where is the key?", namespaces="other"))[0].text == LIVING
 
 
-async def test_lists_in_metadata_leave_with_their_collection(tmp_path):
-    """Chroma leaves them when a collection is deleted as a whole, and shows them in records made later."""
+async def test_lists_without_a_record_are_erased(tmp_path):
+    """Chroma leaves them where a collection is deleted as a whole, and shows them in records made later."""
     path = tmp_path / "db"
-    vectors = np.eye(2, 8, dtype=np.float32)
     async with aiochroma.AsyncPersistentClient(path) as client:
-        gone = await client.create_collection("gone", embedding_function=None)
-        await gone.add(ids=["1", "2"], embeddings=vectors, metadatas=[{"tags": [SECRETS[0]]}] * 2)
-        await client.delete_collection("gone")
+        await client.create_collection("kept", embedding_function=None)
+    with closing(sqlite3.connect(path / "chroma.sqlite3")) as connection, connection:
+        connection.execute(
+            "INSERT INTO embedding_metadata_array (id, key, string_value) VALUES (77, 'tags', ?)", SECRETS[:1]
+        )
     assert holds(path, SECRETS[0].encode())
     await aiochroma.doctor(path, erase=True)
     assert holds(path, SECRETS[0].encode()) == []
 
 
-async def test_a_later_record_does_not_show_the_lists_of_one_that_is_gone(tmp_path):
-    """At each opening lists without a record are deleted."""
-    vectors = np.eye(2, 8, dtype=np.float32)
-    async with aiochroma.AsyncPersistentClient(tmp_path) as client:
-        gone = await client.create_collection("gone", embedding_function=None)
-        await gone.add(ids=["1", "2"], embeddings=vectors, metadatas=[{"tags": ["a"]}] * 2)
-        await client.delete_collection("gone")
-    async with aiochroma.AsyncPersistentClient(tmp_path) as client:
-        made = await client.create_collection("made", embedding_function=None)
-        await made.add(ids=["1", "2"], embeddings=vectors, metadatas=[{"own": 1}, {"tags": ["b", "c"]}])
-        assert (await made.get())["metadatas"] == [{"own": 1}, {"tags": ["b", "c"]}]
-    async with aiochroma.AsyncPersistentClient(tmp_path) as client:
-        kept = await client.get_collection("made", embedding_function=None)
-        assert (await kept.get())["metadatas"] == [{"own": 1}, {"tags": ["b", "c"]}]
+@pytest.mark.parametrize("in_memory", [False, True])
+async def test_a_later_record_does_not_show_the_lists_of_one_that_is_gone(tmp_path, in_memory):
+    """They are deleted with the record: one by one, with its collection or its database, and after a reset."""
+    vectors = np.eye(3, 8, dtype=np.float32)
+    settings = Settings(allow_reset=True)
+
+    async def add(name, metadatas):
+        made = await client.create_collection(name, embedding_function=None)
+        await made.add(ids=["1", "2", "3"], embeddings=vectors, metadatas=metadatas, documents=["text"] * 3)
+        return made
+
+    opening = (
+        aiochroma.AsyncEphemeralClient(settings)
+        if in_memory
+        else aiochroma.AsyncPersistentClient(tmp_path, settings)
+    )
+    async with opening as client:
+        for round in range(3):
+            if round == 2:
+                await client.reset()
+            await add("gone", [{"tags": ["a"]}] * 3)
+            await client.delete_collection("gone")
+            made = await add("made", [{"own": 1}, {"tags": ["b", "c"]}, None])
+            assert (await made.get())["metadatas"] == [{"own": 1}, {"tags": ["b", "c"]}, None]
+            await made.delete(ids=["2"])
+            await made.add(ids=["4"], embeddings=vectors[:1], documents=["text"])
+            assert (await made.get(ids=["4"]))["metadatas"] == [None]
+            await client.delete_collection("made")
 
 
 async def test_the_receipt_says_what_was_not_reached_and_not_looked_for(tmp_path):
