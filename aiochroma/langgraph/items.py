@@ -189,7 +189,7 @@ async def check_layout(collection: Collection) -> None:
 
 def vector_metadata(item: Stored) -> Metadata:
     """Return what the record of a vector of an item says."""
-    return {**_scope(item.namespace), "item": item.id, "version": item.version}
+    return {**_scope(item.namespace), "item": item.id, "version": item.version, "made": item.updated_at}
 
 
 def path_of(namespace: Sequence[str]) -> str:

@@ -120,10 +120,10 @@ class AiochromaStore(Shared, BaseStore):
         return await self._items.batch(list(ops))
 
     def sweep(self) -> int:
-        """Delete the items whose time has passed.
+        """Delete the items whose time has passed, and what a put has left that died on its way, after an hour.
 
         Returns:
-            How many there were.
+            How many items there were.
         """
         return drive(self._items.sweep())
 
@@ -430,8 +430,10 @@ class _Items:
             await self._client.on_collection(self._vectors_name, vectors, absent=None)
 
     async def sweep(self) -> int:
-        """Delete the items whose time has passed, and return how many there were."""
+        """Delete the items whose time has passed, and return how many there were; and what puts that died have left."""
         self._swept_at = time.monotonic()
+        left = await self._versions.abandoned(self._client, self._name, self._vectors_name)
+        await self._delete([], left)
         where = {"$and": [{"expires_at": {"$lte": time.time()}}, {"ttl": {"$gte": 0.0}}]}
         expired = {item.id: item for item in await self._get(where=where, values=False, expired=True)}
         if not expired:
@@ -442,9 +444,7 @@ class _Items:
             await collection.delete(ids=list(expired), where=cast("chromadb.Where", where))
 
         await self._client.on_collection(self._name, remove, absent=None)
-        left = {
-            item.id: item.version for item in await self._get(sorted(expired), values=False, expired=None)
-        }
+        there = {one.id: one.version for one in await self._get(sorted(expired), values=False, expired=None)}
         versions = {item.version for item in expired.values()}
-        await self._delete([], sorted(versions - set(left.values())))
-        return len(expired.keys() - left.keys())
+        await self._delete([], sorted(versions - set(there.values())))
+        return len(expired.keys() - there.keys())

@@ -1,16 +1,24 @@
-"""Which versions of an item have been superseded while several puts of it are on their way."""
+"""Which versions of an item are superseded: while several puts of it are on their way, and after one that died."""
 
 from __future__ import annotations
 
 import threading
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Generator, Iterable, Mapping
 
+    import chromadb
+
+    from aiochroma.client.collection import Collection as Records
+    from aiochroma.client.session import LazyClient
+
 __all__ = ["Versions"]
+
+_LONGEST_PUT = 3600.0
+"""A put that began before, in seconds, is over, whichever process it was of."""
 
 
 class _OnTheirWay:
@@ -36,6 +44,7 @@ class Versions:
         self._items: dict[str, _OnTheirWay] = {}
         self._left: dict[str, set[str]] = {}
         self._last_time = 0.0
+        self._complete_until = 0.0
 
     def now(self) -> float:
         """Return this moment in whole microseconds, later than the one before: items are listed in the order of their puts."""
@@ -87,3 +96,30 @@ class Versions:
             for left in self._left.values():
                 left.difference_update(versions)
             self._left = {id: left for id, left in self._left.items() if left}
+
+    async def abandoned(self, client: LazyClient, items: str, vectors: str) -> list[str]:
+        """Return the versions that have vectors and that no item names: whoever wrote or deleted the item has died.
+
+        What was looked at the last time is not looked at again.
+
+        Args:
+            client: Of the database.
+            items: The collection of the items.
+            vectors: The collection of their vectors.
+        """
+        after, until = self._complete_until, time.time() - _LONGEST_PUT
+
+        async def made(collection: Records) -> dict[str, str]:
+            where = {"$and": [{"made": {"$gte": after}}, {"made": {"$lte": until}}]}
+            found = await collection.get(where=cast("chromadb.Where", where), include=["metadatas"])
+            return {str(one["version"]): str(one["item"]) for one in found["metadatas"] or ()}
+
+        async def named(collection: Records) -> set[str]:
+            found = await collection.get(sorted(set(versions.values())), include=["metadatas"])
+            return {str(one["version"]) for one in found["metadatas"] or ()}
+
+        versions = await client.on_collection(vectors, made, absent=dict[str, str]())
+        self._complete_until = until
+        if not versions:
+            return []
+        return sorted(versions.keys() - await client.on_collection(items, named, absent=set[str]()))

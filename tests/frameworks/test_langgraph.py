@@ -8,7 +8,7 @@ import pickle
 from datetime import datetime, timezone
 
 import pytest
-from programs import error_without
+from programs import error_without, python
 
 import aiochroma
 from aiochroma import sync
@@ -220,6 +220,33 @@ async def test_a_write_sweeps(tmp_path, clock):
         await store.aput(("a",), "here", {"text": "two"})
     for name in ("langgraph", "langgraph.vectors"):
         assert await count(tmp_path, name) == 1
+
+
+_DIES = """
+import os, sys
+from aiochroma.langgraph import AiochromaStore
+
+store = AiochromaStore(sys.argv[1], index={"fields": ["text"]})
+store.put(("a",), "k", {"text": "one"})
+store._items._write_items = lambda items: os.kill(os.getpid(), 9)
+store.put(("a",), "k", {"text": "two"})
+"""
+
+
+async def test_the_vectors_of_a_put_that_died_are_swept(tmp_path, monkeypatch):
+    """Killed between its two writes, it leaves vectors that no item names; they go after an hour, and the item's own stay."""
+    assert python("-c", _DIES, tmp_path).returncode == -9
+    assert await count(tmp_path, "langgraph.vectors") == 2
+    async with AiochromaStore(tmp_path, index={"fields": ["text"]}) as store:
+        await store.aput(("a",), "new", {"text": "three"})
+        assert await store.asweep() == 0
+        # The clock of this test begins long after the program's.
+        clock = Clock()
+        monkeypatch.setattr("aiochroma.langgraph.versions.time", clock)
+        await store.aput(("a",), "newer", {"text": "four"})
+        assert await store.asweep() == 0
+        assert [item.value["text"] for item in await store.asearch((), query="one", limit=1)] == ["one"]
+    assert await count(tmp_path, "langgraph.vectors") == 3
 
 
 async def test_an_expired_item_takes_its_vectors_along(tmp_path, clock):
