@@ -32,6 +32,7 @@ from aiochroma.records.record import (
 
 __all__ = [
     "DEEPEST_SCOPE",
+    "NOT_FOR_KEYS",
     "RESERVED",
     "Duration",
     "Item",
@@ -66,7 +67,8 @@ Thread: TypeAlias = str | Literal[False] | None
 RESERVED = "aiochroma:"
 """Keys with this prefix are ours; a user's metadata may not use it."""
 
-_NOT_FOR_KEYS = (RESERVED, "chroma:", "$", "#")
+NOT_FOR_KEYS = (RESERVED, "chroma:", "$", "#")
+"""No key of a user's metadata begins with one of these."""
 
 _ITEM_FIELDS = frozenset(
     {
@@ -273,10 +275,10 @@ def checked_metadata(metadata: object, where: str, *, removing: bool = False) ->
     if not isinstance(metadata, Mapping):
         raise InvalidInputError(f"The `metadata` of {where} must be a mapping, got {shown(metadata)}.")
     for key, value in metadata.items():
-        if not isinstance(key, str) or not key or key.startswith(_NOT_FOR_KEYS):
+        if not isinstance(key, str) or not key or key.startswith(NOT_FOR_KEYS):
             raise InvalidInputError(
                 f"The `metadata` of {where} has the key {shown(key)}; keys are non-empty strings that do not begin "
-                f"with any of {_NOT_FOR_KEYS}."
+                f"with any of {NOT_FOR_KEYS}."
             )
         if removing and value is None:
             continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import threading
 from collections import Counter, deque
@@ -16,8 +17,9 @@ from aiochroma._files import Replacement, expand
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma._types import JsonObject, MetadataView
 from aiochroma._waiting import off_loop
+from aiochroma.backend.limits import MOST_BYTES
 from aiochroma.disk.layout import SQLITE_FILE
-from aiochroma.memory.arguments import item_from
+from aiochroma.memory.arguments import DEEPEST_SCOPE, NOT_FOR_KEYS, item_from
 from aiochroma.memory.remembering import remember_batches
 from aiochroma.memory.results import Count
 from aiochroma.memory.sources import MOMENTS, reader_of, size_of
@@ -27,6 +29,7 @@ from aiochroma.records.record import CREATED_AT, THREAD, UNORDERED, collection_n
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterable
+    from datetime import datetime
 
     from aiochroma.memory.arguments import Item
     from aiochroma.memory.opening import Life
@@ -42,6 +45,9 @@ _PAGE = 500
 _ROWS_AT_ONCE = 256
 _WINDOW = 2048
 _WINDOW_CHARACTERS = 4 * 1024 * 1024
+
+_FEW_VALUES = 1000
+_YEARS = range(1900, 9000)
 
 _OWN_NAMES = (SQLITE_FILE, "aiochroma-", ".aiochroma")
 """What the files of a database directory are called, Chroma's and ours."""
@@ -158,15 +164,48 @@ def _lines_of(records: Iterable[tuple[Hit, MetadataView]], left_out: dict[str, s
     lines = []
     for hit, stored in records:
         entry = _entry(hit, stored)
-        try:
-            item_from({name: value for name, value in entry.items() if name != "namespace"}, "It")
-        except InvalidInputError as error:
-            left_out[hit.id] = str(error)
-            continue
+        line = json.dumps(entry, ensure_ascii=False)
+        if not _is_ordinary(hit, line):
+            try:
+                item_from({name: value for name, value in entry.items() if name != "namespace"}, "It")
+            except InvalidInputError as error:
+                left_out[hit.id] = str(error)
+                continue
         # Line separators of Unicode are letters to JSON and ends of lines to others.
-        line = json.dumps(entry, ensure_ascii=False).replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+        line = line.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
         lines.append(f"{line}\n")
     return lines
+
+
+def _is_ordinary(hit: Hit, line: str) -> bool:
+    """Tell, in a tenth of the time, that an import takes a memory; where this says no, ``item_from`` decides.
+
+    Args:
+        hit: The memory.
+        line: All of it as JSON: what is short as a whole is short in each part.
+    """
+    try:
+        return (
+            len(line.encode()) <= MOST_BYTES
+            and "\\u0000" not in line
+            and not hit.text[0].isspace()
+            and hit.id != ""
+            and "" not in hit.scope
+            and len(hit.scope) <= DEEPEST_SCOPE
+            and len(hit.metadata) <= _FEW_VALUES
+            and not any(not key or key.startswith(NOT_FOR_KEYS) for key in hit.metadata)
+            and all(map(_is_plain, hit.metadata.values()))
+            and all(moment.year in _YEARS for moment in _moments(hit).values())
+        )
+    except (IndexError, UnicodeEncodeError):
+        return False
+
+
+def _is_plain(value: object) -> bool:
+    """Tell whether a value can be stored, of which the size is known, and that it is text where it is a string."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, str) or (isinstance(value, int) and -(2**63) <= value < 2**63)
 
 
 def _entry(hit: Hit, stored: MetadataView) -> JsonObject:
@@ -179,11 +218,15 @@ def _entry(hit: Hit, stored: MetadataView) -> JsonObject:
     if hit.thread is not None or stored.get(UNORDERED):
         entry["thread"] = hit.thread or False
     entry["position"] = hit.position
-    moments = {name: getattr(hit, name) for name in MOMENTS}
-    entry.update((name, moment.timestamp()) for name, moment in moments.items() if moment is not None)
+    entry.update((name, moment.timestamp()) for name, moment in _moments(hit).items())
     if hit.pinned:
         entry["pinned"] = True
     return entry
+
+
+def _moments(hit: Hit) -> dict[str, datetime]:
+    found: dict[str, datetime | None] = {name: getattr(hit, name) for name in MOMENTS}
+    return {name: moment for name, moment in found.items() if moment is not None}
 
 
 async def _import(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from datetime import timezone
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,6 +17,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 
 from aiochroma import InvalidInputError, sync
 from aiochroma.embedding.words import HashedEmbedder
+from aiochroma.memory import transfer
+from aiochroma.memory.arguments import item_from
+from aiochroma.memory.results import Hit
 from aiochroma.records.record import EMBEDDER, chunks_name, collection_name, namespace_of
 
 PATIENT = {
@@ -115,6 +119,37 @@ def test_export_and_import_are_the_identity(shared, fresh, items):
         shared.export(second, namespaces=one)
         assert written_in(first) == written_in(second)
     shared.forget_namespace(one)
+
+
+_ODD_TEXTS = st.text(max_size=4) | st.sampled_from(
+    ["", " ", "\0", "\ud800", " a", "aiochroma:x", "chroma:", "$a", "#"]
+)
+_ODD_VALUES = _ODD_TEXTS | st.integers() | st.floats() | st.none() | st.lists(st.integers(), max_size=2)
+_ODD_MOMENTS = st.none() | st.datetimes(timezones=st.just(timezone.utc))
+
+
+@given(
+    st.builds(
+        Hit,
+        id=_ODD_TEXTS,
+        text=_ODD_TEXTS,
+        namespace=st.just("n"),
+        distance=st.none(),
+        score=st.just(0.0),
+        metadata=st.dictionaries(_ODD_TEXTS, _ODD_VALUES, max_size=2),
+        created_at=_ODD_MOMENTS,
+        expires_at=_ODD_MOMENTS,
+        scope=st.lists(_ODD_TEXTS, max_size=10).map(tuple),
+        thread=st.none() | _ODD_TEXTS,
+        position=st.floats(allow_nan=False, allow_infinity=False),
+    )
+)
+@settings(**PATIENT)
+def test_what_passes_for_ordinary_is_taken_by_an_import(hit):
+    """An export looks closely only at what is odd at first sight."""
+    entry = transfer._entry(hit, {})
+    if transfer._is_ordinary(hit, json.dumps(entry, ensure_ascii=False)):
+        item_from({name: value for name, value in entry.items() if name != "namespace"}, "It")
 
 
 _CONDITIONS = st.one_of(
