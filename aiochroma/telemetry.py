@@ -1,10 +1,11 @@
 """OpenTelemetry: spans for the calls of a memory, metrics for the database below it.
 
 Spans follow the conventions for memories of the generative-AI group: ``gen_ai.operation.name`` is ``search_memory``,
-``upsert_memory``, ``update_memory``, ``delete_memory`` or ``delete_memory_store``; store, record and number of records are
-named as there. What is ours begins with ``aiochroma.``: times of requests, the depth of queues, stalls of event loops. Texts,
-and the messages of errors, which may quote them, are recorded only where ``OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT``
-is ``true``. ``opentelemetry-api`` comes with chromadb; until :func:`instrument` is called, nothing is imported or computed.
+``upsert_memory``, ``update_memory``, ``delete_memory``, ``create_memory_store`` or ``delete_memory_store``; store, record and
+number of records are named as there. What is ours begins with ``aiochroma.``: times of requests, the depth of queues, stalls of
+event loops. Texts, and the messages of errors, which may quote them, are recorded only where
+``OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT`` is ``true``. ``opentelemetry-api`` comes with chromadb; until
+:func:`instrument` is called, nothing is imported or computed.
 
 With ``process="shared"`` a request tells the host which span it belongs to (a W3C ``traceparent``). The host's work shows up as
 spans below it if the host is instrumented, too: ``AIOCHROMA_HOST_SETUP=package.module:function`` names a function that every
@@ -57,6 +58,7 @@ _OPERATIONS = {
     "forget_many": "delete_memory",
     "erase": "delete_memory",
     "sweep": "delete_memory",
+    "make_namespace": "create_memory_store",
     "forget_namespace": "delete_memory_store",
 }
 """The conventions' operations; the other calls have a span of their own name."""
@@ -77,6 +79,12 @@ class _Seen:
     embedded: float = 0.0
     requests: int = 0
     merged: int = 0
+
+    def note(self, waited: float, ran: float, merged: int, requests: int = 1) -> None:
+        """Note requests. Those of one call overlap; the longest tells how long it waited."""
+        self.waited, self.ran = max(self.waited, waited), max(self.ran, ran)
+        self.requests += requests
+        self.merged = max(self.merged, merged)
 
 
 _seen: ContextVar[_Seen | None] = ContextVar("aiochroma_telemetry", default=None)
@@ -146,7 +154,7 @@ class _Telemetry:
     ) -> Any:
         """See :class:`aiochroma.core.stats.Observer`."""
         operation = _OPERATIONS.get(name, name)
-        seen, began, failure = _Seen(), time.monotonic(), None
+        outer, seen, began, failure = _seen.get(), _Seen(), time.monotonic(), None
         self._watch_loop(began)
         token = _seen.set(seen)
         with self._tracer.start_as_current_span(
@@ -166,6 +174,10 @@ class _Telemetry:
                 return result
             finally:
                 _seen.reset(token)
+                if outer is not None:
+                    # The namespace that a write has made is part of the write.
+                    outer.note(seen.waited, seen.ran, seen.merged, seen.requests)
+                    outer.embedded += seen.embedded
                 attributes = {"gen_ai.operation.name": operation, "aiochroma.database": database()}
                 span.set_attributes(attributes)
                 _describe_call(span, name, details, seen)
@@ -186,10 +198,7 @@ class _Telemetry:
         """See :class:`aiochroma.core.stats.Observer`."""
         seen = context.get(_seen)
         if seen is not None:
-            # Those of one call overlap; the longest tells how long it waited.
-            seen.waited, seen.ran = max(seen.waited, waited), max(seen.ran, ran)
-            seen.requests += 1
-            seen.merged = max(seen.merged, merged)
+            seen.note(waited, ran, merged)
         attributes = {"aiochroma.database": database, "aiochroma.operation": operation}
         self._wait.record(waited, attributes)
         self._run.record(ran, attributes)

@@ -111,11 +111,11 @@ async def break_one(path: Path) -> None:
         await memory.remember("The thesis is due in May.", namespace="academic")
 
 
-async def main(path: Path, *, broken: bool) -> None:
+async def main(path: Path, *, broken: bool, timeout: float) -> None:
     if broken:
         await break_one(path)
     # In a chat nobody wants a traceback: what the store cannot do comes back empty, with the reason.
-    async with aiochroma.Memory(path, on_failure="degrade", timeout=5) as memory:
+    async with aiochroma.Memory(path, on_failure="degrade", timeout=timeout) as memory:
         await serve(Bot(memory))
 
 
@@ -123,5 +123,8 @@ if __name__ == "__main__":
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--path", type=Path, default=Path("./bot"))
     arguments.add_argument("--broken", action="store_true", help="let the namespace `academic` fail")
+    arguments.add_argument(
+        "--timeout", type=float, default=5.0, help="answer without the memory after this many seconds"
+    )
     given = arguments.parse_args()
-    asyncio.run(main(given.path, broken=given.broken))
+    asyncio.run(main(given.path, broken=given.broken, timeout=given.timeout))

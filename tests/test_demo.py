@@ -145,12 +145,12 @@ def test_the_three_acts_run_and_say_what_they_saw():
         r"vectors alone found the answer to \d+, words alone to \d+, both together.* to \d+", printed
     )
     counted = re.search(
-        r"killed after ([\d,]+) texts had been acknowledged; opened again, ([\d,]+) are there, 0 lost",
+        r"killed when ([\d,]+) texts had been acknowledged; opened again, ([\d,]+) of them are there, 0 lost",
         printed,
     )
     assert counted, printed
     assert counted[1] == counted[2] != "0"
-    joined = re.search(r"A second process joined .* and counted ([\d,]+) texts", printed)
+    joined = re.search(r"0 lost; a second process joined .* and counted ([\d,]+)", printed)
     assert joined, printed
     # What had not been acknowledged may be there as well.
     assert int(joined[1].replace(",", "")) >= int(counted[2].replace(",", ""))

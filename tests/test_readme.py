@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import subprocess
 from pathlib import Path
 
 import pytest
 from programs import printed_by
+
+import aiochroma
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -52,3 +55,21 @@ def test_ci_runs_the_second_command_as_printed():
         ["awk", program, "README.md"], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert finished.stdout == blocks("sh")[1]
+
+
+def test_it_is_short_and_nothing_it_points_at_is_missing():
+    """At most 180 lines; pictures and linked files are there, of every page that the repository has."""
+    assert README.count("\n") <= 180
+    pages = subprocess.run(["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if not pages.stdout:
+        pytest.skip("not in a clone")
+    for page in map(ROOT.joinpath, pages.stdout.splitlines()):
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text("utf-8")):
+            assert (page.parent / target).exists(), (page, target)
+
+
+def test_every_method_of_a_memory_is_named():
+    """Whoever reads the table knows all that a memory can do, and every option of a recall."""
+    names = {name for name in dir(aiochroma.Memory) if not name.startswith("_")} - {"aclose"}
+    names |= set(inspect.signature(aiochroma.Memory.recall).parameters) - {"self", "query"}
+    assert [name for name in sorted(names) if not re.search(rf"`[^`]*\b{name}\b", README)] == []

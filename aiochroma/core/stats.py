@@ -195,6 +195,14 @@ def observer() -> Observer | None:
     return _observer
 
 
+async def observed(
+    name: str, details: JsonObject, work: Callable[[], Awaitable[T]], database: Callable[[], str]
+) -> T:
+    """Carry out a call of a memory, before the eyes of whoever observes; see :meth:`Observer.memory_call`."""
+    watching = observer()
+    return await (work() if watching is None else watching.memory_call(name, details, work, database))
+
+
 def set_observer(chosen: Observer | None) -> None:
     """Set the observer of this process, or take it away."""
     global _observer  # noqa: PLW0603 - one for the whole process

@@ -120,11 +120,13 @@ async def _demonstrate(console: Console) -> None:
     _print_words(console, answered, embedder)
 
     _title(console, 3, "kill -9 in the middle of writing, and a second process")
-    with tempfile.TemporaryDirectory(prefix="aiochroma-demo-") as directory:
-        crash = await kill_and_count(directory, _WRITING_SECONDS)
-        _print_crash(console, crash)
-        if sys.platform != "win32":
-            _print_second(console, await join_and_count(directory), crash)
+    with (
+        _bar(console, "acknowledged") as acknowledged,
+        tempfile.TemporaryDirectory(prefix="aiochroma-demo-") as directory,
+    ):
+        crash = await kill_and_count(directory, _WRITING_SECONDS, lambda number: acknowledged(number, None))
+        joined = None if sys.platform == "win32" else await join_and_count(directory)
+    _print_crash(console, crash, joined)
 
 
 async def _measure_shared(directory: str, progress: Callable[[int], None]) -> Silence:
@@ -197,21 +199,21 @@ def _print_words(console: Console, answered: Sequence[Answered], embedder: str) 
     console.print(f"Embedder: {embedder}.", style="dim", soft_wrap=True)
 
 
-def _print_crash(console: Console, crash: Crash) -> None:
+def _print_crash(console: Console, crash: Crash, joined: int | None) -> None:
     lost = crash.acknowledged - crash.found
-    style = "bold green" if lost == 0 else "bold red"
-    console.print(
-        Text(
-            f"The process was killed after {crash.acknowledged:,} texts had been acknowledged; opened again, {crash.found:,} are "
-            "there, "
-        ).append(f"{lost} lost.", style=style)
-    )
-
-
-def _print_second(console: Console, seen: int, crash: Crash) -> None:
-    console.print(f"A second process joined while this one had the memory open, and counted {seen:,} texts.")
-    if seen < crash.found:
-        console.print("It did not see all of them.", style="bold red")
+    said = Text(
+        f"The process was killed when {crash.acknowledged:,} texts had been acknowledged; opened again, {crash.found:,} of them "
+        "are there, "
+    ).append(f"{lost} lost", style="bold green" if lost == 0 else "bold red")
+    if joined is None:
+        console.print(said.append("."))
+        return
+    said.append(f"; a second process joined while this one had the memory open, and counted {joined:,}")
+    if joined > crash.found:
+        said.append(f", with {joined - crash.found:,} that were written but not yet acknowledged")
+    elif joined < crash.found:
+        said.append(", which is not all of them", style="bold red")
+    console.print(said.append("."))
 
 
 def _title(console: Console, number: int, text: str) -> None:
@@ -224,7 +226,7 @@ def _milliseconds(seconds: float) -> str:
 
 
 @contextmanager
-def _bar(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
+def _bar(console: Console, what: str) -> Iterator[Callable[[int, int | None], None]]:
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(what, total=None)
@@ -340,14 +342,15 @@ class Crash:
     seconds: float
 
 
-async def kill_and_count(directory: str, seconds: float) -> Crash:
+async def kill_and_count(directory: str, seconds: float, progress: Callable[[int], None]) -> Crash:
     """Let a process remember for so long, kill it with SIGKILL, open its directory here, and count.
 
     Args:
         directory: An empty directory.
         seconds: How long it writes, from its first acknowledged text on.
+        progress: Called with the number of texts that have been acknowledged, on another thread.
     """
-    acknowledged = await asyncio.to_thread(_write_and_kill, directory, seconds)
+    acknowledged = await asyncio.to_thread(_write_and_kill, directory, seconds, progress)
     begun = time.perf_counter()
     async with Memory(directory) as memory:
         hits = await asyncio.gather(
@@ -371,7 +374,7 @@ async def join_and_count(directory: str) -> int:
         return int(said)
 
 
-def _write_and_kill(directory: str, seconds: float) -> list[int]:
+def _write_and_kill(directory: str, seconds: float, progress: Callable[[int], None]) -> list[int]:
     command = [*interpreter(), "-m", "aiochroma.demo.acts", directory]
     environment = package_environment()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:  # noqa: S603 - ourselves
@@ -380,6 +383,7 @@ def _write_and_kill(directory: str, seconds: float) -> list[int]:
         until = None
         for line in process.stdout:
             acknowledged.append(int(line))
+            progress(len(acknowledged))
             if until is None:
                 until = time.monotonic() + seconds
             if time.monotonic() > until:

@@ -14,7 +14,7 @@ from aiochroma._waiting import checked_seconds, waits_by_blocking
 from aiochroma.client.maintenance import Health, unavailable
 from aiochroma.client.options import EphemeralOptions, PersistentOptions, check_flag
 from aiochroma.client.session import Shared
-from aiochroma.core.stats import observer
+from aiochroma.core.stats import observed
 from aiochroma.memory.codes import CodesBeside
 from aiochroma.memory.store import Store
 
@@ -232,13 +232,13 @@ class Life:
             details: What it was asked for, for an observer: ``query``, ``namespaces``, ``id``, ``texts``.
         """
         self._check()
-        watching = observer()
+        carried_out = partial(self._carry_out, work)
         try:
-            if watching is None or name == "open":
-                result = await self._carry_out(work)
-            else:
-                carried_out = partial(self._carry_out, work)
-                result = await watching.memory_call(name, details or {}, carried_out, self._database)
+            result = await (
+                carried_out()
+                if name == "open"
+                else observed(name, details or {}, carried_out, self._database)
+            )
         except InvalidInputError:
             raise
         except Exception as error:

@@ -12,6 +12,7 @@ from aiochroma._types import MetadataView, Vector
 from aiochroma._waiting import off_loop
 from aiochroma.client.maintenance import SingleEmbedder, reembed_missing
 from aiochroma.client.opening import ClientOpening
+from aiochroma.core.stats import observed
 from aiochroma.embedding.functions import is_alike, is_same_name
 from aiochroma.memory.copies import restore_names, settled
 from aiochroma.memory.vectors import TextEmbedder
@@ -46,7 +47,6 @@ T = TypeVar("T")
 _REOPEN_SECONDS = 1.0
 _LISTED_FROM = 64
 """From this many names on the list of all collections takes less time than asking for each."""
-
 _LOOK_SECONDS = 1.0
 """How often calls look at the state of the database; each look takes a hundredth of a recall."""
 
@@ -391,7 +391,9 @@ class Store:
             FINGERPRINT: await self.fingerprint(),
             DIMENSIONS: self.embedder.dimensions,
         }
-        namespace = await self._known(name, await self.make_collection(collection_name(name), metadata))
+        make = partial(self.make_collection, collection_name(name), metadata)
+        model = await observed("make_namespace", {"namespaces": [name]}, make, lambda: self.info.name)
+        namespace = await self._known(name, model)
         if isinstance(namespace, Exception):
             raise namespace
         return namespace

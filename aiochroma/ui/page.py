@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import json
 import os
@@ -9,6 +10,7 @@ import socket
 import time
 from collections import Counter
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
@@ -32,6 +34,8 @@ _PAGE = 25
 _LOOKED_AT = 50
 _MAPPED = 1000
 _RECENT = 2000
+_ASKED = 1000
+_WINDOW = 3
 _BUSIEST = 10
 
 
@@ -75,18 +79,16 @@ def _may_write() -> bool:
 
 def _overview(memory: sync.Memory, names: list[str]) -> None:
     counts = {name: int(memory.count(name)) for name in names}
-    stats = memory.stats()
-    columns = st.columns(4)
-    for column, (label, value) in zip(
-        columns,
-        {
-            "Memories": sum(counts.values()),
-            "Namespaces": len(names),
-            "In the queue": stats.pending,
-            "Wait, p99 ms": stats.wait_ms.p99,
-        }.items(),
-        strict=True,
-    ):
+    stats, health = memory.stats(), memory.health()
+    figures = {
+        "Memories": sum(counts.values()),
+        "Namespaces": len(names),
+        "On disk, MB": _megabytes(os.environ[PATH]),
+        "In the queue": stats.pending,
+        "Wait, p99 ms": stats.wait_ms.p99,
+        "Health": health.status,
+    }
+    for column, (label, value) in zip(st.columns(len(figures)), figures.items(), strict=True):
         column.metric(label, value)
     st.dataframe(
         [{"namespace": name, "memories": number} for name, number in counts.items()], hide_index=True
@@ -94,12 +96,22 @@ def _overview(memory: sync.Memory, names: list[str]) -> None:
     if counts:
         _growth(memory, counts)
     st.subheader("Health")
-    st.json(memory.health().as_dict(), expanded=False)
+    st.json(health.as_dict(), expanded=False)
     if _may_write():
         target = st.text_input("Back up to the folder", key="target")
         if st.button("Back up", disabled=not target):
             report = memory.backup(target)
             st.success(f"Backed up to {as_markdown(report.path)}")
+
+
+def _megabytes(path: str) -> float:
+    """Return how large the files of a directory are together."""
+    size = 0
+    for folder, _, files in os.walk(path):
+        for name in files:
+            with contextlib.suppress(OSError):  # It was deleted meanwhile.
+                size += Path(folder, name).stat().st_size
+    return round(size / 2**20, 1)
 
 
 def _growth(memory: sync.Memory, counts: Mapping[str, int]) -> None:
@@ -139,7 +151,7 @@ def _expired(memory: sync.Memory, names: list[str]) -> None:
     st.dataframe(rows, hide_index=True)
     more = ", and perhaps more" if len(found["ids"]) == _PAGE else ""
     st.caption(f"{len(rows)} expired memories{more}; they are in no answer, and the next sweep deletes them.")
-    if _may_write() and st.button("Sweep", disabled=not rows):
+    if _may_write() and rows and _is_confirmed("Sweep", "Yes, sweep them", namespace):
         st.success(f"{int(memory.sweep())} memories were deleted.")
 
 
@@ -154,7 +166,7 @@ def _browse(memory: sync.Memory, names: list[str]) -> None:
     cursors = st.session_state.cursors
     page = memory.list(
         namespace,
-        scope=tuple(scope.split("/")) if scope else None,
+        scope=_scope(scope),
         where=_filter(where),
         newest_first=True,
         limit=_PAGE,
@@ -177,9 +189,20 @@ def _recall(memory: sync.Memory, names: list[str]) -> None:
     chosen = left.multiselect("Namespaces", names, placeholder="all")
     k = middle.number_input("k", 1, 50, 5)
     mode: Any = right.selectbox("Mode", ["hybrid", "vector", "text"])
+    least = _limit(left.text_input("Lowest score (min_score)", "auto", placeholder="no limit"))
+    most = _limit(middle.text_input("Largest distance (max_distance)", placeholder="no limit"))
+    scope = right.text_input("Scope, such as customer/person")
     if not question:
         return
-    found = memory.recall(question, namespaces=chosen or None, k=int(k), mode=mode)
+    found = memory.recall(
+        question,
+        namespaces=chosen or None,
+        scope=_scope(scope),
+        k=int(k),
+        mode=mode,
+        min_score=least,
+        max_distance=most,
+    )
     for name, error in found.errors.items():
         st.warning(as_markdown(f"{name}: {error}"))
     rows = [_scored(hit) for hit in found]
@@ -200,32 +223,54 @@ def _one(memory: sync.Memory, names: list[str]) -> None:
     # As it is: stored text is no Markdown, whose images a browser would fetch.
     st.text(hit.text)
     st.json({**_row(hit), "metadata": hit.metadata, "thread": hit.thread}, expanded=True)
-    if hit.thread is not None:
-        st.subheader("In its thread")
-        turns = memory.list(namespace, scope=hit.scope or None, thread=hit.thread, limit=_PAGE)
-        st.dataframe(_rows(turns), hide_index=True)
+    around = _around(memory, hit)
+    if len(around) > 1:
+        st.subheader("Before and after it")
+        st.dataframe(_rows(around), hide_index=True)
     st.subheader("Nearest")
     near = memory.similar(id, namespace=namespace, k=5)
     st.dataframe([{"distance": one.distance, **_row(one)} for one in near], hide_index=True)
     changes = memory.history(id, namespace=namespace)
     if changes:
         st.subheader("History")
-        st.dataframe([{"change": str(change)} for change in changes], hide_index=True)
-    if _may_write():
-        _offer_to_forget(memory, hit)
-
-
-def _offer_to_forget(memory: sync.Memory, hit: Hit) -> None:
-    asked = (hit.namespace, hit.id)
-    if st.button("Forget"):
-        st.session_state.asked_to_forget = asked
-    if st.session_state.get("asked_to_forget") != asked:
-        return
-    st.warning("It will be gone for good.")
-    if st.button("Yes, forget it"):
+        rows = [
+            {"at": f"{each.at:%Y-%m-%d %H:%M:%S}", "action": each.action, "text before": each.text}
+            for each in changes
+        ]
+        st.dataframe(rows, hide_index=True)
+    if _may_write() and _is_confirmed("Forget", "Yes, forget it", (namespace, id)):
         memory.forget(hit.id, namespace=hit.namespace)
-        st.session_state.asked_to_forget = None
         st.rerun()
+
+
+def _around(memory: sync.Memory, hit: Hit) -> list[Hit]:
+    """Return a memory with those before and after it: what a recall of its own text has in its window."""
+    question = hit.text[:_ASKED]
+    for found in memory.recall(
+        question,
+        namespaces=hit.namespace,
+        scope=hit.scope or None,
+        thread=hit.thread,
+        k=_LOOKED_AT,
+        window=_WINDOW,
+    ):
+        if found.id == hit.id:
+            return [*found.before, hit, *found.after]
+    return []
+
+
+def _is_confirmed(ask: str, confirm: str, what: object) -> bool:
+    """Offer to delete something; tell whether this was clicked, and then that it is meant."""
+    asked = (ask, what)
+    if st.button(ask):
+        st.session_state.asked_to_delete = asked
+    if st.session_state.get("asked_to_delete") != asked:
+        return False
+    st.warning("It will be gone for good.")
+    if not st.button(confirm):
+        return False
+    st.session_state.asked_to_delete = None
+    return True
 
 
 def _duplicates(memory: sync.Memory, names: list[str]) -> None:
@@ -273,6 +318,18 @@ def _map(memory: sync.Memory, names: list[str]) -> None:
         },
     )
     st.caption(f"{len(points)} memories; those of like meaning lie together.")
+
+
+def _scope(text: str) -> tuple[str, ...] | None:
+    return tuple(text.split("/")) if text else None
+
+
+def _limit(text: str) -> Any:
+    """Return a threshold as `recall` takes it; what is no number is refused there."""
+    try:
+        return float(text)
+    except ValueError:
+        return text.strip() or None
 
 
 def _filter(text: str) -> JsonObject | None:

@@ -570,38 +570,48 @@ def table(report):
     return "\n".join(lines)
 
 
+PANELS = {
+    f"{BESIDE}: loop stall max, ms": "Beside a bulk write: longest silence of the event loop, ms",
+    f"{BESIDE}: recall p99, ms": "Beside a bulk write: a question every 10 ms, p99, ms",
+    "fan-out x4, 16 callers, per s": "Questions to four collections, 16 callers, per second",
+    WRITERS: "Single writes, 64 writers, per second",
+}
+"""What the picture shows, and what it is called there."""
+
+
 def draw(report, caption, target):
-    """Write a picture of the rows that the aims are about: one panel for each, one bar for each contender."""
+    """Write a picture: a panel for each row, bars from zero, ours in another colour."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    chosen = (
-        "bulk beside recalls: loop stall max, ms",
-        "bulk beside recalls: recall p99, ms",
-        "bulk beside recalls, records/s",
-        "fan-out x4, 16 callers, per s",
-        "fan-out x4, 16 callers: this process's CPU, ms each",
-        "upsert, 64 writers, per s",
-    )
-    panels = [row for row in chosen if row in report]
+    titles = {
+        **CONTENDERS,
+        "this": "aiochroma",
+        "to_thread": "chromadb in asyncio.to_thread",
+        "shared": "aiochroma, owner process",
+        "run, ours": "aiochroma's client of a server",
+        "run": "chromadb's client of a server",
+    }
+    panels = [row for row in PANELS if row in report]
     figure, axes = plt.subplots(
-        -(-len(panels) // 3), 3, figsize=(16, 2.4 * -(-len(panels) // 3)), squeeze=False
+        -(-len(panels) // 2), 2, figsize=(12, 2.2 * -(-len(panels) // 2)), squeeze=False
     )
     for axis, row in zip(axes.flat, panels, strict=False):
-        values = {CONTENDERS[name]: rounded(statistics.median(found)) for name, found in report[row].items()}
-        colours = ["#1b6ca8" if name == "host" else "#b8b8b8" for name in values]
-        axis.bar_label(axis.barh(list(values), list(values.values()), color=colours), padding=3, fontsize=8)
-        axis.margins(x=0.18)
+        values = {titles[name]: statistics.median(found) for name, found in report[row].items()}
+        colours = ["#1b6ca8" if name.startswith("aiochroma") else "#b8b8b8" for name in values]
+        bars = axis.barh(list(values), list(values.values()), color=colours)
+        axis.bar_label(bars, [f"{rounded(value):,}" for value in values.values()], padding=3)
+        axis.margins(x=0.15)
+        axis.locator_params(axis="x", nbins=5)
         axis.invert_yaxis()
-        axis.set_title(row, fontsize=9, loc="left")
-        axis.tick_params(labelsize=8)
+        axis.set_title(PANELS[row], fontsize=10, loc="left")
         axis.spines[["top", "right"]].set_visible(False)
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
-    figure.text(0.01, 0.005, caption, fontsize=7, color="#555555")
-    figure.tight_layout(rect=(0, 0.02, 1, 1))
+    figure.text(0.01, 0.005, caption, fontsize=8, color="#555555")
+    figure.tight_layout(rect=(0, 0.03, 1, 1))
     figure.savefig(target, dpi=110)
 
 

@@ -528,31 +528,45 @@ def _shown(row: dict[str, Any]) -> str:
     )
 
 
+PANELS = (
+    ("Remembering many: records/s, more is better", "build", "records_per_s", "plain_records_per_s"),
+    ("Recall; plain chromadb: a query by vector, ms", "recall", "p50_ms", "plain_p50_ms"),
+    ("One write beside a large namespace, ms", "small_write", "p50_ms", "plain_p50_ms"),
+    ("Deleting all of it: longest wait of a recall, ms", "forgetting", "wait_ms", "plain_wait_ms"),
+    ("Disk per memory, kB", "build", "disk_kb", "plain_disk_kb"),
+    ("A backup: longest wait of a recall, ms", "backing_up", "read_wait_ms", None),
+)
+"""What the chart shows: a title, a figure, and its fields for a memory and for plain chromadb."""
+
+
 def _draw(results: dict[str, dict[int, Row]], target: Path) -> None:
+    """Write the chart: a panel for each unit, bars from zero, a memory beside plain chromadb."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    panels = {name: rows for name, rows in results.items() if len(rows) > 1}
-    figure, axes = plt.subplots(
-        -(-len(panels) // 3), 3, figsize=(15, 3.2 * -(-len(panels) // 3)), squeeze=False
-    )
+    panels = [panel for panel in PANELS if panel[1] in results]
+    columns = min(3, len(panels))
+    lines = -(-len(panels) // columns)
+    figure, axes = plt.subplots(lines, columns, figsize=(4.6 * columns, 2.1 * lines), squeeze=False)
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
-    for axis, (name, rows) in zip(axes.flat, panels.items(), strict=False):
-        for field in next(iter(rows.values())):
-            points = [
-                (size, row[field])
-                for size, row in rows.items()
-                if isinstance(row.get(field), float) and row[field] > 0
-            ]
-            if points:
-                axis.plot(*zip(*points, strict=True), marker="o", label=field)
-        axis.set_xscale("log")
-        axis.set_yscale("log")
-        axis.set_title(name, fontsize=9, loc="left")
-        axis.legend(fontsize=7)
+    for axis, (title, name, ours, plain) in zip(axes.flat, panels, strict=False):
+        bars = []
+        for size, row in results[name].items():
+            for who, field, colour in (("aiochroma", ours, "#1b6ca8"), ("chromadb", plain, "#b8b8b8")):
+                if field is not None and field in row:
+                    bars.append((f"{who}, {size:,}", row[field], colour))
+        names, values, colours = zip(*bars, strict=True)
+        drawn = axis.barh(names, values, color=colours)
+        labels = [f"{value:,.0f}" if value >= 100 else f"{value:.1f}" for value in values]
+        axis.bar_label(drawn, labels, padding=3, fontsize=8)
+        axis.invert_yaxis()
+        axis.margins(x=0.2)
+        axis.set_title(title, fontsize=9, loc="left")
+        axis.tick_params(labelsize=8)
+        axis.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     figure.savefig(target, dpi=110)
     plt.close(figure)
@@ -568,6 +582,7 @@ def main() -> None:
         "--only", nargs="*", choices=FIGURES, help="only these figures (the stores are built all the same)"
     )
     parser.add_argument("--chart", type=Path, help="write a chart to this PNG file")
+    parser.add_argument("--json", type=Path, help="write the rows to this file")
     parser.add_argument("--figure", nargs=3, metavar=("NAME", "DIRECTORY", "SIZE"), help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.figure:
@@ -598,6 +613,8 @@ def main() -> None:
                 note(name, 0, json.loads(_in_a_process(name, directory, 0)))
             finally:
                 shutil.rmtree(directory, ignore_errors=True)
+    if given.json:
+        given.json.write_text(json.dumps(results, indent=1))
     if given.chart:
         _draw(results, given.chart)
 

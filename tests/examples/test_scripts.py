@@ -5,10 +5,18 @@ from __future__ import annotations
 import signal
 import sys
 import time
+from functools import partial
 
-from programs import Program, until
+import pytest
+from programs import PATIENCE, Program, until
 
 import aiochroma
+
+
+@pytest.fixture
+def talk(run):
+    """Have the bot answer what is typed. However slow the machine is, an answer has what the memory knows."""
+    return partial(run, "four_namespace_bot.py", "--timeout", PATIENCE)
 
 
 def test_pipelines_with_a_monitor_and_rapid_restarts(run, tmp_path):
@@ -21,28 +29,28 @@ def test_pipelines_with_a_monitor_and_rapid_restarts(run, tmp_path):
         assert shown.count("- Run ") == 8
 
 
-def test_the_bot_remembers_and_answers(run, tmp_path):
+def test_the_bot_remembers_and_answers(talk, tmp_path):
     """What was remembered is in the prompt of a later question, also after a restart; nonsense gets an answer, too."""
-    talk = (
+    typed = (
         "!remember personal My cat is called Kestrel.\n"
         "!remember style Answer in one sentence.\n"
         "!remember nowhere Nothing.\n"
         "!remember personal    \n"
         "what is my cat called?\n"
     )
-    shown = run("four_namespace_bot.py", "--path", tmp_path / "store", typed=talk)
+    shown = talk("--path", tmp_path / "store", typed=typed)
     assert shown.count("Remembered in") == 2
     assert "I know the namespaces personal, academic, projects, style." in shown
     assert "I did not understand that" in shown
-    again = run("four_namespace_bot.py", "--path", tmp_path / "store", typed="what is my cat called?\n")
+    again = talk("--path", tmp_path / "store", typed="what is my cat called?\n")
     for answer in (shown, again):
         assert "personal:\n- My cat is called Kestrel." in answer
         assert "could not be searched" not in answer
 
 
-def test_the_bot_keeps_people_apart(run, tmp_path):
+def test_the_bot_keeps_people_apart(talk, tmp_path):
     """Two people who say the same have a note each, and neither is shown the other's notes or messages."""
-    talk = (
+    typed = (
         "ada> !remember personal My cat is called Kestrel.\n"
         "ben> !remember personal My cat is called Kestrel.\n"
         "ben> !remember personal My parrot is called Ada.\n"
@@ -50,28 +58,27 @@ def test_the_bot_keeps_people_apart(run, tmp_path):
         "ben> !forget\n"
         "ada> and my parrot?\n"
     )
-    shown = run("four_namespace_bot.py", "--path", tmp_path, typed=talk)
+    shown = talk("--path", tmp_path, typed=typed)
     assert "Forgot 2 memories of ben." in shown
     assert shown.count("personal:\n- My cat is called Kestrel.") == 2
     assert "My parrot" not in shown
-    again = run("four_namespace_bot.py", "--path", tmp_path, typed="ada> what did I ask?\nben> and I?\n")
+    again = talk("--path", tmp_path, typed="ada> what did I ask?\nben> and I?\n")
     assert "ada: what is my cat called?\nada: and my parrot?\nada: what did I ask?" in again
     assert "notes.\n\n\n\nben: and I?" in again
 
 
-def test_the_bot_answers_although_a_namespace_fails(run, tmp_path):
+def test_the_bot_answers_although_a_namespace_fails(talk, tmp_path):
     """A namespace that another embedder has written cannot be searched; the answer has what the others hold, and says so."""
-    run("four_namespace_bot.py", "--path", tmp_path, typed="!remember personal My cat is called Kestrel.\n")
-    shown = run("four_namespace_bot.py", "--path", tmp_path, "--broken", typed="what is my cat called?\n" * 5)
+    talk("--path", tmp_path, typed="!remember personal My cat is called Kestrel.\n")
+    shown = talk("--path", tmp_path, "--broken", typed="what is my cat called?\n" * 5)
     assert shown.count("- My cat is called Kestrel.") == 5
     assert shown.count("(academic could not be searched: The namespace 'academic' holds vectors of") == 5
 
 
-async def test_the_bot_answers_although_the_store_is_unavailable(run, tmp_path):
+async def test_the_bot_answers_although_the_store_is_unavailable(talk, tmp_path):
     """While another process owns the store every message still gets its answer."""
     async with aiochroma.Memory(tmp_path):
-        shown = run(
-            "four_namespace_bot.py",
+        shown = talk(
             "--path",
             tmp_path,
             typed="!remember personal x\nwhat is my cat called?\n",

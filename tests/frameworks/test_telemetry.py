@@ -67,7 +67,11 @@ async def test_spans_of_a_memory(recorded, tmp_path):
             await memory.forget_namespace("house")
     *spans, _ = recorded.spans()
     operations = ["upsert_memory", "search_memory", "update_memory", "delete_memory", "delete_memory_store"]
-    assert [span.name for span in spans] == operations
+    made, *spans = spans
+    assert [made.name, *(span.name for span in spans)] == ["create_memory_store", *operations]
+    assert made.attributes["gen_ai.memory.store.id"] == "house"
+    assert made.parent.span_id == spans[0].context.span_id
+    assert made.attributes["aiochroma.requests"] == 1 < spans[0].attributes["aiochroma.requests"]
     for span in spans:
         attributes = span.attributes
         assert attributes["gen_ai.operation.name"] == span.name
@@ -89,7 +93,7 @@ async def test_texts_where_they_are_wanted(recorded, tmp_path, monkeypatch):
     async with aiochroma.Memory(tmp_path) as memory:
         await memory.remember("The attic is dusty.")
         await memory.recall("dust?")
-    written, searched = recorded.spans()
+    _, written, searched = recorded.spans()
     assert json.loads(written.attributes["gen_ai.memory.records"]) == [{"content": "The attic is dusty."}]
     assert searched.attributes["gen_ai.memory.query.text"] == "dust?"
     assert json.loads(searched.attributes["gen_ai.memory.records"])[0]["content"] == "The attic is dusty."
@@ -163,8 +167,12 @@ def test_without_an_event_loop(recorded, tmp_path):
     with sync.Memory(tmp_path) as memory:
         memory.remember("x y z")
         memory.recall("x")
-    assert [span.name for span in recorded.spans()] == ["upsert_memory", "search_memory"]
-    assert recorded.spans()[1].attributes["aiochroma.requests"] >= 1
+    assert [span.name for span in recorded.spans()] == [
+        "create_memory_store",
+        "upsert_memory",
+        "search_memory",
+    ]
+    assert recorded.spans()[2].attributes["aiochroma.requests"] >= 1
 
 
 async def test_off(recorded, tmp_path):
@@ -222,7 +230,8 @@ async def test_the_hosts_work_is_below_the_callers_span(recorded, tmp_path, monk
             await memory.remember("something")
             await memory.recall("anything")
     there = [json.loads(line) for line in written.read_text().splitlines()]
-    for span, work in zip(recorded.spans(), ("remember", "search_memories"), strict=True):
+    works = ("get_or_create_collection", "remember", "search_memories")
+    for span, work in zip(recorded.spans(), works, strict=True):
         context = span.get_span_context()
         found = [each for each in there if each["name"] == f"aiochroma.{work}"]
         assert [each["parent_id"] for each in found] == [f"0x{context.span_id:016x}"]

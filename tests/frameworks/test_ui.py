@@ -120,13 +120,15 @@ def choose(browser, view):
 
 def test_looking_and_forgetting(runtime, tmp_path, browser):
     """Numbers, growth, a backup, a recall, what has expired, a memory with its nearest; forgetting asks first."""
-    with sync.Memory(tmp_path / "memory", process="shared", host_idle=1) as memory:
+    with sync.Memory(tmp_path / "memory", process="shared", host_idle=1, history=True) as memory:
         memory.remember_many([f"note {number} about tea" for number in range(30)])
         cat = memory.remember("Ada's cat is called Kestrel.", metadata={"kind": "pet"})
         memory.remember("The parcel is at the neighbour's.", ttl=timedelta(seconds=1))
         with Page(tmp_path / "memory", tmp_path / "ui.log", "--write") as page:
             browser.open(page.url())
             browser.wait_for(r"Memories\s+3[12]")
+            assert float(browser.wait_for(r"On disk, MB\s+([\d.]+)")[1]) > 0
+            browser.wait_for(r"Health\s+ok")
             browser.wait_for("Remembered per day")
             browser.type("Back up to the folder", str(tmp_path / "backup"))
             browser.click("Back up")
@@ -144,6 +146,12 @@ def test_looking_and_forgetting(runtime, tmp_path, browser):
             browser.type("Question", "the name of the cat")
             browser.wait_for(r"total [\d.]+ ms")
             browser.wait_for("Ada's cat is called Kestrel.")
+            browser.type("Question", "how tall is the Eiffel Tower?")
+            browser.wait_for("Nothing was found")  # The lowest score is `auto`, as it stands.
+            browser.type("Lowest score (min_score)", "0")
+            browser.wait_for("note 1 about tea|Ada's cat")
+            browser.type("Largest distance (max_distance)", "far")
+            browser.wait_for("`max_distance` must be a number|max_distance must be")
 
             choose(browser, "Near-duplicates")
             browser.wait_for(r"\d+ pairs")
@@ -153,11 +161,16 @@ def test_looking_and_forgetting(runtime, tmp_path, browser):
             choose(browser, "Expired")
             browser.wait_for("1 expired memories")
             browser.click("Sweep")
+            browser.wait_for("gone for good")
+            assert "were deleted" not in browser.text()
+            browser.click("Yes, sweep them")
             browser.wait_for("1 memories were deleted")
 
             choose(browser, "Memory")
             browser.type("Id", cat)
+            browser.wait_for("Before and after it")
             browser.wait_for("Nearest")
+            browser.wait_for("History")
             browser.click("Forget")
             browser.wait_for("gone for good")
             assert memory.get(cat)
