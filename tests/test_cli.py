@@ -398,7 +398,7 @@ def test_lines_go_through_pipes(tmp_path):
     ("arguments", "named"),
     [
         (["recall", "--path", "localhost:8000", "x"], "localhost:8000"),
-        (["list", "https://localhost"], "https:/localhost"),
+        (["list", "https://localhost"], "'https://localhost'"),
         (["doctor", "one", "--path", "two"], "--path 'two'"),
         (["backup", "one", "two", "three"], "3 directories"),
         (["recall", "--since", "yesterdayish", "x"], "--since"),

@@ -76,7 +76,7 @@ EXIT_CODES = (
 
 _PATH_HELP = "The memory's directory; default: what CHROMA_* variables name, else ./memory."
 PathOption = Annotated[Path | None, typer.Option("--path", help=_PATH_HELP, metavar="DIR")]
-PathArgument = Annotated[Path | None, typer.Argument(help="The same as --path.", metavar="[PATH]")]
+PathArgument = Annotated[Path | None, typer.Argument(help="The same as --path.", metavar="PATH")]
 NamespaceOption = Annotated[str, typer.Option("--namespace", "-n", help="The namespace; any text.")]
 ScopeOption = Annotated[
     str | None,
@@ -110,8 +110,10 @@ def chosen_path(argument: Path | None, option: Path | None) -> Path | None:
         raise InvalidInputError(f"Give the directory once: {str(argument)!r}, or --path {str(option)!r}.")
     path = argument if option is None else option
     if path is not None and _SERVER.match(str(path)) and not os.path.lexists(path):
+        # A path has lost one of the two slashes.
+        address = str(path) if "://" in str(path) else str(path).replace(":/", "://", 1)
         raise InvalidInputError(
-            f"{str(path)!r} looks like the address of a server, and there is no such directory. For a server set "
+            f"{address!r} looks like the address of a server, and there is no such directory. For a server set "
             "CHROMA_MODE=http, CHROMA_HOST and CHROMA_PORT."
         )
     return path

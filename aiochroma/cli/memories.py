@@ -79,7 +79,7 @@ def remember(
     texts: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[TEXT]...", help="What to remember; - reads one text per line from standard input."
+            metavar="TEXT", help="What to remember; - reads one text per line from standard input."
         ),
     ] = None,
     path: PathOption = None,
@@ -288,7 +288,7 @@ def get(
 def update(
     id: Annotated[str, typer.Argument(metavar="ID")],
     text: Annotated[
-        str | None, typer.Argument(metavar="[TEXT]", help="The new text; default: as it is.")
+        str | None, typer.Argument(metavar="TEXT", help="The new text; default: as it is.")
     ] = None,
     path: PathOption = None,
     namespace: NamespaceOption = "default",
@@ -335,7 +335,7 @@ def pin(
 
 @memories_app.command(epilog=EXIT_CODES)
 def forget(
-    ids: Annotated[list[str] | None, typer.Argument(metavar="[ID]...")] = None,
+    ids: Annotated[list[str] | None, typer.Argument(metavar="ID")] = None,
     path: PathOption = None,
     namespace: Annotated[
         str | None,
