@@ -113,7 +113,6 @@ SENTENCES = {
 
 def _message(event: str, values: JsonObject) -> str:
     """Return the sentence of an event, or its name and values where it has none."""
-    values = {name: _described(value) for name, value in values.items()}
     sentence = SENTENCES.get(event)
     if sentence is not None:
         try:
@@ -124,7 +123,10 @@ def _message(event: str, values: JsonObject) -> str:
 
 
 def _described(value: object) -> object:
-    return f"{type(value).__name__}: {value}" if isinstance(value, BaseException) else value
+    """Return what is written of a value: of an error its kind and what it says, no representation of either."""
+    if not isinstance(value, BaseException):
+        return value
+    return f"{type(value).__name__}: {value}" if str(value) else type(value).__name__
 
 
 class _Throttle:
@@ -175,6 +177,7 @@ class EventLogger:
             configured = structlog is not None and structlog.is_configured()
             if not configured and not self._standard.isEnabledFor(level):
                 return
+            values = {name: _described(value) for name, value in values.items()}
             if level >= logging.WARNING:
                 subject = next((str(values[name]) for name in _SUBJECTS if name in values), "")
                 left_out = _throttle.admit((self._name, event, subject))

@@ -173,7 +173,7 @@ def guarded(
     except InvalidInputError as error:
         st.warning(as_markdown(str(error)))
     except AiochromaError as error:
-        log.warning("page.failed", error=repr(error))
+        log.warning("page.failed", error=error)
         st.error(_message(error))
         if again_every is not None and isinstance(error, StoreUnavailableError):
             _run_again_in(again_every)

@@ -247,3 +247,22 @@ def test_a_busy_event_is_written_once(caplog):
     log.warning("database.moved", database="another")
     assert caplog.records[-1].aiochroma_left_out == 2
     assert "2 more" in caplog.records[-1].getMessage()
+
+
+def test_an_error_in_an_event_is_said_in_plain_words(caplog):
+    """Neither the sentence nor the value has a representation with quotes in quotes; an error without a word is its kind."""
+    log = _logging.get_logger("aiochroma.test")
+    log.warning("memory.degraded", operation="recall", error=ValueError("the disk 'a' is full"))
+    log.warning("memory.sweep_failed", error=TimeoutError())
+    assert [record.getMessage() for record in caplog.records] == [
+        "aiochroma: recall gave an empty result, because the store failed: ValueError: the disk 'a' is full",
+        "aiochroma: expired memories were not swept: TimeoutError",
+    ]
+    assert caplog.records[0].aiochroma_error == "ValueError: the disk 'a' is full"
+    calls = [
+        f"{file}: {call}"
+        for file in PACKAGE.rglob("*.py")
+        for call in re.findall(r"log\.\w+\(.*", file.read_text(encoding="utf-8"))
+        if "error=repr(" in call
+    ]
+    assert calls == []

@@ -192,7 +192,7 @@ class ChromaBackend:
         try:
             self.execute(request, time.monotonic())
         except Exception as error:  # noqa: BLE001 - no caller asked for it
-            log.warning("chunks.not_deleted", collection=request.collection, error=repr(error))
+            log.warning("chunks.not_deleted", collection=request.collection, error=error)
         return True
 
     def settle(self) -> None:

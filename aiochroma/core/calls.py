@@ -401,5 +401,5 @@ def report_unseen(ticket: Ticket, error: BaseException) -> None:
         "request.abandoned_failure",
         database=ticket.queue.name,
         operation=ticket.request.operation,
-        error=repr(error),
+        error=error,
     )

@@ -258,7 +258,7 @@ class WorkerState:
         try:
             return choose(requests, progress)
         except Exception as error:  # noqa: BLE001 - one caller's arguments must not end everybody's thread
-            log.warning("plan.failed", database=self.queue.name, error=repr(error))
+            log.warning("plan.failed", database=self.queue.name, error=error)
         # A request that the planner cannot handle goes to Chroma unchanged, and Chroma says what is wrong with it. The others
         # wait for the next round.
         guilty = []
@@ -408,9 +408,9 @@ def _serve(state: WorkerState, to_open: list[Callable[[], Resource]]) -> None:
     except BaseException as error:  # noqa: BLE001 - remembered and given to every caller
         failure = without_frames(error)
         if resource is None:  # Whoever opens it is told by the error.
-            log.info("database.not_opened", database=queue.name, error=repr(error))
+            log.info("database.not_opened", database=queue.name, error=error)
         else:
-            log.warning("database.failed", database=queue.name, error=repr(error))
+            log.warning("database.failed", database=queue.name, error=error)
             failure = thread_failure(queue.name, without_frames(error))
     finally:
         _wind_up(state, resource, failure)
@@ -422,7 +422,7 @@ def _wind_up(state: WorkerState, resource: Resource | None, failure: BaseExcepti
         try:
             resource.close()
         except BaseException as error:  # noqa: BLE001 - closing goes on whatever happens
-            log.error("database.close_failed", database=queue.name, error=repr(error))  # noqa: TRY400 - an event
+            log.error("database.close_failed", database=queue.name, error=error)  # noqa: TRY400 - an event
     left = queue.end(failure)
     refusal = failure or ClosedError(f"{queue.name} was closed before this request was served.")
     state.end([*state.backlog, *left], refusal)

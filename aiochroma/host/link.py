@@ -129,7 +129,7 @@ class _LinkState:
             self._serve()
         except BaseException as error:  # noqa: BLE001 - remembered and given to every caller
             failure = error.with_traceback(None)
-            log.warning("database.failed", database=self.queue.name, error=repr(error))
+            log.warning("database.failed", database=self.queue.name, error=error)
             if self.info is not None:  # Else whoever opens it is told by the error.
                 failure = thread_failure(self.queue.name, failure)
         finally:

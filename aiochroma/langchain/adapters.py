@@ -188,7 +188,7 @@ class AiochromaRetriever(BaseRetriever):
 
 def _documents(recall: Recall) -> list[Document]:
     for namespace, error in recall.errors.items():
-        log.warning("retriever.namespace_failed", namespace=namespace, error=repr(error))
+        log.warning("retriever.namespace_failed", namespace=namespace, error=error)
     return [_document(hit) for hit in recall]
 
 

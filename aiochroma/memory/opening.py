@@ -244,7 +244,7 @@ class Life:
         except Exception as error:
             if not self._degrades or failed is None:
                 raise
-            log.warning("memory.degraded", operation=name, error=repr(error))
+            log.warning("memory.degraded", operation=name, error=error)
             return failed(error)
         if sweeps:
             await self._sweep_in_passing()
@@ -269,7 +269,7 @@ class Life:
             await sweep_expired(self.store, None)
         except Exception as error:  # noqa: BLE001 - Chroma's own as well
             # The write itself succeeded; the next one sweeps again.
-            log.warning("memory.sweep_failed", error=repr(error))
+            log.warning("memory.sweep_failed", error=error)
 
 
 class OpenedMemory(Shared):

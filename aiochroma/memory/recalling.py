@@ -259,7 +259,7 @@ async def _answer(store: Store, question: _Question) -> Recall:
     if errors and len(errors) == len(searches):
         raise next(iter(errors.values()))
     for name, error in errors.items():
-        log.warning("recall.namespace_failed", namespace=name, error=repr(error))
+        log.warning("recall.namespace_failed", namespace=name, error=error)
     hits = [hit for name, result in results.items() for hit in hits_from(name, result)]
     if len(results) > 1:
         # Of equal ones those of a namespace keep their order.
@@ -270,7 +270,7 @@ async def _answer(store: Store, question: _Question) -> Recall:
         hits = await _rerank(question, question.rerank, hits, searches, errors, timings)
     if failure is not None:
         errors[""] = failure
-        log.warning("recall.by_words_only", error=repr(failure))
+        log.warning("recall.by_words_only", error=failure)
     timings["total"] = _milliseconds(begun)
     indexing = {name: result.indexed for name, result in results.items() if result.indexed < 1.0}
     return Recall(tuple(hits), errors, timings, indexing)
@@ -290,7 +290,7 @@ async def _rerank(
         hits = await _reranked(rerank, question.text, hits, _within_limits(hits, searches))
     except RerankFailedError as error:
         errors[""] = error
-        log.warning("recall.not_reranked", error=repr(error))
+        log.warning("recall.not_reranked", error=error)
     timings["rerank"] = _milliseconds(begun)
     return _within_limits(hits, searches)
 

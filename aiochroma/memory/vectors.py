@@ -325,13 +325,13 @@ def _take_back(store: Store, namespace: Namespace, writings: Mapping[str, Metada
             if future.result():
                 log.warning("memory.taken_back", namespace=namespace.name, ids=future.result()[:3])
         else:
-            log.warning("memory.not_taken_back", namespace=namespace.name, error=repr(failure))
+            log.warning("memory.not_taken_back", namespace=namespace.name, error=failure)
 
     try:
         request = Request("drop_chunks", {**namespace.collection, **arguments})
         future = store.session.connection.submit(request).future
     except AiochromaError as error:
-        log.warning("memory.not_taken_back", namespace=namespace.name, error=repr(error))
+        log.warning("memory.not_taken_back", namespace=namespace.name, error=error)
     else:
         assert future is not None
         future.add_done_callback(note)

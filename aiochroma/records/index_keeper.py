@@ -328,7 +328,7 @@ class IndexKeeper:
             # The record is safe in Chroma. The collection is indexed again before it is searched.
             self.failed(error)
         except Exception as error:  # noqa: BLE001 - Chroma has written, so the caller's write has not failed
-            log.warning("text_index.not_followed", collection=collection, error=str(error) or repr(error))
+            log.warning("text_index.not_followed", collection=collection, error=error)
             self.distrust(collection)
 
     # -- keeping in step -----------------------------------------------------------------------------------------------

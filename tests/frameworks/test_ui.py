@@ -151,7 +151,7 @@ def test_looking_and_forgetting(runtime, tmp_path, browser):
             browser.type("Lowest score (min_score)", "0")
             browser.wait_for("note 1 about tea|Ada's cat")
             browser.type("Largest distance (max_distance)", "far")
-            browser.wait_for("`max_distance` must be a number|max_distance must be")
+            browser.wait_for("max_distance. must be a distance")
 
             choose(browser, "Near-duplicates")
             browser.wait_for(r"\d+ pairs")
