@@ -140,7 +140,7 @@ class _AppStore:
                 if state.attempt_number == 1:  # Once is enough: it stays so until that one ends.
                     log.error("store.in_use_by_worker", pid=worker)
                 return
-            log.error("store.unavailable", reason=repr(self.error), next_attempt_seconds=round(pause, 1))
+            log.error("store.unavailable", reason=self.error, next_attempt_seconds=round(pause, 1))
 
         attempts = tenacity.AsyncRetrying(
             wait=_PAUSES,

@@ -263,6 +263,6 @@ def test_an_error_in_an_event_is_said_in_plain_words(caplog):
         f"{file}: {call}"
         for file in PACKAGE.rglob("*.py")
         for call in re.findall(r"log\.\w+\(.*", file.read_text(encoding="utf-8"))
-        if "error=repr(" in call
+        if "=repr(" in call
     ]
     assert calls == []

@@ -70,7 +70,7 @@ class CodesBeside:
                 drive(self._completed(store, name))
         except Exception as error:  # noqa: BLE001 - a recall does without
             if not self._has_ended:
-                log.warning("memory.codes_incomplete", error=repr(error))
+                log.warning("memory.codes_incomplete", error=error)
         finally:
             self._rests_until = time.monotonic() + _PAUSE_SECONDS
 

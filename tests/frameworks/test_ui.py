@@ -122,11 +122,12 @@ def test_looking_and_forgetting(runtime, tmp_path, browser):
     """Numbers, growth, a backup, a recall, what has expired, a memory with its nearest; forgetting asks first."""
     with sync.Memory(tmp_path / "memory", process="shared", host_idle=1, history=True) as memory:
         memory.remember_many([f"note {number} about tea" for number in range(30)])
-        cat = memory.remember("Ada's cat is called Kestrel.", metadata={"kind": "pet"})
+        cat = memory.remember("Ada's cat is called Kestrel.", metadata={"kind": "pet"}, thread="pets")
+        memory.remember("It sleeps on the sill.", thread="pets")
         memory.remember("The parcel is at the neighbour's.", ttl=timedelta(seconds=1))
         with Page(tmp_path / "memory", tmp_path / "ui.log", "--write") as page:
             browser.open(page.url())
-            browser.wait_for(r"Memories\s+3[12]")
+            browser.wait_for(r"Memories\s+3[23]")
             assert float(browser.wait_for(r"On disk, MB\s+([\d.]+)")[1]) > 0
             browser.wait_for(r"Health\s+ok")
             browser.wait_for("Remembered per day")
@@ -156,7 +157,7 @@ def test_looking_and_forgetting(runtime, tmp_path, browser):
             choose(browser, "Near-duplicates")
             browser.wait_for(r"\d+ pairs")
             choose(browser, "Map")
-            browser.wait_for("31 memories")
+            browser.wait_for("32 memories")
 
             choose(browser, "Expired")
             browser.wait_for("1 expired memories")
