@@ -139,7 +139,7 @@ class ChromaBackend:
         if request.collection and not row.reads_first:
             self._read_first(arguments)
         if self.hook is not None and row.lane in {Lane.CATALOG, Lane.BARRIER}:
-            self.hook.collections_changed()
+            self.hook.collections_changed(renamed=row.renames)
         if row.lane is Lane.WRITE:
             self._changed.add(request.collection)
             self._note_lists(request)

@@ -173,7 +173,7 @@ class HttpBackend:
 
     def _carried_out(self, request: Request) -> Any:
         if request.lane in {Lane.CATALOG, Lane.BARRIER}:
-            self._further.collections_changed()
+            self._further.collections_changed(renamed=request.row.renames)
         own = self._own.get(request.operation)
         if own is not None:
             return own(**request.arguments)

@@ -81,8 +81,8 @@ class FurtherOperations(Protocol):
     def operations(self) -> dict[str, Callable[..., Any]]:
         """Return them by name."""
 
-    def collections_changed(self) -> None:
-        """Note that collections may have been made, renamed or deleted."""
+    def collections_changed(self, *, renamed: bool) -> None:
+        """Note that collections may have been made or deleted, or that one has another name or other metadata."""
 
 
 class ServerOperations(FurtherOperations, Protocol):

@@ -131,6 +131,7 @@ class Operation:
         opens: It opens the database again, so the database need not be usable before.
         finds: It finds or makes a collection, which bulk writing does before it begins: no sign that somebody else is there.
         of_known: It does nothing to ids that have no record; Chroma takes as long for them all the same.
+        renames: It gives a collection another name or other metadata.
     """
 
     name: str
@@ -151,6 +152,7 @@ class Operation:
     opens: bool = False
     finds: bool = False
     of_known: bool = False
+    renames: bool = False
 
     @property
     def label(self) -> str:
@@ -204,7 +206,8 @@ _CHROMA = (
     Operation("create_collection", Lane.CATALOG, repeat=Repeat.GET_OR_CREATE, finds=True),
     Operation("get_or_create_collection", Lane.CATALOG, repeat=Repeat.ALWAYS, finds=True),
     Operation("delete_collection", effect=Effect.DROPS_COLLECTION, space=Space.LITTLE),
-    *(Operation(name) for name in ("_fork", "_modify")),
+    Operation("_fork"),
+    Operation("_modify", renames=True),
     # Tenants and databases.
     *(_read(name) for name in ("get_database", "get_tenant", "list_databases")),
     *(Operation(name, Lane.CATALOG) for name in ("create_database", "create_tenant")),

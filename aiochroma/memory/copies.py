@@ -28,6 +28,7 @@ from aiochroma.records.record import (
     FINGERPRINT,
     NAMESPACE,
     REPLACED,
+    aside_name,
     chunks_name,
     collection_name,
 )
@@ -174,7 +175,7 @@ async def restore_names(store: Store, models: Sequence[Collection]) -> None:
     names = {model.name for model in models}
     for model in models:
         name = (model.metadata or {}).get(COPY_OF)
-        begun = not names.isdisjoint(_aside_name(str(name), what) for what in ("", "chunks"))
+        begun = not names.isdisjoint(aside_name(str(name), what) for what in ("", "chunks"))
         if begun and (model.metadata or {}).get(COMPLETE):
             await take_over(store, str(name), model, models)
 
@@ -183,7 +184,7 @@ async def drop_copies(store: Store, name: str) -> None:
     """Delete all that a run that was interrupted has left of a namespace, but not the namespace."""
     for what in ("", "chunks"):
         await delete_collection(store, copy_name(name, what))
-        await delete_collection(store, _aside_name(name, what))
+        await delete_collection(store, aside_name(name, what))
 
 
 async def delete_replaced(store: Store) -> None:
@@ -232,7 +233,7 @@ async def take_over(store: Store, name: str, copy: Collection, models: Sequence[
             },
         ),
     ):
-        aside = _aside_name(name, what)
+        aside = aside_name(name, what)
         if present in by_name and aside not in by_name:
             steps.append(_renamed(by_name[present], aside, {REPLACED: name, **since}))
         if replacement in by_name:
@@ -251,7 +252,3 @@ def _renamed(model: Collection, name: str, metadata: MetadataView) -> Metadata:
 def copy_name(namespace: str, what: str) -> str:
     """Return the name of a copy of a namespace (``what`` is empty) or of its chunks (``"chunks"``)."""
     return f"ns.reembed{what}-{hashlib.sha256(namespace.encode()).hexdigest()}.x"
-
-
-def _aside_name(namespace: str, what: str) -> str:
-    return f"ns.replaced{what}-{hashlib.sha256(namespace.encode()).hexdigest()}.x"

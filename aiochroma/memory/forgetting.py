@@ -15,7 +15,14 @@ from aiochroma.memory.results import Count
 from aiochroma.memory.stored import count_records, matching_ids
 from aiochroma.memory.vectors import drop_unowned_chunks
 from aiochroma.records.history import database_key
-from aiochroma.records.record import CHUNK_OF, EXPIRES_AT, THREAD, collection_name, scope_filter
+from aiochroma.records.record import (
+    CHUNK_OF,
+    EXPIRES_AT,
+    THREAD,
+    aside_name,
+    collection_name,
+    scope_filter,
+)
 from aiochroma.records.spec import joined
 
 if TYPE_CHECKING:
@@ -215,6 +222,7 @@ async def _delete(
             **namespace.collection,
             ids=list(ids[start : start + _DELETED_AT_ONCE]),
             chunks=namespace.chunks,
+            aside=aside_name(namespace.name),
             action=action,
             expired_only=expired_only,
             history_namespace=namespace.name if noted and store.keeps_history else None,

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from aiochroma._errors import InvalidInputError, StoreUnavailableError
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma._types import JsonObject, Metadata
+from aiochroma._waiting import rest
 from aiochroma.memory.codes import complete_codes, write_codes
 from aiochroma.memory.copies import (
     COMPLETE,
@@ -32,6 +33,7 @@ from aiochroma.memory.copies import (
 )
 from aiochroma.memory.store import checked_names
 from aiochroma.memory.vectors import CHUNKS_FOR, new_writings, write_chunks
+from aiochroma.records.reading import BELIEVED_SECONDS
 from aiochroma.records.record import (
     CHUNKS,
     DIMENSIONS,
@@ -62,6 +64,8 @@ _PAGE = 256
 _MOST_PASSES = 20
 _MOST_SETTLINGS = 3
 _TAKING_OVER_SECONDS = 2.0
+_ON_THE_WAY_SECONDS = 1.0
+"""How long a write to a server may take from the moment when its client was sure of the collection."""
 _LATE_SECONDS = 60.0
 """How much later than its moment a memory may be written: it is embedded in between."""
 
@@ -194,7 +198,7 @@ class Copying:
         await self._run.check()
         await take_over(store, self._name, copy, await store.collections())
         self._in_use()
-        # On a server other clients write to the original for as long as they remember its id.
+        await self._until_known()
         for _ in range(_MOST_PASSES):
             if not await self._carry_over(copy):
                 break
@@ -212,12 +216,18 @@ class Copying:
             until = time.time() + SETTLING_SECONDS
             metadata = {**(present.metadata or {}), SETTLING: until}
             await store.submit("_modify", id=present.id, new_metadata=metadata, **store.database)
+            await self._until_known()
             await self._pass(copy, since)
             if time.time() < until - _TAKING_OVER_SECONDS:
                 return
         raise StoreUnavailableError(
             f"What is written to the namespace {self._name!r} meanwhile takes too long to embed; stop the writer for a while."
         )
+
+    async def _until_known(self) -> None:
+        """Wait until all clients of a server know what became of the original; in a directory everybody knows at once."""
+        if self.store.capabilities.parallel_calls:
+            await rest(BELIEVED_SECONDS + _ON_THE_WAY_SECONDS)
 
     async def rescue(self, present: Collection, since: float) -> None:
         """Copy what was written to the original after its copy took over, or just before; the copy is in use."""

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from aiochroma.backend.chroma_records import Database
     from aiochroma.core.request import Request
     from aiochroma.disk.retained_log import LogState
-    from aiochroma.records.memory_records import Carried
+    from aiochroma.records.reading import Carried
     from aiochroma.records.spec import CollectionSearch, ListSpec
 
 __all__ = ["IndexFile", "LocalIndex"]
@@ -72,10 +72,10 @@ class LocalIndex(SearchingRecords):
         self._history: ChangeLog | None = None
         self._namespaces: dict[tuple[str, str], list[str]] = {}
 
-    def operations(self) -> dict[str, Carried]:
+    def carried_out(self) -> dict[str, Carried]:
         """See ``MemoryRecords``."""
         return {
-            **super().operations(),
+            **super().carried_out(),
             "index_memories": self.index,
         }
 
@@ -90,9 +90,9 @@ class LocalIndex(SearchingRecords):
             self._namespaces[key] = super().namespaces(tenant, database)
         return list(self._namespaces[key])
 
-    def collections_changed(self) -> None:
+    def collections_changed(self, *, renamed: bool) -> None:
         """See ``MemoryRecords``."""
-        super().collections_changed()
+        super().collections_changed(renamed=renamed)
         self._namespaces.clear()
 
     def count(self, collection_id: CollectionId, tenant: str, database: str) -> int:
@@ -178,12 +178,12 @@ class LocalIndex(SearchingRecords):
 
     def forget_collection(self, collection: str) -> None:
         """Drop a collection that is gone."""
-        self.collections_changed()
+        self.collections_changed(renamed=False)
         self.keeper.forget(collection)
 
     def forget_everything(self) -> None:
         """Drop all collections."""
-        self.collections_changed()
+        self.collections_changed(renamed=False)
         self.keeper.forget_everything()
 
     def note(self, positions: Mapping[str, int], *, is_newest: bool = True) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from aiochroma._types import CollectionId, Metadata, MetadataView, Vector, Where
 from aiochroma.backend.chroma_records import ChromaRecords, Database
@@ -38,18 +38,16 @@ from aiochroma.records.record import (
 from aiochroma.records.spec import filter_of, page_ids
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from chromadb.api import ServerAPI
     from typing_extensions import Unpack
 
     from aiochroma.records.history import ChangeLog
+    from aiochroma.records.reading import Carried
     from aiochroma.records.spec import ListSpec
 
-__all__ = ["Carried", "MemoryRecords"]
-
-Carried: TypeAlias = "Callable[..., object]"
-"""An operation, called with its arguments by name."""
+__all__ = ["MemoryRecords"]
 
 _MOMENT = 5e-7
 """Moments that are nearer to each other, in seconds, are one: Chroma may change the last digit of a float."""
@@ -68,7 +66,11 @@ class MemoryRecords:
         self._chunks = Chunks(api, self._reader)
 
     def operations(self) -> dict[str, Carried]:
-        """Return the operations by name."""
+        """Return the operations by name; each refuses a collection whose place another has taken."""
+        return {name: self._reader.guarded(name, one) for name, one in self.carried_out().items()}
+
+    def carried_out(self) -> dict[str, Carried]:
+        """Return what carries the operations out, by name."""
         return {
             "remember": self.remember,
             "change_memories": self.change,
@@ -128,7 +130,6 @@ class MemoryRecords:
             The ids of those that were written under another id than the given one; see ``_moved``.
         """
         db: Database = {"tenant": tenant, "database": database}
-        self._refuse_replaced(collection_id, db)
         now = time.time()
         old = self._known(collection_id, ids, db)
         moved = {} if exact else self._moved(collection_id, ids, documents, metadatas, old, db, dedupe=dedupe)
@@ -231,7 +232,6 @@ class MemoryRecords:
     ) -> list[Record]:
         """Change memories that are there, and return them as they are then; arguments as :meth:`remember`."""
         db: Database = {"tenant": tenant, "database": database}
-        self._refuse_replaced(collection_id, db)
         now = time.time()
         old = {
             id: record
@@ -281,18 +281,20 @@ class MemoryRecords:
         tenant: str,
         database: str,
         chunks: str,
+        aside: str,
         action: str,
         expired_only: bool,
         history_namespace: str | None,
     ) -> list[str]:
-        """Delete memories, or those of them that have expired, and return the ids of those that were there."""
+        """Delete memories, or those of them that have expired, also from what stands ``aside``; return the ids that were here."""
         db: Database = {"tenant": tenant, "database": database}
-        self._refuse_replaced(collection_id, db)
         now = time.time()
         old = self._known(collection_id, ids, db)
         if expired_only:
             # One may have been remembered again or pinned since it was looked up.
             old = {id: record for id, record in old.items() if has_expired(record["metadata"], now)}
+        elif (original := self._chunks.delete_from(aside, ids, db)) is not None:
+            self._deleted(str(original), ids)
         if not old:
             return []
         gone = list(old)
@@ -383,10 +385,6 @@ class MemoryRecords:
     def _log(self) -> ChangeLog | None:
         return None
 
-    def _refuse_replaced(self, collection_id: CollectionId, db: Database) -> None:
-        """Refuse to write where another collection has taken the place; see ``Reader``."""
-        self._reader.refuse_replaced(collection_id, db)
-
     def _last_position(self, collection_id: CollectionId, thread: str, db: Database) -> float | None:  # noqa: ARG002 - no index here
         """Return the last position of a conversation, 0 for an empty one; None where only a clock can tell."""
         return None
@@ -438,7 +436,8 @@ class MemoryRecords:
         names = (namespace_in(one.name, one.metadata or {}) for one in collections)
         return sorted(name for name in names if name is not None)
 
-    def collections_changed(self) -> None:
+    def collections_changed(self, *, renamed: bool) -> None:
         """Look up again which collections hold chunks, and which were replaced: one may have been made, renamed or deleted."""
         self._chunks.forget_holders()
-        self._reader.in_place.clear()
+        if renamed:
+            self._reader.in_place.clear()

@@ -6,14 +6,16 @@ that it belongs to; the memory names its writing too. So chunks that a crash has
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from aiochroma._errors import NamespaceMovingError
 from aiochroma._types import CollectionId, Metadata, MetadataView, Vector, Where
-from aiochroma.backend.chroma_records import ChromaRecords, Database
+from aiochroma.backend.chroma_records import ChromaRecords, Database, database_of
 from aiochroma.backend.faults import classify
+from aiochroma.core.operations import Effect, Lane, operation_of
 from aiochroma.core.request import Request
 from aiochroma.records.record import (
     CHUNK_OF,
@@ -30,7 +32,7 @@ from aiochroma.records.record import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
     from uuid import UUID
 
     from chromadb.api import ServerAPI
@@ -38,7 +40,13 @@ if TYPE_CHECKING:
 
     from aiochroma.text.index import IndexedText
 
-__all__ = ["Chunks", "NearChunk", "Reader"]
+__all__ = ["BELIEVED_SECONDS", "Carried", "Chunks", "NearChunk", "Reader"]
+
+Carried: TypeAlias = "Callable[..., object]"
+"""An operation, called with its arguments by name."""
+
+BELIEVED_SECONDS = 1.0
+"""How long a client of a server believes that a collection is in its place: another client may rename it."""
 
 _AT_ONCE = 256
 _DELETED_AT_ONCE = 64
@@ -55,15 +63,36 @@ class Reader:
         api: Chroma.
 
     Attributes:
-        in_place: The collections that were not replaced when this was asked last.
+        in_place: The collections that were not replaced when this was asked last, and when that was (``time.monotonic()``).
+        believed_seconds: How long that is believed.
     """
 
     def __init__(self, api: ServerAPI) -> None:
         self._api = ChromaRecords(api)
-        self.in_place: set[str] = set()
+        self.in_place: dict[str, float] = {}
+        self.believed_seconds: float = math.inf
 
-    def refuse_replaced(self, collection_id: CollectionId, db: Database) -> None:
-        """Refuse a collection whose place another has taken, or is about to take.
+    def guarded(self, name: str, carry_out: Carried) -> Carried:
+        """Return an operation that refuses collections whose place another has taken, or is about to take where it writes.
+
+        What cleans up is carried out whatever has become of the collection.
+        """
+        row = operation_of(name)
+        if row.lane is Lane.BARRIER:
+            return carry_out
+
+        def guarded(**arguments: Any) -> object:
+            searches = arguments.get("collections") or ()
+            for collection_id in (arguments.get("collection_id"), *(one.collection_id for one in searches)):
+                if collection_id is not None:
+                    writing = row.effect is not Effect.NONE
+                    self._refuse_replaced(collection_id, database_of(arguments), writing=writing)
+            return carry_out(**arguments)
+
+        return guarded
+
+    def _refuse_replaced(self, collection_id: CollectionId, db: Database, *, writing: bool) -> None:
+        """Refuse a collection whose place another has taken, and to write to one whose place another is about to take.
 
         Raises:
             chromadb.errors.NotFoundError: Another has; whoever knows it by its id looks its name up again.
@@ -71,17 +100,19 @@ class Reader:
         """
         from chromadb.errors import NotFoundError
 
-        if str(collection_id) in self.in_place:
+        asked = time.monotonic()
+        if asked - self.in_place.get(str(collection_id), -math.inf) < self.believed_seconds:
             return
         known = self._api.metadata_of(collection_id, **db)
         if REPLACED in known:
             raise NotFoundError(f"Collection [{collection_id}] was copied; another has its place")
         until = known.get(SETTLING)
-        if isinstance(until, float) and time.time() < until < time.time() + SETTLING_SECONDS:
+        if not (isinstance(until, float) and time.time() < until < time.time() + SETTLING_SECONDS):
+            self.in_place[str(collection_id)] = asked
+        elif writing:
             raise NamespaceMovingError(
                 f"A copy of collection [{collection_id}] is about to take its place; write in a moment."
             )
-        self.in_place.add(str(collection_id))
 
     def nearest(
         self,
@@ -299,6 +330,18 @@ class Chunks:
                 metadatas=[{CHUNK_OF: owner} for owner in owners.values()],
                 **db,
             )
+
+    def delete_from(self, name: str, ids: list[str], db: Database) -> UUID | None:
+        """Delete records from a collection, if there is one of this name, and return its id."""
+        from chromadb.errors import NotFoundError
+
+        holder = self.holder(name, db)
+        if holder is not None:
+            try:
+                self._api.delete(holder, ids=ids, **db)
+            except NotFoundError:  # Somebody has deleted it meanwhile.
+                self.forget_holders()
+        return holder
 
     def drop(self, name: str, db: Database, old: Iterable[Record], *, keep: set[object]) -> None:
         """Delete the chunks of former writings."""

@@ -49,6 +49,7 @@ __all__ = [
     "UPDATED_AT",
     "WRITING",
     "Record",
+    "aside_name",
     "before",
     "chunk_id",
     "chunks_name",
@@ -357,6 +358,11 @@ def collection_name(namespace: str, where: str = "`namespace`") -> str:
 def chunks_name(namespace: str) -> str:
     """Return the name of the collection that holds the chunks of long texts; no namespace's own collection has this name."""
     return f"ns.chunks-{hashlib.sha256(namespace.encode()).hexdigest()}.x"
+
+
+def aside_name(namespace: str, what: str = "") -> str:
+    """Return the name under which the original steps aside whose place a copy has taken; ``what`` is "chunks" for its chunks."""
+    return f"ns.replaced{what}-{hashlib.sha256(namespace.encode()).hexdigest()}.x"
 
 
 def namespace_in(name: str, metadata: MetadataView) -> str | None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from aiochroma._types import CollectionId, Metadata, MetadataView, Vector, Where
-from aiochroma.records.memory_records import Carried, MemoryRecords
+from aiochroma.records.memory_records import MemoryRecords
 from aiochroma.records.ranking import Candidates, diversify, rank
 from aiochroma.records.record import CREATED_AT, UPDATED_AT, WRITING, has_expired, thread_position
 from aiochroma.records.spec import CollectionSearch, Neighbour, SearchHit, SearchResult, SearchSpec
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from aiochroma.backend.chroma_records import Database
     from aiochroma.records.ranking import ScoreParts
+    from aiochroma.records.reading import Carried
 
 __all__ = ["Found", "Pool", "Pools", "SearchingRecords", "most_covering", "most_near"]
 
@@ -143,10 +144,10 @@ class Pools(NamedTuple):
 class SearchingRecords(MemoryRecords):
     """Memories that can be searched."""
 
-    def operations(self) -> dict[str, Carried]:
+    def carried_out(self) -> dict[str, Carried]:
         """See ``MemoryRecords``."""
         return {
-            **super().operations(),
+            **super().carried_out(),
             "search_memories": self.search,
             "similar_memories": self.similar,
         }

@@ -22,7 +22,7 @@ from aiochroma.backend.chroma_records import Database
 from aiochroma.core.operations import Effect
 from aiochroma.disk.retained_log import LogState
 from aiochroma.records.local_index import LocalIndex
-from aiochroma.records.reading import Chunks
+from aiochroma.records.reading import BELIEVED_SECONDS, Chunks
 from aiochroma.records.record import POSITION, SCOPE, THREAD
 from aiochroma.records.searching import Found, Pool, Pools, SearchingRecords, most_covering, most_near
 from aiochroma.records.server_keeper import MOST_MEMORIES, ServerKeeper
@@ -155,6 +155,7 @@ class ServerIndex(ScratchIndex):
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
         super().__init__(api)
+        self._reader.believed_seconds = BELIEVED_SECONDS
         self._keeper = ServerKeeper(api, file, most, cache_bytes)
         self._copies = _Copies(api, self._keeper, self._chunks, cache_bytes)
 
@@ -211,9 +212,6 @@ class ServerIndex(ScratchIndex):
         indexed = 1.0 if problem else share
         found = super().search([search], query_embeddings, queries, **db)
         return [replace(result, indexed=indexed, problem=problem) for (result,) in found]
-
-    def _refuse_replaced(self, collection_id: CollectionId, db: Database) -> None:
-        """Refuse nothing: other processes rename collections of a server at any time, and to ask each time takes too long."""
 
     def code(
         self, collection_id: CollectionId, ids: list[str], codes: list[bytes], tenant: str, database: str

@@ -119,6 +119,46 @@ async def test_what_is_remembered_last_can_be_forgotten_at_once(path, monkeypatc
         assert await memory.count("notes") == 10
 
 
+async def _dies_after_the_takeover(memory, monkeypatch, namespace):
+    """Compact a namespace in a run that ends as soon as its copy has taken over; the original is left."""
+    real = reembedding.take_over
+
+    async def take_over(*arguments):
+        await real(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(reembedding, "take_over", take_over)
+        with pytest.raises(KeyboardInterrupt):
+            await memory.compact(namespace)
+
+
+async def test_everybody_reads_what_has_taken_over(path, monkeypatch):
+    """Nobody goes on reading the original, however long a run that died has left it there."""
+    async with aiochroma.Memory(path) as memory, aiochroma.Memory(path) as reading:
+        ids = await memory.remember_many([f"note {n} about the harbour" for n in range(10)])
+        assert await reading.count("default") == 10
+        await _dies_after_the_takeover(memory, monkeypatch, "default")
+        new = await memory.remember("the kraken came in the night")
+        await memory.forget_many(ids[:3])
+        assert (await reading.recall("kraken", namespaces="default", k=1))[0].id == new
+        assert (await reading.similar(new, k=10)).hits
+        assert await reading.get(ids[0]) is None
+        assert {hit.id for hit in await reading.list()} == {*ids[3:], new}
+        assert await reading.count("default") == 8
+
+
+async def test_what_is_forgotten_after_a_run_died_does_not_come_back(path, monkeypatch):
+    """The next run takes from the original what was written there last, and not what was forgotten since."""
+    async with aiochroma.Memory(path) as memory:
+        ids = await memory.remember_many(["Penicillin gives me hives.", "I live in Vienna.", "I like tea."])
+        await _dies_after_the_takeover(memory, monkeypatch, "default")
+        assert await memory.forget(ids[0]) == 1
+        await memory.compact("default")
+        assert {hit.id for hit in await memory.list()} == set(ids[1:])
+        assert len(await memory.client.list_collections()) == 1
+
+
 async def test_long_texts_keep_their_passages(path):
     """The chunks of a long text come along."""
     pytest.importorskip("semantic_text_splitter")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from programs import ChromaServer
 
 import aiochroma
 from aiochroma import sync
+from aiochroma.memory import reembedding
+from aiochroma.records import server_index
 
 SENTENCES = [
     "The garden has seventeen old apple trees.",
@@ -96,3 +100,31 @@ def test_the_environment_may_name_a_server(port, embedder, monkeypatch, tmp_path
         assert memory.export(tmp_path / "out.jsonl") == memory.forget_namespace("default") == 2
     with pytest.raises(aiochroma.InvalidInputError, match="history"):
         sync.Memory.from_env(embedder=embedder, history=True).open()
+
+
+async def test_what_another_client_writes_while_a_copy_takes_over_is_kept(
+    served, port, embedder, monkeypatch
+):
+    """One that writes all the time notices on its own that its collection has gone; nothing it was told of is lost."""
+    for module in (reembedding, server_index):
+        monkeypatch.setattr(module, "BELIEVED_SECONDS", 0.2)
+    monkeypatch.setattr(reembedding, "_ON_THE_WAY_SECONDS", 0.3)
+    client = await aiochroma.AsyncHttpClient("127.0.0.1", port, headers={"x-who": "another"})
+    async with client, aiochroma.Memory(client=client, embedder=embedder) as other:
+        await served.remember_many([f"note {n} about the harbour" for n in range(30)])
+        told = [await other.remember("written first")]
+
+        async def write():
+            while True:
+                told.append(await other.remember(f"written meanwhile {len(told)}"))
+
+        writing = asyncio.ensure_future(write())
+        await served.compact("default")
+        before = len(told)
+        while len(told) < before + 3 and not writing.done():
+            await asyncio.sleep(0.01)
+        assert not writing.done()
+        writing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await writing
+        assert {hit.id for hit in await served.get_many(told)} == set(told)
