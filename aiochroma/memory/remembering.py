@@ -181,7 +181,7 @@ def _said_in(parts: Iterable[object]) -> str:
 
 async def _batches(
     items: Iterable[object] | AsyncIterable[object], namespace: str, defaults: JsonObject
-) -> AsyncIterator[tuple[str, list[Item]]]:
+) -> AsyncIterator[tuple[str, list[Item], bool]]:
     """Check items and gather them into batches, without holding more than one.
 
     Args:
@@ -202,10 +202,10 @@ async def _batches(
         position += 1
         characters += len(item.text)
         if len(batch) == _BATCH or characters >= _BATCH_CHARACTERS:
-            yield namespace, batch
+            yield namespace, batch, False
             batch, characters = [], 0
     if batch:
-        yield namespace, batch
+        yield namespace, batch, False
 
 
 async def _each(items: Iterable[object] | AsyncIterable[object]) -> AsyncIterator[object]:
@@ -219,19 +219,17 @@ async def _each(items: Iterable[object] | AsyncIterable[object]) -> AsyncIterato
 
 async def remember_batches(
     store: Store,
-    source: AsyncIterator[tuple[str, list[Item]]],
+    source: AsyncIterator[tuple[str, list[Item], bool]],
     written: Callable[[list[Item]], None],
     *,
-    replace: bool = False,
     dedupe: bool = False,
 ) -> None:
     """Write batches in order, each while the next one is read and embedded; at most two are held.
 
     Args:
         store: The store that is written to.
-        source: Namespaces and their items.
+        source: Namespaces and their items, and whether these replace memories of the same ids as a whole, as by an import.
         written: Called with each batch as soon as it is in the database.
-        replace: Whether a memory under the same id is replaced as a whole, as by an import.
         dedupe: Whether a text that is repeated in its thread is refreshed.
 
     Raises:
@@ -240,7 +238,7 @@ async def remember_batches(
     under_way: Started[None] | None = None
     batch: list[Item] = []
     try:
-        async for namespace, following in source:
+        async for namespace, following, replace in source:
             items = _distinct(following, dedupe=dedupe)
             with store.limit():
                 embedded = await store.embed([item.text for item in items], is_query=False)
@@ -291,8 +289,8 @@ async def _write_batch(
 def _distinct(items: list[Item], *, dedupe: bool) -> list[Item]:
     """Give every item the moment at which it is remembered, and return those to be written, no two with one id.
 
-    One write cannot hold an id twice. In a thread the later item is another memory with an id of its own; elsewhere, or with
-    ``dedupe``, the later item counts, as if they had been written one after the other.
+    One write cannot hold an id twice. In a thread the later item is another memory with an id of its own; elsewhere, with
+    ``dedupe``, or of the same moment, the later item counts, as if they had been written one after the other.
     """
     now = now_in_seconds()
     found: dict[str, Item] = {}
@@ -300,7 +298,9 @@ def _distinct(items: list[Item], *, dedupe: bool) -> list[Item]:
         # Keeps the order in which they were given, also within one request.
         made = item.own.setdefault(CREATED_AT, round(now + number * 1e-6, 6))
         item.own.setdefault(UPDATED_AT, now)
-        if item.id in found and THREAD in item.own and not dedupe and item.id == item.derived_id():
+        first = found.get(item.id)
+        again = first is not None and THREAD in item.own and first.own[CREATED_AT] != made
+        if again and not dedupe and item.id == item.derived_id():
             item.id = item.derived_id(1, made)
         found[item.id] = item
     return list(found.values())

@@ -320,8 +320,12 @@ class UnavailableHit(Hit):
 
 
 def user_metadata(stored: MetadataView | None) -> Metadata:
-    """Return the metadata that a memory was given, of all that is stored with it."""
-    return {key: value for key, value in exact_metadata(stored or {}).items() if not key.startswith(RESERVED)}
+    """Return the metadata that a memory was given, of all that is stored with it; the lists in it are the caller's own."""
+    return {
+        key: list(value) if isinstance(value, list) else value
+        for key, value in exact_metadata(stored or {}).items()
+        if not key.startswith(RESERVED)
+    }
 
 
 def _moment(stored: MetadataView | None, key: str) -> datetime | None:

@@ -42,11 +42,13 @@ class Row(NamedTuple):
         namespace: Where it belongs.
         item: The memory.
         size: How many bytes of the file it took, with what stands between it and the one before.
+        is_named: Whether the file gives its id.
     """
 
     namespace: str
     item: Item
     size: int
+    is_named: bool
 
 
 def reader_of(path: Path, namespace: str) -> tuple[Generator[Row, None, None], bool]:
@@ -237,7 +239,8 @@ def _row(entry: object, namespace: str, where: str, size: int) -> Row:
     collection_name(namespace, f"The namespace of {where}")
     # Without a moment the order of the file says nothing about what belongs together.
     defaults = {} if isinstance(entry, dict) and "created_at" in entry else {"thread": False}
-    return Row(namespace, item_from(entry, where, defaults), size)
+    is_named = isinstance(entry, dict) and entry.get("id") is not None
+    return Row(namespace, item_from(entry, where, defaults), size, is_named)
 
 
 def _number(text: str, what: str) -> float:

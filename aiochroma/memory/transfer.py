@@ -251,7 +251,7 @@ async def _import(
 
     reading = _Reading(rows)
     try:
-        await remember_batches(store, _batches(reading, sizes), written, replace=replaces)
+        await remember_batches(store, _batches(reading, sizes, replaces=replaces), written)
     finally:
         reading.close()
     return count
@@ -264,30 +264,36 @@ def _numbered(rows: Iterable[Row]) -> Generator[Row, None, None]:
     """
     said: Counter[tuple[str, str]] = Counter()
     for row in rows:
-        namespace, item, _ = row
+        namespace, item = row.namespace, row.item
         if THREAD in item.own and CREATED_AT not in item.own and item.id == item.derived_id():
             said[namespace, item.id] += 1
             item.id = item.derived_id(said[namespace, item.id])
         yield row
 
 
-async def _batches(reading: _Reading, sizes: deque[int]) -> AsyncIterator[tuple[str, list[Item]]]:
+async def _batches(
+    reading: _Reading, sizes: deque[int], *, replaces: bool
+) -> AsyncIterator[tuple[str, list[Item], bool]]:
     """Read rows off the loop, a window at a time, and gather those of one namespace, wherever they stand in the window.
+
+    A row whose id follows from its text alone replaces nothing: under that id there may be another memory by now.
 
     Args:
         reading: The files to read.
         sizes: How many bytes of the file each batch took is put here, behind those of the batch before.
+        replaces: Whether the others replace memories as a whole.
     """
     while True:
         window, error = await off_loop(reading.some)
-        namespaces: dict[str, list[Row]] = {}
+        alike: dict[tuple[str, bool], list[Row]] = {}
         for row in window:
-            namespaces.setdefault(row.namespace, []).append(row)
-        for namespace, rows in namespaces.items():
+            is_named = row.is_named or row.item.id != row.item.derived_id()
+            alike.setdefault((row.namespace, replaces and is_named), []).append(row)
+        for (namespace, replace), rows in alike.items():
             for start in range(0, len(rows), _ROWS_AT_ONCE):
                 batch = rows[start : start + _ROWS_AT_ONCE]
                 sizes.append(sum(row.size for row in batch))
-                yield namespace, [row.item for row in batch]
+                yield namespace, [row.item for row in batch], replace
         if error is not None:
             raise error
         if not window:

@@ -21,16 +21,14 @@ from aiochroma.records.record import (
     CHUNKS,
     CREATED_AT,
     POSITION,
-    SCOPE,
-    THREAD,
     WRITING,
     Record,
+    SaidText,
     before,
     has_expired,
     merged_metadata,
     namespace_in,
     record_of,
-    text_id,
     thread_position,
     with_exact_floats,
     written_over,
@@ -48,9 +46,6 @@ if TYPE_CHECKING:
     from aiochroma.records.spec import ListSpec
 
 __all__ = ["MemoryRecords"]
-
-_MOMENT = 5e-7
-"""Moments that are nearer to each other, in seconds, are one: Chroma may change the last digit of a float."""
 
 
 class MemoryRecords:
@@ -169,25 +164,28 @@ class MemoryRecords:
         *,
         dedupe: bool,
     ) -> dict[str, str]:
-        """Return other ids, for texts whose own id belongs to another memory.
+        """Return other ids, for texts whose own id belongs to another memory, or that are there under another id.
 
         That is one which was changed to another text since, or, in a thread, one which was said before.
         """
         moved = {}
-        now = time.time()
-        for id, document, metadata in zip(ids, documents, metadatas, strict=True):
-            scope, thread = metadata.get(SCOPE, ""), metadata.get(THREAD, "")
-            if id != text_id(document, scope=scope, thread=thread):
-                continue  # Its caller has chosen it.
-            made = metadata[CREATED_AT] if thread and not dedupe else None
-            number, there = 0, old.get(id)
-            while there is not None and not has_expired(there["metadata"], now):
-                earlier = made is not None and abs(there["metadata"].get(CREATED_AT, 0.0) - made) > _MOMENT
-                if there["document"] == document and not earlier:
-                    break
+        texts = [
+            SaidText(document, metadata, dedupe=dedupe)
+            for document, metadata in zip(documents, metadatas, strict=True)
+        ]
+        own = {id: text for id, text in zip(ids, texts, strict=True) if id in text.own_ids}
+        further = [id for text in own.values() for id in text.own_ids if id not in own]
+        known = {**old, **(self._known(collection_id, further, db) if further else {})}
+        for id, text in own.items():
+            there = [one for one in text.own_ids if text.is_memory(known.get(one))]
+            new, number = (there or [id])[0], 0
+            while text.is_anothers(known.get(new)):
                 number += 1
-                new = moved[id] = text_id(document, number, scope=scope, thread=thread, made=made)
-                there = self._known(collection_id, [new], db).get(new)
+                new = text.id(number)
+                if new not in known:
+                    known.update(self._known(collection_id, [new], db))
+            if new != id:
+                moved[id] = new
         return moved
 
     def _positioned(

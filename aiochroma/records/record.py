@@ -1,8 +1,9 @@
 """What a memory is in Chroma: the name of its collection, the keys of its metadata, and pure functions over records.
 
 Any text is a namespace. Chroma allows 3 to 512 characters of ``[a-zA-Z0-9._-]``, alphanumeric at both ends, as the name of a
-collection. A namespace that is already such a name keeps it, so that a store looks familiar in other tools. Anything else becomes
-``ns.<escaped>.x``: letters, digits and ``-`` stay, every other byte of the UTF-8 form becomes ``_`` and two hexadecimal digits.
+collection, but no two periods in a row, and no IP address. A namespace that is already such a name keeps it, so that a store
+looks familiar in other tools. Anything else becomes ``ns.<escaped>.x``: letters, digits and ``-`` stay, every other byte of the
+UTF-8 form becomes ``_`` and two hexadecimal digits.
 What would be too long becomes ``ns.sha256-<digest>.x``; the text itself is in the collection's metadata in every case.
 ``ns.chunks-<digest>.x`` holds the chunks of a namespace's long texts; no namespace has that name, because one that could is legal
 as it is.
@@ -14,6 +15,7 @@ import hashlib
 import json
 import math
 import re
+import time
 from typing import TYPE_CHECKING, TypedDict
 
 from aiochroma._errors import InvalidInputError, shown
@@ -49,6 +51,7 @@ __all__ = [
     "UPDATED_AT",
     "WRITING",
     "Record",
+    "SaidText",
     "aside_name",
     "before",
     "chunk_id",
@@ -110,6 +113,8 @@ CHUNK_MADE = "aiochroma:chunk_made"
 EXACT_FLOATS = "aiochroma:floats"
 """As JSON, by their keys, those floats as they were given of which Chroma keeps another last digit."""
 
+_MOMENT = 5e-7
+"""Moments that are nearer to each other, in seconds, are one: Chroma may change the last digit of a float."""
 _LATEST = 1e12
 """No date has this many seconds since 1970."""
 
@@ -145,6 +150,45 @@ def text_id(
         at = "" if made is None else f"{made:.6f}"
         parts = [scope, thread, at, f"{number}", text]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+
+
+class SaidText:
+    """A text that was given no id, and may be a memory already.
+
+    In a thread a text that was said before, at another moment, is another memory.
+
+    Args:
+        text: The text.
+        metadata: What is stored with it.
+        dedupe: Whether it is the same memory there, too.
+    """
+
+    def __init__(self, text: str, metadata: MetadataView, *, dedupe: bool) -> None:
+        self._text = text
+        self._scope, self._thread = metadata.get(SCOPE, ""), metadata.get(THREAD, "")
+        self._made: float | None = metadata[CREATED_AT] if self._thread and not dedupe else None
+        self._now = time.time()
+        self.own_ids: list[str] = [text_id(text, scope=self._scope, thread=self._thread)]
+        if self._made is not None:
+            self.own_ids.append(self.id(1))
+
+    def id(self, number: int) -> str:
+        """Return its id where those of lower numbers belong to others."""
+        return text_id(self._text, number, scope=self._scope, thread=self._thread, made=self._made)
+
+    def is_memory(self, record: Record | None) -> bool:
+        """Tell whether a record is its memory; one that has expired is none."""
+        if record is None or has_expired(record["metadata"], self._now) or record["document"] != self._text:
+            return False
+        return self._made is None or abs(made_at(record["metadata"]) - self._made) <= _MOMENT
+
+    def is_anothers(self, record: Record | None) -> bool:
+        """Tell whether a record is another memory."""
+        return (
+            record is not None
+            and not has_expired(record["metadata"], self._now)
+            and not self.is_memory(record)
+        )
 
 
 def scope_path(parts: Iterable[str]) -> str:
@@ -325,7 +369,7 @@ def written_over(known: Record | None, id: str, document: str, metadata: Metadat
 
 # -- names of collections ------------------------------------------------------------------------------------------------
 
-_LEGAL = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{1,510}[a-zA-Z0-9]")
+_LEGAL = re.compile(r"(?!.*\.\.|\d+(?:\.\d+){3}\Z)[a-zA-Z0-9][a-zA-Z0-9._-]{1,510}[a-zA-Z0-9]")
 _ESCAPED = re.compile(r"ns\.(.*)\.x", re.DOTALL)
 _HASHED = re.compile(r"ns\.sha256-[0-9a-f]{64}\.x")
 _MOST = 512

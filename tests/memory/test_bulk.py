@@ -555,3 +555,22 @@ async def test_the_queue_of_a_memory_is_bounded(path, embedder):
         assert await memory.count() == 101
         assert max(one.pending for one in stats) <= 10
         assert max(one.in_line for one in stats) > 0
+
+
+async def test_what_is_said_again_is_imported_as_often(memory, tmp_path):
+    """A text without an id that is repeated in its conversation replaces none that is there, in this file or before."""
+    said = {n: "ok" if n % 100 == 0 else f"message {n}" for n in range(300)}
+    rows = [{"text": text, "thread": "t", "created_at": 1000.0 + n} for n, text in said.items()]
+    (tmp_path / "chat.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    live = await memory.remember("ok", thread="t", created_at=5000)
+    changed = await memory.remember("I live in Graz.")
+    await memory.update(changed, text="I live in Vienna.")
+    (tmp_path / "facts.json").write_text(json.dumps(["I live in Graz."]))
+    for _ in range(2):
+        assert await memory.import_(tmp_path / "chat.jsonl") == 300
+        assert await memory.import_(tmp_path / "facts.json") == 1
+        oks = [hit async for hit in memory.list(thread="t") if hit.text == "ok"]
+        assert sorted(hit.created_at.timestamp() for hit in oks) == [1000, 1100, 1200, 5000]
+        assert live in {hit.id for hit in oks}
+        assert (await memory.get(changed)).text == "I live in Vienna."
+        assert await memory.count() == 303

@@ -569,6 +569,10 @@ async def test_lists_in_metadata(memory, path, embedder):
     assert await holding({"tags": "red"}) == ["c"]
     assert await holding({"$and": [{"sizes": {"$contains": 2}}, {"tags": {"$contains": "old"}}]}) == ["k"]
     assert await holding({"on": {"$contains": True}}) == ["l"]
+    # What callers get is their own, also where their questions were answered together.
+    one, other = await asyncio.gather(memory.recall("kettle", k=1), memory.recall("a kettle", k=1))
+    one[0].metadata["tags"].append("mine")
+    assert other[0].metadata["tags"] == ["red", "old"]
     assert (await memory.update("k", metadata={"tags": ["blue"], "sizes": None})).metadata == {
         "tags": ["blue"]
     }

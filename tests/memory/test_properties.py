@@ -62,6 +62,17 @@ def test_any_text_names_a_namespace(name):
     assert (namespace_of(made) is None) == made.startswith("ns.sha256-")
 
 
+@pytest.mark.parametrize(
+    "name", ["127.0.0.1", "v1..v2", "...", "1.2.3", "999.1.1.1", "a-", "-a", "ns.x.x", "ns..x"]
+)
+def test_what_is_no_name_to_chroma_names_a_namespace(shared, name):
+    """Addresses and rows of periods, which Chroma refuses, are names like any other."""
+    id = shared.remember("The cat sleeps.", namespace=name)
+    assert [hit.id for hit in shared.recall("cat", namespaces=name)] == [id]
+    assert name in shared.namespaces()
+    shared.forget_namespace(name)
+
+
 @pytest.mark.parametrize("made", ["ns._ff.x", "ns._20.x", "ns._00.x", "ns.default.x"])
 def test_a_collection_that_only_looks_like_a_namespaces_own_has_no_other_name(tmp_path, made):
     """What another program made hinders no recall over all namespaces, and is not taken for one that there is."""

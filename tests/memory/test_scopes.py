@@ -37,6 +37,20 @@ async def test_a_repeated_text_is_a_new_turn_of_its_thread(memory):
     assert await memory.count() == 6
 
 
+async def test_the_last_messages_may_be_remembered_again_and_again(memory):
+    """Whatever part of a conversation is given, in whatever order, and whatever was forgotten: a moment is one memory."""
+    said = [{"role": "user", "content": "ok", "created_at": 100.0 + n} for n in range(5)]
+    ids = await memory.remember_messages([said[2]], thread="t")
+    ids += await memory.remember_messages([said[0], said[1], said[2], said[2]], thread="t")
+    assert ids[0] == ids[3] == ids[4]
+    await memory.forget(ids[0])
+    await memory.update(ids[1], ttl=0.001)
+    for _ in range(2):
+        await memory.remember_messages(said[1:], thread="t")
+    page = await memory.list(thread="t")
+    assert sorted(hit.created_at.timestamp() for hit in page) == [101, 102, 103, 104]
+
+
 async def test_places_in_a_thread_follow_arrival_and_not_the_clock(memory):
     """What is said later stands behind, also when its moment is an earlier one; scopes have threads of their own."""
     for text, moment in (("first", 2e9), ("second", 1e9), ("third", 1.5e9)):
