@@ -260,7 +260,7 @@ def finish_backup(backup: UnfinishedBackup, *, paused_ms: float) -> BackupReport
         paused_ms=paused_ms,
     )
     if backup.keep is not None:
-        report = replace(report, removed=_rotate(backup.final.parent, backup.keep, backup.source))
+        report = replace(report, removed=_rotate(backup.final, backup.keep, backup.source))
     if backup.verify == "full":
         # Only then may the log forget what is in it.
         try:
@@ -272,13 +272,14 @@ def finish_backup(backup: UnfinishedBackup, *, paused_ms: float) -> BackupReport
     return report
 
 
-def _rotate(folder: Path, keep: int, source: Path) -> tuple[str, ...]:
-    """Delete the oldest backups of a database in a folder, so that ``keep`` remain; returns what was deleted.
+def _rotate(newest: Path, keep: int, source: Path) -> tuple[str, ...]:
+    """Delete the oldest backups of a database in the folder of its newest, so that ``keep`` remain; returns what was deleted.
 
     Only what has a manifest counts as a backup, and only those of this database are touched. One that cannot be deleted stays:
-    the new one is complete all the same.
+    the new one is complete all the same. The newest stays whatever the clock says.
     """
-    backups = sorted(entry for entry in folder.glob("backup-*") if _is_backup_of(entry, source))
+    found = newest.parent.glob("backup-*")
+    backups = [*sorted(entry for entry in found if entry != newest and _is_backup_of(entry, source)), newest]
     return tuple(str(backup) for backup in backups[:-keep] if _is_deleted(backup))
 
 

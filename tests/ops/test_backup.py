@@ -121,11 +121,16 @@ async def test_rotation_keeps_the_newest_of_this_database_only(database, tmp_pat
     async with aiochroma.AsyncPersistentClient(tmp_path / "other") as client:
         foreign = (await client.backup(folder, keep=5)).path
     async with aiochroma.AsyncPersistentClient(database) as client:
-        reports = [await client.backup(folder, keep=2) for _ in range(3)]
-    assert reports[-1].removed == (reports[0].path,)
-    assert sorted(str(entry) for entry in folder.iterdir()) == sorted(
-        [foreign, *(report.path for report in reports[1:])]
-    )
+        reports = [await client.backup(folder, keep=2, verify="quick") for _ in range(3)]
+        assert reports[-1].removed == (reports[0].path,)
+        assert sorted(str(entry) for entry in folder.iterdir()) == sorted(
+            [foreign, *(report.path for report in reports[1:])]
+        )
+        # Made before the clock was set back: it has the later name, and is the older one all the same.
+        later = Path(reports[2].path).rename(folder / "backup-29990101T000000.000000Z")
+        last = await client.backup(folder, keep=1, verify="quick")
+    assert last.removed == (reports[1].path, str(later))
+    assert {str(entry) for entry in folder.iterdir()} == {foreign, last.path}
 
 
 async def test_an_older_backup_that_cannot_be_deleted_spoils_no_new_one(
