@@ -80,6 +80,7 @@ SENTENCES = {
     "export.left_out": "{left_out} records of {namespace} were left out of the export, because no import takes them: {first}",
     "mcp.session_failed": "a session ended by an error:\n{traceback}",
     "memory.degraded": "{operation} gave an empty result, because the store failed: {error}",
+    "memory.not_compacted": "an index that is full of dead entries was not made again in the background: {reason}",
     "memory.not_taken_back": "chunks of texts that were not remembered in {namespace} are left until it is swept: {error}",
     "memory.taken_back": "texts of {namespace} were not remembered, and their chunks were deleted again: {ids}",
     "memory.unowned_chunks": "{deleted} chunks in {namespace} belonged to no memory and were deleted; they were of {of}",

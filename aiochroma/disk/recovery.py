@@ -30,6 +30,7 @@ from aiochroma.disk.layout import (
     SQLITE_FILE,
     TEXT_INDEX_FILE,
     connect_read_write,
+    free_bytes,
     log_topic,
 )
 from aiochroma.disk.salvage import Salvage, replay, salvage_vectors
@@ -57,6 +58,13 @@ __all__ = [
 log: EventLogger = get_logger("aiochroma.disk")
 
 _ASKING_SECONDS = 30.0
+
+_VECTORS_OF_A_COPY = 4
+"""So often a copied record's vector is written: in Chroma's index, while that grows once more, in its log, and in our file."""
+_BYTES_OF_A_COPY = 4096
+"""What else is written of a copied record of usual length."""
+_LEFT_FREE_BYTES = 16 * 2**20
+"""What a copy leaves to others: writing stops where the disk is fuller than half of it."""
 
 OwnVectors = Callable[[str], Iterable[tuple[Sequence[str], Iterable["npt.NDArray[np.float32]"]]]]
 """Returns ids and vectors of a collection, a page at a time."""
@@ -208,8 +216,11 @@ def complete_retained_log(directory: Path, report: PreflightReport) -> tuple[str
     return tuple(incomplete)
 
 
-def worn_collections(directory: Path) -> list[str]:
-    """Return the ids of the collections in whose index on disk more is dead than alive; Chroma may have the directory open.
+def worn_collections(directory: Path) -> dict[str, int]:
+    """Return the collections in whose index on disk more is dead than alive; Chroma may have the directory open.
+
+    Returns:
+        By collection id, how many bytes are too few on the disk for a copy of it; 0 where there is room.
 
     Raises:
         StoreUnavailableError: The database cannot be asked.
@@ -220,11 +231,13 @@ def worn_collections(directory: Path) -> list[str]:
         raise StoreUnavailableError(
             f"How much of the indexes of {str(directory)!r} is dead cannot be found out: {error}"
         ) from error
-    worn = []
+    worn = {}
     for collection, index, records in json.loads(asked):
         with suppress(IndexUnreadableError):  # None yet; or it is broken, and `doctor` says so.
-            if is_worn(read_header(directory / index, None, complete=False).count - records, records):
-                worn.append(collection)
+            header = read_header(directory / index, None, complete=False)
+            if is_worn(header.count - records, records):
+                needed = records * (_VECTORS_OF_A_COPY * header.element_size + _BYTES_OF_A_COPY)
+                worn[collection] = max(0, needed + _LEFT_FREE_BYTES - free_bytes(directory))
     return worn
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from aiochroma.memory.store import Namespace, Store
     from aiochroma.memory.vectors import Embedded
 
-__all__ = ["CodesBeside", "complete_codes", "write_codes"]
+__all__ = ["CodesBeside", "complete_codes", "complete_index", "write_codes"]
 
 log: EventLogger = get_logger("aiochroma.memory")
 
@@ -106,8 +106,7 @@ async def complete_codes(
     namespace = await store.existing(name)
     if namespace is None or not store.embedder.gives_tokens:
         return 0
-    while store.capabilities.full_text and await store.submit("index_memories", **namespace.collection) < 1.0:
-        pass
+    await complete_index(store, namespace.id)
     ids: list[str] = await store.submit("memories_without_code", **namespace.collection)
     asked: list[str] = []
     for start in range(0, len(ids), _PAGE):
@@ -134,6 +133,13 @@ async def _complete_page(store: Store, namespace: Namespace, ids: list[str], at_
             store, namespace.collection["collection_id"], dict(zip(some, embedded, strict=True))
         )
     return [id for id, _ in texts]
+
+
+async def complete_index(store: Store, collection: object) -> None:
+    """Have our file, where there is one, copy all that it lacks of a collection."""
+    if store.capabilities.full_text:
+        while await store.submit("index_memories", collection_id=collection, **store.database) < 1.0:
+            pass
 
 
 async def write_codes(store: Store, collection: object, embedded: Mapping[str, Embedded]) -> None:

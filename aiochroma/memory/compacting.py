@@ -6,14 +6,22 @@ is made, compared, and takes over as one for another embedder does, but its vect
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import contextvars
+import secrets
+import threading
+import time
 from typing import TYPE_CHECKING
 
-from aiochroma._errors import EmbeddingFailedError, InvalidInputError
+from aiochroma._errors import ClosedError, EmbeddingFailedError, InvalidInputError, StoreUnavailableError
+from aiochroma._logging import EventLogger, get_logger
 from aiochroma._types import Metadata
+from aiochroma._waiting import deadline, rest
 from aiochroma.memory.codes import complete_codes
-from aiochroma.memory.copies import ExclusiveRun
+from aiochroma.memory.copies import COPY_EMBEDDER, ExclusiveRun, OtherRunError, copy_name
 from aiochroma.memory.reembedding import Copying, finish_interrupted
-from aiochroma.memory.store import checked_names
+from aiochroma.memory.store import Namespace, checked_names
 from aiochroma.memory.vectors import Embedded
 from aiochroma.records.record import CHUNKS, collection_name
 
@@ -23,7 +31,16 @@ if TYPE_CHECKING:
     from aiochroma.memory.opening import Life
     from aiochroma.memory.store import Store
 
-__all__ = ["compact"]
+__all__ = ["BackgroundCompacting", "compact"]
+
+log: EventLogger = get_logger("aiochroma.memory")
+
+_LOOK_EVERY = 1000
+"""After this many memories were forgotten the indexes are looked at: some 30 ms on the DB thread."""
+_PAUSE_SECONDS = 5.0
+"""So much later, so that a memory that is closed soon does not begin."""
+_GIVING_BACK_SECONDS = 0.3
+"""For so long closing waits for the end of what is under way, which takes some 10 ms."""
 
 
 def compact(
@@ -37,38 +54,159 @@ def compact(
 
     async def work(store: Store) -> dict[str, int]:
         done = {}
-        chosen = await _worn(store) if names is None else names
+        lacking = await _worn(store) if names is None else dict.fromkeys(names, 0)
         async with ExclusiveRun(store) as run:
             await finish_interrupted(store, run)
-            for name in chosen:
+            for name, bytes_lacking in lacking.items():
                 if await store.existing(name) is None:  # That of another embedder is an error here.
                     continue
-                model = await store.collection(collection_name(name))
-                if model is None:
-                    continue
-                copying = _Compacting(store, run, name, model, progress)
-                if not await copying.run():
+                if bytes_lacking:
+                    raise StoreUnavailableError(
+                        f"{_no_room(name, bytes_lacking)} Free some, or name the namespace to try all the same."
+                    )
+                copying = await _make_again(store, run, name, progress)
+                if copying is not None and copying.left:
                     raise EmbeddingFailedError(
                         f"The namespace {name!r} stays as it was: its long texts cannot be embedded again, those of "
                         f"{', '.join(sorted(copying.left)[:5])}."
                     )
-                await complete_codes(store, name)
-                done[name] = copying.embedded
+                if copying is not None:
+                    done[name] = copying.embedded
         return done
 
     return life.run("compact", work, None)
 
 
-async def _worn(store: Store) -> list[str]:
-    """Return the namespaces in whose index more is dead than alive."""
+def _no_room(name: str, bytes_lacking: int) -> str:
+    return (
+        f"The index of {name!r} is not made again: the disk has {-(-bytes_lacking // 10**6)} MB too little room for a copy of "
+        "the namespace."
+    )
+
+
+async def _make_again(
+    store: Store, run: ExclusiveRun, name: str, progress: Callable[[str, int, int], None] | None
+) -> _Compacting | None:
+    """Make the index of a namespace again, if there is one; return what was done."""
+    model = await store.collection(collection_name(name))
+    if model is None:
+        return None
+    copying = _Compacting(store, run, name, model, progress)
+    if await copying.run():
+        await complete_codes(store, name)
+    return copying
+
+
+async def _worn(store: Store) -> dict[str, int]:
+    """Return the namespaces in whose index more is dead than alive, and how many bytes are too few for a copy of each."""
     if not store.capabilities.files:
         raise InvalidInputError(
             "This database has no files of its own to look at: name the `namespaces` whose index is to be made again."
         )
-    worn = set(await store.submit("worn_collections"))
+    worn: dict[str, int] = await store.submit("worn_collections")
+    if not worn:
+        return {}
     names = await store.names()
     by_name = {model.name: str(model.id) for model in await store.collections()}
-    return [name for name in names if by_name.get(collection_name(name)) in worn]
+    ids = {name: by_name.get(collection_name(name), "") for name in names}
+    return {name: worn[id] for name, id in ids.items() if id in worn}
+
+
+class BackgroundCompacting:
+    """Makes the worn indexes of a memory's namespaces again, unasked.
+
+    A thread of its own does it, with an event loop of its own: the memory's callers may have any number of loops, or none, and
+    theirs end when they like. There is one only while there is something to do. Whoever asks for a copy of a namespace has the
+    way: what was copied until then is gone on with. Nobody is told of a failure but the log.
+
+    Args:
+        store: The memory's store.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        # Anywhere, so that many short lives look as often as a long one.
+        self._forgotten = secrets.randbelow(_LOOK_EVERY)
+        self._look_after = _LOOK_EVERY
+        self._thread: threading.Thread | None = None
+        self._has_ended = False
+        self._has_told = False
+        self._cancel: Callable[[], object] | None = None
+
+    def note(self, forgotten: int) -> None:
+        """Count memories that were forgotten; after enough of them, look at the indexes."""
+        self._forgotten += forgotten
+        busy = self._thread is not None and self._thread.is_alive()
+        if (
+            self._forgotten < self._look_after
+            or busy
+            or self._has_ended
+            or not self._store.capabilities.files
+        ):
+            return
+        thread = threading.Thread(
+            target=contextvars.Context().run, args=(self._run,), name="aiochroma-compacting", daemon=True
+        )
+        with contextlib.suppress(RuntimeError):  # There are too many threads, or the interpreter ends.
+            thread.start()
+            self._thread = thread
+
+    async def end(self) -> None:
+        """Begin nothing more, and stop what is under way: it gives back the right to make copies, for which it has a moment."""
+        self._has_ended = True
+        if self._cancel is not None:
+            with contextlib.suppress(RuntimeError):  # Its loop has just ended.
+                self._cancel()
+        until = time.monotonic() + _GIVING_BACK_SECONDS
+        while self._thread is not None and self._thread.is_alive() and time.monotonic() < until:
+            await rest(0.002)
+
+    def _run(self) -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            asyncio.run(self._work())
+
+    async def _work(self) -> None:
+        task, loop = asyncio.current_task(), asyncio.get_running_loop()
+        assert task is not None
+        self._cancel = lambda: loop.call_soon_threadsafe(task.cancel)
+        while not self._has_ended and self._forgotten >= self._look_after:
+            await asyncio.sleep(_PAUSE_SECONDS)
+            self._forgotten = 0
+            try:
+                with deadline(None):
+                    await self._compact()
+            except (ClosedError, OtherRunError):
+                return  # Whoever opens it next, or makes copies now, goes on.
+            except Exception as error:  # noqa: BLE001 - nobody has asked for it
+                self._look_after *= 2
+                self._tell(repr(error))
+
+    async def _compact(self) -> None:
+        store = self._store
+        found = await _worn(store)
+        if not found:
+            return
+        async with ExclusiveRun(store, gives_way=True) as run:
+            await finish_interrupted(store, run)
+            for name, bytes_lacking in (await _worn(store)).items():
+                copy = await store.collection(copy_name(name, ""))
+                stored = store.embedder.identity if copy is None else (copy.metadata or {}).get(COPY_EMBEDDER)
+                if (
+                    not isinstance((await store.find([name]))[name], Namespace)
+                    or stored != store.embedder.identity
+                ):
+                    continue  # Of another embedder; or somebody has begun to embed it again with one.
+                if bytes_lacking:
+                    self._tell(_no_room(name, bytes_lacking))
+                    continue
+                copying = await _make_again(store, run, name, None)
+                if copying is not None and copying.left:
+                    self._tell(f"long texts of {name!r} cannot be embedded again")
+
+    def _tell(self, reason: str) -> None:
+        if not self._has_told and not self._has_ended:
+            self._has_told = True
+            log.warning("memory.not_compacted", reason=reason)
 
 
 class _Compacting(Copying):

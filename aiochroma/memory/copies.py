@@ -47,6 +47,7 @@ __all__ = [
     "COPY_OF",
     "SINCE",
     "ExclusiveRun",
+    "OtherRunError",
     "copy_name",
     "delete_collection",
     "delete_replaced",
@@ -67,42 +68,75 @@ SINCE = "aiochroma:copied_until"
 """The moment at which the last comparison of all records began, in seconds since 1970."""
 
 _RUN = "ns.reembedding.x"
-_MARK, _PROCESS, _MACHINE, _SEEN = (
-    f"aiochroma:run_{name}" for name in ("mark", "process", "machine", "seen")
+_MARK, _PROCESS, _MACHINE, _SEEN, _GIVES_WAY, _WANTED = (
+    f"aiochroma:run_{name}" for name in ("mark", "process", "machine", "seen", "gives_way", "wanted")
 )
 _SETTLING_PATIENCE_SECONDS = 30.0
 _SETTLING_PAUSE_SECONDS = 0.02
 _SIGN_SECONDS = 10.0
 _SILENT_SECONDS = 900.0
-"""After this time without a sign a run on another machine is taken to be dead. Before each page it gives one."""
+"""After this time without a sign a run is taken to be dead. Before each page it gives one."""
+
+
+class OtherRunError(StoreUnavailableError):
+    """Another program makes copies in the database."""
 
 
 class ExclusiveRun:
     """The right to make copies in a database, for one program at a time: a collection without records says who has it.
 
     It works for all that use a database: tasks of one program, processes that share it, clients of a server.
+
+    Args:
+        store: The store.
+        gives_way: Whether this run ends, before its next change, as soon as one that was asked for wants to begin.
     """
 
     _under_way: ClassVar[set[str]] = set()
     """The marks of the runs of this process."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, *, gives_way: bool = False) -> None:
         self._store = store
+        self._gives_way = gives_way
         self._mark = uuid.uuid4().hex
         self._signed_at = 0.0
 
     async def __aenter__(self) -> ExclusiveRun:
         self._under_way.add(self._mark)
         try:
-            made = await self._store.make_collection(_RUN, self._sign())
-            if (made.metadata or {}).get(_MARK) != self._mark:
-                self._refuse_if_alive(made.metadata or {})
-                await self._give_sign(made)
-                await self.check()
+            until = time.monotonic() + _SETTLING_PATIENCE_SECONDS
+            while not await self._has_begun(may_wait=time.monotonic() < until):
+                await rest(_SETTLING_PAUSE_SECONDS)
         except BaseException:
-            self._under_way.discard(self._mark)
+            await self.__aexit__(None, None, None)
             raise
         return self
+
+    async def _has_begun(self, *, may_wait: bool) -> bool:
+        """Take the right if it is free; else ask whoever has it to give way."""
+        made = await self._store.make_collection(_RUN, self._sign())
+        known = made.metadata or {}
+        if known.get(_MARK) == self._mark:
+            return True
+        if not self._is_at_work(known):
+            await self._give_sign(made)
+            await self.check()
+            return True
+        if self._gives_way or not known.get(_GIVES_WAY) or not may_wait:
+            raise _refusal(known)
+        await self._ask_for_way(made)
+        return False
+
+    async def _ask_for_way(self, other: Collection) -> None:
+        """Have a run that gives way know that this one waits; again, where its sign of life has covered that."""
+        from chromadb.errors import NotFoundError
+
+        metadata = {**(other.metadata or {}), _WANTED: True}
+        if metadata != other.metadata:
+            with contextlib.suppress(NotFoundError):  # It has just ended.
+                await self._store.submit(
+                    "_modify", id=other.id, new_metadata=metadata, **self._store.database
+                )
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -118,11 +152,13 @@ class ExclusiveRun:
         """Give a sign of life, before anything is changed that another run might rely on.
 
         Raises:
-            StoreUnavailableError: Another run has taken this one to be dead.
+            OtherRunError: Another run has taken this one to be dead; or this one gives way to it.
         """
         found = await self._store.collection(_RUN)
+        if found is not None and self._gives_way and (found.metadata or {}).get(_WANTED):
+            raise OtherRunError("Another program, that was asked to, makes copies of namespaces now.")
         if found is None or (found.metadata or {}).get(_MARK) != self._mark:
-            raise StoreUnavailableError(
+            raise OtherRunError(
                 "Another program embeds this database again by now: this one gave no sign of life for too long. Nothing is lost; "
                 "it goes on where this one stopped."
             )
@@ -130,28 +166,36 @@ class ExclusiveRun:
             await self._give_sign(found)
 
     def _sign(self) -> Metadata:
-        return {_MARK: self._mark, _PROCESS: os.getpid(), _MACHINE: platform.node(), _SEEN: time.time()}
+        return {
+            _MARK: self._mark,
+            _PROCESS: os.getpid(),
+            _MACHINE: platform.node(),
+            _SEEN: time.time(),
+            _GIVES_WAY: self._gives_way,
+        }
 
     async def _give_sign(self, found: Collection) -> None:
         self._signed_at = time.monotonic()
         await self._store.submit("_modify", id=found.id, new_metadata=self._sign(), **self._store.database)
 
-    def _refuse_if_alive(self, known: MetadataView) -> None:
-        """Raise where the run that has the right may still be at work."""
+    def _is_at_work(self, known: MetadataView) -> bool:
+        """Tell whether the run that has the right may still be at work."""
         process, seen = known.get(_PROCESS), known.get(_SEEN)
         if not (isinstance(process, int) and isinstance(seen, float)):
-            return  # Not of ours.
-        if known.get(_MACHINE) == platform.node():
-            is_own = process == os.getpid()
-            alive = known.get(_MARK) in self._under_way if is_own else is_alive(process)
-        else:
-            alive = abs(time.time() - seen) < _SILENT_SECONDS
-        if alive:
-            at = datetime.fromtimestamp(seen).astimezone().isoformat(timespec="seconds")
-            raise StoreUnavailableError(
-                f"Namespaces of this database are being embedded again by process {process} on {known.get(_MACHINE)!r} (its last "
-                f"sign of life: {at}). Wait until it is done, then ask again: what it has done is not done twice."
-            )
+            return False  # Not of ours.
+        if abs(time.time() - seen) > _SILENT_SECONDS:
+            return False  # A process of another program may have its number by now.
+        if known.get(_MACHINE) != platform.node():
+            return True
+        return known.get(_MARK) in self._under_way if process == os.getpid() else is_alive(process)
+
+
+def _refusal(known: MetadataView) -> OtherRunError:
+    at = datetime.fromtimestamp(float(str(known[_SEEN]))).astimezone().isoformat(timespec="seconds")
+    return OtherRunError(
+        f"Namespaces of this database are being embedded again by process {known[_PROCESS]} on {known.get(_MACHINE)!r} (its last "
+        f"sign of life: {at}). Wait until it is done, then ask again: what it has done is not done twice."
+    )
 
 
 async def settled(work: Callable[[], Awaitable[T]]) -> T:

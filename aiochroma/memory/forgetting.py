@@ -228,6 +228,7 @@ async def _delete(
             history_namespace=namespace.name if noted and store.keeps_history else None,
         )
         forgotten += len(gone)
+    store.note_forgotten(forgotten)
     return Count(forgotten)
 
 
@@ -272,9 +273,10 @@ def erase(
                     return await _drop(store, found, noted=False)
                 return await _delete(store, found, ids, action="forget", noted=False)
 
-            # What is being embedded again holds the texts as well; it is begun again then.
+            # What is being copied holds the texts as well; it is begun again then. A copy that is begun meanwhile, too.
             await drop_copies(store, name)
             traces.erased += await store.on(name, of_one, absent=0, any_embedder=True)
+            await drop_copies(store, name)
         return await erase_traces(
             session,
             erased=traces.erased,

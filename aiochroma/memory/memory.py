@@ -49,17 +49,15 @@ class Memory(OpenedMemory):
             (``"auto"``): the one that the database was written with, where that is built in; for a new database static word
             vectors where the extra ``local`` is installed, else MiniLM where ``minilm`` is, else hashed n-grams. None of them
             needs a network. ``AIOCHROMA_EMBEDDER`` in the environment names another default.
-        on_failure: ``"raise"`` (default): errors are raised. ``"degrade"``: a call that fails gives an empty result and a log
-            line, which is what a chat window needs.
+        on_failure: ``"raise"`` (default), or ``"degrade"``, for a chat window: what fails gives an empty result and a log line.
         timeout: The limit for each call, in seconds; default: none. See also :class:`aiochroma.deadline`.
-        durable: Whether a broken index can be rebuilt completely at any moment; default True. Chroma's log then keeps what the
-            file beside it has not got yet. False leaves the log to Chroma.
+        durable: Whether Chroma's log keeps every vector as well, beside its index and the file of ours; default True.
         client: A client to use in place of one of its own; it stays open when the memory is closed, and has its own options.
         split_chars: The most characters of a chunk: longer texts are embedded in chunks, split where sentences end (extra
             ``long``). Default: as much as the embedder says that it reads; the offline ones read everything.
-        history: Whether every change made through this memory is noted, with the former text and metadata, in a file beside the
-            database; default False. See :meth:`history`.
+        history: Whether its changes are noted, with former texts and metadata, in a file; default False. See :meth:`history`.
         sweep_every: The seconds after which a write sweeps all namespaces in passing; default: only :meth:`sweep` does.
+        auto_compact: Whether :meth:`compact` happens in the background, where it is due and the database has files; default True.
         max_pending: The most requests that may be queued or running.
         max_write_slice_ms: The longest slice of a write, in milliseconds; see :func:`aiochroma.AsyncPersistentClient`.
         slow_request_ms: The time after which a request is logged as slow, in milliseconds.
@@ -68,7 +66,7 @@ class Memory(OpenedMemory):
         process: ``"shared"``: the directory's host serves it, a process that all programs of this user share and that the first
             of them starts. ``"this"``: this process alone opens it. None (default): through the host if there is one already,
             else in this process.
-        host_idle: The time for which a host that this memory starts stays when its last client has gone, in seconds.
+        host_idle: The seconds for which a host that this memory starts stays when its last client has gone.
         settings: Chroma's own settings; not changed.
 
     On a Chroma server (``client=await AsyncHttpClient(...)``, or :meth:`from_env`) a recall finds what it finds on a directory;
@@ -88,6 +86,7 @@ class Memory(OpenedMemory):
         split_chars: int | None = None,
         history: bool = False,
         sweep_every: float | None = None,
+        auto_compact: bool = True,
         max_pending: int = 10_000,
         max_write_slice_ms: float = 10.0,
         slow_request_ms: float = 1000.0,
@@ -112,7 +111,7 @@ class Memory(OpenedMemory):
             host_idle=host_idle,
             settings=settings,
         )
-        own = MemoryOptions(embedder, on_failure, split_chars, history, sweep_every)
+        own = MemoryOptions(embedder, on_failure, split_chars, history, sweep_every, auto_compact)
         super().__init__(Life(own, home_of(client, options, on_disk=path is not None)))
 
     # -- remembering ---------------------------------------------------------------------------------------------------
@@ -536,8 +535,9 @@ class Memory(OpenedMemory):
     ) -> dict[str, int]:
         """Make the indexes of namespaces again without what is dead in them, beside whoever uses them.
 
-        Chroma keeps what was deleted or replaced in its index, in memory and on the disk, and searches past it. A copy takes over
-        as with :meth:`reembed`, with the vectors that are there; interrupted, it goes on when it is run again.
+        Chroma keeps in its index what was deleted or replaced, and searches past it. A copy takes over as with :meth:`reembed`,
+        with the vectors that are there; interrupted, it goes on when it is run again. It is another collection: one that was got
+        from :attr:`client` before is to be got again.
 
         Args:
             namespaces: Names of namespaces; default: those in whose index more than 1,000 vectors, and more than half, are dead.

@@ -16,6 +16,7 @@ from aiochroma.client.options import EphemeralOptions, PersistentOptions, check_
 from aiochroma.client.session import Shared
 from aiochroma.core.stats import observed
 from aiochroma.memory.codes import CodesBeside
+from aiochroma.memory.compacting import BackgroundCompacting
 from aiochroma.memory.store import Store
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class MemoryOptions:
     split_chars: int | None = None
     history: bool = False
     sweep_every: float | None = None
+    auto_compact: bool = True
 
     def __post_init__(self) -> None:
         if not is_one_of(self.on_failure, "raise", "degrade"):
@@ -56,6 +58,7 @@ class MemoryOptions:
             )
         checked_seconds("sweep_every", self.sweep_every)
         check_flag("history", self.history)
+        check_flag("auto_compact", self.auto_compact)
         embedder = self.embedder
         usable = callable(embedder) or any(hasattr(embedder, name) for name in ("embed", "embed_documents"))
         if embedder is not None and not isinstance(embedder, str) and not usable:
@@ -171,6 +174,10 @@ class Life:
         self._swept_at = float("-inf")
         self._entered = False
         self._closed = False
+        self._compacting: BackgroundCompacting | None = None
+        if options.auto_compact:
+            self._compacting = BackgroundCompacting(self.store)
+            self.store.note_forgotten = self._compacting.note
 
     def __repr__(self) -> str:
         if self._closed:
@@ -191,6 +198,8 @@ class Life:
         waits_by_blocking()  # Says at once that asyncio is needed.
         self._closed = True
         await self.codes.end()
+        if self._compacting is not None:
+            await self._compacting.end()
         await self.store.close()
 
     async def health(self) -> Health:
@@ -291,6 +300,7 @@ class OpenedMemory(Shared):
         split_chars: int | None = None,
         history: bool = False,
         sweep_every: float | None = None,
+        auto_compact: bool = True,
         **overrides: Unpack[ConnectOverrides],
     ) -> Self:
         """Make a memory on the directory, the server, or the database in memory that the environment names.
@@ -304,6 +314,7 @@ class OpenedMemory(Shared):
             split_chars: The most characters of a chunk; see the class.
             history: Whether changes are noted; see the class. Refused on a server.
             sweep_every: The seconds after which a write sweeps; see the class.
+            auto_compact: Whether worn indexes are made again in the background; see the class.
             overrides: Values in place of the variables, and further options of the client, as for
                 :func:`aiochroma.connect`. A directory is ``durable`` unless this says otherwise.
 
@@ -311,7 +322,7 @@ class OpenedMemory(Shared):
             InvalidInputError: When it is opened: values are wrong or missing; one error lists them all, secrets hidden.
         """
         memory = cls.__new__(cls)
-        own = MemoryOptions(embedder, on_failure, split_chars, history, sweep_every)
+        own = MemoryOptions(embedder, on_failure, split_chars, history, sweep_every, auto_compact)
         OpenedMemory.__init__(memory, Life(own, home_in_environment(overrides)))
         return memory
 

@@ -18,7 +18,7 @@ from aiochroma._errors import InvalidInputError, StoreUnavailableError
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma._types import JsonObject, Metadata
 from aiochroma._waiting import rest
-from aiochroma.memory.codes import complete_codes, write_codes
+from aiochroma.memory.codes import complete_codes, complete_index, write_codes
 from aiochroma.memory.copies import (
     COMPLETE,
     COPY_EMBEDDER,
@@ -192,6 +192,7 @@ class Copying:
             )
         if self.left:
             return False
+        await complete_index(store, copy.id)
         await self._settle(copy, compared - _LATE_SECONDS)
         copy.metadata = {**(copy.metadata or {}), COMPLETE: True, SINCE: compared - _LATE_SECONDS}
         await store.submit("_modify", id=copy.id, new_metadata=copy.metadata, **store.database)

@@ -113,6 +113,7 @@ class Store:
         self.answers_in_parallel: bool = False
         self._namespaces: dict[str, Namespace] = {}
         self.chunks_checked: set[str] = set()  # Since the database was opened; see ``chunks``.
+        self.note_forgotten: Callable[[int], None] = lambda _: None  # Told how many memories were forgotten.
 
     # -- opening -------------------------------------------------------------------------------------------------------
 

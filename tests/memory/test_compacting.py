@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import numpy as np
 import pytest
 
 import aiochroma
 import aiochroma.sync
-from aiochroma.disk import findings
-from aiochroma.memory import reembedding
+from aiochroma.disk import findings, recovery
+from aiochroma.memory import compacting, copies, forgetting, reembedding
 
 _MANY = 1200
 """Chroma writes an index to the disk after a thousand records."""
@@ -189,3 +190,161 @@ def test_a_blocking_memory_does_it_too(path):
     with aiochroma.sync.Memory(path) as memory:
         memory.remember("one", namespace="notes")
         assert memory.compact("notes") == {"notes": 1}
+
+
+@pytest.fixture
+def soon(monkeypatch, few_are_worth_it):
+    """Let a memory look at its indexes after it has forgotten anything, and at once."""
+    monkeypatch.setattr(compacting, "_LOOK_EVERY", 1)
+    monkeypatch.setattr(compacting, "_PAUSE_SECONDS", 0.0)
+
+
+async def _is_compacted(memory, id):
+    """Wait until the namespace has another collection, and nothing of a copy is left."""
+    while True:
+        models = {model.name: model.id for model in await memory.client.list_collections()}
+        if models["notes"] != id and models.keys() == {"notes", "others"}:
+            return
+        await asyncio.sleep(0.01)
+
+
+@pytest.mark.this_process
+@pytest.mark.parametrize("form", ["asynchronous", "blocking"])
+async def test_a_memory_does_it_by_itself(path, soon, form):
+    """Beside its callers, who have an event loop or none: texts and vectors stay, also what is changed meanwhile."""
+    async with aiochroma.Memory(path, auto_compact=False) as memory:
+        ids = await memory.remember_many(
+            [f"note {n} about the harbour" for n in range(_MANY)], namespace="notes"
+        )
+        await memory.remember("written once", namespace="others")
+        before = (await memory.client.get_collection("notes", embedding_function=None)).id
+        if form == "asynchronous":
+            other = aiochroma.Memory(path)
+            async with other:
+                await other.forget_many(ids[300:], namespace="notes")
+                await _is_compacted(memory, before)
+        else:
+
+            def forget():
+                with aiochroma.sync.Memory(path) as other:
+                    other.forget_many(ids[300:], namespace="notes")
+                    asyncio.run(_is_compacted(memory, before))
+
+            await asyncio.to_thread(forget)
+        assert {hit.id async for hit in memory.list("notes")} == set(ids[:300])
+        recall = await memory.recall("note 7 about the harbour", namespaces="notes", k=1)
+        assert (recall[0].text, recall.indexing, recall.errors) == ("note 7 about the harbour", {}, {})
+
+
+def _store(memory):
+    return memory._life.store
+
+
+def _thread(memory):
+    return memory._life._compacting._thread
+
+
+@pytest.mark.this_process
+async def test_closing_does_not_wait_for_it_and_the_next_goes_on(path, soon, monkeypatch):
+    """A memory is closed while a copy is made; the copy is used by whoever goes on, and nothing is lost."""
+    begun, real = threading.Event(), reembedding.Copying._copy
+
+    async def one_page(self, *values, **options):
+        count = await real(self, *values, **options)
+        begun.set()
+        await asyncio.sleep(1000)
+        return count
+
+    async with aiochroma.Memory(path) as memory:
+        with monkeypatch.context() as patched:
+            patched.setattr(reembedding.Copying, "_copy", one_page)
+            ids = await memory.remember_many([f"note {n}" for n in range(_MANY)], namespace="notes")
+            await memory.forget_many(ids[400:], namespace="notes")
+            await asyncio.to_thread(begun.wait)
+            await memory.close()
+            await asyncio.to_thread(_thread(memory).join)
+    async with aiochroma.Memory(path) as memory:
+        assert await memory.compact() == {"notes": 400 - 256}
+        assert {hit.id async for hit in memory.list("notes")} == set(ids[:400])
+        assert [model.name for model in await memory.client.list_collections()] == ["notes"]
+
+
+async def test_whoever_asks_for_it_has_the_way(path):
+    """What is done in the background ends before its next change; in the background nobody waits for another."""
+
+    async def at_work():
+        while not asked.done():
+            await background.check()
+
+    async with aiochroma.Memory(path) as memory:
+        await memory.remember("one", namespace="notes")
+        async with copies.ExclusiveRun(_store(memory), gives_way=True) as background:
+            await background.check()
+            with pytest.raises(copies.OtherRunError):
+                await copies.ExclusiveRun(_store(memory), gives_way=True).__aenter__()
+            asked = asyncio.ensure_future(memory.compact("notes"))
+            with pytest.raises(copies.OtherRunError):
+                await at_work()
+        assert await asked == {"notes": 1}
+        async with copies.ExclusiveRun(_store(memory)):
+            with pytest.raises(aiochroma.StoreUnavailableError, match="Wait until it is done"):
+                await memory.compact("notes")
+
+
+@pytest.mark.this_process
+@pytest.mark.parametrize("reason", ["room", "fault"])
+async def test_nobody_but_the_log_is_told_of_a_failure(path, soon, monkeypatch, caplog, reason):
+    """Without room, or where it fails, it is left, which is said once; whoever asks for it is told why."""
+    if reason == "room":
+        monkeypatch.setattr(recovery, "free_bytes", lambda _: 0)
+    else:
+        monkeypatch.setattr(reembedding.Copying, "_copy", _fails)
+    async with aiochroma.Memory(path) as memory:
+        ids = await memory.remember_many([f"note {n}" for n in range(_MANY)], namespace="notes")
+        for end in (400, 300):
+            await memory.forget_many(ids[end:], namespace="notes")
+            await asyncio.to_thread(_thread(memory).join)
+        told = [
+            record for record in caplog.records if "not made again in the background" in record.getMessage()
+        ]
+        assert len(told) == 1
+        with pytest.raises((aiochroma.StoreUnavailableError, OSError), match=r"too little room|no luck"):
+            await memory.compact()
+        assert await memory.count("notes") == 300
+
+
+async def _fails(*_, **__):
+    raise OSError("no luck")
+
+
+@pytest.mark.this_process
+async def test_it_can_be_switched_off(path, soon):
+    """Then nothing is begun."""
+    async with aiochroma.Memory(path, auto_compact=False) as memory:
+        await memory.remember("one", id="one")
+        await memory.forget("one")
+        assert memory._life._compacting is None
+    with pytest.raises(aiochroma.InvalidInputError, match="auto_compact"):
+        aiochroma.Memory(path, auto_compact="no")
+
+
+async def test_what_is_copied_while_it_is_erased_is_erased(path, monkeypatch):
+    """A copy that is begun between the first look and the deletion holds the text as well."""
+    real, secret = forgetting._delete, "the secret is 4711 and nothing else"
+
+    async def delete(store, namespace, *values, **options):
+        model = await store.collection("notes")
+        copying = reembedding.Copying(store, await run.__aenter__(), "notes", model, None)
+        await copying._pass(await copying._made())
+        return await real(store, namespace, *values, **options)
+
+    async with aiochroma.Memory(path) as memory:
+        await memory.remember_many(
+            [{"id": "one", "text": secret}, {"id": "two", "text": "two"}], namespace="notes"
+        )
+        run = copies.ExclusiveRun(_store(memory))
+        monkeypatch.setattr(forgetting, "_delete", delete)
+        receipt = await memory.erase("one", namespace="notes")
+        assert receipt.erased == 1
+        assert receipt.is_complete
+        await run.__aexit__(None, None, None)
