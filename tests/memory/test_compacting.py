@@ -38,7 +38,7 @@ async def _worn(memory):
 
 
 @pytest.mark.this_process
-async def test_a_worn_index_is_made_again_without_what_is_dead(path, few_are_worth_it):
+async def test_a_worn_index_is_made_again_without_what_is_dead(path, few_are_worth_it, monkeypatch):
     """The memories, their vectors and their order stay; a namespace that is not worn is not touched."""
     async with aiochroma.Memory(path) as memory:
         alive = await _worn(memory)
@@ -46,6 +46,10 @@ async def test_a_worn_index_is_made_again_without_what_is_dead(path, few_are_wor
         vectors = await _vectors(memory, "notes")
         others = (await memory.client.get_collection("others", embedding_function=None)).id
         seen = []
+        with monkeypatch.context() as patched:
+            patched.setattr(recovery, "free_bytes", lambda _: 0)
+            with pytest.raises(aiochroma.StoreUnavailableError, match="too little room"):
+                await memory.compact()
         assert await memory.compact(progress=lambda *step: seen.append(step)) == {"notes": 300}
         assert ("notes", 300, 300) in seen
         after = [hit async for hit in memory.list("notes")]
@@ -199,6 +203,18 @@ def soon(monkeypatch, few_are_worth_it):
     monkeypatch.setattr(compacting, "_PAUSE_SECONDS", 0.0)
 
 
+@pytest.fixture
+def worn(soon, monkeypatch):
+    """Let an index pass for worn that is not."""
+    lacking = {"notes": 0}
+
+    async def found(_):
+        return lacking
+
+    monkeypatch.setattr(compacting, "_worn", found)
+    return lacking
+
+
 async def _is_compacted(memory, id):
     """Wait until the namespace has another collection, and nothing of a copy is left."""
     while True:
@@ -244,8 +260,7 @@ def _thread(memory):
     return memory._life._compacting._thread
 
 
-@pytest.mark.this_process
-async def test_closing_does_not_wait_for_it_and_the_next_goes_on(path, soon, monkeypatch):
+async def test_closing_does_not_wait_for_it_and_the_next_goes_on(path, worn, monkeypatch):
     """A memory is closed while a copy is made; the copy is used by whoever goes on, and nothing is lost."""
     begun, real = threading.Event(), reembedding.Copying._copy
 
@@ -258,14 +273,14 @@ async def test_closing_does_not_wait_for_it_and_the_next_goes_on(path, soon, mon
     async with aiochroma.Memory(path) as memory:
         with monkeypatch.context() as patched:
             patched.setattr(reembedding.Copying, "_copy", one_page)
-            ids = await memory.remember_many([f"note {n}" for n in range(_MANY)], namespace="notes")
-            await memory.forget_many(ids[400:], namespace="notes")
+            ids = await memory.remember_many([f"note {n}" for n in range(300)], namespace="notes")
+            await memory.forget_many(ids[290:], namespace="notes")
             await asyncio.to_thread(begun.wait)
             await memory.close()
             await asyncio.to_thread(_thread(memory).join)
     async with aiochroma.Memory(path) as memory:
-        assert await memory.compact() == {"notes": 400 - 256}
-        assert {hit.id async for hit in memory.list("notes")} == set(ids[:400])
+        assert await memory.compact() == {"notes": 290 - 256}
+        assert {hit.id async for hit in memory.list("notes")} == set(ids[:290])
         assert [model.name for model in await memory.client.list_collections()] == ["notes"]
 
 
@@ -291,26 +306,25 @@ async def test_whoever_asks_for_it_has_the_way(path):
                 await memory.compact("notes")
 
 
-@pytest.mark.this_process
 @pytest.mark.parametrize("reason", ["room", "fault"])
-async def test_nobody_but_the_log_is_told_of_a_failure(path, soon, monkeypatch, caplog, reason):
+async def test_nobody_but_the_log_is_told_of_a_failure(path, worn, monkeypatch, caplog, reason):
     """Without room, or where it fails, it is left, which is said once; whoever asks for it is told why."""
     if reason == "room":
-        monkeypatch.setattr(recovery, "free_bytes", lambda _: 0)
+        worn["notes"] = 5_000_001
     else:
         monkeypatch.setattr(reembedding.Copying, "_copy", _fails)
     async with aiochroma.Memory(path) as memory:
-        ids = await memory.remember_many([f"note {n}" for n in range(_MANY)], namespace="notes")
-        for end in (400, 300):
-            await memory.forget_many(ids[end:], namespace="notes")
+        ids = await memory.remember_many([f"note {n}" for n in range(10)], namespace="notes")
+        for some in (ids[:1], ids[1:4]):
+            await memory.forget_many(some, namespace="notes")
             await asyncio.to_thread(_thread(memory).join)
         told = [
             record for record in caplog.records if "not made again in the background" in record.getMessage()
         ]
         assert len(told) == 1
-        with pytest.raises((aiochroma.StoreUnavailableError, OSError), match=r"too little room|no luck"):
+        with pytest.raises((aiochroma.StoreUnavailableError, OSError), match=r"6 MB too little room|no luck"):
             await memory.compact()
-        assert await memory.count("notes") == 300
+        assert await memory.count("notes") == 6
 
 
 async def _fails(*_, **__):
