@@ -185,13 +185,12 @@ def rank(
     if spec.max_distance is not None:
         kept = kept & passes(candidates, spec.max_distance)
     meaning, vector_weight, limits = vector, spec.vector_weight, AUTO_MIN_SCORE
-    if tokens is not None and not np.isnan(tokens).all():
-        similarity = np.where(np.isnan(tokens), np.nanmean(tokens), tokens)
+    if tokens is not None and (coded := tokens == tokens).any():
+        similarity = np.where(coded, tokens, tokens[coded].mean())
         meaning = (vector + TOKEN_WEIGHT * similarity) / (1.0 + TOKEN_WEIGHT)
         vector_weight, limits = vector_weight * (1.0 + TOKEN_WEIGHT), AUTO_MIN_SCORE_WITH_TOKENS
-    share_of_text = 1.0 / (
-        1.0 + vector_weight
-    )  # A weight may be so large that its product with another number is infinite.
+    # A weight may be so large that its product with another number is infinite.
+    share_of_text = 1.0 / (1.0 + vector_weight)
     relevance = {
         "hybrid": share_of_text * text + (1.0 - share_of_text) * meaning,
         "vector": meaning,

@@ -129,16 +129,7 @@ class TextIndex:
                 self._namespaces.mark(namespace, watermark)
 
     def delete(self, namespace: str, ids: Iterable[str], *, watermark: str | None = None) -> int:
-        """Remove memories, in one transaction.
-
-        Args:
-            namespace: The namespace.
-            ids: Those that are not there are ignored.
-            watermark: Stored in the same transaction, when given and when the namespace exists.
-
-        Returns:
-            How many were removed.
-        """
+        """Remove those memories that are there, and store a watermark, in one transaction; return how many were removed."""
         with self._transaction():
             number = self._namespaces.number(namespace)
             old = list(self._memories.stored(number, ids).values())
@@ -264,12 +255,18 @@ class TextIndex:
         return self._vectors.distances(self._namespaces.number(namespace), queries, rows)
 
     def token_coverage(
-        self, namespace: str, states: NDArray[np.float32], rows: NDArray[np.int64]
+        self,
+        namespace: str,
+        states: NDArray[np.float32],
+        rows: NDArray[np.int64],
+        others: NDArray[np.float64],
+        most: int,
     ) -> NDArray[np.float64] | None:
         """Return how well rows and their surroundings hold the tokens of a question; see ``CodeTable.coverage``."""
         number = self._namespaces.number(namespace)
         window = codes.WINDOW if self._namespaces.summary(number).has_threads else 0
-        return self._codes.coverage(states, rows, self._order.around(number, rows, window))
+        around = self._order.around(number, rows, window)
+        return self._codes.coverage(states, rows, around, others, most)
 
     def set_codes(self, namespace: str, made: Mapping[str, bytes]) -> None:
         """Store the codes of memories that are there, by their ids; not where the vector is no longer that of the code."""

@@ -7,12 +7,15 @@ import hashlib
 import sqlite3
 import threading
 from contextlib import closing
+from functools import partial
 
 import numpy as np
 import pytest
 
 import aiochroma
 from aiochroma.embedding.minilm import is_packaged
+from aiochroma.text import codes
+from aiochroma.text.index import IndexedText, TextIndex
 
 DIMENSIONS = 256
 FACTS = [
@@ -112,6 +115,33 @@ async def test_codes_go_where_the_memories_go(tmp_path):
         await memory.forget(ids[2])
         await memory.erase(ids[3])
     assert codes_in(tmp_path) == (2, 2)
+
+
+async def test_the_codes_in_memory_are_bounded(tmp_path, monkeypatch):
+    """With room for one alone, and after a write that did not happen, a recall finds what it found before."""
+    async with aiochroma.Memory(tmp_path, embedder=Words()) as memory:
+        await memory.remember_many(FACTS, thread=False)
+        before = await likeness(memory, "kettle")
+        monkeypatch.setattr(codes, "_MOST_BYTES_KEPT", 500)
+        for _ in range(2):
+            assert await likeness(memory, "kettle") == before
+        index = TextIndex(":memory:")
+        index.upsert("n", [IndexedText("a", "x", vector=[1.0] * 8, code=b"\xff\xff")])
+        coverage = partial(
+            index.token_coverage,
+            "n",
+            np.full((1, 8), 8**-0.5, dtype=np.float32),
+            np.array([1]),
+            np.zeros(1),
+            1,
+        )
+        assert coverage() == pytest.approx(1.0)
+        with pytest.raises(sqlite3.Error):
+            index.upsert(
+                "n", [IndexedText("a", "x", code=b"\x00\x00"), IndexedText("b", "y", thread=object())]
+            )
+        assert coverage() == pytest.approx(1.0)
+        index.close()
 
 
 async def test_a_code_of_another_vector_is_not_kept(tmp_path):

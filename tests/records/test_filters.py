@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import chromadb
@@ -42,6 +43,7 @@ _FILTERS = st.recursive(
     ),
     max_leaves=4,
 )
+_numbers = itertools.count()
 _METADATA = st.dictionaries(_KEYS, _VALUES | _LISTS, max_size=3)
 
 
@@ -64,7 +66,8 @@ def _passing(index: TextIndex, where) -> set[str]:
 )
 def test_the_index_finds_what_chroma_finds(chroma, records, changes, filters):
     """Whatever was stored, replaced and removed: the same memories pass in the index, in Chroma, and one by one."""
-    collection = chroma.get_or_create_collection("filters", embedding_function=None)
+    # None is deleted: Chroma leaves the lists of its records, and shows them in the next one.
+    collection = chroma.create_collection(f"filters-{next(_numbers)}", embedding_function=None)
     index = TextIndex(":memory:")
     stored = {str(number): metadata for number, metadata in enumerate(records)}
     index.upsert("n", [IndexedText(id, "text", metadata=metadata) for id, metadata in stored.items()])
@@ -89,7 +92,6 @@ def test_the_index_finds_what_chroma_finds(chroma, records, changes, filters):
             assert _passing(index, where) == expected
             assert {id for id, metadata in stored.items() if matches(where, metadata)} == expected
     finally:
-        chroma.delete_collection("filters")
         index.close()
 
 
