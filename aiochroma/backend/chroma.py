@@ -30,6 +30,7 @@ from aiochroma.backend.chroma_records import (
     server_api,
 )
 from aiochroma.backend.faults import is_panic
+from aiochroma.backend.limits import check_collection_metadata
 from aiochroma.backend.protocol import BackendInfo, Capabilities
 from aiochroma.core.operations import Effect, Lane, Operation, Result
 
@@ -163,6 +164,7 @@ class ChromaBackend:
     def _called(self, row: Operation, arguments: Mapping[str, Any]) -> Any:
         """Call Chroma; ids that have no record are left out of what does nothing to them, and count as if they were given."""
         method: Callable[..., Any] = getattr(self.api, row.name)
+        check_collection_metadata(arguments.get("metadata") or arguments.get("new_metadata"))
         ids = arguments.get("ids") or ()
         if not row.of_known or len(ids) < _LOOKED_UP_FROM or arguments.get("where") or arguments.get("limit"):
             return method(**arguments)

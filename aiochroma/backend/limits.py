@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "MOST_BYTES",
     "MOST_METADATA_VALUES",
+    "check_collection_metadata",
     "check_conditions",
     "check_filter",
     "check_index",
@@ -61,24 +62,27 @@ def check_records(
     ids: Sequence[str],
     metadatas: Sequence[MetadataView | None] | None,
     documents: Sequence[str | None] | None,
+    uris: Sequence[object] | None = None,
     most: float = MOST_BYTES,
 ) -> None:
-    """Check that records can be stored; Chroma has checked their form.
+    """Check that records can be stored; Chroma has checked their form, but for that of the URIs.
 
     Args:
         ids: The ids of the records.
         metadatas: The metadata of each record, where any is written.
         documents: The document of each record, where any is written.
-        most: How many bytes a document, an id and the metadata of a record may have.
+        uris: The URI of each record, where any is written.
+        most: How many bytes a document, an id, a URI and the metadata of a record may have.
 
     Raises:
         InvalidInputError: One of them cannot; names it, and nothing is written.
     """
-    for position, id in enumerate(ids):
-        check_storable_text(id, f"ids[{position}]", most)
-    for position, document in enumerate(documents or ()):
-        if isinstance(document, str):
-            check_storable_text(document, f"documents[{position}]", most)
+    for name, texts in {"ids": ids, "documents": documents, "uris": uris}.items():
+        for position, text in enumerate(texts or ()):
+            if isinstance(text, str):
+                check_storable_text(text, f"{name}[{position}]", most)
+            elif text is not None and name == "uris":
+                raise InvalidInputError(f"uris[{position}] must be a string, got {shown(text)}.")
     for position, metadata in enumerate(metadatas or ()):
         if metadata is None:
             continue
@@ -86,10 +90,38 @@ def check_records(
         for key, value in metadata.items():
             check_storable_text(key, f"A key of {where}", most)
             for part in value if isinstance(value, list) else (value,):
-                if isinstance(part, str):
-                    check_storable_text(part, f"{where}[{shown(key)}]", most)
+                _check_part(part, f"{where}[{shown(key)}]", most)
         has_document = documents is not None and documents[position] is not None
         check_metadata_size(metadata, where, MOST_VALUES - has_document, most)
+
+
+def _check_part(part: object, where: str, most: float) -> None:
+    """Check a value of metadata, or an element of one: a list with a number that is not finite ends the whole collection."""
+    if isinstance(part, str):
+        check_storable_text(part, where, most)
+    elif isinstance(part, float) and not math.isfinite(part):
+        raise InvalidInputError(f"{where} has {part!r}, which is not a finite number; Chroma cannot keep it.")
+
+
+def check_collection_metadata(metadata: Mapping[str, object] | None) -> None:
+    """Check that metadata of a collection can be stored: Chroma's native code fails in the middle of what it does not know.
+
+    Raises:
+        InvalidInputError: It cannot; names what is wrong, and nothing is written.
+    """
+    for key, value in (metadata or {}).items():
+        where = f"The collection's metadata {shown(key)}"
+        if not isinstance(value, (str, int, float)):
+            raise InvalidInputError(
+                f"{where} = {shown(value)} must be a string, an integer, a float or a boolean: Chroma keeps lists for records "
+                "alone. Write it as JSON text."
+            )
+        _check_text(key, where)
+        if isinstance(value, str):
+            _check_text(value, where)
+        else:
+            _check_part(value, where, math.inf)
+    check_metadata_size(metadata or {}, "the collection")
 
 
 def check_filter(value: object, where: str) -> None:

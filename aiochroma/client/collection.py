@@ -397,7 +397,7 @@ def _count(values: object) -> int:
 
 def _check_limits(request: Mapping[str, Any], most: float) -> None:
     if request.get("ids") is not None and "metadatas" in request:
-        check_records(request["ids"], request["metadatas"], request["documents"], most)
+        check_records(request["ids"], request["metadatas"], request["documents"], request["uris"], most)
     else:
         for name in ("ids", "where", "where_document"):
             check_filter(request.get(name), f"`{name}`")

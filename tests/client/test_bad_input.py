@@ -74,6 +74,14 @@ CASES = {
         r"metadatas\[\d+\] has 1,200,006 bytes",
     ),
     "an id too long for others to wait": ({"ids": last("x" * 1_000_001)}, r"ids\[\d+\] has 1,000,001 bytes"),
+    "a number that is none": (
+        {"metadatas": last({"a": float("nan")})},
+        r"metadatas\[\d+\]\['a'\] has nan, which is not a finite number",
+    ),
+    "a list with an infinite number": (
+        {"metadatas": last({"a": [1.0, float("-inf")]})},
+        r"metadatas\[\d+\]\['a'\] has -inf, which is not a finite number",
+    ),
     "a document that is no string": ({"documents": last(b"bytes")}, "(?i)document"),
 }
 
@@ -184,6 +192,34 @@ async def test_what_is_no_text_is_our_error(collection, arguments):
     """Half a surrogate pair cannot be asked for; the codec's own error does not reach the caller."""
     with pytest.raises(InvalidInputError, match="surrogate"):
         await collection.get(**arguments)
+
+
+@pytest.mark.parametrize(
+    "uri", [5, "a\ud800", "a\0", "u" * 1_000_001], ids=["number", "surrogate", "NUL", "long"]
+)
+async def test_a_uri_that_is_no_text(client, collection, uri):
+    """It is refused by name, and costs nobody else anything: requests are planned as before."""
+    with pytest.raises(InvalidInputError, match=r"uris\[0\]"):
+        await collection.add(ids=["a"], embeddings=[[1.0, 2.0]], uris=[uri])
+    assert await collection.count() == 0
+
+
+@pytest.mark.parametrize(
+    "value",
+    [["a", "list"], float("nan"), "\ud800", None, "x" * 1_000_001],
+    ids=["list", "NaN", "surrogate", "None", "long"],
+)
+async def test_metadata_that_no_collection_can_have(client, collection, value):
+    """Chroma's native code would fail in the middle, or write another value; refused when it is made and when it is changed."""
+    for call in (
+        lambda: client.create_collection("things", metadata={"a": value}, embedding_function=None),
+        lambda: client.get_or_create_collection("things", metadata={"a": value}, embedding_function=None),
+        lambda: collection.modify(metadata={"a": value}),
+    ):
+        with pytest.raises(InvalidInputError, match="metadata"):
+            await call()
+    assert [one.name for one in await client.list_collections()] == [collection.name]
+    assert "a" not in (collection.metadata or {})
 
 
 async def test_a_filter_that_is_nested_too_deeply_is_our_error(collection):
