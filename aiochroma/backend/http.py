@@ -12,6 +12,8 @@ import threading
 import time
 from contextvars import ContextVar
 from dataclasses import replace
+from functools import partial
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 
     import httpx
     from chromadb.api import ServerAPI
+    from chromadb.config import System
 
     from aiochroma.backend.protocol import ServerOperations
     from aiochroma.core.config import EngineOptions, Location
@@ -201,27 +204,20 @@ class HttpBackend:
         settings.chroma_server_ssl_enabled = parts.scheme == "https"
         settings.chroma_server_headers = None
         verify = settings.chroma_server_ssl_verify
-        if parts.scheme == "https":
-            # Only a context is accepted without a warning of deprecation; Chroma hands on whatever it finds here.
-            self._verify = self._tls_context(verify)
-            settings.chroma_server_ssl_verify = self._verify  # type: ignore[assignment]
-        elif self._access.secrets and not is_loopback(str(parts.hostname)):
+        # Only a context is accepted without a warning of deprecation; Chroma hands on whatever it finds here. Without TLS it is
+        # an empty one: else httpx reads certificates, and fails where the environment names a file of them that is not there.
+        uses_tls = parts.scheme == "https"
+        self._verify = self._tls_context(verify) if uses_tls else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        settings.chroma_server_ssl_verify = self._verify  # type: ignore[assignment]
+        if self._access.secrets and not uses_tls and not is_loopback(str(parts.hostname)):
             log.warning(
                 "server.unencrypted_credentials",
                 server=self._url,
                 hint="headers travel in the clear; use TLS",
             )
         self._system = System(settings)
-        try:
-            api: Any = server_api(self._system)
-        except (ValueError, ImportError):
-            # Not repeated: a proxy's address may contain a password.
-            raise InvalidInputError(
-                "The proxy that the environment names (HTTP_PROXY, HTTPS_PROXY or ALL_PROXY) cannot be used: its address is "
-                "wrong, or it is a SOCKS proxy and the package 'socksio' is missing."
-            ) from None
-        self._api = api
-        self._further = self._make_operations(api, self._options)
+        self._api: Any = _api_without_proxies(self._system)
+        self._further = self._make_operations(self._api, self._options)
         self._own: dict[str, Callable[..., Any]] = {
             "count_documents": self._count_documents,
             "reopen": self._reopen,
@@ -237,19 +233,23 @@ class HttpBackend:
         import httpx
 
         options, parts = self._options, urlsplit(self._url)
-        self._session = httpx.Client(
-            timeout=httpx.Timeout(
-                options.read_timeout or _READ_SECONDS, connect=options.connect_timeout or _CONNECT_SECONDS
-            ),
-            limits=self._api.http_limits,
-            verify=self._verify if parts.scheme == "https" else True,
-            # What the environment says of proxies is for other machines.
-            trust_env=not is_loopback(str(parts.hostname)),
-            event_hooks={
-                "request": [self._shorten_timeouts],
-                "response": [self._examine],
-            },
-        )
+        try:
+            self._session = httpx.Client(
+                timeout=httpx.Timeout(
+                    options.read_timeout or _READ_SECONDS, connect=options.connect_timeout or _CONNECT_SECONDS
+                ),
+                limits=self._api.http_limits,
+                verify=self._verify,
+                # What the environment says of proxies is for other machines.
+                trust_env=not is_loopback(str(parts.hostname)),
+                event_hooks={"request": [self._shorten_timeouts], "response": [self._examine]},
+            )
+        except (ValueError, ImportError, httpx.InvalidURL):
+            # Not repeated: a proxy's address may contain a password.
+            raise InvalidInputError(
+                "The proxy that the environment names (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, or NO_PROXY beside them) cannot "
+                "be used: its address is wrong, or it is a SOCKS proxy and the package 'socksio' is missing."
+            ) from None
         replaced, self._api._session = self._api._session, self._session  # noqa: SLF001 - there is no other way
         self._session.headers = replaced.headers
         self._session.headers.update(dict(self._access.headers))
@@ -332,6 +332,24 @@ def _check_form(request: Request, result: Any) -> None:
         columns = [ids, *(result[name] for name in _COLUMNS if result.get(name) is not None)]
         if not isinstance(ids, list) or any(len(column) != len(ids) for column in columns):
             raise TypeError("a column has not one entry for each id")
+
+
+_making = threading.Lock()
+
+
+def _api_without_proxies(system: System) -> ServerAPI:
+    """Return Chroma's API, whose own transport, which is replaced, reads no environment: a wrong proxy there would end it."""
+    import httpx
+    from chromadb.api import fastapi
+
+    with _making:
+        names = vars(fastapi)
+        own = names["httpx"]
+        names["httpx"] = SimpleNamespace(**{**vars(httpx), "Client": partial(httpx.Client, trust_env=False)})
+        try:
+            return server_api(system)
+        finally:
+            names["httpx"] = own
 
 
 def _misread(error: Exception, response: httpx.Response, access: Access) -> FailedCall | None:

@@ -45,6 +45,7 @@ __all__ = [
     "PersistentOptions",
     "Process",
     "check_flag",
+    "check_progress",
 ]
 
 DEFAULT_TENANT = "default_tenant"
@@ -392,6 +393,16 @@ def check_flag(name: str, value: object) -> None:
     """
     if not isinstance(value, bool):
         raise InvalidInputError(f"`{name}` must be true or false, got {shown(value)}.")
+
+
+def check_progress(progress: object) -> None:
+    """Check that what is told of progress can be called: found in the middle, it would end what has begun.
+
+    Raises:
+        InvalidInputError: It cannot.
+    """
+    if progress is not None and not callable(progress):
+        raise InvalidInputError(f"`progress` must be a function or None, got {shown(progress)}.")
 
 
 def _check_whole(name: str, value: object) -> None:

@@ -18,6 +18,7 @@ from aiochroma._errors import ClosedError, EmbeddingFailedError, InvalidInputErr
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma._types import Metadata
 from aiochroma._waiting import deadline, rest
+from aiochroma.client.options import check_progress
 from aiochroma.memory.codes import complete_codes
 from aiochroma.memory.copies import COPY_EMBEDDER, ExclusiveRun, OtherRunError, copy_name
 from aiochroma.memory.reembedding import Copying, finish_interrupted
@@ -50,6 +51,7 @@ def compact(
     progress: Callable[[str, int, int], None] | None,
 ) -> Coroutine[object, object, dict[str, int]]:
     """Make the indexes of namespaces again; see ``Memory.compact``."""
+    check_progress(progress)
     names = checked_names(namespaces)
 
     async def work(store: Store) -> dict[str, int]:

@@ -198,7 +198,10 @@ def _searches(
     elif isinstance(namespaces, str):
         searches = {namespaces: common}
     elif isinstance(namespaces, Iterable):
-        searches = dict.fromkeys(namespaces, common)
+        names = [*namespaces]
+        for name in names:
+            collection_name(name)
+        searches = dict.fromkeys(names, common)
     else:
         raise InvalidInputError(
             f"`namespaces` must be a name, several names, or a mapping to `k` or `NamespaceSearch`, got {shown(namespaces)}."

@@ -18,6 +18,7 @@ from aiochroma._errors import InvalidInputError, StoreUnavailableError
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma._types import JsonObject, Metadata
 from aiochroma._waiting import rest
+from aiochroma.client.options import check_progress
 from aiochroma.memory.codes import complete_codes, complete_index, write_codes
 from aiochroma.memory.copies import (
     COMPLETE,
@@ -98,6 +99,7 @@ def reembed(
     progress: Callable[[str, int, int], None] | None,
 ) -> Coroutine[object, object, ReembedReport]:
     """Embed namespaces again; see ``Memory.reembed``."""
+    check_progress(progress)
     names = checked_names(namespaces)
 
     async def work(store: Store) -> ReembedReport:

@@ -10,7 +10,7 @@ from aiochroma._callbacks import ask
 from aiochroma._errors import ExtractFailedError, InvalidInputError, shown
 from aiochroma._types import JsonObject
 from aiochroma._waiting import Started
-from aiochroma.client.options import check_flag
+from aiochroma.client.options import check_flag, check_progress
 from aiochroma.memory.arguments import (
     Item,
     check_id,
@@ -85,6 +85,7 @@ def remember_many(
     """Remember many texts; see ``Memory.remember_many``."""
     collection_name(namespace)
     check_flag("dedupe", dedupe)
+    check_progress(progress)
     defaults: JsonObject = {}
     if thread is not None:
         defaults["thread"] = thread if thread is False else check_id(thread, "`thread`")

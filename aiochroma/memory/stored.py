@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
-from aiochroma._errors import InvalidInputError
+from aiochroma._errors import InvalidInputError, shown
 from aiochroma._types import MetadataView, Where
 from aiochroma.client.options import check_flag
 from aiochroma.memory.arguments import (
@@ -238,7 +238,7 @@ def _cursor_from(text: str, namespace: str, spec: ListSpec) -> tuple[float, str]
         cursor = float(number), str(id)
     except (TypeError, ValueError, OverflowError, RecursionError):
         raise InvalidInputError(
-            f"`after` must be the `next` of a page that `list` returned, got {text!r:.200}."
+            f"`after` must be the `next` of a page that `list` returned, got {shown(text)}."
         ) from None
     if key != _list_key(namespace, spec):
         raise InvalidInputError(

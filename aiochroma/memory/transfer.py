@@ -18,6 +18,7 @@ from aiochroma._logging import EventLogger, get_logger
 from aiochroma._types import JsonObject, MetadataView
 from aiochroma._waiting import off_loop
 from aiochroma.backend.limits import MOST_BYTES
+from aiochroma.client.options import check_progress
 from aiochroma.disk.layout import SQLITE_FILE
 from aiochroma.memory.arguments import DEEPEST_SCOPE, NOT_FOR_KEYS, item_from
 from aiochroma.memory.remembering import remember_batches
@@ -61,6 +62,7 @@ def export(
     progress: Callable[[int], None] | None,
 ) -> Coroutine[object, object, Count]:
     """Write memories to a file; see ``Memory.export``."""
+    check_progress(progress)
     names = checked_names(namespaces)
 
     async def work(store: Store) -> Count:
@@ -77,6 +79,7 @@ def import_(
     progress: Callable[[int, int, int], None] | None,
 ) -> Coroutine[object, object, Count]:
     """Remember what is in a file or folder; see ``Memory.import_``."""
+    check_progress(progress)
     home = "default" if namespace is None else namespace
     collection_name(home)
 

@@ -279,6 +279,22 @@ async def test_a_csv_field_may_be_long(memory, tmp_path):
     assert csv.field_size_limit() == limit
 
 
+async def test_what_cannot_be_told_of_progress_is_refused(memory, tmp_path):
+    """Before anything is done: found at the first batch, it would leave the rest undone."""
+    (tmp_path / "in.jsonl").write_text('{"text": "one"}\n')
+    for call in (
+        lambda: memory.remember_many(["one"], progress=True),
+        lambda: memory.import_(tmp_path / "in.jsonl", progress=1),
+        lambda: memory.export(tmp_path / "out.jsonl", progress="bar"),
+        lambda: memory.reembed(progress=[]),
+        lambda: memory.compact(progress={}),
+    ):
+        with pytest.raises(aiochroma.InvalidInputError, match="`progress` must be a function"):
+            await call()
+    assert await memory.count() == 0
+    assert not (tmp_path / "out.jsonl").exists()
+
+
 async def test_an_export_never_replaces_the_database(memory, tmp_path):
     """Not by its own path, not through a link, and nothing is put among the files of an index."""
     await memory.remember("The lake is cold.")

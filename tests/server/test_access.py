@@ -16,6 +16,28 @@ import aiochroma
 from aiochroma.client.options import HttpOptions
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "is_read"),
+    [
+        ("ALL_PROXY", "socks5://127.0.0.1:1080", True),
+        ("HTTP_PROXY", "ftp://proxy:1", True),
+        ("NO_PROXY", "[::1]", True),
+        ("SSL_CERT_FILE", "/no/such/file.pem", False),
+    ],
+)
+async def test_what_the_environment_says_of_other_machines(server, monkeypatch, name, value, is_read):
+    """It is not even looked at for a server on this one; for another it is, where it matters, and the error says so."""
+    for variable in ("no_proxy", "NO_PROXY", "HTTP_PROXY", "http_proxy"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv(name, value)
+    async with aiochroma.AsyncHttpClient("127.0.0.1", server.port) as client:
+        assert await client.heartbeat()
+    expected = aiochroma.InvalidInputError if is_read else aiochroma.StoreUnavailableError
+    with pytest.raises(expected, match="PROXY" if is_read else "No Chroma server"):
+        await aiochroma.AsyncHttpClient("chroma.invalid", 8000)
+
+
 async def test_each_client_sends_its_own_headers(relay):
     """Two clients in one loop, on one server, with different headers: neither ever sends the other's."""
     async with (
