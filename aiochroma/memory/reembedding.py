@@ -49,7 +49,7 @@ from aiochroma.records.record import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable, Mapping
+    from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 
     from chromadb.types import Collection
 
@@ -173,6 +173,19 @@ class Copying:
 
     async def run(self) -> bool:
         """Make the copy and let it take over; return whether it did."""
+        from chromadb.errors import NotFoundError
+
+        try:
+            return await self._copied_whole()
+        except NotFoundError as error:
+            raise self._deleted() from error
+
+    def _deleted(self) -> StoreUnavailableError:
+        return StoreUnavailableError(
+            f"The namespace {self._name!r} was deleted while it was copied, or erased from; what is there now stays as it is."
+        )
+
+    async def _copied_whole(self) -> bool:
         store = self.store
         copy = await self._made()
         compared = time.time()
@@ -199,7 +212,10 @@ class Copying:
         copy.metadata = {**(copy.metadata or {}), COMPLETE: True, SINCE: compared - _LATE_SECONDS}
         await store.submit("_modify", id=copy.id, new_metadata=copy.metadata, **store.database)
         await self._run.check()
-        await take_over(store, self._name, copy, await store.collections())
+        models = await store.collections()
+        self._unless_deleted(models, collection_name(self._name), self.original)
+        self._unless_deleted(models, copy.name, copy)
+        await take_over(store, self._name, copy, models)
         self._in_use()
         await self._until_known()
         for _ in range(_MOST_PASSES):
@@ -213,9 +229,8 @@ class Copying:
         """Have writers wait until the copy has taken over, and copy what they have written since a moment."""
         store = self.store
         for _ in range(_MOST_SETTLINGS):
-            present = await store.collection(collection_name(self._name))
-            if present is None or present.id != self.original.id:
-                raise StoreUnavailableError(f"The namespace {self._name!r} was deleted while it was copied.")
+            models = await store.collections()
+            present = self._unless_deleted(models, collection_name(self._name), self.original)
             until = time.time() + SETTLING_SECONDS
             metadata = {**(present.metadata or {}), SETTLING: until}
             await store.submit("_modify", id=present.id, new_metadata=metadata, **store.database)
@@ -226,6 +241,13 @@ class Copying:
         raise StoreUnavailableError(
             f"What is written to the namespace {self._name!r} meanwhile takes too long to embed; stop the writer for a while."
         )
+
+    def _unless_deleted(self, models: Sequence[Collection], name: str, known: Collection) -> Collection:
+        """Return the collection that has a name now, which is the one that is known."""
+        present = next((model for model in models if model.name == name and model.id == known.id), None)
+        if present is None:
+            raise self._deleted()
+        return present
 
     async def _until_known(self) -> None:
         """Wait until all clients of a server know what became of the original; in a directory everybody knows at once."""

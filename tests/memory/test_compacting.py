@@ -164,6 +164,30 @@ async def test_what_is_forgotten_after_a_run_died_does_not_come_back(path, monke
         assert len(await memory.client.list_collections()) == 1
 
 
+async def test_a_namespace_that_is_forgotten_and_made_again_meanwhile_is_not_replaced(path, monkeypatch):
+    """What was remembered since then is there, and what was forgotten is not, however late it happens."""
+    async with aiochroma.Memory(path) as memory, aiochroma.Memory(path) as compacting:
+        await memory.remember_many([f"note {n}" for n in range(10)], namespace="notes")
+        real = copies.ExclusiveRun.check
+        happened = []
+
+        async def check(run):
+            await real(run)
+            models = await memory.client.list_collections()
+            if not happened and any((model.metadata or {}).get(copies.COMPLETE) for model in models):
+                happened.append(await memory.forget_namespace("notes"))
+                await memory.remember("a new beginning", namespace="notes")
+
+        monkeypatch.setattr(copies.ExclusiveRun, "check", check)
+        with pytest.raises(aiochroma.StoreUnavailableError, match="was deleted while it was copied"):
+            await compacting.compact("notes")
+        assert happened == [10]
+        for _ in range(2):
+            assert [hit.text for hit in await memory.list("notes")] == ["a new beginning"]
+            await compacting.compact("notes")
+        assert len(await memory.client.list_collections()) == 1
+
+
 async def test_long_texts_keep_their_passages(path):
     """The chunks of a long text come along."""
     pytest.importorskip("semantic_text_splitter")
