@@ -57,7 +57,8 @@ AUTO_MIN_SCORE: dict[SearchMode, float] = {"hybrid": 0.42, "vector": 0.5, "text"
 """The relevance below which the best hit says that there is nothing.
 
 Relevance is on a fixed scale: what share of the question's words is there at all counts in it. Measured with questions about
-other things, of which 90 % fall below, and questions that have an answer, of which 2 % do.
+other things, of which 90 % fall below, and questions that have an answer, of which 2 % do. Another weight of the vector than 1
+moves that of "hybrid" towards that of words alone or of meaning alone.
 """
 
 
@@ -201,7 +202,13 @@ def rank(
         fading = recency(age, spec.half_life, _RECENCY_SHARE)
     score = relevance * fading * spec.weight
     if spec.min_score == "auto":
-        if not kept.any() or relevance[kept].max() < limits[spec.mode]:
+        limit_of_best = limits[spec.mode]
+        if spec.mode == "hybrid":
+            share = 1.0 - 1.0 / (1.0 + spec.vector_weight)
+            limit_of_best = np.interp(
+                share, (0.0, 0.5, 1.0), (limits["text"], limit_of_best, limits["vector"])
+            )
+        if not kept.any() or relevance[kept].max() < limit_of_best:
             return []
     elif spec.min_score is not None:
         kept = kept & (score >= float(spec.min_score))

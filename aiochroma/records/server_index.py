@@ -7,6 +7,10 @@ A namespace that has too many memories, or that was not read yet, has no copy. I
 what is nearest among the records that contain a word of the query. Their own texts go into a scratch index, which scores them as
 the index on disk would; how rare a word is, is judged among them.
 
+Sparse vectors, by which Chroma Cloud and distributed Chroma rank words themselves, are not used: each memory would be written in
+another form, and nothing of it could be tested, since a local server refuses the index, the record and the search. A collection
+of the client passes all three on as Chroma's own client does.
+
 Called from several connection threads at once.
 """
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -188,3 +190,15 @@ def test_diversity_prefers_something_else_over_a_copy():
     vectors = np.array([[1, 0], [1, 0], [0, 1]], np.float32)
     assert diversify([1.0, 0.9, 0.7], vectors, 2, 0.5) == [0, 2]
     assert diversify([], np.empty((0, 2), np.float32), 3, 0.5) == []
+
+
+@given(_CANDIDATES, st.sampled_from([None, "auto"]))
+def test_the_weight_of_the_vector_goes_from_words_alone_to_meaning_alone(candidates, min_score):
+    """At 0 and at the largest float scores are those of the other modes, and so is what says that there is nothing."""
+    known = [one._replace(text=one.text or 0.5, distance=one.distance or 0.5) for one in candidates]
+    for weight, mode in ((0.0, "text"), (sys.float_info.max, "vector")):
+        scores = [
+            [parts.score for _, parts in rank(known, min_score=min_score, **how)]
+            for how in ({"vector_weight": weight}, {"mode": mode})
+        ]
+        assert scores[0] == pytest.approx(scores[1])

@@ -6,6 +6,9 @@ import asyncio
 import socket
 
 import pytest
+from chromadb import Knn, Schema, Search, SparseVectorIndexConfig
+from chromadb.base_types import SparseVector
+from chromadb.errors import ChromaError
 
 import aiochroma
 
@@ -359,3 +362,16 @@ async def test_what_goes_wrong_is_not_taken_for_a_missing_tenant(relay):
     relay.rule = lambda seen: (401, {}, b"") if seen.operation == "default_tenant" else None
     with pytest.raises(aiochroma.AccessDeniedError, match="HTTP 401"):
         await aiochroma.AsyncHttpClient("127.0.0.1", relay.port)
+
+
+async def test_sparse_vectors_reach_a_server_which_refuses_them(through, collection, name):
+    """Only Chroma Cloud and distributed Chroma have them. A local server says so, for the index, a record and a search."""
+    sparse = SparseVector(indices=[1, 5], values=[1.0, 0.5])
+    schema = Schema().create_index(config=SparseVectorIndexConfig(bm25=True), key="words")
+    with pytest.raises(ChromaError, match="Sparse vector indexing is not enabled in local"):
+        await through.create_collection(f"{name}-sparse", schema=schema, embedding_function=None)
+    with pytest.raises(ChromaError, match="not supported for local chroma: words"):
+        await collection.upsert("c", embeddings=[[1.0, 0.0]], metadatas={"words": sparse})
+    with pytest.raises(ChromaError, match="words"):
+        await collection.search(Search(rank=Knn(query=sparse, key="words")))
+    assert await collection.count() == 2
