@@ -85,10 +85,10 @@ def _overview(memory: sync.Memory, names: list[str]) -> None:
         "Namespaces": len(names),
         "On disk, MB": _megabytes(os.environ[PATH]),
         "In the queue": stats.pending,
-        "Wait, p99 ms": stats.wait_ms.p99,
+        "Wait, p99 ms": round(stats.wait_ms.p99, 1),
         "Health": health.status,
     }
-    for column, (label, value) in zip(st.columns(len(figures)), figures.items(), strict=True):
+    for column, (label, value) in zip([*st.columns(3), *st.columns(3)], figures.items(), strict=True):
         column.metric(label, value)
     st.dataframe(
         [{"namespace": name, "memories": number} for name, number in counts.items()], hide_index=True
@@ -189,9 +189,9 @@ def _recall(memory: sync.Memory, names: list[str]) -> None:
     chosen = left.multiselect("Namespaces", names, placeholder="all")
     k = middle.number_input("k", 1, 50, 5)
     mode: Any = right.selectbox("Mode", ["hybrid", "vector", "text"])
-    least = _limit(left.text_input("Lowest score (min_score)", "auto", placeholder="no limit"))
-    most = _limit(middle.text_input("Largest distance (max_distance)", placeholder="no limit"))
-    scope = right.text_input("Scope, such as customer/person")
+    least = _limit(left.text_input("Lowest score", "auto", placeholder="no limit"))
+    most = _limit(middle.text_input("Largest distance", placeholder="a number, or auto"))
+    scope = right.text_input("Scope", placeholder="customer/person")
     if not question:
         return
     found = memory.recall(
@@ -206,7 +206,8 @@ def _recall(memory: sync.Memory, names: list[str]) -> None:
     for name, error in found.errors.items():
         st.warning(as_markdown(f"{name}: {error}"))
     rows = [_scored(hit) for hit in found]
-    st.dataframe(rows, hide_index=True)
+    if rows:
+        st.dataframe(rows, hide_index=True)
     st.caption(as_markdown(", ".join(f"{name} {value:.1f} ms" for name, value in found.timings.items())))
     st.code(found.as_context() or "Nothing was found.", language=None)
 
@@ -343,8 +344,9 @@ def _filter(text: str) -> JsonObject | None:
 
 
 def _scored(hit: Hit) -> JsonObject:
-    parts = {f"{part} part": value for part, value in hit.explain.items()}
-    return {"score": hit.score, "distance": hit.distance, **_row(hit), **parts}
+    """Return a hit as a row: its score and what that is made of stand before what is known of the memory."""
+    parts = {f"{part} part": round(value, 3) for part, value in hit.explain.items()}
+    return {"score": round(hit.score, 3), **parts, "distance": hit.distance, **_row(hit)}
 
 
 def _rows(hits: Iterable[Hit]) -> list[JsonObject]:

@@ -149,9 +149,9 @@ def test_looking_and_forgetting(runtime, tmp_path, browser):
             browser.wait_for("Ada's cat is called Kestrel.")
             browser.type("Question", "how tall is the Eiffel Tower?")
             browser.wait_for("Nothing was found")  # The lowest score is `auto`, as it stands.
-            browser.type("Lowest score (min_score)", "0")
+            browser.type("Lowest score", "0")
             browser.wait_for("note 1 about tea|Ada's cat")
-            browser.type("Largest distance (max_distance)", "far")
+            browser.type("Largest distance", "far")
             browser.wait_for("max_distance. must be a distance")
 
             choose(browser, "Near-duplicates")

@@ -63,7 +63,7 @@ def draw_page():
         fill(here / "memory")
         command = [sys.executable, "-m", "aiochroma", "ui", "--path", str(here / "memory")]
         browser = chromium(here / "chromium")
-        browser.driver.set_window_size(1000, 1000)
+        browser.driver.set_window_size(1300, 1000)
         try:
             with Program(command, here / "ui.log") as page:
                 url = until(lambda: "token=" in page.output() and page.output().split()[0], "an address")
@@ -74,8 +74,9 @@ def draw_page():
                 until(lambda: browser.driver.find_elements(By.CSS_SELECTOR, chart), "a chart")
                 take(browser, "ui-overview.png")
                 browser.driver.find_element(By.XPATH, "//label[.//*[text()='Recall']]").click()
-                browser.type("Question", "what am I allergic to?")
+                browser.type("Question", "Which seat did I get on the flight home, booking Q7XK2M?")
                 browser.wait_for(r"total [\d.]+ ms")
+                browser.wait_for("seat 14F")  # As a context for a prompt, which is drawn last.
                 take(browser, "ui-recall.png")
         finally:
             browser.driver.quit()
