@@ -175,6 +175,8 @@ def _json(value: object) -> str:
 # -- the server process of a directory ----------------------------------------------------------------------------------
 
 _LONGEST_LINE = 2**24
+_LAST_SECONDS = 30.0
+"""For so long a session goes on behind the end of its input; a request that was cancelled is not answered."""
 
 
 class McpHost:
@@ -267,11 +269,18 @@ class McpHost:
 
 
 class _Lines:
-    """A connection as the protocol's package reads and writes standard input and output."""
+    """A connection as the protocol's package reads and writes standard input and output.
+
+    The package drops what is under way when its input ends. So the end is held back until what was asked is answered: a client
+    that has sent everything may close its end, as `echo` does.
+    """
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
+        self._asked: set[str] = set()
+        self._answered = asyncio.Event()
+        self._answered.set()
 
     def __aiter__(self) -> _Lines:
         return self
@@ -284,7 +293,13 @@ class _Lines:
         except asyncio.LimitOverrunError:
             return await self._too_long()
         if not line:
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._answered.wait(), _LAST_SECONDS)
             raise StopAsyncIteration
+        message = _message(line)
+        if "method" in message and "id" in message:
+            self._asked.add(repr(message["id"]))
+            self._answered.clear()
         return line
 
     async def _too_long(self) -> bytes:
@@ -307,6 +322,20 @@ class _Lines:
 
     async def write(self, text: str) -> None:
         self._writer.write(text.encode())
+        message = _message(text)
+        if "method" not in message and "id" in message:
+            self._asked.discard(repr(message["id"]))
+            if not self._asked:
+                self._answered.set()
 
     async def flush(self) -> None:
         await self._writer.drain()
+
+
+def _message(line: bytes | str) -> JsonObject:
+    """Read a message; what is none is empty."""
+    try:
+        message: object = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return message if isinstance(message, dict) else {}

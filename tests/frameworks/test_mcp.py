@@ -231,6 +231,28 @@ def test_nothing_but_messages(environment, tmp_path):
     assert process.returncode == 0
 
 
+def test_what_was_sent_before_the_end_is_answered(environment, tmp_path):
+    """A client may send everything and close its end, as a shell does: each request has its answer."""
+    initialize = {
+        "protocolVersion": "2025-06-18",
+        "capabilities": {},
+        "clientInfo": {"name": "t", "version": "1"},
+    }
+    call = {"name": "remember", "arguments": {"text": "Ada's cat is called Kestrel."}}
+    messages = [
+        {"id": 1, "method": "initialize", "params": initialize},
+        {"method": "notifications/initialized"},
+        {"id": 2, "method": "tools/call", "params": call},
+    ]
+    lines = "".join(json.dumps({"jsonrpc": "2.0", **message}) + "\n" for message in messages)
+    command = [*COMMAND, "--path", tmp_path, "--idle", "0.5"]
+    done = subprocess.run(
+        command, input=lines.encode(), capture_output=True, env=environment, timeout=100, check=False
+    )
+    answers = {answer["id"]: answer for answer in map(json.loads, done.stdout.splitlines())}
+    assert (done.returncode, sorted(answers), "result" in answers[2]) == (0, [1, 2], True), done
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel of Linux for the memory that was in use")
 def test_a_session_is_thin(environment, tmp_path):
     """A session's process has neither Chroma nor numpy in it, nor the protocol's package or our searches, and little memory."""
