@@ -1,12 +1,13 @@
 """Write the API reference from the docstrings: ``python tests/reference.py [FOLDER]``, by default ``build/reference``.
 
-Needs the dependency group ``docs``.
+Needs the dependency group ``docs``: ``pip install --group docs`` (pip 25.1 or newer).
 """
 
 from __future__ import annotations
 
 import importlib
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 MODULES = (
@@ -49,6 +50,8 @@ def write_reference(folder: Path) -> dict[str, list[str]]:
 
 
 if __name__ == "__main__":
+    if find_spec("pdoc") is None:
+        sys.exit("The reference is written by pdoc: pip install --group docs (pip 25.1 or newer).")
     target = Path(sys.argv[1] if sys.argv[1:] else "build/reference")
     write_reference(target)
     print(target / "index.html")
