@@ -10,7 +10,7 @@ from aiochroma._errors import InvalidInputError
 from aiochroma._types import JsonObject, MetadataView, Vector, Where
 from aiochroma.disk.erasing import ErasureReceipt
 from aiochroma.memory.arguments import check_id, checked_ids, checked_scope, checked_where
-from aiochroma.memory.copies import delete_collection, drop_copies
+from aiochroma.memory.copies import copy_name, delete_collection, drop_copies
 from aiochroma.memory.results import Count
 from aiochroma.memory.stored import count_records, matching_ids
 from aiochroma.memory.vectors import drop_unowned_chunks
@@ -222,7 +222,7 @@ async def _delete(
             **namespace.collection,
             ids=list(ids[start : start + _DELETED_AT_ONCE]),
             chunks=namespace.chunks,
-            aside=aside_name(namespace.name),
+            others=[aside_name(namespace.name), copy_name(namespace.name, "")],
             action=action,
             expired_only=expired_only,
             history_namespace=namespace.name if noted and store.keeps_history else None,

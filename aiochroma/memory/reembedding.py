@@ -315,7 +315,11 @@ class Copying:
             page = ids[start : start + _PAGE]
             await self._run.check()
             there = await self._read(self.original, page)
-            self._copied |= await self._digests(copy, page)
+            here = await self._digests(copy, page)
+            for id in page:
+                # What was forgotten has left the copy, too; remembered again just as it was it is to be copied.
+                self._copied.pop(id, None)
+            self._copied |= here
             different = self._different(there)
             if different:
                 changed += await self._copy(copy, different)

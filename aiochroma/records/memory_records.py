@@ -279,20 +279,25 @@ class MemoryRecords:
         tenant: str,
         database: str,
         chunks: str,
-        aside: str,
+        others: list[str],
         action: str,
         expired_only: bool,
         history_namespace: str | None,
     ) -> list[str]:
-        """Delete memories, or those of them that have expired, also from what stands ``aside``; return the ids that were here."""
+        """Delete memories, or those of them that have expired, and return the ids that were here.
+
+        ``others`` are the names of collections that hold them too: the original whose place this one has taken, a copy of it.
+        """
         db: Database = {"tenant": tenant, "database": database}
         now = time.time()
         old = self._known(collection_id, ids, db)
         if expired_only:
             # One may have been remembered again or pinned since it was looked up.
             old = {id: record for id, record in old.items() if has_expired(record["metadata"], now)}
-        elif (original := self._chunks.delete_from(aside, ids, db)) is not None:
-            self._deleted(str(original), ids)
+        for other in others:
+            holder = self._chunks.delete_from(other, list(old) if expired_only else ids, db)
+            if holder is not None:
+                self._deleted(str(holder), ids)
         if not old:
             return []
         gone = list(old)

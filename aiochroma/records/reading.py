@@ -335,7 +335,7 @@ class Chunks:
         """Delete records from a collection, if there is one of this name, and return its id."""
         from chromadb.errors import NotFoundError
 
-        holder = self.holder(name, db)
+        holder = self.holder(name, db) if ids else None
         if holder is not None:
             try:
                 self._api.delete(holder, ids=ids, **db)

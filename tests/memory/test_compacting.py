@@ -386,3 +386,26 @@ async def test_what_is_copied_while_it_is_erased_is_erased(path, monkeypatch):
         assert receipt.erased == 1
         assert receipt.is_complete
         await run.__aexit__(None, None, None)
+
+
+async def test_what_is_forgotten_leaves_an_unfinished_copy(path):
+    """One that nobody goes on with holds no forgotten text; what is remembered again just as it was is copied again."""
+    async with aiochroma.Memory(path) as memory:
+        await memory.remember_many(
+            [{"id": "one", "text": "one"}, {"id": "two", "text": "two"}], namespace="notes"
+        )
+        original = await memory.client.get_collection("notes", embedding_function=None)
+        everything = await original.get(ids=["one"], include=["documents", "embeddings", "metadatas"])
+        async with copies.ExclusiveRun(_store(memory)) as run:
+            model = await _store(memory).collection("notes")
+            copying = reembedding.Copying(_store(memory), run, "notes", model, None)
+            made = await copying._made()
+            await copying._pass(made)
+            copy = await memory.client.get_collection(made.name, embedding_function=None)
+            await memory.forget("one", namespace="notes")
+            assert (await copy.get(include=[]))["ids"] == ["two"]
+            await original.upsert(
+                **{name: everything[name] for name in ("ids", "documents", "embeddings", "metadatas")}
+            )
+            await copying._pass(made)
+            assert sorted((await copy.get(include=[]))["ids"]) == ["one", "two"]
