@@ -144,34 +144,31 @@ class _Page:
 
 def _joined(excerpts: Sequence[_Excerpt]) -> list[_Excerpt]:
     """Join excerpts that share memories: what follows each other in a thread stays in order, and each memory is there once."""
-    joined: list[_Excerpt] = []
-    for excerpt in excerpts:
-        best, keys = excerpt
-        rest = []
-        for other in joined:
-            if set(other.keys).isdisjoint(keys):
-                rest.append(other)
-            else:
-                best, keys = min(best, other.best), _merged(other.keys, keys)
-        joined = [*rest, _Excerpt(best, keys)]
-    return joined
+    stretches: dict[int, list[Key]] = {}
+    bests: dict[int, int] = {}
+    where: dict[Key, int] = {}
+    for number, (best, keys) in enumerate(excerpts):
+        shared = sorted({where[key] for key in keys if key in where})
+        home = shared[0] if shared else number
+        bests[home] = min(best, *(bests[other] for other in shared)) if shared else best
+        for stretch in (keys, *(stretches.pop(other) for other in shared[1:])):
+            _merge(
+                stretches.setdefault(home, []), stretch, {key for key in stretch if where.get(key) == home}
+            )
+            where.update(dict.fromkeys(stretch, home))
+    return [_Excerpt(bests[number], tuple(keys)) for number, keys in stretches.items()]
 
 
-def _merged(one: tuple[Key, ...], other: tuple[Key, ...]) -> tuple[Key, ...]:
-    """Merge two stretches of one thread that overlap."""
-    merged = list(one)
-    at = None
+def _merge(merged: list[Key], other: Sequence[Key], shared: set[Key]) -> None:
+    """Merge a stretch of a thread into another, which overlaps it or is empty, given the memories that both have."""
+    # What stands before the first that both have.
+    at = next((merged.index(key) for key in other if key in shared), 0)
     for key in other:
-        if key in merged:
-            at = merged.index(key) + 1
-        elif at is None:
-            # What stands before the first that both have.
-            first = next(merged.index(shared) for shared in other if shared in one)
-            merged.insert(first, key)
+        if key in shared:
+            at = (at if at < len(merged) and merged[at] == key else merged.index(key)) + 1
         else:
             merged.insert(at, key)
             at += 1
-    return tuple(merged)
 
 
 def _key(hit: Hit) -> Key:

@@ -35,7 +35,7 @@ from aiochroma.memory.arguments import (
     seconds_of,
 )
 from aiochroma.memory.results import Hit, Recall, hits_from
-from aiochroma.memory.store import Namespace
+from aiochroma.memory.store import Namespace, checked_names
 from aiochroma.records.record import collection_name
 from aiochroma.records.spec import CollectionSearch, SearchSpec, encoded
 
@@ -198,10 +198,7 @@ def _searches(
     elif isinstance(namespaces, str):
         searches = {namespaces: common}
     elif isinstance(namespaces, Iterable):
-        names = [*namespaces]
-        for name in names:
-            collection_name(name)
-        searches = dict.fromkeys(names, common)
+        searches = dict.fromkeys(checked_names(namespaces) or (), common)
     else:
         raise InvalidInputError(
             f"`namespaces` must be a name, several names, or a mapping to `k` or `NamespaceSearch`, got {shown(namespaces)}."

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from aiochroma import Hit, Recall
 
 
@@ -47,6 +50,32 @@ def test_neighbours_are_written_once_and_in_order():
     recall = Recall((around(turns, 5, 2), hit("elsewhere"), around(turns, 2, 2), around(turns, 10, 1)))
     lines = recall.as_context(template="{text}", heading=None).split("\n")
     assert lines == [*(f"turn {n}" for n in range(8)), "elsewhere", "turn 9", "turn 10", "turn 11"]
+
+
+@given(st.lists(st.integers(0, 40), unique=True, min_size=1, max_size=20), st.integers(0, 3))
+def test_whatever_overlaps_is_one_stretch(numbers, window):
+    """Each turn is written once; turns whose windows share one stand together, in order, where the best of them stands."""
+    turns = thread(41)
+    context = Recall(tuple(around(turns, number, window) for number in numbers)).as_context(
+        template="{id}", heading=None
+    )
+    stretches = []
+    for best, number in enumerate(numbers):
+        own = set(range(max(0, number - window), min(41, number + window + 1)))
+        overlapping = [one for one in stretches if one[1] & own]
+        stretches = [one for one in stretches if not one[1] & own]
+        stretches.append(
+            (min([best, *(one[0] for one in overlapping)]), own.union(*(one[1] for one in overlapping)))
+        )
+    expected = [
+        f"turn {n}" for _, stretch in sorted(stretches, key=lambda one: one[0]) for n in sorted(stretch)
+    ]
+    assert context.split("\n") == expected
+
+
+def test_a_prompt_of_very_many_hits():
+    """Each hit is looked at once: with ten thousand of them it is a matter of a second, where it once was of a minute."""
+    assert Recall(tuple(hit(f"fact {n}") for n in range(10_000))).as_context().count("\n") == 10_000
 
 
 def test_neighbours_that_do_not_fit_are_left_out_before_their_hit():
