@@ -18,14 +18,7 @@ import typer
 
 from aiochroma._errors import DatabaseInUseError, InvalidInputError, StoreUnavailableError
 from aiochroma._types import JsonObject
-from aiochroma.cli.common import (
-    PathArgument,
-    PathOption,
-    ScopeOption,
-    check_exists,
-    directory,
-    print_lines,
-)
+from aiochroma.cli.common import PathArgument, PathOption, ScopeOption, check_exists, directory, print_lines
 from aiochroma.cli.given import scope_from
 
 if TYPE_CHECKING:

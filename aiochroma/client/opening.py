@@ -32,13 +32,7 @@ if TYPE_CHECKING:
     from aiochroma.client.options import ConnectTarget, Process
     from aiochroma.core.connection import WhenFull
 
-__all__ = [
-    "AsyncEphemeralClient",
-    "AsyncHttpClient",
-    "AsyncPersistentClient",
-    "ClientOpening",
-    "connect",
-]
+__all__ = ["AsyncEphemeralClient", "AsyncHttpClient", "AsyncPersistentClient", "ClientOpening", "connect"]
 
 
 def _caller() -> asyncio.Task[object] | int | None:

@@ -9,13 +9,7 @@ from enum import Enum, auto
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
-from aiochroma._errors import (
-    ClosedError,
-    DeadlineExceededError,
-    ForkedProcessError,
-    QueueFullError,
-    own_copy,
-)
+from aiochroma._errors import ClosedError, DeadlineExceededError, ForkedProcessError, QueueFullError, own_copy
 from aiochroma.core.calls import Ticket, TicketState
 
 if TYPE_CHECKING:

@@ -33,11 +33,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
-from aiochroma._errors import (
-    ClosedError,
-    OutcomeUnknownError,
-    own_copy,
-)
+from aiochroma._errors import ClosedError, OutcomeUnknownError, own_copy
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma.core.calls import Outcome, Ticket, TicketState, deliver, latest_deadline, report_unseen
 from aiochroma.core.connection import Aside, Serving, Working, thread_failure

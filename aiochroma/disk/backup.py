@@ -28,12 +28,7 @@ from aiochroma._files import (
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma._types import JsonObject
 from aiochroma.disk.copying import Verification, check_verification, refuse_lack_of_room, size_of, verify_copy
-from aiochroma.disk.layout import (
-    BACKUP_NOTE,
-    MANIFEST,
-    SQLITE_FILE,
-    refuse_without_descriptors,
-)
+from aiochroma.disk.layout import BACKUP_NOTE, MANIFEST, SQLITE_FILE, refuse_without_descriptors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -20,15 +20,8 @@ from typing import TYPE_CHECKING
 
 from aiochroma._files import read_json, write_atomically
 from aiochroma._types import JsonObject
-from aiochroma.disk.layout import (
-    INDEX_FILES,
-    REBUILD_NOTE,
-    SEEN_NOTE,
-    SQLITE_FILE,
-)
-from aiochroma.disk.schema import (
-    IndexSettings,
-)
+from aiochroma.disk.layout import INDEX_FILES, REBUILD_NOTE, SEEN_NOTE, SQLITE_FILE
+from aiochroma.disk.schema import IndexSettings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -20,13 +20,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from aiochroma.disk.id_map import IdMap, IndexUnreadableError, read_id_map
-from aiochroma.disk.layout import (
-    HEADER_FILE,
-    ID_MAP_FILE,
-    LENGTH_FILE,
-    LEVEL0_FILE,
-    LINK_LISTS_FILE,
-)
+from aiochroma.disk.layout import HEADER_FILE, ID_MAP_FILE, LENGTH_FILE, LEVEL0_FILE, LINK_LISTS_FILE
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -33,13 +33,7 @@ from aiochroma._types import JsonObject
 from aiochroma.core.config import EngineOptions, Location
 from aiochroma.core.registry import BackendWorker
 from aiochroma.disk.ownership import acquire, read_owner
-from aiochroma.host.messages import (
-    error_to_wire,
-    event_values,
-    make_codec,
-    options_from_json,
-    versions,
-)
+from aiochroma.host.messages import error_to_wire, event_values, make_codec, options_from_json, versions
 from aiochroma.host.peer import STUCK_SECONDS, Clients, Peer, current_request
 from aiochroma.host.scheduling import SharedWorkerState
 from aiochroma.host.sockets import Listening, Waker

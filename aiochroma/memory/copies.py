@@ -182,7 +182,7 @@ class ExclusiveRun:
         """Tell whether the run that has the right may still be at work."""
         process, seen = known.get(_PROCESS), known.get(_SEEN)
         if not (isinstance(process, int) and isinstance(seen, float)):
-            return False  # Not of ours.
+            return False  # Another program wrote it.
         if abs(time.time() - seen) > _SILENT_SECONDS:
             return False  # A process of another program may have its number by now.
         if known.get(_MACHINE) != platform.node():

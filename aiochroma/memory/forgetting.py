@@ -15,14 +15,7 @@ from aiochroma.memory.results import Count
 from aiochroma.memory.stored import count_records, matching_ids
 from aiochroma.memory.vectors import drop_unowned_chunks
 from aiochroma.records.history import database_key
-from aiochroma.records.record import (
-    CHUNK_OF,
-    EXPIRES_AT,
-    THREAD,
-    aside_name,
-    collection_name,
-    scope_filter,
-)
+from aiochroma.records.record import CHUNK_OF, EXPIRES_AT, THREAD, aside_name, collection_name, scope_filter
 from aiochroma.records.spec import joined
 
 if TYPE_CHECKING:

@@ -27,13 +27,7 @@ from aiochroma._errors import (
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma._types import JsonObject, Where
 from aiochroma.backend.limits import check_where, is_number
-from aiochroma.memory.arguments import (
-    check_id,
-    check_k,
-    check_text,
-    checked_scope,
-    seconds_of,
-)
+from aiochroma.memory.arguments import check_id, check_k, check_text, checked_scope, seconds_of
 from aiochroma.memory.results import Hit, Recall, hits_from
 from aiochroma.memory.store import Namespace, checked_names
 from aiochroma.records.record import collection_name

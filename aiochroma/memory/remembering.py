@@ -11,14 +11,7 @@ from aiochroma._errors import ExtractFailedError, InvalidInputError, shown
 from aiochroma._types import JsonObject
 from aiochroma._waiting import Started
 from aiochroma.client.options import check_flag, check_progress
-from aiochroma.memory.arguments import (
-    Item,
-    check_id,
-    checked_item,
-    checked_scope,
-    item_from,
-    now_in_seconds,
-)
+from aiochroma.memory.arguments import Item, check_id, checked_item, checked_scope, item_from, now_in_seconds
 from aiochroma.memory.results import Id, Items
 from aiochroma.memory.vectors import chunks_written
 from aiochroma.records.record import CREATED_AT, THREAD, UPDATED_AT, collection_name
@@ -30,13 +23,7 @@ if TYPE_CHECKING:
     from aiochroma.memory.store import Namespace, Store
     from aiochroma.memory.vectors import Embedded
 
-__all__ = [
-    "Extract",
-    "remember",
-    "remember_batches",
-    "remember_many",
-    "remember_messages",
-]
+__all__ = ["Extract", "remember", "remember_batches", "remember_many", "remember_messages"]
 
 Extracted: TypeAlias = "Iterable[str | Mapping[str, Any]]"
 Extract: TypeAlias = "Callable[[list[JsonObject]], Extracted | Awaitable[Extracted]]"

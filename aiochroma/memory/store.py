@@ -80,11 +80,8 @@ class Namespace:
     def __init__(self, name: str, model: Collection) -> None:
         self.name: str = name
         self.id: UUID = model.id
-        self.collection: dict[str, object] = {
-            "collection_id": model.id,
-            "tenant": model.tenant,
-            "database": model.database,
-        }
+        database = {"tenant": model.tenant, "database": model.database}
+        self.collection: dict[str, object] = {"collection_id": model.id, **database}
         self.chunks: str = chunks_name(name)
 
 

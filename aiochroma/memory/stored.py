@@ -39,15 +39,7 @@ from aiochroma.records.record import PINNED, UPDATED_AT, collection_name, has_ex
 from aiochroma.records.spec import ListSpec, cursor_of, plain
 
 if TYPE_CHECKING:
-    from collections.abc import (
-        AsyncIterator,
-        Awaitable,
-        Callable,
-        Coroutine,
-        Generator,
-        Iterable,
-        Sequence,
-    )
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterable, Sequence
 
     from aiochroma.memory.opening import Life
     from aiochroma.memory.store import Namespace, Store

@@ -20,10 +20,7 @@ from aiochroma.client.maintenance import FillReport  # noqa: TC001 - frameworks 
 from aiochroma.disk.copying import refuse_lack_of_room, size_of, survives_rebuilding
 from aiochroma.disk.erasing import scrub
 from aiochroma.disk.findings import crashing, end_rebuild
-from aiochroma.disk.layout import (
-    TEXT_INDEX_FILE,
-    has_database,
-)
+from aiochroma.disk.layout import TEXT_INDEX_FILE, has_database
 from aiochroma.disk.ownership import acquire, refuse_foreign_users
 from aiochroma.disk.preflight import inspect_own_files, preflight
 from aiochroma.disk.recovery import quarantine_orphans, quarantine_text_index, rebuild_worn

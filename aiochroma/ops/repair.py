@@ -13,11 +13,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aiochroma._errors import (
-    DatabaseCorruptError,
-    DatabasePathError,
-    InvalidInputError,
-)
+from aiochroma._errors import DatabaseCorruptError, DatabasePathError, InvalidInputError
 from aiochroma._files import PartialDirectory, canonical_path, transaction
 from aiochroma._types import Vector
 from aiochroma._waiting import at_length
@@ -28,11 +24,7 @@ from aiochroma.disk.copying import copy_database, refuse_lack_of_room
 from aiochroma.disk.erasing import ErasureReceipt, scrub
 from aiochroma.disk.hnsw_files import read_header
 from aiochroma.disk.id_map import IndexUnreadableError
-from aiochroma.disk.layout import (
-    connect_read_write,
-    has_database,
-    log_topic,
-)
+from aiochroma.disk.layout import connect_read_write, has_database, log_topic
 from aiochroma.disk.ownership import acquire, refuse_foreign_users
 from aiochroma.disk.preflight import preflight
 from aiochroma.disk.schema import (

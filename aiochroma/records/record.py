@@ -177,7 +177,7 @@ class SaidText:
         return text_id(self._text, number, scope=self._scope, thread=self._thread, made=self._made)
 
     def is_memory(self, record: Record | None) -> bool:
-        """Tell whether a record is its memory; one that has expired is none."""
+        """Tell whether a record is its memory, and has not expired."""
         if record is None or has_expired(record["metadata"], self._now) or record["document"] != self._text:
             return False
         return self._made is None or abs(made_at(record["metadata"]) - self._made) <= _MOMENT

@@ -24,13 +24,7 @@ from aiochroma.text import codes
 from aiochroma.text.analysis import indexed_form
 from aiochroma.text.codes import CodeTable
 from aiochroma.text.coverage import WINDOW, TextHits, search_namespace
-from aiochroma.text.memories import (
-    IndexedText,
-    MemoryTable,
-    connect,
-    delete_files,
-    readable,
-)
+from aiochroma.text.memories import IndexedText, MemoryTable, connect, delete_files, readable
 from aiochroma.text.metadata import MetadataTable
 from aiochroma.text.namespaces import NamespaceTable
 from aiochroma.text.rows import Order, RowFilter

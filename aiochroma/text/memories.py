@@ -18,15 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-__all__ = [
-    "IndexedText",
-    "ListPage",
-    "MemoryTable",
-    "StoredMemory",
-    "connect",
-    "delete_files",
-    "readable",
-]
+__all__ = ["IndexedText", "ListPage", "MemoryTable", "StoredMemory", "connect", "delete_files", "readable"]
 
 # Raise it whenever the tables or the form in which something is indexed change: a file of another number is rebuilt.
 _FORMAT = 7

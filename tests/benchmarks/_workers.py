@@ -13,16 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from _contenders import CONTENDERS, Contender
-from _measuring import (
-    OpenLoop,
-    Request,
-    Ticker,
-    Usage,
-    bursts,
-    closed_loop,
-    latency_summary,
-    open_loop,
-)
+from _measuring import OpenLoop, Request, Ticker, Usage, bursts, closed_loop, latency_summary, open_loop
 from _outstanding import FEW, queued_bytes, requests_of
 
 if TYPE_CHECKING:
