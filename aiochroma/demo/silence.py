@@ -22,7 +22,7 @@ __all__ = ["RECORDS", "Silence", "measure_here", "measure_threads", "plain_clien
 
 RECORDS = 2_000
 """The most records that are written in each way; on a busy machine the time ends before."""
-_SECONDS = 2.0
+_SECONDS = 1.5
 DIMENSIONS = 256
 _QUESTION_EVERY = 0.05
 _TICK = 0.001

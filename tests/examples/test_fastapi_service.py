@@ -90,7 +90,17 @@ def test_the_arrangement_fits_the_one_it_includes(examples):
     assert service["environment"]["CHROMA_HOST"] == "proxy"
     assert service["environment"]["CHROMA_PORT"] in server["services"]["proxy"]["ports"][0].split(":")[-1]
     assert service["environment"]["CHROMA_AUTH_TOKEN"].startswith("${CHROMA_AUTH_TOKEN:?")
-    assert "app:app" in (folder / "Dockerfile").read_text()
+    root = (folder / service["build"]["context"]).resolve()
+    dockerfile = (root / service["build"]["dockerfile"]).read_text()
+    assert "app:app" in dockerfile
+    # The package comes from the source, and what is copied is there and not ignored.
+    assert "install --no-cache-dir '/source[" in dockerfile
+    copied = [
+        name for line in re.findall(r"^COPY (.*)$", dockerfile, re.MULTILINE) for name in line.split()[:-1]
+    ]
+    let_in = re.findall(r"^!(.*)$", (folder / "Dockerfile.dockerignore").read_text(), re.MULTILINE)
+    assert sorted(copied) == sorted(let_in)
+    assert all((root / name).exists() for name in copied)
 
 
 def test_the_documented_variables_exist(examples):
