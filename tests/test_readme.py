@@ -73,3 +73,11 @@ def test_every_method_of_a_memory_is_named():
     names = {name for name in dir(aiochroma.Memory) if not name.startswith("_")} - {"aclose"}
     names |= set(inspect.signature(aiochroma.Memory.recall).parameters) - {"self", "query"}
     assert [name for name in sorted(names) if not re.search(rf"`[^`]*\b{name}\b", README)] == []
+
+
+def test_a_picture_fetches_nothing():
+    """Whoever looks at the README's drawing asks nobody else for fonts."""
+    drawing = ROOT / ".github" / "demo.svg"
+    if not drawing.exists():
+        pytest.skip("not in a clone")
+    assert not re.search(r"url\(|@import|href=.http", drawing.read_text("utf-8").replace("url(#", ""))
