@@ -445,4 +445,4 @@ def _documents(
 
 def _refuse(unknown: Mapping[str, object]) -> None:
     if unknown:
-        raise InvalidInputError(f"The vector store has no argument {sorted(unknown)}.")
+        raise InvalidInputError(f"This call of the vector store has no argument {shown(min(unknown))}.")
