@@ -321,8 +321,10 @@ def seconds_of(value: object, where: str) -> float:
     Raises:
         InvalidInputError: It is neither.
     """
+    if not isinstance(value, datetime):
+        value = _finite(value, where)
     try:
-        seconds = value.timestamp() if isinstance(value, datetime) else _finite(value, where)
+        seconds = value.timestamp() if isinstance(value, datetime) else value
     except (OverflowError, ValueError, OSError) as error:
         # One without a time zone, at the edge of what the calendar knows.
         raise InvalidInputError(

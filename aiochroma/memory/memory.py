@@ -583,8 +583,8 @@ class Memory(OpenedMemory):
         JSON (``.jsonl``, ``.ndjson``, ``.json``): one object with ``text``, or one text, per line, or an array of them, with all
         that :meth:`export` writes; a memory of the same id is replaced. CSV (``.csv``): a first row with names, one of them
         ``text``; ``id``, ``namespace``, ``scope``, ``thread``, ``position``, ``created_at``, ``updated_at``, ``expires_at`` and
-        ``pinned`` are the memory's own, other columns become metadata. A folder: every ``.txt`` and ``.md`` file below it is a
-        memory, whose id and metadata ``source`` are the file's path within it.
+        ``pinned`` are the memory's own, other columns become metadata. Moments: seconds since 1970, or ISO 8601. A folder: every
+        ``.txt`` and ``.md`` file below it is a memory, whose id and metadata ``source`` are the file's path within it.
 
         Interrupted, it may be run again from the beginning: nothing is duplicated.
 

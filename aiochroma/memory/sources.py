@@ -8,6 +8,7 @@ import stat
 import threading
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from aiochroma._errors import InvalidInputError, shown
@@ -137,9 +138,11 @@ def _from_csv(path: Path, namespace: str) -> Generator[Row, None, None]:
                 raise InvalidInputError(f"{where} does not have one value for each name of the first row.")
             entry: JsonObject = {name: values[name] for name in _CSV_FIELDS if values.get(name)}
             entry["text"] = values["text"]
-            for name in ("position", *MOMENTS):
-                if name in entry:
-                    entry[name] = _number(entry[name], f"`{name}` of {where}")
+            if "position" in entry:
+                entry["position"] = _number(entry["position"], f"`position` of {where}")
+            for name in MOMENTS:
+                with suppress(ValueError, KeyError):
+                    entry[name] = float(entry[name])
             if "pinned" in entry:
                 entry["pinned"] = entry["pinned"].strip().lower() in {"1", "true", "yes"}
             metadata = {
@@ -238,9 +241,24 @@ def size_of(path: Path) -> int:
 def _row(entry: object, namespace: str, where: str, size: int) -> Row:
     collection_name(namespace, f"The namespace of {where}")
     # Without a moment the order of the file says nothing about what belongs together.
-    defaults = {} if isinstance(entry, dict) and "created_at" in entry else {"thread": False}
-    is_named = isinstance(entry, dict) and entry.get("id") is not None
+    defaults: JsonObject = {"thread": False}
+    is_named = False
+    if isinstance(entry, dict):
+        defaults = {} if "created_at" in entry else defaults
+        is_named = entry.get("id") is not None
+        written = {name: entry[name] for name in MOMENTS if isinstance(entry.get(name), str)}
+        entry = {**entry, **{name: _moment(text, f"`{name}` of {where}") for name, text in written.items()}}
     return Row(namespace, item_from(entry, where, defaults), size, is_named)
+
+
+def _moment(text: str, what: str) -> datetime:
+    try:
+        # Python 3.10 does not know the letter.
+        return datetime.fromisoformat(f"{text[:-1]}+00:00" if text.endswith(("Z", "z")) else text)
+    except ValueError:
+        raise InvalidInputError(
+            f"{what} must be seconds since 1970 or a moment such as '2026-05-01T12:00:00Z', got {shown(text)}."
+        ) from None
 
 
 def _number(text: str, what: str) -> float:

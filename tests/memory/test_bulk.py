@@ -279,6 +279,33 @@ async def test_a_csv_field_may_be_long(memory, tmp_path):
     assert csv.field_size_limit() == limit
 
 
+async def test_moments_as_other_programs_write_them(memory, tmp_path):
+    """In a file a moment is seconds since 1970 or ISO 8601; what is neither is named."""
+    at = "2026-05-01T12:00:00"
+    lines = tmp_path / "in.jsonl"
+    lines.write_text(
+        "".join(f'{{"text": "{n}", "created_at": "{at}{zone}"}}\n' for n, zone in enumerate(("Z", "+02:00")))
+    )
+    table = tmp_path / "in.csv"
+    table.write_text(f"text,created_at,expires_at\nthree,{at}+00:00,\nfour,1777636800,9999999999.5\n")
+    assert await memory.import_(lines) == await memory.import_(table) == 2
+    hits = {hit.text: hit for hit in await memory.list()}
+    assert {text: hit.created_at.timestamp() for text, hit in hits.items()} == {
+        "0": 1777636800,
+        "1": 1777629600,
+        "three": 1777636800,
+        "four": 1777636800,
+    }
+    for text in ("yesterday", "12:00", "2026-13-01"):
+        lines.write_text(f'{{"text": "x", "created_at": "{text}"}}\n')
+        with pytest.raises(
+            InvalidInputError, match=rf"`created_at` of in.jsonl line 1 must be seconds.*{text}"
+        ):
+            await memory.import_(lines)
+    with pytest.raises(InvalidInputError, match=r"`created_at`.*must be a finite number, got '2026"):
+        await memory.remember("x", created_at="2026-05-01T12:00:00Z")
+
+
 async def test_what_cannot_be_told_of_progress_is_refused(memory, tmp_path):
     """Before anything is done: found at the first batch, it would leave the rest undone."""
     (tmp_path / "in.jsonl").write_text('{"text": "one"}\n')
