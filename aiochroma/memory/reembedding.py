@@ -424,18 +424,11 @@ class Copying:
         except InvalidInputError:
             found = {}
             for id, text in texts.items():
-                one = await self._embedded(text)
-                if one is None:
+                try:
+                    (found[id],) = await self.store.embed([text], is_query=False)
+                except InvalidInputError:  # noqa: PERF203 - one at a time, to know which
                     self.left.add(id)
-                else:
-                    found[id] = one
             return found
-
-    async def _embedded(self, text: str) -> Embedded | None:
-        try:
-            return (await self.store.embed([text], is_query=False))[0]
-        except InvalidInputError:
-            return None
 
 
 def _digest(record: tuple[str, Metadata]) -> bytes:
