@@ -319,7 +319,7 @@ class Vocabulary:
 
         self._read()
         plain = _plain(term)
-        runs = _runs([plain])[1]
+        runs = _runs_of(plain)
         size = len(runs)
         if not size or not self._words:
             return []
@@ -387,6 +387,12 @@ def _plain(word: str) -> str:
         if word.isascii()
         else unicodedata.normalize("NFC", _ACCENTS.sub("", unicodedata.normalize("NFD", word)))
     )
+
+
+@lru_cache(maxsize=64)
+def _runs_of(word: str) -> NDArray[np.int64]:
+    """Return the runs of a word of a question; every namespace that it is asked of asks for them."""
+    return _runs([word])[1]
 
 
 def _runs(words: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
