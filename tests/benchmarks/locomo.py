@@ -47,7 +47,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from _conversations import ADVERSARIAL, Conversation, Question, load, mempalace, with_audit
 
-from aiochroma import AsyncHttpClient, Memory, StoreUnavailableError
+from aiochroma import AsyncClient, AsyncHttpClient, Memory, StoreUnavailableError
 from aiochroma.embedding.minilm import MiniLmEmbedder
 from aiochroma.embedding.words import HashedEmbedder, WordLlamaEmbedder
 
@@ -128,13 +128,12 @@ async def opened(folder: Path, embedder: Any, *, server: bool) -> AsyncIterator[
         program, "run", "--path", str(folder), "--port", str(port), stdout=asyncio.subprocess.DEVNULL
     )
     try:
-        async with await AsyncHttpClient("127.0.0.1", port) as client:
-            while True:
-                with contextlib.suppress(StoreUnavailableError):
-                    await client.heartbeat()
-                    break
-            async with Memory(client=client, embedder=embedder) as memory:
-                yield memory
+        client: AsyncClient | None = None
+        while client is None:
+            with contextlib.suppress(StoreUnavailableError):
+                client = await AsyncHttpClient("127.0.0.1", port)
+        async with client, Memory(client=client, embedder=embedder) as memory:
+            yield memory
     finally:
         process.terminate()
         await process.wait()
