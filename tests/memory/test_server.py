@@ -108,7 +108,6 @@ async def test_what_another_client_writes_while_a_copy_takes_over_is_kept(
     """One that writes all the time notices on its own that its collection has gone; nothing it was told of is lost."""
     for module in (reembedding, server_index):
         monkeypatch.setattr(module, "BELIEVED_SECONDS", 0.2)
-    monkeypatch.setattr(reembedding, "_ON_THE_WAY_SECONDS", 0.3)
     client = await aiochroma.AsyncHttpClient("127.0.0.1", port, headers={"x-who": "another"})
     async with client, aiochroma.Memory(client=client, embedder=embedder) as other:
         await served.remember_many([f"note {n} about the harbour" for n in range(30)])
