@@ -10,7 +10,7 @@ from datetime import timedelta
 
 import httpx
 import pytest
-from programs import Program, until
+from programs import PATIENCE, Program, until
 
 from aiochroma import sync
 
@@ -118,6 +118,9 @@ def choose(browser, view):
     browser.driver.find_element(By.XPATH, f"//label[.//*[text()={view!r}]]").click()
 
 
+@pytest.mark.timeout(
+    5 * PATIENCE
+)  # Forty looks at a page, of which a busy machine may need a few seconds each.
 def test_looking_and_forgetting(runtime, tmp_path, browser):
     """Numbers, growth, a backup, a recall, what has expired, a memory with its nearest; forgetting asks first."""
     with sync.Memory(tmp_path / "memory", process="shared", host_idle=1, history=True) as memory:
