@@ -537,7 +537,7 @@ class Memory(OpenedMemory):
 
         Chroma keeps in its index what was deleted or replaced, and searches past it. A copy takes over as with :meth:`reembed`,
         with the vectors that are there; interrupted, it goes on when it is run again. It is another collection: one that was got
-        from :attr:`client` before is to be got again.
+        from :attr:`client` before is to be got again. The files of the former index stay until :func:`aiochroma.doctor` repairs.
 
         Args:
             namespaces: Names of namespaces; default: those in whose index more than 1,000 vectors, and more than half, are dead.
