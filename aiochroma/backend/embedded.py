@@ -44,7 +44,7 @@ from aiochroma.disk.copying import copy_database, stamps_of
 from aiochroma.disk.erasing import scrub
 from aiochroma.disk.findings import note_clean_close
 from aiochroma.disk.layout import refuse_without_descriptors
-from aiochroma.disk.recovery import worn_collections
+from aiochroma.disk.recovery import DroppedIndexes, worn_collections
 from aiochroma.disk.retained_log import RetainedLog
 from aiochroma.disk.schema import log_positions
 from aiochroma.disk.sqlite_file import LockProbe, file_identity, wait_until_closed
@@ -131,8 +131,7 @@ class EmbeddedBackend(ChromaBackend):
             OutcomeUnknownError: A write that may have happened failed, and could not be repeated.
             DatabaseCorruptError: The collection is one that Chroma must not be let near; others can be used.
         """
-        reason = self.unusable.get(request.collection)
-        if reason is not None:
+        if (reason := self.unusable.get(request.collection)) is not None:
             collection = f"The collection {request.collection} of {str(self._directory)!r}"
             raise DatabaseCorruptError(f"{collection} cannot be used: {reason}.", problems=(reason,))
         try:
@@ -244,7 +243,12 @@ class EmbeddedBackend(ChromaBackend):
             return True
         if self._is_open and self._log is not None:
             self._log.work()
+        self._dropped.remove()
         return False
+
+    def _delete_collection(self, arguments: Any) -> None:
+        self._dropped.expect()
+        super()._delete_collection(arguments)
 
     # -- opening and closing -------------------------------------------------------------------------------------------
 
@@ -256,10 +260,8 @@ class EmbeddedBackend(ChromaBackend):
     def describe(self) -> BackendInfo:
         """See :class:`aiochroma.backend.protocol.Backend`."""
         owner = self._ownership.owner if self._is_open else None  # It could not be opened again.
-        lacks = bool(self.missing)
-        return BackendInfo(
-            self.capabilities, self._system.settings, owner, self.recovery, has_missing_vectors=lacks
-        )
+        known = self.capabilities, self._system.settings, owner, self.recovery
+        return BackendInfo(*known, has_missing_vectors=bool(self.missing))
 
     def close(self) -> None:
         """Let Chroma close its files, then give up the ownership. Idempotent."""
@@ -288,6 +290,7 @@ class EmbeddedBackend(ChromaBackend):
                 stack.callback(self._close_hook, hook)
             # Closing any descriptor of the file drops all locks that this process has on it, so the probe's come last.
             stack.callback(self._probe.close)
+            self._dropped.remove(now=True)
             super().close()
             self._own["reopen"] = self._reopen  # Asked for again where opening fails.
             if not wait_until_closed(self._directory, but_for=self._probe.descriptors):
@@ -342,6 +345,7 @@ class EmbeddedBackend(ChromaBackend):
             missing_vectors=self.missing.listed,
             worn_collections=partial(worn_collections, self._directory),
         )
+        self._dropped = DroppedIndexes(self._directory)
         self._identity = file_identity(self._directory)
         self._probe = LockProbe(self._directory)
         self._wants_reopening = False
@@ -384,9 +388,7 @@ class EmbeddedBackend(ChromaBackend):
                 "or restore a backup: the next request finds them. `reset_connection()` starts with an empty database instead."
             )
         if identity != self._identity:
-            log.warning(
-                "database.moved", database=str(self._directory), hint="replaced while open; opened again"
-            )
+            log.warning("database.moved", database=str(self._directory), hint="was replaced; opened again")
         self._reopen()
 
     def _keep_lock(self) -> None:

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from datetime import datetime, timezone
@@ -31,6 +33,7 @@ from aiochroma.disk.layout import (
     TEXT_INDEX_FILE,
     connect_read_write,
     free_bytes,
+    index_directories,
     log_topic,
 )
 from aiochroma.disk.salvage import Salvage, replay, salvage_vectors
@@ -46,6 +49,7 @@ if TYPE_CHECKING:
     from aiochroma.disk.findings import CollectionReport, PreflightReport
 
 __all__ = [
+    "DroppedIndexes",
     "complete_retained_log",
     "quarantine_orphans",
     "quarantine_text_index",
@@ -58,6 +62,7 @@ __all__ = [
 log: EventLogger = get_logger("aiochroma.disk")
 
 _ASKING_SECONDS = 30.0
+_REMOVING_SECONDS = 60.0
 
 _VECTORS_OF_A_COPY = 4
 """So often a copied record's vector is written: in Chroma's index, while that grows once more, in its log, and in our file."""
@@ -225,20 +230,58 @@ def worn_collections(directory: Path) -> dict[str, int]:
     Raises:
         StoreUnavailableError: The database cannot be asked.
     """
-    try:
-        asked = run_script(child, ["indexes", directory / SQLITE_FILE], seconds=_ASKING_SECONDS)
-    except ChildError as error:
-        raise StoreUnavailableError(
-            f"How much of the indexes of {str(directory)!r} is dead cannot be found out: {error}"
-        ) from error
     worn = {}
-    for collection, index, records in json.loads(asked):
+    for collection, index, records in _indexes(directory):
         with suppress(IndexUnreadableError):  # None yet; or it is broken, and `doctor` says so.
             header = read_header(directory / index, None, complete=False)
             if is_worn(header.count - records, records):
                 needed = records * (_VECTORS_OF_A_COPY * header.element_size + _BYTES_OF_A_COPY)
                 worn[collection] = max(0, needed + _LEFT_FREE_BYTES - free_bytes(directory))
     return worn
+
+
+def _indexes(directory: Path) -> list[tuple[str, str, int]]:
+    """Return of each collection its id, the name of its index's directory, and how many records it has."""
+    try:
+        asked = run_script(child, ["indexes", directory / SQLITE_FILE], seconds=_ASKING_SECONDS)
+    except ChildError as error:
+        raise StoreUnavailableError(f"The indexes of {str(directory)!r} cannot be listed: {error}") from error
+    return [(str(collection), str(index), int(records)) for collection, index, records in json.loads(asked)]
+
+
+class DroppedIndexes:
+    """Removes the index directories of collections that are deleted while a database is open; Chroma leaves them.
+
+    What belonged to no collection before stays, for `doctor` to show: a file of SQLite that was put back may have lost it.
+    Asking Chroma's file takes some 50 ms, so it happens once a minute at most, and when the database is closed.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._before: set[str] | None = None
+        self._removed_at = time.monotonic()
+        self._is_due = False
+
+    def expect(self) -> None:
+        """Note what belongs to no collection; a collection is about to be deleted."""
+        if self._before is None:
+            with suppress(StoreUnavailableError, OSError):
+                self._before = self._without_collection()
+        self._is_due = self._before is not None
+
+    def remove(self, *, now: bool = False) -> None:
+        """Remove what has come to belong to no collection since, if it is time."""
+        if not self._is_due or not (now or time.monotonic() - self._removed_at > _REMOVING_SECONDS):
+            return
+        self._is_due, self._removed_at = False, time.monotonic()
+        with suppress(StoreUnavailableError, OSError):
+            for name in self._without_collection() - (self._before or set()):
+                shutil.rmtree(self._directory / name, ignore_errors=True)
+
+    def _without_collection(self) -> set[str]:
+        # Listed before Chroma's file is asked: a new index has its row there before it has its directory.
+        directories = set(index_directories(self._directory))
+        return directories - {index for _, index, _ in _indexes(self._directory)}
 
 
 def rebuild_worn(directory: Path, report: PreflightReport) -> Path | None:

@@ -6,10 +6,11 @@ import asyncio
 import gc
 
 import pytest
-from programs import PATIENCE, serving_threads
+from programs import PATIENCE, serving_threads, until
 
 import aiochroma
 from aiochroma.client.session import LazyClient
+from aiochroma.disk.layout import index_directories
 
 
 async def test_thread_is_gone_when_aclose_returns(tmp_path):
@@ -197,3 +198,28 @@ async def test_a_lazy_client_that_is_closed_during_a_look_up_forgets_what_it_fou
         await lazy.on_collection("notes", count, absent=None, check=closed_meanwhile)
     assert await lazy.on_collection("notes", count, absent=None) == 0
     await lazy.close()
+
+
+@pytest.mark.parametrize("process", ["this", "shared"])
+async def test_a_deleted_collection_takes_its_index_along(tmp_path, process):
+    """Chroma leaves the files of a deleted collection's index; what belonged to nobody before is left to `doctor`."""
+    path = tmp_path / "store"
+    stranger = path / "0b6e5a0e-6f0e-4d5e-9d3a-1c1f6f9b2a11"
+
+    def indexes():
+        return {name for name in index_directories(path) if name != stranger.name}
+
+    async with aiochroma.AsyncPersistentClient(path, process=process, host_idle=0) as client:
+        await client.get_or_create_collection("first")
+        stranger.mkdir()
+        hnsw = {"hnsw": {"sync_threshold": 4, "batch_size": 4}}
+        for name in ("kept", "dropped"):
+            collection = await client.create_collection(name, configuration=hnsw)
+            await collection.add(ids=[str(number) for number in range(9)], embeddings=[[0.1, 0.2]] * 9)
+            await collection.query(query_embeddings=[[0.1, 0.2]], n_results=1)
+        assert len(indexes()) == 2
+        await client.delete_collection("dropped")
+    until(lambda: len(indexes()) == 1, "its index is gone")
+    assert stranger.is_dir()
+    async with aiochroma.AsyncPersistentClient(path, process=process, host_idle=0) as client:
+        assert len((await (await client.get_collection("kept")).get())["ids"]) == 9
