@@ -8,6 +8,7 @@ import json
 import os
 import sqlite3
 import threading
+import uuid
 from dataclasses import replace
 
 import numpy as np
@@ -118,9 +119,10 @@ async def _examined(path):
 
 
 async def test_orphans_and_free_pages_go_when_asked(database):
-    """Index directories of deleted collections are set aside and the SQLite file shrinks."""
+    """Index directories of no collection, as plain chromadb leaves them, are set aside and the SQLite file shrinks."""
     async with aiochroma.AsyncPersistentClient(database) as client:
         await client.delete_collection("main")
+    (database / str(uuid.uuid4())).mkdir()
     found = await doctor(database)
     assert found.is_healthy
     assert len(found.orphaned_directories) == 1

@@ -7,6 +7,7 @@ import contextlib
 import json
 import shutil
 import sqlite3
+import uuid
 from contextlib import closing
 
 import numpy as np
@@ -157,8 +158,9 @@ async def test_a_collection_that_was_deleted_leaves_with_all_it_had(tmp_path):
     await fill(path, vectors, durable=True, space="l2")
     async with aiochroma.AsyncPersistentClient(path) as client:
         await client.delete_collection("main")
-    (path / "quarantine-20250101T000000Z").mkdir()
-    (path / "quarantine-20250101T000000Z" / "data").write_bytes(vectors.tobytes())
+    for left in ("quarantine-20250101T000000Z", str(uuid.uuid4())):
+        (path / left).mkdir()
+        (path / left / "data").write_bytes(vectors.tobytes())
     receipt = await aiochroma.erase(path)
     assert len(receipt.removed) == 2
     assert holds(path, vectors[5].tobytes()) == []
