@@ -273,7 +273,7 @@ class VectorCache:
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._vectors: OrderedDict[str, Vector] = OrderedDict()
-        self.bytes = 0
+        self.bytes: int = 0
 
     def get(self, text: str) -> Vector | None:
         """Return the vector of a text, or None; the text becomes the most recently used."""
