@@ -361,18 +361,32 @@ class LinkQueue(RequestQueue):
 
     def _choose(self, *, reads_only: bool) -> tuple[int, Sent] | None:
         """Take the next small request, if there is one and the host has room for it."""
-        with self.lock:
-            while self._queued and self._has_room() and not self._paused:
-                position = self._first_small_read() if reads_only else 0
-                if position is None:
-                    return None
-                ticket = self._queued[position]
-                if ticket.state is TicketState.QUEUED and _is_large(ticket):
-                    return None
-                del self._queued[position]
-                if ticket.state is TicketState.QUEUED:
-                    return self._claimed(ticket)
-        return None
+        late: list[Ticket] = []
+        try:
+            with self.lock:
+                while self._queued and self._has_room() and not self._paused:
+                    position = self._first_small_read() if reads_only else 0
+                    if position is None:
+                        return None
+                    ticket = self._queued[position]
+                    is_late = _is_late(ticket)
+                    if ticket.state is TicketState.QUEUED and not is_late and _is_large(ticket):
+                        return None
+                    del self._queued[position]
+                    if is_late:
+                        late.append(ticket)
+                    elif ticket.state is TicketState.QUEUED:
+                        return self._claimed(ticket)
+            return None
+        finally:
+            self._refuse_late(late)
+
+    def _refuse_late(self, tickets: Iterable[Ticket]) -> None:
+        """Answer requests that are past their deadline, and so are not sent: then it is certain that they never run."""
+        for ticket in tickets:
+            error = self.expire(ticket)
+            if error is not None:
+                deliver([Outcome(ticket, error=error)])
 
     def _first_small_read(self) -> int | None:
         """Return the position of the first small read that no barrier stands before: it may overtake what is being sent."""
@@ -434,6 +448,10 @@ class LinkQueue(RequestQueue):
         sent = self.arrived(number)
         if sent is not None and not self.finish([sent.ticket], failed=True):
             deliver([Outcome(sent.ticket, error=error)])
+
+
+def _is_late(ticket: Ticket) -> bool:
+    return ticket.deadline is not None and ticket.deadline <= time.monotonic()
 
 
 def _is_large(ticket: Ticket) -> bool:

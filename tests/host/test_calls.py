@@ -331,6 +331,22 @@ async def test_the_loop_does_not_wait_for_a_stopped_host(client, collection, hos
     assert await collection.count() == 2000
 
 
+async def test_what_is_past_its_deadline_is_not_sent(client, collection, hosts, path):
+    """The host stands still and cannot say whether it had begun: it is certain all the same, for a large write, too."""
+    os.kill(hosts.pid(path), signal.SIGSTOP)
+    try:
+        for count in (1, 600):
+            with aiochroma.deadline(0), pytest.raises(aiochroma.DeadlineExceededError) as raised:
+                await collection.upsert(
+                    ids=[f"id{number}" for number in range(count)], embeddings=[VECTOR] * count
+                )
+            assert not raised.value.started
+    finally:
+        os.kill(hosts.pid(path), signal.SIGCONT)
+    assert await collection.count() == 0
+    assert client.stats().pending == 0
+
+
 async def test_the_queue_is_the_clients_own(opening, hosts, path):
     """`max_pending` bounds this client; a full queue needs no question to the host."""
     async with opening(max_pending=10, when_full="raise") as client:
