@@ -286,15 +286,17 @@ def _living_owner(directory: Path) -> Owner | None:
 
 
 def is_alive(pid: int) -> bool:
-    """Tell whether a process of this machine may be there still."""
+    """Tell whether a process of this machine may be there still; a zombie, which nobody may ever wait for, is not."""
     if sys.platform == "win32":
         return True
     try:
         with contextlib.suppress(PermissionError, OverflowError):
             os.kill(pid, 0)
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] not in {b"Z", b"X"}
     except ProcessLookupError:
         return False
-    return True
+    except (OSError, IndexError):
+        return True  # Not Linux, or hidden from other users.
 
 
 def _command() -> str:

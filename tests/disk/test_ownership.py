@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from programs import printed_by
+from programs import printed_by, state_of, until
 
 from aiochroma import DatabaseInUseError, DatabasePathError
 from aiochroma._files import canonical_path
@@ -20,6 +20,7 @@ from aiochroma.disk.ownership import (
     _filesystem_type,
     acquire,
     foreign_users,
+    is_alive,
     lock_warning,
     read_owner,
     refuse_foreign_users,
@@ -253,3 +254,17 @@ def test_a_plain_chromadb_client_in_another_process_is_noticed(seeds, child, tmp
     finally:
         child.finish(process)
     refuse_foreign_users(directory)
+
+
+@LINUX
+def test_a_zombie_is_not_alive():
+    """In a container whose first process waits for nobody, an ended host stays one for ever."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    try:
+        until(lambda: state_of(process.pid) == "Z", "it has ended, and nobody has waited for it")
+        assert not is_alive(process.pid)
+    finally:
+        process.wait()
+    assert not is_alive(process.pid)
+    assert is_alive(os.getpid())
+    assert is_alive(1)
