@@ -101,6 +101,7 @@ class HostServer:
         self._imported = threading.Event()
         self._caught_up = threading.Event()
         self._waker = Waker()
+        self._has_ended = False
         location = Location("persistent", str(directory))
         self._worker = BackendWorker(
             location.name,
@@ -110,7 +111,7 @@ class HostServer:
             ),
             max_pending=2**31,
             slow_request_ms=float("inf"),
-            on_end=self._waker.wake,
+            on_end=self._note_end,
         )
         self._worker.thread.name = f"aiochroma-db:{location.short_name}"
         self._clients = Clients(
@@ -151,6 +152,11 @@ class HostServer:
             self._waker.wake()
         self._imported.wait()
         return ownership
+
+    def _note_end(self) -> None:
+        """Note that the DB thread has closed the database; it is still alive while it says so."""
+        self._has_ended = True
+        self._waker.wake()
 
     def _catch_up(self) -> None:
         """Return when the main thread has read what has come, or after a moment."""
@@ -198,7 +204,7 @@ class HostServer:
         return 3 if failure is not None else 0
 
     def _is_over(self) -> bool:
-        if not self._worker.thread.is_alive():
+        if self._has_ended:
             if self._worker.queue.failure is None:
                 return True
             return self._listening.socket is None or (
