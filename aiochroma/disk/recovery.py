@@ -38,6 +38,7 @@ from aiochroma.disk.layout import (
 )
 from aiochroma.disk.salvage import Salvage, replay, salvage_vectors
 from aiochroma.disk.schema import ADD, record_ids
+from aiochroma.disk.sqlite_file import file_identity
 
 if TYPE_CHECKING:
     import sqlite3
@@ -258,6 +259,7 @@ class DroppedIndexes:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+        self._identity = file_identity(directory)
         self._before: set[str] | None = None
         self._removed_at = time.monotonic()
         self._is_due = False
@@ -274,6 +276,8 @@ class DroppedIndexes:
         if not self._is_due or not (now or time.monotonic() - self._removed_at > _REMOVING_SECONDS):
             return
         self._is_due, self._removed_at = False, time.monotonic()
+        if file_identity(self._directory) != self._identity:
+            return  # Another file lies there now, which cannot tell what belongs to this one.
         with suppress(StoreUnavailableError, OSError):
             for name in self._without_collection() - (self._before or set()):
                 shutil.rmtree(self._directory / name, ignore_errors=True)
