@@ -117,6 +117,11 @@ class Ticket:
         self.slices: list[CallResult] | None = None
         self.left: str = ""
 
+    @property
+    def is_late(self) -> bool:
+        """Whether its deadline has passed."""
+        return self.deadline is not None and self.deadline <= time.monotonic()
+
     @classmethod
     def here(cls, request: Request, deadline: float | None) -> Ticket:
         """Return a ticket for the event loop that runs on this thread, or for this thread where none does."""

@@ -286,7 +286,7 @@ def _living_owner(directory: Path) -> Owner | None:
 
 
 def is_alive(pid: int) -> bool:
-    """Tell whether a process of this machine may be there still; a zombie, which nobody may ever wait for, is not."""
+    """Tell whether a process of this machine may still be running; one that has ended and is only a zombie is not."""
     if sys.platform == "win32":
         return True
     try:

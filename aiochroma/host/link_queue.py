@@ -40,7 +40,6 @@ _VERDICT_SECONDS = 0.02
 """How long to wait for the host to say whether a request whose deadline has passed had begun."""
 
 _LARGE_CHARACTERS = 2**20
-
 _NOT_SENT = (TicketState.IN_LINE, TicketState.QUEUED)
 
 
@@ -339,11 +338,8 @@ class LinkQueue(RequestQueue):
                 break
             number, sent = chosen
             try:
-                encoded = list(
-                    message_frames(
-                        self._codec, FrameKind.REQUEST, number, request_to_wire(sent.ticket), large=False
-                    )
-                )
+                wire = request_to_wire(sent.ticket)
+                encoded = list(message_frames(self._codec, FrameKind.REQUEST, number, wire, large=False))
             except Exception as error:  # noqa: BLE001 - belongs to the caller
                 self._fail(number, error)
                 continue
@@ -369,7 +365,7 @@ class LinkQueue(RequestQueue):
                     if position is None:
                         return None
                     ticket = self._queued[position]
-                    is_late = _is_late(ticket)
+                    is_late = ticket.is_late
                     if ticket.state is TicketState.QUEUED and not is_late and _is_large(ticket):
                         return None
                     del self._queued[position]
@@ -379,14 +375,9 @@ class LinkQueue(RequestQueue):
                         return self._claimed(ticket)
             return None
         finally:
-            self._refuse_late(late)
-
-    def _refuse_late(self, tickets: Iterable[Ticket]) -> None:
-        """Answer requests that are past their deadline, and so are not sent: then it is certain that they never run."""
-        for ticket in tickets:
-            error = self.expire(ticket)
-            if error is not None:
-                deliver([Outcome(ticket, error=error)])
+            for ticket in late:  # Not sent, so it is certain that they never run.
+                if (error := self.expire(ticket)) is not None:
+                    deliver([Outcome(ticket, error=error)])
 
     def _first_small_read(self) -> int | None:
         """Return the position of the first small read that no barrier stands before: it may overtake what is being sent."""
@@ -448,10 +439,6 @@ class LinkQueue(RequestQueue):
         sent = self.arrived(number)
         if sent is not None and not self.finish([sent.ticket], failed=True):
             deliver([Outcome(sent.ticket, error=error)])
-
-
-def _is_late(ticket: Ticket) -> bool:
-    return ticket.deadline is not None and ticket.deadline <= time.monotonic()
 
 
 def _is_large(ticket: Ticket) -> bool:

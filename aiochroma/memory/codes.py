@@ -29,7 +29,7 @@ log: EventLogger = get_logger("aiochroma.memory")
 _PAGE = 256
 _PAGE_BESIDE = 32
 _AT_ONCE = 8
-"""Beside recalls so many texts are embedded at once: a question waits for them, with MiniLM for 80 ms at most."""
+"""How many texts are embedded in one call beside recalls. A question has to wait for that call."""
 _PAUSE_SECONDS = 2.0
 _TRIED_SECONDS = 300.0
 """For so long a memory whose code cannot be made is not tried again."""
@@ -118,7 +118,7 @@ async def complete_codes(
 
 
 async def _complete_page(store: Store, namespace: Namespace, ids: list[str], at_once: int) -> list[str]:
-    """Embed the tokens of some memories, so many at once; return the ids of those that may have a code."""
+    """Embed the tokens of some memories in batches; return the ids of those that may have a code."""
     records: list[Record | None] = await store.submit("read_memories", **namespace.collection, ids=ids)
     # A long text is found by its chunks, and has no code.
     texts = [

@@ -119,7 +119,7 @@ class BackgroundCompacting:
 
     A thread of its own does it, with an event loop of its own: the memory's callers may have any number of loops, or none, and
     theirs end when they like. There is one only while there is something to do. Whoever asks for a copy of a namespace has the
-    way: what was copied until then is gone on with. Nobody is told of a failure but the log.
+    way: the copy goes on from where it was. A failure is logged and reaches no caller.
 
     Args:
         store: The memory's store.
@@ -179,7 +179,7 @@ class BackgroundCompacting:
                     await self._compact()
             except (ClosedError, OtherRunError):
                 return  # Whoever opens it next, or makes copies now, goes on.
-            except Exception as error:  # noqa: BLE001 - nobody has asked for it
+            except Exception as error:  # noqa: BLE001 - no caller asked for it
                 self._look_after *= 2
                 self._tell(repr(error))
 

@@ -36,8 +36,8 @@ _SPARE = 1.5
 """Of what Chroma finds a filter keeps now more, now less than its share of all."""
 _MORE = 4
 _SURROUNDED = 30
-"""So many candidates, and no less than three for each hit, are looked at with the tokens of what stands around them. Measured on
-conversations as good as all of them."""
+"""How many candidates, but at least three for each hit, are compared with the tokens of their neighbours. On five LoCoMo
+conversations 30 of them found as much as all."""
 _SURROUNDED_OF_EACH = 3
 _FARTHEST = 2.0
 _MOST_FETCHED = 4096
