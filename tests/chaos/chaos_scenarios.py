@@ -548,6 +548,29 @@ def _damage(row, name, index):
     row.require(before != after, f"{name}: nothing was damaged")
 
 
+def _copied(directory):
+    """Copy a database that nobody has open any more; returns where the copy is.
+
+    A child of a killed process may look at the SQLite file a moment longer, and its journal goes when the last one closes it.
+    """
+    until(lambda: not _is_open(directory), "that every process has closed the database")
+    return shutil.copytree(directory, directory.with_name(f"{directory.name}-copy"))
+
+
+def _is_open(directory):
+    """Whether a process has a file of a directory open."""
+    return any(Path(file).is_relative_to(directory) for file in _open_files())
+
+
+def _open_files():
+    """Yield what the processes of this user have open; what ends or is closed meanwhile is left out."""
+    for process in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            for descriptor in (process / "fd").iterdir():
+                with contextlib.suppress(OSError):
+                    yield str(descriptor.readlink())
+
+
 def damaged_indexes(stage, names, *, durable):
     """Damage the files of an index that nobody has open, and open it as any program would."""
     row = Row(f"index files damaged, log {'kept' if durable else 'not kept'}")
@@ -556,8 +579,7 @@ def damaged_indexes(stage, names, *, durable):
     (directory / ".aiochroma.backup.json").unlink()
     rebuilt = embedded = 0
     for name in names:
-        copy = directory.with_name(f"{directory.name}-copy")
-        shutil.copytree(directory, copy)
+        copy = _copied(directory)
         index = max(copy.glob("*-*-*-*-*"), key=lambda entry: (entry / "data_level0.bin").stat().st_size)
         _damage(row, name, index)
         found = _checked(stage, row, copy, ledger, name, durable=durable)
@@ -581,8 +603,7 @@ def damaged_indexes_after_a_backup(stage, names):
     child = stage.nursery.start("check", directory=str(directory), state=str(ledger.file))
     child.wait_patiently()
     for name in names:
-        copy = directory.with_name(f"{directory.name}-copy")
-        shutil.copytree(directory, copy)
+        copy = _copied(directory)
         index = max(copy.glob("*-*-*-*-*"), key=lambda entry: (entry / "data_level0.bin").stat().st_size)
         _damage(row, name, index)
         found = _checked(stage, row, copy, ledger, name)
@@ -641,8 +662,7 @@ def damaged_own_indexes(stage, names, unusable):
     _read(row, ledger, child)
     row.require(ledger.acknowledged.get("notes"), "nothing was remembered")
     for name in [*names, *unusable]:
-        copy = directory.with_name(f"{directory.name}-copy")
-        shutil.copytree(directory, copy)
+        copy = _copied(directory)
         file = copy / OWN_INDEX
         {**OWN_INDEX_DAMAGES, **IN_PLACE_OF_THE_INDEX}[name](file)
         found = _checked(stage, row, copy, ledger, name)
@@ -714,8 +734,7 @@ def damaged_sqlite(stage, names):
     row = Row("SQLite file damaged")
     directory, ledger, backup = _seed(stage, True)
     for name in names:
-        copy = directory.with_name(f"{directory.name}-copy")
-        shutil.copytree(directory, copy)
+        copy = _copied(directory)
         file = copy / "chroma.sqlite3"
         SQLITE_DAMAGES[name](file)
         before = file.read_bytes() if file.exists() else None
