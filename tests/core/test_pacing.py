@@ -138,7 +138,7 @@ async def test_slices_grow_where_nothing_else_wants_to_run():
     done = True
     await task
     pacing.seen(loop, time.monotonic())
-    assert await _written(pacing, limits, 30) > 50
+    assert await _written(pacing, limits, 5) > 50, "the size that was found before holds again"
     pacing.served_other(time.monotonic())
     pacing.seen(loop, time.monotonic())
     assert await _written(pacing, limits, 3) <= 20, "somebody else asks"
