@@ -11,7 +11,7 @@ Example:
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 # pydantic does not read those of `typing` before Python 3.12.
 from typing_extensions import TypedDict
@@ -88,7 +88,7 @@ def memory_tools(
             namespaces: Only these parts of the memory; all of them if left out.
             limit: The most memories to return, 1 to 50.
         """
-        most = max(1, min(limit, _MOST))
+        most = _bounded(limit)
         found = await memory.recall(query, namespaces=namespaces, scope=scope, k=most, limit=most)
         if not found:
             # Nothing was found because something failed: not the same as nothing being known.
@@ -103,16 +103,14 @@ def memory_tools(
             limit: The most memories to return, 1 to 50.
             after: What the page before gave as `next`; empty for the first page.
         """
-        most = max(1, min(limit, _MOST))
+        most = _bounded(limit)
         page = await memory.list(namespace, scope=scope, newest_first=True, limit=most, after=after or None)
         _raise_any(page.error)
         return {"memories": [_told(hit) for hit in page], "next": page.next}
 
     async def list_namespaces() -> list[str]:
         """List the names of the parts that the memory has."""
-        names = await memory.namespaces()
-        _raise_any(names.error)
-        return list(names)
+        return await _names(memory, scope)
 
     async def remember(
         text: str,
@@ -132,8 +130,8 @@ def memory_tools(
             The id of the memory.
         """
         try:
-            ttl = None if days is None else timedelta(days=days)
-        except (OverflowError, ValueError):
+            ttl = None if days is None else timedelta(days=float(days))
+        except (OverflowError, TypeError, ValueError):
             ttl = timedelta(0)
         if ttl is not None and ttl <= timedelta(0):
             raise InvalidInputError(f"`days` must be a number of days above 0, got {shown(days)}.")
@@ -161,6 +159,25 @@ def memory_tools(
 
     tools: list[Callable[..., Awaitable[Any]]] = [recall, list_memories, list_namespaces]
     return tools if read_only else [*tools, remember, forget]
+
+
+async def _names(memory: Memory, scope: str | tuple[str, ...] | None) -> list[str]:
+    """Return the namespaces that hold something of a scope: the name of one may tell of somebody else, too."""
+    names = await memory.namespaces()
+    _raise_any(names.error)
+    if scope is None:
+        return list(names)
+    pages = {name: await memory.list(name, scope=scope, limit=1) for name in names}
+    _raise_any(*(page.error for page in pages.values()))
+    return [name for name, page in pages.items() if page]
+
+
+def _bounded(limit: object) -> int:
+    """Return how many memories an answer holds; some frameworks pass on whatever the model wrote."""
+    try:
+        return max(1, min(int(cast("int", limit)), _MOST))
+    except (OverflowError, TypeError, ValueError):
+        raise InvalidInputError(f"`limit` must be a whole number, got {shown(limit)}.") from None
 
 
 def _raise_any(*errors: BaseException | None) -> None:

@@ -671,3 +671,23 @@ def test_an_import_from_a_pipe_is_whole(tmp_path):
     writer.join(PATIENCE)
     with Memory(tmp_path / "memory") as memory:
         assert memory.count() == 2
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("remember", "--path", "", "a text"),
+        ("list", ""),
+        ("import", ""),
+        ("backup", "", "copy"),
+        ("restore", "copy", ""),
+        ("doctor", "memory", "--backup-to", ""),
+    ],
+)
+def test_an_empty_path_is_not_the_working_directory(tmp_path, monkeypatch, arguments):
+    """It is a variable of the shell that is not set: nothing is made, read or copied here."""
+    monkeypatch.chdir(tmp_path)
+    finished = command(*arguments)
+    assert finished.returncode == 2
+    assert "it is empty" in " ".join(finished.stderr.split())
+    assert not any(tmp_path.iterdir())

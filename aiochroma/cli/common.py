@@ -54,6 +54,7 @@ __all__ = [
     "counted",
     "directory",
     "open_memory",
+    "path_from",
     "plain",
     "print_hit",
     "print_json",
@@ -74,9 +75,23 @@ EXIT_CODES = (
     "Exit codes: 0 done; 1 not found, or nothing recalled; 2 bad input; 3 the store is not available."
 )
 
+
+def path_from(text: str) -> Path:
+    """Read a path.
+
+    Raises:
+        BadParameter: It is empty, as a variable of the shell that is not set: it would be the working directory.
+    """
+    if not text.strip():
+        raise typer.BadParameter("it is empty; the working directory is `.`.")
+    return Path(text)
+
+
 _PATH_HELP = "The memory's directory; default: what CHROMA_* variables name, else ./memory."
-PathOption = Annotated[Path | None, typer.Option("--path", help=_PATH_HELP, metavar="DIR")]
-PathArgument = Annotated[Path | None, typer.Argument(help="The same as --path.", metavar="PATH")]
+PathOption = Annotated[Path | None, typer.Option("--path", parser=path_from, help=_PATH_HELP, metavar="DIR")]
+PathArgument = Annotated[
+    Path | None, typer.Argument(parser=path_from, help="The same as --path.", metavar="PATH")
+]
 NamespaceOption = Annotated[str, typer.Option("--namespace", "-n", help="The namespace; any text.")]
 ScopeOption = Annotated[
     str | None,

@@ -21,6 +21,7 @@ from aiochroma.cli.common import (
     PathArgument,
     PathOption,
     directory,
+    path_from,
     print_json,
     progress_bars,
     shown_size,
@@ -76,7 +77,12 @@ def doctor(
     ] = False,
     backup_to: Annotated[
         Path | None,
-        typer.Option("--backup-to", metavar="DIR", help="Where the copy goes; default: beside the database."),
+        typer.Option(
+            "--backup-to",
+            parser=path_from,
+            metavar="DIR",
+            help="Where the copy goes; default: beside the database.",
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -110,6 +116,7 @@ def backup(
     directories: Annotated[
         list[Path],
         typer.Argument(
+            parser=path_from,
             metavar="[PATH] TARGET",
             help="The memory's directory, unless --path or the environment names it; and the backup's directory, with --keep "
             "the folder of all backups.",
@@ -155,7 +162,10 @@ def backup(
 
 @maintenance_app.command(epilog=_EXIT_CODES)
 def restore(
-    source: Annotated[Path, typer.Argument(metavar="BACKUP", help="What `backup` has made; stays as it is.")],
+    source: Annotated[
+        Path,
+        typer.Argument(parser=path_from, metavar="BACKUP", help="What `backup` has made; stays as it is."),
+    ],
     given: PathArgument = None,
     path: PathOption = None,
 ) -> None:

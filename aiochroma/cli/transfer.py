@@ -27,6 +27,7 @@ from aiochroma.cli.common import (
     counted,
     directory,
     open_memory,
+    path_from,
     print_json,
     print_lines,
     progress_bar,
@@ -64,6 +65,7 @@ def import_file(
     file: Annotated[
         Path,
         typer.Argument(
+            parser=path_from,
             metavar="FILE",
             help="JSON lines (.jsonl), a JSON array (.json), CSV (.csv), a folder of .txt and .md files, or - for JSON lines "
             "from standard input.",
@@ -110,7 +112,10 @@ def import_file(
 @transfer_app.command("export", epilog=_EXIT_CODES)
 def export_file(
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="JSON lines; replaced if it exists; - for standard output.")
+        Path,
+        typer.Argument(
+            parser=path_from, metavar="FILE", help="JSON lines; replaced if it exists; - for standard output."
+        ),
     ],
     path: PathOption = None,
     namespaces: Annotated[
@@ -239,7 +244,10 @@ def migrate(
         ),
     ] = None,
     ca_file: Annotated[
-        Path | None, typer.Option(help="Certificates to trust; default: CHROMA_CA_FILE.")
+        Path | None,
+        typer.Option(
+            parser=path_from, metavar="FILE", help="Certificates to trust; default: CHROMA_CA_FILE."
+        ),
     ] = None,
     to_token: Annotated[
         str | None, typer.Option(envvar="CHROMA_TO_AUTH_TOKEN", help="Token of DST, where both are servers.")
@@ -247,7 +255,10 @@ def migrate(
     to_ca_file: Annotated[
         Path | None,
         typer.Option(
-            envvar="CHROMA_TO_CA_FILE", help="Certificates to trust at DST, where both are servers."
+            parser=path_from,
+            metavar="FILE",
+            envvar="CHROMA_TO_CA_FILE",
+            help="Certificates to trust at DST, where both are servers.",
         ),
     ] = None,
     as_json: JsonOption = False,

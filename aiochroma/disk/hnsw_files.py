@@ -121,6 +121,8 @@ def inspect_index(
     """
     problems: list[str] = []
     id_map: IdMap | None = None
+    if os.path.lexists(directory) and not directory.is_dir():
+        return IndexReport((f"{directory.name} is no directory, or a link to none",))
     persisted = os.path.lexists(directory / ID_MAP_FILE)
     if persisted:
         try:
@@ -128,7 +130,7 @@ def inspect_index(
         except IndexUnreadableError as error:
             problems.append(str(error))
     elif not _was_ever_filled(directory):
-        return IndexReport()
+        return IndexReport(tuple(_special_files(directory)))
     else:
         problems.append(
             f"{ID_MAP_FILE} is missing although {HEADER_FILE} is not that of an empty index: interrupted first persist"
@@ -158,6 +160,18 @@ def _check_counts(header: Header, id_map: IdMap) -> None:
         raise IndexUnreadableError(
             f"{HEADER_FILE} has {header.count} elements, {ID_MAP_FILE} {id_map.total_added}: interrupted persist"
         )
+
+
+def _special_files(directory: Path) -> list[str]:
+    """Say which files of an index that holds nothing are no files: native code would wait for a pipe for ever."""
+    problems = []
+    for name in (HEADER_FILE, LEVEL0_FILE, LENGTH_FILE, LINK_LISTS_FILE):
+        if os.path.lexists(directory / name):
+            try:
+                _size(directory, name)
+            except IndexUnreadableError as error:
+                problems.append(str(error))
+    return problems
 
 
 def _was_ever_filled(directory: Path) -> bool:

@@ -163,7 +163,7 @@ def _recover(
     else:
         added, missing = frozenset(), set(damaged.missing)
     quarantine = None
-    if rebuild and index_directory.is_dir():
+    if rebuild and os.path.lexists(index_directory):
         quarantines.mkdir(DIRECTORY_MODE, exist_ok=True)
         quarantine = index_directory.rename(quarantines / index_directory.name)
     explanation = ""

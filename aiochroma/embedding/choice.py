@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import operator
 import os
-from functools import cache, lru_cache
-from typing import TYPE_CHECKING, Protocol, TypedDict, TypeGuard
+from functools import cache, lru_cache, partial
+from typing import TYPE_CHECKING, Protocol, SupportsFloat, SupportsIndex, TypedDict, TypeGuard
 
 from aiochroma._callbacks import is_asynchronous
 from aiochroma._errors import AiochromaError, EmbedderError, InvalidInputError, MissingExtraError, shown
 from aiochroma._logging import EventLogger, get_logger
-from aiochroma.embedding.functions import identity_of, is_same_name, kind_of, name_of
+from aiochroma.embedding.functions import identity_of, is_same_name, kind_of, name_of, tokens_of
 from aiochroma.embedding.protocol import Embedder, InlineEmbedder, QueryEmbedder, TokenEmbedder
 
 if TYPE_CHECKING:
@@ -93,7 +94,8 @@ class _Rows(_Form):
         self._embedder = embedder
         # Looked up once: asking a protocol takes as long as embedding a short text.
         self._embed_queries = embedder.embed_query if isinstance(embedder, QueryEmbedder) else embedder.embed
-        self.inline_characters = embedder.inline_characters if isinstance(embedder, InlineEmbedder) else 0
+        inline: object = embedder.inline_characters if isinstance(embedder, InlineEmbedder) else 0
+        self.inline_characters = _whole(inline, "inline_characters", least=0)
 
     def __call__(self, texts: list[str]) -> npt.NDArray[np.float32]:
         return self._embedder.embed(texts)
@@ -282,19 +284,17 @@ def adapted(embedder: object) -> EmbedderFunction:
             asynchronous callable that takes a list of texts and returns a vector for each.
 
     Raises:
-        InvalidInputError: It is none of these, or has ``embed_tokens`` and is asynchronous.
+        InvalidInputError: It is none of these, says of itself what cannot be, or has ``embed_tokens`` and is asynchronous.
     """
     if isinstance(embedder, EmbedderFunction):
         return embedder
+    if isinstance(embedder, type):
+        raise InvalidInputError(
+            f"`embedder` must be an object, got the class {embedder.__qualname__}: call it first."
+        )
     if isinstance(embedder, Embedder):
-        if not isinstance(embedder.identity, str) or not embedder.identity:
-            raise InvalidInputError(
-                f"The `identity` of an embedder must be a text that is not empty, got {embedder.identity!r}."
-            )
         return EmbedderFunction(
-            embedder.identity,
-            embedder.dimensions,
-            embedder.max_distance,
+            *_checked_claims(embedder),
             _function_of(embedder),
             gives_tokens=isinstance(embedder, TokenEmbedder),
             **_window(embedder),
@@ -312,9 +312,11 @@ def adapted(embedder: object) -> EmbedderFunction:
             **_window(embedder),
         )
     if not callable(embedder):
+        lacking = [f"`{name}`" for name in _MEMBERS if not hasattr(embedder, name)]
+        why = f", which lacks {', '.join(lacking)}" if len(lacking) < len(_MEMBERS) else ""
         raise InvalidInputError(
             f"`embedder` must be an aiochroma Embedder, a Chroma embedding function, LangChain's Embeddings, or a callable "
-            f"from a list of texts to vectors, got {shown(embedder)}."
+            f"from a list of texts to vectors, got {shown(embedder)}{why}."
         )
     own_model = _chromas_model(embedder)
     if own_model is not None:
@@ -328,6 +330,47 @@ def adapted(embedder: object) -> EmbedderFunction:
         embedder,
         is_certain=is_certain,
         **_window(embedder),
+    )
+
+
+_MEMBERS = ("identity", "dimensions", "max_distance", "embed")
+"""Of an :class:`Embedder`."""
+
+
+def _checked_claims(embedder: Embedder) -> tuple[str, int | None, float | None]:
+    """Return the identity of an embedder, its dimensions and its distance; the last two may be None, as unknown.
+
+    Raises:
+        InvalidInputError: One of them cannot be.
+    """
+    identity: object = embedder.identity
+    if not isinstance(identity, str) or not identity:
+        raise InvalidInputError(
+            f"The `identity` of an embedder must be a text that is not empty, got {shown(identity)}."
+        )
+    distance: object = embedder.max_distance
+    farthest = float(distance) if isinstance(distance, SupportsFloat) else 0.0
+    if distance is not None and not farthest > 0:
+        raise InvalidInputError(
+            f"The `max_distance` of an embedder must be a number above 0, got {shown(distance)}."
+        )
+    return (
+        identity,
+        None if embedder.dimensions is None else _whole(embedder.dimensions, "dimensions"),
+        None if distance is None else farthest,
+    )
+
+
+def _whole(value: object, name: str, unit: str = "a whole number", least: int = 1) -> int:
+    """Return a number that an embedder says of itself.
+
+    Raises:
+        InvalidInputError: It is none, or too small.
+    """
+    if isinstance(value, SupportsIndex) and not isinstance(value, bool) and operator.index(value) >= least:
+        return operator.index(value)
+    raise InvalidInputError(
+        f"The `{name}` of an embedder must be {unit} of at least {least}, got {shown(value)}."
     )
 
 
@@ -397,8 +440,8 @@ def _window(embedder: object) -> _Window:
         window = chromas_name_for_it()
     if window is None:
         return {}
-    if not isinstance(window, int) or isinstance(window, bool) or window < 1:
-        raise InvalidInputError(
-            f"The `window` of an embedder must be a number of tokens above 0, got {shown(window)}."
-        )
-    return {"window": window, "count_tokens": getattr(embedder, "count_tokens", len)}
+    count = getattr(embedder, "count_tokens", None)
+    return {
+        "window": _whole(window, "window", "a number of tokens"),
+        "count_tokens": len if count is None else partial(tokens_of, embedder, count),
+    }

@@ -18,6 +18,7 @@ import contextlib
 import functools
 import inspect
 import json
+import operator
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -48,6 +49,7 @@ __all__ = [
     "matrices_from",
     "name_of",
     "refuse_within",
+    "tokens_of",
     "vectors_from",
 ]
 
@@ -85,6 +87,8 @@ _TOLERANCE = 0.1
 _running: ContextVar[frozenset[str]] = ContextVar("aiochroma_embedders_running", default=frozenset())
 """The kinds of embedding function that this context is inside of."""
 _MOST_CHARACTERS = 300
+_MOST_TOKENS = 2**31
+"""More than any text has; what splits texts takes no larger number."""
 _URL_SECRETS = re.compile(r"(?<=://)[^\s/@]+@|\?[^\s'\")>]+")
 _OFFLINE = (
     "Chroma downloads the model of this function at its first use, and that did not work. Put the model where Chroma keeps it "
@@ -236,6 +240,19 @@ async def await_function(
     with _blamed(function):
         result = task.result()
     return vectors_from(result, inputs, function)
+
+
+def tokens_of(embedder: object, count: Callable[[str], int], text: str) -> int:
+    """Count the tokens of a text as an embedder does.
+
+    Raises:
+        EmbeddingFailedError: It raised, or returned no number of tokens.
+    """
+    with _blamed(embedder):
+        tokens = operator.index(count(text))
+        if tokens < 0:
+            raise ValueError(f"`count_tokens` returned {tokens}")
+    return min(tokens, _MOST_TOKENS)
 
 
 def _whole(result: Iterable[npt.ArrayLike]) -> Iterable[npt.ArrayLike]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import stat
 import threading
 from collections import Counter, deque
 from contextlib import closing
@@ -136,7 +137,8 @@ def _refuse_own_files(target: Path, directory: str) -> None:
 async def _export_namespace(
     store: Store, name: str, output: IO[str], before: int, progress: Callable[[int], None] | None
 ) -> int:
-    begun = await off_loop(lambda: output.tell() if output.seekable() else None)
+    # Only a file can be cut: what a pipe or a device was given it has.
+    begun = await off_loop(lambda: output.tell() if stat.S_ISREG(os.fstat(output.fileno()).st_mode) else None)
 
     async def pages(found: Namespace) -> int:
         # Where another client has made the namespace again meanwhile, nothing of the former one is in the file.

@@ -170,6 +170,30 @@ async def test_a_file_of_an_index_that_is_no_file(database, file, kind):
     assert await counts(database) == {"good": 200, "bad": 300}
 
 
+@pytest.mark.parametrize("file", [file for file in INDEX_FILES if file != ID_MAP])
+async def test_a_pipe_in_an_index_that_holds_nothing_yet(tmp_path, file):
+    """Chroma makes the files long before it first writes them, and would wait for the pipe for ever when it opens them."""
+    await fill(tmp_path, damaged=("young", 5))
+    path = index_of(tmp_path, "young") / file
+    assert not (path.parent / ID_MAP).exists()
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    assert [entry.name for entry in preflight(tmp_path).collections if entry.problems] == ["young"]
+    assert await counts(tmp_path) == {"good": 200, "young": 5}
+
+
+@pytest.mark.parametrize("records", [5, 300])
+async def test_an_index_on_a_disk_that_is_not_there(tmp_path, records):
+    """Its directory is a link that leads nowhere, persisted or not: set aside, and made again."""
+    await fill(tmp_path, damaged=("moved", records))
+    index = index_of(tmp_path, "moved")
+    if index.exists():
+        shutil.rmtree(index)
+    index.symlink_to(tmp_path / "not mounted" / index.name)
+    assert [entry.name for entry in preflight(tmp_path).collections if entry.problems] == ["moved"]
+    assert await counts(tmp_path) == {"good": 200, "moved": records}
+
+
 def test_flipped_bytes_of_an_index_are_reported_and_never_raised(database):
     """240 random damages of the five files: a report each time, whatever numbers come out of it."""
     index = index_of(database, "bad")

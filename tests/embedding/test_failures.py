@@ -125,6 +125,65 @@ async def test_an_identity_that_is_no_text_is_refused(tmp_path):
         await aiochroma.Memory(tmp_path, embedder=Numbered()).open()
 
 
+class _Sound(_Unnamed):
+    identity = "sound"
+
+
+@pytest.mark.parametrize(
+    ("claims", "named"),
+    [
+        ({"dimensions": "3"}, "dimensions"),
+        ({"dimensions": 0}, "dimensions"),
+        ({"max_distance": "0.5"}, "max_distance"),
+        ({"max_distance": float("nan")}, "max_distance"),
+        ({"inline_characters": None}, "inline_characters"),
+        ({"window": 0}, "window"),
+        ({"window": "512"}, "window"),
+    ],
+)
+async def test_what_an_embedder_says_of_itself_is_checked(tmp_path, claims, named):
+    """When it is given, and by name; a number of numpy is a number."""
+    with pytest.raises(aiochroma.InvalidInputError, match=f"`{named}`"):
+        await aiochroma.Memory(tmp_path, embedder=type("Odd", (_Sound,), claims)()).open()
+    numbers = {"dimensions": np.int64(3), "max_distance": np.float32(0.5), "inline_characters": np.int64(5)}
+    async with aiochroma.Memory(tmp_path, embedder=type("Numpy", (_Sound,), numbers)()) as memory:
+        assert await memory.remember("sound")
+        assert len(await memory.recall("sound", max_distance="auto")) == 1
+
+
+async def test_what_is_nearly_an_embedder_is_told_what_it_lacks(tmp_path):
+    """Or that it is the class of one."""
+
+    class Nearly:
+        identity = "nearly"
+        embed = _Sound.embed
+
+    with pytest.raises(aiochroma.InvalidInputError, match="lacks `dimensions`, `max_distance`"):
+        await aiochroma.Memory(tmp_path, embedder=Nearly()).open()
+    with pytest.raises(aiochroma.InvalidInputError, match="the class _Sound"):
+        await aiochroma.Memory(tmp_path, embedder=_Sound).open()
+
+
+@pytest.mark.parametrize(
+    "answer", [ValueError("disallowed special token"), asyncio.CancelledError(), None, "3", 2.5, -1]
+)
+async def test_an_embedder_that_cannot_count_tokens_blames_itself(tmp_path, answer):
+    """As where it fails to embed; nothing is written."""
+
+    class Counting(_Sound):
+        window = 4
+
+        def count_tokens(self, text):
+            if isinstance(answer, BaseException):
+                raise answer
+            return answer
+
+    async with aiochroma.Memory(tmp_path, embedder=Counting()) as memory:
+        with pytest.raises(aiochroma.EmbeddingFailedError, match="Counting"):
+            await memory.remember("a text of more words than the embedder reads")
+        assert await memory.count() == 0
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 async def test_vectors_that_are_no_numbers_blame_the_embedder(tmp_path, value):
     """NaN and infinities are the embedder's fault, and a degrading memory bears them."""

@@ -43,9 +43,21 @@ async def test_a_scope_is_a_wall(tmp_path):
         assert await ada["forget"](bobs) is False
         assert {found["id"] for found in await acme["recall"]("PIN", limit=50)} == {own, bobs}
         assert await acme["forget"](bobs) is True
+        await memory.remember("Globex hires.", namespace="globex secrets", scope="globex")
+        assert await ada["list_namespaces"]() == ["default"]
 
 
-@pytest.mark.parametrize("days", [1e300, float("nan"), float("inf"), -1])
+@pytest.mark.parametrize("limit", [None, "many", float("nan"), [3]])
+async def test_a_limit_that_is_none_is_refused_by_name(tmp_path, limit):
+    """Some frameworks pass on what the model wrote."""
+    async with aiochroma.Memory(tmp_path) as memory:
+        tools = {tool.__name__: tool for tool in memory_tools(memory)}
+        for call in (tools["recall"]("a text", limit=limit), tools["list_memories"](limit=limit)):
+            with pytest.raises(aiochroma.InvalidInputError, match="`limit`"):
+                await call
+
+
+@pytest.mark.parametrize("days", [1e300, float("nan"), float("inf"), -1, "soon"])
 async def test_a_time_that_is_none_is_refused_by_name(tmp_path, days):
     """Neither endless, nor a number that is none, nor negative; the model that passed it can read which argument it is."""
     async with aiochroma.Memory(tmp_path) as memory:

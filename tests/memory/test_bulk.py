@@ -485,6 +485,14 @@ async def test_a_pipe_gets_the_whole_export(memory, tmp_path):
     assert {json.loads(line)["text"] for line in lines} == {"a kettle", "a lamp"}
 
 
+async def test_a_device_gets_the_whole_export(memory):
+    """It has a place to write at, as a file has, and cannot be cut there."""
+    await memory.remember_many(["a kettle", "a lamp"])
+    assert await memory.export("/dev/null") == 2
+    with pytest.raises(InvalidInputError, match="'/dev/full' cannot be written: No space left"):
+        await memory.export("/dev/full")
+
+
 async def test_an_export_can_be_imported_whatever_is_in_the_collection(path, tmp_path, caplog):
     """A record of another program without a text is left out and named; all others come back."""
     async with aiochroma.Memory(path, embedder="hashed") as memory:
