@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     from chromadb.api import ServerAPI
+    from chromadb.api.types import Schema
     from chromadb.config import System
     from chromadb.types import Collection
     from typing_extensions import Unpack
@@ -37,6 +38,7 @@ __all__ = [
     "read_records",
     "refuse_too_large",
     "server_api",
+    "sparse_schema",
 ]
 
 
@@ -84,6 +86,14 @@ def database_of(arguments: Mapping[str, Any]) -> Database:
     if "database" in arguments:
         named["database"] = arguments["database"]
     return named
+
+
+def sparse_schema(key: str) -> Schema:
+    """Return the schema of a collection with cosine distance and an index of the sparse vectors that stand under a key."""
+    from chromadb import Schema, SparseVectorIndexConfig, VectorIndexConfig
+
+    schema = Schema().create_index(VectorIndexConfig(space="cosine"))
+    return schema.create_index(SparseVectorIndexConfig(), key=key)
 
 
 def server_api(system: System) -> ServerAPI:
@@ -179,6 +189,29 @@ class ChromaRecords:
             **database,
         )
         return nearest
+
+    def ranked(
+        self,
+        collection: UUID | str,
+        key: str,
+        sparse: tuple[Sequence[int], Sequence[float]],
+        *,
+        limit: int,
+        where: Where | None = None,
+        **database: Unpack[Database],
+    ) -> list[tuple[str, str | None, Metadata | None, npt.NDArray[np.float32]]]:
+        """Return the records whose sparse vectors, under a key, are nearest to one: id, document, metadata and dense vector."""
+        from chromadb import K, Knn, Search
+        from chromadb.base_types import SparseVector
+
+        refuse_too_large({"where": where})
+        rank = Knn(query=SparseVector(list(sparse[0]), list(sparse[1])), key=key, limit=limit)
+        search = Search(where=dict(where) if where else None, rank=rank, limit=limit)
+        found = self._call(
+            "_search", collection, [search.select(K.DOCUMENT, K.METADATA, K.EMBEDDING)], **database
+        )
+        columns = [found[name][0] for name in ("ids", "documents", "metadatas", "embeddings")]
+        return list(zip(*columns, strict=True))
 
     def count(self, collection: UUID | str, **database: Unpack[Database]) -> int:
         """Return how many records a collection has."""

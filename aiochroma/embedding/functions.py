@@ -24,15 +24,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from copy import copy
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from aiochroma._errors import DeadlineExceededError, EmbedderError, EmbeddingFailedError
 from aiochroma._types import Vector
+from aiochroma.embedding.protocol import SparseFunction, sparse_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     import numpy.typing as npt
+    from chromadb.base_types import SparseVector
 
 
 __all__ = [
@@ -281,6 +283,8 @@ def vectors_from(
 ) -> list[Vector]:
     """Return the vectors that a function returned, one float32 array per input; copies, as it may use its own again.
 
+    Those of a :class:`SparseFunction` are as :func:`sparse_rows` returns them.
+
     Args:
         result: An array of shape (inputs, dimensions), or a list of vectors.
         inputs: The inputs that it was called with.
@@ -291,6 +295,8 @@ def vectors_from(
     """
     import numpy as np
 
+    if isinstance(function, SparseFunction):
+        return sparse_rows(cast("Iterable[SparseVector]", result), inputs, name_of(function))
     try:
         with np.errstate(over="ignore"):  # What does not fit becomes an infinity, which is refused below.
             vectors: Sequence[Vector] = [np.array(vector, dtype=np.float32) for vector in result]

@@ -1,4 +1,4 @@
-"""What an embedder is, and what our own embedders share.
+"""What an embedder is, what our own embedders share, and the form in which a sparse one is called.
 
 An embedder turns texts into vectors of a fixed length. It is called off the event loop and off the DB thread,
 possibly from several threads at once, so an implementation must be safe to call concurrently.
@@ -6,16 +6,20 @@ possibly from several threads at once, so an implementation must be safe to call
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
 
 from aiochroma._distribution import missing_extra
+from aiochroma._errors import EmbeddingFailedError
+from aiochroma._types import Vector
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     import numpy as np
+    from chromadb.base_types import SparseVector
     from numpy.typing import NDArray
     from tokenizers import Tokenizer
 
@@ -23,11 +27,13 @@ __all__ = [
     "Embedder",
     "InlineEmbedder",
     "QueryEmbedder",
+    "SparseFunction",
     "TokenEmbedder",
     "WindowedEmbedder",
     "load_tokenizer",
     "normalise_rows",
     "package_folder",
+    "sparse_rows",
 ]
 
 
@@ -115,6 +121,58 @@ class WindowedEmbedder(Embedder, Protocol):
 
     def count_tokens(self, text: str) -> int:
         """Return how many tokens a text has, those that the embedder adds included; without this, characters count."""
+
+
+class SparseFunction(functools.partial[object]):
+    """A sparse embedding function as the embedding thread calls it; what it returns is checked by :func:`sparse_rows`.
+
+    Attributes:
+        identity: The name that is stored with the data.
+    """
+
+    identity: str = ""
+
+    @property
+    def embed_query(self) -> object:
+        """What it has for questions, or None."""
+        return getattr(self.func, "embed_query", None)
+
+
+_SPARSE_DIMENSIONS = 2**32
+
+
+def sparse_rows(result: Iterable[SparseVector], inputs: Sequence[object], name: str) -> list[Vector]:
+    """Return the sparse vectors that a function returned, each as two rows: the dimensions in which it is not 0, and its values.
+
+    Args:
+        result: Chroma's ``SparseVector`` for each input.
+        inputs: The inputs that it was called with.
+        name: What messages call the function.
+
+    Raises:
+        EmbeddingFailedError: It is not one sparse vector for each input, of finite numbers.
+    """
+    import numpy as np
+
+    try:
+        rows = [np.array([vector.indices, vector.values], dtype=np.float64) for vector in result]
+    except Exception as error:
+        raise EmbeddingFailedError(
+            f"The sparse embedding function {name!r} did not return `SparseVector`s but {type(result).__name__}."
+        ) from error
+    usable = all(
+        row.ndim == 2
+        and np.isfinite(row).all()
+        and (row[0] >= 0).all()
+        and (row[0] < _SPARSE_DIMENSIONS).all()
+        for row in rows
+    )
+    if len(rows) != len(inputs) or not usable:
+        raise EmbeddingFailedError(
+            f"The sparse embedding function {name!r} was given {len(inputs)} texts and returned {len(rows)} items; it must "
+            "return a `SparseVector` for each, of finite values in dimensions from 0 to 4294967295."
+        )
+    return cast("list[Vector]", rows)  # Of float64, which holds every dimension.
 
 
 def normalise_rows(matrix: NDArray[np.float32]) -> NDArray[np.float32]:

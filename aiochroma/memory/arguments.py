@@ -25,6 +25,7 @@ from aiochroma.records.record import (
     SCOPE,
     THREAD,
     UNORDERED,
+    collection_name,
     scope_keys,
     scope_path,
     text_id,
@@ -45,6 +46,7 @@ __all__ = [
     "checked_ids",
     "checked_item",
     "checked_metadata",
+    "checked_names",
     "checked_scope",
     "checked_where",
     "item_from",
@@ -231,6 +233,20 @@ def checked_ids(ids: object) -> list[str]:
     if isinstance(ids, (str, bytes)) or not isinstance(ids, Iterable):
         raise InvalidInputError(f"`ids` must be several ids, got {shown(ids)}.")
     return list(dict.fromkeys(check_id(id, f"ids[{number}]") for number, id in enumerate(ids)))
+
+
+def checked_names(namespaces: Iterable[str] | str | None) -> list[str] | None:
+    """Return the names of the namespaces that a call is for; None for all.
+
+    Raises:
+        InvalidInputError: One is not a string, or is blank.
+    """
+    if namespaces is None:
+        return None
+    names = [namespaces] if isinstance(namespaces, str) else list(namespaces)
+    for name in names:
+        collection_name(name)
+    return names
 
 
 def check_id(id: object, where: str = "`id`") -> str:

@@ -19,10 +19,11 @@ from aiochroma._logging import EventLogger, get_logger
 from aiochroma._types import Metadata
 from aiochroma._waiting import deadline, rest
 from aiochroma.client.options import check_progress
+from aiochroma.memory.arguments import checked_names
 from aiochroma.memory.codes import complete_codes
-from aiochroma.memory.copies import COPY_EMBEDDER, ExclusiveRun, OtherRunError, copy_name
+from aiochroma.memory.copies import COPY_EMBEDDER, ExclusiveRun, OtherRunError, copy_name, lacks_sparse
 from aiochroma.memory.reembedding import Copying, finish_interrupted
-from aiochroma.memory.store import Namespace, checked_names
+from aiochroma.memory.store import Namespace
 from aiochroma.memory.vectors import Embedded
 from aiochroma.records.record import CHUNKS, collection_name
 
@@ -216,7 +217,9 @@ class _Compacting(Copying):
 
     async def vectors(self, records: Mapping[str, tuple[str, Metadata]]) -> dict[str, Embedded]:
         """Return the vectors that records have. A long text is embedded again, for its chunks."""
+        # Where the memory has another sparse embedder, it makes its vectors of the texts, as in the copies for another embedder.
         short = [id for id, (_, metadata) in records.items() if CHUNKS not in metadata]
+        short = [] if lacks_sparse(self.store, self.original) else short
         known: dict[str, Embedded] = {}
         if short:
             found = await self.store.submit(

@@ -17,17 +17,27 @@ import uuid
 from datetime import datetime
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
-from aiochroma._errors import AiochromaError, NamespaceMovingError, StoreUnavailableError
+from aiochroma._errors import (
+    AiochromaError,
+    InvalidInputError,
+    NamespaceMovingError,
+    StoreUnavailableError,
+)
 from aiochroma._types import Metadata, MetadataView
 from aiochroma._waiting import rest
 from aiochroma.disk.ownership import is_alive
 from aiochroma.memory.vectors import CHUNKS_FOR
+from aiochroma.records.reading import sparse_embedder_of
 from aiochroma.records.record import (
+    CHUNKS,
     DIMENSIONS,
     EMBEDDER,
     FINGERPRINT,
     NAMESPACE,
     REPLACED,
+    SPARSE,
+    SPARSE_EMBEDDER,
+    WRITING,
     aside_name,
     chunks_name,
     collection_name,
@@ -51,10 +61,15 @@ __all__ = [
     "copy_name",
     "delete_collection",
     "delete_replaced",
+    "digest",
     "drop_copies",
+    "lacks_sparse",
+    "no_sparse_vectors",
     "restore_names",
     "settled",
+    "sparse_mark",
     "take_over",
+    "without_derived",
 ]
 
 T = TypeVar("T")
@@ -274,6 +289,7 @@ async def take_over(store: Store, name: str, copy: Collection, models: Sequence[
                 EMBEDDER: known[COPY_EMBEDDER],
                 DIMENSIONS: known[DIMENSIONS],
                 FINGERPRINT: known[FINGERPRINT],
+                **({SPARSE_EMBEDDER: known[SPARSE_EMBEDDER]} if SPARSE_EMBEDDER in known else {}),
             },
         ),
     ):
@@ -296,3 +312,40 @@ def _renamed(model: Collection, name: str, metadata: MetadataView) -> Metadata:
 def copy_name(namespace: str, what: str) -> str:
     """Return the name of a copy of a namespace (``what`` is empty) or of its chunks (``"chunks"``)."""
     return f"ns.reembed{what}-{hashlib.sha256(namespace.encode()).hexdigest()}.x"
+
+
+def no_sparse_vectors(where: str) -> InvalidInputError:
+    """Return the error of a memory with a sparse embedder where there are no sparse vectors."""
+    return InvalidInputError(
+        "`sparse_embedder` is for servers that have sparse vectors, Chroma Cloud and distributed Chroma, and there are none "
+        f"here: {where}. Open the memory without it; words are compared in this process then."
+    )
+
+
+def sparse_mark(store: Store, original: Collection | None = None) -> Metadata:
+    """Return how a new collection, or a copy of one, says of which embedder it has sparse vectors; empty without any."""
+    identity = None if original is None else sparse_embedder_of(original)
+    identity = identity if store.sparse is None else store.sparse.identity
+    return {} if identity is None else {SPARSE_EMBEDDER: identity}
+
+
+def lacks_sparse(store: Store, model: Collection) -> bool:
+    """Tell whether a copy by this memory would have sparse vectors that the collection has not."""
+    return store.sparse is not None and store.sparse.identity != sparse_embedder_of(model)
+
+
+def digest(record: tuple[str, Metadata]) -> bytes:
+    """Return what two records are compared by: all but what is made of the text, and the last digits of fractions.
+
+    Chroma does not always give back the last one.
+    """
+    values = sorted(
+        (name, float(f"{value:.14g}") if isinstance(value, float) else value)
+        for name, value in without_derived(record[1]).items()
+    )
+    return hashlib.sha256(repr((record[0], values)).encode()).digest()
+
+
+def without_derived(metadata: Metadata) -> Metadata:
+    """Return metadata without what is made of the text: it is made again, and may be another."""
+    return {name: value for name, value in metadata.items() if name not in {CHUNKS, WRITING, SPARSE}}

@@ -64,10 +64,13 @@ class Memory(OpenedMemory):
         vector_cache_mb: The most memory that vectors take, in megabytes; see :func:`aiochroma.AsyncPersistentClient`.
         lock_timeout: The longest time to wait for another process to let go of the directory, in seconds; default: none.
         process: ``"shared"``: the directory's host serves it, a process that all programs of this user share and that the first
-            of them starts. ``"this"``: this process alone opens it. None (default): through the host if there is one already,
-            else in this process.
+            of them starts. ``"this"``: this process alone opens it. None (default): through the host if there is one, else here.
         host_idle: The seconds for which a host that this memory starts stays when its last client has gone.
         settings: Chroma's own settings; not changed.
+        sparse_embedder: For Chroma Cloud and distributed Chroma alone: a ``SparseEmbeddingFunction`` of Chroma's, or a callable
+            that returns a ``SparseVector`` for each text. By these the server ranks words in namespaces that are not read into
+            this process. :meth:`reembed` gives them to namespaces that have none. Untested against Chroma Cloud and distributed
+            Chroma: tests use a proxy that adds to a local server what it lacks.
 
     On a Chroma server (``client=await AsyncHttpClient(...)``, or :meth:`from_env`) a recall finds what it finds on a directory;
     see :func:`aiochroma.AsyncHttpClient` for what that costs. What other clients have written has no codes of tokens yet (see
@@ -95,6 +98,7 @@ class Memory(OpenedMemory):
         process: Process | None = None,
         host_idle: float = 60.0,
         settings: Settings | None = None,
+        sparse_embedder: object = None,
     ) -> None:
         # Vectors that are lost are made again from their texts when the memory is opened.
         options = PersistentOptions(
@@ -111,7 +115,9 @@ class Memory(OpenedMemory):
             host_idle=host_idle,
             settings=settings,
         )
-        own = MemoryOptions(embedder, on_failure, split_chars, history, sweep_every, auto_compact)
+        own = MemoryOptions(
+            embedder, on_failure, split_chars, history, sweep_every, auto_compact, sparse_embedder
+        )
         super().__init__(Life(own, home_of(client, options, on_disk=path is not None)))
 
     # -- remembering ---------------------------------------------------------------------------------------------------
@@ -203,13 +209,7 @@ class Memory(OpenedMemory):
             InvalidInputError: An argument is wrong; or an item is, and the batches before its own were written.
         """
         return await remembering.remember_many(
-            self._life,
-            items,
-            namespace=namespace,
-            scope=scope,
-            thread=thread,
-            dedupe=dedupe,
-            progress=progress,
+            self._life, items, progress, namespace=namespace, scope=scope, thread=thread, dedupe=dedupe
         )
 
     async def remember_messages(

@@ -17,6 +17,7 @@ from aiochroma.client.session import Shared
 from aiochroma.core.stats import observed
 from aiochroma.memory.codes import CodesBeside
 from aiochroma.memory.compacting import BackgroundCompacting
+from aiochroma.memory.copies import no_sparse_vectors
 from aiochroma.memory.store import Store
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from aiochroma.core.stats import Stats
     from aiochroma.disk.backup import BackupReport
     from aiochroma.embedding.choice import EmbedderFunction
+    from aiochroma.embedding.protocol import SparseFunction
 
 __all__ = ["Home", "Life", "MemoryOptions", "OpenedMemory", "home_in_environment", "home_of"]
 
@@ -50,6 +52,7 @@ class MemoryOptions:
     history: bool = False
     sweep_every: float | None = None
     auto_compact: bool = True
+    sparse_embedder: object = None
 
     def __post_init__(self) -> None:
         if not is_one_of(self.on_failure, "raise", "degrade"):
@@ -65,6 +68,19 @@ class MemoryOptions:
             raise InvalidInputError(
                 f"`embedder` must be an embedder, a callable, or the name of one of ours, got {shown(embedder)}."
             )
+
+        if self.sparse_embedder is not None and not callable(self.sparse_embedder):
+            raise InvalidInputError(
+                "`sparse_embedder` must be one of Chroma's `SparseEmbeddingFunction`s, or a callable that returns a "
+                f"`SparseVector` for each text, got {shown(self.sparse_embedder)}."
+            )
+
+    @property
+    def sparse(self) -> SparseFunction | None:
+        """The sparse embedder as the embedding thread calls it, or None."""
+        from aiochroma.embedding.choice import sparse_function
+
+        return sparse_function(self.sparse_embedder) if callable(self.sparse_embedder) else None
 
     def choose_embedder(self, stored: Sequence[str]) -> EmbedderFunction:
         """Return the embedder; may load a model.
@@ -85,11 +101,13 @@ class Home:
         name: What messages call it.
         resolve: Returns the database; asks the file system, so it is not for an event loop's thread.
         client: A client to use in place of one of its own, or None.
+        is_local: Whether it is known to be no server.
     """
 
     name: str
     resolve: Callable[[], ConnectTarget]
     client: AsyncClient | None = None
+    is_local: bool = False
 
 
 def home_of(
@@ -118,9 +136,10 @@ def home_of(
         if ignored:
             raise InvalidInputError(f"`client` is open with options of its own; give {ignored} to it.")
         asynchronous = cast("AsyncClient", getattr(client, "asynchronous", client))
-        return Home(f"on {client!r}", _no_database, asynchronous)
+        url = asynchronous.session.describe().url
+        return Home(f"on {client!r}", _no_database, asynchronous, is_local=not url)
     if on_disk:
-        return Home(repr(str(options.path)), options.resolve)
+        return Home(repr(str(options.path)), options.resolve, is_local=True)
     ephemeral = EphemeralOptions(
         **{each.name: getattr(options, each.name) for each in fields(EphemeralOptions)}
     )
@@ -131,7 +150,7 @@ def home_of(
         target = ephemeral.resolve()
         return replace(target, location=replace(target.location, fingerprint=own))
 
-    return Home("in memory", resolve)
+    return Home("in memory", resolve, is_local=True)
 
 
 _OF_MEMORY = frozenset({"path", "durable", "allow_missing_vectors"})
@@ -167,6 +186,8 @@ class Life:
 
     def __init__(self, options: MemoryOptions, home: Home) -> None:
         self.name: str = home.name
+        if options.sparse_embedder is not None and home.is_local:
+            raise no_sparse_vectors(home.name)
         self.store: Store = Store(home, options)
         self.codes: CodesBeside = CodesBeside()
         self._degrades = options.on_failure == "degrade"
@@ -301,6 +322,7 @@ class OpenedMemory(Shared):
         history: bool = False,
         sweep_every: float | None = None,
         auto_compact: bool = True,
+        sparse_embedder: object = None,
         **overrides: Unpack[ConnectOverrides],
     ) -> Self:
         """Make a memory on the directory, the server, or the database in memory that the environment names.
@@ -315,6 +337,7 @@ class OpenedMemory(Shared):
             history: Whether changes are noted; see the class. Refused on a server.
             sweep_every: The seconds after which a write sweeps; see the class.
             auto_compact: Whether worn indexes are made again in the background; see the class.
+            sparse_embedder: Makes sparse vectors, by which some servers rank words; see the class. Refused on a directory.
             overrides: Values in place of the variables, and further options of the client, as for
                 :func:`aiochroma.connect`. A directory is ``durable`` unless this says otherwise.
 
@@ -322,7 +345,9 @@ class OpenedMemory(Shared):
             InvalidInputError: When it is opened: values are wrong or missing; one error lists them all, secrets hidden.
         """
         memory = cls.__new__(cls)
-        own = MemoryOptions(embedder, on_failure, split_chars, history, sweep_every, auto_compact)
+        own = MemoryOptions(
+            embedder, on_failure, split_chars, history, sweep_every, auto_compact, sparse_embedder
+        )
         OpenedMemory.__init__(memory, Life(own, home_in_environment(overrides)))
         return memory
 

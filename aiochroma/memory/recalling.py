@@ -27,9 +27,9 @@ from aiochroma._errors import (
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma._types import JsonObject, Where
 from aiochroma.backend.limits import check_where, is_number
-from aiochroma.memory.arguments import check_id, check_k, check_text, checked_scope, seconds_of
+from aiochroma.memory.arguments import check_id, check_k, check_text, checked_names, checked_scope, seconds_of
 from aiochroma.memory.results import Hit, Recall, hits_from
-from aiochroma.memory.store import Namespace, checked_names
+from aiochroma.memory.store import Namespace
 from aiochroma.records.record import collection_name
 from aiochroma.records.spec import CollectionSearch, SearchSpec, encoded
 
@@ -370,7 +370,8 @@ def _arguments(
                 min_score=search.min_score,
                 where=encoded(search.where),
             )
-        collections.append(CollectionSearch(namespace.id, namespace.chunks, specs[id(search)]))
+        sparse = None if embedded is None else embedded.sparse_query(namespace.sparse_embedder)
+        collections.append(CollectionSearch(namespace.id, namespace.chunks, specs[id(search)], sparse))
     return {
         "collections": tuple(collections),
         "query_embeddings": [None if embedded is None else embedded.vector],

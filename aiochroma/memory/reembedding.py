@@ -9,7 +9,6 @@ the copy. An interrupted run goes on with the copy that is there. Only one run i
 
 from __future__ import annotations
 
-import hashlib
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -19,6 +18,7 @@ from aiochroma._logging import EventLogger, get_logger
 from aiochroma._types import JsonObject, Metadata
 from aiochroma._waiting import rest
 from aiochroma.client.options import check_progress
+from aiochroma.memory.arguments import checked_names
 from aiochroma.memory.codes import complete_codes, complete_index, write_codes
 from aiochroma.memory.copies import (
     COMPLETE,
@@ -28,13 +28,16 @@ from aiochroma.memory.copies import (
     ExclusiveRun,
     copy_name,
     delete_replaced,
+    digest,
     drop_copies,
+    lacks_sparse,
     restore_names,
+    sparse_mark,
     take_over,
+    without_derived,
 )
-from aiochroma.memory.store import checked_names
 from aiochroma.memory.vectors import CHUNKS_FOR, new_writings, write_chunks
-from aiochroma.records.reading import BELIEVED_SECONDS
+from aiochroma.records.reading import BELIEVED_SECONDS, sparse_embedder_of
 from aiochroma.records.record import (
     CHUNKS,
     DIMENSIONS,
@@ -42,6 +45,7 @@ from aiochroma.records.record import (
     REPLACED,
     SETTLING,
     SETTLING_SECONDS,
+    SPARSE,
     UPDATED_AT,
     WRITING,
     chunks_name,
@@ -112,7 +116,9 @@ def reembed(
         unchanged = []
         for name in await store.names() if names is None else names:
             model = await store.collection(collection_name(name))
-            if model is None or await store.is_mine(model.metadata or {}):
+            if model is None or (
+                await store.is_mine(model.metadata or {}) and not lacks_sparse(store, model)
+            ):
                 coded = 0 if model is None else await complete_codes(store, name, progress)
                 if coded:
                     report.embedded[name] = coded
@@ -281,11 +287,11 @@ class Copying:
             COPY_EMBEDDER: store.embedder.identity,
             FINGERPRINT: await store.fingerprint(),
             DIMENSIONS: store.embedder.dimensions,
+            **sparse_mark(store, self.original),
         }
         found = await store.collection(copy_name(name, ""))
-        marks = {COMPLETE, SINCE}
         if found is not None and metadata == {
-            key: value for key, value in (found.metadata or {}).items() if key not in marks
+            key: value for key, value in (found.metadata or {}).items() if key not in {COMPLETE, SINCE}
         }:
             return found
         await drop_copies(store, name)
@@ -323,7 +329,7 @@ class Copying:
             different = self._different(there)
             if different:
                 changed += await self._copy(copy, different)
-                self._copied |= {id: _digest(record) for id, record in different.items()}
+                self._copied |= {id: digest(record) for id, record in different.items()}
             if self._progress is not None:
                 self._progress(self._name, min(start + _PAGE, len(ids)), len(ids))
         return changed
@@ -345,7 +351,7 @@ class Copying:
             different = self._different(await self._read(self.original, ids[start : start + _PAGE]))
             if different:
                 await self._copy(copy, different, in_use=True)
-                self._copied |= {id: _digest(record) for id, record in different.items()}
+                self._copied |= {id: digest(record) for id, record in different.items()}
                 changed = True
         return changed
 
@@ -353,7 +359,7 @@ class Copying:
         return {
             id: record
             for id, record in there.items()
-            if id not in self.left and self._copied.get(id) != _digest(record)
+            if id not in self.left and self._copied.get(id) != digest(record)
         }
 
     async def _ids(self, model: Collection, where: JsonObject | None = None) -> list[str]:
@@ -375,7 +381,7 @@ class Copying:
         }
 
     async def _digests(self, model: Collection, ids: list[str]) -> dict[str, bytes]:
-        return {id: _digest(record) for id, record in (await self._read(model, ids)).items()}
+        return {id: digest(record) for id, record in (await self._read(model, ids)).items()}
 
     async def _copy(
         self, copy: Collection, records: dict[str, tuple[str, Metadata]], *, in_use: bool = False
@@ -393,6 +399,7 @@ class Copying:
         if not vectors:
             return 0
         writings: dict[str, Metadata] = {}
+        sparse = sparse_embedder_of(copy)
         long = {id: one.chunks for id, one in vectors.items() if one.chunks}
         if long:
             made, writings = await store.make_collection(*self._chunks), new_writings(long)
@@ -406,8 +413,13 @@ class Copying:
             documents=[records[id][0] for id in vectors],
             # Chroma keeps what is not named; None takes it away.
             metadatas=[
-                {CHUNKS: None, WRITING: None, **_without_chunks(records[id][1]), **writings.get(id, {})}
-                for id in vectors
+                {
+                    **dict.fromkeys((CHUNKS, WRITING, SPARSE)),
+                    **without_derived(records[id][1]),
+                    **writings.get(id, {}),
+                    **one.sparse_key(sparse, records[id][1]),
+                }
+                for id, one in vectors.items()
             ],
             uris=None,
             **store.database,
@@ -429,19 +441,3 @@ class Copying:
                 except InvalidInputError:  # noqa: PERF203 - one at a time, to know which
                     self.left.add(id)
             return found
-
-
-def _digest(record: tuple[str, Metadata]) -> bytes:
-    """Return what two records are compared by: all but the number of their chunks, and the last digits of fractions.
-
-    Chroma does not always give back the last one.
-    """
-    values = sorted(
-        (name, float(f"{value:.14g}") if isinstance(value, float) else value)
-        for name, value in _without_chunks(record[1]).items()
-    )
-    return hashlib.sha256(repr((record[0], values)).encode()).digest()
-
-
-def _without_chunks(metadata: Metadata) -> Metadata:
-    return {name: value for name, value in metadata.items() if name not in {CHUNKS, WRITING}}

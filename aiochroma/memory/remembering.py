@@ -62,12 +62,12 @@ def remember(
 def remember_many(
     life: Life,
     items: Iterable[object] | AsyncIterable[object],
+    progress: Callable[[int], None] | None = None,
     *,
     namespace: str,
     scope: object,
     thread: str | Literal[False] | None,
     dedupe: bool,
-    progress: Callable[[int], None] | None,
 ) -> Coroutine[object, object, Items[str]]:
     """Remember many texts; see ``Memory.remember_many``."""
     collection_name(namespace)
@@ -112,18 +112,14 @@ def remember_messages(
     items = [item for item in checked if item is not None]
     check_id(thread, "`thread`")
     if extract is None:
-        return remember_many(
-            life, items, namespace=namespace, scope=scope, thread=thread, dedupe=False, progress=None
-        )
+        return remember_many(life, items, namespace=namespace, scope=scope, thread=thread, dedupe=False)
     if not callable(extract):
         raise InvalidInputError(
             f"`extract` must be a callable of the messages, which returns texts or items, got {shown(extract)}."
         )
     extracted = _extracted(extract, [dict(message) for message in messages])
     # A fact is not a message of the conversation in which it was mentioned.
-    return remember_many(
-        life, extracted, namespace=namespace, scope=scope, thread=False, dedupe=False, progress=None
-    )
+    return remember_many(life, extracted, namespace=namespace, scope=scope, thread=False, dedupe=False)
 
 
 async def _extracted(extract: Extract, messages: list[JsonObject]) -> AsyncIterator[object]:
@@ -319,7 +315,15 @@ async def _write_items(
             embeddings=[entry.vector for entry in embedded],
             codes=[entry.code for entry in embedded],
             documents=[item.text for item in items],
-            metadatas=[{**item.metadata, **item.own, **writings.get(item.id, {})} for item in items],
+            metadatas=[
+                {
+                    **item.metadata,
+                    **item.own,
+                    **writings.get(item.id, {}),
+                    **entry.sparse_key(namespace.sparse_embedder),
+                }
+                for item, entry in zip(items, embedded, strict=True)
+            ],
             uris=None,
             chunks=namespace.chunks,
             exact=replace,

@@ -10,23 +10,28 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from aiochroma._errors import ClosedError, EmbedderError, EmbedderMismatchError, InvalidInputError
 from aiochroma._types import MetadataView, Vector
 from aiochroma._waiting import off_loop
+from aiochroma.backend.chroma_records import sparse_schema
 from aiochroma.client.maintenance import SingleEmbedder, reembed_missing
 from aiochroma.client.opening import ClientOpening
 from aiochroma.core.stats import observed
+from aiochroma.embedding.choice import described
 from aiochroma.embedding.functions import is_alike, is_same_name
-from aiochroma.memory.copies import restore_names, settled
+from aiochroma.memory.copies import no_sparse_vectors, restore_names, settled, sparse_mark
 from aiochroma.memory.vectors import TextEmbedder
+from aiochroma.records.reading import sparse_embedder_of
 from aiochroma.records.record import (
     DIMENSIONS,
     EMBEDDER,
     FINGERPRINT,
     NAMESPACE,
+    SPARSE,
+    SPARSE_EMBEDDER,
     chunks_name,
     collection_name,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
     from contextlib import AbstractContextManager
     from uuid import UUID
 
@@ -37,10 +42,11 @@ if TYPE_CHECKING:
     from aiochroma.core.calls import CallOutcome
     from aiochroma.core.connection import Capabilities, EngineInfo
     from aiochroma.embedding.choice import EmbedderFunction
+    from aiochroma.embedding.protocol import SparseFunction
     from aiochroma.memory.opening import Home, MemoryOptions
     from aiochroma.memory.vectors import Embedded
 
-__all__ = ["Namespace", "Store", "checked_names"]
+__all__ = ["Namespace", "Store"]
 
 T = TypeVar("T")
 
@@ -51,20 +57,6 @@ _LOOK_SECONDS = 1.0
 """How often calls look at the state of the database; each look takes a hundredth of a recall."""
 
 
-def checked_names(namespaces: Iterable[str] | str | None) -> list[str] | None:
-    """Return the names of the namespaces that a call is for; None for all.
-
-    Raises:
-        InvalidInputError: One is not a string, or is blank.
-    """
-    if namespaces is None:
-        return None
-    names = [namespaces] if isinstance(namespaces, str) else list(namespaces)
-    for name in names:
-        collection_name(name)
-    return names
-
-
 class Namespace:
     """A namespace that exists.
 
@@ -73,9 +65,10 @@ class Namespace:
         id: The id of its collection.
         collection: The arguments that every operation on its collection has.
         chunks: The name of the collection that holds the chunks of its long texts.
+        sparse_embedder: The identity of the embedder whose sparse vectors the server searches there, or None.
     """
 
-    __slots__ = ("chunks", "collection", "id", "name")
+    __slots__ = ("chunks", "collection", "id", "name", "sparse_embedder")
 
     def __init__(self, name: str, model: Collection) -> None:
         self.name: str = name
@@ -83,6 +76,7 @@ class Namespace:
         database = {"tenant": model.tenant, "database": model.database}
         self.collection: dict[str, object] = {"collection_id": model.id, **database}
         self.chunks: str = chunks_name(name)
+        self.sparse_embedder: str | None = sparse_embedder_of(model)
 
 
 class Store:
@@ -101,6 +95,7 @@ class Store:
         self._client = home.client
         self._owns_client = home.client is None
         self._split_chars = options.split_chars
+        self.sparse: SparseFunction | None = options.sparse
         self._texts: TextEmbedder | None = None
         self._failure: Exception | None = None
         self._failed_at = 0.0
@@ -199,7 +194,7 @@ class Store:
     async def _prepare(self) -> None:
         if self._texts is None:
             embedder = await off_loop(partial(self._choose_embedder, await self._stored_embedders()))
-            self._texts = TextEmbedder(embedder, self._split_chars)
+            self._texts = TextEmbedder(embedder, self._split_chars, self.sparse)
         if time.monotonic() - self._looked_at < _LOOK_SECONDS:
             return
         info = self.info
@@ -213,6 +208,8 @@ class Store:
             raise InvalidInputError(
                 "`history` is kept in a file beside the database, and this one is a server's; open the memory without it."
             )
+        if self.sparse is not None and not info.url:
+            raise no_sparse_vectors(self.name)
         self._looked_at = time.monotonic()
 
     async def close(self) -> None:
@@ -261,14 +258,25 @@ class Store:
         return found
 
     async def make_collection(self, name: str, metadata: MetadataView) -> Collection:
-        """Return a collection with cosine distance, making it where there is none."""
-        made: Collection = await self.submit(
-            "get_or_create_collection",
-            name=name,
-            configuration={"hnsw": {"space": "cosine"}},
-            metadata=metadata,
-            **self.database,
+        """Return a collection with cosine distance, and with an index of sparse vectors where the metadata names their embedder.
+
+        It is made where there is none.
+        """
+        from chromadb.errors import InvalidArgumentError
+
+        is_sparse = SPARSE_EMBEDDER in metadata
+        index = (
+            {"schema": sparse_schema(SPARSE)}
+            if is_sparse
+            else {"configuration": {"hnsw": {"space": "cosine"}}}
         )
+        make = self.submit("get_or_create_collection", name=name, metadata=metadata, **index, **self.database)
+        try:
+            made: Collection = await make
+        except InvalidArgumentError as error:
+            if not is_sparse:
+                raise
+            raise no_sparse_vectors(f"{self.info.name} ({error})") from error
         return made
 
     async def collection(self, name: str) -> Collection | None:
@@ -388,6 +396,7 @@ class Store:
             EMBEDDER: self.embedder.identity,
             FINGERPRINT: await self.fingerprint(),
             DIMENSIONS: self.embedder.dimensions,
+            **sparse_mark(self),
         }
         make = partial(self.make_collection, collection_name(name), metadata)
         model = await observed("make_namespace", {"namespaces": [name]}, make, lambda: self.info.name)
@@ -412,8 +421,8 @@ class Store:
         if any_embedder and stored is not None:
             return Namespace(name, model)  # Not kept: the next call may compare vectors.
         return EmbedderMismatchError(
-            f"The namespace {name!r} holds vectors of {_described(stored, metadata)} and this memory embeds with "
-            f"{_described(self.embedder.identity, {DIMENSIONS: self.embedder.dimensions})}. Vectors of different embedders "
+            f"The namespace {name!r} holds vectors of {described(stored, metadata.get(DIMENSIONS))} and this memory embeds with "
+            f"{described(self.embedder.identity, self.embedder.dimensions)}. Vectors of different embedders "
             "cannot be compared: open the memory with the first one, or embed the texts again with this one: "
             "`await memory.reembed()` or `aiochroma reembed`."
         )
@@ -438,11 +447,3 @@ class Store:
     def drop(self, name: str) -> None:
         """Forget the id of a namespace's collection, because it may be gone."""
         self._namespaces.pop(name, None)
-
-
-def _described(identity: object, metadata: MetadataView) -> str:
-    """Return what messages call an embedder; two of one name differ in their dimensions, or in what they return."""
-    if identity is None:
-        return "an unknown embedder (of another program)"
-    dimensions = metadata.get(DIMENSIONS)
-    return f"{identity!r} ({dimensions} dimensions)" if dimensions is not None else repr(identity)

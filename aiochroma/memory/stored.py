@@ -357,6 +357,7 @@ def _changed(
 
             async def change(found: Namespace) -> Hit | None:
                 long = {} if embedded is None or not embedded.chunks else {id: embedded.chunks}
+                sparse = {} if embedded is None else embedded.sparse_key(found.sparse_embedder)
                 async with chunks_written(store, found, long) as written:
                     changed: list[Record] = await store.submit(
                         "change_memories",
@@ -365,7 +366,7 @@ def _changed(
                         ids=[id],
                         embeddings=None if embedded is None else [embedded.vector],
                         codes=None if embedded is None else [embedded.code],
-                        metadatas=[{**values, **written.get(id, {})}],
+                        metadatas=[{**values, **written.get(id, {}), **sparse}],
                         documents=None if text is None else [text],
                         uris=None,
                         chunks=found.chunks,

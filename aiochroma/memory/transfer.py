@@ -21,11 +21,10 @@ from aiochroma._waiting import off_loop
 from aiochroma.backend.limits import MOST_BYTES
 from aiochroma.client.options import check_progress
 from aiochroma.disk.layout import SQLITE_FILE
-from aiochroma.memory.arguments import DEEPEST_SCOPE, NOT_FOR_KEYS, item_from
+from aiochroma.memory.arguments import DEEPEST_SCOPE, NOT_FOR_KEYS, checked_names, item_from
 from aiochroma.memory.remembering import remember_batches
 from aiochroma.memory.results import Count
 from aiochroma.memory.sources import MOMENTS, reader_of, size_of
-from aiochroma.memory.store import checked_names
 from aiochroma.memory.stored import matching_ids, read_records
 from aiochroma.records.record import CREATED_AT, THREAD, UNORDERED, collection_name
 

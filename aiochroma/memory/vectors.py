@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol
 from aiochroma._distribution import missing_extra
 from aiochroma._errors import AiochromaError, EmbeddingFailedError, InvalidInputError, shown
 from aiochroma._logging import EventLogger, get_logger
-from aiochroma._types import Vector
+from aiochroma._types import MetadataView, Vector
 from aiochroma._waiting import off_loop
 from aiochroma.core.request import Request
 from aiochroma.embedding.functions import PROBE, fingerprint_of
@@ -25,6 +25,7 @@ from aiochroma.records.record import (
     CHUNK_MADE,
     CHUNK_OF,
     CHUNKS,
+    SPARSE,
     WRITING,
     chunk_id,
     collection_name,
@@ -40,7 +41,9 @@ if TYPE_CHECKING:
     from aiochroma._types import CollectionId, Metadata, Vector
     from aiochroma.client.session import Session
     from aiochroma.embedding.choice import EmbedderFunction
+    from aiochroma.embedding.protocol import SparseFunction
     from aiochroma.memory.store import Namespace, Store
+    from aiochroma.records.spec import SparseQuery
 
 __all__ = [
     "CHUNKS_FOR",
@@ -72,16 +75,34 @@ class Embedded(NamedTuple):
         vector: The vector of the whole text.
         tokens: The states of its tokens, below its vector, where the embedder gives them; None for a text with chunks.
         chunks: The chunks of a text that is longer than the embedder reads, each with its vector; else empty.
+        sparse: The identity of the sparse embedder, and what it made of the whole text (see ``sparse_rows``); None without one.
     """
 
     vector: Vector
     chunks: list[tuple[str, Vector]]
     tokens: Vector | None = None
+    sparse: tuple[str, Vector] | None = None
 
     @property
     def code(self) -> bytes | None:
         """The code of its tokens, which is kept with a memory."""
         return None if self.tokens is None else encoded_tokens(self.tokens)
+
+    def sparse_query(self, embedder: str | None) -> SparseQuery | None:
+        """Return its sparse vector, where a namespace has those of the same embedder; else None."""
+        if self.sparse is None or self.sparse[0] != embedder:
+            return None
+        dimensions, values = self.sparse[1].tolist()
+        return tuple(map(int, dimensions)), tuple(values)
+
+    def sparse_key(self, embedder: str | None, stored: MetadataView | None = None) -> Metadata:
+        """Return what is stored of its sparse vector in a namespace that has those of an embedder, or is ``stored`` already."""
+        from chromadb.base_types import SparseVector
+
+        found = self.sparse_query(embedder)
+        if found is not None:
+            return {SPARSE: SparseVector(list(found[0]), list(found[1]))} if found[0] else {}
+        return {SPARSE: stored[SPARSE]} if stored and embedder and SPARSE in stored else {}
 
     @property
     def question_tokens(self) -> Vector | None:
@@ -97,10 +118,14 @@ class TextEmbedder:
     Args:
         function: The embedder.
         split_chars: The most characters of a chunk, or None for what the embedder reads.
+        sparse: The sparse embedder, or None.
     """
 
-    def __init__(self, function: EmbedderFunction, split_chars: int | None) -> None:
+    def __init__(
+        self, function: EmbedderFunction, split_chars: int | None, sparse: SparseFunction | None
+    ) -> None:
         self.function = function
+        self._sparse = sparse
         self._splitter = Splitter(function, split_chars)
 
     async def fingerprint(self, session: Session) -> str:
@@ -151,7 +176,11 @@ class TextEmbedder:
             else:
                 embedded.append(vectors[start])
             start = stop
-        return embedded
+        if self._sparse is None:
+            return embedded
+        rows = await session.embed(self._sparse, list(texts), is_query=is_query)
+        identity = self._sparse.identity
+        return [one._replace(sparse=(identity, row)) for one, row in zip(embedded, rows, strict=True)]
 
     async def _embedded(self, session: Session, texts: list[str], *, is_query: bool) -> list[Embedded]:
         function = self.function
@@ -162,10 +191,10 @@ class TextEmbedder:
         ]
         if function.dimensions is None and embedded:
             function.dimensions = len(embedded[0].vector)
-        for text, (vector, _, _) in zip(texts, embedded, strict=True):
-            if len(vector) != function.dimensions:
+        for text, one in zip(texts, embedded, strict=True):
+            if len(one.vector) != function.dimensions:
                 raise EmbeddingFailedError(
-                    f"The embedder {function.identity!r} returned {len(vector)} dimensions for {text[:60]!r} and "
+                    f"The embedder {function.identity!r} returned {len(one.vector)} dimensions for {text[:60]!r} and "
                     f"{function.dimensions} before."
                 )
         return embedded

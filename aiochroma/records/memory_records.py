@@ -21,6 +21,7 @@ from aiochroma.records.record import (
     CHUNKS,
     CREATED_AT,
     POSITION,
+    SPARSE,
     WRITING,
     Record,
     SaidText,
@@ -245,8 +246,8 @@ class MemoryRecords:
         texts = [documents[row] for row in rows] if documents is not None else None
         given = [with_exact_floats(metadatas[row], old[ids[row]]["metadata"]) for row in rows]
         if texts is not None:
-            # The chunks are those of the new text, or none.
-            given = [{CHUNKS: None, WRITING: None, **metadata} for metadata in given]
+            # The chunks and the sparse vector are those of the new text, or none.
+            given = [{CHUNKS: None, WRITING: None, SPARSE: None, **metadata} for metadata in given]
         with self._noted(history_namespace, db, {ids[row]: action for row in rows}, old, now):
             self._api.update(
                 collection_id,

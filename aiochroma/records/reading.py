@@ -23,11 +23,14 @@ from aiochroma.records.record import (
     REPLACED,
     SETTLING,
     SETTLING_SECONDS,
+    SPARSE,
+    SPARSE_EMBEDDER,
     WRITING,
     Record,
     chunk_id,
     indexed_row,
     record_of,
+    without_sparse,
     writing_of,
 )
 
@@ -36,11 +39,12 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from chromadb.api import ServerAPI
+    from chromadb.types import Collection as Model
     from typing_extensions import Unpack
 
     from aiochroma.text.index import IndexedText
 
-__all__ = ["BELIEVED_SECONDS", "Carried", "Chunks", "NearChunk", "Reader"]
+__all__ = ["BELIEVED_SECONDS", "Carried", "Chunks", "NearChunk", "Reader", "sparse_embedder_of"]
 
 Carried: TypeAlias = "Callable[..., object]"
 """An operation, called with its arguments by name."""
@@ -54,6 +58,12 @@ _DELETED_AT_ONCE = 64
 _MORE = 4
 _MOST = 4096
 """Beyond this many fetched, others may stay hidden behind the chunks of one text."""
+
+
+def sparse_embedder_of(model: Model) -> str | None:
+    """Return the identity of the embedder of whose sparse vectors a collection has an index; None without an index."""
+    indexes = (model.serialized_schema or {}).get("keys", {})
+    return (model.metadata or {}).get(SPARSE_EMBEDDER) if SPARSE in indexes else None
 
 
 class Reader:
@@ -221,7 +231,7 @@ class Reader:
         columns = zip(
             result["ids"],
             result["documents"] or nothing,
-            result["metadatas"] or nothing,
+            map(without_sparse, result["metadatas"] or nothing),
             nothing if vectors is None else vectors,
             strict=True,
         )

@@ -28,7 +28,6 @@ from aiochroma.text.metadata import as_chroma_keeps
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-
 __all__ = [
     "CHUNKS",
     "CHUNK_MADE",
@@ -46,6 +45,8 @@ __all__ = [
     "SCOPE",
     "SETTLING",
     "SETTLING_SECONDS",
+    "SPARSE",
+    "SPARSE_EMBEDDER",
     "THREAD",
     "UNORDERED",
     "UPDATED_AT",
@@ -73,6 +74,7 @@ __all__ = [
     "text_id",
     "thread_position",
     "with_exact_floats",
+    "without_sparse",
     "writing_of",
     "written_over",
 ]
@@ -85,6 +87,8 @@ DIMENSIONS = "aiochroma:dimensions"
 """In the metadata of a collection: the length of its vectors."""
 FINGERPRINT = "aiochroma:embedder_fingerprint"
 """In the metadata of a collection: what the embedder makes of one fixed text."""
+SPARSE_EMBEDDER = "aiochroma:sparse_embedder"
+"""In the metadata of a collection: the identity of the function that made the sparse vectors of its texts."""
 SETTLING = "aiochroma:settling"
 """In the metadata of a namespace whose copy is about to take over: until when writes wait, in seconds since 1970."""
 SETTLING_SECONDS = 10.0
@@ -106,6 +110,8 @@ CHUNKS = "aiochroma:chunks"
 """The number of chunks of a long text; absent where the text is whole."""
 WRITING = "aiochroma:writing"
 """Which writing of the memory its chunks belong to."""
+SPARSE = "aiochroma:sparse"
+"""The sparse vector of the text, by which some servers rank words."""
 CHUNK_OF = "aiochroma:chunk_of"
 CHUNK_MADE = "aiochroma:chunk_made"
 """In the metadata of a chunk: when it was written, in seconds since 1970."""
@@ -296,6 +302,11 @@ def indexed_row(
     )
 
 
+def without_sparse(stored: MetadataView | None) -> MetadataView | None:
+    """Return metadata without the sparse vector, which the server alone searches."""
+    return {key: stored[key] for key in stored if key != SPARSE} if stored and SPARSE in stored else stored
+
+
 def before(record: Record | None) -> tuple[str | None, Metadata | None]:
     """Return what the history keeps of a memory as it was: text and metadata."""
     return (None, None) if record is None else (record["document"], record["metadata"])
@@ -317,9 +328,8 @@ def merged_metadata(given: MetadataView, known: Record | None, *, exact: bool) -
         stored.setdefault(POSITION, made)
     # The paths above another scope are not its own: whoever asks for them would find it.
     above = [key for key in old if key.startswith(f"{SCOPE}.")] if SCOPE in stored else []
-    stored.update(
-        (key, None) for key in (EXPIRES_AT, CHUNKS, WRITING, *above) if key in old and key not in stored
-    )
+    left = (EXPIRES_AT, CHUNKS, WRITING, SPARSE, *above)
+    stored.update((key, None) for key in left if key in old and key not in stored)
     return with_exact_floats(stored, old)
 
 

@@ -141,7 +141,8 @@ class Copy:
         """Say why it is not kept, where so many memories may be."""
         return (
             f"The namespace has {self.count:,} memories, and {most:,} of a server are kept in this process at most. Words were "
-            "compared with what the server came up with: some hits may be missing. A directory has no such limit."
+            "compared with what the server came up with: some hits may be missing. A directory has no such limit; on Chroma "
+            "Cloud a namespace whose memories have sparse vectors (`sparse_embedder`) has none either."
         )
 
 

@@ -7,9 +7,10 @@ A namespace that has too many memories, or that was not read yet, has no copy. I
 what is nearest among the records that contain a word of the query. Their own texts go into a scratch index, which scores them as
 the index on disk would; how rare a word is, is judged among them.
 
-Sparse vectors, by which Chroma Cloud and distributed Chroma rank words themselves, are not used: each memory would be written in
-another form, and nothing of it could be tested, since a local server refuses the index, the record and the search. A collection
-of the client passes all three on as Chroma's own client does.
+Chroma Cloud and distributed Chroma rank words themselves, by sparse vectors. Where the memories of a namespace have such, and the
+question has one (``Memory(sparse_embedder=...)``), what they rank first comes in place of the records that contain a word, and
+nothing is missing. Untested against these servers: a local one refuses the index, the record and the search, and tests put a
+proxy in front of it that keeps the sparse vectors and searches them.
 
 Called from several connection threads at once.
 """
@@ -21,18 +22,19 @@ from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from aiochroma._types import CollectionId, JsonObject, Vector
+from aiochroma._types import CollectionId, JsonObject, Vector, Where
 from aiochroma.backend.chroma_records import Database
 from aiochroma.core.operations import Effect
 from aiochroma.disk.retained_log import LogState
 from aiochroma.records.local_index import LocalIndex
 from aiochroma.records.reading import BELIEVED_SECONDS, Chunks
-from aiochroma.records.record import POSITION, SCOPE, THREAD
+from aiochroma.records.record import POSITION, SCOPE, SPARSE, THREAD
 from aiochroma.records.searching import Found, Pool, Pools, SearchingRecords, most_covering, most_near
 from aiochroma.records.server_keeper import MOST_MEMORIES, ServerKeeper
-from aiochroma.records.spec import Neighbour, filter_of
+from aiochroma.records.spec import Neighbour, SparseQuery, filter_of
 from aiochroma.text.analysis import words_of_meaning
 from aiochroma.text.index import CACHE_BYTES, IndexedText, TextIndex
+from aiochroma.text.vectors import directions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -81,21 +83,58 @@ class ScratchIndex(SearchingRecords):
             collection_id, query_embeddings, most_near(spec, reach), where, chunks, db
         )
         pairs = zip(queries, query_embeddings, found, strict=True)
+        problem = None
         for query, vector, candidates in pairs if spec.mode != "vector" else ():
+            pool, by_words = _POOL * most_covering(spec, reach), dict[str, Found]()
             containing = _containing(query)
-            if containing:
-                pool = _POOL * most_covering(spec, reach)
-                near = self._found_by_chroma(
+            if search.sparse is not None:
+                by_words, problem = self._ranked_by_server(search, search.sparse, vector, pool, where, db)
+            if containing and (search.sparse is None or problem is not None):
+                (by_words,) = self._found_by_chroma(
                     collection_id, [vector], pool, where, chunks, db, where_document=containing
                 )
-                for id, one in near[0].items():
-                    candidates.setdefault(id, one)
+            for id, one in by_words.items():
+                candidates.setdefault(id, one)
             _score(query, candidates)
         if spec.mode == "text":
             for candidates in found:
                 for one in candidates.values():
                     one.distance = None
-        return Pools([Pool.of(candidates.values()) for candidates in found])
+        return Pools([Pool.of(candidates.values()) for candidates in found], problem=problem)
+
+    def _ranked_by_server(
+        self,
+        search: CollectionSearch,
+        sparse: SparseQuery,
+        vector: Vector,
+        limit: int,
+        where: Where | None,
+        db: Database,
+    ) -> tuple[dict[str, Found], str | None]:
+        """Return what the server ranks first by sparse vectors, by id; and why it does not, where it refuses."""
+        from chromadb.errors import ChromaError, NotFoundError
+
+        if not sparse[0]:
+            return {}, None  # The question has no word.
+        try:
+            rows = self._api.ranked(search.collection_id, SPARSE, sparse, limit=limit, where=where, **db)
+        except NotFoundError:
+            raise
+        except ChromaError as error:
+            return {}, (
+                f"The server did not rank words by sparse vectors ({error}). Words were compared with what it came up with "
+                "otherwise: some hits may be missing."
+            )
+        if not rows:
+            return {}, None
+        near, asked = directions([row[3] for row in rows]), directions([vector])
+        assert near is not None
+        assert asked is not None
+        distances = (1.0 - near @ asked[0]).tolist()
+        return {
+            id: Found(id, distance=distance, document=document or "", metadata=metadata or {})
+            for (id, document, metadata, _), distance in zip(rows, distances, strict=True)
+        }, None
 
     def _complete(self, found: Sequence[tuple[CollectionId, Sequence[Found]]], db: Database) -> None:
         """Everything was read when it was found."""
@@ -213,9 +252,13 @@ class ServerIndex(ScratchIndex):
                     [search], query_embeddings, queries, **db, query_tokens=query_tokens
                 )
             return [result for (result,) in found]
+        results = [result for (result,) in super().search([search], query_embeddings, queries, **db)]
+        refused = next((result.problem for result in results if result.problem is not None), None)
+        if search.sparse is not None and refused is None:
+            return results  # The server has compared the words of all memories.
         indexed = 1.0 if problem else share
-        found = super().search([search], query_embeddings, queries, **db)
-        return [replace(result, indexed=indexed, problem=problem) for (result,) in found]
+        problem = " ".join(one for one in (problem, refused) if one is not None) or None
+        return [replace(result, indexed=indexed, problem=problem) for result in results]
 
     def code(
         self, collection_id: CollectionId, ids: list[str], codes: list[bytes], tenant: str, database: str

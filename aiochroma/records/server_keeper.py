@@ -31,7 +31,7 @@ from aiochroma._logging import EventLogger, get_logger
 from aiochroma.disk.layout import is_damage
 from aiochroma.disk.retained_log import LogState
 from aiochroma.records.index_keeper import IndexKeeper, write_rows
-from aiochroma.records.record import UPDATED_AT
+from aiochroma.records.record import UPDATED_AT, without_sparse
 from aiochroma.records.server_copy import (
     SKEW_SECONDS,
     Copy,
@@ -395,7 +395,7 @@ class ServerKeeper(IndexKeeper):
         """Read what was written since the last question."""
         since = {UPDATED_AT: {"$gte": copy.asked_since(looks_back=looks_back)}}
         found = self._api.get(collection, where=since, include=["metadatas"], **db)
-        recent = dict(zip(found["ids"], found["metadatas"], strict=True))
+        recent = dict(zip(found["ids"], map(without_sparse, found["metadatas"]), strict=True))
         with self.lock:
             unread, copy.unread = copy.unread, set()
             index = self._open()

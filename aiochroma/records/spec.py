@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from aiochroma._types import CollectionId, JsonObject, Metadata, MetadataView, Where
 from aiochroma.records.record import CREATED_AT, THREAD, has_expired, made_at, scope_filter, thread_position
@@ -27,6 +27,7 @@ __all__ = [
     "SearchMode",
     "SearchResult",
     "SearchSpec",
+    "SparseQuery",
     "cursor_of",
     "decoded",
     "encoded",
@@ -37,6 +38,7 @@ __all__ = [
 ]
 
 SearchMode = Literal["hybrid", "vector", "text"]
+SparseQuery: TypeAlias = tuple[tuple[int, ...], tuple[float, ...]]
 
 # Both sides alike. Measured flat between 0.5 and 1.4 with static word vectors.
 VECTOR_WEIGHT = 1.0
@@ -92,11 +94,14 @@ class CollectionSearch:
         collection_id: The namespace's collection.
         chunks: The name of the collection that holds the chunks of its long texts.
         spec: How to search it.
+        sparse: The question's sparse vector (the dimensions in which it is not 0, and its values) where the server ranks the
+            namespace's words by such; else None.
     """
 
     collection_id: CollectionId
     chunks: str
     spec: SearchSpec
+    sparse: SparseQuery | None = None
 
 
 @dataclass(frozen=True)
