@@ -92,7 +92,7 @@ def sparse_schema(key: str) -> Schema:
     """Return the schema of a collection with cosine distance and an index of the sparse vectors that stand under a key."""
     from chromadb import Schema, SparseVectorIndexConfig, VectorIndexConfig
 
-    schema = Schema().create_index(VectorIndexConfig(space="cosine"))
+    schema = Schema().create_index(VectorIndexConfig(space="cosine", embedding_function=None))
     return schema.create_index(SparseVectorIndexConfig(), key=key)
 
 
