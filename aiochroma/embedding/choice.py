@@ -12,13 +12,7 @@ from aiochroma._callbacks import is_asynchronous
 from aiochroma._errors import AiochromaError, EmbedderError, InvalidInputError, MissingExtraError, shown
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma.embedding.functions import identity_of, is_same_name, kind_of, name_of, tokens_of
-from aiochroma.embedding.protocol import (
-    Embedder,
-    InlineEmbedder,
-    QueryEmbedder,
-    SparseFunction,
-    TokenEmbedder,
-)
+from aiochroma.embedding.protocol import Embedder, InlineEmbedder, QueryEmbedder, TokenEmbedder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,10 +28,8 @@ __all__ = [
     "adapted",
     "chosen",
     "default_embedder",
-    "described",
     "is_langchain",
     "known_embedder",
-    "sparse_function",
 ]
 
 log: EventLogger = get_logger("aiochroma.embedding")
@@ -80,20 +72,6 @@ class EmbedderFunction:
         self.gives_tokens = gives_tokens
         self.window = window
         self.count_tokens = count_tokens
-
-
-def described(identity: object, dimensions: object) -> str:
-    """Return what messages call an embedder; two of one name differ in their dimensions, or in what they return."""
-    if identity is None:
-        return "an unknown embedder (of another program)"
-    return f"{identity!r} ({dimensions} dimensions)" if dimensions is not None else repr(identity)
-
-
-def sparse_function(given: EmbeddingFunction) -> SparseFunction:
-    """Return a sparse embedding function as the embedding thread calls it."""
-    function = SparseFunction(given)
-    function.identity = identity_of(given)[0]
-    return function
 
 
 class _Form:

@@ -30,6 +30,7 @@ __all__ = [
     "SparseFunction",
     "TokenEmbedder",
     "WindowedEmbedder",
+    "described",
     "load_tokenizer",
     "normalise_rows",
     "package_folder",
@@ -121,6 +122,13 @@ class WindowedEmbedder(Embedder, Protocol):
 
     def count_tokens(self, text: str) -> int:
         """Return how many tokens a text has, those that the embedder adds included; without this, characters count."""
+
+
+def described(identity: object, dimensions: object) -> str:
+    """Return what messages call an embedder; two of one name differ in their dimensions, or in what they return."""
+    if identity is None:
+        return "an unknown embedder (of another program)"
+    return f"{identity!r} ({dimensions} dimensions)" if dimensions is not None else repr(identity)
 
 
 class SparseFunction(functools.partial[object]):

@@ -15,6 +15,8 @@ from aiochroma.client.maintenance import Health, unavailable
 from aiochroma.client.options import EphemeralOptions, PersistentOptions, check_flag
 from aiochroma.client.session import Shared
 from aiochroma.core.stats import observed
+from aiochroma.embedding.functions import identity_of
+from aiochroma.embedding.protocol import SparseFunction
 from aiochroma.memory.codes import CodesBeside
 from aiochroma.memory.compacting import BackgroundCompacting
 from aiochroma.memory.copies import no_sparse_vectors
@@ -33,7 +35,6 @@ if TYPE_CHECKING:
     from aiochroma.core.stats import Stats
     from aiochroma.disk.backup import BackupReport
     from aiochroma.embedding.choice import EmbedderFunction
-    from aiochroma.embedding.protocol import SparseFunction
 
 __all__ = ["Home", "Life", "MemoryOptions", "OpenedMemory", "home_in_environment", "home_of"]
 
@@ -78,9 +79,11 @@ class MemoryOptions:
     @property
     def sparse(self) -> SparseFunction | None:
         """The sparse embedder as the embedding thread calls it, or None."""
-        from aiochroma.embedding.choice import sparse_function
-
-        return sparse_function(self.sparse_embedder) if callable(self.sparse_embedder) else None
+        if not callable(self.sparse_embedder):
+            return None
+        function = SparseFunction(self.sparse_embedder)
+        function.identity = identity_of(self.sparse_embedder)[0]
+        return function
 
     def choose_embedder(self, stored: Sequence[str]) -> EmbedderFunction:
         """Return the embedder; may load a model.

@@ -14,8 +14,8 @@ from aiochroma.backend.chroma_records import sparse_schema
 from aiochroma.client.maintenance import SingleEmbedder, reembed_missing
 from aiochroma.client.opening import ClientOpening
 from aiochroma.core.stats import observed
-from aiochroma.embedding.choice import described
 from aiochroma.embedding.functions import is_alike, is_same_name
+from aiochroma.embedding.protocol import described
 from aiochroma.memory.copies import no_sparse_vectors, restore_names, settled, sparse_mark
 from aiochroma.memory.vectors import TextEmbedder
 from aiochroma.records.reading import sparse_embedder_of

@@ -350,10 +350,10 @@ async def test_a_copy_at_the_client_is_read_once(relay, sparse_server, open_memo
     """Sparse vectors, which the copy leaves out, do not make every memory look changed."""
     memory = await open_memory(sparse_embedder=Words())
     await memory.remember_many(TEXTS, namespace=namespace)
-    await memory.recall("note 7", namespaces=namespace)
     relay.seen.clear()
-    assert await memory.recall("note 7", namespaces=namespace)
-    assert not [seen for seen in relay.seen if seen.operation == "get" and b'"embeddings"' in seen.body]
+    for _ in range(2):
+        assert await memory.recall("note 7", namespaces=namespace)
+    assert len([seen for seen in relay.seen if seen.operation == "get" and b'"embeddings"' in seen.body]) == 1
     assert relay.count("search") == 0
 
 
@@ -373,9 +373,10 @@ async def test_without_the_index_words_are_looked_for_as_before(
     found = await memory.recall("xyzzy", namespaces=namespace)
     assert (len(found), found.errors, relay.count("search")) == (1, {}, 1)
     sparse_server.refuses = True
+    relay.seen.clear()
     found = await memory.recall("xyzzy", namespaces=namespace)
     assert len(found) == 1
-    assert "no such index" in str(found.errors[namespace])
+    assert all(why in str(found.errors[namespace]) for why in ("no such index", "are kept in this process"))
     assert [seen for seen in relay.seen if b"$contains" in seen.body]
     other = await open_memory(sparse_embedder=lambda texts: Words()(texts))
     searches = relay.count("search")
@@ -419,4 +420,5 @@ async def test_a_text_without_words_has_no_vector(sparse_server, open_memory, na
 
     memory = await open_memory(sparse_embedder=asynchronous)
     await memory.remember("a fact", namespace=namespace)
+    assert not any(kept for of_each in sparse_server.kept.values() for kept in of_each.values())
     assert len(await memory.recall("fact", namespaces=namespace)) == 1
