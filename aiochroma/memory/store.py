@@ -20,6 +20,7 @@ from aiochroma.memory.copies import no_sparse_vectors, restore_names, settled, s
 from aiochroma.memory.vectors import TextEmbedder
 from aiochroma.records.reading import sparse_embedder_of
 from aiochroma.records.record import (
+    CONFIGURATION,
     DIMENSIONS,
     EMBEDDER,
     FINGERPRINT,
@@ -265,11 +266,7 @@ class Store:
         from chromadb.errors import InvalidArgumentError
 
         is_sparse = SPARSE_EMBEDDER in metadata
-        index = (
-            {"schema": sparse_schema(SPARSE)}
-            if is_sparse
-            else {"configuration": {"hnsw": {"space": "cosine"}}}
-        )
+        index = {"schema": sparse_schema(SPARSE)} if is_sparse else {"configuration": CONFIGURATION}
         make = self.submit("get_or_create_collection", name=name, metadata=metadata, **index, **self.database)
         try:
             made: Collection = await make

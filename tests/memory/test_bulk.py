@@ -16,6 +16,7 @@ from chromadb.api.rust import RustBindingsAPI
 
 import aiochroma
 from aiochroma import InvalidInputError
+from aiochroma.disk.preflight import preflight
 from aiochroma.embedding.words import HashedEmbedder
 from aiochroma.memory import transfer
 
@@ -43,6 +44,14 @@ async def test_batches_are_written_in_order_and_reported(memory):
     assert (await memory.get("twice")).text == "the very last word"
     hit = (await memory.recall("fact 300", k=1, window=1))[0]
     assert [one.text for one in (*hit.before, *hit.after)] == ["fact 299", "fact 301"]
+
+
+async def test_few_writes_are_left_to_the_log(path, letters):
+    """Chroma's index on the disk has all but the last few hundred writes: those are read from the log again with every write."""
+    async with aiochroma.Memory(path, embedder=letters()) as memory:
+        await memory.remember_many(f"fact {number}" for number in range(300))
+    [collection] = preflight(path).collections
+    assert collection.persisted_sequence > collection.applied_sequence - 250
 
 
 async def test_the_next_batch_is_embedded_while_one_is_written(path, letters):
