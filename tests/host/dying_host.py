@@ -1,5 +1,7 @@
 """A host that writes down every request that it begins, dies of those that it is told to die of, and looks around often.
 
+Its DB thread can be told to live on when it has said that it ends, until it is waited for.
+
 It is started in place of the interpreter, so its arguments are those of ``python -P -m aiochroma.host ...``.
 """
 
@@ -11,7 +13,7 @@ import sys
 import threading
 
 from aiochroma.backend.embedded import EmbeddedBackend
-from aiochroma.core import worker
+from aiochroma.core import connection, worker
 from aiochroma.host import peer, server
 from aiochroma.host.__main__ import main
 
@@ -33,6 +35,23 @@ def send_and_end(self, data):
     return send(self, data)
 
 
+def end_late():
+    """Let the thread that announces its end live on until another waits for it, and let no limit end that wait."""
+    awaited = threading.Event()
+    announce, join = connection._Ended.announce, connection.Serving.join
+
+    def announce_and_stay(self):
+        announce(self)
+        awaited.wait()
+
+    def let_go_and_join(self, timeout=None):
+        awaited.set()
+        return join(self, timeout)
+
+    connection._Ended.announce, connection.Serving.join = announce_and_stay, let_go_and_join
+    server._DRAIN_SECONDS = 3600.0
+
+
 def execute(self, request, deadline=None):
     arguments = request.arguments
     what = arguments.get("name") or arguments.get("where") or ""
@@ -47,5 +66,7 @@ def execute(self, request, deadline=None):
 
 
 EmbeddedBackend.execute = execute
+if os.environ.get("DYING_HOST_ENDS_LATE"):
+    end_late()
 server._LOOK_SECONDS = float(os.environ.get("DYING_HOST_LOOK_SECONDS", server._LOOK_SECONDS))
 sys.exit(main(sys.argv[sys.argv.index("aiochroma.host") + 1 :]))

@@ -492,6 +492,15 @@ async def test_a_host_whose_thread_has_died_makes_room_for_another(dying_host, h
         assert hosts.pid(path) != pid
 
 
+def test_a_host_ends_while_its_thread_is_still_alive(monkeypatch, dying_host, hosts, path):
+    """The thread that closed the database says so before it ends: the host does not sleep until its limit then."""
+    monkeypatch.setenv("DYING_HOST_ENDS_LATE", "1")
+    with sync.PersistentClient(path, process="shared", host_idle=0):
+        pid = hosts.pid(path)
+    hosts.ended(pid)
+    assert "host.killed" not in hosts.log(path)
+
+
 async def test_clients_of_other_namespaces_share_the_host(hosts, path):
     """Mount, process and user namespaces of their own, as containers have them, with the folder of sockets in common."""
     prefix = ["unshare", "--user", "--map-current-user", "--mount", "--pid", "--fork"]
