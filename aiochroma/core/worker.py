@@ -55,6 +55,7 @@ __all__ = ["Worker", "WorkerState", "without_frames"]
 
 log: EventLogger = get_logger("aiochroma.core")
 
+_OPEN_STATES = (TicketState.QUEUED, TicketState.RUNNING, TicketState.ABANDONED)
 _DELIVERY_SECONDS = 0.001
 """Outcomes wait at most this long for others to share a wake-up with; a wake-up costs some 20 microseconds."""
 
@@ -220,8 +221,7 @@ class WorkerState:
             self._step(resource, members, step)
             if self.outcomes and time.monotonic() - self.delivered_at > self.delivery_seconds:
                 self._flush()
-        open_states = {TicketState.QUEUED, TicketState.RUNNING, TicketState.ABANDONED}
-        self.backlog = [ticket for ticket in alive if ticket.state in open_states]
+        self.backlog = [ticket for ticket in alive if ticket.state in _OPEN_STATES]
         del alive, waiting, members
         self._flush()
         return held

@@ -258,7 +258,8 @@ class _LinkState:
         now = time.monotonic()
         ticket.started_at = max(ticket.queued_at, now - ran)
         self.recorder.record(ticket.started_at - ticket.queued_at, ran)
-        self._slow.look(ticket, now, waited, ran)
+        if now - ticket.queued_at > self._slow.seconds:
+            self._slow.look(ticket, now, waited, ran)
 
     def _take_facts(self, value: Plain) -> None:
         try:

@@ -284,7 +284,7 @@ class LinkQueue(RequestQueue):
                 self._sending.release()
 
     def _send_waiting(self, *, link: bool) -> None:
-        while self._socket is not None:
+        while self._socket is not None and any((self._queued, self._control, self._unsent, self._large)):
             if self._unsent and not self._push(b""):
                 if not link:
                     self._wake_thread()
@@ -295,8 +295,7 @@ class LinkQueue(RequestQueue):
                     return
                 self._push(self._batch(reads_only=True) + self._next_segment())
                 continue
-            batch = self._batch()
-            if batch:
+            if batch := self._batch():
                 self._push(batch)
             elif not self._begin_large(link=link):
                 return
@@ -332,7 +331,7 @@ class LinkQueue(RequestQueue):
                 self._large = None
                 self.decided(number, began=False)
             frames.append(frame(FrameKind.CANCEL, number, body))
-        while size < _BATCH_BYTES:
+        while self._queued and size < _BATCH_BYTES:
             chosen = self._choose(reads_only=reads_only)
             if chosen is None:
                 break

@@ -74,11 +74,23 @@ class VectorRows:
     def __init__(self, vectors: list[Vector]) -> None:
         self.vectors: list[Vector] = vectors
 
-    def stacked(self) -> Vector:
-        """Return them as one array."""
+    def to_plain(self) -> Plain:
+        """Return them as one array; Chroma's 32-bit numbers as their bytes."""
         import numpy as np
 
+        if self.vectors[0].dtype == np.float32:
+            return [len(self.vectors), b"".join([vector.tobytes() for vector in self.vectors])]
         return np.stack(self.vectors)
+
+    @staticmethod
+    def from_plain(plain: Plain) -> list[Vector]:
+        """Return the vectors."""
+        import numpy as np
+
+        if type(plain) is not list:
+            return list(plain)
+        count, numbers = plain
+        return list(np.frombuffer(numbers, np.float32).reshape(count, -1).copy())
 
     @staticmethod
     def fitting(value: Plain) -> Plain:
@@ -129,7 +141,7 @@ def make_codec() -> Codec:
     codec.register(19, Settings, settings_to_json, settings_from_json)
     for code, kind in enumerate((*_REPORTS, *_of_searches()), start=20):
         register_dataclass(codec, code, kind)
-    codec.register(126, VectorRows, VectorRows.stacked, list)
+    codec.register(126, VectorRows, VectorRows.to_plain, VectorRows.from_plain)
     codec.register(127, Entry, tuple, Entry._make)
     return codec
 
@@ -181,7 +193,7 @@ def travelling(arguments: Arguments) -> tuple[JsonObject, dict[str, list[VectorR
     plain = dict(arguments)
     rows: dict[str, list[VectorRows]] = {}
     for name in _ROW_FIELDS:
-        fitting = VectorRows.fitting(plain.get(name))
+        fitting = VectorRows.fitting(plain[name]) if name in plain else None
         if type(fitting) is VectorRows:
             vectors = plain.pop(name)
             rows[name] = [
@@ -314,7 +326,7 @@ def request_from_wire(plain: Plain) -> Received:
         if operation not in OPERATIONS:
             raise ProtocolError(f"The unknown operation {operation!r} came.")
         request = Request(operation, received(arguments, rows), bool(bulk), bool(atomic))
-        carrier = {str(key): str(value) for key, value in carrier.items()}
+        carrier = {str(key): str(value) for key, value in carrier.items()} if carrier else {}
         return Received(request, None if left is None else time.monotonic() + float(left), carrier)
     except (TypeError, ValueError, AttributeError) as error:
         raise ProtocolError(f"A request cannot be read: {type(error).__name__}: {error}") from None
@@ -322,18 +334,16 @@ def request_from_wire(plain: Plain) -> Received:
 
 def records_of(value: object) -> int:
     """Return about how many records there are in arguments or in a result."""
-    if type(value) is dict:
-        return max(
-            (len(value[name]) for name in ("ids", "query_embeddings") if type(value.get(name)) is list),
-            default=0,
-        )
-    return len(value) if type(value) is list else 0
+    if type(value) is not dict:
+        return len(value) if type(value) is list else 0
+    ids, queries = value.get("ids"), value.get("query_embeddings")
+    return max(len(ids) if type(ids) is list else 0, len(queries) if type(queries) is list else 0)
 
 
 def message_frames(
     codec: Codec, kind: FrameKind, number: int, value: object, *, large: bool
 ) -> Iterator[bytes]:
-    """Yield the frames of a message; a large one is encoded a segment at a time.
+    """Return the frames of a message; a large one is encoded a segment at a time.
 
     Raises:
         TypeError: There is something in it that does not travel. Frames may have been yielded before: ``CANCEL`` makes the
@@ -342,8 +352,11 @@ def message_frames(
     if not large:
         body = codec.encode(value)
         if len(body) <= FRAME_LIMIT // 4:
-            yield frame(kind, number, body)
-            return
+            return iter((frame(kind, number, body),))
+    return _segments(codec, kind, number, value)
+
+
+def _segments(codec: Codec, kind: FrameKind, number: int, value: object) -> Iterator[bytes]:
     segment = b""
     for following in codec.segments(value):
         if segment:

@@ -122,6 +122,7 @@ class Peer:
             return
         facts = b"" if self.tickets else self._facts(self)
         batch = [facts] if facts else []
+        now = time.monotonic()
         for outcome in outcomes:
             ticket = outcome.ticket
             assert isinstance(ticket, PeerTicket)
@@ -130,40 +131,40 @@ class Peer:
                     # It did not run here, so the client sends it to the next host.
                     batch.append(frame(FrameKind.VERDICT, ticket.number, self._codec.encode(False)))
                     continue
-                batch.append(self._error_frame(ticket, outcome.error))
+                batch.append(self._error_frame(ticket, outcome.error, now))
                 continue
             large = records_of(outcome.result) > LARGE
             if large and batch:
                 self.send(b"".join(batch))
                 batch.clear()
-            self._add_result(batch, ticket, outcome.result, large=large)
+            self._add_result(batch, ticket, [*self._figures(ticket, now), outcome.result], large=large)
         if batch:
             self.send(b"".join(batch))
 
-    def _add_result(self, batch: list[bytes], ticket: PeerTicket, result: object, *, large: bool) -> None:
+    def _add_result(
+        self, batch: list[bytes], ticket: PeerTicket, answer: list[object], *, large: bool
+    ) -> None:
         try:
-            for segment in message_frames(
-                self._codec, FrameKind.RESULT, ticket.number, [*self._figures(ticket), result], large=large
-            ):
+            for segment in message_frames(self._codec, FrameKind.RESULT, ticket.number, answer, large=large):
                 if large:
                     self.send(segment)
                 else:
                     batch.append(segment)
         except Exception as error:  # noqa: BLE001 - one result must not end everybody's thread
             batch.append(frame(FrameKind.CANCEL, ticket.number))
-            batch.append(self._error_frame(ticket, error))
+            batch.append(self._error_frame(ticket, error, time.monotonic()))
 
-    def _error_frame(self, ticket: PeerTicket, error: BaseException) -> bytes:
+    def _error_frame(self, ticket: PeerTicket, error: BaseException, now: float) -> bytes:
+        figures = self._figures(ticket, now)
         try:
-            body = self._codec.encode([*self._figures(ticket), error_to_wire(error)])
+            body = self._codec.encode([*figures, error_to_wire(error)])
         except Exception as problem:  # noqa: BLE001 - nor must one error
             text = f"{type(error).__name__}, which cannot be sent: {problem!r}"
-            body = self._codec.encode([*self._figures(ticket), error_to_wire(RuntimeError(text))])
+            body = self._codec.encode([*figures, error_to_wire(RuntimeError(text))])
         return frame(FrameKind.ERROR, ticket.number, body)
 
-    def _figures(self, ticket: PeerTicket) -> list[float]:
+    def _figures(self, ticket: PeerTicket, now: float) -> list[float]:
         """Return how long a request waited and ran, in seconds, and how many calls and rounds the database has had."""
-        now = time.monotonic()
         started = ticket.started_at or now
         return [started - ticket.queued_at, now - started, self._recorder.calls, self._recorder.batches]
 
@@ -309,26 +310,28 @@ class Clients:
             self.alone_since, came = None, True
         return came
 
-    def serve(self, peer: Peer, events: int) -> None:
-        """Read what a client has sent, and send what it can read."""
+    def serve(self, peer: Peer, events: int) -> bool:
+        """Read what a client has sent, and send what it can read; return whether that was requests alone."""
         if events & selectors.EVENT_WRITE:
             peer.send_unsent()
         if not events & selectors.EVENT_READ or peer not in self._peers:
-            return
+            return False
         try:
             size = peer.socket.recv_into(self._buffer)
         except BlockingIOError:
-            return
+            return False
         except OSError:
             size = 0
         if not size:
             self._drop(peer, "")
-            return
+            return False
+        requests_alone = not events & selectors.EVENT_WRITE
         try:
             for kind, number, value in peer.reader.feed(self._buffer[:size]):
                 if kind is FrameKind.REQUEST and peer.greeted:
                     self._arrived.append(_ticket(peer, number, value))
                     continue
+                requests_alone = False
                 # Requests that came earlier are submitted earlier.
                 self.hand_over()
                 if kind is FrameKind.CANCEL and peer.greeted:
@@ -337,6 +340,8 @@ class Clients:
                     self._asked(peer, kind, value)
         except Exception as error:  # noqa: BLE001 - whatever one client sends, the others go on
             self._drop(peer, str(error) if isinstance(error, ProtocolError) else repr(error))
+            return False
+        return requests_alone
 
     def hand_over(self) -> None:
         """Submit the requests that have come.

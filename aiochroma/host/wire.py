@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import struct
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias
 from uuid import UUID
 
 import msgpack
@@ -75,7 +75,7 @@ class Codec:
 
     def __init__(self) -> None:
         self._encoders: dict[type, tuple[int, Callable[[Any], bytes]]] = {
-            tuple: (_TUPLE, lambda value: self._pack(list(value))),
+            tuple: (_TUPLE, lambda value: self.encode(list(value))),
             UUID: (_UUID, lambda value: value.bytes),
         }
         self._decoders: dict[int, Callable[[bytes, int], object]] = {
@@ -85,6 +85,7 @@ class Codec:
             _ARRAY: self._array,
             _SCALAR: lambda data, depth: self._array(data, depth)[()],
         }
+        self._options_at: dict[int, JsonObject] = {}
 
     def register(
         self, code: int, kind: type, to_plain: Callable[[Any], Any], from_plain: Callable[[Any], Any]
@@ -99,7 +100,7 @@ class Codec:
         """
         if not _FIRST_FREE <= code <= 127 or code in self._decoders or kind in self._encoders:
             raise ValueError(f"{kind.__qualname__} cannot be registered as {code}: one of them is taken.")
-        self._encoders[kind] = (code, lambda value: self._pack(to_plain(value)))
+        self._encoders[kind] = (code, lambda value: self.encode(to_plain(value)))
         self._decoders[code] = lambda data, depth: from_plain(self._unpack(data, depth))
 
     # -- encoding --------------------------------------------------------------------------------------------------------
@@ -111,7 +112,8 @@ class Codec:
             TypeError: There is something in it that does not travel; the message names its class.
             ValueError: It is nested too deep.
         """
-        return self._pack(value)
+        packed: bytes = self._packer().pack(value)
+        return packed
 
     def segments(self, value: object) -> Iterator[bytes]:
         """Yield the bytes of a large value, a segment at a time: between two segments other threads and messages have their turn.
@@ -148,9 +150,6 @@ class Codec:
             default=self._default, strict_types=True, unicode_errors="surrogatepass", autoreset=autoreset
         )
 
-    def _pack(self, value: object) -> bytes:
-        return cast("bytes", self._packer().pack(value))
-
     def _default(self, value: Any) -> object:
         kind = type(value)
         known = self._encoders.get(kind)
@@ -186,8 +185,8 @@ class Codec:
             with np.errstate(over="ignore"):
                 narrow = value.astype("<f4")
             if np.array_equal(narrow, value):
-                return self._pack([_NARROWED, list(value.shape), narrow.tobytes()])
-        return self._pack([dtype, list(value.shape), value.astype(dtype, copy=False).tobytes()])
+                return self.encode([_NARROWED, list(value.shape), narrow.tobytes()])
+        return self.encode([dtype, list(value.shape), value.astype(dtype, copy=False).tobytes()])
 
     # -- decoding --------------------------------------------------------------------------------------------------------
 
@@ -198,7 +197,7 @@ class Codec:
             ProtocolError: These are no such bytes.
         """
         try:
-            return self._unpack(data, 0)
+            return msgpack.unpackb(data, **self._options(0))
         except ProtocolError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever bytes make of msgpack and of the types
@@ -212,6 +211,10 @@ class Codec:
         return msgpack.unpackb(data, **self._options(depth))
 
     def _options(self, depth: int) -> JsonObject:
+        known = self._options_at.get(depth)
+        if known is not None:
+            return known
+
         def hook(code: int, data: bytes) -> object:
             decoder = self._decoders.get(code)
             if decoder is None or depth >= _DEPTH:
@@ -220,13 +223,14 @@ class Codec:
                 )
             return decoder(data, depth + 1)
 
-        return {
+        made = self._options_at[depth] = {
             "ext_hook": hook,
             "strict_map_key": False,
             "unicode_errors": "surrogatepass",
             "max_array_len": _MOST_ITEMS,
             "max_map_len": _MOST_ITEMS,
         }
+        return made
 
     def _array(self, data: bytes, depth: int) -> Plain:
         import numpy as np
@@ -301,7 +305,7 @@ def _list(value: object) -> list[Plain]:
     return value
 
 
-PROTOCOL = 3
+PROTOCOL = 4
 """Changes whenever one side would misunderstand the other."""
 
 FRAME_LIMIT = 16 * 2**20
@@ -358,6 +362,7 @@ class FrameKind(IntEnum):
 Message: TypeAlias = tuple[FrameKind, int, Plain]
 """What a message is, the request that it is about (0: none), and what it says."""
 
+_KINDS = {int(kind): kind for kind in FrameKind}
 _JSON = frozenset({FrameKind.HELLO, FrameKind.WELCOME, FrameKind.REFUSED, FrameKind.STATUS, FrameKind.STOP})
 
 
@@ -409,10 +414,9 @@ class MessageReader:
             del buffer[:start]
 
     def _message(self, code: int, number: int, body: bytes) -> Message | None:
-        try:
-            kind = FrameKind(code)
-        except ValueError:
-            raise ProtocolError(f"A frame of the unknown kind {code} came.") from None
+        kind = _KINDS.get(code)
+        if kind is None:
+            raise ProtocolError(f"A frame of the unknown kind {code} came.")
         if kind in _JSON:
             return kind, number, _from_json(body)
         decoding = self._segments.get(number)
