@@ -16,7 +16,6 @@ Life:
 
 from __future__ import annotations
 
-import contextlib
 import os
 import selectors
 import signal
@@ -27,7 +26,7 @@ from datetime import datetime, timezone
 from functools import partial
 from typing import TYPE_CHECKING
 
-from aiochroma._errors import DatabaseInUseError
+from aiochroma._errors import DatabaseInUseError, StoreUnavailableError
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma._types import JsonObject
 from aiochroma.core.config import EngineOptions, Location
@@ -93,6 +92,7 @@ class HostServer:
         self._selector = selectors.DefaultSelector()
         self._listening = Listening(directory, self._selector)
         self._looked_at = time.monotonic()
+        self._look_after_at = 0.0
         self._ends_at: float | None = None
         self._signal = 0
         self._had_client = False
@@ -213,27 +213,36 @@ class HostServer:
         return self._ends_at is not None and time.monotonic() >= self._ends_at
 
     def _turn(self) -> None:
-        self._listening.watch()
-        seconds = self._seconds_until_next()
+        """Wait for what comes. Where that is requests alone, they are handed over, and there is nothing to look after."""
         self._clients.hand_over()
         if self._woken:
             self._woken = False
             self._caught_up.set()
-        for key, events in self._selector.select(seconds):
+        others = not self._opened_told
+        for key, events in self._selector.select(max(0.0, self._look_after_at - time.monotonic())):
+            if key.data is not None:
+                others = not self._clients.serve(key.data, events) or others
+                continue
+            others = True
             if key.fileobj is self._waker.reader:
                 self._woken = True
                 self._waker.drain()
             elif key.fileobj is self._listening.socket:
                 self._clients.accept(self._listening.waiting())
-            elif key.data is not None:
-                self._clients.serve(key.data, events)
+        if others or time.monotonic() >= self._look_after_at:
+            self._look_after()
+
+    def _look_after(self) -> None:
         self._clients.look_after()
         if self._signal:
             self._begin_end(f"signal {signal.Signals(self._signal).name}")
         self._tell_of_opening()
         self._look()
+        self._listening.watch()
+        self._look_after_at = self._next_moment() + 0.001
 
-    def _seconds_until_next(self) -> float:
+    def _next_moment(self) -> float:
+        """Return when there is something to look after, whether or not something comes before (``time.monotonic()``)."""
         now = time.monotonic()
         moments = [self._looked_at + _LOOK_SECONDS]
         if self._listening.watched_from > now:
@@ -244,7 +253,7 @@ class HostServer:
             moments.append(self._ends_at)
         if self._clients.crowded:
             moments.append(now + STUCK_SECONDS)
-        return max(0.0, min(moments) - now) + 0.001
+        return min(moments)
 
     @property
     def _idle_at(self) -> float | None:
@@ -405,7 +414,7 @@ class HostServer:
     def _look(self) -> None:
         """End when there is no client, or nothing to serve; once a minute see whether socket and directory still are."""
         now = time.monotonic()
-        if self._ends_at is not None or self._listening.socket is None:
+        if self._ends_at is not None or not self._listening.has_begun:
             return
         if self._worker.queue.failure is not None:
             # The DB thread has died. A new host may open the database again; clients find it by themselves.
@@ -424,9 +433,12 @@ class HostServer:
             return
         if not self._listening.is_bound():
             self._listening.close()
-            with contextlib.suppress(OSError):
+            hint = "it was made again"
+            try:
                 self._listening.open()
-            log.warning("host.socket_was_deleted", database=str(self._directory), hint="it was made again")
+            except (OSError, StoreUnavailableError) as error:
+                hint = f"it cannot be made again now: {error}"
+            log.warning("host.socket_was_deleted", database=str(self._directory), hint=hint)
 
     def _say_goodbye(self) -> None:
         """Give the clients a moment to read what they are owed."""

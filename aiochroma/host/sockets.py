@@ -243,6 +243,11 @@ class Listening:
         self.socket = listen(self.address)
         self._bound = self.address.stat()
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether it has listened, even if the socket is gone by now and cannot be made again."""
+        return self._bound is not None
+
     def watch(self) -> None:
         """Have the selector watch the socket, if it may; called on the thread that selects."""
         if self.socket is not None and not self._watched and time.monotonic() >= self.watched_from:

@@ -169,6 +169,17 @@ def test_ten_processes_that_start_at_once_have_one_host(hosts, path):
         assert client.get_collection("things", embedding_function=None).count() == 200
 
 
+def test_a_starter_that_is_killed_leaves_the_start_to_others(hosts, path):
+    """In the moment in which it has the lock of those who start a host."""
+    starter = subprocess.Popen([sys.executable, str(PROGRAM), "stay", str(path)], **PIPES)
+    until(lambda: list(Path(hosts.folder).glob("*.starting")), "it starts a host")
+    starter.kill()
+    starter.communicate()
+    with sync.PersistentClient(path, process="shared", host_idle=0) as client:
+        assert client.count_collections() == 0
+    assert hosts.log(path).count('"event": "database.opened"') == 1
+
+
 def test_the_folder_and_the_socket_are_the_users_alone(hosts, path):
     """0700 and 0600; a folder that is open to others is refused."""
     with sync.PersistentClient(path, process="shared"):
@@ -180,6 +191,14 @@ def test_the_folder_and_the_socket_are_the_users_alone(hosts, path):
     Path(hosts.folder).chmod(0o755)
     with pytest.raises(aiochroma.StoreUnavailableError, match="0700"):
         sync.PersistentClient(other, process="shared")
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="only root can give a folder away")
+def test_a_folder_of_another_user_is_refused(hosts, path):
+    """Whoever owns it could listen in our place; the message names the owner."""
+    os.chown(hosts.folder, 65534, 65534)
+    with pytest.raises(aiochroma.StoreUnavailableError, match=r"of this user's.*owner 65534"):
+        sync.PersistentClient(path, process="shared")
 
 
 def test_a_folder_that_is_a_link_is_refused(hosts, path, monkeypatch, tmp_path):
@@ -450,13 +469,19 @@ def test_the_command_line_works_beside_a_bot(hosts, tmp_path):
 
 
 async def test_a_deleted_socket_is_made_again(monkeypatch, dying_host, hosts, path):
-    """Connected clients go on meanwhile; the host binds at its next look, so that others find it again."""
+    """Connected clients go on meanwhile; the host binds at its next look, so that others find it again.
+
+    So it does where the whole folder is gone, and something else in its place for a while.
+    """
     monkeypatch.setenv("DYING_HOST_LOOK_SECONDS", "0.2")
     async with aiochroma.AsyncPersistentClient(path, process="shared") as client:
         collection = await client.create_collection("things", embedding_function=None)
         pid = hosts.pid(path)
         socket = Path(read_owner(path).socket)
-        socket.unlink()
+        shutil.rmtree(socket.parent)
+        socket.parent.touch()
+        await asyncio.to_thread(until, lambda: "cannot be made again" in hosts.log(path), "a look")
+        socket.parent.unlink()
         await collection.upsert(ids=["meanwhile"], embeddings=[VECTOR])
         # A host looks when something happens, too; an idle one by itself.
         await asyncio.to_thread(until, socket.exists, "the socket is there again")
