@@ -6,7 +6,10 @@ import streamlit as st
 
 from aiochroma.streamlit import cached_memory, guarded
 
-memory = guarded(lambda: cached_memory(os.environ["CHROMA_DB_PATH"]), again_every=1)
+memory = guarded(
+    lambda: cached_memory(os.environ["CHROMA_DB_PATH"], process=os.environ.get("CHROMA_PROCESS")),
+    again_every=1,
+)
 if memory is None:
     st.stop()
 
@@ -17,7 +20,7 @@ def counters():
 
 
 counters()["runs"] += 1
-guarded(lambda: memory.remember(f"run number {counters()['runs']}"))
+guarded(lambda: memory.remember(f"run number {counters()['runs']} of process {os.getpid()}"))
 st.button("again")
 if st.button("fail"):
     raise LookupError("the script's own")

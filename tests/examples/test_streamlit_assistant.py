@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 from programs import PATIENCE, Program, free_port
 
 import aiochroma
+from aiochroma import sync
 
 pytest.importorskip("streamlit", reason="streamlit is not installed (dependency group `frameworks`)")
 pytest.importorskip("selenium", reason="selenium is not installed (dependency group `frameworks`)")
@@ -40,7 +42,7 @@ def browser(tmp_path):
 def streamlit(tmp_path):
     """Start a script as its user would; the store is in the test's directory."""
 
-    def make(script):
+    def make(script, **environment):
         port = free_port()
         options = {
             "server.port": port,
@@ -52,10 +54,11 @@ def streamlit(tmp_path):
         flags = [part for name, value in options.items() for part in (f"--{name}", value)]
         program = Program(
             [sys.executable, "-m", "streamlit", "run", script, *flags],
-            tmp_path / "streamlit.log",
+            tmp_path / f"streamlit-{port}.log",
             directory=tmp_path,
             CHROMA_DB_PATH=tmp_path / "store",
             HOME=tmp_path,
+            **environment,
         )
         program.url = f"http://127.0.0.1:{port}"
         return program
@@ -157,6 +160,24 @@ async def test_a_locked_store(browser, streamlit, page, tmp_path):
             assert "Traceback" not in browser.text()
             await memory.aclose()
             await asyncio.to_thread(browser.wait_for, r"run 1, memory \d+, holds 1")
+
+
+def test_two_servers_share_a_directory(browser, streamlit, page):
+    """With `process="shared"` each has what the other remembers, and neither gets an error."""
+    with tempfile.TemporaryDirectory(prefix="aio-") as folder:
+        shared = {"CHROMA_PROCESS": "shared", "AIOCHROMA_RUNTIME_DIR": folder}
+        with streamlit(page, **shared) as one, streamlit(page, **shared) as other:
+            seen = []
+            for server in (one, other, one):
+                server.when_up(f"{server.url}/_stcore/health")
+                browser.open(server.url)
+                run, _, holds = shown(browser)
+                seen.append((run, holds))
+            assert seen == [(1, 1), (1, 2), (2, 3)]
+            assert "Traceback" not in one.output() + other.output()
+        # Their host has no clients any more, so it lets go.
+        with sync.Memory(page.parent / "store", process="this") as memory:
+            assert memory.count() == 3
 
 
 def test_a_restart_of_the_server(browser, streamlit, page):

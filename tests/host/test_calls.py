@@ -363,6 +363,18 @@ async def test_the_queue_is_the_clients_own(opening, hosts, path):
         assert await asyncio.gather(*calls) == [0] * 10
 
 
+async def test_a_client_has_so_many_requests_in_the_host_and_no_more(client, collection, hosts, path, lock):
+    """The others stand in its own line, and go out as answers come."""
+    release = lock()
+    calls = [asyncio.ensure_future(collection.add(ids=[f"id{n}"], embeddings=[VECTOR])) for n in range(600)]
+    await running(client, hosts, path, 256)
+    assert client.stats().pending == 600
+    assert [each["requests"] for each in hosts.status(path)["clients"]] == [256]
+    release()
+    await asyncio.gather(*calls)
+    assert await collection.count() == 600
+
+
 async def test_requests_of_one_turn_are_merged(client, collection):
     """What a loop asks for in one turn arrives together, so that the host makes few calls of it."""
     await collection.add(ids=["a", "b"], embeddings=[VECTOR, VECTOR])

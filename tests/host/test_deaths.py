@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections import Counter
@@ -88,6 +89,51 @@ async def test_callers_do_not_notice_the_death_of_the_host(client, collection, h
     await asyncio.gather(*tasks)
     there = set((await collection.get(include=[]))["ids"])
     assert set(acknowledged) <= there
+
+
+async def test_a_host_is_killed_while_it_rewrites_an_index(opening, hosts, path):
+    """In the moment in which its files change: no record is lost, and vectors that Chroma has lost are named."""
+    async with opening(allow_missing_vectors=True) as client:
+        acknowledged = await _killed_in_a_rewrite(client, hosts, path)
+        collection = await client.get_collection("rewritten", embedding_function=None)
+        there = set((await collection.get(include=[]))["ids"])
+        missing = {id for ids in client.recovery.missing.values() for id in ids}
+        assert acknowledged <= there
+        assert missing <= there
+        with_vectors = await collection.get(ids=sorted(there - missing), include=["embeddings"])
+        assert len(with_vectors["embeddings"]) == len(there - missing)
+
+
+async def _killed_in_a_rewrite(client, hosts, path):
+    """Kill the host while its client writes; return the ids that were acknowledged."""
+    hnsw = {"sync_threshold": 50, "batch_size": 50}
+    collection = await client.create_collection(
+        "rewritten", configuration={"hnsw": hnsw}, embedding_function=None
+    )
+    acknowledged, stop = set(), asyncio.Event()
+
+    async def write():
+        while not stop.is_set():
+            ids = [f"{len(acknowledged)}-{n}" for n in range(50)]
+            await collection.upsert(ids=ids, embeddings=np.random.rand(50, 4).astype("f4"))
+            acknowledged.update(ids)
+
+    def kill_in_a_rewrite():
+        until(lambda: list(path.glob("*-*-*-*-*/header.bin")), "there is an index")
+        before = _changed_at(path)
+        while _changed_at(path) == before:
+            pass
+        return hosts.kill(path)
+
+    writing = asyncio.ensure_future(write())
+    await asyncio.to_thread(hosts.ended, await asyncio.to_thread(kill_in_a_rewrite))
+    stop.set()
+    await writing
+    return acknowledged
+
+
+def _changed_at(path):
+    return [header.stat().st_mtime_ns for header in path.glob("*-*-*-*-*/header.bin") if header.exists()]
 
 
 async def test_what_may_not_run_twice_is_not_sent_again(client, collection, hosts, path):
@@ -216,6 +262,20 @@ async def test_a_stopped_client_keeps_nobody_waiting(client, collection, hosts, 
     out, errors = await asyncio.to_thread(other.communicate)
     assert out == "done\n"
     assert errors.count("is reached again") == 1
+
+
+async def test_a_cut_write_keeps_its_place_when_the_connection_is_lost(client, collection, hosts, path):
+    """The host is the same one: what it had begun is before what is sent again, and that before what comes later."""
+    pid, ids = hosts.pid(path), [f"id{n}" for n in range(1500)]
+    records = {"ids": ids, "embeddings": np.random.default_rng(0).random((1500, 4), dtype=np.float32)}
+    old = asyncio.ensure_future(collection.upsert(**records, documents=["old"] * 1500))
+    while not await collection.count():
+        assert not old.done()
+    client.session.connection.engine.serving._state._socket.shutdown(socket.SHUT_RDWR)
+    await collection.upsert(**records, documents=["new"] * 1500)
+    await old
+    assert set((await collection.get(include=["documents"]))["documents"]) == {"new"}
+    assert hosts.pid(path) == pid
 
 
 async def test_nonsense_on_the_socket_harms_nobody(client, collection, hosts, path):
