@@ -42,6 +42,7 @@ __all__ = [
     "PROBE",
     "EmbeddingFunction",
     "await_function",
+    "blamed",
     "call_function",
     "fingerprint_of",
     "identity_of",
@@ -182,11 +183,11 @@ def call_function(
     """
     given = [*inputs]  # Its own: some clean the texts in place.
     if tokens:
-        with _within(function), _blamed(function):
+        with _within(function), blamed(function):
             # Functions that have none are not asked.
             matrices = _whole(getattr(function, "embed_query_tokens" if is_query else "embed_tokens")(given))
         return matrices_from(matrices, inputs, function)
-    with _within(function), _blamed(function):
+    with _within(function), blamed(function):
         for_queries = getattr(function, "embed_query", None) if is_query else None
         result = _whole(function(given) if for_queries is None else for_queries(input=given))
     return vectors_from(result, inputs, function)
@@ -218,7 +219,7 @@ async def await_function(
 
     async def answer() -> Iterable[npt.ArrayLike]:
         # Blamed here as well: a SystemExit that leaves a task ends the event loop.
-        with _within(function), _blamed(function):
+        with _within(function), blamed(function):
             if for_queries is not None and inspect.iscoroutinefunction(for_queries):
                 result: Iterable[npt.ArrayLike] = await for_queries(input=given)
             else:
@@ -239,7 +240,7 @@ async def await_function(
             f"The embedding function {name_of(function)!r} had not answered when the deadline passed.",
             started=True,
         )
-    with _blamed(function):
+    with blamed(function):
         result = task.result()
     return vectors_from(result, inputs, function)
 
@@ -250,7 +251,7 @@ def tokens_of(embedder: object, count: Callable[[str], int], text: str) -> int:
     Raises:
         EmbeddingFailedError: It raised, or returned no number of tokens.
     """
-    with _blamed(embedder):
+    with blamed(embedder):
         tokens = operator.index(count(text))
         if tokens < 0:
             raise ValueError(f"`count_tokens` returned {tokens}")
@@ -402,7 +403,7 @@ def _within(function: object) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _blamed(function: object) -> Iterator[None]:
+def blamed(function: object) -> Iterator[None]:
     """Turn whatever a function raises into an error that says so."""
     try:
         yield

@@ -216,7 +216,10 @@ class WordLlamaEmbedder:
         for section in sections(text):
             try:
                 encoding = self._tokenizer.encode(section, add_special_tokens=False)
-            except UnicodeEncodeError:
+            except (
+                TypeError,
+                UnicodeEncodeError,
+            ):  # Which of them, changes with the release of `tokenizers`.
                 readable = section.encode("utf-8", "replace").decode("utf-8")
                 encoding = self._tokenizer.encode(readable, add_special_tokens=False)
             ids += encoding.ids

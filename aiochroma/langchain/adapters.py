@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping  # noqa: TC003 - pydantic reads the annotation
+import math
+from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -12,24 +13,43 @@ from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import run_in_executor
 from pydantic import ConfigDict, Field, InstanceOf
 
-from aiochroma._errors import EmbedderMismatchError, InvalidInputError
+from aiochroma._errors import EmbedderMismatchError, InvalidInputError, shown
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma._types import JsonObject
-from aiochroma._waiting import waits_by_blocking
+from aiochroma._waiting import deadline_at, waits_by_blocking
+from aiochroma.backend.limits import check_storable_text
 from aiochroma.embedding.choice import chosen
-from aiochroma.embedding.functions import PROBE, fingerprint_of, is_alike, is_same_name
+from aiochroma.embedding.functions import (
+    PROBE,
+    await_function,
+    blamed,
+    fingerprint_of,
+    is_alike,
+    is_same_name,
+    vectors_from,
+)
 from aiochroma.memory.memory import Memory  # noqa: TC001 - pydantic reads the annotation
 from aiochroma.sync import Memory as BlockingMemory
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
 
-    from aiochroma._types import Metadata
+    from aiochroma._types import Metadata, Vector
     from aiochroma.client.collection import Collection
     from aiochroma.embedding.choice import EmbedderFunction
     from aiochroma.memory.results import Hit, Recall
 
-__all__ = ["AiochromaEmbeddings", "AiochromaRetriever", "EmbedderMark", "embed_documents", "embed_query"]
+__all__ = [
+    "AiochromaEmbeddings",
+    "AiochromaRetriever",
+    "EmbedderMark",
+    "check_rows",
+    "embed_documents",
+    "embed_query",
+    "refuse_text",
+]
 
 
 class AiochromaEmbeddings(Embeddings):
@@ -59,18 +79,92 @@ class AiochromaEmbeddings(Embeddings):
         return [float(value) for value in vector]
 
 
-async def embed_documents(embeddings: Embeddings, texts: list[str]) -> list[list[float]]:
-    """Return a vector for each text: awaited on an event loop, and blocking without one."""
+async def embed_documents(embeddings: Embeddings, texts: list[str]) -> list[Vector]:
+    """Return a vector for each text: awaited on an event loop, and blocking without one.
+
+    Raises:
+        EmbeddingFailedError: The embedder raised, or did not return one finite vector for each text.
+    """
     if waits_by_blocking():
-        return embeddings.embed_documents(texts)
-    return await embeddings.aembed_documents(texts)
+        with blamed(embeddings):
+            rows = embeddings.embed_documents([*texts])
+        return vectors_from(rows, texts, _Awaited(embeddings))
+    return await await_function(_Awaited(embeddings), texts, is_query=False, deadline=deadline_at(None))
 
 
-async def embed_query(embeddings: Embeddings, text: str) -> list[float]:
-    """Return the vector of a question: awaited on an event loop, and blocking without one."""
+async def embed_query(embeddings: Embeddings, text: str) -> Vector:
+    """Return the vector of a question: awaited on an event loop, and blocking without one.
+
+    Raises:
+        InvalidInputError: The question is no text.
+        EmbeddingFailedError: As :func:`embed_documents`.
+    """
+    if not isinstance(text, str):
+        raise InvalidInputError(f"`query` must be a string, got {shown(text)}.")
+    check_storable_text(text.replace("\0", " "), "`query`", math.inf)
     if waits_by_blocking():
-        return embeddings.embed_query(text)
-    return await embeddings.aembed_query(text)
+        with blamed(embeddings):
+            row = embeddings.embed_query(text)
+        (vector,) = vectors_from([row], [text], _Awaited(embeddings))
+    else:
+        (vector,) = await await_function(
+            _Awaited(embeddings), [text], is_query=True, deadline=deadline_at(None)
+        )
+    return vector
+
+
+def check_rows(
+    given: object, texts: Sequence[object], metadatas: Sequence[object] | None, ids: Sequence[object] | None
+) -> None:
+    """Check what is to be stored, before it is embedded.
+
+    Args:
+        given: The texts as they were given.
+        texts: The texts as a list.
+        metadatas: What goes with each, or None.
+        ids: The id of each, or None.
+
+    Raises:
+        InvalidInputError: Something of it is wrong.
+    """
+    if isinstance(given, str) or not all(isinstance(text, str) for text in texts):
+        raise InvalidInputError(f"`texts` must be several strings, got {shown(given)}.")
+    refuse_text(ids)
+    for name, values in (("metadatas", metadatas), ("ids", ids)):
+        if values is not None and len(values) != len(texts):
+            raise InvalidInputError(
+                f"There are {len(texts)} texts and {len(values)} `{name}`; give one for each."
+            )
+    for position, text in enumerate(texts):
+        check_storable_text(str(text), f"texts[{position}]")
+    for position, metadata in enumerate(metadatas or ()):
+        if metadata is not None and not isinstance(metadata, Mapping):
+            raise InvalidInputError(f"metadatas[{position}] must be a mapping, got {shown(metadata)}.")
+
+
+def refuse_text(ids: object) -> None:
+    """Refuse one id in the place of several: its letters would be taken for them.
+
+    Raises:
+        InvalidInputError: It is one.
+    """
+    if isinstance(ids, str):
+        raise InvalidInputError(f"`ids` must be several strings, got {shown(ids)}.")
+
+
+class _Awaited:
+    """LangChain's embeddings in the form of an asynchronous embedding function, under the name of their class."""
+
+    def __init__(self, embeddings: Embeddings) -> None:
+        self._embeddings = embeddings
+        kind = type(embeddings)
+        self.__module__, self.__qualname__, self.__name__ = kind.__module__, kind.__qualname__, kind.__name__
+
+    async def __call__(self, input: list[str]) -> list[list[float]]:
+        return await self._embeddings.aembed_documents(input)
+
+    async def embed_query(self, input: list[str]) -> list[list[float]]:
+        return [await self._embeddings.aembed_query(text) for text in input]
 
 
 class EmbedderMark:

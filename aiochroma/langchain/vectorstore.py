@@ -11,11 +11,18 @@ from langchain_core.vectorstores import VectorStore
 from langchain_core.vectorstores.utils import maximal_marginal_relevance
 
 from aiochroma._errors import InvalidInputError, shown
-from aiochroma._types import JsonObject, Metadata, MetadataView, Where
+from aiochroma._types import JsonObject, Metadata, MetadataView, Vector, Where
 from aiochroma._waiting import drive
 from aiochroma.client.session import LazyClient, Shared
 from aiochroma.embedding.choice import adapted
-from aiochroma.langchain.adapters import AiochromaEmbeddings, EmbedderMark, embed_documents, embed_query
+from aiochroma.langchain.adapters import (
+    AiochromaEmbeddings,
+    EmbedderMark,
+    check_rows,
+    embed_documents,
+    embed_query,
+    refuse_text,
+)
 from aiochroma.memory.arguments import RESERVED
 from aiochroma.memory.memory import Memory
 from aiochroma.memory.results import user_metadata
@@ -111,20 +118,14 @@ class AiochromaVectorStore(Shared, VectorStore):
         """
         _refuse(kwargs)
         documents = list(texts)
-        if isinstance(texts, str) or not all(isinstance(text, str) for text in documents):
-            raise InvalidInputError(f"`texts` must be several strings, got {shown(texts)}.")
-        for name, values in (("metadatas", metadatas), ("ids", ids)):
-            if values is not None and len(values) != len(documents):
-                raise InvalidInputError(
-                    f"There are {len(documents)} texts and {len(values)} `{name}`; give one for each."
-                )
+        check_rows(texts, documents, metadatas, ids)
         if not documents:
             return []
         given = [id for id in ids or () if id is not None]
         all_ids = [id or str(uuid.uuid4()) for id in ids or [None] * len(documents)]
         vectors = await embed_documents(self._embeddings, documents)
         own = [
-            {key: value for key, value in (one or {}).items() if not key.startswith(RESERVED)}
+            {key: value for key, value in (one or {}).items() if not str(key).startswith(RESERVED)}
             for one in metadatas or [{}] * len(documents)
         ]
 
@@ -153,14 +154,15 @@ class AiochromaVectorStore(Shared, VectorStore):
 
     async def aget_by_ids(self, ids: Sequence[str], /) -> list[Document]:
         """Return the documents that have these ids, in this order; those that do not exist are left out."""
+        refuse_text(ids)
         if not ids:
             return []
         distinct = list(dict.fromkeys(ids))
 
         async def read(collection: Collection) -> list[Document]:
             found = await collection.get(ids=distinct, include=["documents", "metadatas"])
-            documents = _documents(found["ids"], found["documents"], found["metadatas"])
-            by_id = dict(zip(found["ids"], documents, strict=True))
+            rows = _documents(found["ids"], found["documents"], found["metadatas"])
+            by_id = {str(row.id): row for row in rows}
             return [by_id[id] for id in distinct if id in by_id]
 
         return await self._on_collection(read, absent=[])
@@ -179,6 +181,7 @@ class AiochromaVectorStore(Shared, VectorStore):
             True.
         """
         _refuse(kwargs)
+        refuse_text(ids)
 
         async def remove(collection: Collection) -> bool:
             doomed = None if ids is None else list(dict.fromkeys(ids))
@@ -251,9 +254,8 @@ class AiochromaVectorStore(Shared, VectorStore):
             kwargs: ``where_document``, Chroma's filter over texts.
         """
         vector = await embed_query(self._embeddings, query)
-        return await self.amax_marginal_relevance_search_by_vector(
-            vector, k, fetch_k, lambda_mult, filter=filter, **kwargs
-        )
+        search = self.amax_marginal_relevance_search_by_vector
+        return await search(vector.tolist(), k, fetch_k, lambda_mult, filter=filter, **kwargs)
 
     async def amax_marginal_relevance_search_by_vector(
         self,
@@ -374,7 +376,7 @@ class AiochromaVectorStore(Shared, VectorStore):
         return await self._client.on_collection(self._name, work, absent=absent, check=self._mark.check)
 
     async def _nearest(
-        self, vector: Sequence[float], k: int, filter: Where | None, options: Mapping[str, object]
+        self, vector: Sequence[float] | Vector, k: int, filter: Where | None, options: Mapping[str, object]
     ) -> list[tuple[Document, float]]:
         rows = await self._rows(vector, k, filter, options, ["documents", "metadatas", "distances"])
         documents = _documents(rows["ids"][0], rows["documents"][0], rows["metadatas"][0])
@@ -387,7 +389,7 @@ class AiochromaVectorStore(Shared, VectorStore):
 
     async def _rows(
         self,
-        vector: Sequence[float],
+        vector: Sequence[float] | Vector,
         k: int,
         filter: Where | None,
         options: Mapping[str, object],

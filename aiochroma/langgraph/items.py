@@ -216,12 +216,14 @@ def value_as_json(value: Mapping[str, object], where: str) -> str:
     Raises:
         InvalidInputError: There is something in it that JSON does not have, or it is longer than a record may be.
     """
+    if not isinstance(value, Mapping):
+        raise InvalidInputError(f"The value of {where} must be a mapping, got {shown(value)}.")
     try:
         text = json.dumps(dict(value), ensure_ascii=False, allow_nan=False)
         text.encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidInputError(
-            f"The value of {where} cannot be written as JSON ({error}): {str(value)[:200]}."
+            f"The value of {where} cannot be written as JSON ({error}): {shown(value)}."
         ) from error
     check_storable_text(text, f"The value of {where}")
     return text
@@ -243,6 +245,8 @@ def _check_filter(filter: Where | None) -> None:
     Raises:
         InvalidInputError: There is one that is not known, or a comparison with something that is no number.
     """
+    if not isinstance(filter, Mapping | None):
+        raise InvalidInputError(f"`filter` must be a mapping or None, got {shown(filter)}.")
     for key, condition in (filter or {}).items():
         _check_condition(condition, key)
 
@@ -323,11 +327,8 @@ def matches_condition(condition: MatchCondition, namespace: Sequence[str]) -> bo
         )
     if len(namespace) < len(path):
         return False
-    labels = (
-        namespace[: len(path)]
-        if condition.match_type == "prefix"
-        else namespace[len(namespace) - len(path) :]
-    )
+    start = 0 if condition.match_type == "prefix" else len(namespace) - len(path)
+    labels = namespace[start : start + len(path)]
     return all(pattern in {"*", label} for pattern, label in zip(path, labels, strict=True))
 
 
@@ -342,26 +343,36 @@ def check(op: Op) -> None:
         raise InvalidInputError(
             f"A store carries out LangGraph's operations, got {type(op).__name__}: {shown(op)}."
         )
+    namespace = getattr(op, "namespace_prefix", getattr(op, "namespace", None))
+    if isinstance(namespace, str):
+        raise InvalidInputError(f"A namespace must be a tuple of labels, got {shown(namespace)}.")
     validate_op_namespace(op)
     if isinstance(op, (GetOp, PutOp)):
         path_of(op.namespace)
-    elif isinstance(op, SearchOp):
-        path_of(op.namespace_prefix[:DEEPEST_SCOPE])
     if isinstance(op, PutOp) and op.value is not None:
-        value_as_json(op.value, f"{op.key!r} in {op.namespace!r}")
-        ttl: object = op.ttl
-        if ttl is not None and not (is_number(ttl) and 0 < ttl < _LONGEST_TTL):
-            raise InvalidInputError(
-                f"The `ttl` of {op.key!r} must be a number of minutes above 0, got {shown(ttl)}."
-            )
-    if isinstance(op, SearchOp):
-        _check_filter(op.filter)
+        _check_put(op)
     if isinstance(op, (SearchOp, ListNamespacesOp)):
-        for name, number in (("limit", op.limit), ("offset", op.offset)):
-            if not isinstance(number, SupportsIndex) or number < 0:
-                raise InvalidInputError(
-                    f"`{name}` must be a whole number of at least 0, got {shown(number)}."
-                )
+        _check_search(op)
+
+
+def _check_search(op: SearchOp | ListNamespacesOp) -> None:
+    if isinstance(op, SearchOp):
+        path_of(op.namespace_prefix[:DEEPEST_SCOPE])
+        _check_filter(op.filter)
+    for name, number in (("limit", op.limit), ("offset", op.offset)):
+        if not isinstance(number, SupportsIndex) or number < 0:
+            raise InvalidInputError(f"`{name}` must be a whole number of at least 0, got {shown(number)}.")
+
+
+def _check_put(op: PutOp) -> None:
+    value_as_json(op.value or {}, f"{shown(op.key)} in {op.namespace!r}")
+    ttl: object = op.ttl
+    if ttl is not None and not (is_number(ttl) and 0 < ttl < _LONGEST_TTL):
+        raise InvalidInputError(
+            f"The `ttl` of {op.key!r} must be a number of minutes above 0, got {shown(ttl)}."
+        )
+    if op.index is not None and not isinstance(op.index, bool):
+        _tokenized(op.index)
 
 
 class IndexedFields:
@@ -412,19 +423,15 @@ class IndexedFields:
 
     async def embed_queries(self, queries: Sequence[str]) -> dict[str, Vector | None]:
         """Return the vector of each question, None where the embedder finds nothing in it."""
-        embeddings = await self._loaded() if queries else None
         return {
-            query: self._checked(await embed_query(embeddings, query))
+            query: self._checked(await embed_query(await self._loaded(), query))
             for query in dict.fromkeys(queries)
-            if embeddings is not None
         }
 
     async def _loaded(self) -> Embeddings:
-        if self._embeddings is None:
-            if self._given is None:
-                self._embeddings = AiochromaEmbeddings(await off_loop(default_embedder))
-            else:
-                self._embeddings = ensure_embeddings(self._given)
+        if self._embeddings is None and self._given is None:
+            self._embeddings = AiochromaEmbeddings(await off_loop(default_embedder))
+        self._embeddings = self._embeddings or ensure_embeddings(self._given)
         return self._embeddings
 
     def _checked(self, row: object) -> Vector | None:
@@ -438,4 +445,6 @@ class IndexedFields:
 
 
 def _tokenized(fields: Sequence[str]) -> list[str | list[str]]:
+    if isinstance(fields, str) or not all(isinstance(field, str) for field in fields):
+        raise InvalidInputError(f"What is embedded must be a list of paths in a value, got {shown(fields)}.")
     return ["$" if field == "$" else tokenize_path(field) for field in fields]

@@ -264,7 +264,9 @@ def erase(
                 await traces.read(store, found, ids)
                 if chosen is None:
                     return await _drop(store, found, noted=False)
-                return await _delete(store, found, ids, action="forget", noted=False)
+                erased = await _delete(store, found, ids, action="forget", noted=False)
+                await traces.drop_chunks(store, found)
+                return erased
 
             # What is being copied holds the texts as well; it is begun again then. A copy that is begun meanwhile, too.
             await drop_copies(store, name)
@@ -290,9 +292,11 @@ class _Traces:
         texts: The texts of those memories.
         vectors: The vectors of those memories, and of the chunks of long texts.
         ids: The ids of those memories, by namespace.
+        chunks: The ids of their chunks in the namespace that was read last.
     """
 
     def __init__(self) -> None:
+        self.chunks: list[str] = []
         self.erased = 0
         self.texts: list[str] = []
         self.vectors: list[Vector] = []
@@ -301,15 +305,23 @@ class _Traces:
     async def read(self, store: Store, namespace: Namespace, ids: list[str]) -> None:
         """Read what is to be erased."""
         self.ids[namespace.name] = ids
+        self.chunks = []
         chunks = await store.collection(namespace.chunks)
         for start in range(0, len(ids), _READ_AT_ONCE):
             page = ids[start : start + _READ_AT_ONCE]
             await self._add(store, namespace.collection, ids=page, where=None)
             if chunks is not None:
                 collection = {**namespace.collection, "collection_id": chunks.id}
-                await self._add(store, collection, ids=None, where={CHUNK_OF: {"$in": page}})
+                self.chunks += await self._add(store, collection, ids=None, where={CHUNK_OF: {"$in": page}})
 
-    async def _add(self, store: Store, collection: MetadataView, **which: object) -> None:
+    async def drop_chunks(self, store: Store, namespace: Namespace) -> None:
+        """Delete the chunks that were read and are still there: another program has deleted or replaced their memories."""
+        holder = await store.collection(namespace.chunks) if self.chunks else None
+        if holder is not None:
+            collection = {**namespace.collection, "collection_id": holder.id}
+            await store.submit("_delete", bulk=True, **collection, ids=self.chunks)
+
+    async def _add(self, store: Store, collection: MetadataView, **which: object) -> list[str]:
         found = await store.submit(
             "_get",
             **collection,
@@ -321,6 +333,8 @@ class _Traces:
         )
         self.texts += [text for text in found["documents"] if text]
         self.vectors += list(found["embeddings"])
+        ids: list[str] = found["ids"]
+        return ids
 
 
 def refuse_unerasable(session: Session) -> None:

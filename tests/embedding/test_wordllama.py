@@ -21,6 +21,13 @@ def test_meaning_is_nearer_than_something_else():
     assert near > far
 
 
+def test_half_a_character_counts_as_a_question_mark():
+    """In a text and in a question: it came from somewhere that cut it."""
+    embedder = WordLlamaEmbedder()
+    assert embedder.token_ids("a cat \ud83d") == embedder.token_ids("a cat ?")
+    assert embedder.embed_query(["\ud83d"]).shape == (1, embedder.dimensions)
+
+
 def test_loading_changes_nothing_global():
     """Loading and using the vectors leaves the root logger, the environment and the warning filters alone."""
     program = (

@@ -218,3 +218,60 @@ async def test_langchains_embeddings_in_a_memory(tmp_path):
     async with aiochroma.Memory(tmp_path, embedder=Others()) as memory:
         with pytest.raises(aiochroma.EmbedderMismatchError, match="letters-1"):
             await memory.recall("abc", namespaces="default")
+
+
+class _Down(Letters):
+    """An embedder whose service goes away, or answers something else."""
+
+    answer = None
+
+    def embed_documents(self, texts):
+        return super().embed_documents(texts) if self.answer is None else self.answer()
+
+    def embed_query(self, text):
+        return [1.0] * 26 if self.answer is None else self.answer()
+
+
+def _refused():
+    raise ConnectionError("connection refused")
+
+
+@pytest.mark.parametrize("answer", [_refused, lambda: 7, lambda: [float("nan")] * 26, list])
+async def test_what_an_embedder_does_is_an_error_of_the_tree(tmp_path, answer):
+    """Whether it raises or returns no vectors, awaited and without a loop; nothing is written."""
+    embedder = _Down()
+    store = AiochromaVectorStore(tmp_path, embedder)
+    await store.aadd_texts(TEXTS)
+    embedder.answer = answer
+    for call in (
+        lambda: store.aadd_texts(["One more."]),
+        lambda: store.asimilarity_search("cat"),
+        lambda: store.amax_marginal_relevance_search("cat"),
+        lambda: asyncio.to_thread(store.add_texts, ["One more."]),
+        lambda: asyncio.to_thread(store.similarity_search, "cat"),
+    ):
+        with pytest.raises(aiochroma.EmbeddingFailedError, match="_Down"):
+            await call()
+    embedder.answer = None
+    assert len(await store.asimilarity_search("cat", k=10)) == len(TEXTS)
+    await store.aclose()
+
+
+async def test_one_id_is_not_the_ids_of_its_letters(store):
+    """Given in the place of a list it would delete other documents."""
+    for call in (store.adelete("ab"), store.aget_by_ids("ab"), store.aadd_texts(["x", "y"], ids="ab")):
+        with pytest.raises(aiochroma.InvalidInputError, match="`ids`"):
+            await call
+    assert len(await store.aget_by_ids(["a", "b"])) == 2
+
+
+async def test_what_is_no_text_is_refused_before_it_is_embedded(store):
+    """Half a character, no text at all, metadata that are none."""
+    for call, named in (
+        (store.asimilarity_search("half a \ud83d"), "`query`"),
+        (store.asimilarity_search(None), "`query`"),
+        (store.aadd_texts(["whole", "half a \ud83d"]), r"texts\[1\]"),
+        (store.aadd_texts(["whole"], ["kind"]), r"metadatas\[0\]"),
+    ):
+        with pytest.raises(aiochroma.InvalidInputError, match=named):
+            await call

@@ -414,3 +414,45 @@ async def test_clients_of_the_caller(tmp_path):
     await store.aclose()
     assert not blocking.closed
     await asyncio.to_thread(blocking.close)
+
+
+async def test_arguments_of_another_kind_are_refused(tmp_path):
+    """One label in the place of a tuple would be one label for each letter, one path a path for each; both find nothing later."""
+    deep = {}
+    inner = deep
+    for _ in range(5000):
+        inner["a"] = inner = {}
+    async with AiochromaStore(tmp_path, index={"fields": ["text"]}) as store:
+        for call in (
+            lambda: store.aput("users", "k", {"text": "a cat"}),
+            lambda: store.aget("users", "k"),
+            lambda: store.asearch("users"),
+            lambda: store.aput(("users",), "k", {"text": "a cat"}, index="text"),
+            lambda: store.aput(("users",), "k", ["a cat"]),
+            lambda: store.aput(("users",), "k", deep),
+            lambda: store.aput(("users",), "k", {"number": 10**5000}),
+            lambda: store.asearch(("users",), query=7),
+            lambda: store.asearch(("users",), query="half a \ud83d"),
+            lambda: store.asearch(("users",), filter=["text"]),
+        ):
+            with pytest.raises(aiochroma.InvalidInputError):
+                await call()
+        assert await store.asearch(("users",)) == []
+    with pytest.raises(aiochroma.InvalidInputError, match="list of paths"):
+        AiochromaStore(tmp_path, index={"fields": "text"})
+
+
+async def test_an_embedder_that_fails_is_an_error_of_the_tree(tmp_path):
+    """The item that was to be put is not there."""
+
+    def embed(texts):
+        raise ConnectionError("connection refused")
+
+    async with AiochromaStore(tmp_path, index={"embed": embed, "dims": 2}) as store:
+        for call in (
+            lambda: store.aput(("users",), "k", {"text": "a cat"}),
+            lambda: store.asearch(("users",), query="cat"),
+        ):
+            with pytest.raises(aiochroma.EmbeddingFailedError, match="connection refused"):
+                await call()
+        assert await store.aget(("users",), "k") is None

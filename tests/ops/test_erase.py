@@ -19,6 +19,7 @@ import aiochroma
 from aiochroma.disk.preflight import preflight
 from aiochroma.embedding.words import HashedEmbedder
 from aiochroma.memory.forgetting import erase_traces
+from aiochroma.records.record import WRITING
 
 SECRETS = (
     "my bank pin is quetzalcoatl 7788",
@@ -300,6 +301,28 @@ async def test_a_text_that_is_there_still_is_found(tmp_path):
     receipt = await aiochroma.erase(path, texts=SECRETS)
     assert not receipt.is_complete
     assert receipt.found == ("notes of somebody.txt",)
+
+
+@pytest.mark.parametrize("replaced", [True, False])
+async def test_chunks_of_what_another_program_deleted_or_replaced(tmp_path, replaced):
+    """Nobody has told the memory; its long text is still gone with its id, and the receipt can say so."""
+    path = tmp_path / "db"
+    async with aiochroma.Memory(path, embedder=HashedEmbedder(), split_chars=60) as memory:
+        await memory.remember(LIVING)
+        secret = await memory.remember(f"It is long. {SECRETS[0]}. " * 4)
+        collection = await memory.client.get_collection("default", embedding_function=None)
+        if replaced:
+            text = "Nothing of note."
+            vectors = HashedEmbedder().embed([text])
+            await collection.update(
+                ids=[secret], embeddings=vectors, documents=[text], metadatas=[{WRITING: None}]
+            )
+        else:
+            await collection.delete(ids=[secret])
+        receipt = await memory.erase(secret)
+        assert (receipt.is_complete, receipt.erased) == (True, int(replaced))
+        assert [hit.text for hit in await memory.recall("key")] == [LIVING]
+    assert_gone(path)
 
 
 async def test_a_damaged_or_open_database_is_refused(tmp_path):
