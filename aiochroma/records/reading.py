@@ -327,10 +327,10 @@ class Chunks:
     ) -> None:
         """Tell chunks, which are written before their memories, which memory they belong to."""
         owners = {
-            chunk_id(metadata[WRITING], number): moved[id]
+            chunk: moved[id]
             for id, metadata in zip(ids, metadatas, strict=True)
             if id in moved
-            for number in range(metadata.get(CHUNKS) or 0)
+            for chunk in _chunk_ids(metadata)
         }
         holder = self.holder(name, db) if owners else None
         if holder is not None:
@@ -358,10 +358,10 @@ class Chunks:
         from chromadb.errors import NotFoundError
 
         unwanted = [
-            chunk_id(record["metadata"][WRITING], number)
+            chunk
             for record in old
-            if record["metadata"].get(CHUNKS) and record["metadata"].get(WRITING) not in keep
-            for number in range(record["metadata"][CHUNKS])
+            if record["metadata"].get(WRITING) not in keep
+            for chunk in _chunk_ids(record["metadata"])
         ]
         at_once = _DELETED_AT_ONCE if self._defers else _AT_ONCE
         slices = [unwanted[start : start + at_once] for start in range(0, len(unwanted), at_once)]
@@ -414,3 +414,15 @@ def _nearest_of_each(distances: Mapping[str, float]) -> dict[str, float]:
     for id, distance in distances.items():
         nearest.setdefault(writing_of(id), (id, distance))
     return dict(nearest.values())
+
+
+_MOST_CHUNKS = 2**18
+"""More than any text that can be stored has."""
+
+
+def _chunk_ids(metadata: MetadataView) -> list[str]:
+    """Return the ids of a memory's chunks; none where another program has written what is no number of them."""
+    writing, number = metadata.get(WRITING), metadata.get(CHUNKS)
+    if not isinstance(writing, str) or not isinstance(number, int) or number > _MOST_CHUNKS:
+        return []
+    return [chunk_id(writing, chunk) for chunk in range(number)]

@@ -13,7 +13,7 @@ import aiochroma
 from aiochroma.backend.chroma_records import ChromaRecords
 from aiochroma.memory.copies import copy_name
 from aiochroma.memory.vectors import CHUNKS_FOR
-from aiochroma.records.record import CHUNK_MADE, CHUNK_OF, CHUNKS, chunks_name
+from aiochroma.records.record import CHUNK_MADE, CHUNK_OF, CHUNKS, WRITING, chunks_name
 
 WORDS = ["kettle", "lamp", "window", "river", "stone"]
 
@@ -193,3 +193,26 @@ async def test_thousands_of_chunks_go_in_slices(path, letters, monkeypatch, how)
     assert max(sizes) <= 64
     async with aiochroma.Memory(path, embedder=letters(4)) as memory:
         assert await chunks_in(memory) == {}
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {CHUNKS: 3},
+        {CHUNKS: "many", WRITING: "w"},
+        {CHUNKS: 2.5, WRITING: "w"},
+        {CHUNKS: 10**15, WRITING: "w"},
+    ],
+    ids=["of no writing", "a text", "half a chunk", "a quadrillion"],
+)
+async def test_what_another_program_says_of_chunks_is_not_believed(memory, odd):
+    """Its memory is changed and forgotten like any other, at once and in little memory."""
+    id = await memory.remember("a kettle")
+    collection = await memory.client.get_collection("default", embedding_function=None)
+    await collection.update(ids=[id], metadatas=[odd])
+    await memory.remember(long_text(40), id="long")
+    assert (await memory.update(id, text="a lamp")).text == "a lamp"
+    await collection.update(ids=[id], metadatas=[odd])
+    assert await memory.forget(id) == 1
+    assert await memory.forget("long") == 1
+    assert await chunks_in(memory) == {}
