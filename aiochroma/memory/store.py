@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from aiochroma._errors import ClosedError, EmbedderError, EmbedderMismatchError, InvalidInputError
 from aiochroma._types import MetadataView, Vector
 from aiochroma._waiting import off_loop
-from aiochroma.backend.chroma_records import sparse_schema
+from aiochroma.backend.chroma_records import MEMORY_CONFIGURATION, sparse_schema
 from aiochroma.client.maintenance import SingleEmbedder, reembed_missing
 from aiochroma.client.opening import ClientOpening
 from aiochroma.core.stats import observed
@@ -20,7 +20,6 @@ from aiochroma.memory.copies import no_sparse_vectors, restore_names, settled, s
 from aiochroma.memory.vectors import TextEmbedder
 from aiochroma.records.reading import sparse_embedder_of
 from aiochroma.records.record import (
-    CONFIGURATION,
     DIMENSIONS,
     EMBEDDER,
     FINGERPRINT,
@@ -266,7 +265,7 @@ class Store:
         from chromadb.errors import InvalidArgumentError
 
         is_sparse = SPARSE_EMBEDDER in metadata
-        index = {"schema": sparse_schema(SPARSE)} if is_sparse else {"configuration": CONFIGURATION}
+        index = {"schema": sparse_schema(SPARSE)} if is_sparse else {"configuration": MEMORY_CONFIGURATION}
         make = self.submit("get_or_create_collection", name=name, metadata=metadata, **index, **self.database)
         try:
             made: Collection = await make

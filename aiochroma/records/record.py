@@ -32,7 +32,6 @@ __all__ = [
     "CHUNKS",
     "CHUNK_MADE",
     "CHUNK_OF",
-    "CONFIGURATION",
     "CREATED_AT",
     "DIMENSIONS",
     "EMBEDDER",
@@ -80,10 +79,6 @@ __all__ = [
     "written_over",
 ]
 
-CONFIGURATION: JsonObject = {"hnsw": {"space": "cosine", "sync_threshold": 250}}
-"""Of a collection of memories. After so many writes Chroma brings its index on the disk up to date; until then every write, and
-the first touch after opening, reads them from the log again. One `remember` took 27 ms of CPU with 800 of them to be read, at
-Chroma's own 1,000; at 250 it took 10 and at 100 some 7.5, but then bulk writing beside 100,000 memories took half more."""
 NAMESPACE = "aiochroma:namespace"
 """In the metadata of a collection: the namespace."""
 EMBEDDER = EMBEDDER_KEY
