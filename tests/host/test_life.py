@@ -450,7 +450,7 @@ async def test_a_backup_is_made_through_the_host(client, path, tmp_path):
 
 
 def test_the_command_line_works_beside_a_bot(hosts, tmp_path):
-    """remember and recall use the host that the bot uses."""
+    """remember, import and recall use the host that the bot uses."""
     path = tmp_path / "memory"
     hosts.directories.add(os.path.realpath(path))
     code, _, errors = python("-m", "aiochroma", "remember", "The bot likes tea.", "--path", path)
@@ -459,10 +459,14 @@ def test_the_command_line_works_beside_a_bot(hosts, tmp_path):
         assert [hit.text for hit in memory.recall("tea").hits] == ["The bot likes tea."]
         code, _, errors = python("-m", "aiochroma", "remember", "It rains.", "--path", path)
         assert code == 0, errors
+        lines = "".join(json.dumps({"text": f"Import number {number}."}) + "\n" for number in range(300))
+        code, _, errors = python("-m", "aiochroma", "import", "-", "--path", path, typed=lines)
+        assert code == 0, errors
         code, out, errors = python("-m", "aiochroma", "recall", "rains", "--path", path)
         assert code == 0, errors
         assert "It rains." in out
         assert "It rains." in [hit.text for hit in memory.recall("rains").hits]
+        assert memory.count() == 302
 
 
 # -- what is deleted, other namespaces, notebooks ------------------------------------------------------------------------
