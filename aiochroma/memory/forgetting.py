@@ -319,7 +319,9 @@ class _Traces:
         holder = await store.collection(namespace.chunks) if self.chunks else None
         if holder is not None:
             collection = {**namespace.collection, "collection_id": holder.id}
-            await store.submit("_delete", bulk=True, **collection, ids=self.chunks)
+            for start in range(0, len(self.chunks), _DELETED_AT_ONCE):
+                page = self.chunks[start : start + _DELETED_AT_ONCE]
+                await store.submit("_delete", **collection, ids=page)
 
     async def _add(self, store: Store, collection: MetadataView, **which: object) -> list[str]:
         found = await store.submit(

@@ -572,7 +572,7 @@ def table(report):
 
 PANELS = {
     f"{BESIDE}: loop stall max, ms": "Beside a bulk write: longest silence of the event loop, ms",
-    f"{BESIDE}: recall p99, ms": "Beside a bulk write: a question every 10 ms, p99, ms",
+    f"{BESIDE}: recall p99, ms": "Beside a bulk write: p99 of a question, ms",
     "fan-out x4, 16 callers, per s": "Questions to four collections, 16 callers, per second",
     WRITERS: "Single writes, 64 writers, per second",
 }
