@@ -85,7 +85,7 @@ def expand(path: str | os.PathLike[str], name: str) -> Path:
             raise InvalidInputError(f"`{name}` must be a path that is not empty, got {shown(path)}.")
         return Path(text).expanduser()
     except (TypeError, RuntimeError) as error:
-        raise InvalidInputError(f"`{name}` is not a usable path: {path!r} ({error}).") from error
+        raise InvalidInputError(f"`{name}` is not a usable path: {shown(path)} ({error}).") from error
 
 
 def canonical_path(path: str | os.PathLike[str], name: str = "path") -> str:

@@ -101,6 +101,7 @@ SENTENCES = {
         "the worker {pid} of this service has the store open, so this one answers with 503: let the workers share it "
         '(CHROMA_PROCESS=shared, or process="shared"), or run one worker'
     ),
+    "store.left_out": "{records} records in {collection} of another program are no items and are left out: {first}",
     "store.unavailable": "the store is unavailable: {reason}; the next attempt is in {next_attempt_seconds} s",
     "server_index.put_back": "the server has an older state of {collection} than before, which is read again whole",
     "server_index.not_kept": "what was read of the server's memories cannot stay in {file} ({error}); it is {hint}",

@@ -45,6 +45,7 @@ __all__ = [
     "PersistentOptions",
     "Process",
     "check_flag",
+    "check_name",
     "check_progress",
 ]
 
@@ -124,8 +125,8 @@ class ClientOptions:
     vector_cache_mb: float = 64.0
 
     def __post_init__(self) -> None:
-        _check_name("tenant", self.tenant)
-        _check_name("database", self.database)
+        check_name("tenant", self.tenant)
+        check_name("database", self.database)
         checked_seconds("timeout", self.timeout)
         if self.settings is not None and not hasattr(self.settings, "model_copy"):
             raise InvalidInputError(
@@ -361,7 +362,12 @@ def _refuse_other_address(settings: Settings, host: str, port: int, url: str) ->
             )
 
 
-def _check_name(name: str, value: object) -> None:
+def check_name(name: str, value: object) -> None:
+    """Check that an option is a name.
+
+    Raises:
+        InvalidInputError: It is no text, or an empty one.
+    """
     if not isinstance(value, str) or not value:
         raise InvalidInputError(f"`{name}` must be a non-empty string, got {shown(value)}.")
 

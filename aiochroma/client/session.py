@@ -8,9 +8,10 @@ import time
 import weakref
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from aiochroma._errors import ClosedError, DeadlineExceededError, InvalidInputError
+from aiochroma._errors import ClosedError, DeadlineExceededError, InvalidInputError, shown
+from aiochroma._files import expand
 from aiochroma._types import Vector
 from aiochroma._waiting import checked_seconds, deadline, deadline_at, refuse_on_loop, waits_by_blocking
 from aiochroma.backend.limits import MOST_BYTES
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from aiochroma.core.connection import Connection, EngineInfo, WhenFull
     from aiochroma.embedding.functions import EmbeddingFunction
 
-__all__ = ["Closing", "LazyClient", "Session", "Shared", "Turn", "Turns"]
+__all__ = ["Closing", "LazyClient", "Session", "Shared", "Turn", "Turns", "asynchronous_client"]
 
 T = TypeVar("T")
 
@@ -276,6 +277,22 @@ class Closing:
             raise asyncio.CancelledError
 
 
+def asynchronous_client(client: object) -> AsyncClient:
+    """Return the asynchronous client of what a caller gives as one, asynchronous or blocking.
+
+    Raises:
+        InvalidInputError: It is none of ours, or not open yet.
+    """
+    from aiochroma.client.client import AsyncClient
+
+    asynchronous = getattr(client, "asynchronous", client)
+    if not isinstance(asynchronous, AsyncClient):
+        raise InvalidInputError(
+            f"`client` must be an open client of aiochroma (`await` what opens it), got {shown(client)}."
+        )
+    return asynchronous
+
+
 class LazyClient:
     """A client that is opened when it is first needed, and the collections that were looked up with it.
 
@@ -285,12 +302,17 @@ class LazyClient:
     Args:
         path: The database's directory; None for the database in memory that all ephemeral clients of the process share.
         client: A client to use in place of an own one, asynchronous or blocking; it stays open.
+
+    Raises:
+        InvalidInputError: The client is not one of ours, or not open yet; or the path is none.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None, client: object = None) -> None:
         self._path = path
         self._owns_client = client is None
-        self._client = cast("AsyncClient | None", getattr(client, "asynchronous", client))
+        self._client = None if client is None else asynchronous_client(client)
+        if client is None and path is not None:
+            expand(path, "path")
         self._collections: dict[str, Collection] = {}
         self._closings = 0
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
@@ -48,8 +48,12 @@ __all__ = [
     "check_rows",
     "embed_documents",
     "embed_query",
+    "listed",
     "refuse_text",
 ]
+
+
+T = TypeVar("T")
 
 
 class AiochromaEmbeddings(Embeddings):
@@ -140,6 +144,19 @@ def check_rows(
     for position, metadata in enumerate(metadatas or ()):
         if metadata is not None and not isinstance(metadata, Mapping):
             raise InvalidInputError(f"metadatas[{position}] must be a mapping, got {shown(metadata)}.")
+
+
+def listed(values: Iterable[T], where: str) -> list[T]:
+    """Return what was given as a list.
+
+    Raises:
+        InvalidInputError: It is one text, or nothing that has several.
+    """
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+        raise InvalidInputError(
+            f"{where} must be a list, or something else to go through, got {shown(values)}."
+        )
+    return list(values)
 
 
 def refuse_text(ids: object) -> None:

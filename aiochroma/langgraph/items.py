@@ -1,30 +1,24 @@
-"""An item as a record, and back; which items a filter lets pass, which namespaces a condition matches, what is embedded.
-
-An item is one record: its value as JSON in the document; key and times in the metadata, and its namespace as the scope of a
-memory (see :mod:`aiochroma.records.record`), so that one collection holds any number of namespaces and a prefix is a filter. A
-record needs a vector, so it has one of length 1 that means nothing. The vectors of an item's texts are records of a collection of
-their own, one for each text, which name the item and the version of it that they belong to: those of an older version mean
-nothing.
+"""What is asked of a store: which items a filter lets pass, which namespaces a condition matches, what is embedded.
 
 Filters and conditions follow LangGraph's own stores.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import uuid
+import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timezone
 from typing import TYPE_CHECKING, SupportsIndex
 
 import numpy as np
+from langchain_core.embeddings import Embeddings
 from langgraph.store.base import (
     GetOp,
+    IndexConfig,
     ListNamespacesOp,
+    MatchCondition,
     PutOp,
     SearchOp,
+    TTLConfig,
     ensure_embeddings,
     get_text_at_path,
     tokenize_path,
@@ -32,201 +26,39 @@ from langgraph.store.base import (
 )
 
 from aiochroma._errors import EmbeddingFailedError, InvalidInputError, shown
-from aiochroma._types import JsonObject, Metadata, MetadataView, Vector, Where
+from aiochroma._types import JsonObject, Vector, Where
 from aiochroma._waiting import off_loop
-from aiochroma.backend.limits import check_storable_text, is_number
+from aiochroma.backend.limits import is_number
+from aiochroma.client.options import check_flag
 from aiochroma.embedding.choice import adapted, default_embedder
-from aiochroma.langchain.adapters import AiochromaEmbeddings, EmbedderMark, embed_documents, embed_query
-from aiochroma.memory.arguments import DEEPEST_SCOPE, checked_scope
-from aiochroma.records.record import SCOPE, scope_keys, scope_parts
+from aiochroma.langchain.adapters import (
+    AiochromaEmbeddings,
+    EmbedderMark,
+    embed_documents,
+    embed_query,
+    listed,
+)
+from aiochroma.langgraph.stored import path_of, value_as_json
+from aiochroma.memory.arguments import DEEPEST_SCOPE, check_k
 
 if TYPE_CHECKING:
-    from langgraph.store.base import Embeddings, IndexConfig, MatchCondition, Op
-
-    from aiochroma.client.collection import Collection
+    from langgraph.store.base import Op
 
 __all__ = [
-    "MINUTE",
-    "NO_VECTOR",
     "IndexedFields",
-    "Stored",
     "check",
-    "check_layout",
+    "check_ttl",
     "fixed_prefix",
-    "item_id",
-    "matches_condition",
+    "matching_namespaces",
     "passes",
-    "path_of",
-    "too_deep",
-    "value_as_json",
-    "vector_metadata",
 ]
 
-NO_VECTOR = np.ones(1, dtype=np.float32)
-
-MINUTE = 60.0
 _LONGEST_TTL = 1e300
 """In minutes; beyond it the end is no number."""
 
 # Not the keys of a memory's namespace: these vectors have no texts.
 _IDENTITY = "aiochroma:langgraph_embedder"
 _FINGERPRINT = "aiochroma:langgraph_embedder_fingerprint"
-
-
-@dataclass(frozen=True)
-class Stored:
-    """An item as it is stored.
-
-    Attributes:
-        id: The id of the record that holds the item.
-        namespace: The labels of the item's namespace.
-        key: The item's key, unique in its namespace.
-        value: What is remembered; empty where the item was read without.
-        created_at: When it was first written, in seconds since 1970.
-        updated_at: When it was last written or refreshed, in seconds since 1970.
-        version: Different whenever it is written.
-        ttl: Minutes that it lives after it was last written or read, or None.
-        expires_at: When that ends, or None.
-        indexed: Whether it has vectors.
-        complete: Whether it was read with its value.
-    """
-
-    id: str
-    namespace: tuple[str, ...]
-    key: str
-    value: JsonObject
-    created_at: float
-    updated_at: float
-    version: str
-    ttl: float | None
-    expires_at: float | None
-    indexed: bool
-    complete: bool = True
-
-    @classmethod
-    def of(cls, id: str, document: str | None, metadata: MetadataView) -> Stored:
-        """Make an item of its record."""
-        return cls(
-            id,
-            scope_parts(metadata.get(SCOPE, "")),
-            json.loads(metadata["key"]),
-            {} if document is None else json.loads(document),
-            metadata["created_at"],
-            metadata["updated_at"],
-            metadata["version"],
-            metadata.get("ttl"),
-            metadata.get("expires_at"),
-            bool(metadata["indexed"]),
-            document is not None,
-        )
-
-    @classmethod
-    def put(cls, id: str, op: PutOp, before: Stored | None, now: float, *, indexed: bool) -> Stored:
-        """Make an item of what is put, in place of the one that was there before."""
-        ttl = None if op.ttl is None else float(op.ttl)
-        return cls(
-            id=id,
-            namespace=op.namespace,
-            key=op.key,
-            value=dict(op.value or {}),
-            created_at=now if before is None or before.has_expired(now) else before.created_at,
-            updated_at=now,
-            version=uuid.uuid4().hex,
-            ttl=ttl,
-            expires_at=None if ttl is None else round(now + ttl * MINUTE, 6),
-            indexed=indexed,
-        )
-
-    @property
-    def metadata(self) -> Metadata:
-        """What the record says about the item; None takes away what it said before."""
-        return {
-            **_scope(self.namespace),
-            "key": json.dumps(self.key),
-            "created_at": self.created_at,
-            "updated_at": self.updated_at,
-            "version": self.version,
-            "ttl": self.ttl,
-            "expires_at": self.expires_at,
-            "indexed": self.indexed,
-        }
-
-    def fields(self) -> JsonObject:
-        """Return what LangGraph's item is made of."""
-        return {
-            "namespace": self.namespace,
-            "key": self.key,
-            "value": self.value,
-            "created_at": datetime.fromtimestamp(self.created_at, timezone.utc),
-            "updated_at": datetime.fromtimestamp(self.updated_at, timezone.utc),
-        }
-
-    def has_expired(self, now: float) -> bool:
-        """Tell whether its time has passed."""
-        # Without a time to live, an end was set by a caller that had read the version before.
-        return self.ttl is not None and self.expires_at is not None and self.expires_at <= now
-
-
-def item_id(namespace: tuple[str, ...], key: str) -> str:
-    """Return the id of an item's record; labels and keys may be of any length."""
-    return hashlib.sha256(json.dumps([*namespace, key]).encode("utf-8", "surrogatepass")).hexdigest()
-
-
-async def check_layout(collection: Collection) -> None:
-    """Refuse a collection whose items lie in it in another way, so that a search would pass them over.
-
-    Raises:
-        InvalidInputError: It is such a one, or holds something else.
-    """
-    found = await collection.get(limit=1, include=["metadatas"])
-    for metadata in found["metadatas"] or ():
-        if "version" not in (metadata or {}) or "namespace" in metadata:
-            raise InvalidInputError(
-                f"The collection {collection.name!r} was not written by this version of the store: its records are laid out "
-                "differently. Give the store another `collection_name`, and put the items again; or delete the collection."
-            )
-
-
-def vector_metadata(item: Stored) -> Metadata:
-    """Return what the record of a vector of an item says."""
-    return {**_scope(item.namespace), "item": item.id, "version": item.version, "made": item.updated_at}
-
-
-def path_of(namespace: Sequence[str]) -> str:
-    """Return the path of the scope that a namespace is; empty for the empty one.
-
-    Raises:
-        InvalidInputError: There are more labels than a scope can have, or a label that Chroma cannot store.
-    """
-    return checked_scope(tuple(namespace), "The namespace") if namespace else ""
-
-
-def too_deep(prefix: Sequence[str]) -> bool:
-    """Tell whether no namespace can have this prefix, because it has more labels than a scope."""
-    return len(prefix) > DEEPEST_SCOPE
-
-
-def _scope(namespace: Sequence[str]) -> dict[str, str]:
-    return scope_keys(path_of(namespace)) if namespace else {}
-
-
-def value_as_json(value: Mapping[str, object], where: str) -> str:
-    """Write a value down.
-
-    Raises:
-        InvalidInputError: There is something in it that JSON does not have, or it is longer than a record may be.
-    """
-    if not isinstance(value, Mapping):
-        raise InvalidInputError(f"The value of {where} must be a mapping, got {shown(value)}.")
-    try:
-        text = json.dumps(dict(value), ensure_ascii=False, allow_nan=False)
-        text.encode()
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidInputError(
-            f"The value of {where} cannot be written as JSON ({error}): {shown(value)}."
-        ) from error
-    check_storable_text(text, f"The value of {where}")
-    return text
 
 
 _COMPARISONS: dict[str, Callable[[float, float], bool]] = {
@@ -247,11 +79,17 @@ def _check_filter(filter: Where | None) -> None:
     """
     if not isinstance(filter, Mapping | None):
         raise InvalidInputError(f"`filter` must be a mapping or None, got {shown(filter)}.")
-    for key, condition in (filter or {}).items():
-        _check_condition(condition, key)
+    try:
+        for key, condition in (filter or {}).items():
+            _check_condition(condition, key)
+    except RecursionError:
+        raise InvalidInputError(f"`filter` is nested too deeply: {shown(filter)}.") from None
 
 
 def _check_condition(condition: object, key: str) -> None:
+    if isinstance(condition, (list, tuple)):
+        for position, one in enumerate(condition):
+            _check_condition(one, f"{key}[{position}]")
     if not isinstance(condition, Mapping):
         return
     for name, given in condition.items():
@@ -259,11 +97,11 @@ def _check_condition(condition: object, key: str) -> None:
             _check_condition(given, f"{key}.{name}")
         elif name not in _OPERATORS:
             raise InvalidInputError(
-                f"The filter on {key!r} has the operator {name!r}; there are {sorted(_OPERATORS)}."
+                f"The filter on {shown(key)} has the operator {shown(name)}; there are {sorted(_OPERATORS)}."
             )
         elif name in _COMPARISONS and _number(given) is None:
             raise InvalidInputError(
-                f"The filter on {key!r} compares by {name!r} with {given!r}, which is no number."
+                f"The filter on {shown(key)} compares by {name!r} with {shown(given)}, which is no number."
             )
 
 
@@ -314,14 +152,25 @@ def fixed_prefix(conditions: Iterable[MatchCondition]) -> tuple[str, ...]:
     return max(fixed, key=len, default=())
 
 
-def matches_condition(condition: MatchCondition, namespace: Sequence[str]) -> bool:
+def matching_namespaces(op: ListNamespacesOp, namespaces: Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Return what an operation lists of these namespaces."""
+    conditions = op.match_conditions or ()
+    matching = {
+        namespace[: op.max_depth]
+        for namespace in namespaces
+        if all(_matches_condition(condition, namespace) for condition in conditions)
+    }
+    return sorted(matching)[op.offset : op.offset + op.limit]
+
+
+def _matches_condition(condition: MatchCondition, namespace: Sequence[str]) -> bool:
     """Tell whether a namespace begins or ends as a condition says; ``*`` stands for any one label.
 
     Raises:
         InvalidInputError: The condition is neither a prefix nor a suffix.
     """
     path = condition.path
-    if condition.match_type not in {"prefix", "suffix"}:
+    if condition.match_type not in ("prefix", "suffix"):
         raise InvalidInputError(
             f"A namespace can be matched by its 'prefix' or its 'suffix', got {shown(condition.match_type)}."
         )
@@ -343,36 +192,91 @@ def check(op: Op) -> None:
         raise InvalidInputError(
             f"A store carries out LangGraph's operations, got {type(op).__name__}: {shown(op)}."
         )
-    namespace = getattr(op, "namespace_prefix", getattr(op, "namespace", None))
-    if isinstance(namespace, str):
-        raise InvalidInputError(f"A namespace must be a tuple of labels, got {shown(namespace)}.")
+    for labels in _namespaces_in(op):
+        if not isinstance(labels, (tuple, list)):
+            raise InvalidInputError(f"A namespace must be a tuple of labels, got {shown(labels)}.")
     validate_op_namespace(op)
     if isinstance(op, (GetOp, PutOp)):
         path_of(op.namespace)
+        if not isinstance(op.key, str):
+            raise InvalidInputError(f"A key must be a string, got {shown(op.key)}.")
     if isinstance(op, PutOp) and op.value is not None:
         _check_put(op)
     if isinstance(op, (SearchOp, ListNamespacesOp)):
         _check_search(op)
 
 
+def _namespaces_in(op: Op) -> list[object]:
+    """Return the namespaces, prefixes and suffixes that an operation names, whatever they are."""
+    if not isinstance(op, ListNamespacesOp):
+        return [getattr(op, "namespace_prefix", getattr(op, "namespace", None))]
+    conditions: list[object] = [*listed(op.match_conditions or (), "`match_conditions`")]
+    for one in conditions:
+        if not isinstance(one, MatchCondition):
+            raise InvalidInputError(
+                f"Namespaces are matched by LangGraph's `MatchCondition`s, got {shown(one)}."
+            )
+    return [one.path for one in op.match_conditions or ()]
+
+
 def _check_search(op: SearchOp | ListNamespacesOp) -> None:
+    numbers: dict[str, object] = {"limit": op.limit, "offset": op.offset}
     if isinstance(op, SearchOp):
         path_of(op.namespace_prefix[:DEEPEST_SCOPE])
         _check_filter(op.filter)
-    for name, number in (("limit", op.limit), ("offset", op.offset)):
-        if not isinstance(number, SupportsIndex) or number < 0:
+        if not isinstance(op.query, str | None):
+            raise InvalidInputError(f"`query` must be a string or None, got {shown(op.query)}.")
+    else:
+        for condition in op.match_conditions or ():
+            _matches_condition(condition, ())
+        if op.max_depth is not None:
+            numbers["max_depth"] = op.max_depth
+    for name, number in numbers.items():
+        if not isinstance(number, SupportsIndex) or operator.index(number) < 0:
             raise InvalidInputError(f"`{name}` must be a whole number of at least 0, got {shown(number)}.")
 
 
 def _check_put(op: PutOp) -> None:
     value_as_json(op.value or {}, f"{shown(op.key)} in {op.namespace!r}")
-    ttl: object = op.ttl
-    if ttl is not None and not (is_number(ttl) and 0 < ttl < _LONGEST_TTL):
-        raise InvalidInputError(
-            f"The `ttl` of {op.key!r} must be a number of minutes above 0, got {shown(ttl)}."
-        )
+    _check_minutes(op.ttl, f"The `ttl` of {shown(op.key)}")
     if op.index is not None and not isinstance(op.index, bool):
         _tokenized(op.index)
+
+
+def _check_minutes(minutes: object, where: str) -> None:
+    if minutes is not None and not (is_number(minutes) and 0 < minutes < _LONGEST_TTL):
+        raise InvalidInputError(
+            f"{where} must be a number of minutes above 0, or None, got {shown(minutes)}."
+        )
+
+
+def check_ttl(ttl: TTLConfig | None) -> None:
+    """Check a store's times to live.
+
+    Raises:
+        InvalidInputError: Something of it is wrong, or it says what LangGraph's configuration does not have.
+    """
+    said = _checked_keys(ttl, "ttl", TTLConfig)
+    _check_minutes(said.get("default_ttl"), "`default_ttl`")
+    interval = said.get("sweep_interval_minutes")
+    if interval is not None and not (is_number(interval) and interval >= 0):
+        raise InvalidInputError(
+            f"`sweep_interval_minutes` must be a number of at least 0, or None, got {shown(interval)}."
+        )
+    for name in ("refresh_on_read", "omit_expired"):
+        check_flag(name, said.get(name, True))
+
+
+def _checked_keys(given: object, name: str, kind: type) -> JsonObject:
+    """Return a configuration of LangGraph's, none of whose keys is unknown: one misspelt would do nothing."""
+    if not isinstance(given, Mapping | None):
+        raise InvalidInputError(f"`{name}` must be a mapping or None, got {shown(given)}.")
+    for key in given or {}:
+        if key not in kind.__annotations__:
+            raise InvalidInputError(
+                f"`{name}` has no {shown(key)}; there are {sorted(kind.__annotations__)}."
+            )
+    return dict(given or {})
 
 
 class IndexedFields:
@@ -380,12 +284,24 @@ class IndexedFields:
 
     Args:
         index: LangGraph's configuration.
+
+    Raises:
+        InvalidInputError: Something of it is wrong.
     """
 
     def __init__(self, index: IndexConfig) -> None:
-        self._dimensions = index.get("dims")
-        self._fields = _tokenized(index.get("fields") or ["$"])
-        self._given = index.get("embed")
+        said = _checked_keys(index, "index", IndexConfig)
+        self._dimensions = said.get("dims")
+        if self._dimensions is not None:
+            check_k(self._dimensions, "`dims`")
+        fields = said.get("fields")
+        self._fields = _tokenized(["$"] if fields is None or fields == [] else fields)
+        self._given = said.get("embed")
+        if not (self._given is None or isinstance(self._given, (str, Embeddings)) or callable(self._given)):
+            raise InvalidInputError(
+                "`embed` must be an embedder of LangChain, a function of texts, the name of one that LangChain loads, or None; "
+                f"got {shown(self._given)}."
+            )
         self._embeddings: Embeddings | None = None
         self._mark: EmbedderMark | None = None
 
@@ -431,7 +347,13 @@ class IndexedFields:
     async def _loaded(self) -> Embeddings:
         if self._embeddings is None and self._given is None:
             self._embeddings = AiochromaEmbeddings(await off_loop(default_embedder))
-        self._embeddings = self._embeddings or ensure_embeddings(self._given)
+        if self._embeddings is None:
+            try:
+                self._embeddings = ensure_embeddings(self._given)
+            except Exception as error:  # whatever the package that is to be loaded raises
+                raise EmbeddingFailedError(
+                    f"The embedder {shown(self._given)} of the store's index cannot be loaded: {error}"
+                ) from error
         return self._embeddings
 
     def _checked(self, row: object) -> Vector | None:
@@ -445,6 +367,8 @@ class IndexedFields:
 
 
 def _tokenized(fields: Sequence[str]) -> list[str | list[str]]:
-    if isinstance(fields, str) or not all(isinstance(field, str) for field in fields):
-        raise InvalidInputError(f"What is embedded must be a list of paths in a value, got {shown(fields)}.")
+    if not isinstance(fields, (list, tuple)) or not all(isinstance(field, str) for field in fields):
+        raise InvalidInputError(
+            f"What is embedded (`fields`, or a put's `index`) must be a list of paths in a value, got {shown(fields)}."
+        )
     return ["$" if field == "$" else tokenize_path(field) for field in fields]

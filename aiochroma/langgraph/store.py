@@ -9,24 +9,32 @@ import numpy as np
 from langgraph.store.base import BaseStore, GetOp, Item, ListNamespacesOp, PutOp, SearchItem, SearchOp
 
 from aiochroma._waiting import drive, together
+from aiochroma.client.options import check_name
 from aiochroma.client.session import LazyClient, Shared
+from aiochroma.langchain.adapters import listed
 from aiochroma.langgraph.items import (
+    IndexedFields,
+    check,
+    check_ttl,
+    fixed_prefix,
+    matching_namespaces,
+    passes,
+)
+from aiochroma.langgraph.stored import (
+    ITEMS,
     MINUTE,
     NO_VECTOR,
-    IndexedFields,
     Stored,
-    check,
+    Versions,
     check_layout,
-    fixed_prefix,
     item_id,
-    matches_condition,
-    passes,
+    items_in,
+    named_by,
     path_of,
     too_deep,
     value_as_json,
     vector_metadata,
 )
-from aiochroma.langgraph.versions import Versions
 from aiochroma.records.record import scope_filter
 
 if TYPE_CHECKING:
@@ -39,7 +47,7 @@ if TYPE_CHECKING:
     from langgraph.store.base import IndexConfig, Op, Result, TTLConfig
     from typing_extensions import Self
 
-    from aiochroma._types import Metadata, MetadataView, Vector, Where
+    from aiochroma._types import Metadata, Vector, Where
     from aiochroma.client.collection import Collection
     from aiochroma.langchain.adapters import EmbedderMark
 
@@ -98,6 +106,8 @@ class AiochromaStore(Shared, BaseStore):
         collection_name: str = "langgraph",
         client: object = None,
     ) -> None:
+        check_ttl(ttl)
+        check_name("collection_name", collection_name)
         self.ttl_config = ttl
         self._client = LazyClient(path, client)
         self._items = _Items(self._client, collection_name, index, ttl)
@@ -113,11 +123,11 @@ class AiochromaStore(Shared, BaseStore):
             InvalidNamespaceError: LangGraph's, for a label that is empty or has a period.
             AiochromaError: See the error tree.
         """
-        return drive(self._items.batch(list(ops)))
+        return drive(self._items.batch(ops))
 
     async def abatch(self, ops: Iterable[Op]) -> list[Result]:
         """Do the same as :meth:`batch`."""
-        return await self._items.batch(list(ops))
+        return await self._items.batch(ops)
 
     def sweep(self) -> int:
         """Delete the items whose time has passed, and what a put has left that died on its way, after an hour.
@@ -170,8 +180,9 @@ class _Items:
         self._swept_at = time.monotonic()
         self._versions = Versions()
 
-    async def batch(self, ops: list[Op]) -> list[Result]:
+    async def batch(self, given: Iterable[Op]) -> list[Result]:
         """Carry out operations: those that read, then those that write."""
+        ops = listed(given, "`ops`")
         puts: dict[str, PutOp] = {}
         for op in ops:
             check(op)
@@ -228,30 +239,18 @@ class _Items:
 
         async def read(collection: Collection) -> list[Stored]:
             found = await collection.get(ids, cast("chromadb.Where | None", where), include=include)
-            documents: Sequence[str | None] = found["documents"] or [None] * len(found["ids"])
-            rows = zip(found["ids"], documents, found["metadatas"] or (), strict=True)
-            return [Stored.of(*row) for row in rows]
+            return items_in(found, self._name, complete=values)
 
         items = await self._client.on_collection(self._name, read, absent=list[Stored](), check=check_layout)
         now = time.time()
         return [item for item in items if expired is None or item.has_expired(now) is expired]
 
     async def _namespaces(self, op: ListNamespacesOp) -> list[tuple[str, ...]]:
-        conditions = op.match_conditions or ()
-        prefix = fixed_prefix(conditions)
+        prefix = fixed_prefix(op.match_conditions or ())
         if too_deep(prefix):
             return []
-        namespaces = {
-            item.namespace for item in await self._get(values=False, where=scope_filter(path_of(prefix)))
-        }
-        matching = [
-            namespace
-            for namespace in namespaces
-            if all(matches_condition(condition, namespace) for condition in conditions)
-        ]
-        if op.max_depth is not None:
-            matching = list({namespace[: op.max_depth] for namespace in matching})
-        return sorted(matching)[op.offset : op.offset + op.limit]
+        items = await self._get(values=False, where=scope_filter(path_of(prefix)))
+        return matching_namespaces(op, {item.namespace for item in items})
 
     async def _search(self, op: SearchOp, vector: Vector | None) -> _Ranked:
         most = op.offset + op.limit
@@ -281,11 +280,11 @@ class _Items:
         look_at = min(max(2 * most, _FIRST_LOOK), _LAST_LOOK)
         while True:
             rows = await self._rows(op.namespace_prefix, vector, look_at)
-            items = await self._read({metadata["item"] for metadata, _ in rows})
+            items = await self._read({id for id, _, _ in rows if id})
             nearest: dict[str, tuple[Stored, float | None]] = {}
-            for metadata, distance in rows:
-                item = items.get(metadata["item"])
-                if item is None or item.id in nearest or item.version != metadata["version"]:
+            for id, version, distance in rows:
+                item = items.get(id)
+                if item is None or item.id in nearest or item.version != version:
                     continue
                 if passes(item.value, op.filter):
                     nearest[item.id] = (item, min(1.0 - distance, 1.0))
@@ -295,17 +294,18 @@ class _Items:
 
     async def _rows(
         self, prefix: tuple[str, ...], vector: Vector, look_at: int
-    ) -> list[tuple[MetadataView, float]]:
-        """Return what the nearest vectors say of themselves, with their distances."""
+    ) -> list[tuple[str, str, float]]:
+        """Return whose the nearest vectors are, an item's id and its version, with their distances; "" where they do not say."""
 
-        async def query(collection: Collection) -> list[tuple[MetadataView, float]]:
+        async def query(collection: Collection) -> list[tuple[str, str, float]]:
             result = await collection.query(
                 vector[np.newaxis],
                 n_results=look_at,
                 where=cast("chromadb.Where | None", scope_filter(path_of(prefix))),
                 include=["metadatas", "distances"],
             )
-            return list(zip((result["metadatas"] or [[]])[0], (result["distances"] or [[]])[0], strict=True))
+            rows = zip((result["metadatas"] or [[]])[0], (result["distances"] or [[]])[0], strict=True)
+            return [(*named_by(said), distance) for said, distance in rows]
 
         assert self._index is not None
         mark = await self._index.mark()
@@ -412,7 +412,7 @@ class _Items:
 
         check = None if mark is None else mark.check
         if not await self._client.on_collection(name, write, absent=False, check=check):
-            await self._client.make_collection(name, None if mark is None else await mark.metadata())
+            await self._client.make_collection(name, ITEMS if mark is None else await mark.metadata())
             await self._client.on_collection(name, write, absent=False, check=check)
 
     async def _delete(self, ids: list[str], versions: list[str]) -> None:

@@ -6,14 +6,14 @@ import time
 import uuid
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import TYPE_CHECKING, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from aiochroma._errors import ClosedError, InvalidInputError, is_one_of, shown
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma._waiting import checked_seconds, waits_by_blocking
 from aiochroma.client.maintenance import Health, unavailable
 from aiochroma.client.options import EphemeralOptions, PersistentOptions, check_flag
-from aiochroma.client.session import Shared
+from aiochroma.client.session import Shared, asynchronous_client
 from aiochroma.core.stats import observed
 from aiochroma.embedding.functions import identity_of
 from aiochroma.embedding.protocol import SparseFunction
@@ -127,10 +127,7 @@ def home_of(
         InvalidInputError: An option is for a client that has been opened already.
     """
     if client is not None:
-        if not hasattr(client, "session"):
-            raise InvalidInputError(
-                f"`client` must be an open client of aiochroma (`await` what opens it), got {shown(client)}."
-            )
+        asynchronous = asynchronous_client(client)
         ignored = [
             each.name
             for each in fields(options)
@@ -138,7 +135,6 @@ def home_of(
         ]
         if ignored:
             raise InvalidInputError(f"`client` is open with options of its own; give {ignored} to it.")
-        asynchronous = cast("AsyncClient", getattr(client, "asynchronous", client))
         url = asynchronous.session.describe().url
         return Home(f"on {client!r}", _no_database, asynchronous, is_local=not url)
     if on_disk:

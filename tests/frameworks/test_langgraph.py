@@ -36,7 +36,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    for module in ("store", "versions"):
+    for module in ("store", "stored"):
         monkeypatch.setattr(f"aiochroma.langgraph.{module}.time", clock)
     return clock
 
@@ -242,7 +242,7 @@ async def test_the_vectors_of_a_put_that_died_are_swept(tmp_path, monkeypatch):
         assert await store.asweep() == 0
         # The clock of this test begins long after the program's.
         clock = Clock()
-        monkeypatch.setattr("aiochroma.langgraph.versions.time", clock)
+        monkeypatch.setattr("aiochroma.langgraph.stored.time", clock)
         await store.aput(("a",), "newer", {"text": "four"})
         assert await store.asweep() == 0
         assert [item.value["text"] for item in await store.asearch((), query="one", limit=1)] == ["one"]
@@ -317,8 +317,8 @@ async def test_wrong_arguments(store):
         (PutOp(("a",), "k", {"n": object()}), "'k' in"),
         (PutOp(("a",), "k", {"text": "x" * 2**20}), r"The value of 'k' in .* has 1,048,588 bytes"),
         (PutOp(("a",), "k", {"n": 1}, ttl=0), "minutes above 0"),
-        (PutOp(("a",), "k", {"n": 1}, ttl="5"), "minutes above 0, got '5'"),
-        (PutOp(("a",), "k", {"n": 1}, ttl=True), "minutes above 0, got True"),
+        (PutOp(("a",), "k", {"n": 1}, ttl="5"), "minutes above 0, or None, got '5'"),
+        (PutOp(("a",), "k", {"n": 1}, ttl=True), "minutes above 0, or None, got True"),
         (PutOp(("a",), "k", {"n": 1}, ttl=10**400), "minutes above 0"),
         (SearchOp(("a",), limit="5"), "`limit`.* got '5'"),
         (SearchOp(("a",), offset=1.5), "`offset`.* got 1.5"),
@@ -456,3 +456,95 @@ async def test_an_embedder_that_fails_is_an_error_of_the_tree(tmp_path):
             with pytest.raises(aiochroma.EmbeddingFailedError, match="connection refused"):
                 await call()
         assert await store.aget(("users",), "k") is None
+
+
+_ODD_METADATA = [
+    None,
+    {"kind": "note of another program"},
+    {"key": '"k"'},
+    {"key": "no JSON", "version": "v", "indexed": False, "created_at": 1.0, "updated_at": 1.0},
+    {"key": "7", "version": "v", "indexed": False, "created_at": 1.0, "updated_at": 1.0},
+    {"key": '"k"', "version": 7, "indexed": False, "created_at": 1.0, "updated_at": 1.0},
+    {"key": '"k"', "version": "v", "indexed": "no", "created_at": 1.0, "updated_at": 1.0},
+    {"key": '"k"', "version": "v", "indexed": False, "created_at": 1e300, "updated_at": 1.0},
+    {"key": '"k"', "version": "v", "indexed": False, "created_at": 1.0, "updated_at": "now"},
+    {"key": '"k"', "version": "v", "indexed": False, "created_at": 1.0, "updated_at": 1.0, "ttl": "5"},
+    {
+        "key": '"k"',
+        "version": "v",
+        "indexed": False,
+        "created_at": 1.0,
+        "updated_at": 1.0,
+        "aiochroma:scope": 7,
+    },
+]
+_ITEM = {"key": '"k"', "version": "v", "indexed": False, "created_at": 1.0, "updated_at": 1.0}
+_ODD_VALUES = [None, "no JSON", "[1]", "[" * 100_000, '{"n": ' + "1" * 5000 + "}"]
+
+
+async def test_records_of_other_programs_are_left_out(tmp_path, caplog, monkeypatch, request):
+    """In the items or in the vectors, the first one there or the last one left: the store goes on, and says so once."""
+    monkeypatch.setattr("aiochroma._logging._QUIET_SECONDS", 0.0)
+    async with AiochromaStore(tmp_path, index={"fields": ["text"]}, ttl={"default_ttl": 5}) as store:
+        await store.aput(("a",), "mine", {"text": "one"})
+        client = await store._client.open()
+        items = await client.get_collection("langgraph", embedding_function=None)
+        (own,) = (await items.get(include=["metadatas"]))["metadatas"]
+        await store.adelete(("a",), "mine")
+        for number, metadata in enumerate(_ODD_METADATA):
+            await items.add([f"odd-{number}"], [[1.0]], None if metadata is None else [metadata], ["{}"])
+        for number, value in enumerate(_ODD_VALUES):
+            await items.add([f"value-{number}"], [[1.0]], [_ITEM], None if value is None else [value])
+        await store.aput(("a",), "mine", {"text": "one"})
+        vectors = await client.get_collection("langgraph.vectors", embedding_function=None)
+        (row,) = (await vectors.get(include=["embeddings"]))["embeddings"]
+        old = {"made": 1.0}
+        await vectors.add(["v0", "v1", "v2"], [row] * 3, [None, {"item": 7, **old}, {"version": "v", **old}])
+    async with AiochromaStore(tmp_path, index={"fields": ["text"]}) as store:
+        assert [item.key for item in await store.asearch(())] == ["mine"]
+        assert [item.key for item in await store.asearch((), query="one")] == ["mine"]
+        assert [item.key for item in await store.asearch((), filter={"text": "one"})] == ["mine"]
+        assert await store.alist_namespaces(prefix=("a",)) == [("a",)]
+        await store.aput(("a",), "other", {"text": "two"})
+        assert await store.asweep() == 0
+        await store.adelete(("a",), "mine")
+        await store.adelete(("a",), "other")
+        assert await store.asearch(()) == []
+    assert any("of another program are no items" in record.getMessage() for record in caplog.records)
+    # What a store wrote that did not mark its collection: one item among them is enough.
+    async with await aiochroma.AsyncPersistentClient(tmp_path) as client:
+        unmarked = await client.create_collection("unmarked", embedding_function=None)
+        await unmarked.add(["odd"], [[1.0]], [{"kind": "note"}], ["{}"])
+        await unmarked.add(["item"], [[1.0]], [own], ['{"text": "three"}'])
+    async with AiochromaStore(tmp_path, collection_name="unmarked") as store:
+        assert await store.aget(("a",), "nothing") is None
+
+
+async def test_a_store_refuses_odd_options(tmp_path):
+    """By name, before a directory is made; what is misspelt, too."""
+    odd = [None, 7, -1, float("nan"), float("inf"), 10**400, "", b"x", "\ud800", [], {}, object(), 1.5, True]
+    fine = {
+        "path": [None, "\ud800"],
+        "index": [None, {}],
+        "ttl": [None, {}],
+        "collection_name": ["\ud800"],
+        "client": [None],
+        "ttl.default_ttl": [None, 7, 1.5],
+        "ttl.refresh_on_read": [True],
+        "ttl.sweep_interval_minutes": [None, 7, 1.5, float("inf")],
+        "index.dims": [None, 7],
+        "index.fields": [None, []],
+        "index.embed": [None, "", "\ud800"],
+        "ttl.default_tll": [],
+        "index.embedder": [],
+    }
+    for name, allowed in fine.items():
+        for value in odd:
+            option, _, key = name.partition(".")
+            options = {"path": tmp_path / "new", option: {key: value} if key else value}
+            if any(value is one or (type(value) is type(one) and value == one) for one in allowed):
+                AiochromaStore(**options)
+                continue
+            with pytest.raises(aiochroma.InvalidInputError, match=key or option):
+                AiochromaStore(**options)
+    assert not (tmp_path / "new").exists()
