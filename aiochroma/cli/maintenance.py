@@ -218,6 +218,11 @@ def erase(
         f"files, {shown_size(receipt.bytes_checked)}, were read afterwards.",
         soft_wrap=True,
     )
+    if receipt.chunks:
+        console.print(
+            f"{receipt.chunks} chunks of long texts belonged to no memory any more, and were erased as well.",
+            soft_wrap=True,
+        )
     for title, lines in (
         ("removed", receipt.removed),
         ("still there", receipt.found),

@@ -7,6 +7,7 @@ database notes its newest one.
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import os
 from dataclasses import asdict, dataclass, field, replace
@@ -38,6 +39,7 @@ __all__ = [
     "UnfinishedBackup",
     "begin_backup",
     "finish_backup",
+    "kept_copies",
     "read_manifest",
     "record_backup",
     "record_origin",
@@ -296,3 +298,14 @@ def _is_backup_of(path: Path, source: Path) -> bool:
         return bool(read_manifest(path).get("source") == str(source)) and not path.is_symlink()
     except BackupError:
         return False
+
+
+def kept_copies(directory: Path) -> list[str]:
+    """Return the copies of a database that are known: its last backup, and what restores and repairs have kept beside it."""
+    copies = [
+        str(path)
+        for infix in ("before-restore", "before-repair")
+        for path in sorted(directory.parent.glob(f"{glob.escape(directory.name)}.{infix}-*"))
+    ]
+    backup = recorded_backup(directory) if (directory / BACKUP_NOTE).exists() else None
+    return [*copies, *([] if backup is None else [str(backup)])]

@@ -15,7 +15,6 @@ Then every file is read, and the receipt says what was looked for and where.
 
 from __future__ import annotations
 
-import glob
 import json
 import mmap
 import os
@@ -23,16 +22,16 @@ import shutil
 import sqlite3
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
+from itertools import chain, repeat
 from typing import TYPE_CHECKING
 
 from aiochroma._errors import StoreUnavailableError
 from aiochroma._files import SQLITE_SUFFIXES, flush, irregular, transaction
 from aiochroma._types import JsonObject
-from aiochroma.disk.backup import recorded_backup
-from aiochroma.disk.hnsw_files import DELETED_MARK, map_elements, read_header
+from aiochroma.disk.backup import kept_copies
+from aiochroma.disk.hnsw_files import DELETED_MARK, map_elements, read_header, unit_forms
 from aiochroma.disk.id_map import IndexUnreadableError, read_id_map, write_id_map
 from aiochroma.disk.layout import (
-    BACKUP_NOTE,
     HEADER_FILE,
     HISTORY_FILE,
     ID_MAP_FILE,
@@ -44,15 +43,19 @@ from aiochroma.disk.layout import (
     index_directories,
     log_topic,
 )
-from aiochroma.disk.schema import DELETE, UPSERT, full_text_tables, record_ids, stored_collections
-from aiochroma.disk.sqlite_file import delete_orphaned_lists
+from aiochroma.disk.schema import (
+    DELETE,
+    UPSERT,
+    full_text_tables,
+    record_ids,
+    stored_collections,
+    unowned_chunks,
+)
+from aiochroma.disk.sqlite_file import delete_orphaned_lists, delete_records
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
-
-    import numpy as np
-    import numpy.typing as npt
 
     from aiochroma.disk.schema import StoredCollection
 
@@ -62,7 +65,6 @@ _OUR_FILES = "aiochroma-*.sqlite3"
 _BLANK_BYTES = 2**20
 _SHORTEST_PATTERN = 6
 """Texts of fewer bytes are in any file by chance."""
-_UNIT_TOLERANCE = 1e-5
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,10 @@ class ErasureReceipt:
         files: Every file of the directory; each was read to its end.
         bytes_checked: The size of those files.
         found: Files that hold one of the texts or vectors still. Empty when the erasure is complete.
-        shared: How many of the texts are, or are part of, the text of a memory that lives: not looked for.
+        chunks: Chunks of long texts that belonged to no memory any more, because another program had deleted it: deleted as
+            well, and looked for.
+        shared: How many of the texts are, or are part of, the text of a memory that lives: not looked for; nor is their vector
+            where another memory says the same.
         too_short: How many of the texts are too short to be told from chance: not looked for.
         log_entries: Entries that were deleted from Chroma's log, or emptied of their text.
         vectors_replaced: Deleted vectors that were overwritten in the indexes.
@@ -91,6 +96,7 @@ class ErasureReceipt:
     files: tuple[str, ...] = ()
     bytes_checked: int = 0
     found: tuple[str, ...] = ()
+    chunks: int = 0
     shared: int = 0
     too_short: int = 0
     log_entries: int = 0
@@ -112,7 +118,8 @@ class ErasureReceipt:
 class _Tally:
     log_entries: int = 0
     vectors: int = 0
-    unit_forms: list[bytes] = field(default_factory=list)
+    vector_forms: list[bytes] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
 
 
@@ -130,7 +137,7 @@ def scrub(
     Args:
         directory: The canonical directory; owned by this process, not open in Chroma, and sound.
         texts: Texts to look for afterwards.
-        vectors: Vectors to look for, as float32 bytes.
+        vectors: Vectors to look for, as float32 bytes; each that of the text at its place, where there is one (or "").
         history: By namespace the memories whose entries leave the history; None takes the texts out of all entries.
         history_database: What the history calls the Chroma database of these memories; "" for Chroma's default one.
         set_aside: Delete quarantines and orphaned indexes as well.
@@ -161,13 +168,27 @@ def _scrub(
     with connect_read_write(directory) as connection:
         connection.execute("PRAGMA secure_delete = ON")
         stored = [entry for entry in stored_collections(connection) if not entry.problem]
+        unowned = unowned_chunks(connection, stored)
+        for rows in unowned.values():
+            delete_records(connection, [row for row, _ in rows.values()])
+            tally.texts += [text for _, text in rows.values()]
+        twins = {text for text in (*texts, *tally.texts) if _is_shared(connection, text, whole=True)}
+        # A memory of the same text has the same vector.
+        vectors = [
+            one for one, text in zip(vectors, chain(texts, repeat("")), strict=False) if text not in twins
+        ]
+        texts = [text for text in (*texts, *tally.texts) if text]
+        shared = {text for text in texts if text in twins or _is_shared(connection, text)}
         living = {entry.id: record_ids(connection, entry.metadata_segment) for entry in stored}
         for entry in stored:
             if not entry.settings.problem:
-                _scrub_index(directory / entry.vector_segment, entry, living[entry.id], vectors, tally)
+                rows = unowned.get(entry.id, {})
+                chunks = {id for id, (_, text) in rows.items() if text not in twins}
+                _scrub_index(
+                    directory / entry.vector_segment, entry, living[entry.id], vectors, chunks, tally
+                )
         _scrub_log(connection, stored, living, tally)
         delete_orphaned_lists(connection)
-        shared = {text for text in texts if _is_shared(connection, text)}
         _compact(connection)
     if set_aside:
         segments = {entry.vector_segment for entry in stored}
@@ -176,11 +197,15 @@ def _scrub(
             _remove(path, tally)
     _scrub_our_files(directory, history, history_database)
     sought = [text for text in texts if text not in shared]
-    patterns = [*trace_patterns(sought), *(vector for vector in (*vectors, *tally.unit_forms) if any(vector))]
+    patterns = [
+        *trace_patterns(sought),
+        *(vector for vector in (*vectors, *tally.vector_forms) if any(vector)),
+    ]
     files, size, found = _search(directory, patterns)
     return ErasureReceipt(
         texts=len(texts),
         vectors=len(vectors),
+        chunks=len(tally.texts),
         files=files,
         bytes_checked=size,
         found=found,
@@ -189,7 +214,7 @@ def _scrub(
         log_entries=tally.log_entries,
         vectors_replaced=tally.vectors,
         removed=tuple(tally.removed),
-        not_reached=tuple(_copies(directory)),
+        not_reached=tuple(kept_copies(directory)),
     )
 
 
@@ -260,7 +285,12 @@ def _scrub_topic(connection: sqlite3.Connection, stored: StoredCollection, livin
 
 
 def _scrub_index(
-    index: Path, stored: StoredCollection, living: set[str], sought: Sequence[bytes], tally: _Tally
+    index: Path,
+    stored: StoredCollection,
+    living: set[str],
+    sought: Sequence[bytes],
+    chunks: Collection[str],
+    tally: _Tally,
 ) -> None:
     """Overwrite the vectors of deleted elements with those of neighbours, and note which of the sought ones they were.
 
@@ -288,8 +318,12 @@ def _scrub_index(
     gone = marked | np.isin(elements["label"], np.fromiter(dead, dtype=np.uint64, count=len(dead)))
     positions = np.flatnonzero(gone)
     if len(positions):
+        labels = [label for id, label in id_map.labels.items() if id in chunks]
+        tally.vector_forms += [
+            row.tobytes() for row in elements["vector"][np.isin(elements["label"], labels)]
+        ]
         if stored.settings.is_cosine:
-            tally.unit_forms += _unit_forms(elements["vector"][positions], sought)
+            tally.vector_forms += unit_forms(elements["vector"][positions], sought)
         norms = np.memmap(index / LENGTH_FILE, dtype="<f4", mode="r+", shape=(header.count,))
         for position in positions:
             links = elements["links"][position][: counts[position] & 0xFFFF]
@@ -317,21 +351,6 @@ def _blank(file: Path, start: int) -> None:
             opened.write(bytes(min(_BLANK_BYTES, end - position)))
         opened.flush()
         os.fsync(opened.fileno())
-
-
-def _unit_forms(deleted: npt.NDArray[np.float32], sought: Sequence[bytes]) -> list[bytes]:
-    """Return those of an index's vectors that are sought ones brought to length one.
-
-    The last digits depend on the processor that did it, so they are recognised and not computed.
-    """
-    import numpy as np
-
-    given = [np.frombuffer(vector, dtype="<f4") for vector in sought]
-    fitting = [vector for vector in given if len(vector) == deleted.shape[1] and np.any(vector)]
-    if not fitting:
-        return []
-    units = np.array([vector / np.linalg.norm(vector) for vector in fitting], dtype="<f4")
-    return [row.tobytes() for row in deleted if (np.abs(units - row).max(axis=1) < _UNIT_TOLERANCE).any()]
 
 
 # -- SQLite files ------------------------------------------------------------------------------------------------------
@@ -382,11 +401,13 @@ def _scrub_history(
         )
 
 
-def _is_shared(connection: sqlite3.Connection, text: str) -> bool:
-    """Tell whether a text is, or is part of, the text of a record that lives."""
+def _is_shared(connection: sqlite3.Connection, text: str, *, whole: bool = False) -> bool:
+    """Tell whether a text is the text of a record that lives, or, unless it has to be the ``whole`` of one, part of one."""
+    condition = "key = 'chroma:document' AND string_value = ?" if whole else "instr(string_value, ?) > 0"
     try:
         row = connection.execute(
-            "SELECT 1 FROM embedding_metadata WHERE instr(string_value, ?) > 0 LIMIT 1", (text,)
+            f"SELECT 1 FROM embedding_metadata WHERE {condition} LIMIT 1",  # noqa: S608 - constants
+            (text,),
         ).fetchone()
     except UnicodeEncodeError:
         return False  # A lone surrogate, which SQLite cannot hold.
@@ -416,16 +437,6 @@ def _holds(file: Path, patterns: Sequence[bytes]) -> bool:
 
 def _files(directory: Path) -> Iterator[Path]:
     return (path for path in sorted(directory.rglob("*")) if path.is_file() and not path.is_symlink())
-
-
-def _copies(directory: Path) -> list[str]:
-    copies = [
-        str(path)
-        for infix in ("before-restore", "before-repair")
-        for path in sorted(directory.parent.glob(f"{glob.escape(directory.name)}.{infix}-*"))
-    ]
-    backup = recorded_backup(directory) if (directory / BACKUP_NOTE).exists() else None
-    return [*copies, *([] if backup is None else [str(backup)])]
 
 
 def _remove(path: Path, tally: _Tally) -> None:

@@ -23,6 +23,7 @@ from aiochroma.disk.id_map import IdMap, IndexUnreadableError, read_id_map
 from aiochroma.disk.layout import HEADER_FILE, ID_MAP_FILE, LENGTH_FILE, LEVEL0_FILE, LINK_LISTS_FILE
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     import numpy as np
@@ -36,6 +37,7 @@ __all__ = [
     "inspect_index",
     "map_elements",
     "read_header",
+    "unit_forms",
 ]
 
 # Up to this many elements every level-0 link is followed (about 2 ms for each 10,000); above, evenly spaced ones.
@@ -388,3 +390,21 @@ def _check_link_lists(
     reached = levels[np.where(used, targets, 0)]
     if ((reached < lists[:, 1:]) & used).any():
         raise IndexUnreadableError(f"{LINK_LISTS_FILE}: a link leads to an element that is not on that level")
+
+
+_UNIT_TOLERANCE = 1e-5
+
+
+def unit_forms(deleted: npt.NDArray[np.float32], sought: Sequence[bytes]) -> list[bytes]:
+    """Return those of an index's vectors that are sought ones brought to length one.
+
+    The last digits depend on the processor that did it, so they are recognised and not computed.
+    """
+    import numpy as np
+
+    given = [np.frombuffer(vector, dtype="<f4") for vector in sought]
+    fitting = [vector for vector in given if len(vector) == deleted.shape[1] and np.any(vector)]
+    if not fitting:
+        return []
+    units = np.array([vector / np.linalg.norm(vector) for vector in fitting], dtype="<f4")
+    return [row.tobytes() for row in deleted if (np.abs(units - row).max(axis=1) < _UNIT_TOLERANCE).any()]

@@ -18,12 +18,13 @@ from aiochroma._types import JsonObject, MetadataView
 from aiochroma.disk.layout import SQLITE_FILE, connect_read_only, log_topic
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 
 __all__ = [
     "ADD",
+    "CHUNKS_FOR",
     "DEFAULT_NEIGHBORS",
     "DELETE",
     "EMBEDDER_KEY",
@@ -34,6 +35,7 @@ __all__ = [
     "MOST_VALUES",
     "UPDATE",
     "UPSERT",
+    "WRITING",
     "IndexSettings",
     "LogEntry",
     "StoredCollection",
@@ -50,10 +52,15 @@ __all__ = [
     "stored_collections",
     "stored_embedders",
     "tables_of",
+    "unowned_chunks",
 ]
 
 EMBEDDER_KEY = "aiochroma:embedder"
 """In the metadata of a namespace's collection: what embedded it."""
+CHUNKS_FOR = "aiochroma:chunks_for"
+"""In the metadata of a collection of chunks of long texts: the namespace."""
+WRITING = "aiochroma:writing"
+"""In the metadata of a memory: the writing that its chunks belong to, which their ids begin with."""
 
 ADD, UPDATE, UPSERT, DELETE = range(4)
 """Chroma's codes for the operations in its log."""
@@ -299,6 +306,40 @@ def stored_embedders(connection: sqlite3.Connection) -> dict[str, int]:
         (EMBEDDER_KEY,),
     )
     return {name: count for name, count in rows if isinstance(name, str)}
+
+
+def unowned_chunks(
+    connection: sqlite3.Connection, stored: Sequence[StoredCollection]
+) -> dict[str, dict[str, tuple[int, str]]]:
+    """Return chunks whose memory is gone, by collection and id: row and text of each; not those of copies, which come first."""
+    rows = connection.execute("SELECT collection_id FROM collection_metadata WHERE key = ?", (CHUNKS_FOR,))
+    marked = {row[0] for row in rows}
+    holders = [entry for entry in stored if entry.id in marked and entry.name.startswith("ns.chunks-")]
+    if not holders:
+        return {}
+    rows = connection.execute(
+        "SELECT DISTINCT string_value FROM embedding_metadata WHERE key = ?", (WRITING,)
+    )
+    writings: set[object] = {row[0] for row in rows}
+    for entry in stored:  # What was written last may be in the log alone.
+        rows = connection.execute(
+            "SELECT metadata FROM embeddings_queue WHERE topic = ? AND seq_id > ?",
+            (log_topic(entry.id), entry.applied),
+        )
+        writings.update(str(json_object(row[0]).get(WRITING)) for row in rows)
+    found = {}
+    for entry in holders:
+        rows = connection.execute(
+            "SELECT e.embedding_id, e.id, m.string_value FROM embeddings AS e"
+            " LEFT JOIN embedding_metadata AS m ON m.id = e.id AND m.key = 'chroma:document' WHERE e.segment_id = ?",
+            (entry.metadata_segment,),
+        )
+        unowned = {
+            id: (row, str(text or "")) for id, row, text in rows if str(id).rpartition(":")[0] not in writings
+        }
+        if unowned:
+            found[entry.id] = unowned
+    return found
 
 
 def index_settings(schema: object, configuration: object, old: MetadataView) -> IndexSettings:

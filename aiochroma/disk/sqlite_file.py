@@ -30,19 +30,20 @@ from typing import TYPE_CHECKING, NamedTuple
 from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wait_exponential, wait_random
 
 from aiochroma._errors import DatabaseCorruptError, DatabaseLockedError, DatabaseMovedError
-from aiochroma._files import SQLITE_SUFFIXES, identity, touch_sqlite_file
+from aiochroma._files import SQLITE_SUFFIXES, identity, touch_sqlite_file, transaction
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma.disk.layout import SQLITE_FILE, connect_read_write
 from aiochroma.disk.schema import LOG_INDEX, columns_of, json_object, tables_of
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
     from pathlib import Path
 
 
 __all__ = [
     "LockProbe",
     "delete_orphaned_lists",
+    "delete_records",
     "file_identity",
     "is_supported",
     "prepare",
@@ -112,6 +113,18 @@ def delete_orphaned_lists(connection: sqlite3.Connection) -> None:
     """
     if {"embedding_metadata_array", "embeddings"} <= tables_of(connection):
         connection.execute("DELETE FROM embedding_metadata_array WHERE id NOT IN (SELECT id FROM embeddings)")
+
+
+def delete_records(connection: sqlite3.Connection, rows: Sequence[int]) -> None:
+    """Delete records from the tables that searches read, by their rows; index and log are left as they are."""
+    numbers = [(row,) for row in rows]
+    with transaction(connection):
+        for table, column in (
+            ("embedding_fulltext_search", "rowid"),
+            ("embedding_metadata", "id"),
+            ("embeddings", "id"),
+        ):
+            connection.executemany(f"DELETE FROM {table} WHERE {column} = ?", numbers)  # noqa: S608 - constants
 
 
 def _delete_lists_with_records(connection: sqlite3.Connection) -> bool:

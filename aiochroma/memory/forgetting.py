@@ -289,8 +289,8 @@ class _Traces:
 
     Attributes:
         erased: How many memories are erased.
-        texts: The texts of those memories.
-        vectors: The vectors of those memories, and of the chunks of long texts.
+        texts: The texts of those memories, and of the chunks of long ones; empty where a record has none.
+        vectors: The vector of each text.
         ids: The ids of those memories, by namespace.
         chunks: The ids of their chunks in the namespace that was read last.
     """
@@ -333,7 +333,7 @@ class _Traces:
             offset=None,
             include=["documents", "embeddings"],
         )
-        self.texts += [text for text in found["documents"] if text]
+        self.texts += [text or "" for text in found["documents"]]
         self.vectors += list(found["embeddings"])
         ids: list[str] = found["ids"]
         return ids
@@ -370,7 +370,7 @@ async def erase_traces(
         session: A client's session.
         erased: How many memories were forgotten before.
         texts: The texts of the memories.
-        vectors: The vectors of the memories.
+        vectors: The vectors of the memories, that of a text at its place.
         history: By namespace their ids, whose entries leave the history; None takes the texts out of all entries.
         history_database: What the history calls their Chroma database; see :func:`aiochroma.records.history.database_key`.
 
@@ -380,7 +380,7 @@ async def erase_traces(
     """
     refuse_unerasable(session)
     if not session.describe().capabilities.files:
-        return ErasureReceipt(erased=erased, texts=len(texts), vectors=len(vectors))
+        return ErasureReceipt(erased=erased, texts=sum(map(bool, texts)), vectors=len(vectors))
     found: JsonObject = await session.submit(
         "erase_traces",
         texts=list(texts),

@@ -470,7 +470,7 @@ class Memory(OpenedMemory):
         """Forget, and remove the bytes of texts and vectors from every file of the directory, the history's included.
 
         Requests wait meanwhile: the database is closed, its files are rewritten and read to their end, and it is opened again.
-        All that was forgotten before goes as well. Backups and exports are out of reach; the receipt names those that are known.
+        What others deleted before goes as well. Backups and exports are out of reach; the receipt names those that are known.
         It raises also where the memory degrades.
 
         Args:

@@ -18,6 +18,7 @@ from aiochroma._logging import EventLogger, get_logger
 from aiochroma._types import MetadataView, Vector
 from aiochroma._waiting import off_loop
 from aiochroma.core.request import Request
+from aiochroma.disk.schema import CHUNKS_FOR
 from aiochroma.embedding.functions import PROBE, fingerprint_of
 from aiochroma.embedding.protocol import normalise_rows
 from aiochroma.memory.arguments import now_in_seconds
@@ -58,9 +59,6 @@ __all__ = [
 ]
 
 log: EventLogger = get_logger("aiochroma.memory")
-
-CHUNKS_FOR = "aiochroma:chunks_for"
-"""In the metadata of a collection of chunks: the namespace."""
 
 _CHUNKS_AT_ONCE = 256
 _UNOWNED_SECONDS = 3600.0

@@ -126,6 +126,7 @@ class MemoryRecords:
             The ids of those that were written under another id than the given one; see ``_moved``.
         """
         db: Database = {"tenant": tenant, "database": database}
+        self._chunks.require(chunks, db, metadatas)
         now = time.time()
         old = self._known(collection_id, ids, db)
         moved = {} if exact else self._moved(collection_id, ids, documents, metadatas, old, db, dedupe=dedupe)
@@ -243,6 +244,7 @@ class MemoryRecords:
         self._chunks.drop(chunks, db, absent, keep=set())
         if not rows:
             return []
+        self._chunks.require(chunks, db, [metadatas[row] for row in rows])
         texts = [documents[row] for row in rows] if documents is not None else None
         given = [with_exact_floats(metadatas[row], old[ids[row]]["metadata"]) for row in rows]
         if texts is not None:

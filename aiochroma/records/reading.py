@@ -341,6 +341,22 @@ class Chunks:
                 **db,
             )
 
+    def require(self, name: str, db: Database, metadatas: Sequence[MetadataView]) -> None:
+        """Refuse to write memories whose chunks, which were written before them, are not there any more.
+
+        Raises:
+            NamespaceMovingError: They were erased meanwhile as chunks of no memory; a memory writes both again.
+        """
+        ids = [chunk for metadata in metadatas for chunk in _chunk_ids(metadata)] if self._defers else []
+        if not ids:
+            return
+        holder = self.holder(name, db)
+        there = [] if holder is None else self._api.get(holder, ids=ids, include=[], **db)["ids"]
+        if len(there) < len(ids):
+            raise NamespaceMovingError(
+                f"Chunks were erased in {name} before their memory was there; write both again."
+            )
+
     def delete_from(self, name: str, ids: list[str], db: Database) -> UUID | None:
         """Delete records from a collection, if there is one of this name, and return its id."""
         from chromadb.errors import NotFoundError

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, TypedDict
 from aiochroma._errors import InvalidInputError, shown
 from aiochroma._types import JsonObject, Metadata, MetadataView, Vector
 from aiochroma.backend.limits import check_storable_text
-from aiochroma.disk.schema import EMBEDDER_KEY
+from aiochroma.disk.schema import EMBEDDER_KEY, WRITING
 from aiochroma.text.memories import IndexedText
 from aiochroma.text.metadata import as_chroma_keeps
 
@@ -108,8 +108,6 @@ SCOPE = "aiochroma:scope"
 """Whose memory it is: a path such as ``acme/user-7``. In its parts ``%`` is written ``%25`` and ``/`` is written ``%2F``."""
 CHUNKS = "aiochroma:chunks"
 """The number of chunks of a long text; absent where the text is whole."""
-WRITING = "aiochroma:writing"
-"""Which writing of the memory its chunks belong to."""
 SPARSE = "aiochroma:sparse"
 """The sparse vector of the text, by which some servers rank words."""
 CHUNK_OF = "aiochroma:chunk_of"

@@ -16,10 +16,11 @@ from chromadb.config import Settings
 from ops_databases import contents
 
 import aiochroma
+from aiochroma.client.session import Session
 from aiochroma.disk.preflight import preflight
 from aiochroma.embedding.words import HashedEmbedder
 from aiochroma.memory.forgetting import erase_traces
-from aiochroma.records.record import WRITING
+from aiochroma.records.record import CHUNKS, WRITING, chunks_name
 
 SECRETS = (
     "my bank pin is quetzalcoatl 7788",
@@ -323,6 +324,82 @@ async def test_chunks_of_what_another_program_deleted_or_replaced(tmp_path, repl
         assert (receipt.is_complete, receipt.erased) == (True, int(replaced))
         assert [hit.text for hit in await memory.recall("key")] == [LIVING]
     assert_gone(path)
+
+
+@pytest.mark.parametrize("way", ["scope", "where", "closed", "doctor"])
+@pytest.mark.parametrize("whole", [False, True])
+async def test_chunks_that_no_memory_has_any_more(tmp_path, way, whole):
+    """Another program has deleted the long memory, or all of its namespace: whatever is erased, its chunks are in no file."""
+    path = tmp_path / "db"
+    long = " ".join(f"{number} {SECRETS[0]}. " * 4 for number in range(30))
+    async with aiochroma.Memory(path, embedder=HashedEmbedder(), split_chars=60) as memory:
+        await memory.remember(
+            LIVING + " It is the second mat, the red one. " * 4, scope="ada", namespace="kept"
+        )
+        secret = await memory.remember(long, scope="ada", namespace="gone")
+        if whole:
+            await memory.client.delete_collection("gone")
+        else:
+            collection = await memory.client.get_collection("gone", embedding_function=None)
+            await collection.delete(ids=[secret])
+        chunks = await memory.client.get_collection(chunks_name("gone"), embedding_function=None)
+        held = await chunks.get(include=["embeddings"])
+        assert len(held["ids"]) > 64
+        if way == "scope":
+            receipt = await memory.erase(scope="ada", namespace="elsewhere")
+        elif way == "where":
+            receipt = await memory.erase(where={"kind": "note"})
+    if way == "closed":
+        receipt = await aiochroma.erase(path)
+    elif way == "doctor":
+        report = await aiochroma.doctor(path, erase=True)
+        assert report.exit_code == 0
+    if way != "doctor":
+        assert (receipt.is_complete, receipt.chunks) == (True, len(held["ids"])), receipt
+    assert_gone(path)
+    assert [holds(path, row.astype("<f4").tobytes()) for row in held["embeddings"][:3]] == [[], [], []]
+    assert preflight(path, thorough=True).problems == ()
+    async with aiochroma.Memory(path, embedder=HashedEmbedder(), split_chars=60) as memory:
+        (hit,) = await memory.recall("the second red mat", namespaces="kept")
+        assert hit.passage is not None
+        await memory.remember(LIVING * 9, namespace="gone")
+        assert [hit.text for hit in await memory.recall("key", namespaces="gone")] == [LIVING * 9]
+
+
+async def test_what_another_memory_says_too_is_not_looked_for(tmp_path):
+    """Neither the text nor its vector, which is the same: the receipt says so, and is complete; nothing of the other is lost."""
+    path = tmp_path / "db"
+    long = " ".join(f"{number} is a number of note. " * 3 for number in range(8))
+    async with aiochroma.Memory(path, embedder=HashedEmbedder(), split_chars=60) as memory:
+        for text in (SECRETS[0], long):
+            for namespace in ("one", "two"):
+                await memory.remember(text, id=f"id of {text[:5]}", namespace=namespace)
+            receipt = await memory.erase(f"id of {text[:5]}", namespace="one")
+            assert receipt.is_complete, receipt.found
+            assert receipt.shared == receipt.texts >= 1
+            (hit,) = await memory.recall(text[:60], namespaces="two", k=1)
+            assert hit.text == text
+
+
+async def test_a_long_text_that_is_remembered_while_its_chunks_are_erased_is_whole(tmp_path, monkeypatch):
+    """Its chunks come first, and are nobody's until the memory is there; it is written again with both."""
+    path = tmp_path / "db"
+    async with aiochroma.Memory(path, embedder=HashedEmbedder(), split_chars=60) as memory:
+        await memory.remember(LIVING)
+        submit, receipts = Session.submit, []
+
+        async def erasing_before(session, operation, **arguments):
+            if operation in ("remember", "change_memories") and len(receipts) < 2:
+                receipts.append(await erase_traces(session, erased=0, texts=[], vectors=[], history=None))
+            return await submit(session, operation, **arguments)
+
+        monkeypatch.setattr(Session, "submit", erasing_before)
+        id = await memory.remember("A very long story. " * 30)
+        await memory.update(id, text="Another long story, of a mat. " * 30)
+        assert [receipt.chunks > 1 for receipt in receipts] == [True, True]
+        held = await (await memory.client.get_collection("default", embedding_function=None)).get(ids=[id])
+        chunks = await memory.client.get_collection(chunks_name("default"), embedding_function=None)
+        assert await chunks.count() == held["metadatas"][0][CHUNKS] > 1
 
 
 async def test_a_damaged_or_open_database_is_refused(tmp_path):
