@@ -139,7 +139,7 @@ class ChromaBackend:
         self._note_use(request.collection)
         if request.collection and not row.reads_first:
             self._read_first(arguments)
-        if self.hook is not None and row.lane in {Lane.CATALOG, Lane.BARRIER}:
+        if self.hook is not None and (row.lane is Lane.CATALOG or row.lane is Lane.BARRIER):
             self.hook.collections_changed(renamed=row.renames)
         if row.lane is Lane.WRITE:
             self._changed.add(request.collection)
@@ -147,7 +147,7 @@ class ChromaBackend:
         own = self._own.get(row.name) or self._further.get(row.name)
         if own is not None:
             result = own(**arguments)
-        elif row.result in {Result.RECORDS, Result.ROWS}:
+        elif row.result is Result.RECORDS or row.result is Result.ROWS:
             return read_records(self.api, request)
         elif row.effect is Effect.DROPS_COLLECTION:
             return self._delete_collection(arguments)

@@ -80,19 +80,26 @@ def check_records(
     for name, texts in {"ids": ids, "documents": documents, "uris": uris}.items():
         for position, text in enumerate(texts or ()):
             if isinstance(text, str):
-                check_storable_text(text, f"{name}[{position}]", most)
+                if not _is_plain(text, most):
+                    check_storable_text(text, f"{name}[{position}]", most)
             elif text is not None and name == "uris":
                 raise InvalidInputError(f"uris[{position}] must be a string, got {shown(text)}.")
     for position, metadata in enumerate(metadatas or ()):
         if metadata is None:
             continue
         where = f"metadatas[{position}]"
-        for key, value in metadata.items():
-            check_storable_text(key, f"A key of {where}", most)
-            for part in value if isinstance(value, list) else (value,):
-                _check_part(part, f"{where}[{shown(key)}]", most)
+        _check_values(metadata, where, most)
         has_document = documents is not None and documents[position] is not None
         check_metadata_size(metadata, where, MOST_VALUES - has_document, most)
+
+
+def _check_values(metadata: MetadataView, where: str, most: float) -> None:
+    for key, value in metadata.items():
+        if not _is_plain(key, most):
+            check_storable_text(key, f"A key of {where}", most)
+        for part in value if isinstance(value, list) else (value,):
+            if not (_is_plain(part, most) if isinstance(part, str) else isinstance(part, int)):
+                _check_part(part, f"{where}[{shown(key)}]", most)
 
 
 def _check_part(part: object, where: str, most: float) -> None:
@@ -109,7 +116,9 @@ def check_collection_metadata(metadata: Mapping[str, object] | None) -> None:
     Raises:
         InvalidInputError: It cannot; names what is wrong, and nothing is written.
     """
-    for key, value in (metadata or {}).items():
+    if not metadata:
+        return
+    for key, value in metadata.items():
         where = f"The collection's metadata {shown(key)}"
         if not isinstance(value, (str, int, float)):
             raise InvalidInputError(
@@ -121,7 +130,7 @@ def check_collection_metadata(metadata: Mapping[str, object] | None) -> None:
             _check_text(value, where)
         else:
             _check_part(value, where, math.inf)
-    check_metadata_size(metadata or {}, "the collection")
+    check_metadata_size(metadata, "the collection")
 
 
 def check_filter(value: object, where: str) -> None:
@@ -210,7 +219,10 @@ def check_metadata_size(
     for key, value in metadata.items():
         parts = value if isinstance(value, list) else (value,)
         values += len(parts)
-        size += _bytes_in(key) + sum(_bytes_in(part) for part in parts if isinstance(part, str))
+        size += _bytes_in(key)
+        for part in parts:
+            if isinstance(part, str):
+                size += _bytes_in(part)
     if values > most_values:
         raise InvalidInputError(
             f"The metadata of {where} has {values:,} values, and Chroma can store {most_values:,} of one record. "
@@ -249,6 +261,11 @@ def check_storable_text(text: str, where: str, most: float = MOST_BYTES) -> None
             "releases call such an index damaged. Take it out, or write a space for it."
         )
     _check_text(text, where)
+
+
+def _is_plain(text: str, most: float) -> bool:
+    """Tell at once what needs no further look, which is nearly every text; to name one costs more than to look at it."""
+    return text.isascii() and len(text) <= most and "\0" not in text
 
 
 def _check_text(text: str, where: str) -> None:

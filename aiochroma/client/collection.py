@@ -12,6 +12,7 @@ Signatures, results and errors are Chroma's (a test compares them). Corrected ar
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, cast
 
 import numpy as np
@@ -108,7 +109,7 @@ class Collection(Shared, AsyncCollection):
     :class:`~aiochroma.PartialWriteError`.
     """
 
-    @property
+    @cached_property
     def session(self) -> Session:
         """What the client that made it, and everything made by that client, share."""
         return cast("_OverSession", self._client).session
@@ -277,11 +278,12 @@ class Collection(Shared, AsyncCollection):
         )
 
     async def _write(self, operation: str, prepare: Callable[..., RequestT], records: _Records) -> None:
-        with self.session.limit(), self.session.turns.take(self.id) as turn:
+        session = self.session
+        with session.limit(), session.turns.take(self.id) as turn:
             has_files = records.uris is not None and records.embeddings is None
             size = max(_count(records.ids), _LARGE + 1 if has_files else 0)
             request = await self._prepared(prepare, size, **records._asdict())
-            await turn.come(self.session.timeout)
+            await turn.come(session.timeout)
             fields = ("ids", "embeddings", "metadatas", "documents", "uris")
             await self._submit(operation, **{name: request[name] for name in fields})
 
@@ -383,7 +385,8 @@ class Collection(Shared, AsyncCollection):
         if cached is None or cached[0] is not serialized:
             cached = (serialized, Schema.deserialize_from_json(serialized or {}))
             self.__dict__["_schema_cache"] = cached
-        return cast("Schema", cached[1])
+        schema: Schema = cached[1]
+        return schema
 
 
 def _own(include: Include) -> Include:
@@ -421,9 +424,10 @@ def _check_vectors(embeddings: Sequence[Vector]) -> None:
                 f"Inconsistent dimensions in provided embeddings: embeddings[{position}] has {len(vector)} dimensions, "
                 f"embeddings[0] has {dimensions}. Nothing was written."
             )
-    finite = np.isfinite(np.asarray(embeddings)).all(axis=1)
+    finite = np.isfinite(np.asarray(embeddings))
     if not finite.all():
+        first = int(np.flatnonzero(~finite.all(axis=1))[0])
         raise InvalidArgumentError(
-            f"Embeddings must not contain NaN or Infinity values: embeddings[{int(np.flatnonzero(~finite)[0])}] does. "
+            f"Embeddings must not contain NaN or Infinity values: embeddings[{first}] does. "
             "Nothing was written."
         )

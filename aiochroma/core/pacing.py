@@ -73,14 +73,11 @@ class CostModel:
         """Learn from one write."""
         expected = self.fixed + self.per_record * records
         seconds = min(seconds, expected * self._OUTLIER)
-        for name, value in (
-            ("_weight", 1.0),
-            ("_records", records),
-            ("_seconds", seconds),
-            ("_squares", records * records),
-            ("_products", records * seconds),
-        ):
-            setattr(self, name, getattr(self, name) * self._FADING + value)
+        self._weight = self._weight * self._FADING + 1.0
+        self._records = self._records * self._FADING + records
+        self._seconds = self._seconds * self._FADING + seconds
+        self._squares = self._squares * self._FADING + records * records
+        self._products = self._products * self._FADING + records * seconds
         self._fit()
 
     def records_within(self, seconds: float) -> int:
@@ -150,16 +147,17 @@ class Pacing:
             self._idle_slices = 0
             self._size_slices(may_grow=False)
 
-    def before_slice(self, *, delivered: bool) -> None:
+    def before_slice(self, *, telling: bool) -> None:
         """Look, from now until after the slice, whether the loops have anything to do meanwhile.
 
         Args:
-            delivered: Outcomes have just been delivered, so that the loops have something to do for that reason alone.
+            telling: Whether that tells anything: not of a small write, and not where outcomes have just been delivered, so that
+                the loops have something to do for that reason alone.
         """
         if not self._adapts:
             return
-        self._probes = [] if delivered else [_RoundTrip(loop) for loop in self._recent()]
-        self._unmeasured = self._unmeasured + 1 if delivered else 0
+        self._probes = [_RoundTrip(loop) for loop in self._recent()] if telling else []
+        self._unmeasured = 0 if telling else self._unmeasured + 1
         if self._unmeasured > _BELIEVED_SLICES:
             self._idle_slices = 0
 

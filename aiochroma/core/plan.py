@@ -135,8 +135,9 @@ class RecordPlanner:
         Returns:
             Steps to carry out in this order. A request that is in none of them waits for a later round.
         """
-        if len(waiting) == 1 and waiting[0].lane is not Lane.WRITE and not _is_paged(waiting[0], self.limits):
-            return [Step([0])]  # Alone: what it could be merged with need not be worked out.
+        if len(waiting) == 1 and not _is_paged(waiting[0], self.limits):
+            # Alone: what it could be merged with need not be worked out.
+            return [self._write_step(waiting, progress, [0]) if waiting[0].lane is Lane.WRITE else Step([0])]
         lanes = [request.lane for request in waiting]
         barrier = lanes.index(Lane.BARRIER) if Lane.BARRIER in lanes else len(lanes)
         if barrier == 0:
@@ -241,9 +242,12 @@ class RecordPlanner:
             return Step([line[0]], records=size)
         if not head.atomic:
             stop = min(size, start + limits.records_per_slice)
-            stop = end_within(head, start, stop, limits.bytes_per_slice, limits.bytes_per_number)
+            if stop - start > 1:
+                stop = end_within(head, start, stop, limits.bytes_per_slice, limits.bytes_per_number)
             if start or stop < size:
                 return Step([line[0]], start, stop, records=stop - start)
+        if len(line) == 1:
+            return Step([line[0]], records=size)
         members, total = [line[0]], size
         room = limits.bytes_per_slice - bytes_of(head, limits.bytes_per_number)
         seen = set(head.arguments["ids"])

@@ -216,7 +216,8 @@ class WorkerState:
             if step.records:
                 # Writing holds the interpreter: what is ready goes out before.
                 self._flush()
-                self.pacing.before_slice(delivered=self.delivered)
+                bulk = step.stop is not None or members[0].request.bulk
+                self.pacing.before_slice(telling=bulk and not self.delivered)
                 held = True
             self._step(resource, members, step)
             if self.outcomes and time.monotonic() - self.delivered_at > self.delivery_seconds:

@@ -75,7 +75,7 @@ class SharedPacing(Pacing):
         if first:
             self._size_slices(may_grow=False)
 
-    def before_slice(self, *, delivered: bool) -> None:
+    def before_slice(self, *, telling: bool) -> None:
         """Look at no event loop: there is none."""
 
     def pause(self) -> None:

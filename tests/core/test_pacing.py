@@ -111,7 +111,7 @@ async def _written(pacing, limits, slices):
 
     def write():
         for _ in range(slices):
-            pacing.before_slice(delivered=False)
+            pacing.before_slice(telling=True)
             pacing.pause()
             pacing.observe(limits.records_per_slice, 0.001 * limits.records_per_slice)
 
