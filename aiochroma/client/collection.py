@@ -32,6 +32,7 @@ from chromadb.api.types import (
     Metadata,
     OneOrMany,
     PyEmbedding,
+    QueryRequest,
     QueryResult,
     ReadLevel,
     Schema,
@@ -47,7 +48,7 @@ from chromadb.execution.expression.plan import Search  # noqa: TC002 - signature
 from aiochroma._errors import InvalidInputError
 from aiochroma._types import Vector
 from aiochroma._waiting import off_loop
-from aiochroma.backend.limits import check_filter, check_records
+from aiochroma.backend.limits import check_filter, check_records, usual_question
 from aiochroma.client.session import Shared
 
 if TYPE_CHECKING:
@@ -208,18 +209,31 @@ class Collection(Shared, AsyncCollection):
     ) -> QueryResult:
         """Return the nearest records of each question. See ``AsyncCollection.query``."""
         with self.session.limit():
-            request = await self._prepared(
-                self._validate_and_prepare_query_request,
-                max(_count(query_embeddings), _count(ids), _LARGE + 1 if query_uris is not None else 0),
-                query_embeddings=query_embeddings,
-                query_texts=query_texts,
-                query_images=query_images,
-                query_uris=query_uris,
-                ids=ids,
-                n_results=n_results,
-                where=where,
-                where_document=where_document,
-                include=_own(include),
+            others = (query_texts, query_images, query_uris, ids, where, where_document)
+            vectors = usual_question(query_embeddings, n_results, include, others)
+            request = (
+                QueryRequest(
+                    embeddings=cast("Embeddings", vectors),
+                    ids=None,
+                    where=None,
+                    where_document=None,
+                    include=_own(include),
+                    n_results=n_results,
+                )
+                if vectors is not None
+                else await self._prepared(
+                    self._validate_and_prepare_query_request,
+                    max(_count(query_embeddings), _count(ids), _LARGE + 1 if query_uris is not None else 0),
+                    query_embeddings=query_embeddings,
+                    query_texts=query_texts,
+                    query_images=query_images,
+                    query_uris=query_uris,
+                    ids=ids,
+                    n_results=n_results,
+                    where=where,
+                    where_document=where_document,
+                    include=_own(include),
+                )
             )
             result = await self._submit(
                 "_query",

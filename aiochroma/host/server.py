@@ -257,9 +257,9 @@ class HostServer:
 
     @property
     def _idle_at(self) -> float | None:
-        """When it ends for want of clients (``time.monotonic()``); None while it does not."""
+        """When it ends for want of clients (``time.monotonic()``); None while it does not, or is ending already."""
         since = self._clients.alone_since
-        if self._idle is None or since is None:
+        if self._idle is None or since is None or self._ends_at is not None:
             return None
         return since + (self._idle if self._had_client else max(self._idle, _FIRST_CLIENT_SECONDS))
 

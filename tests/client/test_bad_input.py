@@ -7,6 +7,7 @@ import pytest
 from chromadb.errors import DuplicateIDError
 
 from aiochroma import InvalidInputError
+from aiochroma.backend.limits import usual_question
 
 LONG = 300
 """More records than one piece of writing has: the last may be wrong when the first are long written, unless found first."""
@@ -229,3 +230,50 @@ async def test_a_filter_that_is_nested_too_deeply_is_our_error(collection):
         where = {"$and": [where, {"n": 1}]}
     with pytest.raises(InvalidInputError, match="nested too deeply"):
         await collection.get(where=where)
+
+
+_ROWS = np.eye(2, 3, dtype=np.float32)
+_USUAL = {"given": _ROWS, "n_results": 1, "include": ["documents"], "others": (None, None)}
+
+
+@pytest.mark.parametrize(
+    "unusual",
+    [
+        {"given": np.eye(2, 3)},
+        {"given": _ROWS[0]},
+        {"given": _ROWS[:0]},
+        {"given": _ROWS[:, :0]},
+        {"given": _ROWS * np.float32("nan")},
+        {"given": [_ROWS[0], np.float32([0, "inf", 0])]},
+        {"given": [_ROWS[0], _ROWS[1, :2]]},
+        {"given": [np.float32(1)]},
+        {"given": [np.array(1, np.float32)]},
+        {"given": [_ROWS]},
+        {"given": _ROWS.tolist()},
+        {"given": _ROWS.view(np.recarray)},
+        {"given": None},
+        {"n_results": 0},
+        {"n_results": True},
+        {"n_results": np.int64(1)},
+        {"include": ["data"]},
+        {"include": ["nonsense"]},
+        {"include": [["documents"]]},
+        {"include": ("documents",)},
+        {"others": (None, {})},
+    ],
+)
+def test_chroma_looks_at_every_unusual_question(unusual):
+    assert usual_question(**_USUAL) is not None
+    assert usual_question(**{**_USUAL, **unusual}) is None
+
+
+async def test_a_usual_question_is_answered_as_every_other(collection):
+    await collection.add(ids=["a", "b"], embeddings=_ROWS, documents=["one", "two"])
+    include = ["documents", "distances", "metadatas"]
+    usual = await collection.query(query_embeddings=_ROWS, n_results=2)
+    assert usual == await collection.query(query_embeddings=_ROWS.tolist(), n_results=2)
+    assert usual == await collection.query(query_embeddings=list(_ROWS), n_results=2)
+    own = await collection.query(query_embeddings=_ROWS, n_results=2, include=include)
+    own["included"].append("mine")
+    again = await collection.query(query_embeddings=_ROWS, n_results=2, include=include)
+    assert (include, again["included"]) == (["documents", "distances", "metadatas"],) * 2
