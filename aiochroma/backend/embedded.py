@@ -41,7 +41,7 @@ from aiochroma.backend.protocol import BackendInfo, Capabilities, FailedCall, ca
 from aiochroma.core.connection import Aside
 from aiochroma.core.operations import Lane, Space
 from aiochroma.disk.copying import copy_database, stamps_of
-from aiochroma.disk.erasing import scrub
+from aiochroma.disk.erasing import UnusedRooms, scrub
 from aiochroma.disk.findings import note_clean_close
 from aiochroma.disk.layout import refuse_without_descriptors
 from aiochroma.disk.recovery import DroppedIndexes, worn_collections
@@ -106,16 +106,13 @@ class EmbeddedBackend(ChromaBackend):
         take_lock: TakeLock,
         own_file: OwnFile,
     ) -> None:
-        self._location = location
-        self._make_hook = make_hook
-        self._take_lock = take_lock
-        self._own_file = own_file
-        self._options = options
+        self._location, self._options, self._own_file = location, options, own_file
+        self._make_hook, self._take_lock = make_hook, take_lock
         self._directory = Path(location.path)
-        self._identity: tuple[int, int] | None = None
-        self._is_open = False
+        self._identity = file_identity(self._directory)
+        self._is_open = self._wants_reopening = False
+        self._rooms = UnusedRooms(self._directory)
         self._log: RetainedLog | None = None
-        self._wants_reopening = False
         self._repaired_at = -_REPAIR_SECONDS
         self._open()
 
@@ -244,6 +241,7 @@ class EmbeddedBackend(ChromaBackend):
         if self._is_open and self._log is not None:
             self._log.work()
         self._dropped.remove()
+        self._rooms.blank()
         return False
 
     def _delete_collection(self, arguments: Any) -> None:
@@ -295,6 +293,7 @@ class EmbeddedBackend(ChromaBackend):
             self._own["reopen"] = self._reopen  # Asked for again where opening fails.
             if not wait_until_closed(self._directory, but_for=self._probe.descriptors):
                 log.warning("database.still_open", database=str(self._directory))
+            self._rooms.blank(now=True)
 
     def _close_hook(self, hook: WriteHook) -> None:
         """Tell what followed the writes how far the log goes, in terms of the database that it belongs to."""
@@ -445,6 +444,7 @@ class EmbeddedBackend(ChromaBackend):
                 history_database=history_database,
             )
         finally:
+            self._rooms.watch()
             self._ownership.release()
             self._open()
         return receipt.as_dict()

@@ -16,11 +16,11 @@ Then every file is read, and the receipt says what was looked for and where.
 from __future__ import annotations
 
 import json
-import mmap
 import os
 import shutil
 import sqlite3
-from contextlib import closing
+import time
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field
 from itertools import chain, repeat
 from typing import TYPE_CHECKING
@@ -29,7 +29,7 @@ from aiochroma._errors import StoreUnavailableError
 from aiochroma._files import SQLITE_SUFFIXES, flush, irregular, transaction
 from aiochroma._types import JsonObject
 from aiochroma.disk.backup import kept_copies
-from aiochroma.disk.hnsw_files import DELETED_MARK, map_elements, read_header, unit_forms
+from aiochroma.disk.hnsw_files import DELETED_MARK, blank_room, map_elements, read_header, unit_forms
 from aiochroma.disk.id_map import IndexUnreadableError, read_id_map, write_id_map
 from aiochroma.disk.layout import (
     HEADER_FILE,
@@ -40,6 +40,7 @@ from aiochroma.disk.layout import (
     QUARANTINE_PREFIX,
     TEXT_INDEX_FILE,
     connect_read_write,
+    files_holding,
     index_directories,
     log_topic,
 )
@@ -54,15 +55,16 @@ from aiochroma.disk.schema import (
 from aiochroma.disk.sqlite_file import delete_orphaned_lists, delete_records
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from aiochroma.disk.schema import StoredCollection
 
-__all__ = ["ErasureReceipt", "scrub", "trace_patterns"]
+__all__ = ["ErasureReceipt", "UnusedRooms", "scrub", "trace_patterns"]
 
 _OUR_FILES = "aiochroma-*.sqlite3"
-_BLANK_BYTES = 2**20
+_COARSE_NS = 50_000_000
+"""A file that was changed so lately may be changed again without another time of change."""
 _SHORTEST_PATTERN = 6
 """Texts of fewer bytes are in any file by chance."""
 
@@ -201,7 +203,7 @@ def _scrub(
         *trace_patterns(sought),
         *(vector for vector in (*vectors, *tally.vector_forms) if any(vector)),
     ]
-    files, size, found = _search(directory, patterns)
+    files, size, found = files_holding(directory, patterns)
     return ErasureReceipt(
         texts=len(texts),
         vectors=len(vectors),
@@ -304,8 +306,7 @@ def _scrub_index(
     if not (index / HEADER_FILE).is_file():
         return
     header = read_header(index, stored.dimension)
-    _blank(index / LEVEL0_FILE, header.count * header.element_size)
-    _blank(index / LENGTH_FILE, header.count * np.dtype("<f4").itemsize)
+    blank_room(index, header)
     if not (index / ID_MAP_FILE).is_file():
         return
     id_map = read_id_map(index)
@@ -340,17 +341,6 @@ def _scrub_index(
         )
     flush(index / LEVEL0_FILE)
     tally.vectors += len(positions)
-
-
-def _blank(file: Path, start: int) -> None:
-    """Write zeros over the end of a file, from a position on."""
-    with file.open("r+b") as opened:
-        end = opened.seek(0, os.SEEK_END)
-        opened.seek(start)
-        for position in range(start, end, _BLANK_BYTES):
-            opened.write(bytes(min(_BLANK_BYTES, end - position)))
-        opened.flush()
-        os.fsync(opened.fileno())
 
 
 # -- SQLite files ------------------------------------------------------------------------------------------------------
@@ -414,32 +404,44 @@ def _is_shared(connection: sqlite3.Connection, text: str, *, whole: bool = False
     return row is not None
 
 
-# -- proof -------------------------------------------------------------------------------------------------------------
-
-
-def _search(directory: Path, patterns: Sequence[bytes]) -> tuple[tuple[str, ...], int, tuple[str, ...]]:
-    """Read every file below a directory; returns their names, their size, and those in which something was found."""
-    names, size, found = [], 0, []
-    for file in _files(directory):
-        name = str(file.relative_to(directory))
-        names.append(name)
-        length = file.stat().st_size
-        size += length
-        if length and _holds(file, patterns):
-            found.append(name)
-    return tuple(names), size, tuple(found)
-
-
-def _holds(file: Path, patterns: Sequence[bytes]) -> bool:
-    with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        return any(content.find(pattern) >= 0 for pattern in patterns)
-
-
-def _files(directory: Path) -> Iterator[Path]:
-    return (path for path in sorted(directory.rglob("*")) if path.is_file() and not path.is_symlink())
-
-
 def _remove(path: Path, tally: _Tally) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
         tally.removed.append(path.name)
+
+
+class UnusedRooms:
+    """Blanks the room behind the elements of indexes that are written in a process that has erased something.
+
+    The memory of such a process may hold erased texts still, and Chroma fills the room of a new index with what it finds there.
+
+    Args:
+        directory: The database directory.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._seen: dict[str, int] = {}
+        self._is_watched = False
+        self._due = 0.0
+
+    def watch(self) -> None:
+        """Begin: something was erased."""
+        self._is_watched = True
+
+    def blank(self, *, now: bool = False) -> None:
+        """Blank what was written since, if it is time: looking takes some microseconds for each index."""
+        begun = time.monotonic()
+        if not self._is_watched or (begun < self._due and not now):
+            return
+        for name, index in index_directories(self._directory).items():
+            with suppress(OSError, IndexUnreadableError):  # It is being made, or deleted.
+                changed = (index / LEVEL0_FILE).stat()
+                if self._seen.get(name) == changed.st_mtime_ns:
+                    continue
+                blank_room(index, read_header(index, None))
+                # As Chroma has left it, so that a later change is seen.
+                os.utime(index / LEVEL0_FILE, ns=(changed.st_atime_ns, changed.st_mtime_ns))
+                if time.time_ns() - changed.st_mtime_ns > _COARSE_NS:
+                    self._seen[name] = changed.st_mtime_ns
+        self._due = time.monotonic() + 50 * (time.monotonic() - begun)

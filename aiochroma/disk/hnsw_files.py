@@ -20,7 +20,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from aiochroma.disk.id_map import IdMap, IndexUnreadableError, read_id_map
-from aiochroma.disk.layout import HEADER_FILE, ID_MAP_FILE, LENGTH_FILE, LEVEL0_FILE, LINK_LISTS_FILE
+from aiochroma.disk.layout import (
+    HEADER_FILE,
+    ID_MAP_FILE,
+    LENGTH_FILE,
+    LEVEL0_FILE,
+    LINK_LISTS_FILE,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,6 +40,7 @@ __all__ = [
     "LINK_CHECK_LIMIT",
     "Header",
     "IndexReport",
+    "blank_room",
     "inspect_index",
     "map_elements",
     "read_header",
@@ -408,3 +415,18 @@ def unit_forms(deleted: npt.NDArray[np.float32], sought: Sequence[bytes]) -> lis
         return []
     units = np.array([vector / np.linalg.norm(vector) for vector in fitting], dtype="<f4")
     return [row.tobytes() for row in deleted if (np.abs(units - row).max(axis=1) < _UNIT_TOLERANCE).any()]
+
+
+_BLANK_BYTES = 2**20
+
+
+def blank_room(index: Path, header: Header) -> None:
+    """Write zeros behind the elements of an index, where Chroma writes what its memory happens to hold."""
+    for name, start in ((LEVEL0_FILE, header.count * header.element_size), (LENGTH_FILE, header.count * 4)):
+        with (index / name).open("r+b") as opened:
+            end = opened.seek(0, os.SEEK_END)
+            opened.seek(start)
+            for position in range(start, end, _BLANK_BYTES):
+                opened.write(bytes(min(_BLANK_BYTES, end - position)))
+            opened.flush()
+            os.fsync(opened.fileno())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import re
 import shutil
@@ -15,7 +16,7 @@ from aiochroma._errors import DatabasePathError, StoreUnavailableError
 from aiochroma._files import canonical_path, irregular, make_directory
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 __all__ = [
     "BACKUP_NOTE",
@@ -37,6 +38,7 @@ __all__ = [
     "check_directory",
     "connect_read_only",
     "connect_read_write",
+    "files_holding",
     "free_bytes",
     "has_database",
     "index_directories",
@@ -293,3 +295,25 @@ def _room_in_file(directory: Path) -> int:
 
 def _user() -> str:
     return str(os.geteuid()) if hasattr(os, "geteuid") else "unknown"
+
+
+def files_holding(directory: Path, patterns: Sequence[bytes]) -> tuple[tuple[str, ...], int, tuple[str, ...]]:
+    """Read every file below a directory; returns their names, their size, and those in which something was found."""
+    names, size, found = [], 0, []
+    for file in _files(directory):
+        name = str(file.relative_to(directory))
+        names.append(name)
+        length = file.stat().st_size
+        size += length
+        if length and _holds(file, patterns):
+            found.append(name)
+    return tuple(names), size, tuple(found)
+
+
+def _holds(file: Path, patterns: Sequence[bytes]) -> bool:
+    with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return any(content.find(pattern) >= 0 for pattern in patterns)
+
+
+def _files(directory: Path) -> Iterator[Path]:
+    return (path for path in sorted(directory.rglob("*")) if path.is_file() and not path.is_symlink())

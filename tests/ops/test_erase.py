@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import shutil
 import sqlite3
 import uuid
@@ -226,6 +227,29 @@ async def test_a_text_in_the_unused_room_of_an_index_is_blanked(tmp_path):
         assert receipt.is_complete, receipt.found
         assert_gone(path)
         assert (await memory.recall("where is the key?", namespaces="other"))[0].text == LIVING
+
+
+async def test_what_the_memory_of_the_process_still_holds_stays_out_of_later_indexes(tmp_path):
+    """Chroma fills the room of an index that it writes after the erasure with it; that is blanked, at the latest at the end."""
+    path = tmp_path / "db"
+    async with aiochroma.Memory(path, embedder=HashedEmbedder()) as memory:
+        secret = await memory.remember(SECRETS[0])
+        await memory.remember(LIVING)
+        assert (await memory.erase(secret)).is_complete
+        for number in range(2):
+            await memory.remember(f"A number: {number}", namespace=f"later {number}")
+            await memory.recall("a number", namespaces=f"later {number}")
+        rooms = sorted(path.rglob("data_level0.bin"))
+        assert len(rooms) == 3
+        for room in rooms:
+            with room.open("r+b") as opened:
+                opened.seek(-len(SECRETS[0].encode()), os.SEEK_END)
+                opened.write(SECRETS[0].encode())
+        assert len(holds(path, SECRETS[0].encode())) == 3
+    assert_gone(path)
+    async with aiochroma.Memory(path, embedder=HashedEmbedder()) as memory:
+        assert [hit.text for hit in await memory.recall("key", namespaces="default")] == [LIVING]
+        assert len(await memory.recall("a number", namespaces=["later 0", "later 1"])) == 2
 
 
 async def test_lists_without_a_record_are_erased(tmp_path):
