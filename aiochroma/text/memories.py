@@ -316,6 +316,8 @@ def connect(path: str, *, any_thread: bool = False) -> sqlite3.Connection:
         connection.execute("PRAGMA secure_delete = ON")
         # One connection owns the file, so there is no need for shared memory, which not every file system offers.
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        # Of a new file only: what is deleted makes it smaller.
+        connection.execute("PRAGMA auto_vacuum = FULL")
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute("PRAGMA temp_store = MEMORY")

@@ -90,6 +90,71 @@ async def test_vectors_from_a_backup_come_into_our_file(directory, ours, tmp_pat
         assert {hit.id for hit in found} == set(ids)
 
 
+async def _change_at_random(collection, ids, times):
+    """Add, replace, change and delete records in any order; return the vectors of those that live."""
+    random, alive = np.random.default_rng(3), {}
+    for number in range(times):
+        id, vector = ids[random.integers(len(ids))], random.random(8, dtype=np.float32)
+        if id not in alive:
+            await collection.add(ids=[id], embeddings=[vector])
+        elif number % 4 == 0:
+            await collection.upsert(ids=[id], embeddings=[vector])
+        elif number % 4 == 1:
+            await collection.update(ids=[id], embeddings=[vector])
+        elif number % 4 == 2:
+            await collection.update(ids=[id], metadatas=[{"seen": number}])
+            vector = alive[id]
+        else:
+            await collection.delete(ids=[id])
+            vector = None
+        alive[id] = vector
+        if vector is None:
+            del alive[id]
+    return alive
+
+
+async def test_the_log_keeps_what_living_records_need_alone(directory):
+    """What later entries supersede leaves the log, whatever was done; and with or without an index it makes everything."""
+    ids, settings = [f"id{n}" for n in range(30)], {"hnsw": {"sync_threshold": 50, "batch_size": 20}}
+    twins = dict(zip(ids, np.random.default_rng(0).random((30, 8), dtype=np.float32), strict=True))
+    async with aiochroma.Memory(directory) as memory:
+        twin = await memory.client.create_collection("twin", embedding_function=None)
+        await twin.upsert(ids=ids, embeddings=list(twins.values()))
+        other = await memory.client.create_collection(
+            "other", embedding_function=None, configuration=settings
+        )
+        alive = await _change_at_random(other, ids, 150)
+        gone = [alive.popitem()[0] for _ in range(3)]
+        await other.delete(ids=gone)
+    with contextlib.closing(sqlite3.connect(directory / "chroma.sqlite3")) as connection:
+        topic = f"%{other.id}"
+        vectors = connection.execute(
+            "SELECT id FROM embeddings_queue WHERE topic LIKE ? AND vector IS NOT NULL", (topic,)
+        ).fetchall()
+        assert {id for (id,) in vectors} == alive.keys()
+    for index_is_lost in (False, True):
+        assert not index_is_lost or _delete_indexes(directory) >= 1
+        async with aiochroma.AsyncPersistentClient(directory) as client:
+            for name, expected in (("other", alive), ("twin", twins)):
+                found = await _vectors(await client.get_collection(name, embedding_function=None))
+                assert found.keys() == expected.keys()
+                for id, vector in expected.items():
+                    np.testing.assert_allclose(found[id], vector, atol=1e-6)
+
+
+async def test_files_get_smaller_with_what_is_forgotten(directory):
+    """Neither Chroma's file nor ours keeps the room of what was deleted."""
+    files = [directory / "chroma.sqlite3", directory / "aiochroma-text.sqlite3"]
+    async with aiochroma.Memory(directory) as memory:
+        await memory.remember_many(
+            [f"note {n}, of which nothing stays" for n in range(500)], namespace="notes"
+        )
+    full = [file.stat().st_size for file in files]
+    async with aiochroma.Memory(directory) as memory:
+        await memory.forget_namespace("notes")
+    assert all(file.stat().st_size < size * 0.7 for file, size in zip(files, full, strict=True))
+
+
 async def test_the_log_alone_makes_everything_again(directory):
     """Without our file and without indexes every vector is there, that of a memory and that of any other record."""
     vectors = np.random.default_rng(0).random((_MANY, 16), dtype=np.float32)
