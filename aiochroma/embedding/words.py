@@ -143,6 +143,10 @@ class WordLlamaEmbedder:
             raise missing_extra(_NAME, "local", "wordllama")
         _require_file(folder / _TOKENIZER)
         self._tokenizer = load_tokenizer(folder / _TOKENIZER, _NAME, "local")
+        # Its model takes whole texts for words and keeps 10,000 of them, 6 kB each, to split a text faster that comes again.
+        resize = getattr(self._tokenizer.model, "_resize_cache", None)
+        if resize is not None:  # Older releases of `tokenizers` do not have it.
+            resize(0)
         self._vectors, checksum = _load_vectors(folder / _WEIGHTS)
         self._identity = f"wordllama:l2_supercat:{self.dimensions}:mean:{checksum:08x}"
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
+import sys
 
 import pytest
 from programs import printed_by
@@ -56,3 +58,32 @@ def test_missing_weights_are_named(monkeypatch, tmp_path):
     monkeypatch.setattr(_wordllama, "package_folder", lambda name: tmp_path)
     with pytest.raises(aiochroma.EmbedderError, match="l2_supercat"):
         WordLlamaEmbedder()
+
+
+class _Allocated(ctypes.Structure):
+    """What glibc tells of its heaps: ten numbers of bytes and pieces."""
+
+    _fields_ = [(f"field_{number}", ctypes.c_size_t) for number in range(10)]
+
+    in_use = property(lambda self: self.field_7)
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "mallinfo2"),
+    reason="glibc tells what is allocated",
+)
+def test_texts_that_were_embedded_are_not_kept():
+    """Thousands of texts that are all different leave nothing behind: the tokenizer would keep 6 kB of each."""
+    allocated = ctypes.CDLL(None).mallinfo2
+    allocated.restype = _Allocated
+    embedder = WordLlamaEmbedder()
+    embedder.embed(["a first text"])
+    before = allocated().in_use
+    for start in range(0, 3000, 100):
+        embedder.embed(
+            [
+                f"What was said at moment {n} in the {n * n}th of {n + 7} meetings is about {n * 31} gardens and trains."
+                for n in range(start, start + 100)
+            ]
+        )
+    assert allocated().in_use - before < 3_000_000
