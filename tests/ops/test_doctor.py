@@ -120,6 +120,9 @@ async def _examined(path):
 
 async def test_orphans_and_free_pages_go_when_asked(database):
     """Index directories of no collection, as plain chromadb leaves them, are set aside and the SQLite file shrinks."""
+    with contextlib.closing(sqlite3.connect(database / "chroma.sqlite3", isolation_level=None)) as connection:
+        connection.execute("PRAGMA auto_vacuum = NONE")
+        connection.execute("VACUUM")
     async with aiochroma.AsyncPersistentClient(database) as client:
         await client.delete_collection("main")
     (database / str(uuid.uuid4())).mkdir()
