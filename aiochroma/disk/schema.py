@@ -1,4 +1,4 @@
-"""All SQL that reads Chroma's own tables, of every version of Chroma whose data is read here, and what is added to its log.
+"""All SQL that reads Chroma's own tables, of every version of Chroma whose data is read here.
 
 What lies on disk is untrusted: a column may be missing (an older Chroma wrote the file), and a value may be of another type than
 Chroma writes (another program did). So the columns that are there are asked for, and values are checked as they are read.
@@ -52,7 +52,6 @@ __all__ = [
     "stored_collections",
     "stored_embedders",
     "tables_of",
-    "thin_log",
     "unowned_chunks",
 ]
 
@@ -70,35 +69,6 @@ _NO_KIND = -1
 
 LOG_INDEX = "aiochroma_log_by_topic"
 """Our index on Chroma's log, which has none by collection: without it each write reads the whole retained log."""
-
-_SUPERSEDED = (
-    "DELETE FROM embeddings_queue WHERE seq_id IN (SELECT entry FROM aiochroma_log WHERE record = old.id)"
-    " AND id = old.embedding_id"
-    " AND topic = 'persistent://default/default/' || (SELECT collection FROM segments WHERE id = old.segment_id)"
-)
-_THINNED = f"""
-CREATE TABLE IF NOT EXISTS aiochroma_log (record INTEGER, entry INTEGER, PRIMARY KEY (record, entry)) WITHOUT ROWID;
-CREATE TRIGGER IF NOT EXISTS aiochroma_log_of_changed AFTER UPDATE OF seq_id ON embeddings WHEN old.seq_id < new.seq_id BEGIN
-    INSERT OR IGNORE INTO aiochroma_log VALUES (old.id, old.seq_id);
-    {_SUPERSEDED} AND EXISTS (
-        SELECT 1 FROM embeddings_queue AS n WHERE n.seq_id = new.seq_id AND (
-            (n.operation = {UPSERT} AND n.vector IS NOT NULL) OR
-            (embeddings_queue.operation = {UPDATE} AND (embeddings_queue.vector IS NULL OR n.vector IS NOT NULL))));
-    DELETE FROM aiochroma_log WHERE record = old.id AND entry NOT IN (SELECT seq_id FROM embeddings_queue);
-END;
-CREATE TRIGGER IF NOT EXISTS aiochroma_log_of_deleted AFTER DELETE ON embeddings BEGIN
-    INSERT OR IGNORE INTO aiochroma_log VALUES (old.id, old.seq_id);
-    {_SUPERSEDED};
-    DELETE FROM aiochroma_log WHERE record = old.id;
-END;
-"""  # noqa: S608 - of this module's own texts
-"""What thins a log that is kept, while Chroma applies an entry to a record: the entries before it that it supersedes go.
-
-Those are what made a record that is deleted, and changes whose vector, or lack of one, a later entry makes up for. So the log
-has every vector of a living record, and of a deleted one the deletion, which an index on disk may not have yet. The table knows
-the entries of a record but its last, which Chroma's own table has; its numbers are not believed, so what leaves the log always is
-an entry of this record.
-"""
 
 MOST_VALUES = 5461
 """A record with more metadata keys (or more entries in one list) can be logged but never applied: SQLite takes 32,766 variables
@@ -215,11 +185,6 @@ def has_log_index(connection: sqlite3.Connection) -> bool:
         ).fetchone()
         is not None
     )
-
-
-def thin_log(connection: sqlite3.Connection) -> None:
-    """Have SQLite delete from the log, from now on, what later entries supersede; Chroma has made its tables."""
-    connection.executescript(_THINNED)
 
 
 def keeps_log(connection: sqlite3.Connection) -> bool:
