@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from aiochroma._errors import ClosedError, DeadlineExceededError, InvalidInputError, shown
+from aiochroma._errors import AiochromaError, ClosedError, DeadlineExceededError, InvalidInputError, shown
 from aiochroma._files import expand
 from aiochroma._types import Vector
 from aiochroma._waiting import checked_seconds, deadline, deadline_at, refuse_on_loop, waits_by_blocking
@@ -359,9 +359,12 @@ class LazyClient:
             work: What to do.
             absent: The outcome where there is no such collection.
             check: Refuses a collection by raising.
+
+        Raises:
+            InvalidInputError: Chroma refuses what the work gives it; its error is the cause.
         """
         client = await self.open()
-        from chromadb.errors import NotFoundError
+        from chromadb.errors import InvalidArgumentError, NotFoundError
 
         for attempt in (1, 2):
             try:
@@ -377,6 +380,12 @@ class LazyClient:
                 # It does not exist, or was deleted, and perhaps made again.
                 if self._collections.pop(name, None) is None or attempt == 2:
                     break
+            except AiochromaError:
+                raise
+            except (TypeError, ValueError, OverflowError, InvalidArgumentError) as error:
+                raise InvalidInputError(
+                    f"Chroma refuses what is given for {shown(name)}: {error!s:.500}"
+                ) from error
         return absent
 
     def known_collection(self, name: str) -> Collection | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterable, Mapping
 from functools import cached_property
@@ -17,7 +18,7 @@ from aiochroma._errors import EmbedderMismatchError, InvalidInputError, shown
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma._types import JsonObject
 from aiochroma._waiting import deadline_at, waits_by_blocking
-from aiochroma.backend.limits import check_storable_text
+from aiochroma.backend.limits import check_storable_text, is_number
 from aiochroma.embedding.choice import chosen
 from aiochroma.embedding.functions import (
     PROBE,
@@ -28,12 +29,11 @@ from aiochroma.embedding.functions import (
     is_same_name,
     vectors_from,
 )
-from aiochroma.memory.memory import Memory  # noqa: TC001 - pydantic reads the annotation
+from aiochroma.memory.arguments import check_id, check_k
+from aiochroma.memory.memory import Memory
 from aiochroma.sync import Memory as BlockingMemory
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
 
     from aiochroma._types import Metadata, Vector
@@ -45,11 +45,13 @@ __all__ = [
     "AiochromaEmbeddings",
     "AiochromaRetriever",
     "EmbedderMark",
-    "check_rows",
+    "check_diversity",
+    "checked_embeddings",
+    "checked_rows",
     "embed_documents",
     "embed_query",
     "listed",
-    "refuse_text",
+    "refuse_options",
 ]
 
 
@@ -58,6 +60,8 @@ T = TypeVar("T")
 
 class AiochromaEmbeddings(Embeddings):
     """Gives an embedder the interface of LangChain's; a memory takes LangChain's as they are.
+
+    What the embedder raises, or returns that is no vector for each text, is an :class:`aiochroma.EmbeddingFailedError`.
 
     Args:
         embedder: An :class:`aiochroma.Embedder`, or the name of a built-in one. Default: the one that a memory uses for a new
@@ -74,12 +78,22 @@ class AiochromaEmbeddings(Embeddings):
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """Return a vector for each text."""
-        return [[float(value) for value in vector] for vector in self.embedder.function(texts)]
+        given, function = listed(texts, "`texts`"), self.embedder.function
+        for position, text in enumerate(given):
+            if not isinstance(text, str):
+                raise InvalidInputError(f"texts[{position}] must be a string, got {shown(text)}.")
+        with blamed(function):
+            rows = function(given)
+        return [vector.tolist() for vector in vectors_from(rows, given, function)]
 
     def embed_query(self, text: str) -> list[float]:
         """Return the vector of a question."""
+        if not isinstance(text, str):
+            raise InvalidInputError(f"`text` must be a string, got {shown(text)}.")
         function = self.embedder.function
-        (vector,) = function.embed_query([text]) if hasattr(function, "embed_query") else function([text])
+        with blamed(function):
+            rows = function.embed_query([text]) if hasattr(function, "embed_query") else function([text])
+        (vector,) = vectors_from(rows, [text], function)
         return [float(value) for value in vector]
 
 
@@ -117,33 +131,75 @@ async def embed_query(embeddings: Embeddings, text: str) -> Vector:
     return vector
 
 
-def check_rows(
-    given: object, texts: Sequence[object], metadatas: Sequence[object] | None, ids: Sequence[object] | None
-) -> None:
-    """Check what is to be stored, before it is embedded.
+def checked_embeddings(embedding: object) -> Embeddings:
+    """Return LangChain's embedder that was given, or the offline one for None.
+
+    Raises:
+        InvalidInputError: It is none of LangChain's.
+    """
+    if embedding is None:
+        return AiochromaEmbeddings()
+    if not isinstance(embedding, Embeddings):
+        raise InvalidInputError(
+            f"`embedding` must be LangChain's `Embeddings` or None, got {shown(embedding)}."
+        )
+    return embedding
+
+
+def check_diversity(k: int, fetch_k: int, lambda_mult: float) -> int:
+    """Check what chooses documents that are different from each other, and return how many are looked at.
+
+    Raises:
+        InvalidInputError: One of the numbers is none.
+    """
+    if not is_number(lambda_mult) or not math.isfinite(lambda_mult):
+        raise InvalidInputError(f"`lambda_mult` must be a number, got {shown(lambda_mult)}.")
+    return max(check_k(k), check_k(fetch_k, "`fetch_k`"))
+
+
+def refuse_options(unknown: Mapping[str, object]) -> None:
+    """Refuse options that a call does not have.
+
+    Raises:
+        InvalidInputError: There are some.
+    """
+    if unknown:
+        raise InvalidInputError(f"This call of the vector store has no argument {shown(min(unknown))}.")
+
+
+def checked_rows(texts: Iterable[str], metadatas: object, ids: object) -> list[str]:
+    """Check what is to be stored, before it is embedded, and return the texts.
 
     Args:
-        given: The texts as they were given.
-        texts: The texts as a list.
+        texts: The texts.
         metadatas: What goes with each, or None.
         ids: The id of each, or None.
 
     Raises:
         InvalidInputError: Something of it is wrong.
     """
-    if isinstance(given, str) or not all(isinstance(text, str) for text in texts):
-        raise InvalidInputError(f"`texts` must be several strings, got {shown(given)}.")
-    refuse_text(ids)
+    documents = listed(texts, "`texts`")
+    for position, text in enumerate(documents):
+        if not isinstance(text, str):
+            raise InvalidInputError(f"texts[{position}] must be a string, got {shown(text)}.")
+        check_storable_text(text, f"texts[{position}]")
     for name, values in (("metadatas", metadatas), ("ids", ids)):
-        if values is not None and len(values) != len(texts):
+        if not isinstance(values, (list, tuple)):
+            if values is not None:
+                raise InvalidInputError(
+                    f"`{name}` must be a list with one for each text, got {shown(values)}."
+                )
+            continue
+        if len(values) != len(documents):
             raise InvalidInputError(
-                f"There are {len(texts)} texts and {len(values)} `{name}`; give one for each."
+                f"There are {len(documents)} texts and {len(values)} `{name}`; give one for each."
             )
-    for position, text in enumerate(texts):
-        check_storable_text(str(text), f"texts[{position}]")
-    for position, metadata in enumerate(metadatas or ()):
-        if metadata is not None and not isinstance(metadata, Mapping):
-            raise InvalidInputError(f"metadatas[{position}] must be a mapping, got {shown(metadata)}.")
+        for position, value in enumerate(values):
+            if name == "ids" and value not in (None, ""):
+                check_id(value, f"ids[{position}]")
+            if name == "metadatas" and not isinstance(value, Mapping | None):
+                raise InvalidInputError(f"metadatas[{position}] must be a mapping, got {shown(value)}.")
+    return documents
 
 
 def listed(values: Iterable[T], where: str) -> list[T]:
@@ -152,21 +208,11 @@ def listed(values: Iterable[T], where: str) -> list[T]:
     Raises:
         InvalidInputError: It is one text, or nothing that has several.
     """
-    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+    if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
         raise InvalidInputError(
             f"{where} must be a list, or something else to go through, got {shown(values)}."
         )
     return list(values)
-
-
-def refuse_text(ids: object) -> None:
-    """Refuse one id in the place of several: its letters would be taken for them.
-
-    Raises:
-        InvalidInputError: It is one.
-    """
-    if isinstance(ids, str):
-        raise InvalidInputError(f"`ids` must be several strings, got {shown(ids)}.")
 
 
 class _Awaited:
@@ -238,6 +284,8 @@ class EmbedderMark:
 
 log: EventLogger = get_logger("aiochroma.langchain")
 
+_OF_RECALL = frozenset(inspect.signature(Memory.recall).parameters)
+
 
 class AiochromaRetriever(BaseRetriever):
     """Retrieves what a memory recalls about a question, best first.
@@ -294,7 +342,13 @@ class AiochromaRetriever(BaseRetriever):
         return _documents(self.memory.recall(query, **self._arguments(changes)))
 
     def _arguments(self, changes: Mapping[str, object]) -> JsonObject:
-        return {"namespaces": self.namespaces, "k": self.k, **self.options, **changes}
+        given = {"namespaces": self.namespaces, "k": self.k, **self.options, **changes}
+        unknown = sorted(map(str, given.keys() - _OF_RECALL))
+        if unknown:
+            raise InvalidInputError(
+                f"`Memory.recall` has no argument {shown(unknown[0])}: the retriever's `options` are its own."
+            )
+        return given
 
 
 def _documents(recall: Recall) -> list[Document]:

@@ -10,20 +10,21 @@ from langchain_core.documents import Document
 from langchain_core.vectorstores import VectorStore
 from langchain_core.vectorstores.utils import maximal_marginal_relevance
 
-from aiochroma._errors import InvalidInputError, shown
 from aiochroma._types import JsonObject, Metadata, MetadataView, Vector, Where
 from aiochroma._waiting import drive
+from aiochroma.client.options import check_name
 from aiochroma.client.session import LazyClient, Shared
 from aiochroma.embedding.choice import adapted
 from aiochroma.langchain.adapters import (
-    AiochromaEmbeddings,
     EmbedderMark,
-    check_rows,
+    check_diversity,
+    checked_embeddings,
+    checked_rows,
     embed_documents,
     embed_query,
-    refuse_text,
+    refuse_options,
 )
-from aiochroma.memory.arguments import RESERVED
+from aiochroma.memory.arguments import RESERVED, check_k, checked_ids
 from aiochroma.memory.memory import Memory
 from aiochroma.memory.results import user_metadata
 from aiochroma.records.record import DIMENSIONS, EMBEDDER, FINGERPRINT, NAMESPACE
@@ -75,7 +76,8 @@ class AiochromaVectorStore(Shared, VectorStore):
         collection_name: str = "langchain",
         client: object = None,
     ) -> None:
-        self._embeddings = AiochromaEmbeddings() if embedding is None else embedding
+        check_name("collection_name", collection_name)
+        self._embeddings = checked_embeddings(embedding)
         self._client = LazyClient(path, client)
         self._name = collection_name
         self._mark = EmbedderMark(
@@ -116,9 +118,8 @@ class AiochromaVectorStore(Shared, VectorStore):
             EmbedderMismatchError: The collection was written with another embedder.
             AiochromaError: See the error tree.
         """
-        _refuse(kwargs)
-        documents = list(texts)
-        check_rows(texts, documents, metadatas, ids)
+        refuse_options(kwargs)
+        documents = checked_rows(texts, metadatas, ids)
         if not documents:
             return []
         given = [id for id in ids or () if id is not None]
@@ -154,10 +155,9 @@ class AiochromaVectorStore(Shared, VectorStore):
 
     async def aget_by_ids(self, ids: Sequence[str], /) -> list[Document]:
         """Return the documents that have these ids, in this order; those that do not exist are left out."""
-        refuse_text(ids)
-        if not ids:
+        distinct = checked_ids(ids)
+        if not distinct:
             return []
-        distinct = list(dict.fromkeys(ids))
 
         async def read(collection: Collection) -> list[Document]:
             found = await collection.get(ids=distinct, include=["documents", "metadatas"])
@@ -180,11 +180,11 @@ class AiochromaVectorStore(Shared, VectorStore):
         Returns:
             True.
         """
-        _refuse(kwargs)
-        refuse_text(ids)
+        refuse_options(kwargs)
+        given = None if ids is None else checked_ids(ids)
 
         async def remove(collection: Collection) -> bool:
-            doomed = None if ids is None else list(dict.fromkeys(ids))
+            doomed = given
             if doomed is None and filter is None:
                 doomed = (await collection.get(include=[]))["ids"]
             if doomed is None or doomed:
@@ -216,7 +216,7 @@ class AiochromaVectorStore(Shared, VectorStore):
         if mode == "vector":
             found = await self.asimilarity_search_with_score(query, k, filter=filter, **kwargs)
             return [document for document, _ in found]
-        _refuse(kwargs)
+        refuse_options(kwargs)
         memory = Memory(client=await self._client.open(), embedder=self._embeddings)
         hits = await (await memory.open()).recall(query, namespaces=self._name, k=k, where=filter, mode=mode)
         return [Document(hit.text, id=hit.id, metadata=hit.metadata) for hit in hits]
@@ -269,11 +269,14 @@ class AiochromaVectorStore(Shared, VectorStore):
     ) -> list[Document]:
         """Do the same as :meth:`amax_marginal_relevance_search`, for a vector."""
         include = ["documents", "metadatas", "embeddings"]
-        rows = await self._rows(embedding, max(k, fetch_k), filter, kwargs, include)
+        fetched = check_diversity(k, fetch_k, lambda_mult)
+        rows = await self._rows(embedding, fetched, filter, kwargs, include)
         documents = _documents(rows["ids"][0], rows["documents"][0], rows["metadatas"][0])
         if not documents:
             return []
         vector = np.asarray(embedding, dtype=np.float32)
+        if not vector.any():  # Of an empty question; no document is nearer to it than another.
+            return documents[:k]
         chosen = maximal_marginal_relevance(vector, rows["embeddings"][0], lambda_mult, k)
         return [documents[index] for index in chosen]
 
@@ -396,7 +399,8 @@ class AiochromaVectorStore(Shared, VectorStore):
         include: list[str],
     ) -> JsonObject:
         """Return the columns of the rows nearest to a vector, each as the only entry of a list."""
-        _refuse({name: value for name, value in options.items() if name != "where_document"})
+        check_k(k)
+        refuse_options({name: value for name, value in options.items() if name != "where_document"})
 
         async def query(collection: Collection) -> JsonObject:
             return {
@@ -443,8 +447,3 @@ def _documents(
         Document(text or "", id=id, metadata=user_metadata(metadata))
         for id, text, metadata in zip(ids, texts, metadatas, strict=True)
     ]
-
-
-def _refuse(unknown: Mapping[str, object]) -> None:
-    if unknown:
-        raise InvalidInputError(f"This call of the vector store has no argument {shown(min(unknown))}.")

@@ -230,7 +230,7 @@ def checked_ids(ids: object) -> list[str]:
     Raises:
         InvalidInputError: One is no id; its position is named.
     """
-    if isinstance(ids, (str, bytes)) or not isinstance(ids, Iterable):
+    if isinstance(ids, (str, bytes, Mapping)) or not isinstance(ids, Iterable):
         raise InvalidInputError(f"`ids` must be several ids, got {shown(ids)}.")
     return list(dict.fromkeys(check_id(id, f"ids[{number}]") for number, id in enumerate(ids)))
 
@@ -243,6 +243,8 @@ def checked_names(namespaces: Iterable[str] | str | None) -> list[str] | None:
     """
     if namespaces is None:
         return None
+    if not isinstance(namespaces, Iterable):
+        raise InvalidInputError(f"`namespaces` must be names, one or several, got {shown(namespaces)}.")
     names = [namespaces] if isinstance(namespaces, str) else list(namespaces)
     for name in names:
         collection_name(name)

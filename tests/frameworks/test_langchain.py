@@ -57,6 +57,8 @@ async def test_documents_are_memories(memory):
 async def test_options_reach_recall(memory):
     """All namespaces are searched by default, `k` holds for each, and what else recall takes can be given."""
     assert len(await AiochromaRetriever(memory=memory).ainvoke("cat")) == 3
+    with pytest.raises(aiochroma.InvalidInputError, match="no argument 'nonsense'"):
+        await AiochromaRetriever(memory=memory, options={"nonsense": 1}).ainvoke("cat")
     assert len(await AiochromaRetriever(memory=memory, k=1).ainvoke("cat")) == 2
     only = AiochromaRetriever(memory=memory, options={"where": {"kind": "pet"}})
     assert [document.metadata["kind"] for document in await only.ainvoke("cat")] == ["pet"]

@@ -136,7 +136,7 @@ async def test_wrong_arguments(store, tmp_path):
     with pytest.raises(aiochroma.InvalidInputError, match="2 `ids`"):
         await store.aadd_texts(["one"], ids=["1", "2"])
     for texts in ("one", ["one", 5]):
-        with pytest.raises(aiochroma.InvalidInputError, match="several strings"):
+        with pytest.raises(aiochroma.InvalidInputError, match=r"`texts` must be|must be a string, got 5"):
             await store.aadd_texts(texts)
     with pytest.raises(aiochroma.InvalidInputError, match="filters"):
         await store.asimilarity_search("cat", filters={"kind": "pet"})
@@ -275,3 +275,78 @@ async def test_what_is_no_text_is_refused_before_it_is_embedded(store):
     ):
         with pytest.raises(aiochroma.InvalidInputError, match=named):
             await call
+
+
+_ODD = [
+    7,
+    -1,
+    float("nan"),
+    10**400,
+    b"x",
+    object(),
+    True,
+    {"a": object()},
+    [b"x"],
+    ["\ud800"],
+    [[1.0]],
+    print,
+]
+_ODD_CALLS = {
+    "texts": (lambda store, odd: store.aadd_texts(odd), []),
+    "metadatas": (lambda store, odd: store.aadd_texts(["text"], odd), []),
+    "a value of metadata": (lambda store, odd: store.aadd_texts(["text"], [{"key": odd}]), [7, -1, True]),
+    "a key of metadata": (lambda store, odd: store.aadd_texts(["text"], [{str: odd}]), []),
+    "ids": (lambda store, odd: store.aadd_texts(["text"], ids=odd), []),
+    "an id": (lambda store, odd: store.aadd_texts(["text"], ids=[odd]), []),
+    "ids to get": (lambda store, odd: store.aget_by_ids(odd), []),
+    "an id to get": (lambda store, odd: store.aget_by_ids([odd]), []),
+    "ids to delete": (lambda store, odd: store.adelete(odd), []),
+    "a filter": (lambda store, odd: store.asimilarity_search("text", filter=odd), []),
+    "a question": (lambda store, odd: store.asimilarity_search(odd), []),
+    "k": (lambda store, odd: store.asimilarity_search("text", odd), [7]),
+    "a mode": (lambda store, odd: store.asimilarity_search("text", mode=odd), []),
+    "a condition on texts": (lambda store, odd: store.asimilarity_search("text", where_document=odd), []),
+    "a vector": (lambda store, odd: store.asimilarity_search_by_vector(odd), []),
+    "documents to fetch": (lambda store, odd: store.amax_marginal_relevance_search("text", 2, odd), [7]),
+    "a diversity": (
+        lambda store, odd: store.amax_marginal_relevance_search("text", 2, 4, odd),
+        [7, -1],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", _ODD_CALLS)
+async def test_odd_arguments_are_refused_in_words(store, name):
+    """Each is an error of the tree, and nothing is written or deleted."""
+    call, fine = _ODD_CALLS[name]
+    before = await store.aget_by_ids(["a", "b"])
+    count = await store._client.known_collection("langchain").count()
+    for odd in _ODD:
+        if not any(type(odd) is type(one) and odd == one for one in fine):
+            with pytest.raises(aiochroma.InvalidInputError):
+                await call(store, odd)
+    assert await store.aget_by_ids(["a", "b"]) == before
+    if not fine:
+        assert await store._client.known_collection("langchain").count() == count
+
+
+async def test_a_store_and_an_embedder_refuse_odd_options(tmp_path):
+    """By name, before a directory is made; an embedder that returns no vectors is to blame itself."""
+    for option in ("path", "embedding", "collection_name", "client"):
+        for odd in _ODD:
+            with pytest.raises(aiochroma.InvalidInputError, match=option):
+                AiochromaVectorStore(**{"path": tmp_path / "new", option: odd})
+    assert not (tmp_path / "new").exists()
+    embeddings = AiochromaEmbeddings("hashed")
+    for odd in _ODD:
+        with pytest.raises(aiochroma.InvalidInputError, match="text"):
+            embeddings.embed_documents([odd])
+        with pytest.raises(aiochroma.InvalidInputError, match="text"):
+            embeddings.embed_query(odd)
+    with pytest.raises(aiochroma.EmbeddingFailedError):
+        AiochromaEmbeddings(lambda texts: texts).embed_query("text")
+
+
+async def test_a_question_without_a_direction_finds_the_first(store):
+    """An empty question has no vector to be different from, and is no error."""
+    assert len(await store.amax_marginal_relevance_search("", k=2)) == 2
