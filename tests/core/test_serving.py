@@ -733,6 +733,17 @@ def test_one_wake_up_per_event_loop_per_batch(engine, elsewhere):
     assert engine.resource.calls == ["holder", "same"]
 
 
+def test_a_single_write_wakes_its_loop_for_its_outcome_alone(engine, elsewhere):
+    """Whether a loop is idle is of interest to bulk writing: one write after the other does not ask it."""
+
+    async def body():
+        for number in range(3):
+            await engine.call(number, operation="_add", collection_id="c", ids=[f"{number}"], embeddings=None)
+        return asyncio.get_running_loop().wake_ups
+
+    assert elsewhere(body, CountingLoop)() == 3
+
+
 # -- logging -----------------------------------------------------------------------------------------------------------
 
 
