@@ -35,7 +35,6 @@ from aiochroma.records.history import Entry
 from aiochroma.records.ranking import ScoreParts
 
 if TYPE_CHECKING:
-    import enum
     from collections.abc import Iterator, Mapping
 
     from chromadb.config import Settings
@@ -54,7 +53,6 @@ __all__ = [
     "options_to_json",
     "received",
     "records_of",
-    "register_dataclass",
     "request_from_wire",
     "request_to_wire",
     "travelling",
@@ -129,18 +127,17 @@ def make_codec() -> Codec:
 
     codec = Codec()
     codec.register(10, Collection, dict, lambda fields: Collection(**fields))
-    register_dataclass(codec, 11, UserIdentity)
-    register_enum(codec, 12, ReadLevel)
-    register_dataclass(codec, 13, SparseVector)
-    register_dataclass(codec, 14, IndexingStatus)
+    codec.register(12, ReadLevel, lambda level: level.value, ReadLevel)
     codec.register(15, Schema, Schema.serialize_to_json, StoredSchema)
     codec.register(16, _StoredConfiguration, _StoredConfiguration.to_plain, _configuration)
     # Chroma says that it does not search so on a single machine; it does not look at the search.
     codec.register(17, Search, Search.to_dict, dict)
     codec.register(18, type(Path()), str, Path)
     codec.register(19, Settings, settings_to_json, settings_from_json)
-    for code, kind in enumerate((*_REPORTS, *_of_searches()), start=20):
-        register_dataclass(codec, code, kind)
+    own = enumerate((*_REPORTS, *_of_searches()), start=20)
+    for code, kind in ((11, UserIdentity), (13, SparseVector), (14, IndexingStatus), *own):
+        fields = _WITHIN.get(kind) or _Fields(kind)
+        codec.register(code, kind, fields.to_plain, fields.from_plain)
     codec.register(126, VectorRows, VectorRows.to_plain, VectorRows.from_plain)
     codec.register(127, Entry, tuple, Entry._make)
     return codec
@@ -165,23 +162,57 @@ def settings_from_json(values: JsonObject) -> Settings:
     return Settings(_env_file=None, **values)  # type: ignore[call-arg] # an argument of pydantic-settings
 
 
-def register_dataclass(codec: Codec, code: int, kind: type) -> None:
-    """Let a dataclass travel with all its fields, so that one that is added travels, too. Both sides are of one version."""
-    names = [field.name for field in dataclasses.fields(kind)]
+class _Fields:
+    """How a dataclass travels: as the list of all its fields; both sides are of one version.
 
-    def from_plain(values: list[Plain]) -> object:
-        # As it was, and not as its constructor would make it.
-        made: object = object.__new__(kind)
-        for name, value in zip(names, values, strict=True):
-            object.__setattr__(made, name, value)
+    To encode what is in them as a registered type each time would take longer than all the rest.
+
+    Args:
+        kind: The class.
+        one: The fields that hold an instance of another dataclass, and how that travels.
+        many: The fields that hold a tuple of such.
+    """
+
+    def __init__(
+        self, kind: type, one: Mapping[str, _Fields] | None = None, many: Mapping[str, _Fields] | None = None
+    ) -> None:
+        self.kind: type = kind
+        self._names = [field.name for field in dataclasses.fields(kind)]
+        self._one = [(self._names.index(name), fields) for name, fields in (one or {}).items()]
+        self._many = [(self._names.index(name), fields) for name, fields in (many or {}).items()]
+
+    def to_plain(self, value: object) -> list[Plain]:
+        """Return the fields."""
+        if type(value) is not self.kind:
+            raise TypeError(f"{value!r:.100} cannot be sent to another process as {self.kind.__name__}.")
+        plain: list[Plain] = [getattr(value, name) for name in self._names]
+        for position, fields in self._one:
+            plain[position] = fields.to_plain(plain[position])
+        for position, fields in self._many:
+            plain[position] = [fields.to_plain(each) for each in plain[position]]
+        return plain
+
+    def from_plain(self, values: list[Plain]) -> object:
+        """Return the instance as it was, and not as its constructor would make it."""
+        for position, fields in self._one:
+            values[position] = fields.from_plain(values[position])
+        for position, fields in self._many:
+            values[position] = tuple([fields.from_plain(each) for each in values[position]])
+        made: object = object.__new__(self.kind)
+        vars(made).update(zip(self._names, values, strict=True))
         return made
 
-    codec.register(code, kind, lambda value: [getattr(value, name) for name in names], from_plain)
 
-
-def register_enum(codec: Codec, code: int, kind: type[enum.Enum]) -> None:
-    """Let the members of an enumeration travel."""
-    codec.register(code, kind, lambda member: member.value, kind)
+_HIT = _Fields(
+    spec.SearchHit,
+    {"score": _Fields(ScoreParts)},
+    {"before": _Fields(spec.Neighbour), "after": _Fields(spec.Neighbour)},
+)
+_WITHIN: dict[type, _Fields] = {
+    spec.SearchHit: _HIT,
+    spec.SearchResult: _Fields(spec.SearchResult, many={"hits": _HIT}),
+    spec.CollectionSearch: _Fields(spec.CollectionSearch, {"spec": _Fields(spec.SearchSpec)}),
+}
 
 
 def travelling(arguments: Arguments) -> tuple[JsonObject, dict[str, list[VectorRows]]]:

@@ -305,7 +305,7 @@ def _list(value: object) -> list[Plain]:
     return value
 
 
-PROTOCOL = 4
+PROTOCOL = 5
 """Changes whenever one side would misunderstand the other."""
 
 FRAME_LIMIT = 16 * 2**20

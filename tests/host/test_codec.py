@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from uuid import UUID
 
+import msgpack
 import numpy as np
 import pytest
 from host_support import same
@@ -21,6 +22,8 @@ from aiochroma.disk.findings import CollectionRecovery, RecoveryReport
 from aiochroma.disk.ownership import Owner
 from aiochroma.host.messages import VectorRows, make_codec, message_frames, received, travelling
 from aiochroma.host.wire import FRAME_LIMIT, Codec, FrameKind, MessageReader, ProtocolError, frame, json_frame
+from aiochroma.records.ranking import ScoreParts
+from aiochroma.records.spec import Neighbour, SearchHit, SearchResult
 
 CODEC = make_codec()
 
@@ -157,7 +160,15 @@ def reports():
     capabilities = Capabilities(True, True, True, True)
     report = RecoveryReport(Path("/data"), (recovery,))
     info = BackendInfo(capabilities, None, owner, report, True, {"pid": 1})
-    return [recovery, owner, capabilities, report, info]
+    return [recovery, owner, capabilities, report, info, found()]
+
+
+def found():
+    """What a search finds, with no field left at its default."""
+    score = ScoreParts(0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
+    near = Neighbour("b", "beside it", {"n": 1})
+    hit = SearchHit("a", "the text", {"m": 2.0}, 0.1, score, "a passage", (near,), (near, near))
+    return SearchResult((hit, SearchHit("c", "", {}, None, score)), 0.5, "a problem")
 
 
 @pytest.mark.parametrize("report", reports(), ids=lambda report: type(report).__name__)
@@ -168,6 +179,20 @@ def test_reports_travel_with_every_field(report):
     assert decoded == report
     for field in dataclasses.fields(report):
         assert same(getattr(decoded, field.name), getattr(report, field.name)), field.name
+
+
+def test_what_is_within_a_hit_is_of_its_class():
+    """A hit is encoded with all that is in it, and what is something else is refused there, too."""
+    hit = found().hits[0]
+    for odd in ({"score": hit}, {"before": (hit.score,)}):
+        with pytest.raises(TypeError, match="cannot be sent to another process"):
+            CODEC.encode(SearchResult((dataclasses.replace(hit, **odd),)))
+    code = msgpack.unpackb(CODEC.encode(hit)).code
+    rest = ["a", "", {}, 0.1, [0.0] * 7, None]
+    assert CODEC.decode(msgpack.packb(msgpack.ExtType(code, msgpack.packb([*rest, [], []])))).after == ()
+    for odd in ([], 7, "rows", [*rest, []], [*rest, [], 1], [*rest, [], [1]], [*rest[:4], {}, None, [], []]):
+        with pytest.raises(ProtocolError):
+            CODEC.decode(msgpack.packb(msgpack.ExtType(code, msgpack.packb(odd))))
 
 
 def test_chromas_own_types_travel():
