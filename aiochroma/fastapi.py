@@ -49,6 +49,7 @@ from aiochroma._errors import (
 )
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma._types import JsonObject
+from aiochroma.client.options import check_flag, check_function
 from aiochroma.memory.memory import Memory
 
 try:
@@ -88,6 +89,7 @@ Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[Any]]
 
 _STATE = "aiochroma_store"
 _PAUSES = tenacity.wait_exponential(multiplier=0.5, max=15) + tenacity.wait_random(0, 0.5)
+_DETAILS = ("owner", "last_error", "embedder", "chroma_version")
 _RETRY_AFTER_SECONDS = 1
 _CLIENT_CLOSED_REQUEST = 499
 _SERVICE_UNAVAILABLE = 503
@@ -187,6 +189,8 @@ def lifespan(
     Example:
         >>> app = FastAPI(lifespan=lifespan(lambda: Memory("./memory")))  # doctest: +SKIP
     """
+    check_function("opening", opening, "a function that makes what is to be opened (`lambda: Memory(...)`)")
+    check_flag("required", required)
 
     @asynccontextmanager
     async def running(app: FastAPI) -> AsyncIterator[Any]:
@@ -303,6 +307,7 @@ def health_router(*, details: bool = False) -> APIRouter:
         details: Tell also what is not for the public: the whole reason of a failure, with paths and process ids, who owns the
             directory, the last error, the embedder, and Chroma's version.
     """
+    check_flag("details", details)
     made = APIRouter(tags=["health"])
 
     @made.get("/health/chromadb")
@@ -325,12 +330,7 @@ def health_router(*, details: bool = False) -> APIRouter:
                 "latency_ms": state.latency_ms,
             }
             if details:
-                body.update(
-                    owner=state.owner,
-                    last_error=state.last_error,
-                    embedder=state.embedder,
-                    chroma_version=state.chroma_version,
-                )
+                body |= {name: getattr(state, name) for name in _DETAILS}
         body["timestamp"] = now
         if reason is None:
             return JSONResponse(body)

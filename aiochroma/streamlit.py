@@ -34,11 +34,16 @@ from aiochroma._errors import (
     QueueFullError,
     SettingsConflictError,
     StoreUnavailableError,
+    shown,
 )
 from aiochroma._files import canonical_path
 from aiochroma._logging import EventLogger, get_logger
+from aiochroma._waiting import checked_seconds
+from aiochroma.backend.limits import check_storable_text
+from aiochroma.client.options import PersistentOptions, check_function
 from aiochroma.embedding.choice import adapted, is_langchain
 from aiochroma.embedding.functions import identity_of
+from aiochroma.memory.arguments import check_k
 from aiochroma.sync import Memory
 
 try:
@@ -95,6 +100,10 @@ def cached_memory(
         StoreUnavailableError: It cannot be opened; the next run of the script tries again.
         InvalidInputError: An argument is wrong.
     """
+    # Before Streamlit makes a key of them.
+    PersistentOptions(timeout=timeout, durable=durable, process=process, host_idle=host_idle)
+    if isinstance(embedder, str):
+        check_storable_text(embedder, "`embedder`")
     key = (canonical_path(path), _name_of(embedder), timeout, durable, process, host_idle)
     try:
         return _opened(*key, _embedder=embedder).open()
@@ -143,7 +152,12 @@ def as_markdown(text: str) -> str:
 
     ``st.write``, ``st.error`` and others take Markdown. What is remembered was written by others: it could look like a part of
     the page, and an image in it would be fetched from wherever it says.
+
+    Raises:
+        InvalidInputError: It is no text.
     """
+    if not isinstance(text, str):
+        raise InvalidInputError(f"`text` must be a string, got {shown(text)}.")
     return _MARKDOWN.sub(r"\\\1", text)
 
 
@@ -162,6 +176,9 @@ def guarded(
         again_every: Let the page run again after this many seconds when the store is unavailable, until it is not. For the
             opening of the memory: a page that waits like this recovers by itself.
     """
+    check_function("work", work)
+    check_k(attempts, "`attempts`")
+    again_every = checked_seconds("again_every", again_every)
     tries = tenacity.Retrying(
         wait=_PAUSES,
         stop=tenacity.stop_after_attempt(attempts),

@@ -18,6 +18,8 @@ from typing_extensions import TypedDict
 
 from aiochroma._errors import InvalidInputError, shown
 from aiochroma._types import Metadata
+from aiochroma.client.options import check_flag
+from aiochroma.memory.arguments import checked_scope
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -76,9 +78,13 @@ def memory_tools(
 
     What fails raises, also with a memory that degrades: the model is to know that nothing was remembered or looked up.
 
+    Raises:
+        InvalidInputError: It is no such memory, or the scope is none.
+
     Returns:
         The asynchronous functions ``recall``, ``list_memories``, ``list_namespaces``, ``remember`` and ``forget``.
     """
+    _check(memory, scope, read_only=read_only)
 
     async def recall(query: str, namespaces: list[str] | None = None, limit: int = 5) -> list[RecalledMemory]:
         """Look up what was remembered about something. Use it before you answer from memory, or say that you do not know.
@@ -159,6 +165,18 @@ def memory_tools(
 
     tools: list[Callable[..., Awaitable[Any]]] = [recall, list_memories, list_namespaces]
     return tools if read_only else [*tools, remember, forget]
+
+
+def _check(memory: Memory, scope: object, *, read_only: bool) -> None:
+    from aiochroma.memory.memory import Memory
+
+    if not isinstance(memory, Memory):
+        raise InvalidInputError(
+            f"The tools need an `aiochroma.Memory`, which is asynchronous, got {shown(memory)}."
+        )
+    if scope is not None:
+        checked_scope(scope)
+    check_flag("read_only", read_only)
 
 
 async def _names(memory: Memory, scope: str | tuple[str, ...] | None) -> list[str]:

@@ -24,6 +24,8 @@ from aiochroma._errors import (
     InvalidInputError,
     OutcomeUnknownError,
     StoreUnavailableError,
+    is_one_of,
+    shown,
 )
 from aiochroma.backend.protocol import FailedCall
 from aiochroma.core.operations import Lane
@@ -142,9 +144,9 @@ def access_to(
     Raises:
         InvalidInputError: Something is wrong; no value is repeated in the message.
     """
-    if auth_header not in _AUTH_HEADERS:
+    if not is_one_of(auth_header, *_AUTH_HEADERS):
         raise InvalidInputError(
-            f"`auth_header` must be one of {', '.join(map(repr, _AUTH_HEADERS))}, got {auth_header!r}."
+            f"`auth_header` must be one of {', '.join(map(repr, _AUTH_HEADERS))}, got {shown(auth_header)}."
         )
     sent = _checked_headers(headers)
     hidden = [part for value in sent.values() for part in (value, value.rpartition(" ")[2])]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,6 @@ from aiochroma.core.config import EngineOptions, Location
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping
 
     from chromadb.api import ServerAPI
     from chromadb.config import Settings
@@ -45,6 +45,7 @@ __all__ = [
     "PersistentOptions",
     "Process",
     "check_flag",
+    "check_function",
     "check_name",
     "check_progress",
 ]
@@ -281,6 +282,10 @@ class HttpOptions(ClientOptions):
         url = url_of(self.host, self.port, ssl=self.ssl)
         if self.ca_file is not None and not url.startswith("https:"):
             raise InvalidInputError("`ca_file` is of no use without TLS: set `ssl=True`, or leave it out.")
+        if not isinstance(self.headers, Mapping | None):
+            raise InvalidInputError(
+                f"`headers` must be a mapping or None, got {type(self.headers).__name__}."
+            )
         headers, settings = dict(self.headers or {}), self.settings
         credentials: tuple[Any, ...] = ()
         if settings is not None:
@@ -407,8 +412,18 @@ def check_progress(progress: object) -> None:
     Raises:
         InvalidInputError: It cannot.
     """
-    if progress is not None and not callable(progress):
-        raise InvalidInputError(f"`progress` must be a function or None, got {shown(progress)}.")
+    if progress is not None:
+        check_function("progress", progress, "a function or None")
+
+
+def check_function(name: str, value: object, what: str = "a function") -> None:
+    """Check that an argument can be called.
+
+    Raises:
+        InvalidInputError: It cannot.
+    """
+    if not callable(value):
+        raise InvalidInputError(f"`{name}` must be {what}, got {shown(value)}.")
 
 
 def _check_whole(name: str, value: object) -> None:

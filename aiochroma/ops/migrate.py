@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from aiochroma._errors import DatabasePathError, InvalidInputError, MigrationError
+from aiochroma._errors import DatabasePathError, InvalidInputError, MigrationError, shown
 from aiochroma._files import canonical_path
 from aiochroma._types import JsonObject
 from aiochroma._waiting import off_loop
@@ -391,9 +392,13 @@ def endpoint_of(
     Raises:
         InvalidInputError: Something is wrong with it.
     """
-    text = str(where)
-    if not text.strip():
-        raise InvalidInputError(f"`{role}` must be a directory or the address of a server, got {text!r}.")
+    text = os.fspath(where) if isinstance(where, (str, os.PathLike)) else None
+    if not isinstance(text, str) or not text.strip():
+        raise InvalidInputError(
+            f"`{role}` must be a directory or the address of a server, got {shown(where)}."
+        )
+    if not isinstance(options, Mapping | None):
+        raise InvalidInputError(f"`{role}_options` must be a mapping or None, got {shown(options)}.")
     if "://" not in text:
         directory = Path(canonical_path(text, role))
         own: ConnectOverrides = {"mode": "persistent", "path": directory, "max_write_slice_ms": _HOLD_MS}
@@ -401,7 +406,7 @@ def endpoint_of(
     try:
         parts = urlsplit(text.strip())
         known = parts.scheme in {"http", "https"} and not parts.query and not parts.fragment
-        shown = url_of(f"{parts.scheme}://{parts.netloc}", 1, ssl=False) if known else ""
+        server_url = url_of(f"{parts.scheme}://{parts.netloc}", 1, ssl=False) if known else ""
     except ValueError as error:
         # Ours is one, too; it does not repeat a password.
         raise InvalidInputError(f"`{role}` is not the address of a server: {error}") from None
@@ -417,5 +422,5 @@ def endpoint_of(
                     f"`{role}` names the {name} {named!r}, and the argument another: {given!r}."
                 )
         tenant, database = segments
-    server: ConnectOverrides = {"mode": "http", "host": shown, "ssl": parts.scheme == "https"}
-    return Endpoint(shown, tenant, database, None, {**server, **(options or {})})
+    server: ConnectOverrides = {"mode": "http", "host": server_url, "ssl": parts.scheme == "https"}
+    return Endpoint(server_url, tenant, database, None, {**server, **(options or {})})

@@ -13,7 +13,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aiochroma._errors import DatabaseCorruptError, DatabasePathError, InvalidInputError
+from aiochroma._errors import DatabaseCorruptError, DatabasePathError, InvalidInputError, shown
 from aiochroma._files import PartialDirectory, canonical_path, transaction
 from aiochroma._types import Vector
 from aiochroma._waiting import at_length
@@ -293,8 +293,8 @@ async def erase(
         DatabaseCorruptError: It is damaged: repair it first.
         StoreUnavailableError: A file cannot be written, or there is no room for a second copy of it.
     """
-    if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
-        raise InvalidInputError(f"`texts` must be a list of texts, got {texts!r:.200}.")
+    if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
+        raise InvalidInputError(f"`texts` must be a list of texts, got {shown(texts)}.")
     return await at_length(lambda: _erase(path, texts, keep_history=keep_history))
 
 

@@ -73,7 +73,16 @@ def test_nonsense_is_refused_by_name(tmp_path, name, value):
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("connections", 0), ("attempts", 2.0), ("connect_timeout", -1), ("read_timeout", "1")]
+    ("name", "value"),
+    [
+        ("connections", 0),
+        ("attempts", 2.0),
+        ("connect_timeout", -1),
+        ("read_timeout", "1"),
+        ("headers", 7),
+        ("headers", ["x"]),
+        ("auth_header", []),
+    ],
 )
 def test_nonsense_for_a_server_is_refused_by_name(name, value):
     """The same for a server's own options."""

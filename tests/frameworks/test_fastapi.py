@@ -480,3 +480,15 @@ def test_hits_are_a_response_model(tmp_path, serving):
         assert dt.datetime.fromisoformat(hit["created_at"]).utcoffset() == dt.timedelta(0)
         described = client.get("/openapi.json").json()["components"]["schemas"]["Hit"]["properties"]
         assert set(described) == {each.name for each in dataclasses.fields(aiochroma.Hit)}
+
+
+def test_what_would_be_something_else_is_refused_where_it_is_written(tmp_path):
+    """A store in the place of what makes one; a flag that is a text, which would be true whatever it says."""
+    memory = aiochroma.Memory(tmp_path)
+    for odd in (memory, None, str(tmp_path)):
+        with pytest.raises(aiochroma.InvalidInputError, match=r"opening.*lambda"):
+            lifespan(odd)
+    with pytest.raises(aiochroma.InvalidInputError, match="required"):
+        lifespan(lambda: memory, required="no")
+    with pytest.raises(aiochroma.InvalidInputError, match="details"):
+        install(FastAPI(), details="false")

@@ -16,7 +16,7 @@ pytest.importorskip("streamlit", reason="streamlit is not installed (dependency 
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-from aiochroma.streamlit import cached_memory, guarded
+from aiochroma.streamlit import as_markdown, cached_memory, guarded
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::DeprecationWarning:streamlit.*", "ignore:.*:DeprecationWarning:pandas.*"
@@ -267,3 +267,19 @@ def test_it_shares_the_store_with_the_rest_of_the_process(tmp_path, memory_of):
     memory_of(tmp_path).remember("the key is under the mat")
     with sync.Memory(tmp_path) as other:
         assert other.count() == 1
+
+
+def test_odd_options_are_refused_in_words(tmp_path):
+    """Before Streamlit makes a key of them, or calls them."""
+    odd = ["\ud800", object(), [], {"a": object()}, -1]
+    for option in ("timeout", "durable", "process", "host_idle"):
+        for value in odd:
+            with pytest.raises(aiochroma.InvalidInputError, match=option):
+                cached_memory(tmp_path, **{option: value})
+    with pytest.raises(aiochroma.InvalidInputError, match="embedder"):
+        cached_memory(tmp_path, embedder="\ud800")
+    for options in ({"work": 7}, {"attempts": 0}, {"attempts": "3"}, {"again_every": "3"}):
+        with pytest.raises(aiochroma.InvalidInputError, match=next(iter(options))):
+            guarded(**{"work": lambda: 1, **options})
+    with pytest.raises(aiochroma.InvalidInputError, match="text"):
+        as_markdown(7)

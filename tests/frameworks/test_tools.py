@@ -11,6 +11,7 @@ import typing
 import pytest
 
 import aiochroma
+from aiochroma import sync
 from aiochroma.tools import memory_tools
 
 
@@ -108,3 +109,16 @@ async def test_an_answer_is_bounded(tmp_path):
         assert len(await tools["recall"]("note", limit=10_000)) == 50
         assert len((await tools["list_memories"](limit=10_000))["memories"]) == 50
         assert len(await tools["recall"]("note", limit=-3)) == 1
+
+
+async def test_odd_arguments_of_the_tools_are_refused(tmp_path):
+    """A blocking memory would fail in the middle of a conversation; so would a scope that is none."""
+    async with aiochroma.Memory(tmp_path) as memory:
+        for odd in (sync.Memory(tmp_path), None, str(tmp_path)):
+            with pytest.raises(aiochroma.InvalidInputError, match=r"aiochroma\.Memory"):
+                memory_tools(odd)
+        for odd in ("", (), 7, ("a", ""), "\ud800"):
+            with pytest.raises(aiochroma.InvalidInputError, match="scope"):
+                memory_tools(memory, scope=odd)
+        with pytest.raises(aiochroma.InvalidInputError, match="read_only"):
+            memory_tools(memory, read_only="no")

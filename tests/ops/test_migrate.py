@@ -264,6 +264,21 @@ async def test_records_of_another_kind_are_not_merged(rich, tmp_path):
     assert 'embedder is null and not "own"' in embedder
 
 
+async def test_what_is_neither_a_path_nor_an_address_is_refused(tmp_path, monkeypatch):
+    """Its text would be the name of a directory, which would be made."""
+    monkeypatch.chdir(tmp_path)
+    for odd in (None, 7, True, b"x", object()):
+        with pytest.raises(aiochroma.InvalidInputError, match="`dst`"):
+            await aiochroma.migrate(tmp_path, odd)
+        with pytest.raises(aiochroma.InvalidInputError, match="`src`"):
+            await aiochroma.migrate(odd, tmp_path)
+    with pytest.raises(aiochroma.InvalidInputError, match="`src_options`"):
+        await aiochroma.migrate(tmp_path, tmp_path / "new", src_options=["token"])
+    with pytest.raises(aiochroma.InvalidInputError, match="`texts`"):
+        await aiochroma.erase(tmp_path, texts=7)
+    assert list(tmp_path.iterdir()) == []
+
+
 async def test_a_directory_within_the_source_is_refused(rich):
     """Backing up the source would not reach it, nor erasing; nothing is made there."""
     with pytest.raises(aiochroma.InvalidInputError, match="inside of the database"):
