@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
@@ -67,7 +67,8 @@ def test_a_text_embeds_the_same_alone_and_in_a_batch(embedder):
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.lists(st.text(max_size=40), max_size=5))
+@given(st.lists(st.text(st.characters(exclude_categories=()), max_size=40), max_size=5))
+@example(["half a \ud83d pair", "\udfff"])
 def test_any_text_embeds_to_finite_numbers(texts):
     """No text, lone surrogates included, raises or yields a number that is not finite."""
     for embedder in (_WORDLLAMA, HashedEmbedder()):
