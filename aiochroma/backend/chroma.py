@@ -164,6 +164,8 @@ class ChromaBackend:
     def _called(self, row: Operation, arguments: Mapping[str, Any]) -> Any:
         """Call Chroma; ids that have no record are left out of what does nothing to them, and count as if they were given."""
         method: Callable[..., Any] = getattr(self.api, row.name)
+        if row.name == "delete_database" and self._with_lists:
+            self._delete_all_lists({"tenant": arguments["tenant"], "database": arguments["name"]})
         check_collection_metadata(arguments.get("metadata") or arguments.get("new_metadata"))
         ids = arguments.get("ids") or ()
         if not row.of_known or len(ids) < _LOOKED_UP_FROM or arguments.get("where") or arguments.get("limit"):
@@ -234,6 +236,12 @@ class ChromaBackend:
         )  # Deletes them: until then it is only logged.
         self._with_lists.discard(collection)
 
+    def _delete_all_lists(self, database: Database) -> None:
+        """Do the same for all collections of a database that is about to be deleted."""
+        for one in self.records.collections(**database):
+            if str(one.id) in self._with_lists:
+                self._delete_lists(str(one.id), database)
+
     def _delete_collection(self, arguments: Any) -> None:
         """Delete a collection and what follows it, which goes by the id that cannot be looked up afterwards."""
         collection = str(self.api.get_collection(**arguments).id)
@@ -252,7 +260,6 @@ class ChromaBackend:
         self._used.clear()
         self._counts.clear()
         self._changed.clear()
-        self._with_lists.clear()
         if self.hook is not None:
             self.hook.forget_everything()
 

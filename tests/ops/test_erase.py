@@ -294,6 +294,17 @@ async def test_a_later_record_does_not_show_the_lists_of_one_that_is_gone(tmp_pa
             await made.add(ids=["4"], embeddings=vectors[:1], documents=["text"])
             assert (await made.get(ids=["4"]))["metadatas"] == [None]
             await client.delete_collection("made")
+        await add("kept", [{"tags": ["a"]}] * 3)
+        await client.admin.create_database("other")
+        await client.set_database("other")
+        await add("gone", [{"tags": ["a"]}] * 3)
+        await client.set_database("default_database")
+        await client.admin.delete_database("other")
+        assert (await (await add("made", [{"own": 1}, None, None])).get())["metadatas"][1:] == [None, None]
+        # Those of the other database's collections are still known.
+        await client.delete_collection("made")
+        await client.delete_collection("kept")
+        assert (await (await add("again", [None] * 3)).get())["metadatas"] == [None] * 3
 
 
 async def test_the_receipt_says_what_was_not_reached_and_not_looked_for(tmp_path):
