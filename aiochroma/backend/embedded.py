@@ -344,7 +344,7 @@ class EmbeddedBackend(ChromaBackend):
             missing_vectors=self.missing.listed,
             worn_collections=partial(worn_collections, self._directory),
         )
-        self._dropped = DroppedIndexes(self._directory)
+        self._dropped = DroppedIndexes(self._directory, give_memory_back)
         self._identity = file_identity(self._directory)
         self._probe = LockProbe(self._directory)
         self._wants_reopening = False

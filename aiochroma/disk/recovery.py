@@ -222,8 +222,12 @@ def complete_retained_log(directory: Path, report: PreflightReport) -> tuple[str
     return tuple(incomplete)
 
 
-def worn_collections(directory: Path) -> dict[str, int]:
+def worn_collections(directory: Path, least: int = 0) -> dict[str, int]:
     """Return the collections in whose index on disk more is dead than alive; Chroma may have the directory open.
+
+    Args:
+        directory: The database directory.
+        least: How many are dead at least.
 
     Returns:
         By collection id, how many bytes are too few on the disk for a copy of it; 0 where there is room.
@@ -235,7 +239,7 @@ def worn_collections(directory: Path) -> dict[str, int]:
     for collection, index, records in _indexes(directory):
         with suppress(IndexUnreadableError):  # None yet; or it is broken, and `doctor` says so.
             header = read_header(directory / index, None, complete=False)
-            if is_worn(header.count - records, records):
+            if is_worn(header.count - records, records) and header.count - records >= least:
                 needed = records * (_VECTORS_OF_A_COPY * header.element_size + _BYTES_OF_A_COPY)
                 worn[collection] = max(0, needed + _LEFT_FREE_BYTES - free_bytes(directory))
     return worn
@@ -255,10 +259,15 @@ class DroppedIndexes:
 
     What belonged to no collection before stays, for `doctor` to show: a file of SQLite that was put back may have lost it.
     Asking Chroma's file takes some 50 ms, so it happens once a minute at most, and when the database is closed.
+
+    Args:
+        directory: The database directory.
+        afterwards: Called when it was done: a copy of a namespace leaves some 20 MB with the C library, which can return them.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, afterwards: Callable[[], object]) -> None:
         self._directory = directory
+        self._afterwards = afterwards
         self._identity = file_identity(directory)
         self._before: set[str] | None = None
         self._removed_at = time.monotonic()
@@ -281,6 +290,7 @@ class DroppedIndexes:
         with suppress(StoreUnavailableError, OSError):
             for name in self._without_collection() - (self._before or set()):
                 shutil.rmtree(self._directory / name, ignore_errors=True)
+        self._afterwards()
 
     def _without_collection(self) -> set[str]:
         # Listed before Chroma's file is asked: a new index has its row there before it has its directory.

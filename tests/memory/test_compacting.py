@@ -223,6 +223,7 @@ def test_a_blocking_memory_does_it_too(path):
 @pytest.fixture
 def soon(monkeypatch, few_are_worth_it):
     """Let a memory look at its indexes after it has forgotten anything, and at once."""
+    monkeypatch.setattr(compacting, "_WORTH_BEGINNING", 0)
     monkeypatch.setattr(compacting, "_LOOK_EVERY", 1)
     monkeypatch.setattr(compacting, "_PAUSE_SECONDS", 0.0)
 
@@ -232,7 +233,7 @@ def worn(soon, monkeypatch):
     """Let an index pass for worn that is not."""
     lacking = {"notes": 0}
 
-    async def found(_):
+    async def found(*_):
         return lacking
 
     monkeypatch.setattr(compacting, "_worn", found)
