@@ -57,21 +57,21 @@ class _Copying:
 
     Attributes:
         db: Its tenant and database.
-        ids: The records to be copied, in Chroma's order.
+        ids: The records to be copied, in Chroma's order; None before it is known which.
         records: Where only changed records are copied, how many records the index has; else 0.
         done: How many have been copied.
     """
 
     db: Database
-    ids: list[str]
+    ids: list[str] | None
     records: int = 0
     done: int = 0
 
     @property
     def share(self) -> float:
         """The share of the collection that the index has; below 1 until it is current."""
-        whole = max(self.records, len(self.ids))
-        return min(_ALMOST, 1 - (len(self.ids) - self.done) / whole) if whole else 0.0
+        whole = max(self.records, len(self.ids or ()))
+        return min(_ALMOST, 1 - (len(self.ids or ()) - self.done) / whole) if whole else 0.0
 
 
 class IndexKeeper:
@@ -376,8 +376,12 @@ class IndexKeeper:
         if self._is_current(collection):
             return 1.0
         if collection not in self._copying:
+            if collection not in self._changed and self._api.count(collection, **db) > _AT_ONCE:
+                # Comparing many ids takes as long as a search, which need not wait for it.
+                self._copying[collection] = _Copying(db, None)
+                return 0.0
             self._begin(collection, db)
-            if len(self._copying[collection].ids) <= _AT_ONCE:
+            if len(self._copying[collection].ids or ()) <= _AT_ONCE:
                 self._copy_slice(collection, _AT_ONCE)
         copying = self._copying.get(collection)
         return 1.0 if copying is None else copying.share
@@ -397,6 +401,9 @@ class IndexKeeper:
 
     def _copy_slice(self, collection: str, size: int) -> None:
         copying = self._copying[collection]
+        if copying.ids is None:
+            self._begin(collection, copying.db)
+            return
         ids = copying.ids[copying.done : copying.done + size]
         if ids:
             self._copy_ids(self._open(), collection, copying.db, ids)
