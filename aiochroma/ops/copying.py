@@ -123,6 +123,11 @@ class DatabaseCopy:
         self._noted: dict[str, str] = {}
         self._has_note = False
 
+    @property
+    def without_sparse(self) -> set[str]:
+        """The collections whose sparse vectors the destination cannot have."""
+        return self._source.left_out
+
     async def survey(self) -> list[str]:
         """Look at both sides without writing anything.
 

@@ -209,7 +209,7 @@ async def migrate(
         pairs = await _pairs(reader, target, held if source.directory else [], all_databases=all_databases)
         writer = await _opened_to_write(stack, target, pairs[0][1])
         _refuse_same(reader, writer, pairs)
-        collections = await _copied(
+        collections, left_out = await _copied(
             reader,
             writer,
             pairs,
@@ -221,7 +221,7 @@ async def migrate(
         source.shown,
         target.shown,
         tuple(collections),
-        tuple(await off_loop(source.notes)),
+        (*await off_loop(source.notes), *left_out),
         round(time.monotonic() - begun, 3),
     )
 
@@ -275,7 +275,7 @@ async def _copied(
     merge: bool,
     verify: bool,
     progress: Callable[[str, int, int], None],
-) -> list[CopiedCollection]:
+) -> tuple[list[CopiedCollection], list[str]]:
     # Late: both import chromadb, which by now the clients have done on their own threads.
     from aiochroma.ops.copying import DatabaseCopy
     from aiochroma.ops.sides import Side
@@ -283,7 +283,7 @@ async def _copied(
     copies, problems = [], []
     for here, there in pairs:
         copy = DatabaseCopy(
-            Side(reader, *here),
+            Side(reader, *here, sparse=bool(writer.session.describe().url)),
             Side(writer, *there),
             merge=merge,
             verify=verify,
@@ -298,7 +298,12 @@ async def _copied(
             f"The destination holds something else already; nothing was copied. Another database, or `merge`, would do:{lines}",
             problems=problems,
         )
-    return [entry for copy in copies for entry in await copy.run()]
+    copied = [entry for copy in copies for entry in await copy.run()]
+    names = sorted({name for copy in copies for name in copy.without_sparse})
+    notes = [
+        f"{name}: a directory has no sparse vectors, so its words are ranked without them" for name in names
+    ]
+    return copied, notes
 
 
 def _is_not_found(error: Exception) -> bool:

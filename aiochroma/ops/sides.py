@@ -9,13 +9,16 @@ import json
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
+from chromadb.base_types import SparseVector
 from chromadb.errors import ChromaError, InternalError, InvalidArgumentError, NotFoundError
 from chromadb.utils.embedding_functions import known_embedding_functions
 
+from aiochroma._errors import MigrationError, shown
 from aiochroma._types import JsonObject, Metadata, Vector
 from aiochroma._waiting import off_loop
 from aiochroma.backend.chroma_records import StoredSchema
 from aiochroma.disk.schema import EMBEDDER_KEY
+from aiochroma.records.record import SPARSE, SPARSE_EMBEDDER, without_sparse
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -72,9 +75,16 @@ class Side:
         client: An open client of that side.
         tenant: Chroma's tenant.
         database: Chroma's database.
+        sparse: Whether sparse vectors are read. A directory has none; those of memories are made of the texts, so without them
+            nothing is lost.
+
+    Attributes:
+        left_out: The collections whose sparse vectors are left out.
     """
 
-    def __init__(self, client: AsyncClient, tenant: str, database: str) -> None:
+    def __init__(self, client: AsyncClient, tenant: str, database: str, *, sparse: bool = True) -> None:
+        self._sparse = sparse
+        self.left_out: set[str] = set()
         self.tenant = tenant
         self.database = database
         # Below the client: its collections would embed, check again, and want embedding functions.
@@ -93,6 +103,8 @@ class Side:
     async def models(self) -> dict[str, Model]:
         """Return Chroma's descriptions of the collections by name, sorted; Chroma's order says nothing."""
         found = await self.submit("list_collections", limit=None, offset=None)
+        if not self._sparse:
+            found = [self._without_sparse(model) for model in found]
         return {model.name: model for model in sorted(found, key=lambda model: str(model.name))}
 
     async def models_if_any(self) -> dict[str, Model]:
@@ -128,12 +140,13 @@ class Side:
             )
             if not found["ids"]:
                 return
-            yield _records(found)
+            yield self._records(found)
             offset += len(found["ids"])
 
     async def records(self, model: Model, ids: Sequence[str]) -> dict[str, FullRecord]:
         """Return those of the records that exist."""
-        return _records(await self.submit("_get", collection_id=model.id, ids=list(ids), include=_FIELDS))
+        found = await self.submit("_get", collection_id=model.id, ids=list(ids), include=_FIELDS)
+        return self._records(found)
 
     async def add(self, model: Model, records: dict[str, FullRecord]) -> None:
         """Write records that do not exist yet."""
@@ -148,6 +161,37 @@ class Side:
             documents=_unless_empty([record.document for record in values]),
             uris=_unless_empty([record.uri for record in values]),
         )
+
+    def _without_sparse(self, model: Model) -> Model:
+        """Return a description of a memory's collection without the index of its sparse vectors."""
+        schema, metadata = model.serialized_schema or {}, model.metadata or {}
+        if SPARSE not in (schema.get("keys") or {}) and SPARSE_EMBEDDER not in metadata:
+            return model
+        self.left_out.add(model.name)
+        keys = {name: entry for name, entry in (schema.get("keys") or {}).items() if name != SPARSE}
+        return model.model_copy(
+            update={
+                "serialized_schema": {**schema, "keys": keys} if schema else None,
+                "metadata": {name: value for name, value in metadata.items() if name != SPARSE_EMBEDDER},
+            }
+        )
+
+    def _records(self, found: JsonObject) -> dict[str, FullRecord]:
+        records = _records(found)
+        if self._sparse:
+            return records
+        own = {
+            id: one._replace(metadata={**(without_sparse(one.metadata) or {})} or None)
+            for id, one in records.items()
+        }
+        for id, record in own.items():
+            for key, value in (record.metadata or {}).items():
+                if isinstance(value, SparseVector):
+                    raise MigrationError(
+                        f"The record {shown(id)} has a sparse vector under {shown(key)}, and a directory has none. Take it away "
+                        "at the source, or copy to a server that has them; nothing of this record was copied."
+                    )
+        return own
 
     async def delete(self, model: Model, ids: Sequence[str]) -> None:
         """Delete records."""

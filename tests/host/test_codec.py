@@ -221,6 +221,18 @@ def test_chromas_own_types_travel():
         assert decoded == value
 
 
+def test_settings_are_those_that_were_sent(tmp_path, monkeypatch):
+    """Whatever variables and a file ``.env`` say where they arrive; one that is no text is not even read."""
+    from chromadb.config import Settings
+
+    data = CODEC.encode(Settings(is_persistent=True))
+    (tmp_path / ".env").write_bytes(b"ALLOW_RESET=true\n\xff\xfe\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ALLOW_RESET", "true")
+    decoded = CODEC.decode(data)
+    assert (decoded.is_persistent, decoded.allow_reset) == (True, False)
+
+
 def test_registering_twice_is_refused():
     """A number or a class that is taken would make two versions of a message."""
     codec = Codec()
