@@ -6,6 +6,10 @@ list each element has a row, of a kind of its own: only ``$contains`` looks at l
 
 Chroma keeps metadata as JSON text, and so come the filters that it is asked by. Its reader of JSON changes the last digit of one
 in nine arbitrary floats, always in the same way: so what is stored here, and what is sought, is what Chroma makes of a float.
+
+Through a server a float passes that reader on both ways, and one in ten arbitrary floats changes twice. So once a client has read
+its copy of a namespace again, a filter for exactly such a float does not find it there; a range does. Floats as people write
+them, of at most 14 digits and without an exponent, are always found.
 """
 
 from __future__ import annotations
