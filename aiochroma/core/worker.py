@@ -112,13 +112,7 @@ class Worker(Serving):
 
 
 class WorkerState:
-    """The state of the serving thread; no other thread touches it.
-
-    Attributes:
-        delivery_seconds: Outcomes wait at most this long for others to share a wakeup with.
-    """
-
-    delivery_seconds = _DELIVERY_SECONDS
+    """The state of the serving thread; no other thread touches it."""
 
     def __init__(
         self,
@@ -220,12 +214,16 @@ class WorkerState:
                 self.pacing.before_slice(telling=bulk and not self.delivered)
                 held = True
             self._step(resource, members, step)
-            if self.outcomes and time.monotonic() - self.delivered_at > self.delivery_seconds:
+            if self.outcomes and time.monotonic() - self.delivered_at > self.may_wait():
                 self._flush()
         self.backlog = [ticket for ticket in alive if ticket.state in _OPEN_STATES]
         del alive, waiting, members
         self._flush()
         return held
+
+    def may_wait(self) -> float:
+        """Return for how many seconds the outcomes that are there may wait for others to share a wakeup with."""
+        return _DELIVERY_SECONDS
 
     def arrange(self, backlog: list[Ticket]) -> list[Ticket]:
         """Return what waits in the order in which it is to be looked at: that of submission."""

@@ -37,6 +37,10 @@ _READING_SHARE = 2.0
 _DELIVERY_SECONDS = 0.01
 """Outcomes wait at most this long for others: each delivery wakes two threads of another process."""
 
+_MANY_OUTCOMES = 8
+_DELIVERY_OF_MANY_SECONDS = 0.002
+"""Many are worth that at once: their callers go on while the rest of the round is carried out."""
+
 
 class SharedPacing(Pacing):
     """Sizes the slices of writes, and lets the thread that reads the sockets catch up after each.
@@ -92,7 +96,6 @@ class SharedWorkerState(WorkerState):
     """The state of a host's DB thread."""
 
     pacing: SharedPacing
-    delivery_seconds = _DELIVERY_SECONDS
 
     def __init__(
         self,
@@ -104,6 +107,10 @@ class SharedWorkerState(WorkerState):
         self.pacing = SharedPacing(self.planner.limits, max_write_slice_ms, catch_up)
         self._left_over = self._ended = False
         self._read_seconds = 0.0
+
+    def may_wait(self) -> float:
+        """See :meth:`WorkerState.may_wait`."""
+        return _DELIVERY_SECONDS if len(self.outcomes) < _MANY_OUTCOMES else _DELIVERY_OF_MANY_SECONDS
 
     def arrange(self, backlog: list[Ticket]) -> list[Ticket]:
         """Deal the backlog out, for a new round."""

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiochroma.core.calls import Ticket
+from aiochroma.core.calls import Outcome, Ticket
 from aiochroma.core.plan import Limits, RecordPlanner, Step
 from aiochroma.core.request import Request
 from aiochroma.core.worker import Worker
@@ -125,6 +125,18 @@ def test_many_reads_of_one_client_do_not_hold_up_anothers(slow):
         backend.go.release()
     assert one.came.wait(60)
     assert backend.calls.index("mine") <= 3
+
+
+def test_many_outcomes_leave_before_few_do():
+    """Each delivery wakes another process, which one outcome is not worth at once."""
+    made = []
+    Worker("unopened", Slow, state=lambda *given: made.append(SharedWorkerState(*given)) or made[0])
+    (state,) = made
+    outcome, most = Outcome(Client().ticket()), state.may_wait()
+    state.outcomes = [outcome] * 2
+    assert state.may_wait() == most
+    state.outcomes = [outcome] * 16
+    assert state.may_wait() < most
 
 
 def test_a_write_is_made_in_every_round_however_long_the_reads_are(slow):
