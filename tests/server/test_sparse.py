@@ -402,26 +402,31 @@ async def test_a_copy_of_a_namespace_keeps_its_sparse_vectors(
 
 
 async def test_a_migration_to_a_directory_leaves_them_out_and_says_so(
-    relay, sparse_server, open_memory, namespace, no_copies, tmp_path
+    relay, sparse_server, open_memory, name, no_copies, tmp_path
 ):
     """They are made of the texts, so the memories are whole; a sparse vector of the user's own is refused by name."""
-    memory = await open_memory(sparse_embedder=Words())
-    await memory.remember("xyzzy is on the gate", namespace=namespace, metadata={"kind": "note"})
-    url = f"http://127.0.0.1:{relay.port}"
-    report = await aiochroma.migrate(url, tmp_path / "copy")
-    assert report.is_verified
-    assert [note for note in report.notes if collection_name(namespace) in note and "sparse" in note]
-    assert (await aiochroma.migrate(url, tmp_path / "copy")).written == 0
-    async with aiochroma.Memory(tmp_path / "copy", embedder=HashedEmbedder()) as copied:
-        (hit,) = await copied.recall("xyzzy", namespaces=namespace)
-        assert (hit.text, hit.metadata) == ("xyzzy is on the gate", {"kind": "note"})
-    collection = await memory.client.create_collection(
-        f"own-{namespace.split()[-1]}", embedding_function=None
-    )
-    own = {"kind": "note", "mine": SparseVector([1], [1.0])}
-    await collection.add(ids=["a"], embeddings=[[1.0, 2.0]], metadatas=[own], documents=["text"])
+    database = f"sparse-{name}"[:60]
+    await (await open_memory()).client.admin.create_database(database)
+    url = f"http://127.0.0.1:{relay.port}/default_tenant/{database}"
+    async with await aiochroma.AsyncHttpClient("127.0.0.1", relay.port, database=database) as client:
+        async with aiochroma.Memory(
+            client=client, embedder=HashedEmbedder(), sparse_embedder=Words()
+        ) as memory:
+            await memory.remember("xyzzy is on the gate", metadata={"kind": "note"})
+        report = await aiochroma.migrate(url, tmp_path / "copy")
+        assert report.is_verified
+        assert [note for note in report.notes if "default: a directory has no sparse vectors" in note]
+        collection = await client.create_collection("own", embedding_function=None)
+        own = {"kind": "note", "mine": SparseVector([1], [1.0])}
+        await collection.add(ids=["a"], embeddings=[[1.0, 2.0]], metadatas=[own], documents=["text"])
     with pytest.raises(aiochroma.MigrationError, match=r"'a'.*'mine'"):
-        await aiochroma.migrate(url, tmp_path / "other")
+        await aiochroma.migrate(url, tmp_path / "other", to_database="default_database")
+    async with (
+        aiochroma.AsyncPersistentClient(tmp_path / "copy", database=database) as client,
+        aiochroma.Memory(client=client, embedder=HashedEmbedder()) as copied,
+    ):
+        (hit,) = await copied.recall("xyzzy")
+        assert (hit.text, hit.metadata) == ("xyzzy is on the gate", {"kind": "note"})
 
 
 @pytest.mark.parametrize(
