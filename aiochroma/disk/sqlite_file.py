@@ -63,7 +63,7 @@ def prepare(directory: Path, *, keep_log: bool | None = None, write_ahead: bool 
 
     ``journal_mode=wal`` halves the time of a small write. Switching purging off keeps every vector in the
     log, so that a broken index can be rebuilt completely; the price is about 4 bytes x dimensions for each
-    record ever written.
+    record that lives, and some 200 bytes for one that is gone.
 
     In a directory without a database an empty SQLite file is created, in which Chroma then builds its
     tables. What we add to them cannot be made early (Chroma's migration would stumble over it), so a new
