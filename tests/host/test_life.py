@@ -7,9 +7,11 @@ import json
 import os
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -20,7 +22,7 @@ import aiochroma
 from aiochroma import sync
 from aiochroma.disk.ownership import OWNER_FILE, acquire, read_owner
 from aiochroma.host.reaching import start_detached
-from aiochroma.host.sockets import connect_to
+from aiochroma.host.sockets import check_peer, connect_to
 
 VECTOR = [0.1, 0.2, 0.3, 0.4]
 PROGRAM = Path(__file__).with_name("program.py")
@@ -199,6 +201,35 @@ def test_a_folder_of_another_user_is_refused(hosts, path):
     os.chown(hosts.folder, 65534, 65534)
     with pytest.raises(aiochroma.StoreUnavailableError, match=r"of this user's.*owner 65534"):
         sync.PersistentClient(path, process="shared")
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="only root can be another user")
+@pytest.mark.skipif(
+    not hasattr(socket, "SO_PEERCRED"), reason="the kernel does not tell who is at the other end"
+)
+def test_a_process_of_another_user_is_refused():
+    """Whatever the permissions of the folder: the kernel tells who it is, and the connection is closed."""
+    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as listening:
+        address = Path(folder, "socket")
+        listening.bind(str(address))
+        listening.listen()
+        Path(folder).chmod(0o755)
+        address.chmod(0o666)
+        for user in (0, 65534):
+            with socket.socket(socket.AF_UNIX) as other:
+                os.seteuid(user)
+                try:
+                    other.connect(str(address))
+                finally:
+                    os.seteuid(0)
+                connected, _ = listening.accept()
+                if not user:
+                    check_peer(connected, "A client")
+                else:
+                    with pytest.raises(aiochroma.DatabaseInUseError, match="A client belongs to user 65534"):
+                        check_peer(connected, "A client")
+                assert (connected.fileno() == -1) is bool(user)
+                connected.close()
 
 
 def test_a_folder_that_is_a_link_is_refused(hosts, path, monkeypatch, tmp_path):
