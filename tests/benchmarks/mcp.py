@@ -10,6 +10,7 @@ others are in the middle of calls. Linux only; needs the dependency groups `benc
 from __future__ import annotations
 
 import argparse
+import compileall
 import json
 import os
 import statistics
@@ -22,6 +23,7 @@ from pathlib import Path
 
 import psutil
 
+import aiochroma
 from aiochroma import sync
 
 COMMAND = [sys.executable, "-m", "aiochroma", "mcp"]
@@ -136,6 +138,8 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
+    # As whoever installs the package has it, whatever this shell says of bytecode.
+    compileall.compile_dir(Path(aiochroma.__file__).parent, quiet=1)
     with tempfile.TemporaryDirectory() as folder:
         runtime = Path(folder) / "run"
         runtime.mkdir(mode=0o700)
