@@ -63,7 +63,7 @@ MINUTE = 60.0
 ITEMS: Metadata = {"aiochroma:langgraph": "items"}
 """What a collection that a store has made for its items says of itself."""
 _LOOKED_AT = 1000
-"""Of a collection that says nothing, so many records are looked at for an item of a store."""
+"""How many records are read, in a collection without a mark, to find out whether a store wrote it."""
 
 log: EventLogger = get_logger("aiochroma.langgraph")
 

@@ -40,7 +40,7 @@ log: EventLogger = get_logger("aiochroma.memory")
 _WORTH_BEGINNING = 5000
 """With fewer dead vectors an index is not made again unasked: each takes 1.3 kB (256 dimensions), on the disk and in memory.
 
-Making one of 2,000 memories again writes 14 MB, and takes 8 MB of memory until the database is opened anew: Chroma keeps the
+Making one of 2,000 memories again writes 14 MB, and takes 8 MB of memory until the database is opened again: Chroma keeps the
 index of a collection that is deleted.
 """
 _LOOK_EVERY = 1000
