@@ -417,7 +417,7 @@ async def test_what_another_memory_says_too_is_not_looked_for(tmp_path):
 
 
 async def test_a_long_text_that_is_remembered_while_its_chunks_are_erased_is_whole(tmp_path, monkeypatch):
-    """Its chunks come first, and are nobody's until the memory is there; it is written again with both."""
+    """Its chunks come first, and belong to no memory until it is there; it is written again with both."""
     path = tmp_path / "db"
     async with aiochroma.Memory(path, embedder=HashedEmbedder(), split_chars=60) as memory:
         await memory.remember(LIVING)
