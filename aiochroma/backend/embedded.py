@@ -36,7 +36,7 @@ from aiochroma.backend.faults import (
     opening_error,
     unknown_outcome,
 )
-from aiochroma.backend.preparation import MissingVectors, followed, prepare_directory
+from aiochroma.backend.preparation import MissingVectors, drop_unfollowed, prepare_directory
 from aiochroma.backend.protocol import BackendInfo, Capabilities, FailedCall, call_repeatedly
 from aiochroma.core.connection import Aside
 from aiochroma.core.operations import Lane, Space
@@ -50,12 +50,13 @@ from aiochroma.disk.schema import log_positions
 from aiochroma.disk.sqlite_file import LockProbe, file_identity, wait_until_closed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from aiochroma.backend.preparation import OwnFile, Prepared
     from aiochroma.backend.protocol import MakeHook, WriteHook
     from aiochroma.core.config import EngineOptions, Location
     from aiochroma.core.request import Request
+    from aiochroma.disk.erasing_own import ErasedHistory
     from aiochroma.disk.findings import PreflightReport, RecoveryReport
     from aiochroma.disk.ownership import Ownership
 
@@ -424,8 +425,7 @@ class EmbeddedBackend(ChromaBackend):
         self,
         texts: Sequence[str],
         vectors: Sequence[Vector],
-        history: Mapping[str, Sequence[str]] | None,
-        history_database: str,
+        history: ErasedHistory | None,
     ) -> JsonObject:
         """Remove all that is dead, with Chroma closed meanwhile; return the receipt as plain data; see ``disk.erasing.scrub``."""
         import numpy as np
@@ -434,14 +434,12 @@ class EmbeddedBackend(ChromaBackend):
         self.settle()
         try:
             self._let_go()
-            # What is dead leaves the log, so that it does not name any more what our file has missed.
-            followed(self._directory, self._own_file, was_kept=False)
+            drop_unfollowed(self._directory, self._own_file)
             receipt = scrub(
                 self._directory,
                 texts=texts,
                 vectors=patterns,
                 history=history,
-                history_database=history_database,
             )
         finally:
             self._rooms.watch()

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from aiochroma.core.config import EngineOptions, Location
     from aiochroma.disk.findings import CollectionRecovery, PreflightReport
 
-__all__ = ["MissingVectors", "OwnFile", "Prepared", "followed", "prepare_directory"]
+__all__ = ["MissingVectors", "OwnFile", "Prepared", "drop_unfollowed", "prepare_directory"]
 
 log: EventLogger = get_logger("aiochroma.backend")
 
@@ -65,6 +65,9 @@ class OwnFile(Protocol):
 
     def distrust(self, collections: Collection[str]) -> None:
         """Take back what it has noted of collections."""
+
+    def keep_only(self, collections: Collection[str]) -> None:
+        """Forget all other collections."""
 
     def vectors(self, collection: str) -> Iterable[tuple[Sequence[str], Iterable[Any]]]:
         """Return ids and vectors of a collection, a page at a time."""
@@ -116,7 +119,7 @@ def prepare_directory(
     _wait_for_lock(directory)
     looked = _looked(directory, location, options)
     refuse_damaged_sqlite(directory, looked)
-    noted, state = followed(directory, own_file, was_kept=bool(looked.keeps_log))
+    noted, state = _followed(directory, own_file, was_kept=bool(looked.keeps_log))
 
     def own_vectors(collection: str) -> Iterable[tuple[Sequence[str], Iterable[Any]]]:
         return own_file.vectors(collection) if collection in state.changed else ()
@@ -151,7 +154,7 @@ def prepare_directory(
     return Prepared(looked, recovery, LogState(log_positions(directory), is_kept, state.changed), found)
 
 
-def followed(directory: Path, own_file: OwnFile, *, was_kept: bool) -> tuple[dict[str, int], LogState]:
+def _followed(directory: Path, own_file: OwnFile, *, was_kept: bool) -> tuple[dict[str, int], LogState]:
     """Return those notes of this package's index that can be trusted, and how far the log goes beyond them.
 
     The other notes are taken back at once: with the log that is kept from now on they would look right.
@@ -165,6 +168,18 @@ def followed(directory: Path, own_file: OwnFile, *, was_kept: bool) -> tuple[dic
     state = log_state(directory, noted, was_kept=was_kept)
     own_file.distrust(noted.keys() - state.changed.keys())
     return {collection: noted[collection] for collection in state.changed}, state
+
+
+def drop_unfollowed(directory: Path, own_file: OwnFile) -> None:
+    """Take out of our own file what it has not followed to the end of the log, before what is dead is erased; it is made again.
+
+    It may hold what another program has deleted since. And what is dead leaves the log, which would not name it any more.
+
+    Args:
+        directory: The canonical directory, not open in Chroma.
+        own_file: The file of this package's index, which follows Chroma's writes.
+    """
+    own_file.keep_only(log_state(directory, own_file.noted(), was_kept=False).changed.keys())
 
 
 def _looked(directory: Path, location: Location, options: EngineOptions) -> PreflightReport:

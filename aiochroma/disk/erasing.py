@@ -20,25 +20,24 @@ import os
 import shutil
 import sqlite3
 import time
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from itertools import chain, repeat
 from typing import TYPE_CHECKING
 
 from aiochroma._errors import StoreUnavailableError
-from aiochroma._files import SQLITE_SUFFIXES, flush, irregular, transaction
+from aiochroma._files import flush, transaction
 from aiochroma._types import JsonObject
 from aiochroma.disk.backup import kept_copies
+from aiochroma.disk.erasing_own import ErasedHistory, compact, scrub_own_files
 from aiochroma.disk.hnsw_files import DELETED_MARK, blank_room, map_elements, read_header, unit_forms
 from aiochroma.disk.id_map import IndexUnreadableError, read_id_map, write_id_map
 from aiochroma.disk.layout import (
     HEADER_FILE,
-    HISTORY_FILE,
     ID_MAP_FILE,
     LENGTH_FILE,
     LEVEL0_FILE,
     QUARANTINE_PREFIX,
-    TEXT_INDEX_FILE,
     connect_read_write,
     files_holding,
     index_directories,
@@ -47,7 +46,6 @@ from aiochroma.disk.layout import (
 from aiochroma.disk.schema import (
     DELETE,
     UPSERT,
-    full_text_tables,
     record_ids,
     stored_collections,
     unowned_chunks,
@@ -62,7 +60,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ErasureReceipt", "UnusedRooms", "scrub", "trace_patterns"]
 
-_OUR_FILES = "aiochroma-*.sqlite3"
 _COARSE_NS = 50_000_000
 """A file that was changed so lately may be changed again without another time of change."""
 _SHORTEST_PATTERN = 6
@@ -130,8 +127,7 @@ def scrub(
     *,
     texts: Sequence[str] = (),
     vectors: Sequence[bytes] = (),
-    history: Mapping[str, Sequence[str]] | None = None,
-    history_database: str = "",
+    history: ErasedHistory | None = None,
     set_aside: bool = True,
 ) -> ErasureReceipt:
     """Remove all that is dead from the files of a database, and look for what must not be there any more.
@@ -140,8 +136,7 @@ def scrub(
         directory: The canonical directory; owned by this process, not open in Chroma, and sound.
         texts: Texts to look for afterwards.
         vectors: Vectors to look for, as float32 bytes; each that of the text at its place, where there is one (or "").
-        history: By namespace the memories whose entries leave the history; None takes the texts out of all entries.
-        history_database: What the history calls the Chroma database of these memories; "" for Chroma's default one.
+        history: Which entries leave the history; None takes the texts out of all entries.
         set_aside: Delete quarantines and orphaned indexes as well.
 
     Raises:
@@ -149,7 +144,7 @@ def scrub(
             was done by then is done; nothing that lives was touched.
     """
     try:
-        return _scrub(directory, texts, vectors, history, history_database, set_aside=set_aside)
+        return _scrub(directory, texts, vectors, history, set_aside=set_aside)
     except (OSError, sqlite3.Error, IndexUnreadableError) as error:
         raise StoreUnavailableError(
             f"{str(directory)!r} could not be erased to the end: {error}. Nothing that lives was touched; run "
@@ -161,8 +156,7 @@ def _scrub(
     directory: Path,
     texts: Sequence[str],
     vectors: Sequence[bytes],
-    history: Mapping[str, Sequence[str]] | None,
-    history_database: str,
+    history: ErasedHistory | None,
     *,
     set_aside: bool,
 ) -> ErasureReceipt:
@@ -191,13 +185,13 @@ def _scrub(
                 )
         _scrub_log(connection, stored, living, tally)
         delete_orphaned_lists(connection)
-        _compact(connection)
+        compact(connection)
     if set_aside:
         segments = {entry.vector_segment for entry in stored}
         orphans = [path for name, path in index_directories(directory).items() if name not in segments]
         for path in (*orphans, *sorted(directory.glob(f"{QUARANTINE_PREFIX}*"))):
             _remove(path, tally)
-    _scrub_our_files(directory, history, history_database)
+    scrub_own_files(directory, history)
     sought = [text for text in texts if text not in shared]
     patterns = [
         *trace_patterns(sought),
@@ -343,52 +337,7 @@ def _scrub_index(
     tally.vectors += len(positions)
 
 
-# -- SQLite files ------------------------------------------------------------------------------------------------------
-
-
-def _compact(connection: sqlite3.Connection) -> None:
-    """Merge full-text tables, give free pages back, and empty the journal."""
-    for table in sorted(full_text_tables(connection)):
-        name = table.replace('"', '""')
-        connection.execute(f'INSERT INTO "{name}" ("{name}") VALUES (\'optimize\')')  # noqa: S608 - out of sqlite_master
-    connection.execute("VACUUM")
-    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-
-
-def _scrub_our_files(
-    directory: Path, history: Mapping[str, Sequence[str]] | None, history_database: str
-) -> None:
-    for file in sorted(directory.glob(_OUR_FILES)):
-        if irregular(file) is not None:
-            continue  # Not a file of this package; `doctor` reports it.
-        try:
-            with closing(sqlite3.connect(file, isolation_level=None, timeout=5.0)) as connection:
-                connection.execute("PRAGMA secure_delete = ON")
-                if file.name == HISTORY_FILE:
-                    _scrub_history(connection, history, history_database)
-                _compact(connection)
-        except sqlite3.OperationalError:
-            raise
-        except sqlite3.DatabaseError:
-            if file.name != TEXT_INDEX_FILE:
-                raise
-            # It is damaged, and made again when it is used.
-            for suffix in SQLITE_SUFFIXES:
-                file.with_name(file.name + suffix).unlink(missing_ok=True)
-
-
-def _scrub_history(
-    connection: sqlite3.Connection, history: Mapping[str, Sequence[str]] | None, database: str
-) -> None:
-    if history is None:
-        # All that is in it was replaced or forgotten; that something changed, and when, stays.
-        connection.execute("UPDATE changes SET text = NULL, metadata = NULL")
-        return
-    for namespace, ids in history.items():
-        connection.executemany(
-            "DELETE FROM changes WHERE namespace = ? AND id = ? AND database = ?",
-            [(namespace, id, database) for id in ids],
-        )
+# -- what to look for ---------------------------------------------------------------------------------------------------
 
 
 def _is_shared(connection: sqlite3.Connection, text: str, *, whole: bool = False) -> bool:

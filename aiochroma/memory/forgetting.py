@@ -15,13 +15,21 @@ from aiochroma.memory.results import Count
 from aiochroma.memory.stored import count_records, matching_ids
 from aiochroma.memory.vectors import drop_unowned_chunks
 from aiochroma.records.history import database_key
-from aiochroma.records.record import CHUNK_OF, EXPIRES_AT, THREAD, aside_name, collection_name, scope_filter
+from aiochroma.records.record import (
+    CHUNK_OF,
+    EXPIRES_AT,
+    THREAD,
+    aside_name,
+    collection_name,
+    scope_filter,
+)
 from aiochroma.records.spec import joined
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterable, Mapping, Sequence
+    from collections.abc import Coroutine, Iterable, Sequence
 
     from aiochroma.client.session import Session
+    from aiochroma.disk.erasing_own import ErasedHistory
     from aiochroma.memory.opening import Life
     from aiochroma.memory.store import Namespace, Store
 
@@ -48,11 +56,14 @@ class _Selection:
         namespace: The namespace, or None for all.
         id: The id of one memory, or None for all that pass the filter.
         where: The filter, where there is no id.
+        noted: What entries of the history must have noted to be of such memories (see ``ErasedHistory``); None where that cannot
+            be told.
     """
 
     namespace: str | None
     id: str | None = None
     where: Where | None = None
+    noted: Sequence[Sequence[tuple[str, str]]] | None = None
 
     async def namespaces(self, store: Store) -> list[str]:
         """Return the names of the namespaces."""
@@ -85,12 +96,19 @@ def _selection(
     collection_name(home)
     if id is not None:
         return _Selection(home, check_id(id))
-    filters = joined(
-        checked_where(where),
-        None if thread is None else {THREAD: check_id(thread, "`thread`")},
-        None if scope is None else scope_filter(checked_scope(scope)),
+    of_scope = None if scope is None else scope_filter(checked_scope(scope))
+    of_thread = None if thread is None else {THREAD: check_id(thread, "`thread`")}
+    noted: list[list[tuple[str, str]]] = []
+    if of_scope is not None:
+        noted.append([pair for one in of_scope["$or"] for pair in one.items()])
+    if of_thread is not None:
+        noted.append([*of_thread.items()])
+    return _Selection(
+        None if namespace is None and scope is not None else home,
+        where=joined(checked_where(where), of_thread, of_scope),
+        # A filter of the caller's own is Chroma's to carry out.
+        noted=noted if where is None else None,
     )
-    return _Selection(None if namespace is None and scope is not None else home, where=filters)
 
 
 def forget(
@@ -253,7 +271,9 @@ def erase(
         session = store.client.session
         refuse_unerasable(session)
         traces = _Traces()
-        database = database_key(**store.database)
+        if chosen is not None and chosen.id is not None:
+            # The history may have entries of it although it was forgotten before, and its namespace with it.
+            traces.ids[str(chosen.namespace)] = [chosen.id]
         for name in [str(namespace)] if chosen is None else await chosen.namespaces(store):
 
             async def of_one(found: Namespace) -> int:
@@ -277,11 +297,22 @@ def erase(
             erased=traces.erased,
             texts=traces.texts,
             vectors=traces.vectors,
-            history=traces.ids,
-            history_database=database,
+            history=_history_of(store, traces, namespace, chosen),
         )
 
     return life.run("erase", work, None)
+
+
+def _history_of(
+    store: Store, traces: _Traces, namespace: str | None, chosen: _Selection | None
+) -> ErasedHistory:
+    """Return which entries leave the history: of what was there, and of what was forgotten before."""
+    history: ErasedHistory = {"database": database_key(**store.database), "ids": traces.ids}
+    if chosen is None:
+        history |= {"namespace": namespace, "passing": []}
+    elif chosen.noted is not None:
+        history |= {"namespace": chosen.namespace, "passing": chosen.noted}
+    return history
 
 
 class _Traces:
@@ -359,8 +390,7 @@ async def erase_traces(
     erased: int,
     texts: Sequence[str],
     vectors: Sequence[Vector],
-    history: Mapping[str, Sequence[str]] | None,
-    history_database: str = "",
+    history: ErasedHistory | None,
 ) -> ErasureReceipt:
     """Remove all that is dead from the files of a database, and look for what must not be there any more.
 
@@ -371,8 +401,7 @@ async def erase_traces(
         erased: How many memories were forgotten before.
         texts: The texts of the memories.
         vectors: The vectors of the memories, that of a text at its place.
-        history: By namespace their ids, whose entries leave the history; None takes the texts out of all entries.
-        history_database: What the history calls their Chroma database; see :func:`aiochroma.records.history.database_key`.
+        history: Which entries leave the history; None takes the texts out of all entries.
 
     Raises:
         InvalidInputError: The database is a server's.
@@ -385,8 +414,7 @@ async def erase_traces(
         "erase_traces",
         texts=list(texts),
         vectors=list(vectors),
-        history=None if history is None else {name: list(ids) for name, ids in history.items()},
-        history_database=history_database,
+        history=history,
     )
     found.pop("is_complete")
     return replace(ErasureReceipt(**found), erased=erased)

@@ -470,14 +470,14 @@ class Memory(OpenedMemory):
         """Forget, and remove the bytes of texts and vectors from every file of the directory, the history's included.
 
         Requests wait meanwhile: the database is closed, its files are rewritten and read to their end, and it is opened again.
-        What others deleted before goes as well. Backups and exports are out of reach; the receipt names those that are known.
+        What was deleted before goes as well. Backups and exports are out of reach; the receipt names those that are known.
         It raises also where the memory degrades.
 
         Args:
             id: The id of one memory; without it give one or several of ``where``, ``thread`` and ``scope``, or ``namespace``
                 alone for all of it.
             namespace: The namespace. Default: with a ``scope`` all namespaces; else ``"default"``.
-            where: Only memories that pass Chroma's filter over metadata.
+            where: Only memories that pass Chroma's filter over metadata. It reaches no entries of the history of what is gone.
             thread: Only memories of this thread.
             scope: Only memories of this scope and of those below it.
 

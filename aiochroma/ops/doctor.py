@@ -18,7 +18,6 @@ from aiochroma._files import canonical_path, remove_abandoned
 from aiochroma._waiting import at_length, on_callers_loop
 from aiochroma.client.maintenance import FillReport  # noqa: TC001 - frameworks read the annotations
 from aiochroma.disk.copying import refuse_lack_of_room, size_of, survives_rebuilding
-from aiochroma.disk.erasing import scrub
 from aiochroma.disk.findings import crashing, end_rebuild
 from aiochroma.disk.layout import TEXT_INDEX_FILE, has_database
 from aiochroma.disk.ownership import acquire, refuse_foreign_users
@@ -26,7 +25,7 @@ from aiochroma.disk.preflight import inspect_own_files, preflight
 from aiochroma.disk.recovery import quarantine_orphans, quarantine_text_index, rebuild_worn
 from aiochroma.disk.sqlite_file import vacuum
 from aiochroma.host.opening import ask_to_leave
-from aiochroma.ops.repair import fill_and_rebuild, mend, save_copy
+from aiochroma.ops.repair import fill_and_rebuild, mend, save_copy, scrub_files
 from aiochroma.ops.report import DoctorReport, folders_of_copies, is_mendable, report_in_use, report_on
 
 if TYPE_CHECKING:
@@ -252,7 +251,7 @@ class _Visit:
         if looked.problems:
             vacuum(directory)
         else:
-            scrub(directory, history={}, set_aside=False)
+            scrub_files(directory, keep_history=True, set_aside=False)
         self._progress("vacuum", 1, 1)
         self._actions.append(f"the database is {before - size_of(directory)} bytes smaller")
 
@@ -262,7 +261,7 @@ class _Visit:
             self._actions.append("nothing was erased, because the database is damaged: repair it first")
             return
         self._progress("erase", 0, 1)
-        receipt = scrub(self._directory)
+        receipt = scrub_files(self._directory)
         self._progress("erase", 1, 1)
         self._actions.append(
             f"{receipt.log_entries} entries of the log and {receipt.vectors_replaced} vectors were erased, and "

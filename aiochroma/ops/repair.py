@@ -17,6 +17,7 @@ from aiochroma._errors import DatabaseCorruptError, DatabasePathError, InvalidIn
 from aiochroma._files import PartialDirectory, canonical_path, transaction
 from aiochroma._types import Vector
 from aiochroma._waiting import at_length
+from aiochroma.backend.preparation import drop_unfollowed
 from aiochroma.client.maintenance import FillReport, reembed_missing
 from aiochroma.client.opening import AsyncPersistentClient
 from aiochroma.disk.backup import begin_backup
@@ -38,6 +39,7 @@ from aiochroma.disk.schema import (
 from aiochroma.embedding.choice import chosen, known_embedder
 from aiochroma.embedding.functions import is_same_name
 from aiochroma.host.opening import ask_to_leave
+from aiochroma.records.local_index import IndexFile
 
 if TYPE_CHECKING:
     import os
@@ -48,7 +50,7 @@ if TYPE_CHECKING:
     from aiochroma.disk.findings import CollectionReport, PreflightReport
     from aiochroma.embedding.choice import EmbedderFunction
 
-__all__ = ["erase", "fill_and_rebuild", "mend", "save_copy"]
+__all__ = ["erase", "fill_and_rebuild", "mend", "save_copy", "scrub_files"]
 
 
 def save_copy(directory: Path, backup_to: str | os.PathLike[str] | None) -> Path:
@@ -312,4 +314,19 @@ def _erase(path: str | os.PathLike[str], texts: Sequence[str], *, keep_history: 
                 "--repair`.",
                 problems=found.problems,
             )
-        return scrub(directory, texts=texts, history={} if keep_history else None)
+        return scrub_files(directory, texts=texts, keep_history=keep_history)
+
+
+def scrub_files(
+    directory: Path, *, texts: Sequence[str] = (), keep_history: bool = False, set_aside: bool = True
+) -> ErasureReceipt:
+    """Remove what is dead from all files of a database; see :func:`erase`, and ``disk.erasing.scrub``.
+
+    Args:
+        directory: The canonical database directory; owned by this process, not open in Chroma, and sound.
+        texts: Texts to look for afterwards.
+        keep_history: Leave the texts in the history of changes.
+        set_aside: Delete quarantines and orphaned indexes as well.
+    """
+    drop_unfollowed(directory, IndexFile(directory))
+    return scrub(directory, texts=texts, history={} if keep_history else None, set_aside=set_aside)

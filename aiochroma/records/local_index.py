@@ -381,6 +381,20 @@ class IndexFile:
         except _UNREADABLE as error:
             self._set_aside(error)
 
+    def keep_only(self, collections: Collection[str]) -> None:
+        """Forget all other collections, with their texts and vectors.
+
+        Raises:
+            OSError: It cannot be written, and cannot be moved aside either.
+        """
+        try:
+            with self._opened() as index:
+                if index is not None:
+                    for collection in set(index.namespaces()).difference(collections):
+                        index.delete_namespace(collection)
+        except _UNREADABLE as error:
+            self._set_aside(error)
+
     def vectors(self, collection: str) -> Iterator[tuple[list[str], NDArray[np.float32]]]:
         """Return ids and vectors of a collection, a page at a time, up to one that is damaged."""
         with contextlib.suppress(*_UNREADABLE), self._opened() as index:

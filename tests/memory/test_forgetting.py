@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
+
 import pytest
 
 import aiochroma
@@ -60,6 +63,59 @@ async def test_the_history_of_the_memorys_own_database_is_erased(path, embedder)
         aiochroma.Memory(client=client, embedder=embedder, history=True) as memory,
     ):
         assert await memory.history("same")
+
+
+@pytest.mark.parametrize(
+    ("chosen", "whole"),
+    [
+        ({"id": "secret", "namespace": "n"}, False),
+        ({"id": "secret", "namespace": "n"}, True),
+        ({"scope": "acme"}, False),
+        ({"scope": ("acme", "kim")}, True),
+        ({"thread": "t", "namespace": "n"}, False),
+        ({"scope": "acme", "thread": "t", "namespace": "n"}, True),
+        ({"namespace": "n"}, False),
+        ({"namespace": "n"}, True),
+    ],
+)
+async def test_what_was_forgotten_before_leaves_the_history(path, embedder, chosen, whole):
+    """Whoever forgets first and erases then finds the text in no file, even if its namespace is gone; others' entries stay."""
+    async with aiochroma.Memory(path, embedder=embedder, history=True) as memory:
+        secret = {
+            "text": "The word is Floccinaucini.",
+            "id": "secret",
+            "scope": ("acme", "kim"),
+            "thread": "t",
+        }
+        await memory.remember_many([secret], namespace="n")
+        for scope in ("ben", ("beta", "acme")):
+            await memory.remember("A dog called Bramblewick.", id="other", scope=scope, thread="u")
+            await memory.update("other", text="A cat.")
+        if whole:
+            await memory.forget_namespace("n")
+        else:
+            await memory.remember("something else", namespace="n")
+            await memory.forget("secret", namespace="n")
+        assert files_with(path, "Floccinaucini")
+        receipt = await memory.erase(**chosen)
+        assert receipt.is_complete
+        assert files_with(path, "Floccinaucini") == []
+        assert not any(change.text for change in await memory.history("secret", namespace="n"))
+        assert "A dog called Bramblewick." in [change.text for change in await memory.history("other")]
+
+
+async def test_a_damaged_entry_of_the_history_keeps_nothing_from_being_erased(path, embedder):
+    """What it has noted cannot be told; every other entry of the scope goes."""
+    async with aiochroma.Memory(path, embedder=embedder, history=True) as memory:
+        for id in ("damaged", "sound"):
+            await memory.remember(f"The word is Floccinaucini, {id}.", id=id, scope="kim")
+            await memory.forget(id)
+    with closing(sqlite3.connect(path / "aiochroma-history.sqlite3")) as file, file:
+        file.execute("UPDATE changes SET metadata = '{' WHERE id = 'damaged' AND text IS NOT NULL")
+    async with aiochroma.Memory(path, embedder=embedder, history=True) as memory:
+        await memory.remember("something else", scope="kim")
+        await memory.erase(scope="kim")
+    assert files_with(path, "Floccinaucini, sound") == []
 
 
 async def test_a_namespace_is_erased(memory, path):

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from chromadb.config import Settings
 from ops_databases import contents
+from programs import printed_by
 
 import aiochroma
 from aiochroma.client.session import Session
@@ -399,6 +400,40 @@ async def test_chunks_that_no_memory_has_any_more(tmp_path, way, whole):
         assert hit.passage is not None
         await memory.remember(LIVING * 9, namespace="gone")
         assert [hit.text for hit in await memory.recall("key", namespaces="gone")] == [LIVING * 9]
+
+
+@pytest.mark.parametrize("way", ["memory", "closed", "erase", "vacuum"])
+@pytest.mark.parametrize("durable", [True, None])
+async def test_what_another_program_deleted_leaves_our_index(tmp_path, way, durable):
+    """Our index has not followed that, and its namespace is not used any more: neither it nor a recall has the text."""
+    path = tmp_path / "db"
+    async with aiochroma.Memory(path, embedder=HashedEmbedder(), durable=durable) as memory:
+        await memory.remember(LIVING)
+        ids = await memory.remember_many([SECRETS[0], SECRETS[1]], namespace="gone")
+        await memory.recall("bank pin", namespaces="gone")
+    program = f"""
+import chromadb
+collection = chromadb.PersistentClient({str(path)!r}).get_collection("gone", embedding_function=None)
+vector = collection.get(ids=[{ids[0]!r}], include=["embeddings"])["embeddings"][0]
+collection.delete(ids=[{ids[0]!r}])
+collection.update(ids=[{ids[1]!r}], embeddings=[vector], documents=["something else"])
+collection.upsert(ids=["new"], embeddings=[vector], documents=["something new"])
+"""
+    printed_by("-c", program)
+    if way == "memory":
+        async with aiochroma.Memory(path, embedder=HashedEmbedder(), durable=durable) as memory:
+            await memory.erase(namespace="nowhere")
+    elif way == "closed":
+        receipt = await aiochroma.erase(path, texts=SECRETS)
+        assert receipt.is_complete, receipt.found
+    else:
+        await aiochroma.doctor(path, **{way: True})
+    assert_gone(path)
+    async with aiochroma.Memory(path, embedder=HashedEmbedder(), durable=durable) as memory:
+        assert [hit.text for hit in await memory.recall("key", namespaces="default")] == [LIVING]
+        found = {hit.text for hit in await memory.recall("bank pin", namespaces="gone", k=9)}
+        assert found == {"something else", "something new"}
+        assert await memory.count("gone") == 2
 
 
 async def test_what_another_memory_says_too_is_not_looked_for(tmp_path):
