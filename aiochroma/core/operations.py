@@ -129,7 +129,8 @@ class Operation:
         paged: A large result is read in pages.
         reads_first: It reads the collection before anything else, with the interpreter released.
         opens: It opens the database again, so the database need not be usable before.
-        finds: It finds or makes a collection, which bulk writing does before it begins: no sign that somebody else is there.
+        finds: It finds or makes a collection, or is asked when a client opens, which bulk writing does before it begins: no sign
+            that somebody else is there.
         of_known: It does nothing to ids that have no record; Chroma takes as long for them all the same.
         renames: It gives a collection another name or other metadata.
     """
@@ -201,19 +202,19 @@ _CHROMA = (
     *(_read(name) for name in ("_fork_count", "_get_indexing_status", "_peek", "_search")),
     # Collections.
     _read("count_collections", returns=int),
-    _read("list_collections"),
-    *(_read(name, finds=True) for name in ("get_collection", "get_collection_by_id")),
+    *(_read(name, finds=True) for name in ("list_collections", "get_collection", "get_collection_by_id")),
     Operation("create_collection", Lane.CATALOG, repeat=Repeat.GET_OR_CREATE, finds=True),
     Operation("get_or_create_collection", Lane.CATALOG, repeat=Repeat.ALWAYS, finds=True),
     Operation("delete_collection", effect=Effect.DROPS_COLLECTION, space=Space.LITTLE),
     Operation("_fork"),
     Operation("_modify", renames=True),
     # Tenants and databases.
-    *(_read(name) for name in ("get_database", "get_tenant", "list_databases")),
+    *(_read(name, finds=True) for name in ("get_database", "get_tenant")),
+    _read("list_databases"),
     *(Operation(name, Lane.CATALOG) for name in ("create_database", "create_tenant")),
     Operation("delete_database", effect=Effect.DROPS_ALL, space=Space.LITTLE),
     # The whole.
-    _read("get_max_batch_size", returns=int),
+    _read("get_max_batch_size", returns=int, finds=True),
     _read("get_version", returns=str),
     *(_read(name) for name in ("get_settings", "get_user_identity", "heartbeat")),
     Operation("reset", effect=Effect.DROPS_ALL, space=Space.LITTLE),

@@ -116,7 +116,7 @@ class Pacing:
         fewest_records: No slice is smaller.
     """
 
-    fewest_records = _FEWEST_RECORDS
+    fewest_records: int = _FEWEST_RECORDS
 
     def __init__(self, limits: Limits, max_write_slice_ms: float | None) -> None:
         self._limits = limits

@@ -27,6 +27,9 @@ __all__ = ["SharedPacing", "SharedWorkerState", "dealt_out"]
 _FEWEST_RECORDS = 64
 """On a busy machine the measured time of a slice shrinks it just when its fixed cost weighs most."""
 
+_FEWEST_ALONE = 128
+"""Where nobody else asks: on a busy machine 64 take more than the time below, and slices would never grow."""
+
 _BESIDE_READS_SECONDS = 0.02
 _ALONE_SECONDS = 0.1
 _READS_RECENT_SECONDS = 2.0
@@ -55,13 +58,11 @@ class SharedPacing(Pacing):
         slice_seconds: How long the last slice took.
     """
 
-    fewest_records = _FEWEST_RECORDS
-
     def __init__(
         self, limits: Limits, max_write_slice_ms: float | None, catch_up: Callable[[], None] = lambda: None
     ) -> None:
         super().__init__(limits, max_write_slice_ms or _ALONE_SECONDS * 1000)
-        limits.records_per_slice = _FEWEST_RECORDS
+        self.fewest_records = limits.records_per_slice = _FEWEST_RECORDS
         self._fixed = None if max_write_slice_ms is None else max_write_slice_ms / 1000
         self._read_at = float("-inf")
         self._catch_up = catch_up
@@ -88,6 +89,7 @@ class SharedPacing(Pacing):
 
     def _size_slices(self, *, may_grow: bool) -> None:
         alone = self._fixed is None and time.monotonic() - self._read_at > _READS_RECENT_SECONDS
+        self.fewest_records = _FEWEST_ALONE if alone else _FEWEST_RECORDS
         budget = self._fixed or (_ALONE_SECONDS if alone else _BESIDE_READS_SECONDS)
         self._fit(budget, alone=alone, may_grow=may_grow)
 
@@ -126,7 +128,8 @@ class SharedWorkerState(WorkerState):
         if self._ended:
             return True
         if head.lane is Lane.READ:
-            self.pacing.served_read(time.monotonic())
+            if not head.row.finds:
+                self.pacing.served_read(time.monotonic())
             late = seconds > _READS_OF_A_ROUND_SECONDS and step.stop is None
             self._left_over = self._left_over or late
             return late

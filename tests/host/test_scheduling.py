@@ -184,7 +184,7 @@ def test_single_records_do_not_make_slices_grow():
     pacing = SharedPacing(limits, None)
     for _ in range(100):
         pacing.observe(1, 0.08)
-    assert limits.records_per_slice == 64
+    assert limits.records_per_slice == 128
 
 
 def test_what_came_during_a_slice_is_read_before_the_next():
@@ -208,8 +208,26 @@ def test_what_came_during_a_slice_is_read_before_the_next():
     assert backend.calls[:3] == ["slice", "read", "slice"]
 
 
+def test_what_is_asked_before_bulk_writing_is_nobody_elses_read():
+    """Opening a memory asks for its database and collections; the bulk write that follows is alone all the same."""
+    state = SharedWorkerState(None, RecordPlanner(), None, None, 0.0, None)
+    limits, client = state.planner.limits, Client()
+
+    def write_all():
+        for _ in range(30):
+            state.pacing.observe(limits.records_per_slice, 0.0002 * limits.records_per_slice)
+        return limits.records_per_slice
+
+    alone = write_all()
+    for operation in ("get_tenant", "get_database", "list_collections", "get_collection"):
+        state.postpones(Step([0]), [client.ticket(operation)], 0.0)
+        assert limits.records_per_slice == alone
+    state.postpones(Step([0]), [client.ticket("_query")], 0.0)
+    assert limits.records_per_slice < alone
+
+
 def test_slices_are_small_beside_reads_and_large_alone():
-    """20 ms where somebody reads, 100 ms where nobody does; never fewer than 64 records; a client's own value holds."""
+    """20 ms where somebody reads, 100 ms where nobody does; never fewer than 64 and 128 records; a client's own value holds."""
     limits = Limits()
     pacing = SharedPacing(limits, None)
     for _ in range(30):
@@ -223,6 +241,11 @@ def test_slices_are_small_beside_reads_and_large_alone():
     for _ in range(30):
         pacing.observe(limits.records_per_slice, 0.01 * limits.records_per_slice)
     assert limits.records_per_slice == 64
+    busy = Limits()
+    pacing = SharedPacing(busy, None)
+    for _ in range(30):
+        pacing.observe(busy.records_per_slice, 0.01 * busy.records_per_slice)
+    assert busy.records_per_slice == 128
     fixed = Limits()
     pacing = SharedPacing(fixed, 40)
     for _ in range(30):
