@@ -116,9 +116,7 @@ def reembed(
         unchanged = []
         for name in await store.names() if names is None else names:
             model = await store.collection(collection_name(name))
-            if model is None or (
-                await store.is_mine(model.metadata or {}) and not lacks_sparse(store, model)
-            ):
+            if model is None or (await store.is_mine(model) and not lacks_sparse(store, model)):
                 coded = 0 if model is None else await complete_codes(store, name, progress)
                 if coded:
                     report.embedded[name] = coded
@@ -142,7 +140,7 @@ async def finish_interrupted(store: Store, run: ExclusiveRun) -> None:
         metadata = model.metadata or {}
         if REPLACED in metadata and SINCE in metadata:
             present = await store.collection(collection_name(str(metadata[REPLACED])))
-            if present is not None and await store.is_mine(present.metadata or {}):
+            if present is not None and await store.is_mine(present):
                 await Copying(store, run, str(metadata[REPLACED]), model, None).rescue(
                     present, metadata[SINCE]
                 )

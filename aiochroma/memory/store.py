@@ -409,24 +409,24 @@ class Store:
     async def _known(
         self, name: str, model: Collection, *, any_embedder: bool = False
     ) -> Namespace | Exception:
-        metadata = model.metadata or {}
-        stored = metadata.get(EMBEDDER)
-        if await self.is_mine(metadata):
+        stored = (model.metadata or {}).get(EMBEDDER)
+        if await self.is_mine(model):
             namespace = self._namespaces[name] = Namespace(name, model)
             return namespace
         if any_embedder and stored is not None:
             return Namespace(name, model)  # Not kept: the next call may compare vectors.
         return EmbedderMismatchError(
-            f"The namespace {name!r} holds vectors of {described(stored, metadata.get(DIMENSIONS))} and this memory embeds with "
+            f"The namespace {name!r} holds vectors of {described(stored, _dimensions(model))} and this memory embeds with "
             f"{described(self.embedder.identity, self.embedder.dimensions)}. Vectors of different embedders "
             "cannot be compared: open the memory with the first one, or embed the texts again with this one: "
             "`await memory.reembed()` or `aiochroma reembed`."
         )
 
-    async def is_mine(self, metadata: MetadataView) -> bool:
+    async def is_mine(self, model: Collection) -> bool:
         """Tell whether this memory's embedder made a namespace's vectors; see :mod:`aiochroma.embedding.functions`."""
+        metadata = model.metadata or {}
         stored, embedder = metadata.get(EMBEDDER), self.embedder
-        fingerprint, dimensions = metadata.get(FINGERPRINT), metadata.get(DIMENSIONS)
+        fingerprint, dimensions = metadata.get(FINGERPRINT), _dimensions(model)
         if not isinstance(stored, str):
             return False
         same = is_same_name(stored, embedder.identity)
@@ -443,3 +443,8 @@ class Store:
     def drop(self, name: str) -> None:
         """Forget the id of a namespace's collection, because it may be gone."""
         self._namespaces.pop(name, None)
+
+
+def _dimensions(model: Collection) -> object:
+    """Return the length of a namespace's vectors: Chroma's word, or before it has any what the metadata says."""
+    return model.dimension or (model.metadata or {}).get(DIMENSIONS)

@@ -3,10 +3,9 @@
 Any text is a namespace. Chroma allows 3 to 512 characters of ``[a-zA-Z0-9._-]``, alphanumeric at both ends, as the name of a
 collection, but no two periods in a row, and no IP address. A namespace that is already such a name keeps it, so that a store
 looks familiar in other tools. Anything else becomes ``ns.<escaped>.x``: letters, digits and ``-`` stay, every other byte of the
-UTF-8 form becomes ``_`` and two hexadecimal digits.
-What would be too long becomes ``ns.sha256-<digest>.x``; the text itself is in the collection's metadata in every case.
-``ns.chunks-<digest>.x`` holds the chunks of a namespace's long texts; no namespace has that name, because one that could is legal
-as it is.
+UTF-8 form becomes ``_`` and two hexadecimal digits. What would be too long becomes ``ns.sha256-<digest>.x``; the text itself is
+in the collection's metadata in every case. ``ns.chunks-<digest>.x`` holds the chunks of a namespace's long texts; no namespace
+has that name, because one that could is legal as it is.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ import json
 import math
 import re
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, TypedDict
 
 from aiochroma._errors import InvalidInputError, shown
@@ -425,8 +425,7 @@ def namespace_in(name: str, metadata: MetadataView) -> str | None:
     if EMBEDDER not in metadata:
         return None
     stated = str(metadata.get(NAMESPACE) or name)
-    is_found = bool(stated.strip()) and collection_name(stated) == name
-    return stated if is_found else namespace_of(name) or name
+    return stated if _is_found_by(stated, name) else namespace_of(name) or name
 
 
 def namespace_of(name: str) -> str | None:
@@ -441,7 +440,11 @@ def namespace_of(name: str) -> str | None:
         return name
     data = re.sub(rb"_([0-9a-f]{2})", lambda match: bytes([int(match[1], 16)]), escaped[1].encode())
     namespace = data.decode(errors="replace")
-    try:
-        return namespace if collection_name(namespace) == name else name
-    except InvalidInputError:
-        return name
+    return namespace if _is_found_by(namespace, name) else name
+
+
+def _is_found_by(namespace: str, name: str) -> bool:
+    """Tell whether a namespace leads to a collection of this name; what is no namespace's name leads nowhere."""
+    with suppress(InvalidInputError):
+        return collection_name(namespace) == name
+    return False

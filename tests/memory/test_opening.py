@@ -169,6 +169,39 @@ async def test_a_collection_that_another_tool_renamed(path, embedder):
         assert await memory.client.list_collections() == []
 
 
+@pytest.mark.parametrize("stated", ["a\0b", " ", 7])
+async def test_what_a_collection_says_of_its_namespace_is_not_believed(path, embedder, stated):
+    """Where that is no namespace's name it goes by the collection's, and every other namespace is there as before."""
+    async with aiochroma.Memory(path, embedder=embedder) as memory:
+        await memory.remember("the first lake", namespace="mine")
+        mine = await memory.client.get_collection("mine", embedding_function=None)
+        odd = {**mine.metadata, "aiochroma:namespace": stated}
+        await memory.client.create_collection("odd", metadata=odd, embedding_function=None)
+        assert await memory.namespaces() == ["mine", "odd"]
+        assert len(await memory.recall("lake")) == 1
+
+
+async def test_vectors_of_another_length_are_another_embedders(path, embedder):
+    """Whatever a collection says of its embedder: they are named, not compared, and replaced when asked to."""
+    async with aiochroma.Memory(path, embedder=embedder) as memory:
+        await memory.remember("the first lake", namespace="mine")
+        mine = await memory.client.get_collection("mine", embedding_function=None)
+        told = {
+            key: value
+            for key, value in mine.metadata.items()
+            if key in {"aiochroma:embedder", "aiochroma:fingerprint"}
+        }
+        other = await memory.client.create_collection("other", metadata=told, embedding_function=None)
+        await other.add(ids=["a"], embeddings=[[0.5, 0.5, 0.5]], documents=["a lake of another program"])
+        with pytest.raises(aiochroma.EmbedderMismatchError, match="3 dimensions"):
+            await memory.recall("lake", namespaces="other")
+        with pytest.raises(aiochroma.EmbedderMismatchError, match="3 dimensions"):
+            await memory.remember("another lake", namespace="other")
+        assert [hit.text for hit in await memory.recall("lake")] == ["the first lake"]
+        assert (await memory.reembed()).embedded == {"other": 1}
+        assert len(await memory.recall("lake")) == 2
+
+
 async def test_closed_while_it_opens(path, embedder):
     """Whoever closes a memory that is just opening leaves no thread and no lock."""
     memory = aiochroma.Memory(path, embedder=embedder)
