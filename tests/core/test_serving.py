@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import contextvars
 import gc
+import itertools
 import logging
 import random
 import threading
@@ -810,6 +811,28 @@ async def beside(engine, until):
     task = engine.task("barrier", lambda: Aside(work, lambda result: f"{result} and finished"))
     await until(gate.entered.is_set)
     return task, gate
+
+
+async def test_the_loop_goes_round_between_two_slices(engines):
+    """Between two slices of a long write the thread waits until the loop has run, however busy that is and short the slices."""
+    rounds, seen, over = 0, [], False
+
+    async def busy():
+        nonlocal rounds
+        while not over:
+            rounds += 1
+            await asyncio.sleep(0)
+
+    # So long a pause ends when the loop has gone round, and not for want of patience.
+    engine = engines(max_write_slice_ms=1000 * PATIENCE)
+    await engine.call("the thread knows this loop")
+    turning = asyncio.ensure_future(busy())
+    ids = [str(number) for number in range(600)]
+    await engine.call("slice", lambda: seen.append(rounds), operation="_upsert", collection_id="c", ids=ids)
+    over = True
+    await turning
+    assert len(seen) > 4
+    assert all(after > before for before, after in itertools.pairwise(seen)), seen
 
 
 async def test_reads_go_on_beside_a_barriers_work(engine, until):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,21 @@ def test_the_log_is_indexed_by_collection_and_chroma_goes_on(seeds, child, tmp_p
     child.check(directory)
     assert not preflight(directory).problems
     assert prepare(directory, keep_log=True), "the index that is there is taken as it is"
+
+
+def test_lists_without_a_record_leave_no_bytes(seeds, tmp_path):
+    """Chroma leaves them where a collection is deleted; they go when a database is opened, beside those that stay."""
+    directory = seeds.copy(tmp_path / "db", **DURABLE)
+    with closing(sqlite3.connect(directory / "chroma.sqlite3")) as connection, connection:
+        (living,) = connection.execute("SELECT max(id) FROM embeddings").fetchone()
+        connection.executemany(
+            "INSERT INTO embedding_metadata_array (id, key, string_value) VALUES (?, 'tags', ?)",
+            [(living, "a tag that stays"), (living + 1, "a tag that goes")],
+        )
+    assert prepare(directory)
+    content = b"".join(file.read_bytes() for file in directory.glob("chroma.sqlite3*"))
+    assert b"a tag that stays" in content
+    assert b"a tag that goes" not in content
 
 
 def test_settings_can_be_taken_back(seeds, tmp_path):

@@ -65,6 +65,19 @@ async def test_the_history_of_the_memorys_own_database_is_erased(path, embedder)
         assert await memory.history("same")
 
 
+@pytest.mark.parametrize("way", ["forget", "erase"])
+async def test_a_conversation_is_forgotten_and_no_other(memory, way):
+    """A thread names its own memories alone: neither those of another nor those without one, nor another scope's of that name."""
+    for scope in ("ada", "ben"):
+        for thread in ("t", "u"):
+            await memory.remember(f"{scope} in {thread}", scope=scope, thread=thread)
+    await memory.remember("in no thread", scope="ada")
+    await getattr(memory, way)(scope="ada", thread="t")
+    assert {hit.text for hit in await memory.list()} == {"ada in u", "ben in t", "ben in u", "in no thread"}
+    await getattr(memory, way)(thread="u")
+    assert {hit.text for hit in await memory.list()} == {"ben in t", "in no thread"}
+
+
 @pytest.mark.parametrize(
     ("chosen", "whole"),
     [

@@ -86,6 +86,21 @@ def test_neighbours_that_do_not_fit_are_left_out_before_their_hit():
     assert recall.as_context(template="{text}", heading=None, max_chars=34).count("turn") == 5
 
 
+def test_a_prompt_keeps_its_limit_where_texts_have_more_tokens_together():
+    """The whole is counted once more: a tokenizer may count more for it than for its pieces."""
+    recall = Recall(tuple(hit(f"fact {number}") for number in range(9)))
+
+    def count_tokens(text):
+        return len(text) + 7 * text.count("\n- ")
+
+    for limit in range(10, 120, 11):
+        context = recall.as_context(
+            template="- {text}", heading=None, max_tokens=limit, count_tokens=count_tokens
+        )
+        assert count_tokens(context) <= limit
+        assert context.startswith("- fact 0")
+
+
 def test_a_message_is_written_with_its_speaker():
     """In a conversation the name, or else the role, stands before what was said."""
     said = hit("Hello", thread="t", metadata={"role": "user", "name": "Ada"})

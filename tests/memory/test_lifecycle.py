@@ -14,6 +14,7 @@ from chromadb.errors import NotFoundError
 
 import aiochroma
 from aiochroma.memory import forgetting
+from aiochroma.records.history import ChangeLog, Entry
 from aiochroma.records.record import CREATED_AT
 
 
@@ -47,6 +48,20 @@ async def test_an_expired_memory_is_never_returned_and_takes_no_place(memory):
     assert not await memory.similar(expired)
     assert await memory.sweep() == 70
     assert await memory.count() == 5
+
+
+async def test_an_expired_memory_is_nobodys_neighbour(memory):
+    """What has expired is not shown around a hit; what stands beyond it is."""
+    turns = ["the first turn", "something else", "a turn that expires", "something further"]
+    await memory.remember_many(
+        [
+            {"text": text, "thread": "t", **({"expires_at": past()} if "expires" in text else {})}
+            for text in turns
+        ]
+    )
+    (hit,) = await memory.recall("something else", k=1, window=2)
+    assert hit.text == turns[1]
+    assert [one.text for one in (*hit.before, *hit.after)] == [turns[0], turns[3]]
 
 
 async def test_an_expired_memory_may_be_remembered_anew(memory):
@@ -214,6 +229,18 @@ async def test_a_change_that_fails_leaves_no_entry(noted):
             history_namespace="default",
         )
     assert [change.action for change in await noted.history()] == ["remember"]
+
+
+def test_an_entry_that_is_withdrawn_is_overwritten_in_the_file(tmp_path):
+    """The text of a change that did not happen is in no byte of the history, beside an entry that stays."""
+    log = ChangeLog(tmp_path / "history.sqlite3")
+    entries = [Entry(1.0, "update", "n", id, f"The word is {id}.", {"a": 1}) for id in ("stays", "withdrawn")]
+    log.note("", entries[:1])
+    log.withdraw(log.note("", entries[1:]))
+    log.close()
+    content = b"".join(file.read_bytes() for file in tmp_path.iterdir())
+    assert b"The word is stays." in content
+    assert b"The word is withdrawn." not in content
 
 
 async def test_a_damaged_entry_of_the_history_is_told(noted, path):

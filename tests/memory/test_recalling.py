@@ -195,6 +195,7 @@ async def test_diversity_prefers_what_adds_something(memory):
     varied = await memory.recall("train at nine", k=2, diversity=0.7)
     assert all("nine" in hit.text for hit in plain)
     assert any("restaurant" in hit.text for hit in varied)
+    assert len(plain) == len(varied) == 2
 
 
 @pytest.mark.parametrize("order", ["score", "newest", "oldest"])

@@ -93,6 +93,8 @@ async def test_the_last_turns_of_a_conversation(memory):
     assert [(hit.id, hit.text) for hit in turns] == [(ids[2], "Hello"), (ids[1], "Hello Ada")]
     assert turns[0].metadata == {"role": "user", "name": "Ada"}
     assert turns[0].created_at.timestamp() == 1.5e9
+    said, _ = await pages(memory, 1, scope=("acme", "ada"), thread="t")
+    assert said == ["Hello", "Hello Ada", "Hello"]
     # The same messages are the same turns.
     assert await memory.remember_messages(messages, thread="t", scope=("acme", "ada")) == ids
     assert await memory.count() == 4

@@ -99,6 +99,7 @@ async def test_an_index_that_cannot_be_opened_costs_words_not_answers(opened, in
     """Another program holds the file: recalls answer by meaning and say why, writing goes on, and the file is kept."""
     async with opened() as memory:
         await memory.remember("The key is under the mat.")
+        await memory.remember("The key is under the rug.", expires_at=1.0)
     async with opened() as memory:
         holder = subprocess.Popen(
             [sys.executable, "-c", _HOLD, str(index_file)], stdout=subprocess.PIPE, text=True

@@ -296,6 +296,20 @@ def test_what_was_written_is_there_after_reopening(tmp_path):
     index.close()
 
 
+def test_what_is_deleted_is_overwritten_in_the_file(tmp_path):
+    """Beside what stays, a text and its vector that were deleted or replaced are in no byte of the file, without erasing."""
+    path, vectors = tmp_path / "text.sqlite3", np.random.default_rng(1).random((4, 16), dtype=np.float32)
+    index = TextIndex(path)
+    rows = [IndexedText(str(n), f"The code of door {n} is 77{n}77.", vector=vectors[n]) for n in range(4)]
+    index.upsert("n", rows)
+    index.delete("n", ["1"])
+    index.upsert("n", [IndexedText("2", "Nothing of note.", vector=vectors[3])])
+    index.close()
+    content = b"".join(file.read_bytes() for file in tmp_path.iterdir())
+    held = [number for number in range(4) if rows[number].text.encode() in content]
+    assert held == [number for number in range(4) if vectors[number].tobytes() in content] == [0, 3]
+
+
 @pytest.mark.parametrize("damage", ["garbage", "truncated", "format"])
 def test_a_damaged_file_is_replaced_by_an_empty_index(tmp_path, damage):
     """A file that is no index, torn, or of another format gives way to an empty one, which shows in the count."""
