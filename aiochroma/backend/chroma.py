@@ -16,6 +16,7 @@ import ctypes
 import functools
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aiochroma._errors import InvalidInputError, StoreUnavailableError
@@ -383,7 +384,7 @@ def import_chromadb() -> None:
     """Import chromadb, which makes settings of its own meanwhile.
 
     Raises:
-        InvalidInputError: A variable or ``.env`` has a value that its settings refuse.
+        InvalidInputError: A variable or ``.env`` has a value that its settings refuse, or ``.env`` cannot be read.
     """
     from pydantic import ValidationError
 
@@ -395,6 +396,13 @@ def import_chromadb() -> None:
             f"chromadb cannot be imported, because its settings refuse what the environment or the file .env says: {fields}. "
             "Correct or remove it."
         ) from None
+    except (UnicodeDecodeError, OSError) as error:
+        if isinstance(error, OSError) and Path(str(error.filename)).name != ".env":
+            raise
+        raise InvalidInputError(
+            "chromadb cannot be imported, because it reads the file .env of the working directory and cannot make sense of it: "
+            f"{error}. Write it in UTF-8 and let this process read it, or start the program in another directory."
+        ) from error
     _warn_of_untested(chromadb.__version__)
 
 

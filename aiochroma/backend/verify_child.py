@@ -115,11 +115,14 @@ def _read_collection(api: ChromaRecords, entry: CollectionReport, ids: list[str]
         if len(page["ids"]) != len(some):
             return [f"{entry.label}: {len(some) - len(page['ids'])} of {len(some)} records cannot be read"]
         vectors = np.array(page["embeddings"])
-        if vectors.shape != (len(some), entry.dimension) or not np.isfinite(vectors).all():
+        is_whole = vectors.shape == (len(some), entry.dimension)
+        # Where the distance is the cosine, Chroma keeps no number of a vector whose length is too large for one.
+        numbers = vectors[~np.isnan(vectors).all(axis=1)] if is_whole else vectors
+        if not is_whole or not np.isfinite(numbers).all():
             return [f"{entry.label}: records {start} to {start + len(some)} do not all have a vector"]
-        if not start:
+        if not start and len(numbers):
             # One search, so that the graph of the index is walked as well and not only its vectors read.
-            api.query(entry.collection_id, [vectors[0].tolist()], n_results=1, include=[], **where)
+            api.query(entry.collection_id, [numbers[0].tolist()], n_results=1, include=[], **where)
     count = api.count(entry.collection_id, **where)
     return [] if count == len(ids) else [f"{entry.label}: {count} of {len(ids)} records can be read"]
 

@@ -350,6 +350,7 @@ def meet(
     Raises:
         AiochromaError: That is not possible.
     """
+    from aiochroma.backend.chroma import import_chromadb
     from aiochroma.host.messages import make_codec, options_to_json
 
     failed = 0
@@ -358,6 +359,7 @@ def meet(
         connected = reach(location.path, values, stopped)
         try:
             # Chroma is imported while the host begins.
+            import_chromadb()
             codec = codec or make_codec()
             reader = MessageReader(codec)
             welcome, early = _greet(connected, reader, location, options)

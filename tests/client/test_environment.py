@@ -14,7 +14,7 @@ PROGRAM = """
 import asyncio, sys
 import aiochroma
 async def main():
-    async with aiochroma.Memory(sys.argv[1]) as memory:
+    async with aiochroma.Memory(sys.argv[1], process=sys.argv[2]) as memory:
         await memory.remember("my secret")
         print(type(memory.client.get_settings()).__name__, memory.client.get_settings().chroma_api_impl)
 try:
@@ -30,8 +30,8 @@ STRAY = {
 }
 
 
-def _run(tmp_path, variables):
-    return python("-c", PROGRAM, tmp_path / "db", cwd=tmp_path, **variables)
+def _run(tmp_path, variables, process="this"):
+    return python("-c", PROGRAM, tmp_path / "db", process, cwd=tmp_path, **variables)
 
 
 @pytest.mark.parametrize("source", ["variables", "file"])
@@ -43,11 +43,22 @@ def test_a_directory_never_becomes_a_server(tmp_path, source):
     assert done.stdout.split() == ["Settings", "chromadb.api.rust.RustBindingsAPI"], done.stderr
 
 
-def test_what_keeps_chromadb_from_being_imported_is_named(tmp_path):
+@pytest.mark.parametrize("process", ["this", "shared"])
+def test_what_keeps_chromadb_from_being_imported_is_named(tmp_path, monkeypatch, process):
     """Its settings refuse a value when the package is imported: the error says which variable it is."""
-    done = _run(tmp_path, {"IS_PERSISTENT": "banana"})
-    assert done.stdout.startswith("InvalidInputError chromadb cannot be imported")
+    monkeypatch.setenv("AIOCHROMA_RUNTIME_DIR", str(tmp_path))
+    tmp_path.chmod(0o700)
+    done = _run(tmp_path, {"IS_PERSISTENT": "banana"}, process)
+    assert done.stdout.startswith("InvalidInputError chromadb cannot be imported"), done.stderr
     assert "IS_PERSISTENT" in done.stdout
+
+
+def test_a_file_of_variables_that_is_not_utf_8(tmp_path):
+    """chromadb reads `.env` of the working directory, whatever wrote it: a shell of Windows writes UTF-16."""
+    (tmp_path / ".env").write_bytes("GREETING=Grüße\n".encode("utf-16"))
+    done = _run(tmp_path, {})
+    assert done.stdout.startswith("InvalidInputError chromadb cannot be imported"), done.stderr
+    assert ".env" in done.stdout
 
 
 INJECTED = {

@@ -56,6 +56,21 @@ def gated(monkeypatch):
     return gate
 
 
+async def test_a_vector_of_which_chroma_keeps_no_number(database, tmp_path):
+    """A cosine of what is too long has none: its record is in the backup like any other, and in what is restored."""
+    async with aiochroma.AsyncPersistentClient(database) as client:
+        collection = await client.create_collection(
+            "angles", embedding_function=None, configuration={"hnsw": {"space": "cosine"}}
+        )
+        await collection.add(ids=["a", "b"], embeddings=[[1e30] * 8, [1.0] * 8])
+        report = await client.backup(tmp_path / "backup")
+    assert report.records == 242
+    await aiochroma.restore(tmp_path / "backup", tmp_path / "restored")
+    async with aiochroma.AsyncPersistentClient(tmp_path / "restored") as client:
+        restored = await client.get_collection("angles", embedding_function=None)
+        assert (await restored.get())["ids"] == ["a", "b"]
+
+
 async def test_reads_go_on_while_a_backup_copies(database, tmp_path, gated, caplog):
     """Only writing waits; what was written after the copy had begun is not in it."""
     caplog.set_level("INFO", "aiochroma")
