@@ -14,7 +14,7 @@ from aiochroma.records.ranking import TOKEN_WEIGHT, Candidates, nearness
 from aiochroma.records.record import WRITING
 from aiochroma.records.searching import Found, Pool, most_covering, most_near
 from aiochroma.records.spec import filter_of
-from aiochroma.text.vectors import directions
+from aiochroma.text.index import TextQuery
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,10 +25,11 @@ if TYPE_CHECKING:
     from aiochroma.backend.chroma_records import Database
     from aiochroma.records.reading import Chunks, NearChunk
     from aiochroma.records.spec import CollectionSearch
-    from aiochroma.text.index import TextIndex
+    from aiochroma.text.index import TextHits, TextIndex
     from aiochroma.text.rows import RowFilter
+    from aiochroma.text.vectors import Compared
 
-__all__ = ["IndexSearch"]
+__all__ = ["IndexSearch", "pools_of"]
 
 _POOL = 2
 """A factor on the candidates that the text gives: rows that are not looked at lend their neighbours nothing."""
@@ -53,6 +54,7 @@ class IndexSearch:
         chunks: Finds the chunks of long texts, and reads from Chroma.
         search: The collection, and how to search it.
         query_embeddings: One vector for each query, or None for each where words are enough.
+        query_vectors: The same as rows of length 1, or None.
         reach: The factor on the usual number of candidates, at least 1.
         db: The collection's tenant and database.
         most_compared: The most rows that are compared one by one; of more, Chroma's index gives the nearest.
@@ -65,6 +67,7 @@ class IndexSearch:
         chunks: Chunks,
         search: CollectionSearch,
         query_embeddings: Sequence[Vector],
+        query_vectors: NDArray[np.float32] | None,
         reach: int,
         db: Database,
         most_compared: int,
@@ -78,53 +81,53 @@ class IndexSearch:
         self._most_compared = most_compared
         self._keep: RowFilter = index.filter(self._collection, self._where, time.time())
         self._embeddings = query_embeddings
-        self._queries = None if self._spec.mode == "text" else directions(query_embeddings)
+        self._queries = None if self._spec.mode == "text" else query_vectors
+        self._compared: Compared | None = None
         self._unindexed: list[dict[str, float]] = []
         """What Chroma found and the index does not have yet."""
 
-    def run(self, queries: Sequence[str], query_tokens: Sequence[Vector | None]) -> list[Pool]:
-        """Return the candidates of each query."""
-        near = self._nearest()
-        chunks: Sequence[Mapping[int, NearChunk]] = [{}] * len(queries)
+    def look_near(self) -> None:
+        """Find the nearest of each query, by their vectors and by those of their chunks."""
+        import numpy as np
+
+        self._near = self._nearest()
+        self._near_by_chunk: Sequence[Mapping[int, NearChunk]] = [{}] * len(self._near)
         if self._holder is not None and self._queries is not None:
-            chunks = self._near_chunks(self._holder)
+            self._near_by_chunk = self._near_chunks(self._holder)
+        self._also = [
+            np.union1d(rows, np.array(list(chunks), dtype=np.int64)) if chunks else np.sort(rows)
+            for (rows, _), chunks in zip(self._near, self._near_by_chunk, strict=True)
+        ]
+
+    def by_words(self, queries: Sequence[str]) -> list[TextQuery]:
+        """Return what is to be asked of the text for each query, once :meth:`look_near` has been called."""
+        if self._spec.mode == "vector":
+            return []
         return [
-            self._pool(number, query, query_tokens[number], *near[number], chunks[number])
-            for number, query in enumerate(queries)
+            TextQuery(self._collection, query, self._covering, _POOL * self._covering, also, self._keep)
+            for query, also in zip(queries, self._also, strict=True)
+        ]
+
+    def pools(self, hits: Sequence[TextHits], query_tokens: Sequence[Vector | None]) -> list[Pool]:
+        """Return the candidates of each query, given what :meth:`by_words` has found."""
+        found: Sequence[TextHits | None] = hits or [None] * len(self._also)
+        return [
+            self._pool(number, one, query_tokens[number], self._near_by_chunk[number])
+            for number, one in enumerate(found)
         ]
 
     def _pool(
-        self,
-        number: int,
-        query: str,
-        states: Vector | None,
-        rows: NDArray[np.int64],
-        distances: NDArray[np.float64],
-        chunks: Mapping[int, NearChunk],
+        self, number: int, hits: TextHits | None, states: Vector | None, chunks: Mapping[int, NearChunk]
     ) -> Pool:
         """Return the candidates of one query, ascending by row: those that are near, by themselves or by a chunk, and others."""
         import numpy as np
 
-        also = np.union1d(rows, np.array(list(chunks), dtype=np.int64)) if chunks else np.sort(rows)
-        text, own = np.zeros(len(also)), np.zeros(len(also))
-        if self._spec.mode != "vector":
-            hits = self._index.search(
-                self._collection,
-                query,
-                self._covering,
-                pool=_POOL * self._covering,
-                also=also,
-                keep=self._keep,
-            )
-            if len(hits.rows):
-                order = np.argsort(hits.rows)
-                also, text, own = hits.rows[order], hits.scores[order], hits.own[order]
-        distance = np.full(len(also), np.nan)
-        distance[np.searchsorted(also, rows)] = distances
-        missing = np.flatnonzero(np.isnan(distance))
-        if self._queries is not None and len(missing):
-            query_vector = self._queries[number : number + 1]
-            distance[missing] = self._index.distances(self._collection, query_vector, also[missing])[0]
+        also = self._also[number]
+        if hits is not None and len(hits.rows):
+            also, text, own = hits
+        else:
+            text, own = np.zeros(len(also)), np.zeros(len(also))
+        distance = self._distances(number, also)
         tokens = None
         if states is not None and self._queries is not None and len(also):
             near = nearness(np.nan_to_num(distance, nan=_FARTHEST), self._spec.embedder_max_distance)
@@ -146,6 +149,21 @@ class IndexSearch:
             distance = np.concatenate([distance, list(unindexed.values())])
         return Pool(Candidates(text, own, distance, tokens), also, found)
 
+    def _distances(self, number: int, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the distances of candidates, which ascend, from a query; NaN where they are not known."""
+        import numpy as np
+
+        if self._compared is not None:
+            return self._compared.of(number, rows)
+        distance = np.full(len(rows), np.nan)
+        near, distances = self._near[number]
+        distance[np.searchsorted(rows, near)] = distances
+        missing = np.flatnonzero(np.isnan(distance))
+        if self._queries is not None and len(missing):
+            query_vector = self._queries[number : number + 1]
+            distance[missing] = self._index.distances(self._collection, query_vector, rows[missing])[0]
+        return distance
+
     def _nearest(self) -> list[tuple[NDArray[np.int64], NDArray[np.float64]]]:
         """Return rows and distances of the nearest for each query."""
         import numpy as np
@@ -156,8 +174,15 @@ class IndexSearch:
         usable = total - len(self._keep.excluded) if self._keep.allowed is None else len(self._keep.allowed)
         exact = None
         if self._is_complete and usable <= self._most_compared:
-            exact = self._index.nearest(self._collection, self._queries, self._limit, self._keep)
+            exact = self._nearest_of_all(self._queries)
         return self._nearest_by_chroma(self._queries, total, usable) if exact is None else exact
+
+    def _nearest_of_all(
+        self, queries: NDArray[np.float32]
+    ) -> list[tuple[NDArray[np.int64], NDArray[np.float64]]] | None:
+        """Compare every row that may be returned; None where the vectors are not as long as the queries."""
+        self._compared = self._index.compared(self._collection, queries, self._keep)
+        return None if self._compared is None else self._compared.nearest(self._limit)
 
     def _nearest_by_chroma(
         self, queries: NDArray[np.float32], total: int, usable: int
@@ -185,7 +210,7 @@ class IndexSearch:
             if enough or not self._is_complete:
                 return found
             if fetched >= _MOST_FETCHED:
-                exact = self._index.nearest(self._collection, queries, self._limit, self._keep)
+                exact = self._nearest_of_all(queries)
                 return found if exact is None else exact
             fetched *= _MORE
 
@@ -215,3 +240,23 @@ class IndexSearch:
             ):
                 return found
             fetched *= _MORE
+
+
+def pools_of(
+    index: TextIndex,
+    searches: Sequence[IndexSearch],
+    queries: Sequence[str],
+    query_tokens: Sequence[Vector | None],
+) -> list[list[Pool]]:
+    """Return for each search the candidates of each query; the text of all is searched together."""
+    asked: list[TextQuery] = []
+    ends = []
+    for one in searches:
+        one.look_near()
+        asked += one.by_words(queries)
+        ends.append(len(asked))
+    hits = index.search_together(asked)
+    return [
+        one.pools(hits[begin:end], query_tokens)
+        for one, begin, end in zip(searches, [0, *ends[:-1]], ends, strict=True)
+    ]

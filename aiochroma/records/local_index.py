@@ -17,7 +17,7 @@ from aiochroma.disk.layout import TEXT_INDEX_FILE
 from aiochroma.disk.recovery import quarantine_text_index
 from aiochroma.records.history import HISTORY_FILE, ChangeLog
 from aiochroma.records.index_keeper import IndexKeeper
-from aiochroma.records.index_search import IndexSearch
+from aiochroma.records.index_search import IndexSearch, pools_of
 from aiochroma.records.reading import Chunks
 from aiochroma.records.record import WRITING, Record, indexed_row, record_of
 from aiochroma.records.searching import Found, Pool, Pools, SearchingRecords, most_near
@@ -25,7 +25,7 @@ from aiochroma.records.spec import Neighbour, filter_of
 from aiochroma.text.index import CACHE_BYTES, TextIndex
 from aiochroma.text.memories import ListPage
 from aiochroma.text.namespaces import position_of
-from aiochroma.text.vectors import EXACT_ROWS
+from aiochroma.text.vectors import EXACT_ROWS, directions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -261,23 +261,43 @@ class LocalIndex(SearchingRecords):
 
     def _candidates(
         self,
-        search: CollectionSearch,
+        searches: Sequence[CollectionSearch],
         query_embeddings: Sequence[Vector],
         queries: Sequence[str],
         query_tokens: Sequence[Vector | None],
         reach: int,
         db: Database,
-    ) -> Pools:
+    ) -> list[Pools]:
+        most = self._most_compared(query_embeddings)
+        vectors = directions(query_embeddings)
         for _ in range(2):
-            index, share, problem = self.keeper.usable(str(search.collection_id), db)
-            if index is None:
+            usable = [self.keeper.usable(str(one.collection_id), db) for one in searches]
+            index = usable[0][0]
+            if index is None or any(found is None for found, _, _ in usable):
                 break
-            most = self._most_compared(query_embeddings)
             try:
-                found = IndexSearch(index, share, self._chunks, search, query_embeddings, reach, db, most)
-                return Pools(found.run(queries, query_tokens), share)
+                begun = [
+                    IndexSearch(index, share, self._chunks, one, query_embeddings, vectors, reach, db, most)
+                    for one, (_, share, _) in zip(searches, usable, strict=True)
+                ]
+                pools = pools_of(index, begun, queries, query_tokens)
             except sqlite3.DatabaseError as error:
                 self.keeper.failed(error)
+            else:
+                return [Pools(found, share) for found, (_, share, _) in zip(pools, usable, strict=True)]
+        return [
+            self._found_without_index(one, query_embeddings, reach, db, problem)
+            for one, (_, _, problem) in zip(searches, usable, strict=True)
+        ]
+
+    def _found_without_index(
+        self,
+        search: CollectionSearch,
+        query_embeddings: Sequence[Vector],
+        reach: int,
+        db: Database,
+        problem: str | None,
+    ) -> Pools:
         near, where = most_near(search.spec, reach), filter_of(search.spec)
         by_id = self._found_by_chroma(search.collection_id, query_embeddings, near, where, search.chunks, db)
         return Pools([Pool.of(one.values()) for one in by_id], 1.0, problem)

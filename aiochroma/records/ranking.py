@@ -182,7 +182,9 @@ def rank(
     # What is dropped counts here too: a limit of distance changes no score.
     distance = np.where(known, distance, distance[known].max() if known.any() else np.inf)
     vector = nearness(distance, spec.embedder_max_distance)
-    kept = {"hybrid": np.ones(len(text), dtype=bool), "vector": known, "text": text > 0.0}[spec.mode]
+    kept = np.ones(len(text), dtype=bool)
+    if spec.mode != "hybrid":
+        kept = known if spec.mode == "vector" else text > 0.0
     if spec.max_distance is not None:
         kept = kept & passes(candidates, spec.max_distance)
     meaning, vector_weight, limits = vector, spec.vector_weight, AUTO_MIN_SCORE
@@ -190,17 +192,16 @@ def rank(
         similarity = np.where(coded, tokens, tokens[coded].mean())
         meaning = (vector + TOKEN_WEIGHT * similarity) / (1.0 + TOKEN_WEIGHT)
         vector_weight, limits = vector_weight * (1.0 + TOKEN_WEIGHT), AUTO_MIN_SCORE_WITH_TOKENS
-    # A weight may be so large that its product with another number is infinite.
-    share_of_text = 1.0 / (1.0 + vector_weight)
-    relevance = {
-        "hybrid": share_of_text * text + (1.0 - share_of_text) * meaning,
-        "vector": meaning,
-        "text": text,
-    }[spec.mode]
-    fading = np.ones(len(text))
+    relevance = text if spec.mode == "text" else meaning
+    if spec.mode == "hybrid":
+        # A weight may be so large that its product with another number is infinite.
+        share_of_text = 1.0 / (1.0 + vector_weight)
+        relevance = share_of_text * text + (1.0 - share_of_text) * meaning
+    score, fading = relevance, None
     if spec.half_life is not None and age is not None:
         fading = recency(age, spec.half_life, _RECENCY_SHARE)
-    score = relevance * fading * spec.weight
+        score = score * fading
+    score = score * spec.weight
     if spec.min_score == "auto":
         limit_of_best = limits[spec.mode]
         if spec.mode == "hybrid":
@@ -214,12 +215,13 @@ def rank(
         kept = kept & (score >= float(spec.min_score))
     at = np.flatnonzero(kept)
     at = at[np.lexsort((distance[at], -score[at]))][:limit]
-    columns = (column[at].tolist() for column in (score, text, own_text, vector, fading))
+    columns = (column[at].tolist() for column in (score, text, own_text, vector))
+    faded = [1.0] * len(at) if fading is None else fading[at].tolist()
     of_tokens = [None] * len(at) if tokens is None else tokens[at].tolist()
     return [
-        (position, ScoreParts(total, by_text, own, near, faded, spec.weight, like if like == like else None))
-        for position, total, by_text, own, near, faded, like in zip(
-            at.tolist(), *columns, of_tokens, strict=True
+        (position, ScoreParts(total, by_text, own, near, fades, spec.weight, like if like == like else None))
+        for position, total, by_text, own, near, fades, like in zip(
+            at.tolist(), *columns, faded, of_tokens, strict=True
         )
     ]
 

@@ -176,7 +176,7 @@ class SearchingRecords(MemoryRecords):
         """
         db: Database = {"tenant": tenant, "database": database}
         tokens = query_tokens or [None] * len(queries)
-        pools = [self._candidates(one, query_embeddings, queries, tokens, 1, db) for one in collections]
+        pools = self._candidates(collections, query_embeddings, queries, tokens, 1, db)
         ranked = [self._ranked(one, of.pools, db) for one, of in zip(collections, pools, strict=True)]
         # Only hits have to be read, those of all namespaces at once.
         self._complete(
@@ -191,7 +191,7 @@ class SearchingRecords(MemoryRecords):
             candidates, reach = of, 1
             while not self._is_enough(one, candidates.pools, hits, reach, db):
                 reach *= _WIDER
-                candidates = self._candidates(one, query_embeddings, queries, tokens, reach, db)
+                (candidates,) = self._candidates([one], query_embeddings, queries, tokens, reach, db)
                 hits[:] = self._ranked(one, candidates.pools, db)
                 self._complete([(one.collection_id, [found for some in hits for found, _ in some])], db)
             results.append(self._results(one, candidates, hits, db))
@@ -224,14 +224,14 @@ class SearchingRecords(MemoryRecords):
     @abstractmethod
     def _candidates(
         self,
-        search: CollectionSearch,
+        searches: Sequence[CollectionSearch],
         query_embeddings: Sequence[Vector],
         queries: Sequence[str],
         query_tokens: Sequence[Vector | None],
         reach: int,
         db: Database,
-    ) -> Pools:
-        """Return the candidates of each query; ``reach`` is a factor on their usual number."""
+    ) -> list[Pools]:
+        """Return for each search the candidates of each query; ``reach`` is a factor on their usual number."""
 
     @abstractmethod
     def _complete(self, found: Sequence[tuple[CollectionId, Sequence[Found]]], db: Database) -> None:
@@ -401,7 +401,7 @@ def _is_valid(found: Found, now: float) -> bool:
 
 
 def _hit(found: Found, score: ScoreParts, near: Mapping[int, Neighbour]) -> SearchHit:
-    offsets = sorted(near)
+    offsets = sorted(near) if near else ()
     return SearchHit(
         found.id,
         found.document,
@@ -410,6 +410,6 @@ def _hit(found: Found, score: ScoreParts, near: Mapping[int, Neighbour]) -> Sear
         found.distance,
         score,
         found.passage,
-        tuple(near[offset] for offset in offsets if offset < 0),
-        tuple(near[offset] for offset in offsets if offset > 0),
+        tuple([near[offset] for offset in offsets if offset < 0]),
+        tuple([near[offset] for offset in offsets if offset > 0]),
     )

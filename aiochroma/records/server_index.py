@@ -70,13 +70,24 @@ class ScratchIndex(SearchingRecords):
 
     def _candidates(
         self,
-        search: CollectionSearch,
+        searches: Sequence[CollectionSearch],
         query_embeddings: Sequence[Vector],
         queries: Sequence[str],
         query_tokens: Sequence[Vector | None],  # noqa: ARG002 - there are no codes without a copy
         reach: int,
         db: Database,
+    ) -> list[Pools]:
+        return [self._found_in(one, query_embeddings, queries, reach, db) for one in searches]
+
+    def _found_in(
+        self,
+        search: CollectionSearch,
+        query_embeddings: Sequence[Vector],
+        queries: Sequence[str],
+        reach: int,
+        db: Database,
     ) -> Pools:
+        """Return the candidates of each query in one namespace."""
         spec, where = search.spec, filter_of(search.spec)
         collection_id, chunks = search.collection_id, search.chunks
         found = self._found_by_chroma(

@@ -46,11 +46,11 @@ __all__ = [
     "WINDOW",
     "Term",
     "TextHits",
+    "TextSearch",
     "best_rows",
     "length_factor",
-    "search_namespace",
+    "search_together",
     "term_weight",
-    "windowed_coverage",
     "with_surroundings",
 ]
 
@@ -63,6 +63,9 @@ _LENGTH_SHARE = 0.03
 # Adding up is quicker even at 145 row numbers for each one that is held; the bound is for what it allocates, eight bytes for
 # each number.
 _SPARSE = 16
+_NUMBER_BITS = 40
+"""The bits of a key that are the number of a row."""
+_NUMBER = (1 << _NUMBER_BITS) - 1
 _POOLS_GROW = 4
 """The most by which the number of rows that are looked at grows where some may not be returned."""
 
@@ -94,9 +97,12 @@ def term_weight(memories: int, with_term: float) -> float:
     return math.log1p(max(0.5, memories - with_term + 0.5) / (with_term + 0.5))
 
 
-def length_factor(words: NDArray[np.int32], mean_words: float) -> NDArray[np.float64]:
+def length_factor(words: NDArray[np.int32], mean_words: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return what the coverage of texts of that many words is divided by: 1 or a little more."""
-    return 1.0 + _LENGTH_SHARE / (mean_words or 1.0) * words.astype(float)
+    import numpy as np
+
+    factor: NDArray[np.float64] = 1.0 + _LENGTH_SHARE / np.where(mean_words > 0, mean_words, 1.0) * words
+    return factor
 
 
 def best_rows(terms: Sequence[Term], limit: int, allowed: NDArray[np.int64] | None) -> NDArray[np.int64]:
@@ -112,65 +118,84 @@ def best_rows(terms: Sequence[Term], limit: int, allowed: NDArray[np.int64] | No
     """
     import numpy as np
 
+    ((held, sums),) = _weighed([terms], [limit if allowed is None else None])
+    if allowed is not None:
+        keep = np.isin(held, allowed, assume_unique=True)
+        held, sums = held[keep], sums[keep]
+    return _heaviest(held, sums, limit)
+
+
+def _heaviest(held: NDArray[np.int64], sums: NDArray[np.float64], limit: int) -> NDArray[np.int64]:
+    """Return the rows of the largest sums, ascending; of equal ones the newest, which stand last."""
+    import numpy as np
+
+    if len(held) <= limit:
+        return held
+    least = np.partition(sums, -limit)[-limit]
+    chosen = sums > least
+    equal = np.flatnonzero(sums == least)
+    chosen[equal[int(chosen.sum()) - limit :]] = True
+    heaviest: NDArray[np.int64] = held[chosen]
+    return heaviest
+
+
+def _weighed(
+    questions: Sequence[Sequence[Term]], limits: Sequence[int | None]
+) -> list[tuple[NDArray[np.int64], NDArray[np.float64]]]:
+    """Add up for the terms of each question what every row holds of them.
+
+    Args:
+        questions: Terms; at least one of each question.
+        limits: How many of the heaviest rows are wanted of each; None for all rows.
+
+    Returns:
+        For each question its rows, ascending, with their sums; with a limit the lightest may be left out.
+    """
+    import numpy as np
+
+    spans = [_span(terms) for terms in questions]
+    lowest = [begin for begin, _ in spans]
+    bases = np.cumsum([0, *(end - begin for begin, end in spans)])
+    terms = [term for some in questions for term in some]
+    lengths = [len(term.rows) for term in terms]
     joined = np.concatenate([term.rows for term in terms])
-    given = np.repeat([term.weight for term in terms], [len(term.rows) for term in terms])
+    if len(questions) > 1 and len(joined) * _SPARSE <= bases[-1]:
+        return [_weighed([some], [limit])[0] for some, limit in zip(questions, limits, strict=True)]
+    given = np.repeat([term.weight for term in terms], lengths)
     if any(term.shares is not None for term in terms):
         given *= np.concatenate(
             [np.ones(len(term.rows)) if term.shares is None else term.shares for term in terms]
         )
-    lowest = min((int(term.rows[0]) for term in terms if len(term.rows)), default=0)
-    highest = max((int(term.rows[-1]) for term in terms if len(term.rows)), default=0)
-    if len(joined) * _SPARSE > highest - lowest:
-        # Adding up instead of sorting: a tenth of the time for terms that thousands of rows hold.
-        sums = np.bincount(joined - lowest, weights=given)
-        # Every row of a term has at least its weight: with enough rows the best ones have no less.
-        enough = [term.weight for term in terms if term.shares is None and len(term.rows) >= limit]
-        least = max(enough, default=0.0) if allowed is None else 0.0
-        held = np.flatnonzero(sums >= least if least > 0.0 else sums)
-        sums = sums[held]
-        held += lowest
-    else:
+    if len(joined) * _SPARSE <= bases[-1]:
         held, position = np.unique(joined, return_inverse=True)
-        sums = np.bincount(position, weights=given, minlength=len(held))
-    if allowed is not None:
-        keep = np.isin(held, allowed, assume_unique=True)
-        held, sums = held[keep], sums[keep]
-    if len(held) > limit:
-        # Of equal ones the newest rows, which stand last.
-        least = np.partition(sums, -limit)[-limit]
-        better = np.flatnonzero(sums > least)
-        equal = np.flatnonzero(sums == least)[len(better) - limit :]
-        held = held[np.union1d(better, equal)]
-    return held
+        return [(held, _sums(position, given, len(held)))]
+    # Adding up instead of sorting: a tenth of the time for terms that thousands of rows hold.
+    shifts = np.repeat(bases[:-1] - lowest, [len(some) for some in questions])
+    sums = _sums(joined + np.repeat(shifts, lengths), given, int(bases[-1]))
+    found: list[tuple[NDArray[np.int64], NDArray[np.float64]]] = []
+    for some, limit, begin, own in zip(questions, limits, lowest, np.split(sums, bases[1:-1]), strict=True):
+        # Every row of a term has at least its weight: with enough rows the best ones have no less.
+        enough = [
+            term.weight for term in some if term.shares is None and len(term.rows) >= (limit or math.inf)
+        ]
+        held = np.flatnonzero(own >= max(enough) if enough else own)
+        found.append((held + begin, own[held]))
+    return found
 
 
-def windowed_coverage(
-    rows: NDArray[np.int64],
-    around: NDArray[np.int64],
-    terms: Sequence[Term],
-    before: float,
-    after: float,
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Compute ``own`` and ``coverage`` (before the division by ``length``).
-
-    Args:
-        rows: The rows to score, ascending, each once.
-        around: For each row a line of what stands before and behind it, as ``Order.around`` has it; 0 for nothing.
-        terms: The terms of the question, at least one.
-        before: The factor for each step of distance to a term that stands before; 0 to 1.
-        after: The factor for each step of distance to a term that stands after; 0 to 1.
-
-    Returns:
-        ``own`` and ``coverage`` of each row, 0 to 1.
-    """
+def _sums(places: NDArray[np.int64], given: NDArray[np.float64], count: int) -> NDArray[np.float64]:
+    """Add up what is given at each of some places."""
     import numpy as np
 
-    looked_at = distinct(rows, around)
-    held = np.stack([_held(looked_at, term) for term in terms])
-    own, reach = with_surroundings(held, looked_at, rows, around, before, after)
-    weights = np.array([term.weight for term in terms])
-    shares = weights / weights.sum()
-    return shares @ own, shares @ reach
+    return np.bincount(places, weights=given, minlength=count).astype(np.float64, copy=False)
+
+
+def _span(terms: Sequence[Term]) -> tuple[int, int]:
+    """Return the lowest row of terms, and the number behind the highest; twice 0 where no row holds any."""
+    held = [term.rows for term in terms if len(term.rows)]
+    if not held:
+        return 0, 0
+    return min(int(rows[0]) for rows in held), max(int(rows[-1]) for rows in held) + 1
 
 
 def with_surroundings(
@@ -216,7 +241,7 @@ def _held(candidates: NDArray[np.int64], term: Term) -> NDArray[np.float64]:
 
 
 class TextHits(NamedTuple):
-    """Memories that cover something of the question, by themselves or by what stands near them; in columns, best first.
+    """Memories that cover something of the question, by themselves or by what stands near them; in columns.
 
     Attributes:
         rows: The row of each memory.
@@ -229,38 +254,144 @@ class TextHits(NamedTuple):
     own: NDArray[np.float64]
 
 
-def search_namespace(
-    order: Order,
-    namespace: int,
-    summary: Summary,
-    terms: Sequence[Term],
-    limit: int,
-    *,
-    pool: int,
-    also: NDArray[np.int64],
-    keep: RowFilter,
-    window: int,
-) -> TextHits:
-    """Do what ``TextIndex.search`` promises, for a namespace that exists and at least one term."""
+class TextSearch(NamedTuple):
+    """What is looked for in one namespace.
+
+    Attributes:
+        namespace: The namespace.
+        summary: What it is like as a whole.
+        terms: The terms of the question there; at least one.
+        limit: The most hits to return, beside those of ``also``.
+        pool: The number of memories, those that hold most of the question, that are looked at with their neighbours.
+        also: Rows to score in any case.
+        keep: Which rows may be returned.
+    """
+
+    namespace: int
+    summary: Summary
+    terms: Sequence[Term]
+    limit: int
+    pool: int
+    also: NDArray[np.int64]
+    keep: RowFilter
+
+
+def search_together(order: Order, searches: Sequence[TextSearch], window: int) -> list[TextHits]:
+    """Do what ``TextIndex.search_together`` promises, for namespaces that exist and questions with terms.
+
+    All searches are worked out in one pass: numpy takes as long for the rows of twenty namespaces as for those of one. A row
+    of a search is a *key*, the place of the search and the row's number; keys ascend by place, so what one search holds
+    stands together and is never taken for another's.
+    """
     import numpy as np
 
-    centres = best_rows(terms, pool, None)
-    if keep.allowed is not None:
-        # What may not be returned lends its terms to what may, and what may can be anywhere among what covers something.
-        centres = np.union1d(centres, best_rows(terms, pool, keep.allowed))
-    elif len(keep.excluded):
-        centres = best_rows(terms, pool + min(len(keep.excluded), _POOLS_GROW * pool), None)
-    window = window if summary.has_threads else 0
-    near = distinct(centres, order.around(namespace, centres, window))
-    rows = distinct(near, also)
-    # Nothing has the number 0.
-    rows, near = rows[rows > 0], near[near > 0]
-    own, coverage = windowed_coverage(rows, order.around(namespace, rows, window), terms, BEFORE, AFTER)
-    covers = np.flatnonzero((coverage > 0) & among(rows, near) & keep.keeps(rows))[::-1]
+    window = window if any(one.summary.has_threads for one in searches) else 0
+    order.load({one.namespace for one in searches})
+    near = _keys(_centres(searches))
+    near = _existing(distinct(near, _around(order, near, window)))
+    also = _keys([one.also for one in searches])
+    rows = _existing(distinct(near, also))
+    around = _around(order, rows, window)
+    looked_at = distinct(rows, around)
+    held, shares = _held_by_each(searches, looked_at)
+    places = rows >> _NUMBER_BITS
+    own, reach = with_surroundings(held, looked_at, rows, around, BEFORE, AFTER)
+    of_each = shares[:, places]
+    own, coverage = (of_each * own).sum(axis=0), (of_each * reach).sum(axis=0)
+    covers = np.flatnonzero((coverage > 0) & among(rows, near) & _kept(searches, rows, places))[::-1]
     # Of equal ones the newest first.
-    covering = covers[np.argsort(-coverage[covers], kind="stable")][:limit]
-    scored = distinct(covering, np.searchsorted(rows, also))
-    mean_words = summary.words / max(1, summary.memories)
-    scores = coverage[scored] / length_factor(order.words(namespace, rows[scored]), mean_words)
-    best = np.argsort(scores, kind="stable")[::-1]
-    return TextHits(rows[scored[best]], scores[best], own[scored[best]])
+    covers = covers[np.lexsort((-coverage[covers], places[covers]))]
+    ends = _ends(places[covers], len(searches))
+    covering = [
+        covers[begin:end][: one.limit]
+        for one, begin, end in zip(searches, [0, *ends[:-1]], ends, strict=True)
+    ]
+    scored = distinct(*covering, np.searchsorted(rows, also))
+    mean_words = np.array([one.summary.words / max(1, one.summary.memories) for one in searches])
+    numbers, places = rows[scored] & _NUMBER, places[scored]
+    scores = coverage[scored] / length_factor(order.words(numbers), mean_words[places])
+    ends = _ends(places, len(searches))
+    return [
+        TextHits(numbers[begin:end], scores[begin:end], own[scored[begin:end]])
+        for begin, end in zip([0, *ends[:-1]], ends, strict=True)
+    ]
+
+
+def _centres(searches: Sequence[TextSearch]) -> list[NDArray[np.int64]]:
+    """Return the rows that are looked at with their neighbours, for each search."""
+    import numpy as np
+
+    pools = [one.pool + min(len(one.keep.excluded), _POOLS_GROW * one.pool) for one in searches]
+    weighed = _weighed([one.terms for one in searches], pools)
+    centres = [_heaviest(*rows, pool) for rows, pool in zip(weighed, pools, strict=True)]
+    for place, one in enumerate(searches):
+        if one.keep.allowed is not None:
+            # What may not be returned lends its terms to what may, and what may can be anywhere among what covers something.
+            others = best_rows(one.terms, one.pool, one.keep.allowed)
+            centres[place] = np.union1d(centres[place], others)
+    return centres
+
+
+def _keys(rows: Sequence[NDArray[np.int64]], places: Sequence[int] | None = None) -> NDArray[np.int64]:
+    """Return the keys of rows of several searches, each ascending; default: of the first search, the second and so on."""
+    import numpy as np
+
+    if len(rows) == 1:
+        place = 0 if places is None else places[0]
+        return rows[0] + (place << _NUMBER_BITS) if place else rows[0]
+    of_each = np.arange(len(rows)) if places is None else np.array(places, dtype=np.int64)
+    return np.concatenate(rows) + np.repeat(of_each << _NUMBER_BITS, [len(some) for some in rows])
+
+
+def _existing(keys: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Leave out keys of the number 0, which nothing has."""
+    return keys[(keys & _NUMBER) > 0]
+
+
+def _around(order: Order, keys: NDArray[np.int64], window: int) -> NDArray[np.int64]:
+    """Return what stands around rows, by keys; see ``Order.around``."""
+    near = order.around(keys & _NUMBER, window)
+    return near + ((keys >> _NUMBER_BITS) << _NUMBER_BITS)[:, None]
+
+
+def _held_by_each(
+    searches: Sequence[TextSearch], looked_at: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return how much of its search's terms (rows) each key (column) holds, and the shares of these terms (columns: searches)."""
+    import numpy as np
+
+    most = max(len(one.terms) for one in searches)
+    held, weights = np.empty((most, len(looked_at))), np.zeros((most, len(searches)))
+    for at in range(most):
+        places = [place for place, one in enumerate(searches) if len(one.terms) > at]
+        terms = [searches[place].terms[at] for place in places]
+        shares = None
+        if any(term.shares is not None for term in terms):
+            shares = np.concatenate(
+                [np.ones(len(term.rows)) if term.shares is None else term.shares for term in terms]
+            )
+        held[at] = _held(looked_at, Term(_keys([term.rows for term in terms], places), 0.0, shares))
+        weights[at, places] = [term.weight for term in terms]
+    return held, weights / weights.sum(axis=0)
+
+
+def _kept(
+    searches: Sequence[TextSearch], keys: NDArray[np.int64], places: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Tell which rows may be returned."""
+    import numpy as np
+
+    kept = np.ones(len(keys), dtype=bool)
+    ends = _ends(places, len(searches))
+    for one, begin, end in zip(searches, [0, *ends[:-1]], ends, strict=True):
+        if one.keep.allowed is not None or len(one.keep.excluded):
+            kept[begin:end] = one.keep.keeps(keys[begin:end] & _NUMBER)
+    return kept
+
+
+def _ends(places: NDArray[np.int64], searches: int) -> list[int]:
+    """Return where what belongs to each search ends, where places ascend."""
+    import numpy as np
+
+    ends: list[int] = np.searchsorted(places, np.arange(searches), side="right").tolist()
+    return ends

@@ -16,14 +16,14 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from aiochroma._files import transaction
 from aiochroma._types import Metadata, Where
 from aiochroma.text import codes
 from aiochroma.text.analysis import indexed_form
 from aiochroma.text.codes import CodeTable
-from aiochroma.text.coverage import WINDOW, TextHits, search_namespace
+from aiochroma.text.coverage import WINDOW, TextHits, TextSearch, search_together
 from aiochroma.text.memories import IndexedText, MemoryTable, connect, delete_files, readable
 from aiochroma.text.metadata import MetadataTable
 from aiochroma.text.namespaces import NamespaceTable
@@ -39,11 +39,32 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from aiochroma.text.memories import ListPage
+    from aiochroma.text.vectors import Compared
 
-__all__ = ["IndexedText", "TextHits", "TextIndex"]
+__all__ = ["IndexedText", "TextHits", "TextIndex", "TextQuery"]
 
 CACHE_BYTES = 64 * 2**20
 """How much of the vectors stays in memory: those of 65,000 memories with 256 dimensions."""
+
+
+class TextQuery(NamedTuple):
+    """A query of one namespace; see :meth:`TextIndex.search` for what each means.
+
+    Attributes:
+        namespace: The namespace.
+        query: Any text.
+        limit: The most hits.
+        pool: The number of memories that are looked at with their neighbours.
+        also: Rows to score in any case.
+        keep: Which rows may be returned.
+    """
+
+    namespace: str
+    query: str
+    limit: int
+    pool: int
+    also: NDArray[np.int64]
+    keep: RowFilter
 
 
 class TextIndex:
@@ -216,31 +237,47 @@ class TextIndex:
         """
         import numpy as np
 
-        number = self._namespaces.number(namespace)
-        summary = self._namespaces.summary(number)
-        moment = time.time() if now is None else now
-        terms = terms_of(self._connection, self._terms, number, summary, query, moment) if number else []
         nothing = np.empty(0, dtype=np.int64)
-        if not terms:
-            return TextHits(nothing, np.empty(0), np.empty(0))
-        return search_namespace(
-            self._order,
-            number,
-            summary,
-            terms,
+        asked = TextQuery(
+            namespace,
+            query,
             limit,
-            pool=2 * limit if pool is None else pool,
-            also=nothing if also is None else also,
-            keep=RowFilter(None, nothing) if keep is None else keep,
-            window=window,
+            2 * limit if pool is None else pool,
+            nothing if also is None else also,
+            RowFilter(None, nothing) if keep is None else keep,
         )
+        (hits,) = self.search_together([asked], window=window, now=now)
+        best = np.argsort(hits.scores, kind="stable")[::-1]
+        return TextHits(hits.rows[best], hits.scores[best], hits.own[best])
 
-    def nearest(
-        self, namespace: str, queries: NDArray[np.float32], limit: int, keep: RowFilter
-    ) -> list[tuple[NDArray[np.int64], NDArray[np.float64]]] | None:
-        """Return for each query (a row of length 1) the nearest rows and their cosine distances; see ``VectorTable``."""
+    def search_together(
+        self, queries: Sequence[TextQuery], *, window: int = WINDOW, now: float | None = None
+    ) -> list[TextHits]:
+        """Answer several queries, each as :meth:`search` does, in a fraction of the time; the hits of each ascend by row."""
+        import numpy as np
+
+        moment = time.time() if now is None else now
+        nothing = TextHits(np.empty(0, dtype=np.int64), np.empty(0), np.empty(0))
+        found = [nothing] * len(queries)
+        searches: dict[int, TextSearch] = {}
+        for at, one in enumerate(queries):
+            number = self._namespaces.number(one.namespace)
+            summary = self._namespaces.summary(number)
+            terms = []
+            if number:
+                terms = terms_of(self._connection, self._terms, number, summary, one.query, moment)
+            if terms:
+                searches[at] = TextSearch(number, summary, terms, one.limit, one.pool, one.also, one.keep)
+        if searches:
+            together = search_together(self._order, list(searches.values()), window)
+            for at, hits in zip(searches, together, strict=True):
+                found[at] = hits
+        return found
+
+    def compared(self, namespace: str, queries: NDArray[np.float32], keep: RowFilter) -> Compared | None:
+        """Compare rows that may be returned with each query (a row of length 1), one by one; see ``VectorTable``."""
         number = self._namespaces.number(namespace)
-        return self._vectors.nearest(number, queries, keep, limit, lambda: self._metadata.everything(number))
+        return self._vectors.compared(number, queries, keep, lambda: self._metadata.everything(number))
 
     def distances(
         self, namespace: str, queries: NDArray[np.float32], rows: NDArray[np.int64]
@@ -259,7 +296,8 @@ class TextIndex:
         """Return how well rows and their surroundings hold the tokens of a question; see ``CodeTable.coverage``."""
         number = self._namespaces.number(namespace)
         window = codes.WINDOW if self._namespaces.summary(number).has_threads else 0
-        around = self._order.around(number, rows, window)
+        self._order.load([number])
+        around = self._order.around(rows, window)
         return self._codes.coverage(states, rows, around, others, most)
 
     def set_codes(self, namespace: str, made: Mapping[str, bytes]) -> None:
@@ -304,13 +342,12 @@ class TextIndex:
         """Return what stands up to ``window`` positions before or behind rows in their threads: row, neighbour, offset."""
         import numpy as np
 
-        number, asked = self._namespaces.number(namespace), np.array(list(rows), dtype=np.int64)
+        asked = np.array(list(rows), dtype=np.int64)
+        self._order.load([self._namespaces.number(namespace)])
         offsets = [*range(-window, 0), *range(1, window + 1)]
         return [
             (row, neighbour, offset)
-            for row, near in zip(
-                asked.tolist(), self._order.around(number, asked, window).tolist(), strict=True
-            )
+            for row, near in zip(asked.tolist(), self._order.around(asked, window).tolist(), strict=True)
             for offset, neighbour in zip(offsets, near, strict=True)
             if neighbour
         ]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable, Hashable, Sequence
+    from collections.abc import Callable, Hashable, Iterable, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -206,12 +206,16 @@ class Order:
             rows = read_numbers(self._connection, "number", "memories WHERE namespace = ?", (namespace,))
             self._before[rows] = self._behind[rows] = 0
 
-    def around(self, namespace: int, rows: NDArray[np.int64], window: int) -> NDArray[np.int64]:
-        """Return the rows near rows of a namespace; 0 where there is none.
+    def load(self, namespaces: Iterable[int]) -> None:
+        """Read namespaces, where that was not done; what is asked of their rows comes from memory then."""
+        for namespace in namespaces:
+            self._load(namespace)
+
+    def around(self, rows: NDArray[np.int64], window: int) -> NDArray[np.int64]:
+        """Return the rows near rows of namespaces that were loaded; 0 where there is none.
 
         Args:
-            namespace: The namespace.
-            rows: Some of its rows.
+            rows: Some rows.
             window: How far to look.
 
         Returns:
@@ -219,7 +223,6 @@ class Order:
         """
         import numpy as np
 
-        self._load(namespace)
         near = np.empty((2 * window, len(rows)), dtype=np.int64)
         before = behind = rows
         for distance in range(window):
@@ -228,9 +231,8 @@ class Order:
         lines: NDArray[np.int64] = near.T
         return lines
 
-    def words(self, namespace: int, rows: NDArray[np.int64]) -> NDArray[np.int32]:
-        """Return how many words rows of a namespace have."""
-        self._load(namespace)
+    def words(self, rows: NDArray[np.int64]) -> NDArray[np.int32]:
+        """Return how many words rows of namespaces that were loaded have."""
         words: NDArray[np.int32] = self._words[rows]
         return words
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from aiochroma.text.rows import RowFilter
 
-__all__ = ["EXACT_ROWS", "VectorTable", "directions"]
+__all__ = ["EXACT_ROWS", "Compared", "VectorTable", "directions"]
 
 EXACT_ROWS = 16_000
 """Up to this many vectors are compared one by one; of more, Chroma's index is asked.
@@ -154,24 +154,22 @@ class VectorTable:
         loaded = self._with(namespace, rows)
         if loaded is not None and loaded.dimensions == queries.shape[1]:
             there, at = loaded.positions(rows)
-            found[:, there] = 1.0 - _products(queries, loaded.matrix[at])
+            found[:, there] = _distances(queries, loaded.matrix[at])
         return found
 
-    def nearest(
+    def compared(
         self,
         namespace: int,
         queries: NDArray[np.float32],
         keep: RowFilter,
-        limit: int,
         everything: Callable[[], NDArray[np.int64]],
-    ) -> list[tuple[NDArray[np.int64], NDArray[np.float64]]] | None:
-        """Return for each query the nearest rows, nearest first, with their cosine distances.
+    ) -> Compared | None:
+        """Compare rows with queries, one by one.
 
         Args:
             namespace: The namespace.
             queries: Vectors of length 1.
-            keep: Which rows may be returned.
-            limit: The most to return for each.
+            keep: Which rows may be returned; at least these are compared.
             everything: Returns all rows of the namespace, ascending.
 
         Returns:
@@ -188,7 +186,7 @@ class VectorTable:
         elif loaded is not None:
             self._loaded.move_to_end(namespace)
         if loaded is None:
-            return [(np.empty(0, dtype=np.int64), np.empty(0))] * len(queries)
+            return Compared(np.empty(0, dtype=np.int64), np.empty((len(queries), 0), dtype=np.float32))
         if loaded.dimensions != queries.shape[1]:
             return None
         loaded.is_complete = loaded.is_complete or keep.allowed is None
@@ -196,13 +194,10 @@ class VectorTable:
             # Picking a vector out takes twice as long as multiplying it.
             numbers, matrix = loaded.numbers[: loaded.used], loaded.matrix[: loaded.used]
             hides = keep.allowed is not None or len(keep.excluded) > 0 or loaded.count < loaded.used
-        else:
-            there, at = loaded.positions(keep.allowed)
-            numbers, matrix, hides = keep.allowed[there], loaded.matrix[at], False
-        distances = 1.0 - _products(queries, matrix)
-        if hides:
-            distances[:, (numbers < 0) | ~keep.keeps(numbers)] = np.inf
-        return [_smallest(numbers, one, limit) for one in distances]
+            hidden = (numbers < 0) | ~keep.keeps(numbers) if hides else None
+            return Compared(numbers, _distances(queries, matrix), hidden, loaded.positions)
+        there, at = loaded.positions(keep.allowed)
+        return Compared(keep.allowed[there], _distances(queries, loaded.matrix[at]))
 
     @property
     def loaded_bytes(self) -> int:
@@ -229,6 +224,53 @@ class VectorTable:
         while self._loaded and self.loaded_bytes > self._cache_bytes:
             self._loaded.popitem(last=False)  # What is being searched is held by its caller.
         return loaded
+
+
+class Compared:
+    """Rows of a namespace with their cosine distances from queries.
+
+    Args:
+        numbers: The rows.
+        distances: A row for each query, a column for each of them.
+        hidden: Which of them may not be returned; None for none.
+        positions: Tells which rows are here, and where those stand; None where ``numbers`` ascends.
+    """
+
+    def __init__(
+        self,
+        numbers: NDArray[np.int64],
+        distances: NDArray[np.float32],
+        hidden: NDArray[np.bool_] | None = None,
+        positions: Callable[[NDArray[np.int64]], tuple[NDArray[np.bool_], NDArray[np.int64]]] | None = None,
+    ) -> None:
+        self._numbers = numbers
+        self._distances = distances
+        self._hidden = hidden
+        self._positions = positions or self._found
+
+    def nearest(self, limit: int) -> list[tuple[NDArray[np.int64], NDArray[np.float64]]]:
+        """Return for each query the nearest rows that may be returned, nearest first, with their distances."""
+        import numpy as np
+
+        distances = self._distances
+        if self._hidden is not None:
+            distances = np.where(self._hidden, np.float32(np.inf), distances)
+        return [_smallest(self._numbers, one, limit) for one in distances]
+
+    def of(self, query: int, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the distances of rows from a query; NaN for one that has no vector."""
+        import numpy as np
+
+        there, at = self._positions(rows)
+        found = np.full(len(rows), np.nan)
+        found[there] = self._distances[query, at]
+        return found
+
+    def _found(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+        import numpy as np
+
+        there = among(rows, self._numbers)
+        return there, np.searchsorted(self._numbers, rows[there])
 
 
 class _Loaded:
@@ -335,8 +377,8 @@ def _of_length_1(matrix: NDArray[np.float32]) -> NDArray[np.float32]:
     return (matrix / np.where(lengths > 0, lengths, 1.0)).astype(np.float32, copy=False)
 
 
-def _products(queries: NDArray[np.float32], matrix: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the products of queries (rows of the result) and vectors (columns).
+def _distances(queries: NDArray[np.float32], matrix: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the cosine distances of queries (rows of the result) and vectors (columns), all of length 1.
 
     In blocks so small that the library of linear algebra takes no second thread: it waits for the other's result with a busy
     loop, which on a machine with other work took 5.5 ms of CPU time where this takes 0.2 (10,000 vectors).
@@ -349,7 +391,7 @@ def _products(queries: NDArray[np.float32], matrix: NDArray[np.float32]) -> NDAr
         block = matrix[start : start + step]
         for query, row in zip(queries, products, strict=True):
             np.dot(block, query, out=row[start : start + step])
-    return products
+    return np.subtract(1.0, products, out=products)
 
 
 def _below(distances: NDArray[np.float32], limit: int) -> NDArray[np.int64]:

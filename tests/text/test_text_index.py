@@ -14,7 +14,8 @@ from programs import python
 from text_hits import search
 
 from aiochroma.text.coverage import Term, best_rows
-from aiochroma.text.index import IndexedText, TextIndex
+from aiochroma.text.index import IndexedText, TextIndex, TextQuery
+from aiochroma.text.rows import RowFilter
 
 _TEXTS = {
     "de": "Ich bin nach Köln gezogen, in die Große Straße.",
@@ -183,6 +184,57 @@ def test_the_best_rows_are_those_whose_terms_weigh_most(terms, limit, allowed, a
     given = [Term(np.array(sorted(held), dtype=np.int64) * apart, weight) for held, weight in terms]
     among = None if allowed is None else np.array(sorted(allowed), dtype=np.int64) * apart
     assert best_rows(given, limit, among).tolist() == expected
+
+
+_SAID = st.lists(
+    st.tuples(
+        st.sampled_from("abc"),
+        st.integers(0, 11),
+        st.lists(st.sampled_from(["lake", "boat", "boats", "kayak", "anna"]), min_size=1, max_size=4),
+        st.sampled_from([None, "t", "u"]),
+    ),
+    max_size=40,
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    _SAID,
+    st.lists(st.sampled_from(["lake anna", "boat", "kayak on the lake", "nowhere"]), min_size=1, max_size=3),
+    st.sampled_from([None, "allowed", "excluded"]),
+    st.integers(1, 5),
+)
+def test_queries_that_are_answered_together_find_what_each_finds_alone(said, questions, filtered, limit):
+    """Namespaces whose rows alternate in the file, with filters and rows that are scored in any case; nothing is mixed up."""
+    index = TextIndex(":memory:")
+    for number, (namespace, id, words, thread) in enumerate(said):
+        row = IndexedText(str(id), " ".join(words), thread=thread, position=float(number))
+        index.upsert(namespace, [row])
+    queries = []
+    for namespace in ("a", "b", "c", "never written"):
+        rows = np.array(sorted(index.rows(namespace, map(str, range(12))).values()), dtype=np.int64)
+        none = np.empty(0, dtype=np.int64)
+        keep = {
+            None: RowFilter(None, none),
+            "allowed": RowFilter(rows[::2], none),
+            "excluded": RowFilter(None, rows[::3]),
+        }[filtered]
+        also = rows[keep.keeps(rows)][:2]
+        queries += [TextQuery(namespace, question, limit, 2 * limit, also, keep) for question in questions]
+    together = index.search_together(queries)
+    for query, hits in zip(queries, together, strict=True):
+        (alone,) = index.search_together([query])
+        assert [column.tolist() for column in hits] == [column.tolist() for column in alone]
+        by_row = {row: (score, own) for row, score, own in zip(*(one.tolist() for one in hits), strict=True)}
+        best = index.search(
+            query.namespace, query.query, limit, pool=query.pool, also=query.also, keep=query.keep
+        )
+        assert by_row == {
+            row: (score, own) for row, score, own in zip(*(one.tolist() for one in best), strict=True)
+        }
+        assert set(index.rows(query.namespace, map(str, range(12))).values()) >= set(by_row)
+        assert best.scores.tolist() == sorted(best.scores.tolist(), reverse=True)
+    index.close()
 
 
 def test_neighbours_lend_each_other_their_terms():

@@ -39,7 +39,7 @@ def test_the_nearest_are_those_that_comparing_all_gives(cache_bytes, changes, al
                 np.array(sorted(row for id, row in rows.items() if int(id) in allowed_ids), dtype=np.int64),
                 _NOTHING,
             )
-        ((found, distances),) = index.nearest("n", query, 5, keep)
+        ((found, distances),) = index.compared("n", query, keep).nearest(5)
         ids = index.ids_of(found.tolist())
         expected = sorted(
             (1.0 - float(vector @ query[0]) / float(np.linalg.norm(vector)), int(id))
@@ -71,7 +71,7 @@ def test_vectors_of_another_length_are_not_compared():
     """The index has no answer, so that Chroma says what is wrong."""
     index = TextIndex(":memory:")
     index.upsert("n", [IndexedText("a", "text", vector=[1.0, 0.0, 0.0])])
-    assert index.nearest("n", np.ones((1, 2), dtype=np.float32), 5, RowFilter(None, _NOTHING)) is None
+    assert index.compared("n", np.ones((1, 2), dtype=np.float32), RowFilter(None, _NOTHING)) is None
     index.close()
 
 
@@ -87,7 +87,7 @@ def test_what_stays_in_memory_is_bounded():
     query = (vectors[:1] / np.linalg.norm(vectors[0])).astype(np.float32)
     for number in [*range(12), 3, 3, 7, 0]:
         keep = index.filter(f"n{number}", None, 0.0)
-        ((rows, distances),) = index.nearest(f"n{number}", query, 5, keep)
+        ((rows, distances),) = index.compared(f"n{number}", query, keep).nearest(5)
         assert len(rows) == 5
         assert abs(distances[0]) < 1e-6
         assert 0 < index._vectors.loaded_bytes <= limit
