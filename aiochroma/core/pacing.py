@@ -197,7 +197,7 @@ class Pacing:
         if alone:
             # On a busy machine, or a slow disk, even the smallest slice takes longer than that.
             within = max(within, _ALONE_FACTOR * self._cost.records_for_half())
-        within = min(within, size + size // 2 if may_grow else size)
+        within = min(within, 2 * size if may_grow and alone else size + size // 2 if may_grow else size)
         self._limits.records_per_slice = max(self.fewest_records, min(_MOST_RECORDS, within))
         if alone:
             self._alone_records = self._limits.records_per_slice

@@ -16,6 +16,7 @@ from chromadb.api.rust import RustBindingsAPI
 
 import aiochroma
 from aiochroma import InvalidInputError
+from aiochroma.core.pacing import Pacing
 from aiochroma.disk.preflight import preflight
 from aiochroma.embedding.words import HashedEmbedder
 from aiochroma.memory import transfer
@@ -44,6 +45,29 @@ async def test_batches_are_written_in_order_and_reported(memory):
     assert (await memory.get("twice")).text == "the very last word"
     hit = (await memory.recall("fact 300", k=1, window=1))[0]
     assert [one.text for one in (*hit.before, *hit.after)] == ["fact 299", "fact 301"]
+
+
+async def test_opening_is_no_sign_of_somebody_else(path, letters, monkeypatch):
+    """What a memory asks to open does not keep the slices of its first bulk write short, as anybody else's request would."""
+    asked, wrote = set(), set()
+    served_other, before_slice = Pacing.served_other, Pacing.before_slice
+
+    def served(pacing, now):
+        asked.add(id(pacing))
+        served_other(pacing, now)
+
+    def writes(pacing, *, telling):
+        wrote.add(id(pacing))
+        before_slice(pacing, telling=telling)
+
+    monkeypatch.setattr(Pacing, "served_other", served)
+    monkeypatch.setattr(Pacing, "before_slice", writes)
+    async with aiochroma.Memory(path, embedder=letters()) as memory:
+        await memory.remember_many(f"fact {number}" for number in range(300))
+        assert wrote
+        assert not asked & wrote
+        await memory.recall("fact 1")
+        assert asked & wrote
 
 
 async def test_few_writes_are_left_to_the_log(path, letters):
