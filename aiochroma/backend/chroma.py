@@ -106,6 +106,8 @@ class ChromaBackend:
         self._counts: dict[str, int] = {}
         self._changed: set[str] = set()
         self._with_lists: set[str] = set()
+        self._entries: dict[str, int] = {}
+        self._thresholds: dict[str, int] = {}
         self.unusable: Mapping[str, str] = {}
         self.hook: WriteHook | None = None
         self._own: dict[str, Callable[..., Any]] = {"count_documents": self.count_documents}
@@ -158,8 +160,8 @@ class ChromaBackend:
             result = self._called(row, arguments)
         if row.effect is Effect.DROPS_ALL:
             self._forget_all()
-        elif row.lane is Lane.WRITE and self.hook is not None and row.name not in self._further:
-            self.hook.after_write(request)
+        elif row.lane is Lane.WRITE and row.name not in self._further:
+            self._follow_write(request)
         return result
 
     def _called(self, row: Operation, arguments: Mapping[str, Any]) -> Any:
@@ -181,6 +183,30 @@ class ChromaBackend:
         some = {name: [values[at] for at in rows] for name, values in columns.items()}
         result = method(**arguments) if len(rows) == len(ids) else method(**{**arguments, **some})
         return {"deleted": len(ids)} if row.result is Result.DELETED else result
+
+    def until_rewrite(self, collection: str) -> int | None:
+        """See :class:`aiochroma.core.connection.Rewriting`; known of collections to which many records were written at once."""
+        threshold = self._thresholds.get(collection)
+        return threshold - self._entries[collection] if threshold else None
+
+    def _follow_write(self, request: Request) -> None:
+        self._count_entries(request)
+        if self.hook is not None:
+            self.hook.after_write(request)
+
+    def _count_entries(self, request: Request) -> None:
+        """Count the entries of Chroma's log that the index on the disk lacks: one for each record that is written."""
+        arguments, collection = request.arguments, request.collection
+        records = len(arguments.get("ids") or ())
+        entries = self._entries.get(collection, 0)
+        threshold = self._thresholds.get(collection)
+        if threshold is None and records >= _LOOKED_UP_FROM:
+            stored = self.api.get_collection_by_id(arguments["collection_id"], **database_of(arguments))
+            settings = stored.configuration_json.get("hnsw") or {}
+            threshold = self._thresholds[collection] = int(settings.get("sync_threshold") or 0)
+            entries = entries % threshold if threshold else 0
+        entries += records
+        self._entries[collection] = 0 if threshold and entries >= threshold else entries
 
     def work(self) -> bool:
         """Do a slice of what the follower has left to do; return whether there is more."""
@@ -252,6 +278,7 @@ class ChromaBackend:
         self._read.discard(collection)
         self._used.discard(collection)
         self._counts.pop(collection, None)
+        self._entries.pop(collection, None)
         self._changed.discard(collection)
         if self.hook is not None:
             self.hook.forget_collection(collection)

@@ -259,8 +259,8 @@ class EmbeddedBackend(ChromaBackend):
     def describe(self) -> BackendInfo:
         """See :class:`aiochroma.backend.protocol.Backend`."""
         owner = self._ownership.owner if self._is_open else None  # It could not be opened again.
-        known = self.capabilities, self._system.settings, owner, self.recovery
-        return BackendInfo(*known, has_missing_vectors=bool(self.missing))
+        known = self.capabilities, self._system.settings, owner, self.recovery, bool(self.missing)
+        return BackendInfo(*known)
 
     def close(self) -> None:
         """Let Chroma close its files, then give up the ownership. Idempotent."""
@@ -335,6 +335,7 @@ class EmbeddedBackend(ChromaBackend):
         self.unusable: dict[str, str] = {
             entry.collection_id: entry.unusable for entry in self.preflight.collections if entry.unusable
         }
+        self._entries.update((entry.collection_id, entry.pending) for entry in self.preflight.collections)
         self.missing: MissingVectors = MissingVectors(self.api, prepared)
         self._own.update(
             reopen=self._reopen,

@@ -191,6 +191,14 @@ class Working(Protocol):
         """Do a slice of it, of some milliseconds; return whether there is more."""
 
 
+@runtime_checkable
+class Rewriting(Protocol):
+    """A resource that rewrites the index of a collection on the disk after so many records, in the call that writes the last."""
+
+    def until_rewrite(self, collection: str) -> int | None:
+        """Return how many records are left until then; None where that is not known."""
+
+
 class Serving(ABC):
     """What an engine has its requests served by: a thread that owns the database, or one that asks another process.
 

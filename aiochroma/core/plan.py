@@ -36,11 +36,14 @@ from aiochroma.core.request import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Sequence
+    from collections.abc import Callable, Hashable, Iterable, Sequence
 
     from aiochroma.core.request import CallResult
 
 __all__ = ["Limits", "Planner", "RecordPlanner", "Step"]
+
+_RECORDS_AT_REWRITE = 8
+"""Of a slice that also rewrites the index, which takes as long as some 50 records."""
 
 BULK_ROUND = 4
 """Once in this many rounds bulk writing goes first, so that a stream of small writes cannot starve it."""
@@ -61,6 +64,9 @@ class Limits:
         records_per_page: Records that one page of a large ``get`` returns; converting them holds the interpreter.
         cut_reads: Whether a large ``get`` is read in pages at all.
         lookahead: How many waiting requests of a lane are looked at in one round.
+        until_rewrite: Tells of a collection how many more records can be written to it before the call that writes them also
+            rewrites its index on the disk; None where that is not known.
+        eases_rewrites: Whether a slice of a long write that rewrites the index is made small.
     """
 
     records_per_slice: int = 16
@@ -71,6 +77,8 @@ class Limits:
     records_per_page: int = 256
     cut_reads: bool = True
     lookahead: int = 1024
+    until_rewrite: Callable[[str], int | None] | None = None
+    eases_rewrites: bool = False
 
 
 @dataclass(slots=True)
@@ -241,7 +249,10 @@ class RecordPlanner:
             # A limit counts over the whole call, so it cannot be cut either.
             return Step([line[0]], records=size)
         if not head.atomic:
-            stop = min(size, start + limits.records_per_slice)
+            most = limits.records_per_slice
+            if start or size > most:
+                most = self._within_rewrite(head.collection, most)
+            stop = min(size, start + most)
             if stop - start > 1:
                 stop = end_within(head, start, stop, limits.bytes_per_slice, limits.bytes_per_number)
             if start or stop < size:
@@ -264,6 +275,12 @@ class RecordPlanner:
             seen.update(ids)
             members.append(position)
         return Step(members, records=sum(_size(waiting[position]) for position in members))
+
+    def _within_rewrite(self, collection: str, most: int) -> int:
+        """Return how many records the next slice has: those before the index is rewritten, then few together with that."""
+        limits = self.limits
+        left = limits.until_rewrite(collection) if limits.eases_rewrites and limits.until_rewrite else None
+        return most if left is None or left > most else min(most, max(left - 1, _RECORDS_AT_REWRITE))
 
     # -- merging and splitting -----------------------------------------------------------------------------------------
 

@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING
 from aiochroma._errors import ClosedError, OutcomeUnknownError, own_copy
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma.core.calls import Outcome, Ticket, TicketState, deliver, latest_deadline, report_unseen
-from aiochroma.core.connection import Aside, Serving, Working, thread_failure
+from aiochroma.core.connection import Aside, Rewriting, Serving, Working, thread_failure
 from aiochroma.core.operations import Lane
 from aiochroma.core.pacing import Pacing
 from aiochroma.core.plan import RecordPlanner, Step
@@ -140,6 +140,8 @@ class WorkerState:
         self.slow.opened_at = time.monotonic()
         held = more = False
         working = resource if isinstance(resource, Working) else None
+        if isinstance(resource, Rewriting):
+            self.planner.limits.until_rewrite = resource.until_rewrite
         while True:
             if held and self.backlog:
                 self.pacing.pause()

@@ -90,6 +90,7 @@ class SharedPacing(Pacing):
     def _size_slices(self, *, may_grow: bool) -> None:
         alone = self._fixed is None and time.monotonic() - self._read_at > _READS_RECENT_SECONDS
         self.fewest_records = _FEWEST_ALONE if alone else _FEWEST_RECORDS
+        self._limits.eases_rewrites = not alone
         budget = self._fixed or (_ALONE_SECONDS if alone else _BESIDE_READS_SECONDS)
         self._fit(budget, alone=alone, may_grow=may_grow)
 

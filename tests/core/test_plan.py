@@ -391,6 +391,26 @@ def test_long_texts_make_short_slices():
     assert planner.plan([whole], [0], 1) == [Step([0], records=10)]
 
 
+def test_the_slice_that_rewrites_an_index_is_small():
+    """What fits before goes first, so that those who wait for that slice wait for the rewriting and little else."""
+    limits = Limits(records_per_slice=64, eases_rewrites=True)
+    planner, written, stops, progress = RecordPlanner(limits), 0, [], 0
+    limits.until_rewrite = lambda collection: 100 - written % 100 if collection == "a" else None
+    ids = [str(number) for number in range(300)]
+    while progress < 300:
+        (step,) = planner.plan([_upsert("a", ids)], [progress], 1)
+        written += step.records
+        progress = step.stop
+        stops.append(progress)
+    assert stops == [64, 99, 107, 171, 199, 207, 271, 299, 300]
+    written = 90
+    assert planner.plan([_upsert("b", ids)], [0], 1) == [Step([0], 0, 64, records=64)]
+    # What fits into a slice is written as a whole: in between others would see a part of it.
+    assert planner.plan([_upsert("a", ids[:64])], [0], 1) == [Step([0], records=64)]
+    limits.eases_rewrites = False
+    assert planner.plan([_upsert("a", ids)], [0], 1) == [Step([0], 0, 64, records=64)]
+
+
 def test_a_limited_delete_is_not_cut():
     """A limit counts over the whole call; cut in pieces it would count for each."""
     request = Request("_delete", {"collection_id": "a", "ids": IDS, "where": {"k": 1}, "limit": 2})
