@@ -9,11 +9,11 @@ import functools
 import inspect
 import itertools
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from aiochroma._clock import monotonic
 from aiochroma._waiting import deadline_at, waits_by_blocking
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ async def ask(
         AiochromaError: It raised, or had not answered in time; of the kind ``failure``.
     """
     nearest = deadline_at(None)
-    limit = seconds if nearest is None else max(0.0, min(seconds, nearest - time.monotonic()))
+    limit = seconds if nearest is None else max(0.0, min(seconds, nearest - monotonic()))
     try:
         if is_asynchronous(function):
             answer = await asyncio.wait_for(_on_this_loop(function, arguments), limit)

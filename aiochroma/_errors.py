@@ -7,7 +7,7 @@ whole, its thread, its queue or its files is one of these:
 ::
 
     AiochromaError
-    ├── BlockingCallError (RuntimeError)       a blocking call on a thread whose event loop would stand still
+    ├── BlockingCallError (RuntimeError)       a call that would stop its thread's event loop, or greenlets, for ever
     ├── ClosedError (RuntimeError)             the client or its database is closed, or not open yet
     ├── EventLoopRequiredError (RuntimeError)  an asynchronous call where no asyncio event loop runs
     ├── ForkedProcessError (RuntimeError)      used in a child made by fork()
@@ -139,7 +139,7 @@ class AiochromaError(Exception):
 
 
 class BlockingCallError(AiochromaError, RuntimeError):
-    """A blocking call on a thread whose event loop would stand still; nothing was done."""
+    """A call that would stop the event loop of its thread, or gevent's greenlets for ever; nothing was done."""
 
 
 class ClosedError(AiochromaError, RuntimeError):

@@ -19,10 +19,10 @@ import shutil
 import stat
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from aiochroma._clock import file_clock_ns
 from aiochroma._errors import InvalidInputError, shown
 from aiochroma._types import JsonObject
 
@@ -379,7 +379,7 @@ def abandoned(folder: Path) -> list[Path]:
 def _was_never_filled(directory: Path) -> bool:
     """Tell whether a process made a directory for itself and was killed before it wrote anything into it, a while ago."""
     try:
-        age = time.time() - directory.stat().st_mtime
+        age = (file_clock_ns() - directory.stat().st_mtime_ns) / 1e9
         return (
             bool(_MADE.search(directory.name)) and age > _BEGINNING_SECONDS and not any(directory.iterdir())
         )

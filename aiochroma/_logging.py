@@ -17,10 +17,10 @@ import logging
 import os
 import sys
 import threading
-import time
 import traceback
 from typing import TYPE_CHECKING
 
+from aiochroma._clock import monotonic
 from aiochroma._types import JsonObject
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ class _Throttle:
 
     def admit(self, key: tuple[str, ...]) -> int | None:
         """Return how many events like this were left out since the last one, or None where this one is left out too."""
-        now = time.monotonic()
+        now = monotonic()
         with self._lock:
             since, left_out = self._seen.get(key, (-_QUIET_SECONDS, 0))
             if now - since < _QUIET_SECONDS:

@@ -27,6 +27,7 @@ from contextvars import ContextVar, Token
 from functools import partial
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
+from aiochroma._clock import monotonic
 from aiochroma._errors import BlockingCallError, EventLoopRequiredError, InvalidInputError, shown
 
 if TYPE_CHECKING:
@@ -328,7 +329,7 @@ class deadline:  # noqa: N801 - reads as a statement: `with aiochroma.deadline(0
         self._token: Token[float | None] | None = None
 
     def __enter__(self) -> None:
-        moment = None if self._seconds is None else time.monotonic() + self._seconds
+        moment = None if self._seconds is None else monotonic() + self._seconds
         outer = _current.get()
         if outer is not None and not math.isnan(outer):
             moment = outer if moment is None else min(outer, moment)
@@ -368,7 +369,7 @@ def checked_seconds(
 
 
 def deadline_at(timeout: float | None) -> float | None:
-    """Return by when (``time.monotonic()``, seconds) a call that begins now must end, or None for no limit.
+    """Return by when (``monotonic()``, seconds) a call that begins now must end, or None for no limit.
 
     Args:
         timeout: The client's own limit in seconds, used where no :class:`deadline` block surrounds the call.
@@ -376,4 +377,4 @@ def deadline_at(timeout: float | None) -> float | None:
     moment = _current.get()
     if moment is None or not math.isnan(moment):
         return moment
-    return None if timeout is None else time.monotonic() + timeout
+    return None if timeout is None else monotonic() + timeout

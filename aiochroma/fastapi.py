@@ -25,7 +25,6 @@ import contextlib
 import math
 import os
 import socket
-import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime, timezone
@@ -35,6 +34,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 import anyio
 import tenacity
 
+from aiochroma._clock import monotonic
 from aiochroma._distribution import missing_extra
 from aiochroma._errors import (
     AiochromaError,
@@ -136,7 +136,7 @@ class _AppStore:
 
         def announce(state: tenacity.RetryCallState) -> None:
             pause = state.next_action.sleep if state.next_action is not None else 0.0
-            self.retry_at = time.monotonic() + pause
+            self.retry_at = monotonic() + pause
             worker = _worker_that_has_it(self.error)
             if worker is not None:
                 if state.attempt_number == 1:  # Once is enough: it stays so until that one ends.
@@ -403,7 +403,7 @@ def _described(error: Exception) -> str:
 
 def _unavailable(request: HTTPConnection, body: JsonObject) -> Response:
     opened: _AppStore | None = getattr(request.app.state, _STATE, None)
-    pause = opened.retry_at - time.monotonic() if opened is not None and opened.error is not None else 0.0
+    pause = opened.retry_at - monotonic() if opened is not None and opened.error is not None else 0.0
     seconds = max(_RETRY_AFTER_SECONDS, math.ceil(pause))
     return JSONResponse(body, status_code=_SERVICE_UNAVAILABLE, headers={"Retry-After": str(seconds)})
 

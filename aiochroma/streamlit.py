@@ -16,11 +16,11 @@ Example:
 from __future__ import annotations
 
 import re
-import time
 from typing import TYPE_CHECKING, TypeVar
 
 import tenacity
 
+from aiochroma._clock import monotonic
 from aiochroma._distribution import missing_extra
 from aiochroma._errors import (
     AccessDeniedError,
@@ -241,11 +241,11 @@ def _message(error: AiochromaError) -> str:
 
 def _run_again_in(seconds: float) -> None:
     # A fragment runs with the script, and then by itself at its interval. Only the latter is to run the page again.
-    due = time.monotonic() + 0.9 * seconds
+    due = monotonic() + 0.9 * seconds
 
     @st.fragment(run_every=seconds)
     def again() -> None:
-        if time.monotonic() >= due:
+        if monotonic() >= due:
             st.rerun()
 
     again()

@@ -31,6 +31,7 @@ from opentelemetry.context import Context as OtelContext
 from opentelemetry.trace import SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from aiochroma._clock import monotonic
 from aiochroma._distribution import version
 from aiochroma._types import JsonObject
 from aiochroma.core.registry import open_databases
@@ -154,7 +155,7 @@ class _Telemetry:
     ) -> Any:
         """See :class:`aiochroma.core.stats.Observer`."""
         operation = _OPERATIONS.get(name, name)
-        outer, seen, began, failure = _seen.get(), _Seen(), time.monotonic(), None
+        outer, seen, began, failure = _seen.get(), _Seen(), monotonic(), None
         self._watch_loop(began)
         token = _seen.set(seen)
         with self._tracer.start_as_current_span(
@@ -183,7 +184,7 @@ class _Telemetry:
                 _describe_call(span, name, details, seen)
                 if failure is not None:
                     attributes["error.type"] = failure
-                self._duration.record(time.monotonic() - began, attributes)
+                self._duration.record(monotonic() - began, attributes)
 
     def request(
         self,
@@ -262,7 +263,7 @@ class _Telemetry:
     def _look_at_loop(self, loop: asyncio.AbstractEventLoop, due: float) -> None:
         now = loop.time()
         self._stalls.record(max(0.0, now - due))
-        if time.monotonic() - self._watched[loop] > _WATCHED_SECONDS or observer() is not self:
+        if monotonic() - self._watched[loop] > _WATCHED_SECONDS or observer() is not self:
             del self._watched[loop]
             return
         loop.call_later(_STALL_SECONDS, self._look_at_loop, loop, now + _STALL_SECONDS)

@@ -15,10 +15,10 @@ from __future__ import annotations
 import ctypes
 import functools
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aiochroma._clock import monotonic
 from aiochroma._errors import InvalidInputError, StoreUnavailableError
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma._types import JsonObject
@@ -221,7 +221,7 @@ class ChromaBackend:
         if request is None:
             return False
         try:
-            self.execute(request, time.monotonic())
+            self.execute(request, monotonic())
         except Exception as error:  # noqa: BLE001 - no caller asked for it
             log.warning("chunks.not_deleted", collection=request.collection, error=error)
         return True

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from aiochroma._clock import monotonic
 from aiochroma._errors import AiochromaError, DatabaseCorruptError, DatabaseMovedError, StoreUnavailableError
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma._types import JsonObject, Vector
@@ -192,8 +192,8 @@ class EmbeddedBackend(ChromaBackend):
         known_loss = found.name == "index_incomplete" and bool(self.missing)
         again = found.kind is FaultKind.TRANSIENT or found.kind is FaultKind.MOVED
         if found.kind is FaultKind.CORRUPT and not known_loss:
-            again = time.monotonic() - self._repaired_at > _REPAIR_SECONDS
-            self._repaired_at = time.monotonic()
+            again = monotonic() - self._repaired_at > _REPAIR_SECONDS
+            self._repaired_at = monotonic()
         if found.reopen_first or (again and found.kind is not FaultKind.TRANSIENT):
             self._wants_reopening = True
         sent = request.lane is not Lane.READ and found.outcome is not WriteOutcome.NOT_WRITTEN
@@ -220,7 +220,7 @@ class EmbeddedBackend(ChromaBackend):
                 attempt,
                 repeatable=request.row.may_be_repeated(request.arguments),
                 attempts=_ATTEMPTS,
-                deadline=time.monotonic() + _RETRY_SECONDS if deadline is None else deadline,
+                deadline=monotonic() + _RETRY_SECONDS if deadline is None else deadline,
                 stopped=threading.Event(),
                 on_retry=lambda _, fault: failed.append(fault),
             )
@@ -304,7 +304,7 @@ class EmbeddedBackend(ChromaBackend):
             note_clean_close(self._directory)
 
     def _open(self) -> None:
-        begun = time.monotonic()
+        begun = monotonic()
         refuse_without_descriptors(self._directory)
         self._ownership = self._take_lock(self._directory, self._options.lock_timeout or 0.0)
         if warning := self._ownership.warning:
@@ -326,7 +326,7 @@ class EmbeddedBackend(ChromaBackend):
         log.info(
             "database.ready",
             database=str(self._directory),
-            seconds=round(time.monotonic() - begun, 3),
+            seconds=round(monotonic() - begun, 3),
             preflight_seconds=round(self.preflight.seconds, 3),
         )
 
@@ -412,13 +412,13 @@ class EmbeddedBackend(ChromaBackend):
         Reads go on meanwhile. Some of them write: Chroma applies what is in the log of a collection when that is first used,
         and aiochroma's index catches up. What was copied then may not fit together, so it is copied again while reads wait, too.
         """
-        begun, before = time.monotonic(), stamps_of(self._directory)
+        begun, before = monotonic(), stamps_of(self._directory)
 
         def finish(_: None) -> float:
             if stamps_of(self._directory) != before:
                 log.info("backup.copied_again", database=str(self._directory), hint="a read had written")
                 copy_database(self._directory, Path(target))
-            return time.monotonic() - begun
+            return monotonic() - begun
 
         return Aside(partial(copy_database, self._directory, Path(target)), finish)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ssl
 import threading
-import time
 from contextvars import ContextVar
 from dataclasses import replace
 from functools import partial
@@ -17,6 +16,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from aiochroma._clock import monotonic
 from aiochroma._errors import AiochromaError, InvalidInputError
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma.backend.chroma import chroma_settings
@@ -117,7 +117,7 @@ class HttpBackend:
 
         Args:
             request: The call.
-            deadline: The moment (``time.monotonic()``) after which the result is no longer awaited. A read is then given up, a
+            deadline: The moment (``monotonic()``) after which the result is no longer awaited. A read is then given up, a
                 write that was sent completes.
 
         Raises:
@@ -284,7 +284,7 @@ class HttpBackend:
         deadline, reads = _limits.get()
         if deadline is None:
             return
-        left = max(_SHORTEST_READ_SECONDS, deadline - time.monotonic())
+        left = max(_SHORTEST_READ_SECONDS, deadline - monotonic())
         timeouts = request.extensions["timeout"]
         timeouts["connect"] = min(timeouts["connect"], left)
         if reads:

@@ -17,6 +17,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from aiochroma._clock import monotonic
 from aiochroma._errors import DatabaseCorruptError, DatabaseInUseError
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma._types import CollectionId, JsonObject, Vector
@@ -368,7 +369,7 @@ class MissingVectors:
         """Let Chroma rebuild the indexes that were quarantined, and write the vectors that came from elsewhere."""
         rebuilt = [entry for entry in prepared.recovery.collections if entry.rebuilt]
         for number, entry in enumerate(rebuilt, start=1):
-            begun = time.monotonic()
+            begun = monotonic()
             log.warning(
                 "index.rebuilding",
                 collection=entry.label,
@@ -379,7 +380,7 @@ class MissingVectors:
             begin_rebuild(self._directory, entry.collection_id)
             self._api.get(entry.collection_id, limit=1, include=[], **self._places[entry.collection_id])
             end_rebuild(self._directory, entry.collection_id)
-            log.warning("index.rebuilt", collection=entry.label, seconds=round(time.monotonic() - begun, 3))
+            log.warning("index.rebuilt", collection=entry.label, seconds=round(monotonic() - begun, 3))
         for collection, vectors in prepared.found.items():
             ids = list(vectors)
             self._write(collection, ids, list(vectors.values()))

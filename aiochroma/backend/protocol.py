@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -20,6 +19,7 @@ from tenacity import (
 )
 from tenacity.stop import stop_base
 
+from aiochroma._clock import monotonic
 from aiochroma.core.connection import BackendInfo, Capabilities
 from aiochroma.disk.retained_log import Follower, LogState
 
@@ -56,7 +56,7 @@ class Backend(Protocol):
 
         Args:
             request: The call.
-            deadline: The moment (``time.monotonic()``) after which the result is no longer awaited, or None. It bounds waiting
+            deadline: The moment (``monotonic()``) after which the result is no longer awaited, or None. It bounds waiting
                 and repeating; a write that was sent completes.
         """
 
@@ -164,7 +164,7 @@ def call_repeatedly(
         function: What to call; raises :class:`FailedCall` where repeating may help, anything else where not.
         repeatable: Whether it may be repeated after the server may have carried it out.
         attempts: How many attempts at most.
-        deadline: No further attempt begins after this moment (``time.monotonic()``).
+        deadline: No further attempt begins after this moment (``monotonic()``).
         stopped: Set to give up early.
         on_retry: Called before each further attempt with the number of the one that failed, and its fault.
 
@@ -213,7 +213,7 @@ class _OutOfTime(stop_base):
     def __call__(self, retry_state: RetryCallState) -> bool:
         if self._deadline is None:
             return False
-        return time.monotonic() + _pause(retry_state) >= self._deadline
+        return monotonic() + _pause(retry_state) >= self._deadline
 
 
 _backoff = wait_exponential(_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS) + wait_random(

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from aiochroma._clock import monotonic
 from aiochroma._errors import DatabaseInUseError, InvalidInputError, StoreUnavailableError
 from aiochroma._types import JsonObject
 from aiochroma.cli.common import PathArgument, PathOption, ScopeOption, check_exists, directory, print_lines
@@ -246,9 +247,9 @@ def _has_ended(pid: int, seconds: float) -> bool:
     """Wait for the end of a process; return whether it came."""
     from aiochroma.disk.ownership import is_alive
 
-    until = time.monotonic() + seconds
+    until = monotonic() + seconds
     while is_alive(pid):
-        if time.monotonic() >= until:
+        if monotonic() >= until:
             return False
         time.sleep(0.02)
     return True

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 from uuid import UUID
 
+from aiochroma._clock import monotonic
 from aiochroma._errors import BackupError
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma._types import JsonObject
@@ -99,7 +100,7 @@ async def health(session: Session, tenant: str, database: str) -> Health:
         database: Chroma's database within the tenant.
     """
     waits_by_blocking()
-    begun = time.perf_counter()
+    begun = monotonic()
     latency: float | None = None
     documents: int | None = None
     version: str | None = None
@@ -107,7 +108,7 @@ async def health(session: Session, tenant: str, database: str) -> Health:
     try:
         with deadline(_HEALTH_SECONDS):
             version = await session.submit("get_version")
-            latency = round((time.perf_counter() - begun) * 1000, 3)
+            latency = round((monotonic() - begun) * 1000, 3)
             documents = await session.submit("count_documents", tenant=tenant, database=database)
     except Exception as caught:  # noqa: BLE001 - a health check reports what is wrong, it does not raise it
         error = f"{type(caught).__name__}: {caught}"

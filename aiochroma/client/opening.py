@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from typing_extensions import Unpack
 
+from aiochroma._green import refuse_half_patched
 from aiochroma._waiting import off_loop, waits_by_blocking
 from aiochroma.client.options import (
     DEFAULT_DATABASE,
@@ -77,8 +78,10 @@ class ClientOpening:
         Raises:
             InvalidInputError: An argument, or the environment's configuration, is wrong.
             StoreUnavailableError: It cannot be opened; see the error tree.
+            BlockingCallError: gevent or eventlet replaced threads too late, or by halves.
             chromadb.errors.NotFoundError: There is no such tenant or database.
         """
+        refuse_half_patched()
         target = await off_loop(self.resolve)
         session = Session(target.acquire(), timeout=target.timeout, when_full=target.when_full)
         try:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import math
-import time
 import weakref
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
+from aiochroma._clock import monotonic
 from aiochroma._errors import AiochromaError, ClosedError, DeadlineExceededError, InvalidInputError, shown
 from aiochroma._files import expand
 from aiochroma._types import Vector
@@ -104,7 +104,7 @@ class Turn:
         before = self._before
         if before is not None and not before.over:
             moment = deadline_at(timeout)
-            seconds = None if moment is None else max(0.0, moment - time.monotonic())
+            seconds = None if moment is None else max(0.0, moment - monotonic())
             await asyncio.wait([before.ending()], timeout=seconds)
             if not before.over:
                 raise DeadlineExceededError(
@@ -164,7 +164,7 @@ class Session(Shared):
     def limit(self) -> AbstractContextManager[None]:
         """Put the client's time limit, if it has one, over all steps of a call: embedding, then the database."""
         moment = deadline_at(self.timeout)
-        return nullcontext() if moment is None else deadline(max(0.0, moment - time.monotonic()))
+        return nullcontext() if moment is None else deadline(max(0.0, moment - monotonic()))
 
     def submit(
         self, operation: str, *, bulk: bool = False, atomic: bool = False, **arguments: object
@@ -187,12 +187,12 @@ class Session(Shared):
         """Embed off the event loop and off the DB thread; see :meth:`EmbeddingRunner.embed`."""
         self.connection.require_open()
         watching = observer()
-        began = time.monotonic() if watching is not None else 0.0
+        began = monotonic() if watching is not None else 0.0
         vectors = await self._runner.embed(
             function, inputs, is_query=is_query, deadline=deadline_at(self.timeout), tokens=tokens
         )
         if watching is not None:
-            watching.embedding(time.monotonic() - began, len(vectors))
+            watching.embedding(monotonic() - began, len(vectors))
         return vectors
 
     def describe(self) -> EngineInfo:

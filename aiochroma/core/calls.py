@@ -6,10 +6,10 @@ import asyncio
 import concurrent.futures
 import contextvars
 import threading
-import time
 from enum import Enum, auto
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from aiochroma._clock import monotonic
 from aiochroma._errors import BlockingCallError
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma._waiting import waits_by_blocking
@@ -75,7 +75,7 @@ class Ticket:
         home: The event loop that ``future`` belongs to, None where a plain thread waits, or what takes outcomes itself.
         future: Where the outcome goes. It belongs to this request alone. None where ``home`` takes outcomes itself.
         queue: The queue it was submitted to.
-        deadline: The moment (``time.monotonic()``) after which the outcome is of no use, or None.
+        deadline: The moment (``monotonic()``) after which the outcome is of no use, or None.
         progress: How many records of a request that was cut are done.
         slices: The results of the slices or pages done so far.
         left: Why its caller has left: ``"cancelled"``, ``"expired"``, or empty.
@@ -110,7 +110,7 @@ class Ticket:
         self.future: asyncio.Future[CallResult] | concurrent.futures.Future[CallResult] | None = future
         self.deadline: float | None = deadline
         self.context: contextvars.Context = contextvars.copy_context()
-        self.queued_at: float = time.monotonic()
+        self.queued_at: float = monotonic()
         self.started_at: float = 0.0
         self.state: TicketState = TicketState.IN_LINE
         self.progress: int = 0
@@ -120,7 +120,7 @@ class Ticket:
     @property
     def is_late(self) -> bool:
         """Whether its deadline has passed."""
-        return self.deadline is not None and self.deadline <= time.monotonic()
+        return self.deadline is not None and self.deadline <= monotonic()
 
     @classmethod
     def here(cls, request: Request, deadline: float | None) -> Ticket:
@@ -138,7 +138,7 @@ class Ticket:
         future, timer = self.future, None
         assert isinstance(future, asyncio.Future), "made on a plain thread: use `result()`"
         if self.deadline is not None:
-            seconds = max(0.0, self.deadline - time.monotonic())
+            seconds = max(0.0, self.deadline - monotonic())
             timer = future.get_loop().call_later(seconds, self.expire)
         try:
             return (yield from future)
@@ -159,7 +159,7 @@ class Ticket:
                 f"This thread serves {self.queue.name}, and would wait for itself for ever: a log handler, an embedding "
                 "function or a callback that runs on it must not call the database."
             )
-        seconds = None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
+        seconds = None if self.deadline is None else max(0.0, self.deadline - monotonic())
         try:
             return future.result(seconds)
         except concurrent.futures.TimeoutError:
@@ -204,7 +204,7 @@ class Ticket:
     def _result_unless(self, is_stuck: Callable[[], bool], seconds: float) -> CallResult:
         future = self.future
         assert isinstance(future, concurrent.futures.Future)
-        while not future.done() and (self.deadline is None or time.monotonic() + seconds < self.deadline):
+        while not future.done() and (self.deadline is None or monotonic() + seconds < self.deadline):
             try:
                 concurrent.futures.wait([future], seconds)
             except BaseException:
@@ -279,7 +279,7 @@ async def call(
     Args:
         connection: The connection that carries the request out.
         request: The request to submit.
-        deadline: By when (``time.monotonic()``), or None.
+        deadline: By when (``monotonic()``), or None.
         when_full: Wait in line when the queue is full, or raise.
 
     Raises:
@@ -308,7 +308,7 @@ async def call_many(
     tickets = connection.submit_many(requests, deadline, when_full=when_full)
     timer = None
     if deadline is not None and not blocking:
-        seconds = max(0.0, deadline - time.monotonic())
+        seconds = max(0.0, deadline - monotonic())
         timer = asyncio.get_running_loop().call_later(seconds, _expire_all, tickets)
     try:
         return [await _outcome(ticket) for ticket in tickets]
@@ -335,7 +335,7 @@ async def _outcome(ticket: Ticket) -> CallOutcome:
 
 def _timed(ticket: Ticket, result: object, error: BaseException | None) -> CallOutcome:
     started = ticket.started_at or ticket.queued_at
-    waited, total = started - ticket.queued_at, time.monotonic() - ticket.queued_at
+    waited, total = started - ticket.queued_at, monotonic() - ticket.queued_at
     return CallOutcome(result, error, waited * 1000, total * 1000)
 
 

@@ -128,7 +128,7 @@ class Connection(Protocol):
 
         Args:
             request: What is to be done.
-            deadline: The moment (``time.monotonic()``) after which the outcome is of no use, or None.
+            deadline: The moment (``monotonic()``) after which the outcome is of no use, or None.
             when_full: Wait in line when the queue is full, or raise.
 
         Returns:
@@ -177,7 +177,7 @@ class Resource(Protocol):
     """What a DB thread owns."""
 
     def execute(self, request: Request, deadline: float | None = None) -> CallResult:
-        """Carry out one call; its result is no longer awaited after ``deadline`` (``time.monotonic()``)."""
+        """Carry out one call; its result is no longer awaited after ``deadline`` (``monotonic()``)."""
 
     def close(self) -> None:
         """Give everything back."""

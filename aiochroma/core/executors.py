@@ -20,11 +20,11 @@ from __future__ import annotations
 
 import contextvars
 import threading
-import time
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from aiochroma._clock import monotonic
 from aiochroma._errors import OutcomeUnknownError, StoreUnavailableError, own_copy
 from aiochroma.core.calls import Ticket, TicketState, latest_deadline
 from aiochroma.core.operations import Lane
@@ -162,7 +162,7 @@ class Remote(Protocol):
     max_batch_size: int
 
     def execute(self, request: Request, deadline: float | None = None) -> CallResult:
-        """Carry out one call, whose result is no longer awaited after ``deadline`` (``time.monotonic()``)."""
+        """Carry out one call, whose result is no longer awaited after ``deadline`` (``monotonic()``)."""
 
     def stop_retrying(self) -> None:
         """Repeat nothing any more: what is under way ends soon."""
@@ -187,7 +187,7 @@ class _Job:
 
     def carry_out(self, remote: Remote, planner: ConnectionPlanner) -> None:
         """Make the call. Afterwards there is one answer for every ticket; for a slice or a page, its result."""
-        started = time.monotonic()
+        started = monotonic()
         try:
             merged = planner.merge(self.requests, self.step)
             result = self._call(remote, self.tickets, merged)
@@ -203,7 +203,7 @@ class _Job:
                 self.answers = [(None, own_copy(error)) for _ in self.tickets]
             else:
                 self.answers = [self._alone(remote, ticket) for ticket in self.tickets]
-        self.seconds = time.monotonic() - started
+        self.seconds = monotonic() - started
 
     def _alone(self, remote: Remote, ticket: Ticket) -> tuple[CallResult, BaseException | None]:
         """Run one member of a merged call that failed, so that only the guilty one fails."""

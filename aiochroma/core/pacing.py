@@ -8,9 +8,10 @@ the thread waits until the loops that use the database have gone round.
 from __future__ import annotations
 
 import threading
-import time
 import weakref
 from typing import TYPE_CHECKING
+
+from aiochroma._clock import monotonic
 
 if TYPE_CHECKING:
     import asyncio
@@ -167,22 +168,22 @@ class Pacing:
         Twice, because the first round only wakes the tasks whose outcome has just been delivered; the second lets what they
         started run. An idle loop takes some 50 microseconds, so a pause costs bulk writing about 1 %.
         """
-        until = time.monotonic() + self._budget
+        until = monotonic() + self._budget
         # One after the other: a second visit would be something that is due when the first one looks.
         for probe in self._probes:
-            probe.done.wait(max(0.0, until - time.monotonic()))
+            probe.done.wait(max(0.0, until - monotonic()))
         if self._adapts and not self._unmeasured:
             idle = all(probe.found_idle for probe in self._probes)
             self._idle_slices = self._idle_slices + 1 if idle else 0
         for trip in [_RoundTrip(loop) for loop in self._recent()]:
-            trip.done.wait(max(0.0, until - time.monotonic()))
+            trip.done.wait(max(0.0, until - monotonic()))
 
     def _recent(self) -> list[asyncio.AbstractEventLoop]:
-        oldest = time.monotonic() - _RECENT_SECONDS
+        oldest = monotonic() - _RECENT_SECONDS
         return [loop for loop, seen in list(self._loops.items()) if seen >= oldest]
 
     def _size_slices(self, *, may_grow: bool) -> None:
-        alone = self._idle_slices >= _IDLE_SLICES and time.monotonic() - self._others_at > _OTHERS_SECONDS
+        alone = self._idle_slices >= _IDLE_SLICES and monotonic() - self._others_at > _OTHERS_SECONDS
         self._fit(_ALONE_SECONDS if alone else self._budget, alone=alone, may_grow=may_grow)
 
     def _fit(self, budget: float, *, alone: bool, may_grow: bool) -> None:

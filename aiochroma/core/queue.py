@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 from enum import Enum, auto
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
+from aiochroma._clock import monotonic
 from aiochroma._errors import ClosedError, DeadlineExceededError, ForkedProcessError, QueueFullError, own_copy
+from aiochroma._green import real_thread, refuse_another_thread
 from aiochroma.core.calls import Ticket, TicketState
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ class RequestQueue:
         self._line: deque[Ticket] = deque()
         self._left = 0
         self._asleep = False
+        self._real_thread = real_thread()
 
     # -- callers' side -------------------------------------------------------------------------------------------------
 
@@ -114,10 +116,13 @@ class RequestQueue:
         Raises:
             ClosedError: The database is closed or closing.
             ForkedProcessError: This process was forked after the database was opened.
+            BlockingCallError: gevent's greenlets serve it, and this is another real thread.
             QueueFullError: The queue is full and ``when_full`` is ``"raise"``.
         """
         if self.state is QueueState.FORKED:
             raise forked_error(self.name)
+        if self._real_thread is not None and self._real_thread != real_thread():
+            refuse_another_thread(self.name)
         with self.lock:
             if self.state is not QueueState.OPEN:
                 raise self._closed_error()
@@ -260,7 +265,7 @@ class RequestQueue:
             Those that run now (or ran before and go on), and those whose deadline has passed and that never will. Requests
             whose caller has gone are in neither.
         """
-        now = time.monotonic()
+        now = monotonic()
         alive: list[Ticket] = []
         expired: list[Ticket] = []
         with self.lock:
@@ -327,7 +332,7 @@ class RequestQueue:
         return ClosedError(f"{self.name} is closed; open a new client to go on.")
 
     def _deadline_error(self, ticket: Ticket, *, started: bool) -> DeadlineExceededError:
-        waited = (time.monotonic() - ticket.queued_at) * 1000
+        waited = (monotonic() - ticket.queued_at) * 1000
         what = (
             "had begun: it runs to its end on the DB thread and its outcome is dropped"
             if started

@@ -9,12 +9,12 @@ from __future__ import annotations
 import atexit
 import os
 import threading
-import time
 import warnings
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from aiochroma._clock import monotonic
 from aiochroma._errors import ClosedError, SettingsConflictError, StoreUnavailableError
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma.core.config import DEFAULTS, EngineOptions, Location
@@ -384,10 +384,8 @@ def _close_at_exit() -> None:
     for seconds, drain in ((_EXIT_DRAIN_SECONDS, True), (_EXIT_JOIN_SECONDS, False)):
         if not drain:
             close_all(drain=False)
-        until = time.monotonic() + seconds
-        engines = [
-            engine for engine in engines if not engine.serving.join(max(0.0, until - time.monotonic()))
-        ]
+        until = monotonic() + seconds
+        engines = [engine for engine in engines if not engine.serving.join(max(0.0, until - monotonic()))]
     for engine in engines:
         log.error("database.exit_while_running", database=engine.location.name)
         with _lock:

@@ -218,7 +218,7 @@ class SlowLog:
 
     Attributes:
         seconds: See above.
-        opened_at: When the database was opened (``time.monotonic()``): waiting for that does not make a request slow.
+        opened_at: When the database was opened (``monotonic()``): waiting for that does not make a request slow.
     """
 
     def __init__(self, name: str, seconds: float) -> None:

@@ -29,10 +29,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from functools import partial
 from typing import TYPE_CHECKING
 
+from aiochroma._clock import monotonic
 from aiochroma._errors import ClosedError, OutcomeUnknownError, own_copy
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma.core.calls import Outcome, Ticket, TicketState, deliver, latest_deadline, report_unseen
@@ -107,7 +107,7 @@ class Worker(Serving):
 
     @property
     def busy_since(self) -> float | None:
-        """When the call began that the thread is in (``time.monotonic()``), or None."""
+        """When the call began that the thread is in (``monotonic()``), or None."""
         return self.recorder.busy_since
 
 
@@ -137,7 +137,7 @@ class WorkerState:
 
     def serve(self, resource: Resource) -> None:
         """Serve until the queue is closed and empty."""
-        self.slow.opened_at = time.monotonic()
+        self.slow.opened_at = monotonic()
         held = more = False
         working = resource if isinstance(resource, Working) else None
         if isinstance(resource, Rewriting):
@@ -193,7 +193,7 @@ class WorkerState:
             result = ticket.context.run(aside.result)
         except BaseException as caught:  # noqa: BLE001 - belongs to the caller, not the thread
             error = without_frames(caught)
-        self._finish([ticket], [result], error, time.monotonic() - ticket.started_at)
+        self._finish([ticket], [result], error, monotonic() - ticket.started_at)
         self.backlog.remove(ticket)
         self._flush()
 
@@ -204,10 +204,10 @@ class WorkerState:
         waiting = self._admitted(alive)
         members: list[Ticket] = []
         held = False
-        began = time.monotonic()
+        began = monotonic()
         for step in self._steps(waiting, number):
             members = [waiting[member] for member in step.members]
-            if self.postpones(step, members, time.monotonic() - began):
+            if self.postpones(step, members, monotonic() - began):
                 continue
             if step.records:
                 # Writing holds the interpreter: what is ready goes out before.
@@ -216,7 +216,7 @@ class WorkerState:
                 self.pacing.before_slice(telling=bulk and not self.delivered)
                 held = True
             self._step(resource, members, step)
-            if self.outcomes and time.monotonic() - self.delivered_at > self.may_wait():
+            if self.outcomes and monotonic() - self.delivered_at > self.may_wait():
                 self._flush()
         self.backlog = [ticket for ticket in alive if ticket.state in _OPEN_STATES]
         del alive, waiting, members
@@ -272,14 +272,14 @@ class WorkerState:
         if not tickets:
             return
         requests = [ticket.request for ticket in tickets]
-        started = time.monotonic()
+        started = monotonic()
         try:
             result, error = self._call(resource, tickets, self.planner.merge(requests, step)), None
             if step.stop is None:
                 result = self.planner.split(requests, result)
         except BaseException as caught:  # noqa: BLE001 - native panics and SystemExit belong to the caller, not the thread
             result, error = None, without_frames(caught)
-        seconds = time.monotonic() - started
+        seconds = monotonic() - started
         if step.records:
             self.pacing.observe(step.records, seconds)
         if error is None and step.stop is None and result and isinstance(result[0], Aside):
@@ -296,7 +296,7 @@ class WorkerState:
 
     def _alone(self, resource: Resource, ticket: Ticket, merged: BaseException) -> None:
         """Run one member of a merged call that failed, so that only the guilty one fails."""
-        started = time.monotonic()
+        started = monotonic()
         result, error = None, None
         try:
             result = self._call(resource, [ticket], ticket.request)
@@ -306,7 +306,7 @@ class WorkerState:
                 # This time nothing may have been written, the time before it may.
                 error = OutcomeUnknownError(str(merged))
                 error.__cause__ = without_frames(caught)
-        self._finish([ticket], [result], error, time.monotonic() - started)
+        self._finish([ticket], [result], error, monotonic() - started)
 
     def _slice(
         self, ticket: Ticket, step: Step, result: object, error: BaseException | None, seconds: float
@@ -325,7 +325,7 @@ class WorkerState:
 
     def _call(self, resource: Resource, tickets: Sequence[Ticket], request: Request) -> CallResult:
         self.recorder.calls += 1
-        self.recorder.busy_since = time.monotonic()
+        self.recorder.busy_since = monotonic()
         try:
             return tickets[0].context.run(resource.execute, request, latest_deadline(tickets))
         finally:
@@ -346,7 +346,7 @@ class WorkerState:
         self._answer(tickets, results, error)
         if error is not None:
             self.recorder.record_error(tickets[0].request.row.label, error)
-        now = time.monotonic()
+        now = monotonic()
         if not (_is_bulk(tickets[0]) or tickets[0].request.row.finds):
             self.pacing.served_other(now)
         record, slow_before = self.recorder.record, now - self.slow.seconds
@@ -366,7 +366,7 @@ class WorkerState:
                 report_unseen(ticket, error)
 
     def _flush(self) -> None:
-        self.delivered_at = time.monotonic()
+        self.delivered_at = monotonic()
         if self.outcomes:
             self.delivered = True
             outcomes, self.outcomes = self.outcomes, []
@@ -376,7 +376,7 @@ class WorkerState:
 
     def _note_use(self, home: asyncio.AbstractEventLoop | Receiver | None) -> None:
         if isinstance(home, asyncio.AbstractEventLoop):
-            self.pacing.seen(home, time.monotonic())
+            self.pacing.seen(home, monotonic())
 
     def end(self, tickets: Sequence[Ticket], error: BaseException) -> None:
         """Answer requests that will not be served any further; a write that was cut says how far it came."""
@@ -398,9 +398,9 @@ def _serve(state: WorkerState, to_open: list[Callable[[], Resource]]) -> None:
     resource: Resource | None = None
     queue.served_by = threading.get_ident()
     try:
-        started = time.monotonic()
+        started = monotonic()
         resource = to_open.pop()()
-        log.info("database.opened", database=queue.name, seconds=round(time.monotonic() - started, 3))
+        log.info("database.opened", database=queue.name, seconds=round(monotonic() - started, 3))
         state.serve(resource)
     except BaseException as error:  # noqa: BLE001 - remembered and given to every caller
         failure = without_frames(error)

@@ -227,15 +227,29 @@ def _started(what: list[str], arguments: Sequence[str | os.PathLike[str]]) -> su
 
 def _outcome(process: subprocess.Popen[str], seconds: float) -> str:
     """Wait for a child, and return what it printed."""
+    expired = threading.Event()
+
+    def end() -> None:
+        expired.set()
+        process.kill()
+
+    # Not `communicate(timeout=...)`: that asks a clock that a program under test may have stopped.
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
     with process:
         try:
-            printed, complaints = process.communicate(timeout=seconds)
-        except subprocess.TimeoutExpired as error:
+            timer.start()
+            printed, complaints = process.communicate()
+        except RuntimeError as error:
             process.kill()
-            raise ChildError(f"it was not done within {seconds:.0f} s and was ended", None) from error
+            raise ChildError(f"it could not be watched: {error}", None) from error
         except BaseException:
             process.kill()
             raise
+        finally:
+            timer.cancel()
+    if expired.is_set():
+        raise ChildError(f"it was not done within {seconds:.0f} s and was ended", None)
     if process.returncode:
         lines = complaints.strip().splitlines() or [f"it ended with exit code {process.returncode}"]
         raise ChildError(lines[-1], process.returncode)

@@ -19,12 +19,12 @@ import json
 import os
 import shutil
 import sqlite3
-import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from itertools import chain, repeat
 from typing import TYPE_CHECKING
 
+from aiochroma._clock import file_clock_ns, monotonic
 from aiochroma._errors import StoreUnavailableError
 from aiochroma._files import flush, transaction
 from aiochroma._types import JsonObject
@@ -380,7 +380,7 @@ class UnusedRooms:
 
     def blank(self, *, now: bool = False) -> None:
         """Blank what was written since, if it is time: looking takes some microseconds for each index."""
-        begun = time.monotonic()
+        begun = monotonic()
         if not self._is_watched or (begun < self._due and not now):
             return
         for name, index in index_directories(self._directory).items():
@@ -391,6 +391,6 @@ class UnusedRooms:
                 blank_room(index, read_header(index, None))
                 # As Chroma has left it, so that a later change is seen.
                 os.utime(index / LEVEL0_FILE, ns=(changed.st_atime_ns, changed.st_mtime_ns))
-                if time.time_ns() - changed.st_mtime_ns > _COARSE_NS:
+                if file_clock_ns() - changed.st_mtime_ns > _COARSE_NS:
                     self._seen[name] = changed.st_mtime_ns
-        self._due = time.monotonic() + 50 * (time.monotonic() - begun)
+        self._due = monotonic() + 50 * (monotonic() - begun)

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-import time
 from dataclasses import dataclass, field
 from pathlib import Path  # noqa: TC003 - frameworks read the annotations
 from typing import TYPE_CHECKING
 
+from aiochroma._clock import file_clock_ns
 from aiochroma._files import read_json, write_atomically
 from aiochroma._types import JsonObject
 from aiochroma.disk.layout import INDEX_FILES, REBUILD_NOTE, SEEN_NOTE, SQLITE_FILE
@@ -257,7 +257,7 @@ def index_stamp(directory: Path) -> Stamp:
         except OSError:
             stamp.append([-1, 0])
             continue
-        if time.time_ns() - status.st_mtime_ns < _SETTLED_NANOSECONDS:
+        if file_clock_ns() - status.st_mtime_ns < _SETTLED_NANOSECONDS:
             return []
         stamp.append([status.st_size, status.st_mtime_ns])
     return stamp

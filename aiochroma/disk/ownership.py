@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING
 
 import filelock
 
+from aiochroma._clock import lock_within
 from aiochroma._distribution import version
 from aiochroma._errors import DatabaseInUseError, DatabasePathError
 from aiochroma._files import FILE_MODE, identity, read_json, write_atomically
@@ -196,11 +197,9 @@ def acquire(
     # One lock for all threads of this process: the DB thread takes it, another one may release it at exit.
     lock = filelock.FileLock(canonical / LOCK_FILE, mode=FILE_MODE, thread_local=False)
     try:
-        lock.acquire(timeout=max(0.0, wait_seconds), poll_interval=0.05)
-    except filelock.Timeout as error:
-        raise _in_use(canonical, wait_seconds) from error
-    except RuntimeError as error:
-        # filelock refuses to let a thread wait for a lock which that same thread holds through another object.
+        lock_within(lock, wait_seconds)
+    except (filelock.Timeout, RuntimeError) as error:
+        # A RuntimeError: filelock lets no thread wait for a lock which that same thread holds through another object.
         raise _in_use(canonical, wait_seconds) from error
     except OSError as error:
         raise DatabasePathError(

@@ -15,13 +15,13 @@ import os
 import re
 import sqlite3
 import sys
-import time
 from contextlib import closing
 from dataclasses import replace
 from importlib import util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from aiochroma._clock import monotonic
 from aiochroma._errors import DatabaseFormatError, StoreUnavailableError
 from aiochroma._files import SQLITE_SUFFIXES, irregular
 from aiochroma.disk.findings import (
@@ -95,7 +95,7 @@ def preflight(directory: Path, *, thorough: bool = False) -> PreflightReport:
         DatabaseFormatError: A newer Chroma than the installed one wrote it.
         StoreUnavailableError: The disk is full.
     """
-    started = time.monotonic()
+    started = monotonic()
     sqlite_file = directory / SQLITE_FILE
     size = sqlite_file.stat().st_size if sqlite_file.is_file() else 0
     if size == 0:
@@ -110,7 +110,7 @@ def preflight(directory: Path, *, thorough: bool = False) -> PreflightReport:
                     f"{str(directory)!r} cannot be looked at, because its disk is full ({error}). Free some space and try again."
                 ) from error
             report = PreflightReport(directory, sqlite_problems=(f"{SQLITE_FILE}: {error}",))
-    return replace(report, size_bytes=size, seconds=time.monotonic() - started)
+    return replace(report, size_bytes=size, seconds=monotonic() - started)
 
 
 def _is_for_lack_of_room(error: sqlite3.DatabaseError, directory: Path) -> bool:
@@ -437,8 +437,8 @@ def _rows_in_time(
     connection: sqlite3.Connection, query: str, seconds: float
 ) -> list[tuple[str | int, ...]] | None:
     """Return the rows of a query, or None if it took longer than that."""
-    deadline = time.monotonic() + seconds
-    connection.set_progress_handler(lambda: time.monotonic() > deadline, _PROGRESS_STEP)
+    deadline = monotonic() + seconds
+    connection.set_progress_handler(lambda: monotonic() > deadline, _PROGRESS_STEP)
     try:
         return connection.execute(query).fetchall()
     except sqlite3.OperationalError as error:

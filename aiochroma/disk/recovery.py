@@ -12,13 +12,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path  # noqa: TC003 - frameworks read the annotations
 from typing import TYPE_CHECKING
 
+from aiochroma._clock import monotonic
 from aiochroma._errors import DatabaseCorruptError, StoreUnavailableError
 from aiochroma._files import DIRECTORY_MODE, SQLITE_SUFFIXES, transaction
 from aiochroma._logging import EventLogger, get_logger
@@ -270,7 +270,7 @@ class DroppedIndexes:
         self._afterwards = afterwards
         self._identity = file_identity(directory)
         self._before: set[str] | None = None
-        self._removed_at = time.monotonic()
+        self._removed_at = monotonic()
         self._is_due = False
 
     def expect(self) -> None:
@@ -282,9 +282,9 @@ class DroppedIndexes:
 
     def remove(self, *, now: bool = False) -> None:
         """Remove what has come to belong to no collection since, if it is time."""
-        if not self._is_due or not (now or time.monotonic() - self._removed_at > _REMOVING_SECONDS):
+        if not self._is_due or not (now or monotonic() - self._removed_at > _REMOVING_SECONDS):
             return
-        self._is_due, self._removed_at = False, time.monotonic()
+        self._is_due, self._removed_at = False, monotonic()
         if file_identity(self._directory) != self._identity:
             return  # Another file lies there now, which cannot tell what belongs to this one.
         with suppress(StoreUnavailableError, OSError):

@@ -27,8 +27,9 @@ import sys
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wait_exponential, wait_random
+from tenacity import RetryError, Retrying, retry_if_result, wait_exponential, wait_random
 
+from aiochroma._clock import monotonic
 from aiochroma._errors import DatabaseCorruptError, DatabaseLockedError, DatabaseMovedError
 from aiochroma._files import SQLITE_SUFFIXES, identity, touch_sqlite_file, transaction
 from aiochroma._logging import EventLogger, get_logger
@@ -39,7 +40,6 @@ from aiochroma.disk.schema import LOG_INDEX, columns_of, json_object, tables_of
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
     from pathlib import Path
-
 
 __all__ = [
     "LockProbe",
@@ -218,9 +218,9 @@ def wait_until_closed(
     Returns:
         True when they are closed; True at once where the system does not tell, which has no ``/dev/fd``.
     """
-    deadline = time.monotonic() + timeout_seconds
+    deadline = monotonic() + timeout_seconds
     while _has_open(directory, but_for):
-        if time.monotonic() >= deadline:
+        if monotonic() >= deadline:
             return False
         time.sleep(_POLL_SECONDS)
     return True
@@ -343,13 +343,13 @@ class LockProbe:
         lock_holder = self.foreign_holder(writing=writing)
         if lock_holder is None or timeout_seconds <= 0:
             return lock_holder
-        deadline = time.monotonic() + timeout_seconds
+        deadline = monotonic() + timeout_seconds
         retrying = Retrying(
             retry=retry_if_result(lambda found: found is not None),
-            stop=stop_after_delay(timeout_seconds),
+            stop=lambda _: monotonic() >= deadline,
             wait=wait_exponential(_FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS)
             + wait_random(0, _FIRST_WAIT_SECONDS),
-            sleep=lambda seconds: time.sleep(max(0.0, min(seconds, deadline - time.monotonic()))),
+            sleep=lambda seconds: time.sleep(max(0.0, min(seconds, deadline - monotonic()))),
         )
         try:
             return retrying(self.foreign_holder, writing=writing)
@@ -361,7 +361,7 @@ class LockProbe:
         """Wait until no other process would make Chroma wait with the interpreter held.
 
         Args:
-            deadline: The moment (``time.monotonic()``) by which the caller needs an answer; None for 30 s, which callers that
+            deadline: The moment (``monotonic()``) by which the caller needs an answer; None for 30 s, which callers that
                 follow one another share.
             writing: Ask for a write; else for a read.
 
@@ -374,7 +374,7 @@ class LockProbe:
             if lock_holder is None:
                 self._patience = None
                 return
-            begun = time.monotonic()
+            begun = monotonic()
             seconds = self._seconds(deadline, begun)
             log.warning(
                 "database.locked",
@@ -389,7 +389,7 @@ class LockProbe:
             ) from error
         if lock_holder is not None:
             raise DatabaseLockedError(
-                f"Process {lock_holder} holds SQLite's lock on {self._directory!r}; {time.monotonic() - begun:.1f} s were waited "
+                f"Process {lock_holder} holds SQLite's lock on {self._directory!r}; {monotonic() - begun:.1f} s were waited "
                 "and nothing was written. End it (a database browser, a backup script, a plain chromadb client?) and try again."
             )
         self._patience = None

@@ -20,12 +20,12 @@ import inspect
 import json
 import operator
 import re
-import time
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from copy import copy
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
+from aiochroma._clock import monotonic
 from aiochroma._errors import DeadlineExceededError, EmbedderError, EmbeddingFailedError
 from aiochroma._types import Vector
 from aiochroma.embedding.protocol import SparseFunction, sparse_rows
@@ -205,7 +205,7 @@ async def await_function(
         function: The asynchronous function. Its ``embed_query`` is used only if that is asynchronous, too.
         inputs: A batch.
         is_query: Whether the inputs are questions: use ``embed_query`` for them.
-        deadline: By when (``time.monotonic()``), or None.
+        deadline: By when (``monotonic()``), or None.
 
     Returns:
         As :func:`call_function`.
@@ -228,9 +228,7 @@ async def await_function(
 
     task = asyncio.ensure_future(answer())
     try:
-        await asyncio.wait(
-            {task}, timeout=None if deadline is None else max(0.0, deadline - time.monotonic())
-        )
+        await asyncio.wait({task}, timeout=None if deadline is None else max(0.0, deadline - monotonic()))
     finally:
         if not task.done():
             task.cancel()

@@ -11,13 +11,13 @@ Asynchronous functions do not come here: they are awaited on their caller's even
 from __future__ import annotations
 
 import sys
-import time
 import weakref
 from collections import OrderedDict
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from aiochroma._callbacks import is_asynchronous
+from aiochroma._clock import monotonic
 from aiochroma._errors import DeadlineExceededError, EmbeddingFailedError, EventLoopRequiredError
 from aiochroma._types import Vector
 from aiochroma._waiting import waits_by_blocking
@@ -169,7 +169,7 @@ class EmbeddingRunner:
             inputs: A list of texts, or of other inputs that the function takes. Few and short texts are embedded here where the
                 function says that this is quicker (``inline_characters``).
             is_query: Whether the inputs are questions: use the function's ``embed_query`` if it has one.
-            deadline: The moment (``time.monotonic()``) at which the caller stops waiting, or None.
+            deadline: The moment (``monotonic()``) at which the caller stops waiting, or None.
             tokens: Whether to embed the tokens of the texts as well; see :class:`TokenEmbedder`. Default: False.
 
         Returns:
@@ -231,12 +231,12 @@ class EmbeddingRunner:
 
 def _seconds_in_call(worker: Worker) -> float:
     since = worker.busy_since
-    return 0.0 if since is None else time.monotonic() - since
+    return 0.0 if since is None else monotonic() - since
 
 
 def _is_stuck(worker: Worker) -> bool:
     since = worker.busy_since
-    return since is not None and time.monotonic() - since >= _STUCK_SECONDS
+    return since is not None and monotonic() - since >= _STUCK_SECONDS
 
 
 def _late(function: object, worker: Worker, error: DeadlineExceededError) -> DeadlineExceededError:

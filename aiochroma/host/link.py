@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import select
 import threading
-import time
 from collections import deque
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from aiochroma._clock import monotonic
 from aiochroma._errors import (
     AiochromaError,
     ClosedError,
@@ -223,7 +223,7 @@ class _LinkState:
         elif kind is FrameKind.EVENT:
             self._log_event(number, value)
         elif kind is FrameKind.OPENED:
-            self._slow.opened_at = time.monotonic()
+            self._slow.opened_at = monotonic()
         elif kind is FrameKind.GOING:
             self._going = True
             self.queue.pause()
@@ -255,7 +255,7 @@ class _LinkState:
             self._outcomes.append(Outcome(ticket, None if error is not None else content, error))
 
     def _note_times(self, ticket: Ticket, waited: float, ran: float) -> None:
-        now = time.monotonic()
+        now = monotonic()
         ticket.started_at = max(ticket.queued_at, now - ran)
         self.recorder.record(ticket.started_at - ticket.queued_at, ran)
         if now - ticket.queued_at > self._slow.seconds:
@@ -329,7 +329,7 @@ class _LinkState:
         self._flush()
         had = self.queue.detach()
         self._close_socket()
-        now = time.monotonic()
+        now = monotonic()
         self._deaths_of = {
             ticket: deaths
             for ticket, deaths in self._deaths_of.items()
@@ -398,10 +398,10 @@ class _LinkState:
         self._wait_for_wakeup(_PAUSE_SECONDS)
 
     def _wait_for_wakeup(self, seconds: float | None) -> None:
-        until = None if seconds is None else time.monotonic() + seconds
+        until = None if seconds is None else monotonic() + seconds
         poll = select.poll()
         poll.register(self.waker.reader, select.POLLIN)
-        while until is None or time.monotonic() < until:
+        while until is None or monotonic() < until:
             if poll.poll(_milliseconds_until(until)):
                 self.waker.drain()
                 self._on_idle()
@@ -438,5 +438,5 @@ class _LinkState:
 
 
 def _milliseconds_until(moment: float | None) -> int | None:
-    """Return how many milliseconds to poll until a moment (``time.monotonic()``) has passed; None for no limit."""
-    return None if moment is None else max(0, int((moment - time.monotonic()) * 1000)) + 1
+    """Return how many milliseconds to poll until a moment (``monotonic()``) has passed; None for no limit."""
+    return None if moment is None else max(0, int((moment - monotonic()) * 1000)) + 1

@@ -11,11 +11,11 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-import time
 from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from aiochroma._clock import monotonic
 from aiochroma.core.calls import Outcome, Ticket, TicketState, deliver
 from aiochroma.core.operations import Lane
 from aiochroma.core.queue import RequestQueue
@@ -150,7 +150,7 @@ class LinkQueue(RequestQueue):
         with self.lock:
             for number, sent in self._sent.items():
                 if sent.ticket is ticket:
-                    self._doubted.append((time.monotonic() + _VERDICT_SECONDS, number))
+                    self._doubted.append((monotonic() + _VERDICT_SECONDS, number))
                     self._control.append((number, b""))
                     break
         self.flush()
@@ -237,12 +237,12 @@ class LinkQueue(RequestQueue):
         self.flush()
 
     def undecided(self) -> tuple[list[int], float | None]:
-        """Return the requests whose verdict is overdue, and when the next one will be (``time.monotonic()``)."""
+        """Return the requests whose verdict is overdue, and when the next one will be (``monotonic()``)."""
         over: list[int] = []
         while self._doubted:
             decide_at, number = self._doubted[0]
             if number in self._sent:
-                if decide_at > time.monotonic():
+                if decide_at > monotonic():
                     return over, decide_at
                 over.append(number)
             self._doubted.popleft()

@@ -13,12 +13,12 @@ from __future__ import annotations
 import builtins
 import dataclasses
 import sys
-import time
 import traceback
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from aiochroma._clock import monotonic
 from aiochroma._distribution import version
 from aiochroma._errors import AiochromaError, ForeignError, error_from_dict, error_to_dict
 from aiochroma._types import JsonObject, MetadataView, Vector
@@ -340,7 +340,7 @@ def request_to_wire(ticket: Ticket) -> list[object]:
     """
     request = ticket.request
     arguments, rows = travelling(request.arguments)
-    left = None if ticket.deadline is None else max(0.0, ticket.deadline - time.monotonic())
+    left = None if ticket.deadline is None else max(0.0, ticket.deadline - monotonic())
     watching = observer()
     carrier = {} if watching is None else watching.carrier(ticket.context)
     return [request.operation, arguments, rows, request.bulk, request.atomic, left, carrier]
@@ -358,7 +358,7 @@ def request_from_wire(plain: Plain) -> Received:
             raise ProtocolError(f"The unknown operation {operation!r} came.")
         request = Request(operation, received(arguments, rows), bool(bulk), bool(atomic))
         carrier = {str(key): str(value) for key, value in carrier.items()} if carrier else {}
-        return Received(request, None if left is None else time.monotonic() + float(left), carrier)
+        return Received(request, None if left is None else monotonic() + float(left), carrier)
     except (TypeError, ValueError, AttributeError) as error:
         raise ProtocolError(f"A request cannot be read: {type(error).__name__}: {error}") from None
 

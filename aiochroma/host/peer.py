@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextvars
 import selectors
 import threading
-import time
 from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from aiochroma._clock import monotonic
 from aiochroma._errors import ClosedError, DatabaseInUseError
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma.core.calls import Ticket, TicketState
@@ -110,7 +110,7 @@ class Peer:
         self._lock = threading.Lock()
         self._unsent: deque[bytes] = deque()
         self._unsent_bytes = 0
-        self._read_at = time.monotonic()
+        self._read_at = monotonic()
 
     # -- the DB thread's side --------------------------------------------------------------------------------------------
 
@@ -122,7 +122,7 @@ class Peer:
             return
         facts = b"" if self.tickets else self._facts(self)
         batch = [facts] if facts else []
-        now = time.monotonic()
+        now = monotonic()
         for outcome in outcomes:
             ticket = outcome.ticket
             assert isinstance(ticket, PeerTicket)
@@ -152,7 +152,7 @@ class Peer:
                     batch.append(segment)
         except Exception as error:  # noqa: BLE001 - one result must not end everybody's thread
             batch.append(frame(FrameKind.CANCEL, ticket.number))
-            batch.append(self._error_frame(ticket, error, time.monotonic()))
+            batch.append(self._error_frame(ticket, error, monotonic()))
 
     def _error_frame(self, ticket: PeerTicket, error: BaseException, now: float) -> bytes:
         figures = self._figures(ticket, now)
@@ -201,7 +201,7 @@ class Peer:
         """Mark a client that reads nothing as failed; return whether it has to be looked at again soon."""
         with self._lock:
             full = self._unsent_bytes > UNREAD_LIMIT
-            if full and time.monotonic() - self._read_at > STUCK_SECONDS:
+            if full and monotonic() - self._read_at > STUCK_SECONDS:
                 self.failed = (
                     self.failed or f"it left more than {UNREAD_LIMIT // 2**20} MB unread, and reads nothing"
                 )
@@ -226,7 +226,7 @@ class Peer:
             self._notice(self)
             return b""
         if sent:
-            self._read_at = time.monotonic()
+            self._read_at = monotonic()
         return data[sent:] if sent else data
 
     def close(self) -> None:
@@ -258,7 +258,7 @@ class Clients:
 
     Attributes:
         codec: Shared by all connections.
-        alone_since: Since when no client is connected (``time.monotonic()``); None while one is.
+        alone_since: Since when no client is connected (``monotonic()``); None while one is.
         crowded: Whether a client has left so much unread that it has to be looked at again soon.
     """
 
@@ -273,7 +273,7 @@ class Clients:
         recorder: StatsRecorder,
         asked: Callable[[Peer, FrameKind, object], None],
     ) -> None:
-        self.alone_since: float | None = time.monotonic()
+        self.alone_since: float | None = monotonic()
         self.crowded: bool = False
         self._queue = queue
         self._selector = selector
@@ -416,7 +416,7 @@ class Clients:
             self._queue.cancel(ticket)
         peer.tickets.clear()
         if not self._peers:
-            self.alone_since = time.monotonic()
+            self.alone_since = monotonic()
 
 
 def _ticket(peer: Peer, number: int, value: object) -> PeerTicket:

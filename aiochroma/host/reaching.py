@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import filelock
 
+from aiochroma._clock import lock_within, monotonic
 from aiochroma._errors import (
     ClosedError,
     DatabaseInUseError,
@@ -69,10 +70,10 @@ def reach(directory: str, values: MetadataView, stopped: Callable[[], bool]) -> 
     starting = filelock.FileLock(socket_address(directory).with_suffix(".starting"), thread_local=False)
     # A host that is started waits for the directory as long as its client would.
     patience = _REACH_SECONDS + float(values.get("options", {}).get("lock_timeout") or 0.0)
-    until = time.monotonic() + patience
+    until = monotonic() + patience
     refused: Exception | None = None
     silent = 0
-    while time.monotonic() < until:
+    while monotonic() < until:
         if stopped():
             raise _unneeded(directory)
         connected = connect(directory)
@@ -82,7 +83,7 @@ def reach(directory: str, values: MetadataView, stopped: Callable[[], bool]) -> 
             raise StoreUnavailableError(
                 f"No host serves {directory!r}, and {_START_VARIABLE}=never leaves it to others to start one (`aiochroma host`)."
             )
-        with contextlib.suppress(filelock.Timeout), starting.acquire(timeout=_LOCK_SECONDS):
+        with contextlib.suppress(filelock.Timeout), lock_within(starting, _LOCK_SECONDS):
             # Whoever had the lock before may have started one.
             connected = connect(directory)
             if connected is not None:
@@ -213,14 +214,14 @@ def detach(told: int, ready: int) -> tuple[JsonObject, Callable[[BaseException |
 def _answer(ready: int, directory: str, patience: float, stopped: Callable[[], bool]) -> JsonObject | None:
     """Wait for what a host says that has been started; None where it ended, or said nothing for too long."""
     data = b""
-    until = time.monotonic() + patience
+    until = monotonic() + patience
     poll = select.poll()
     poll.register(ready, select.POLLIN)
     while not data.endswith(b"\n"):
         if stopped():
             raise _unneeded(directory)
         if not poll.poll(_LOOK_MILLISECONDS):
-            if time.monotonic() < until:
+            if monotonic() < until:
                 continue
             return None
         received = os.read(ready, 65536)
@@ -305,10 +306,10 @@ def ask(connected: socket.socket, kind: FrameKind, value: object = None) -> Mess
 
 def _exchange(connected: socket.socket, reader: MessageReader, question: bytes) -> list[Message]:
     """Send, and return the messages that come as the answer."""
-    until = time.monotonic() + _ANSWER_SECONDS
+    until = monotonic() + _ANSWER_SECONDS
     connected.settimeout(_ANSWER_SECONDS)
     connected.sendall(question)
-    while time.monotonic() < until:
+    while monotonic() < until:
         data = connected.recv(65536)
         if not data:
             raise ConnectionResetError("the connection was closed")

@@ -8,10 +8,10 @@ of requests does not keep the others waiting. While reads are left over, bulk wr
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from aiochroma._clock import monotonic
 from aiochroma.core.operations import Lane
 from aiochroma.core.pacing import Pacing
 from aiochroma.core.worker import WorkerState
@@ -88,7 +88,7 @@ class SharedPacing(Pacing):
         self._catch_up()
 
     def _size_slices(self, *, may_grow: bool) -> None:
-        alone = self._fixed is None and time.monotonic() - self._read_at > _READS_RECENT_SECONDS
+        alone = self._fixed is None and monotonic() - self._read_at > _READS_RECENT_SECONDS
         self.fewest_records = _FEWEST_ALONE if alone else _FEWEST_RECORDS
         self._limits.eases_rewrites = not alone
         budget = self._fixed or (_ALONE_SECONDS if alone else _BESIDE_READS_SECONDS)
@@ -130,7 +130,7 @@ class SharedWorkerState(WorkerState):
             return True
         if head.lane is Lane.READ:
             if not head.row.finds:
-                self.pacing.served_read(time.monotonic())
+                self.pacing.served_read(monotonic())
             late = seconds > _READS_OF_A_ROUND_SECONDS and step.stop is None
             self._left_over = self._left_over or late
             return late

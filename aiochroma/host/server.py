@@ -26,6 +26,7 @@ from datetime import datetime, timezone
 from functools import partial
 from typing import TYPE_CHECKING
 
+from aiochroma._clock import monotonic
 from aiochroma._errors import DatabaseInUseError, StoreUnavailableError
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma._types import JsonObject
@@ -91,7 +92,7 @@ class HostServer:
         self._versions = versions()
         self._selector = selectors.DefaultSelector()
         self._listening = Listening(directory, self._selector)
-        self._looked_at = time.monotonic()
+        self._looked_at = monotonic()
         self._look_after_at = 0.0
         self._ends_at: float | None = None
         self._signal = 0
@@ -127,7 +128,7 @@ class HostServer:
 
     def _take_lock(self, directory: Path, wait_seconds: float) -> Ownership:
         """Become the owner, then listen; called at every opening."""
-        until = time.monotonic() + _SUCCESSION_SECONDS
+        until = monotonic() + _SUCCESSION_SECONDS
         while True:
             try:
                 ownership = acquire(
@@ -137,7 +138,7 @@ class HostServer:
             except DatabaseInUseError:
                 owner = read_owner(directory)
                 going = owner is not None and owner.role == "host" and not self._listening.is_anothers()
-                if not going or time.monotonic() > until:
+                if not going or monotonic() > until:
                     raise
                 time.sleep(0.02)
         if self._listening.socket is None and self._ends_at is None:
@@ -208,9 +209,9 @@ class HostServer:
             if self._worker.queue.failure is None:
                 return True
             return self._listening.socket is None or (
-                self._ends_at is not None and time.monotonic() >= self._ends_at
+                self._ends_at is not None and monotonic() >= self._ends_at
             )
-        return self._ends_at is not None and time.monotonic() >= self._ends_at
+        return self._ends_at is not None and monotonic() >= self._ends_at
 
     def _turn(self) -> None:
         """Wait for what comes. Where that is requests alone, they are handed over, and there is nothing to look after."""
@@ -219,7 +220,7 @@ class HostServer:
             self._woken = False
             self._caught_up.set()
         others = not self._opened_told
-        for key, events in self._selector.select(max(0.0, self._look_after_at - time.monotonic())):
+        for key, events in self._selector.select(max(0.0, self._look_after_at - monotonic())):
             if key.data is not None:
                 others = not self._clients.serve(key.data, events) or others
                 continue
@@ -229,7 +230,7 @@ class HostServer:
                 self._waker.drain()
             elif key.fileobj is self._listening.socket:
                 self._clients.accept(self._listening.waiting())
-        if others or time.monotonic() >= self._look_after_at:
+        if others or monotonic() >= self._look_after_at:
             self._look_after()
 
     def _look_after(self) -> None:
@@ -242,8 +243,8 @@ class HostServer:
         self._look_after_at = self._next_moment() + 0.001
 
     def _next_moment(self) -> float:
-        """Return when there is something to look after, whether or not something comes before (``time.monotonic()``)."""
-        now = time.monotonic()
+        """Return when there is something to look after, whether or not something comes before (``monotonic()``)."""
+        now = monotonic()
         moments = [self._looked_at + _LOOK_SECONDS]
         if self._listening.watched_from > now:
             moments.append(self._listening.watched_from)
@@ -257,7 +258,7 @@ class HostServer:
 
     @property
     def _idle_at(self) -> float | None:
-        """When it ends for want of clients (``time.monotonic()``); None while it does not, or is ending already."""
+        """When it ends for want of clients (``monotonic()``); None while it does not, or is ending already."""
         since = self._clients.alone_since
         if self._idle is None or since is None or self._ends_at is not None:
             return None
@@ -377,7 +378,7 @@ class HostServer:
             self._clients.broadcast(
                 frame(FrameKind.FAILED, 0, self._clients.codec.encode(error_to_wire(failure)))
             )
-            self._ends_at = time.monotonic() + _LINGER_SECONDS
+            self._ends_at = monotonic() + _LINGER_SECONDS
         elif info is not None:
             self._opened_told = True
             for peer in self._clients:
@@ -403,7 +404,7 @@ class HostServer:
         if self._ends_at is not None:
             return
         log.info("host.ending", database=str(self._directory), reason=why)
-        self._ends_at = time.monotonic() + _DRAIN_SECONDS
+        self._ends_at = monotonic() + _DRAIN_SECONDS
         self._listening.close()
         for peer in self._clients:
             peer.going = True
@@ -413,7 +414,7 @@ class HostServer:
 
     def _look(self) -> None:
         """End when there is no client, or nothing to serve; once a minute see whether socket and directory still are."""
-        now = time.monotonic()
+        now = monotonic()
         if self._ends_at is not None or not self._listening.has_begun:
             return
         if self._worker.queue.failure is not None:
@@ -442,8 +443,8 @@ class HostServer:
 
     def _say_goodbye(self) -> None:
         """Give the clients a moment to read what they are owed."""
-        until = time.monotonic() + _LINGER_SECONDS
-        while time.monotonic() < until and not all(peer.send_unsent() for peer in self._clients):
+        until = monotonic() + _LINGER_SECONDS
+        while monotonic() < until and not all(peer.send_unsent() for peer in self._clients):
             time.sleep(0.005)
         for peer in self._clients:
             peer.close()

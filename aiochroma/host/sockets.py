@@ -14,10 +14,10 @@ import socket
 import stat
 import struct
 import tempfile
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from aiochroma._clock import monotonic
 from aiochroma._errors import AiochromaError, DatabaseInUseError, InvalidInputError, StoreUnavailableError
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma.disk.layout import no_descriptors
@@ -220,7 +220,7 @@ class Listening:
     Attributes:
         socket: The socket; None before it is made and after it is closed.
         address: The name of the socket.
-        watched_from: From which moment on (``time.monotonic()``) the selector may watch it.
+        watched_from: From which moment on (``monotonic()``) the selector may watch it.
     """
 
     def __init__(self, directory: Path, selector: selectors.BaseSelector) -> None:
@@ -250,7 +250,7 @@ class Listening:
 
     def watch(self) -> None:
         """Have the selector watch the socket, if it may; called on the thread that selects."""
-        if self.socket is not None and not self._watched and time.monotonic() >= self.watched_from:
+        if self.socket is not None and not self._watched and monotonic() >= self.watched_from:
             self._watched = True
             self._selector.register(self.socket, selectors.EVENT_READ)
 
@@ -290,7 +290,7 @@ class Listening:
                 log.warning("host.cannot_accept", database=str(self._directory), reason=reason)
                 # The socket stays readable. Watched on, it would take a whole processor; and whoever goes makes room.
                 self._unwatch()
-                self.watched_from = time.monotonic() + _ACCEPT_AGAIN_SECONDS
+                self.watched_from = monotonic() + _ACCEPT_AGAIN_SECONDS
                 return
             yield connected
 

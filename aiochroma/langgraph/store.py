@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from langgraph.store.base import BaseStore, GetOp, Item, ListNamespacesOp, PutOp, SearchItem, SearchOp
 
+from aiochroma._clock import monotonic
 from aiochroma._waiting import drive, together
 from aiochroma.client.options import check_name
 from aiochroma.client.session import LazyClient, Shared
@@ -177,7 +178,7 @@ class _Items:
         self._vectors_name = f"{name}.vectors"
         self._index = None if index is None else IndexedFields(index)
         self._sweep_minutes = (ttl or {}).get("sweep_interval_minutes")
-        self._swept_at = time.monotonic()
+        self._swept_at = monotonic()
         self._versions = Versions()
 
     async def batch(self, given: Iterable[Op]) -> list[Result]:
@@ -337,7 +338,7 @@ class _Items:
         with self._versions.putting(puts):
             await self._put_counted(puts, texts)
         minutes = self._sweep_minutes
-        if minutes is not None and time.monotonic() - self._swept_at > minutes * MINUTE:
+        if minutes is not None and monotonic() - self._swept_at > minutes * MINUTE:
             await self.sweep()
 
     async def _put_counted(self, puts: dict[str, PutOp], texts: dict[str, list[str]]) -> None:
@@ -431,7 +432,7 @@ class _Items:
 
     async def sweep(self) -> int:
         """Delete the items whose time has passed, and return how many there were; and what puts that died have left."""
-        self._swept_at = time.monotonic()
+        self._swept_at = monotonic()
         left = await self._versions.abandoned(self._client, self._name, self._vectors_name)
         await self._delete([], left)
         where = {"$and": [{"expires_at": {"$lte": time.time()}}, {"ttl": {"$gte": 0.0}}]}
@@ -445,6 +446,5 @@ class _Items:
 
         await self._client.on_collection(self._name, remove, absent=None)
         there = {one.id: one.version for one in await self._get(sorted(expired), values=False, expired=None)}
-        versions = {item.version for item in expired.values()}
-        await self._delete([], sorted(versions - set(there.values())))
+        await self._delete([], sorted({item.version for item in expired.values()} - set(there.values())))
         return len(expired.keys() - there.keys())

@@ -18,12 +18,12 @@ import os
 import socket
 import sys
 import threading
-import time
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, BinaryIO
 
 import filelock
 
+from aiochroma._clock import lock_within, monotonic
 from aiochroma._distribution import missing_extra, version
 from aiochroma._errors import StoreUnavailableError, error_from_dict
 from aiochroma.host.reaching import start_detached
@@ -68,8 +68,8 @@ def run_session(
     if not hasattr(socket, "AF_UNIX"):
         return _serve_alone(directory, tuple(scope), read_only=read_only)
     hello = {"version": version(), "scope": list(scope), "read_only": read_only}
-    until = time.monotonic() + _REACH_SECONDS
-    while time.monotonic() < until:
+    until = monotonic() + _REACH_SECONDS
+    while monotonic() < until:
         with _reach(directory, idle, until) as connected, connected.makefile("rb") as incoming:
             answer = b""
             with contextlib.suppress(OSError):
@@ -129,10 +129,10 @@ def _reach(directory: str, idle: float, until: float) -> socket.socket:
     address = address_of(directory)
     # Whoever holds it may start a server, or end one.
     changing = filelock.FileLock(address.with_suffix(".mcp-lock"), thread_local=False)
-    while time.monotonic() < until:
+    while monotonic() < until:
         connected = connect_to(address)
         if connected is None:
-            with contextlib.suppress(filelock.Timeout), changing.acquire(timeout=_LOCK_SECONDS):
+            with contextlib.suppress(filelock.Timeout), lock_within(changing, _LOCK_SECONDS):
                 connected = connect_to(address)
                 if connected is None:
                     start_detached("aiochroma.mcp", directory, {"idle": idle}, log=MCP_LOG)

@@ -7,10 +7,10 @@ have written. A copy of a server's memories is completed beside the recalls that
 from __future__ import annotations
 
 import threading
-import time
 from functools import partial
 from typing import TYPE_CHECKING
 
+from aiochroma._clock import monotonic
 from aiochroma._errors import InvalidInputError
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma._waiting import THREAD_NAME, drive, off_loop
@@ -49,7 +49,7 @@ class CodesBeside:
         """See to namespaces, unless that was done a moment ago, or is under way."""
         if not (store.answers_in_parallel and store.embedder.gives_tokens) or self._has_ended:
             return
-        now = time.monotonic()
+        now = monotonic()
         if now < self._rests_until or (self._thread is not None and self._thread.is_alive()):
             return
         self._rests_until = now + _PAUSE_SECONDS
@@ -72,13 +72,13 @@ class CodesBeside:
             if not self._has_ended:
                 log.warning("memory.codes_incomplete", error=error)
         finally:
-            self._rests_until = time.monotonic() + _PAUSE_SECONDS
+            self._rests_until = monotonic() + _PAUSE_SECONDS
 
     async def _completed(self, store: Store, name: str) -> None:
         namespace = await store.existing(name)
         if namespace is None:
             return
-        now = time.monotonic()
+        now = monotonic()
         self._tried = {key: at for key, at in self._tried.items() if now - at < _TRIED_SECONDS}
         ids: list[str] = await store.submit("memories_without_code", **namespace.collection)
         ids = [id for id in ids if (name, id) not in self._tried]

@@ -11,9 +11,9 @@ import contextlib
 import contextvars
 import secrets
 import threading
-import time
 from typing import TYPE_CHECKING
 
+from aiochroma._clock import monotonic
 from aiochroma._errors import ClosedError, EmbeddingFailedError, InvalidInputError, StoreUnavailableError
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma._types import Metadata
@@ -171,8 +171,8 @@ class BackgroundCompacting:
         if self._cancel is not None:
             with contextlib.suppress(RuntimeError):  # Its loop has just ended.
                 self._cancel()
-        until = time.monotonic() + _GIVING_BACK_SECONDS
-        while self._thread is not None and self._thread.is_alive() and time.monotonic() < until:
+        until = monotonic() + _GIVING_BACK_SECONDS
+        while self._thread is not None and self._thread.is_alive() and monotonic() < until:
             await rest(0.002)
 
     def _run(self) -> None:

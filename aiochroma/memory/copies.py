@@ -17,6 +17,7 @@ import uuid
 from datetime import datetime
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
+from aiochroma._clock import monotonic
 from aiochroma._errors import (
     AiochromaError,
     InvalidInputError,
@@ -119,8 +120,8 @@ class ExclusiveRun:
     async def __aenter__(self) -> ExclusiveRun:
         self._under_way.add(self._mark)
         try:
-            until = time.monotonic() + _SETTLING_PATIENCE_SECONDS
-            while not await self._has_begun(may_wait=time.monotonic() < until):
+            until = monotonic() + _SETTLING_PATIENCE_SECONDS
+            while not await self._has_begun(may_wait=monotonic() < until):
                 await rest(_SETTLING_PAUSE_SECONDS)
         except BaseException:
             await self.__aexit__(None, None, None)
@@ -177,7 +178,7 @@ class ExclusiveRun:
                 "Another program embeds this database again by now: this one gave no sign of life for too long. Nothing is lost; "
                 "it goes on where this one stopped."
             )
-        if time.monotonic() - self._signed_at > _SIGN_SECONDS:
+        if monotonic() - self._signed_at > _SIGN_SECONDS:
             await self._give_sign(found)
 
     def _sign(self) -> Metadata:
@@ -190,7 +191,7 @@ class ExclusiveRun:
         }
 
     async def _give_sign(self, found: Collection) -> None:
-        self._signed_at = time.monotonic()
+        self._signed_at = monotonic()
         await self._store.submit("_modify", id=found.id, new_metadata=self._sign(), **self._store.database)
 
     def _is_at_work(self, known: MetadataView) -> bool:
@@ -215,12 +216,12 @@ def _refusal(known: MetadataView) -> OtherRunError:
 
 async def settled(work: Callable[[], Awaitable[T]]) -> T:
     """Do something with a namespace; again, where a copy was about to take over."""
-    until = time.monotonic() + _SETTLING_PATIENCE_SECONDS
+    until = monotonic() + _SETTLING_PATIENCE_SECONDS
     while True:
         try:
             return await work()
         except NamespaceMovingError:
-            if time.monotonic() > until:
+            if monotonic() > until:
                 raise
         await rest(_SETTLING_PAUSE_SECONDS)
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal, TypeVar
 
+from aiochroma._clock import monotonic
 from aiochroma._errors import ClosedError, InvalidInputError, is_one_of, shown
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma._waiting import checked_seconds, waits_by_blocking
@@ -288,7 +288,7 @@ class Life:
 
     async def _sweep_in_passing(self) -> None:
         """Sweep after a write, if the memory is to do so and it is time."""
-        now = time.monotonic()
+        now = monotonic()
         if self._sweep_every is None or now - self._swept_at < self._sweep_every:
             return
         self._swept_at = now

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 import sys
-import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 
 from aiochroma._callbacks import ask
+from aiochroma._clock import monotonic
 from aiochroma._errors import (
     EmbedderError,
     InvalidInputError,
@@ -239,7 +239,7 @@ async def _answer(store: Store, question: _Question) -> Recall:
     Raises:
         AiochromaError: Every namespace failed, or the question could not be embedded.
     """
-    begun = time.perf_counter()
+    begun = monotonic()
     timings: dict[str, float] = {}
     searches = question.searches
     if searches is None:
@@ -279,7 +279,7 @@ async def _rerank(
     timings: dict[str, float],
 ) -> list[Hit]:
     """Order hits again, of each namespace no more than it may give; where that fails, by their scores, and note why."""
-    begun = time.perf_counter()
+    begun = monotonic()
     try:
         hits = await _reranked(rerank, question.text, hits, _within_limits(hits, searches))
     except RerankFailedError as error:
@@ -404,7 +404,7 @@ async def _embedded(store: Store, question: _Question) -> tuple[Embedded | None,
 
 
 def _milliseconds(begun: float) -> float:
-    return round((time.perf_counter() - begun) * 1000, 3)
+    return round((monotonic() - begun) * 1000, 3)
 
 
 async def _reranked(rerank: Rerank, query: str, hits: Sequence[Hit], unjudged: Sequence[Hit]) -> list[Hit]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from aiochroma._clock import monotonic
 from aiochroma._errors import ClosedError, EmbedderError, EmbedderMismatchError, InvalidInputError
 from aiochroma._types import MetadataView, Vector
 from aiochroma._waiting import off_loop
@@ -160,7 +160,7 @@ class Store:
             StoreUnavailableError: The client cannot be opened. For a second further calls get the same error at once.
         """
         if self._client is None or (self._owns_client and self._client.closed):
-            if self._failure is not None and time.monotonic() - self._failed_at < _REOPEN_SECONDS:
+            if self._failure is not None and monotonic() - self._failed_at < _REOPEN_SECONDS:
                 raise self._failure
             await self._open_client()
         try:
@@ -178,7 +178,7 @@ class Store:
         try:
             client = await ClientOpening(self._resolve).open()
         except Exception as error:
-            self._failure, self._failed_at = error, time.monotonic()
+            self._failure, self._failed_at = error, monotonic()
             raise
         if self._has_ended:
             await client.close()
@@ -195,7 +195,7 @@ class Store:
         if self._texts is None:
             embedder = await off_loop(partial(self._choose_embedder, await self._stored_embedders()))
             self._texts = TextEmbedder(embedder, self._split_chars, self.sparse)
-        if time.monotonic() - self._looked_at < _LOOK_SECONDS:
+        if monotonic() - self._looked_at < _LOOK_SECONDS:
             return
         info = self.info
         self.answers_in_parallel = info.capabilities.parallel_calls
@@ -210,7 +210,7 @@ class Store:
             )
         if self.sparse is not None and not info.url:
             raise no_sparse_vectors(self.name)
-        self._looked_at = time.monotonic()
+        self._looked_at = monotonic()
 
     async def close(self) -> None:
         """Close the client, unless it was given; a client that is still opening is closed as soon as it is open."""

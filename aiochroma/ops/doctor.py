@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from aiochroma._clock import monotonic
 from aiochroma._errors import DatabaseInUseError, DatabasePathError, InvalidInputError, StoreUnavailableError
 from aiochroma._files import canonical_path, remove_abandoned
 from aiochroma._waiting import at_length, on_callers_loop
@@ -88,7 +88,7 @@ async def doctor(
     changes = repair or vacuum or erase or reembed_missing
     if backup_to is not None and not changes:
         raise InvalidInputError("`backup_to` is of use with `repair`, `vacuum` or `reembed_missing` only.")
-    begun, directory = time.monotonic(), Path(canonical_path(path))
+    begun, directory = monotonic(), Path(canonical_path(path))
     visit = _Visit(
         directory,
         on_callers_loop(progress or (lambda _stage, _done, _of: None)),
@@ -103,7 +103,7 @@ async def doctor(
         if changes:
             raise
         in_use = error
-        seconds = time.monotonic() - begun
+        seconds = monotonic() - begun
         return await at_length(
             lambda: _explained(directory, lambda: report_in_use(directory, in_use, seconds))
         )
@@ -112,7 +112,7 @@ async def doctor(
         if visit.worn is not None or (found.damaged and (repair or reembed_missing)):
             filled = await visit.rebuild(embedder)
         found = await at_length(lambda: _explained(directory, visit.finish))
-    return replace(found, filled=filled, seconds=round(time.monotonic() - begun, 3))
+    return replace(found, filled=filled, seconds=round(monotonic() - begun, 3))
 
 
 def _explained(directory: Path, work: Callable[[], T]) -> T:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass, field
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
+from aiochroma._clock import monotonic
 from aiochroma._errors import DatabasePathError, InvalidInputError, MigrationError, shown
 from aiochroma._files import canonical_path
 from aiochroma._types import JsonObject
@@ -183,7 +183,7 @@ async def migrate(
         >>> report.is_verified  # doctest: +SKIP
         True
     """
-    begun = time.monotonic()
+    begun = monotonic()
     source = endpoint_of(src, "src", tenant, database, src_options)
     target = endpoint_of(dst, "dst", to_tenant, to_database, dst_options)
     if all_databases and (
@@ -222,7 +222,7 @@ async def migrate(
         target.shown,
         tuple(collections),
         (*await off_loop(source.notes), *left_out),
-        round(time.monotonic() - begun, 3),
+        round(monotonic() - begun, 3),
     )
 
 

@@ -11,10 +11,10 @@ Everything here runs on the DB thread.
 from __future__ import annotations
 
 import sqlite3
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from aiochroma._clock import monotonic
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma.backend.chroma_records import ChromaRecords, Database, database_of
 from aiochroma.core.operations import Effect
@@ -161,13 +161,13 @@ class IndexKeeper:
             f"The index {str(self._file or 'in memory')!r} cannot be used: {error}. Memories are found by meaning, those that "
             "only share words with it may be missing. The file may be deleted: it is made again from Chroma's records."
         )
-        self._problem = (time.monotonic() + _UNUSABLE_SECONDS, problem)
+        self._problem = (monotonic() + _UNUSABLE_SECONDS, problem)
         if self._index is not None:
             self._index.close()
             self._index = None
 
     def _present_problem(self) -> str | None:
-        if self._problem is not None and time.monotonic() >= self._problem[0]:
+        if self._problem is not None and monotonic() >= self._problem[0]:
             self._problem = None
         return None if self._problem is None else self._problem[1]
 

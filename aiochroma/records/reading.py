@@ -11,6 +11,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
+from aiochroma._clock import monotonic
 from aiochroma._errors import NamespaceMovingError
 from aiochroma._types import CollectionId, Metadata, MetadataView, Vector, Where
 from aiochroma.backend.chroma_records import ChromaRecords, Database, database_of
@@ -73,7 +74,7 @@ class Reader:
         api: Chroma.
 
     Attributes:
-        in_place: The collections that were not replaced when this was asked last, and when that was (``time.monotonic()``).
+        in_place: The collections that were not replaced when this was asked last, and when that was (``monotonic()``).
         believed_seconds: How long that is believed.
     """
 
@@ -110,7 +111,7 @@ class Reader:
         """
         from chromadb.errors import NotFoundError
 
-        asked = time.monotonic()
+        asked = monotonic()
         if asked - self.in_place.get(str(collection_id), -math.inf) < self.believed_seconds:
             return
         known = self._api.metadata_of(collection_id, **db)

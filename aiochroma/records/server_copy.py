@@ -9,6 +9,7 @@ import time
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from aiochroma._clock import monotonic
 from aiochroma.records.record import UPDATED_AT
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ class Copy:
         ids: Those that are to be copied, in the server's order; None before that has begun.
         copied: How many of them were.
         is_complete: Whether all were.
-        followed_at: When the last question was asked that was answered (``time.monotonic()``).
+        followed_at: When the last question was asked that was answered (``monotonic()``).
         asked_at: When that question was asked, on the clock that memories are stamped with.
         looked_back_at: When the last question was asked that went further back.
         compared_at: When the ids were compared last.
@@ -124,7 +125,7 @@ class Copy:
     read_at: float = 0.0
     noted_at: float = 0.0
     unread: set[str] = field(default_factory=set)
-    used_at: float = field(default_factory=time.monotonic)
+    used_at: float = field(default_factory=monotonic)
     refused_until: float = 0.0
     count: int = 0
 
@@ -175,10 +176,10 @@ def leaving(sizes: Mapping[str, int], used_at: Mapping[str, float], room: int) -
 
     Args:
         sizes: How many memories each has.
-        used_at: When each was searched last (``time.monotonic()``).
+        used_at: When each was searched last (``monotonic()``).
         room: How many memories all of them may have; below 0 where the other one never fits.
     """
-    now, whole, found = time.monotonic(), sum(sizes.values()), []
+    now, whole, found = monotonic(), sum(sizes.values()), []
     for name in sorted(sizes, key=lambda name: used_at[name]):
         if whole > room >= 0 and now - used_at[name] > _UNUSED_SECONDS:
             found.append(name)

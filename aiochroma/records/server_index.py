@@ -17,11 +17,11 @@ Called from several connection threads at once.
 
 from __future__ import annotations
 
-import time
 from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from aiochroma._clock import monotonic
 from aiochroma._types import CollectionId, JsonObject, Vector, Where
 from aiochroma.backend.chroma_records import Database
 from aiochroma.core.operations import Effect
@@ -334,7 +334,7 @@ class _DoubtedChunks(Chunks):
     def holder(self, name: str, db: Database) -> UUID | None:
         """See ``Chunks``."""
         key = (db["tenant"], db["database"], name)
-        now = time.monotonic()
+        now = monotonic()
         if self._holders.get(key) is None and now - self._asked_at.get(key, 0.0) > _BELIEVED_SECONDS:
             self._holders.pop(key, None)
             self._asked_at[key] = now

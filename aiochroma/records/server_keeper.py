@@ -11,8 +11,7 @@ client has written since. Who opens the file compares the ids, and asks for what
 process at a time has the file; another one keeps its copy in memory, as does one whose file fails. After a week a namespace is
 read again whole: what a program changed without a stamp, or with one of a wild clock, would else stay as it was. So it is at once
 where the server has older versions of what was changed last: it was restored from a backup.
-
-Used from several connection threads at once. Questions to the server are asked outside of the lock.
+Used from several connection threads at once; questions to the server are asked outside of the lock.
 """
 
 from __future__ import annotations
@@ -27,6 +26,7 @@ from dataclasses import replace
 from functools import cache, partial
 from typing import TYPE_CHECKING
 
+from aiochroma._clock import monotonic
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma.disk.layout import is_damage
 from aiochroma.disk.retained_log import LogState
@@ -104,7 +104,7 @@ class ServerKeeper(IndexKeeper):
         """Bring a namespace up to date; return which share of it is here, and why it cannot be kept here, if it cannot."""
         from chromadb.errors import NotFoundError
 
-        arrived = time.monotonic()
+        arrived = monotonic()
         with self.lock:
             problem = self._present_problem()
             if problem is not None:
@@ -235,7 +235,7 @@ class ServerKeeper(IndexKeeper):
             if self._file is not None and self._copies.get(collection) is copy and not copy.unread:
                 mark = Mark(**copy.db, as_of=copy.asked_at, skew=copy.skew, read_at=copy.read_at)
                 self._open().set_watermark(collection, str(mark))
-                copy.noted_at = time.monotonic()
+                copy.noted_at = monotonic()
 
     def _tidy(self, index: TextIndex) -> None:
         """Leave nothing in the file of what was changed or taken out."""
@@ -281,7 +281,7 @@ class ServerKeeper(IndexKeeper):
     def _update(self, copy: Copy, collection: str, db: Database) -> None:
         if not copy.is_complete and not self._copy(copy, collection, db):
             return
-        begun, now = time.monotonic(), time.time()
+        begun, now = monotonic(), time.time()
         looks_back = copy.must_look_back or begun - copy.looked_back_at > _LOOK_BACK_SECONDS
         copy.must_look_back = False
         try:
@@ -311,11 +311,11 @@ class ServerKeeper(IndexKeeper):
 
     def _copy(self, copy: Copy, collection: str, db: Database) -> bool:
         """Copy for a while; return whether everything is here."""
-        until = time.monotonic() + _COPYING_SECONDS
+        until = monotonic() + _COPYING_SECONDS
         if copy.ids is None:
             copy.count = self._api.count(collection, **db)
             if not self._makes_room(collection, copy.count):
-                copy.refused_until = time.monotonic() + _REFUSED_SECONDS
+                copy.refused_until = monotonic() + _REFUSED_SECONDS
                 return False
             now = time.time()
             there = self._ids(collection, db)
@@ -332,9 +332,9 @@ class ServerKeeper(IndexKeeper):
             ids = copy.ids[copy.copied : copy.copied + _PAGE]
             self._take(collection, db, ids)
             copy.copied += len(ids)
-            if time.monotonic() > until and copy.copied < len(copy.ids):
+            if monotonic() > until and copy.copied < len(copy.ids):
                 return False
-        copy.is_complete, copy.must_look_back, copy.compared_at = True, True, time.monotonic()
+        copy.is_complete, copy.must_look_back, copy.compared_at = True, True, monotonic()
         log.debug("server_index.copied", collection=collection, records=copy.copied)
         return True
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import json
 import re
-import time
 import unicodedata
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from aiochroma._clock import monotonic
 from aiochroma.text.analysis import bounded_question, match_expression, query_terms
 from aiochroma.text.coverage import Term, term_weight
 from aiochroma.text.dates import periods_in
@@ -345,7 +345,7 @@ class Vocabulary:
         """Read words that were not read yet, for a short while."""
         if self._last is None:
             return
-        until = time.monotonic() + _SECONDS
+        until = monotonic() + _SECONDS
         table = f"temp.words_{self._namespace}"
         self._connection.execute(f"DROP TABLE IF EXISTS {table}")
         self._connection.execute(
@@ -363,7 +363,7 @@ class Vocabulary:
                 if words:
                     # SQLite takes accents off Latin letters alone.
                     self._add(words, *_runs([_plain(word) for word in words]))
-                if time.monotonic() >= until:
+                if monotonic() >= until:
                     break
         finally:
             self._connection.execute(f"DROP TABLE {table}")
