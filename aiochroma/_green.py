@@ -7,10 +7,10 @@ waits for another on a lock that stops both for ever. Nothing could be done abou
 
 from __future__ import annotations
 
-import _queue
 import asyncio
 import os
 import queue
+import subprocess
 import sys
 import threading
 
@@ -35,10 +35,11 @@ def refuse_half_patched() -> None:
             "and its locks would stop every greenlet. Do that first, before any other import."
         )
     if not _is_green:
-        if queue.SimpleQueue is not _queue.SimpleQueue:
+        replaced = [each.__name__ for each in (queue.SimpleQueue, subprocess.Popen) if _is_of_greenlets(each)]
+        if replaced:
             raise BlockingCallError(
-                "`queue` was replaced and `threading` was not (`gevent.monkey.patch_all(thread=False)`): threads would wait for "
-                "greenlets for ever. Replace both, or add `queue=False`."
+                f"{' and '.join(replaced)} were replaced and threads were not (`gevent.monkey.patch_all(thread=False)`): threads "
+                "would wait for greenlets for ever. Replace threads as well (`gevent.monkey.patch_all()`)."
             )
         return
     if sys.platform == "linux" and threading.get_native_id() != os.getpid():
@@ -55,6 +56,10 @@ def refuse_half_patched() -> None:
             "With threads replaced by greenlets (gevent, eventlet) uvloop would keep the one that serves the database from ever "
             "running: use asyncio's own event loop."
         )
+
+
+def _is_of_greenlets(kind: type) -> bool:
+    return kind.__module__.split(".")[0] in {"gevent", "eventlet"}
 
 
 def real_thread() -> int | None:

@@ -186,7 +186,8 @@ def test_under_gevent_everything_works():
     ("first", "program", "says"),
     [
         ("", "from gevent import monkey; monkey.patch_all(); use()", "before any other import"),
-        ("from gevent import monkey; monkey.patch_all(thread=False)", "use()", "queue=False"),
+        ("from gevent import monkey; monkey.patch_all(thread=False, queue=False)", "use()", "Popen"),
+        ("from gevent import monkey; monkey.patch_all(thread=False)", "use()", "(thread=False)"),
         (_FIRST, "import gevent; gevent.get_hub().threadpool.apply(use)", "on the main thread"),
         (_FIRST, "import uvloop; uvloop.run(use_on_a_loop())", "asyncio's own event loop"),
     ],
