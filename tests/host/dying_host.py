@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+from pathlib import Path
 
 from aiochroma.backend.embedded import EmbeddedBackend
 from aiochroma.core import connection, worker
@@ -60,6 +61,9 @@ def execute(self, request, deadline=None):
         os.kill(os.getpid(), signal.SIGKILL)
     if arguments.get("name") == "poison of the thread":
         worker.deliver = fail_once
+    if arguments.get("name") == "gate":
+        # A pipe: it is opened when another process opens its other end.
+        Path(os.environ["DYING_HOST_GATE"]).read_text()
     if arguments.get("name") == "signal":
         peer.Peer._sent = send_and_end
     return carry_out(self, request, deadline)

@@ -88,6 +88,14 @@ def fork(path):
     client.close()
 
 
+def outlived(path):
+    with sync.PersistentClient(path, process="shared", host_idle=600):
+        child = os.fork()
+        if child:
+            print(child, flush=True)
+        signal.pause()
+
+
 def stay(path):
     with sync.PersistentClient(path, process="shared"):
         print("here", flush=True)
@@ -99,4 +107,4 @@ if __name__ == "__main__":
     if command in {"flood", "read_and_stop", "write"}:
         asyncio.run(globals()[command](*arguments))
     else:
-        {"exit": exit_in_flight, "fork": fork, "stay": stay}[command](*arguments)
+        {"exit": exit_in_flight, "fork": fork, "outlived": outlived, "stay": stay}[command](*arguments)

@@ -247,6 +247,29 @@ async def test_a_killed_client_leaves_nothing_in_the_host(client, collection, ho
     assert await collection.count() - count <= 300
 
 
+async def test_what_a_killed_client_had_in_the_host_never_runs(
+    monkeypatch, tmp_path, dying_host, opening, hosts, path, program
+):
+    """Its requests had arrived and had not begun: the host lets go of them as soon as it is gone."""
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    monkeypatch.setenv("DYING_HOST_GATE", str(gate))
+    async with opening() as client:
+        victim = program("flood", 3000)
+        assert victim.stdout.readline() == "flooding\n"
+        held = asyncio.ensure_future(client.get_collection("gate"))
+        await asyncio.to_thread(until, lambda: "get_collection gate" in dying_host(), "the host is held")
+        await asyncio.to_thread(until, lambda: hosts.status(path)["pending"] > 200, "the victim waits")
+        victim.kill()
+        await asyncio.to_thread(until, lambda: len(hosts.status(path)["clients"]) == 1, "it is gone")
+        gate.write_text("open")
+        with pytest.raises(NotFoundError):
+            await held
+        await client.heartbeat()
+    carried_out = dying_host()
+    assert "_upsert " not in carried_out[carried_out.index("get_collection gate") :]
+
+
 async def test_a_stopped_client_keeps_nobody_waiting(client, collection, hosts, path, program):
     """Its answers pile up, then it is sent away; when it wakes it connects again and goes on."""
     await collection.add(
@@ -276,6 +299,25 @@ async def test_a_cut_write_keeps_its_place_when_the_connection_is_lost(client, c
     await old
     assert set((await collection.get(include=["documents"]))["documents"]) == {"new"}
     assert hosts.pid(path) == pid
+
+
+async def test_what_is_sent_again_keeps_its_place_before_what_was_not_sent(client, collection, hosts, path):
+    """The last write of a record is the one that stays, also where a host dies with the first ones."""
+    hosts.kill(path, signal.SIGSTOP)
+    writes = [
+        asyncio.ensure_future(
+            collection.upsert(ids=["a"], embeddings=[VECTOR], documents=[f"version {number}"])
+        )
+        for number in range(300)
+    ]
+    # More than a client may have in the host, so that some are sent and others are not.
+    while client.stats().pending < len(writes):
+        await asyncio.sleep(0)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    hosts.kill(path)
+    await asyncio.gather(*writes)
+    assert (await collection.get(ids=["a"]))["documents"] == ["version 299"]
 
 
 async def test_nonsense_on_the_socket_harms_nobody(client, collection, hosts, path):
@@ -338,6 +380,19 @@ def test_exit_without_close_is_clean(program):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_the_end_of_a_process_is_seen_although_its_forked_child_lives_on(hosts, path, program):
+    """The child holds no copy of the connection: what its parent had asked for is let go of."""
+    parent = program("outlived")
+    child = int(parent.stdout.readline())
+    try:
+        assert len(hosts.status(path)["clients"]) == 1
+        parent.kill()
+        until(lambda: hosts.status(path)["clients"] == [], "the host sees the end of the parent")
+        os.kill(child, 0)
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
 def test_a_forked_child_may_open_its_own(program, hosts, path):
     """The parent's handles raise in the child, new ones work, the parent goes on."""
     process = program("fork")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import shutil
@@ -22,7 +23,8 @@ import aiochroma
 from aiochroma import sync
 from aiochroma.disk.ownership import OWNER_FILE, acquire, read_owner
 from aiochroma.host.reaching import start_detached
-from aiochroma.host.sockets import check_peer, connect_to
+from aiochroma.host.sockets import check_peer, connect_to, socket_address
+from aiochroma.host.wire import FrameKind, json_frame
 
 VECTOR = [0.1, 0.2, 0.3, 0.4]
 PROGRAM = Path(__file__).with_name("program.py")
@@ -230,6 +232,61 @@ def test_a_process_of_another_user_is_refused():
                         check_peer(connected, "A client")
                 assert (connected.fileno() == -1) is bool(user)
                 connected.close()
+
+
+@contextlib.contextmanager
+def another_user():
+    """Be another user for the kernel."""
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="only root can be another user")
+def test_a_host_and_its_client_ask_who_the_other_is(hosts, path, tmp_path):
+    """Even where folder and socket are open to all: a host serves no other user, and a client trusts no other user's host."""
+    with sync.PersistentClient(path, process="shared") as client:
+        (address,) = Path(hosts.folder).glob("*.sock")
+        Path(hosts.folder).chmod(0o711)
+        address.chmod(0o666)
+        for known in (False, True):
+            with socket.socket(socket.AF_UNIX) as connecting:
+                connecting.settimeout(60.0)
+                with contextlib.nullcontext() if known else another_user():
+                    connecting.connect(str(address))
+                    try:
+                        connecting.sendall(json_frame(FrameKind.STATUS, None))
+                        answer = connecting.recv(4096)
+                    except ConnectionError:
+                        answer = b""
+                assert bool(answer) is known
+        assert client.heartbeat()
+        assert "user 65534" in hosts.log(path)
+        Path(hosts.folder).chmod(0o700)
+    other = tmp_path / "other"
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(socket_address(other)))
+        with another_user():
+            listening.listen()
+        with pytest.raises(aiochroma.DatabaseInUseError, match="belongs to user 65534"):
+            sync.PersistentClient(other, process="shared")
+
+
+def test_options_other_than_those_of_another_process_are_refused(hosts, path):
+    """The host says which; whoever asks for nothing shares what is open."""
+    process = subprocess.Popen([sys.executable, str(PROGRAM), "stay", str(path)], **PIPES)
+    try:
+        assert process.stdout.readline() == "here\n"
+        with pytest.raises(
+            aiochroma.SettingsConflictError, match=rf"{hosts.pid(path)} with different `max_write_slice_ms`"
+        ):
+            sync.PersistentClient(path, process="shared", max_write_slice_ms=20)
+        with sync.PersistentClient(path, process="shared") as client:
+            assert client.heartbeat()
+    finally:
+        process.communicate()
 
 
 def test_a_folder_that_is_a_link_is_refused(hosts, path, monkeypatch, tmp_path):
