@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
+from datetime import datetime, timezone
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING, NamedTuple
 
 from aiochroma._errors import StoreUnavailableError
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HISTORY_FILE", "ChangeLog", "Entry", "database_key"]
 
+_END = datetime.max.replace(tzinfo=timezone.utc).timestamp()
 _DEFAULT = ("default_tenant", "default_database")
 
 _SCHEMA = """
@@ -132,10 +135,7 @@ class ChangeLog:
                 " ORDER BY number DESC LIMIT ?",
                 (*given.values(), limit),
             ).fetchall()
-            return [
-                Entry(at, action, where, which, text, None if metadata is None else json.loads(metadata))
-                for at, action, where, which, text, metadata in found
-            ]
+            return [_entry(*row) for row in found]
 
     def close(self) -> None:
         """Close the file. May be called again."""
@@ -145,10 +145,32 @@ class ChangeLog:
     def _explained(self) -> Iterator[None]:
         try:
             yield
-        except (OSError, sqlite3.Error, ValueError, TypeError) as error:
+        except (OSError, sqlite3.Error, ValueError, TypeError, OverflowError) as error:
             raise StoreUnavailableError(
                 f"The history {self._path!r} cannot be used: {error}. {_advice(error)}, or open the memory without `history`."
             ) from error
+
+
+def _entry(
+    at: object, action: object, namespace: object, id: object, text: object, metadata: object
+) -> Entry:
+    """Make an entry of a row.
+
+    Raises:
+        ValueError: It is not what is written here.
+    """
+    values = None if metadata is None else json.loads(str(metadata))
+    if (
+        isinstance(at, float)
+        and 0 <= at < _END
+        and isinstance(action, str)
+        and isinstance(namespace, str)
+        and isinstance(id, str)
+        and isinstance(text, (str, NoneType))
+        and isinstance(values, (dict, NoneType))
+    ):
+        return Entry(at, action, namespace, id, text, values)
+    raise ValueError(f"its entry for {id!r} is damaged")
 
 
 def _advice(error: Exception) -> str:
@@ -156,6 +178,7 @@ def _advice(error: Exception) -> str:
     exhausted = no_descriptors()
     if exhausted is not None:
         return f"{exhausted}: close some, or raise the limit"
-    if isinstance(error, OSError) or not is_damage(error):
+    is_content = is_damage(error) or isinstance(error, (ValueError, TypeError, OverflowError))
+    if isinstance(error, OSError) or not is_content:
         return "Nothing is wrong with its content: correct what keeps it from being opened and written"
     return "Move the file away to begin a new one"

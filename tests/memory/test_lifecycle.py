@@ -243,16 +243,30 @@ def test_an_entry_that_is_withdrawn_is_overwritten_in_the_file(tmp_path):
     assert b"The word is withdrawn." not in content
 
 
-async def test_a_damaged_entry_of_the_history_is_told(noted, path):
+@pytest.mark.parametrize(
+    "damage",
+    ["metadata = '{'", "metadata = '7'", "at = 'odd'", "at = 1e300", "action = x'ff'", "text = x'ff'"],
+)
+async def test_a_damaged_entry_of_the_history_is_told(noted, path, damage):
     """What lies in the file is not trusted: it is named, and asking for other memories goes on."""
     await noted.remember("one", id="sound")
     await noted.remember("one", id="damaged")
     await noted.remember("one", id="damaged")
     with closing(sqlite3.connect(path / "aiochroma-history.sqlite3")) as file, file:
-        file.execute("UPDATE changes SET metadata = '{' WHERE id = 'damaged'")
-    with pytest.raises(aiochroma.StoreUnavailableError, match="history"):
+        file.execute(f"UPDATE changes SET {damage} WHERE id = 'damaged'")
+    with pytest.raises(aiochroma.StoreUnavailableError, match=r"history.*Move the file away"):
         await noted.history("damaged")
     assert len(await noted.history("sound")) == 1
+
+
+async def test_a_history_without_a_number_for_another_entry(noted, path):
+    """The largest number of SQLite is taken: the change is refused with the file's name, and not made."""
+    known = await noted.remember("one")
+    with closing(sqlite3.connect(path / "aiochroma-history.sqlite3")) as file, file:
+        file.execute("UPDATE changes SET number = 9223372036854775807")
+    with pytest.raises(aiochroma.StoreUnavailableError, match=r"history.*Move the file away"):
+        await noted.forget(known)
+    assert await noted.count() == 1
 
 
 async def test_a_damaged_history_stops_the_change(path, embedder):
