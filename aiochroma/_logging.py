@@ -78,6 +78,7 @@ SENTENCES = {
     "index.rebuilding": "rebuilding the vector index of {collection} ({number} of {of}, {vectors} vectors from the log)",
     "index.rebuilt": "the vector index of {collection} was rebuilt in {seconds} s",
     "export.left_out": "{left_out} records of {namespace} were left out of the export, because no import takes them: {first}",
+    "mcp.refused_session": "a session was refused: {reason}",
     "mcp.session_failed": "a session ended by an error:\n{traceback}",
     "memory.degraded": "{operation} gave an empty result, because the store failed: {error}",
     "memory.not_compacted": "an index that is full of dead entries was not made again in the background: {reason}",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
+import socket
 import traceback
 from dataclasses import asdict
 from functools import partial, wraps
@@ -14,11 +16,17 @@ from urllib.parse import quote
 import filelock
 
 from aiochroma._distribution import missing_extra, version
-from aiochroma._errors import AiochromaError, InvalidInputError, SettingsConflictError, error_to_dict
+from aiochroma._errors import (
+    AiochromaError,
+    DatabaseInUseError,
+    InvalidInputError,
+    SettingsConflictError,
+    error_to_dict,
+)
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma._types import JsonObject
 from aiochroma.client.opening import AsyncPersistentClient
-from aiochroma.host.sockets import listen
+from aiochroma.host.sockets import check_peer, listen
 from aiochroma.mcp import address_of
 from aiochroma.memory.memory import Memory
 from aiochroma.tools import is_within, memory_tools
@@ -234,7 +242,12 @@ class McpHost:
         self._sessions.add(task)
         self._changed.set()
         try:
+            # asyncio's own object does not let itself be closed.
+            with socket.socket(fileno=os.dup(writer.get_extra_info("socket").fileno())) as connected:
+                check_peer(connected, "A session")
             await self._session(reader, writer)
+        except DatabaseInUseError as error:
+            log.warning("mcp.refused_session", reason=str(error))
         except (ConnectionError, asyncio.IncompleteReadError):
             pass  # The session's process has gone.
         except Exception:  # noqa: BLE001 - the other sessions go on

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -209,6 +213,42 @@ async def test_sessions_over_pipes(environment, tmp_path):
         assert await memory.count() == 21
 
 
+@pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="only root can be another user")
+async def test_a_session_of_another_user_is_refused(environment, tmp_path):
+    """Even where folder and socket are open to all: the kernel tells who it is."""
+    path = tmp_path / "memory"
+    # Folders of pytest's are closed to others.
+    with tempfile.TemporaryDirectory(prefix="aio-") as folder:
+        environment = {**environment, "AIOCHROMA_RUNTIME_DIR": folder}
+        async with session(path, environment) as own:
+            await own.call_tool("remember", {"text": "Ada's cat is called Kestrel."})
+            (address,) = Path(folder).glob("*.mcp")
+            Path(folder).chmod(0o711)
+            address.chmod(0o666)
+            hello = {"version": aiochroma.__version__, "scope": [], "read_only": True}
+            for user, answer in ((0, b"{}\n"), (65534, b"")):
+                with socket.socket(socket.AF_UNIX) as connecting:
+                    connecting.settimeout(60.0)
+                    os.seteuid(user)
+                    try:
+                        connecting.connect(str(address))
+                    finally:
+                        os.seteuid(0)
+                    with contextlib.suppress(ConnectionError):
+                        connecting.sendall(json.dumps(hello).encode() + b"\n")
+                    assert await asyncio.to_thread(received, connecting) == answer
+            assert content(await own.call_tool("recall", {"query": "cat"}))
+            Path(folder).chmod(0o700)
+        await asyncio.to_thread(until, lambda: not list(Path(folder).glob("*.mcp")), "the server ends")
+
+
+def received(connected):
+    try:
+        return connected.recv(100)
+    except ConnectionError:
+        return b""
+
+
 def test_nothing_but_messages(environment, tmp_path):
     """Standard output carries JSON-RPC only, whatever comes in; the session ends with its client, in good order."""
     command = [*COMMAND, "--path", tmp_path, "--idle", "0.5"]
@@ -313,6 +353,11 @@ async def test_without_unix_sockets(tmp_path):
         assert second.returncode == 3
         assert b"has no Unix-domain sockets" in second.stderr
         assert b"in use" in second.stderr or b"is open" in second.stderr, second.stderr
+    # What a session may do is the same as where it shares the directory.
+    options["args"] += ["--read-only", "--scope", "acme/ben"]
+    async with Client(StdioServerParameters(command=command[0], **options)) as client:
+        assert {tool.name for tool in (await client.list_tools()).tools} == {"list", "namespaces", "recall"}
+        assert content(await client.call_tool("recall", {"query": "cat"})) == []
     host = await asyncio.to_thread(run, *command, "host", tmp_path)
     assert host.returncode == 2
     assert b"Unix-domain sockets" in host.stderr
