@@ -492,3 +492,51 @@ def test_what_would_be_something_else_is_refused_where_it_is_written(tmp_path):
         lifespan(lambda: memory, required="no")
     with pytest.raises(aiochroma.InvalidInputError, match="details"):
         install(FastAPI(), details="false")
+
+
+@pytest.mark.parametrize("odd", [None, 7, "app", FastAPI, APIRouter()])
+def test_what_is_no_application_is_refused_by_name(odd):
+    """A router or the class in place of the application, for example, says so."""
+    for use in (install, store_of):
+        with pytest.raises(
+            aiochroma.InvalidInputError, match=r"`app` must be the (FastAPI|Starlette) application"
+        ):
+            use(odd)
+
+
+@pytest.mark.parametrize("odd", [7, "", [], {}])
+def test_what_is_no_lifespan_is_refused_where_it_is_written(tmp_path, odd):
+    """Falsy things, too."""
+    with pytest.raises(aiochroma.InvalidInputError, match=r"`inner`.*asynccontextmanager"):
+        lifespan(lambda: aiochroma.Memory(tmp_path), odd)
+
+
+def test_what_makes_something_else_says_so_at_the_start(tmp_path, serving):
+    """A class in place of a memory, and a plain generator in place of a lifespan."""
+
+    def plain(app):
+        yield
+
+    for opening, inner, says in (
+        (lambda: aiochroma.Memory, None, "`opening`"),
+        (lambda: None, None, "`opening`"),
+        (lambda: aiochroma.Memory(tmp_path), plain, "`inner`"),
+    ):
+        app = FastAPI(lifespan=lifespan(opening, inner))
+        with pytest.raises(aiochroma.InvalidInputError, match=says), serving(app):
+            pass
+    assert not database_threads()
+
+
+def test_a_lifespan_without_its_decorator_runs(tmp_path, serving):
+    """As Starlette takes it."""
+    ran = []
+
+    async def inner(app):
+        ran.append(await store_of(app).count())
+        yield
+        ran.append("over")
+
+    with serving(FastAPI(lifespan=lifespan(lambda: aiochroma.Memory(tmp_path), inner))):
+        assert ran == [0]
+    assert ran == [0, "over"]

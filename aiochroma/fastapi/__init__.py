@@ -22,17 +22,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import math
 import os
+import random
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
-
-import anyio
-import tenacity
 
 from aiochroma._clock import monotonic
 from aiochroma._distribution import missing_extra
@@ -46,6 +45,7 @@ from aiochroma._errors import (
     OutcomeUnknownError,
     QueueFullError,
     StoreUnavailableError,
+    shown,
 )
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma._types import JsonObject
@@ -55,11 +55,12 @@ from aiochroma.memory.memory import Memory
 try:
     from fastapi import APIRouter, Depends, FastAPI, Request, Response
     from fastapi.responses import JSONResponse
-    from fastapi.routing import APIRoute
     from starlette.applications import Starlette
     from starlette.requests import HTTPConnection  # noqa: TC002 - FastAPI reads the annotation
     from starlette.routing import Mount
     from starlette.websockets import WebSocket, WebSocketState
+
+    from aiochroma.fastapi.cancelling import CancellingRoute
 except ImportError as _error:
     raise missing_extra("aiochroma.fastapi", "fastapi", _error.name) from _error
 
@@ -88,10 +89,9 @@ T = TypeVar("T")
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[Any]]
 
 _STATE = "aiochroma_store"
-_PAUSES = tenacity.wait_exponential(multiplier=0.5, max=15) + tenacity.wait_random(0, 0.5)
+_LONGEST_PAUSE_SECONDS = 15.0
 _DETAILS = ("owner", "last_error", "embedder", "chroma_version")
 _RETRY_AFTER_SECONDS = 1
-_CLIENT_CLOSED_REQUEST = 499
 _SERVICE_UNAVAILABLE = 503
 
 
@@ -125,37 +125,44 @@ class _AppStore:
     async def open(self) -> None:
         """Open it; whatever that raises is kept as the reason, too."""
         try:
-            self._store = await self._stack.enter_async_context(self._opening())
+            self._store = await self._stack.enter_async_context(_context("opening", self._opening()))
         except Exception as error:
             self.error = error
             raise
         self.error = None
 
     async def keep_trying(self) -> None:
-        """Return when it is open."""
-
-        def announce(state: tenacity.RetryCallState) -> None:
-            pause = state.next_action.sleep if state.next_action is not None else 0.0
+        """Return when it is open; try again with growing pauses."""
+        failures = 0
+        while True:
+            with contextlib.suppress(Exception):  # The health route tells the reason.
+                await self.open()
+                log.info("store.available")
+                return
+            pause = min(0.5 * 2**failures, _LONGEST_PAUSE_SECONDS) + random.uniform(0, 0.5)  # noqa: S311 - not a secret
             self.retry_at = monotonic() + pause
             worker = _worker_that_has_it(self.error)
-            if worker is not None:
-                if state.attempt_number == 1:  # Once is enough: it stays so until that one ends.
-                    log.error("store.in_use_by_worker", pid=worker)
-                return
-            log.error("store.unavailable", reason=self.error, next_attempt_seconds=round(pause, 1))
-
-        attempts = tenacity.AsyncRetrying(
-            wait=_PAUSES,
-            retry=tenacity.retry_if_exception_type(Exception),  # The health route tells the reason.
-            before_sleep=announce,
-            sleep=asyncio.sleep,
-        )
-        await attempts(self.open)
-        log.info("store.available")
+            if worker is None:
+                log.error("store.unavailable", reason=self.error, next_attempt_seconds=round(pause, 1))
+            elif not failures:  # Once is enough: it stays so until that one ends.
+                log.error("store.in_use_by_worker", pid=worker)
+            failures = min(failures + 1, 10)
+            await asyncio.sleep(pause)
 
     async def close(self) -> None:
         """Close it."""
         await self._stack.aclose()
+
+
+def _context(name: str, made: T) -> T:
+    """Return what a function of the application's made, which ``async with`` has to take.
+
+    Raises:
+        InvalidInputError: It does not.
+    """
+    if not hasattr(type(made), "__aenter__"):
+        raise InvalidInputError(f"`{name}` must make what `async with` takes, and made {shown(made)}.")
+    return made
 
 
 def _worker_that_has_it(error: Exception | None) -> int | None:
@@ -186,11 +193,20 @@ def lifespan(
         required: Let the start of the application fail when the store cannot be opened, instead of answering with 503 until
             it can. Servers with several workers may start a worker that failed again and again.
 
+    Raises:
+        InvalidInputError: An argument is wrong; at the start, when ``opening`` or ``inner`` makes something else.
+
     Example:
         >>> app = FastAPI(lifespan=lifespan(lambda: Memory("./memory")))  # doctest: +SKIP
     """
     check_function("opening", opening, "a function that makes what is to be opened (`lambda: Memory(...)`)")
     check_flag("required", required)
+    if inner is not None:
+        check_function(
+            "inner", inner, "a lifespan: a function of the application, with `@asynccontextmanager`"
+        )
+    # Without the decorator, as Starlette takes it.
+    context = asynccontextmanager(inner) if inspect.isasyncgenfunction(inner) else inner
 
     @asynccontextmanager
     async def running(app: FastAPI) -> AsyncIterator[Any]:
@@ -208,7 +224,11 @@ def lifespan(
                     raise
                 retrying = asyncio.ensure_future(opened.keep_trying())
             async with contextlib.AsyncExitStack() as stack:
-                yield None if inner is None else await stack.enter_async_context(inner(app))
+                yield (
+                    None
+                    if context is None
+                    else await stack.enter_async_context(_context("inner", context(app)))
+                )
         finally:
             if retrying is not None:
                 retrying.cancel()
@@ -236,6 +256,12 @@ def _answer_errors_as(app: Any, mounted: Any) -> None:
             mounted.exception_handlers.setdefault(kind, _answer)
 
 
+def _application(app: Any, kind: type[Starlette] = Starlette) -> Any:
+    if not isinstance(app, kind):
+        raise InvalidInputError(f"`app` must be the {kind.__name__} application, got {shown(app)}.")
+    return app
+
+
 def store_of(app: FastAPI) -> Memory | AsyncClient:
     """Return what :func:`lifespan` opened: for the application's own lifespan, background tasks and tests.
 
@@ -243,9 +269,10 @@ def store_of(app: FastAPI) -> Memory | AsyncClient:
 
     Raises:
         ClosedError: The application has no such lifespan, or is not running.
+        InvalidInputError: It is no application.
         StoreUnavailableError: The store could not be opened so far.
     """
-    opened: _AppStore | None = getattr(app.state, _STATE, None)
+    opened: _AppStore | None = getattr(_application(app).state, _STATE, None)
     if opened is None:
         raise ClosedError(
             "No store is open: give the application `lifespan=aiochroma.fastapi.lifespan(...)`, and let the lifespan run "
@@ -367,8 +394,11 @@ def install(app: FastAPI, *, details: bool = False) -> None:
     Args:
         app: The application.
         details: Let the health route tell what is not for the public; see :func:`health_router`.
+
+    Raises:
+        InvalidInputError: It is no application, or ``details`` is no flag.
     """
-    app.include_router(health_router(details=details))
+    _application(app, FastAPI).include_router(health_router(details=details))
     for kind in _ANSWERS:
         app.add_exception_handler(kind, cast("HTTPExceptionHandler", _answer))
 
@@ -406,45 +436,3 @@ def _unavailable(request: HTTPConnection, body: JsonObject) -> Response:
     pause = opened.retry_at - monotonic() if opened is not None and opened.error is not None else 0.0
     seconds = max(_RETRY_AFTER_SECONDS, math.ceil(pause))
     return JSONResponse(body, status_code=_SERVICE_UNAVAILABLE, headers={"Retry-After": str(seconds)})
-
-
-class CancellingRoute(APIRoute):
-    """Cancels a request's handler when its client disconnects, so that what is still queued for it never runs.
-
-    Use it with ``APIRouter(route_class=CancellingRoute)``, for asynchronous handlers. Not for those that read the body as a
-    stream themselves. A write that has begun completes.
-    """
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Wrap the handler."""
-        handler = super().get_route_handler()
-
-        async def cancelling(request: Request) -> Response:
-            # The body is read first: afterwards the only message that can come is the disconnect.
-            await request.body()
-            response = await _while_connected(request, handler(request))
-            return Response(status_code=_CLIENT_CLOSED_REQUEST) if response is None else response
-
-        return cancelling
-
-
-async def _while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
-    """Await something in this task, and cancel it when the client disconnects; None then."""
-    result: T | None = None
-    failure: Exception | None = None
-
-    async def watch() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-        tasks.cancel_scope.cancel()
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(watch)
-        try:
-            result = await work
-        except Exception as error:  # noqa: BLE001 - raised again outside of the group, which would wrap it
-            failure = error
-        tasks.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
-    return result
