@@ -284,13 +284,20 @@ class Order:
         numbers, words = self._connection.execute(
             "SELECT group_concat(number), group_concat(words) FROM memories WHERE namespace = ?", (namespace,)
         ).fetchone()
-        # With a 0 before the first row of each thread, nothing stands before it and behind the last row of the thread before.
-        chain = self._connection.execute(
-            "SELECT group_concat(CASE WHEN begins THEN '0,' || number ELSE number END) FROM (SELECT number,"
-            " thread IS NOT lag(thread) OVER (ORDER BY thread, position, number) AS begins FROM memories"
-            " WHERE namespace = ? AND thread IS NOT NULL ORDER BY thread, position, number)",
+        # Two walks along the index of threads: telling where each begins row by row took six times as long.
+        threads = "FROM memories WHERE namespace = ? AND thread IS NOT NULL"
+        placed = read_numbers(
+            self._connection,
+            "number",
+            f"(SELECT number {threads} ORDER BY thread, position, number)",
             (namespace,),
-        ).fetchone()[0]
+        )
+        sizes = read_numbers(
+            self._connection,
+            "size",
+            f"(SELECT count(*) AS size {threads} GROUP BY thread ORDER BY thread)",
+            (namespace,),
+        )
         self._known.add(namespace)
         if not numbers:
             return
@@ -298,11 +305,11 @@ class Order:
         self._make_room(int(rows.max()))
         self._words[rows] = np.fromstring(words, dtype=np.int32, sep=",")
         self._before[rows] = self._behind[rows] = 0
-        if chain:
-            placed = np.fromstring(chain, dtype=np.int64, sep=",")
-            self._before[placed[1:]] = placed[:-1]
-            self._behind[placed[:-1]] = placed[1:]
-            self._before[0] = self._behind[0] = 0
+        # With a 0 before the first row of each thread, nothing stands before it and behind the last row of the thread before.
+        chain = np.insert(placed, np.cumsum(sizes) - sizes, 0)
+        self._before[chain[1:]] = chain[:-1]
+        self._behind[chain[:-1]] = chain[1:]
+        self._before[0] = self._behind[0] = 0
 
     def _make_room(self, highest: int) -> None:
         import numpy as np
