@@ -102,6 +102,25 @@ async def test_what_was_forgotten_is_in_no_file(tmp_path, durable):
     assert preflight(path, thorough=True).problems == ()
 
 
+@pytest.mark.parametrize("is_open", [False, True])
+async def test_no_word_of_it_stays_in_a_full_text_index(tmp_path, is_open):
+    """Such an index keeps the words of rows that were taken out until its pieces are joined."""
+    path = tmp_path / "db"
+    async with aiochroma.Memory(path, embedder=HashedEmbedder()) as memory:
+        await memory.remember_many([f"An ordinary memory of number {n}." for n in range(20)])
+        secret = await memory.remember(SECRETS[0])
+        await memory.recall("bank pin")
+        await memory.remember_many([f"Another memory of number {n}." for n in range(20)])
+        if is_open:
+            await memory.erase(secret)
+            assert holds(path, b"quetzalcoatl") == []
+        else:
+            await memory.forget(secret)
+    assert is_open or "aiochroma-text.sqlite3" in holds(path, b"quetzalcoatl")
+    await aiochroma.erase(path)
+    assert holds(path, b"quetzalcoatl") == []
+
+
 async def test_a_lost_index_is_rebuilt_after_an_erasure(tmp_path):
     """The log still has the vector of each living record, so that durability is kept."""
     path = tmp_path / "db"
