@@ -46,6 +46,7 @@ __all__ = [
     "UnavailableHit",
     "hit_from",
     "hits_from",
+    "moment_in",
     "user_metadata",
 ]
 
@@ -328,7 +329,7 @@ def user_metadata(stored: MetadataView | None) -> Metadata:
     }
 
 
-def _moment(stored: MetadataView | None, key: str) -> datetime | None:
+def moment_in(stored: MetadataView | None, key: str) -> datetime | None:
     """Return a stored time (seconds since 1970) as a datetime in UTC, or None where there is none, or no date."""
     seconds = (stored or {}).get(key)
     if not isinstance(seconds, (int, float)):
@@ -362,9 +363,9 @@ def hit_from(
         distance=distance,
         score=score,
         metadata=user_metadata(stored),
-        created_at=_moment(stored, CREATED_AT),
-        updated_at=_moment(stored, UPDATED_AT),
-        expires_at=_moment(stored, EXPIRES_AT),
+        created_at=moment_in(stored, CREATED_AT),
+        updated_at=moment_in(stored, UPDATED_AT),
+        expires_at=moment_in(stored, EXPIRES_AT),
         pinned=bool(stored.get(PINNED)),
         scope=scope_parts(scope) if isinstance(scope, str) else (),
         thread=thread if isinstance(thread, str) else None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING, NamedTuple
 
 from aiochroma._files import SQLITE_SUFFIXES, touch_sqlite_file
@@ -209,7 +210,9 @@ class MemoryTable:
         found = self._connection.execute(
             "SELECT MAX(position) FROM memories WHERE namespace = ? AND thread = ?", (namespace, thread)
         ).fetchone()
-        return float(found[0] or 0.0)
+        if not isinstance(found[0], (float, NoneType)):
+            raise sqlite3.DatabaseError("the full-text index is damaged: a position is no number")
+        return found[0] or 0.0
 
     def expired(self, namespace: int, now: float) -> NDArray[np.int64]:
         """Return the rows that have expired, ascending."""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
-
-if TYPE_CHECKING:
-    import sqlite3
+import math
+import sqlite3
+from typing import NamedTuple
 
 __all__ = ["NamespaceTable", "Summary", "position_of"]
 
@@ -105,6 +104,11 @@ class NamespaceTable:
         if row is None:
             return Summary(0, 0, has_threads=False, oldest=None, newest=None, next_expiry=None)
         memories, words, has_threads, oldest, newest, next_expiry = row
+        times = [time for time in (oldest, newest, next_expiry) if time is not None]
+        if not (type(memories) is int and type(words) is int and all(map(_is_time, times))):
+            raise sqlite3.DatabaseError(
+                "the full-text index is damaged: the sums of a namespace are no numbers"
+            )
         return Summary(memories, words, bool(has_threads), oldest, newest, next_expiry)
 
     # -- following Chroma ----------------------------------------------------------------------------------------------
@@ -130,3 +134,7 @@ def position_of(mark: object) -> int | None:
     if not isinstance(mark, str) or len(mark) > _DIGITS or not (mark.isascii() and mark.isdigit()):
         return None
     return int(mark) if int(mark) < 2**63 else None
+
+
+def _is_time(value: object) -> bool:
+    return isinstance(value, float) and math.isfinite(value)

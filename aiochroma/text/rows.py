@@ -8,11 +8,11 @@ as one value. So SQLite joins all rows into one value, which JSON takes apart.
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    import sqlite3
     from collections.abc import Callable, Hashable, Iterable, Sequence
 
     import numpy as np
@@ -24,6 +24,8 @@ _MOST_BYTES_KEPT = 8_000_000
 _ENTRY_BYTES = 300
 """The bytes that an entry takes beside its numbers: its key, its entry in the dictionary, the head of the array."""
 _SPARE = 1.5
+_HIGHEST = 1 << 26
+"""A row with a higher number is damage: SQLite gives the next one, and what is kept takes 20 bytes for each up to the highest."""
 _BESIDE = ", ".join(
     "COALESCE((SELECT n.number FROM memories AS n WHERE n.namespace = m.namespace AND n.thread = m.thread"  # noqa: S608
     f" AND (n.position, n.number) {compares} (m.position, m.number)"
@@ -302,6 +304,10 @@ class Order:
         if not numbers:
             return
         rows = np.fromstring(numbers, dtype=np.int64, sep=",")
+        if not 0 < rows.min() <= rows.max() <= _HIGHEST:
+            raise sqlite3.DatabaseError(
+                "the full-text index is damaged: a memory has a number that none is given"
+            )
         self._make_room(int(rows.max()))
         self._words[rows] = np.fromstring(words, dtype=np.int32, sep=",")
         self._before[rows] = self._behind[rows] = 0

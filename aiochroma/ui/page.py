@@ -9,21 +9,23 @@ import os
 import socket
 import time
 from collections import Counter
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
+from chromadb.errors import ChromaError
 
 from aiochroma import sync
 from aiochroma._errors import AiochromaError, InvalidInputError
 from aiochroma._types import JsonObject, Metadata, MetadataView
+from aiochroma.memory.results import moment_in
 from aiochroma.records.record import EXPIRES_AT, collection_name, has_expired
 from aiochroma.streamlit import as_markdown
 from aiochroma.ui import PATH, TOKEN, WRITE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from datetime import datetime
 
     from aiochroma.memory.results import Hit
 
@@ -69,7 +71,7 @@ def main() -> None:
             st.info("Nothing is remembered yet.")
             st.stop()
         views[view](memory, names)
-    except AiochromaError as error:
+    except (AiochromaError, ChromaError) as error:  # Chroma's where a namespace is deleted meanwhile.
         st.error(as_markdown(str(error)))
 
 
@@ -144,10 +146,8 @@ def _expired(memory: sync.Memory, names: list[str]) -> None:
     for id, text, metadata in zip(
         found["ids"], found["documents"] or (), found["metadatas"] or (), strict=True
     ):
-        end = metadata[EXPIRES_AT]
-        if isinstance(end, (int, float)) and has_expired(metadata, time.time()):
-            expired = datetime.fromtimestamp(end, timezone.utc)
-            rows.append({"text": text, "expired": f"{expired:%Y-%m-%d %H:%M}", "id": id})
+        if has_expired(metadata, time.time()):
+            rows.append({"text": text, "expired": _minute(moment_in(metadata, EXPIRES_AT)), "id": id})
     st.dataframe(rows, hide_index=True)
     more = ", and perhaps more" if len(found["ids"]) == _PAGE else ""
     st.caption(f"{len(rows)} expired memories{more}; they are in no answer, and the next sweep deletes them.")
@@ -280,7 +280,10 @@ def _duplicates(memory: sync.Memory, names: list[str]) -> None:
     st.caption(f"Among the {_LOOKED_AT} newest memories.")
     pairs: dict[tuple[str, ...], tuple[float, str, str]] = {}
     for hit in memory.list(namespace, newest_first=True, limit=_LOOKED_AT):
-        for other in memory.similar(hit.id, namespace=namespace, k=3):
+        near: Iterable[Hit] = ()
+        with contextlib.suppress(InvalidInputError):  # An id that another program gave may be none for us.
+            near = memory.similar(hit.id, namespace=namespace, k=3)
+        for other in near:
             if other.distance is not None and other.distance <= most:
                 ids = tuple(sorted((hit.id, other.id)))
                 pairs[ids] = (other.distance, hit.text, other.text)
@@ -295,17 +298,25 @@ def _map(memory: sync.Memory, names: list[str]) -> None:
     namespace = str(st.selectbox("Namespace", names))
     hits = {hit.id: hit for hit in memory.list(namespace, newest_first=True, limit=_MAPPED)}
     collection = memory.client.get_collection(collection_name(namespace), embedding_function=None)
-    found = collection.get(ids=list(hits), include=["embeddings"])
-    if len(found["ids"]) < 3:
+    found: Any = (
+        collection.get(ids=list(hits), include=["embeddings"]) if hits else {"ids": [], "embeddings": []}
+    )
+    # Where the distance is the cosine, Chroma keeps no number of a vector whose length is too large for one.
+    kept = {
+        id: vector
+        for id, vector in zip(found["ids"], found["embeddings"], strict=True)
+        if np.isfinite(vector).all()
+    }
+    vectors = np.asarray(list(kept.values()), dtype=np.float32)
+    if len(kept) < 3 or vectors.shape[1] < 2:
         st.info("There are too few memories for a map.")
         return
-    vectors = np.asarray(found["embeddings"], dtype=np.float32)
     centred = vectors - vectors.mean(axis=0)
     # The two directions in which they differ most; a fifth of the time that a singular value decomposition takes.
     positions = centred @ np.linalg.eigh(centred.T @ centred)[1][:, :-3:-1]
     points = [
         {"x": float(x), "y": float(y), "text": hits[id].text[:80]}
-        for id, (x, y) in zip(found["ids"], positions, strict=True)
+        for id, (x, y) in zip(kept, positions, strict=True)
     ]
     st.vega_lite_chart(
         {"values": points},
@@ -353,13 +364,18 @@ def _rows(hits: Iterable[Hit]) -> list[JsonObject]:
     return [_row(hit) for hit in hits]
 
 
+def _minute(moment: datetime | None) -> str | None:
+    """Return a time as the page shows it; another program may have written one that is no date."""
+    return None if moment is None else f"{moment:%Y-%m-%d %H:%M}"
+
+
 def _row(hit: Hit) -> JsonObject:
     metadata: MetadataView = hit.metadata
     return {
         "text": hit.text,
         "namespace": hit.namespace,
         "scope": "/".join(hit.scope),
-        "created": None if hit.created_at is None else f"{hit.created_at:%Y-%m-%d %H:%M}",
+        "created": _minute(hit.created_at),
         "metadata": json.dumps(metadata, ensure_ascii=False) if metadata else "",
         "id": hit.id,
     }

@@ -137,6 +137,33 @@ async def test_an_index_that_is_damaged_while_open_is_made_again(opened, index_f
         assert {hit.text for hit in found} == {"apple one", "apple two"}
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE namespaces SET memories = 'odd'",
+        "UPDATE namespaces SET words = x'ff00'",
+        "UPDATE memories SET number = 9223372036854775807 WHERE number = 2",
+        "UPDATE memories SET created = 9e999",
+        "UPDATE memories SET position = 'odd'",
+    ],
+)
+async def test_an_odd_row_of_the_index_is_damage(opened, index_file, damage):
+    """What was never written there is no error of a search or a write, and takes no memory: the index is made again."""
+    async with opened() as memory:
+        await memory.remember_many(["apple one", "apple two"], thread="t")
+        await memory.recall("apple")
+    with sqlite3.connect(index_file) as connection:
+        assert connection.execute(damage).rowcount >= 1
+    connection.close()
+    async with opened() as memory:
+        await memory.remember("apple three", thread="t")
+        found = await memory.recall("apple", mode="text")
+        while found.errors or found.indexing:
+            await asyncio.sleep(0.5)
+            found = await memory.recall("apple", mode="text")
+        assert {hit.text for hit in found} == {"apple one", "apple two", "apple three"}
+
+
 async def test_a_record_that_the_index_cannot_hold_is_there(opened, monkeypatch):
     """It is counted, listed, found by meaning and remembered again as what it is: Chroma knows it."""
     upsert = TextIndex.upsert
