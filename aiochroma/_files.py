@@ -83,8 +83,8 @@ def expand(path: str | os.PathLike[str], name: str) -> Path:
         text = os.fspath(path)
         if not isinstance(text, str) or not text.strip() or "\0" in text:
             raise InvalidInputError(f"`{name}` must be a path that is not empty, got {shown(path)}.")
-        return Path(text).expanduser()
-    except (TypeError, RuntimeError) as error:
+        return Path(os.fsdecode(os.fsencode(text))).expanduser()  # No file can be called by half a character.
+    except (TypeError, RuntimeError, UnicodeEncodeError) as error:
         raise InvalidInputError(f"`{name}` is not a usable path: {shown(path)} ({error}).") from error
 
 

@@ -331,3 +331,13 @@ def test_a_frozen_program_is_not_its_own_interpreter(tmp_path, monkeypatch):
     module.__file__ = str(tmp_path / "archive" / "child.py")
     with pytest.raises(copying.ChildError, match="no such table"):
         copying.run_script(module, ["positions", tmp_path / "empty.sqlite3"], seconds=60)
+
+
+async def test_a_name_that_no_file_can_have_is_refused(tmp_path):
+    """Half a character, which no file system takes; the bytes of a name that is not UTF-8 are one."""
+    async with aiochroma.Memory(tmp_path / "memory") as memory:
+        await memory.remember("x")
+        for use in (memory.export, memory.import_, memory.backup):
+            with pytest.raises(aiochroma.InvalidInputError, match="not a usable path"):
+                await use(tmp_path / "\ud800")
+        assert await memory.export(os.fsdecode(os.fsencode(tmp_path) + b"/\xff")) is not None
