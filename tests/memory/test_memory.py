@@ -423,6 +423,20 @@ async def test_degraded_results_are_empty_and_say_why(tmp_path):
             await memory.remember("")
 
 
+async def test_wrong_input_that_shows_late_is_raised_although_a_memory_degrades(path):
+    """What only the embedder shows is the caller's mistake all the same, which an empty result would hide."""
+
+    def embed(texts):
+        return [[0.0, 0.0] if text == "zero" else [1.0, 1.0] for text in texts]
+
+    async with aiochroma.Memory(path, embedder=embed, on_failure="degrade") as memory:
+        await memory.remember("fine")
+        with pytest.raises(InvalidInputError, match="zero"):
+            await memory.remember("zero")
+        with pytest.raises(InvalidInputError, match="zero"):
+            await memory.recall("zero", mode="vector")
+
+
 async def test_results_that_are_there_have_no_error(memory):
     """What tells an outage from "there is none" is None wherever there was no outage."""
     id = await memory.remember("a fact")
