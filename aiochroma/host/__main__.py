@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
+import gc
 import importlib
 import json
 import logging
@@ -20,9 +21,12 @@ from aiochroma.host.reaching import HOST_LOG, detach
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from aiochroma.backend.chroma import ChromaBackend
+    from aiochroma.backend.embedded import TakeLock
+    from aiochroma.core.config import EngineOptions, Location
     from aiochroma.host.server import HostServer
 
-__all__ = ["IDLE_SECONDS", "main", "serve"]
+__all__ = ["IDLE_SECONDS", "main", "open_for_long", "serve"]
 
 log: EventLogger = get_logger("aiochroma.host")
 
@@ -49,7 +53,6 @@ def serve(
         to_terminal: Keep standard error instead of the log file.
     """
     from aiochroma.host.messages import options_from_json
-    from aiochroma.host.opening import open_embedded
     from aiochroma.host.server import HostServer
 
     _set_up()
@@ -60,9 +63,22 @@ def serve(
             _log_into(Path(directory), to_terminal=to_terminal)
         announce(error)
 
-    server = HostServer(Path(directory), options_from_json(options or {}), idle, open_embedded, listening)
+    server = HostServer(Path(directory), options_from_json(options or {}), idle, open_for_long, listening)
     _forward_events(server)
     return server.run()
+
+
+def open_for_long(location: Location, options: EngineOptions, take_lock: TakeLock) -> ChromaBackend:
+    """Open a database, as a process does that does nothing else from then on.
+
+    What was imported stays: some 90,000 objects, which a full collection of garbage would look at each time, for 60 ms in which
+    nobody is served. They are taken out of what is looked at.
+    """
+    from aiochroma.host.opening import open_embedded
+
+    backend = open_embedded(location, options, take_lock)
+    gc.freeze()
+    return backend
 
 
 def _set_up() -> None:

@@ -351,6 +351,17 @@ async def test_a_copy_of_a_served_directory_is_a_database_of_its_own(hosts, path
 # -- the end -----------------------------------------------------------------------------------------------------------
 
 
+def test_a_host_does_not_search_for_garbage_in_what_it_has_imported(path):
+    """Each such search would keep everybody waiting for some 60 ms."""
+    code = (
+        "import gc, sys; from aiochroma.core.config import EngineOptions, Location; from aiochroma.disk.ownership import acquire;"
+        "from aiochroma.host.__main__ import open_for_long;"
+        "backend = open_for_long(Location('persistent', sys.argv[1]), EngineOptions(), take_lock=acquire);"
+        "print(len(gc.get_objects()) < gc.get_freeze_count() / 4); backend.close()"
+    )
+    assert python("-c", code, path)[:2] == (0, "True\n")
+
+
 def test_a_host_without_clients_ends(hosts, path):
     """After its idle time, at once with 0; neither socket nor record is left."""
     with sync.PersistentClient(path, process="shared", host_idle=0):
