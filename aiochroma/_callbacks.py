@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from aiochroma._clock import monotonic
-from aiochroma._waiting import deadline_at, waits_by_blocking
+from aiochroma._waiting import deadline_at, start_thread, waits_by_blocking
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -132,5 +132,5 @@ def _on_thread_of_its_own(
             future.set_result(answer)
 
     context = contextvars.copy_context()
-    threading.Thread(target=context.run, args=(work,), name=f"aiochroma-{name}", daemon=True).start()
+    start_thread(threading.Thread(target=context.run, args=(work,), name=f"aiochroma-{name}", daemon=True))
     return future

@@ -50,7 +50,7 @@ __all__ = [
     "read_json",
     "remove_abandoned",
     "remove_marked",
-    "touch_sqlite_file",
+    "touch_private",
     "transaction",
     "write_atomically",
 ]
@@ -138,10 +138,8 @@ def irregular(sqlite_file: Path) -> Path | None:
     return None
 
 
-def touch_sqlite_file(file: Path) -> None:
-    """Make an empty SQLite file, closed to others, where there is none.
-
-    SQLite gives its journals the mode of their database.
+def touch_private(file: Path) -> None:
+    """Make an empty file, closed to others, where there is none. SQLite gives its journals the mode of their database.
 
     Raises:
         OSError: It cannot be made, or it is no regular file, or a journal beside it is none.
@@ -326,7 +324,8 @@ class PartialDirectory:
         try:
             self._identity = identity(self.path)
             self._descriptor = _locked(self.path)
-            write_atomically(self.path / PARTIAL_MARKER, json.dumps({"for": str(final), "pid": os.getpid()}))
+            touch_private(self.path / PARTIAL_MARKER)
+            flush(self.path)
         except BaseException:
             shutil.rmtree(self.path, ignore_errors=True)
             self._release()

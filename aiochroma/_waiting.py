@@ -28,7 +28,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
 from aiochroma._clock import monotonic
-from aiochroma._errors import BlockingCallError, EventLoopRequiredError, InvalidInputError, shown
+from aiochroma._errors import (
+    BlockingCallError,
+    EventLoopRequiredError,
+    InvalidInputError,
+    StoreUnavailableError,
+    shown,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
@@ -49,6 +55,7 @@ __all__ = [
     "refuse_on_loop",
     "rest",
     "show_as",
+    "start_thread",
     "together",
     "waits_by_blocking",
 ]
@@ -255,8 +262,7 @@ async def off_loop(work: Callable[[], T]) -> T:
     """
     if waits_by_blocking():
         return work()
-    context = contextvars.copy_context()
-    return await asyncio.get_running_loop().run_in_executor(_executor(), context.run, work)
+    return await _begun(_executor(), work)
 
 
 async def at_length(work: Callable[[], T]) -> T:
@@ -268,10 +274,45 @@ async def at_length(work: Callable[[], T]) -> T:
         return work()
     executor = ThreadPoolExecutor(1, thread_name_prefix=THREAD_NAME)
     try:
-        context = contextvars.copy_context()
-        return await asyncio.get_running_loop().run_in_executor(executor, context.run, work)
+        return await _begun(executor, work)
     finally:
         executor.shutdown(wait=False)
+
+
+def start_thread(thread: threading.Thread) -> None:
+    """Start a thread.
+
+    Raises:
+        StoreUnavailableError: It cannot be started.
+    """
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise _no_thread(error) from error
+
+
+def _begun(executor: ThreadPoolExecutor, work: Callable[[], T]) -> asyncio.Future[T]:
+    context = contextvars.copy_context()
+    is_refused = False
+
+    def unless_refused() -> T:
+        # What could get no thread stays in the executor's queue, for the next one that it gets.
+        if is_refused:
+            raise asyncio.CancelledError
+        return context.run(work)
+
+    try:
+        return asyncio.get_running_loop().run_in_executor(executor, unless_refused)
+    except RuntimeError as error:
+        is_refused = True
+        raise _no_thread(error) from error
+
+
+def _no_thread(error: RuntimeError) -> StoreUnavailableError:
+    return StoreUnavailableError(
+        f"A thread that this needs could not be started: {error}. If the process is not about to end, it has too many threads, "
+        "or too little memory for another one: raise its limits (`ulimit -u`, `ulimit -v`), or run fewer."
+    )
 
 
 def on_callers_loop(function: Callable[P, object]) -> Callable[P, None]:

@@ -141,3 +141,18 @@ async def test_what_was_started_goes_on_meanwhile():
 def test_driven_what_is_started_is_done_at_once():
     """Its outcome is kept for whoever asks."""
     assert drive(_started()) == f"x:{threading.current_thread().name}"
+
+
+async def test_a_thread_that_cannot_be_started_is_an_error_of_ours(tmp_path):
+    """Such as where memory is limited; nothing is left behind, and all goes on when there is room again."""
+    async with aiochroma.Memory(tmp_path / "memory") as memory:
+        await memory.remember("the key is under the mat")
+        usual = threading.stack_size(2**47)  # More than any process may address.
+        try:
+            with pytest.raises(aiochroma.AiochromaError, match="thread"):
+                await memory.backup(tmp_path / "backup")
+        finally:
+            threading.stack_size(usual)
+        assert sorted(entry.name for entry in tmp_path.iterdir()) == ["memory"]
+        await memory.backup(tmp_path / "backup")
+        assert await memory.count() == 1

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 from uuid import UUID
 
 from aiochroma._clock import monotonic
-from aiochroma._errors import BackupError
+from aiochroma._errors import BackupError, StoreUnavailableError
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma._types import JsonObject
 from aiochroma._waiting import deadline, off_loop, waits_by_blocking
@@ -158,8 +158,12 @@ async def backup(
             stage("verify")
             return await _to_its_end(off_loop(partial(finish_backup, begun, paused_ms=paused * 1000)))
     except BaseException:
-        for begun in unfinished:
-            await _to_its_end(off_loop(begun.partial.discard))
+        if unfinished:
+            discard = unfinished[0].partial.discard
+            try:
+                await _to_its_end(off_loop(discard))
+            except StoreUnavailableError:  # No thread can be started.
+                discard()
         raise
 
 

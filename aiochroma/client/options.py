@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from aiochroma._errors import InvalidInputError, is_one_of, shown
-from aiochroma._files import canonical_path, expand, make_directory, touch_sqlite_file
+from aiochroma._files import canonical_path, expand, make_directory, touch_private
 from aiochroma._waiting import LONGEST_SECONDS, checked_seconds
 from aiochroma.core.config import EngineOptions, Location
 
@@ -345,7 +345,7 @@ def _cache_file(folder: Path, url: str) -> str:
     )
     try:
         make_directory(file.parent)
-        touch_sqlite_file(file)
+        touch_private(file)
     except OSError as error:
         raise InvalidInputError(
             f"`cache` {str(folder)!r} cannot be used: {error}. It must be a folder in which this user may write, or None."

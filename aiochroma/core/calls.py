@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import contextvars
 import threading
 from enum import Enum, auto
@@ -218,10 +219,13 @@ class Ticket:
         """Note that the caller is gone: a queued request never runs, the outcome of a running one is dropped."""
         self.queue.cancel(self)
         future = self.future
-        if isinstance(future, asyncio.Future) and not (future.cancel() or future.cancelled()):
-            error = future.exception()
-            if error is not None:
-                report_unseen(self, error)
+        if not isinstance(future, asyncio.Future):
+            return
+        with contextlib.suppress(RuntimeError):  # Its loop is closed: nobody is left who could be told.
+            if not (future.cancel() or future.cancelled()):
+                error = future.exception()
+                if error is not None:
+                    report_unseen(self, error)
 
     def expire(self) -> None:
         """Release the caller because the deadline has passed, unless the outcome is decided already."""

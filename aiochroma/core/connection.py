@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 from aiochroma._errors import AiochromaError, StoreUnavailableError
+from aiochroma._waiting import start_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -317,9 +318,9 @@ class Aside(Generic[T]):
         self._work = work
         self._finish = finish
         self._future: concurrent.futures.Future[T] = concurrent.futures.Future()
-        threading.Thread(
-            target=self._run, name=f"{threading.current_thread().name}:aside", daemon=True
-        ).start()
+        start_thread(
+            threading.Thread(target=self._run, name=f"{threading.current_thread().name}:aside", daemon=True)
+        )
 
     @property
     def is_over(self) -> bool:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from aiochroma._clock import monotonic
 from aiochroma._errors import ClosedError, SettingsConflictError, StoreUnavailableError
 from aiochroma._logging import EventLogger, get_logger
+from aiochroma._waiting import start_thread
 from aiochroma.core.config import DEFAULTS, EngineOptions, Location
 from aiochroma.core.connection import BackendInfo, EngineInfo
 from aiochroma.core.executors import ConnectionPlanner, ConnectionPool
@@ -132,7 +133,7 @@ class Engine:
                 worker.thread.name = f"aiochroma-{name}:{self.location.short_name}"
                 if self.closing:
                     worker.queue.close(drain=False)
-                worker.start()
+                start_thread(worker.thread)
                 self._extra_workers[key] = worker
         return worker
 

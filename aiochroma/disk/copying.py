@@ -163,7 +163,12 @@ class Script:
         self._thread = threading.Thread(
             target=self._wait, args=(seconds,), name="aiochroma-child", daemon=True
         )
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            with self._process:
+                self._process.kill()
+            raise ChildError(f"it could not be watched: {error}", None) from error
 
     @property
     def is_over(self) -> bool:

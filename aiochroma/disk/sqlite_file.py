@@ -31,7 +31,7 @@ from tenacity import RetryError, Retrying, retry_if_result, wait_exponential, wa
 
 from aiochroma._clock import monotonic
 from aiochroma._errors import DatabaseCorruptError, DatabaseLockedError, DatabaseMovedError
-from aiochroma._files import SQLITE_SUFFIXES, identity, touch_sqlite_file, transaction
+from aiochroma._files import SQLITE_SUFFIXES, identity, touch_private, transaction
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma.disk.layout import SQLITE_FILE, connect_read_write
 from aiochroma.disk.retained_log import thin_log
@@ -83,7 +83,7 @@ def prepare(directory: Path, *, keep_log: bool | None = None, write_ahead: bool 
         DatabaseLockedError: Another process is using the file.
         DatabaseCorruptError: The file is not a usable SQLite file; run `preflight` first for the details.
     """
-    touch_sqlite_file(directory / SQLITE_FILE)
+    touch_private(directory / SQLITE_FILE)
     try:
         with connect_read_write(directory) as connection:
             connection.execute("PRAGMA auto_vacuum = FULL")  # Of a new file; it takes no time that shows.

@@ -6,6 +6,7 @@ have written. A copy of a server's memories is completed beside the recalls that
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from functools import partial
 from typing import TYPE_CHECKING
@@ -53,10 +54,12 @@ class CodesBeside:
         if now < self._rests_until or (self._thread is not None and self._thread.is_alive()):
             return
         self._rests_until = now + _PAUSE_SECONDS
-        self._thread = threading.Thread(
+        thread = threading.Thread(
             target=self._complete, args=(store, list(names)), name=THREAD_NAME, daemon=True
         )
-        self._thread.start()
+        with contextlib.suppress(RuntimeError):  # There are too many threads, or the interpreter ends.
+            thread.start()
+            self._thread = thread
 
     async def end(self) -> None:
         """Stop; what is being embedded is waited for, but not for long."""

@@ -28,7 +28,7 @@ from aiochroma._types import Metadata, MetadataView
 from aiochroma._waiting import rest
 from aiochroma.disk.ownership import is_alive
 from aiochroma.memory.vectors import CHUNKS_FOR
-from aiochroma.records.reading import sparse_embedder_of
+from aiochroma.records.reading import is_aside, sparse_embedder_of
 from aiochroma.records.record import (
     CHUNKS,
     DIMENSIONS,
@@ -250,7 +250,10 @@ async def drop_copies(store: Store, name: str) -> None:
 async def delete_replaced(store: Store) -> None:
     """Delete the originals whose copies have taken over."""
     for model in await store.collections():
-        if REPLACED in (model.metadata or {}):
+        metadata = model.metadata or {}
+        # Under the name that only a run of ours gives: another program may have written the mark.
+        names = {aside_name(str(metadata.get(REPLACED)), what) for what in ("", "chunks")}
+        if is_aside(metadata) and model.name in names:
             await delete_collection(store, model.name)
 
 

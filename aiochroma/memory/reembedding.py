@@ -37,7 +37,7 @@ from aiochroma.memory.copies import (
     without_derived,
 )
 from aiochroma.memory.vectors import CHUNKS_FOR, new_writings, write_chunks
-from aiochroma.records.reading import BELIEVED_SECONDS, sparse_embedder_of
+from aiochroma.records.reading import BELIEVED_SECONDS, is_aside, sparse_embedder_of
 from aiochroma.records.record import (
     CHUNKS,
     DIMENSIONS,
@@ -138,7 +138,7 @@ async def finish_interrupted(store: Store, run: ExclusiveRun) -> None:
     await restore_names(store, await store.collections())
     for model in await store.collections():
         metadata = model.metadata or {}
-        if REPLACED in metadata and SINCE in metadata:
+        if is_aside(metadata) and SINCE in metadata:
             present = await store.collection(collection_name(str(metadata[REPLACED])))
             if present is not None and await store.is_mine(present):
                 await Copying(store, run, str(metadata[REPLACED]), model, None).rescue(

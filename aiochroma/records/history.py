@@ -16,7 +16,7 @@ from types import NoneType
 from typing import TYPE_CHECKING, NamedTuple
 
 from aiochroma._errors import StoreUnavailableError
-from aiochroma._files import touch_sqlite_file, transaction
+from aiochroma._files import touch_private, transaction
 from aiochroma._types import Metadata
 from aiochroma.disk.layout import HISTORY_FILE, is_damage, no_descriptors
 
@@ -77,7 +77,7 @@ class ChangeLog:
         self._path = str(path)
         with self._explained():
             if self._path != ":memory:":
-                touch_sqlite_file(Path(self._path))
+                touch_private(Path(self._path))
             self._connection = sqlite3.connect(self._path, isolation_level=None, timeout=1.0)
             try:
                 self._connection.execute("PRAGMA journal_mode = WAL")

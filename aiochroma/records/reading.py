@@ -21,6 +21,7 @@ from aiochroma.core.request import Request
 from aiochroma.records.record import (
     CHUNK_OF,
     CHUNKS,
+    EMBEDDER,
     REPLACED,
     SETTLING,
     SETTLING_SECONDS,
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 
     from aiochroma.text.index import IndexedText
 
-__all__ = ["BELIEVED_SECONDS", "Carried", "Chunks", "NearChunk", "Reader", "sparse_embedder_of"]
+__all__ = ["BELIEVED_SECONDS", "Carried", "Chunks", "NearChunk", "Reader", "is_aside", "sparse_embedder_of"]
 
 Carried: TypeAlias = "Callable[..., object]"
 """An operation, called with its arguments by name."""
@@ -54,11 +55,15 @@ BELIEVED_SECONDS = 1.0
 """How long a client of a server believes that a collection is in its place: another client may rename it."""
 
 _AT_ONCE = 256
-_DELETED_AT_ONCE = 64
-"""They hold the interpreter for some 12 ms."""
+_DELETED_AT_ONCE = 64  # They hold the interpreter for some 12 ms.
 _MORE = 4
 _MOST = 4096
 """Beyond this many fetched, others may stay hidden behind the chunks of one text."""
+
+
+def is_aside(metadata: MetadataView) -> bool:
+    """Tell whether another collection has taken the place of this one. A namespace that says so of itself has its place."""
+    return REPLACED in metadata and EMBEDDER not in metadata
 
 
 def sparse_embedder_of(model: Model) -> str | None:
@@ -115,7 +120,7 @@ class Reader:
         if asked - self.in_place.get(str(collection_id), -math.inf) < self.believed_seconds:
             return
         known = self._api.metadata_of(collection_id, **db)
-        if REPLACED in known:
+        if is_aside(known):
             raise NotFoundError(f"Collection [{collection_id}] was copied; another has its place")
         until = known.get(SETTLING)
         if not (isinstance(until, float) and time.time() < until < time.time() + SETTLING_SECONDS):

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, NamedTuple
 
-from aiochroma._files import SQLITE_SUFFIXES, touch_sqlite_file
+from aiochroma._files import SQLITE_SUFFIXES, touch_private
 from aiochroma._types import Metadata, MetadataView, Vector
 from aiochroma.text.rows import read_numbers, read_rows
 
@@ -308,7 +308,7 @@ def connect(path: str, *, any_thread: bool = False) -> sqlite3.Connection:
     left_behind = path != ":memory:" and Path(f"{path}-wal").exists()
     if path != ":memory:":
         try:
-            touch_sqlite_file(Path(path))
+            touch_private(Path(path))
         except OSError as error:
             raise sqlite3.OperationalError(f"unable to open database file: {error}") from error
     connection = sqlite3.connect(

@@ -87,6 +87,17 @@ def test_deliver_ignores_closed_loop():
     assert [ticket.future.done() for ticket in tickets] == [False, True, True, False]
 
 
+def test_cancelling_needs_no_open_loop():
+    """A task that is collected after its loop was closed leaves without a complaint, and its request does not run."""
+    loop = asyncio.new_event_loop()
+    left = ticket(loop)
+    left.future = loop.create_future()
+    left.future.add_done_callback(lambda _: None)
+    loop.close()
+    left.cancel()
+    assert left.future.cancelled()
+
+
 @pytest.mark.parametrize("kind", [StopIteration, StopAsyncIteration, GeneratorExit])
 def test_errors_that_futures_refuse_are_wrapped(kind):
     """An asyncio future refuses StopIteration; the outcome carries a RuntimeError with the cause."""

@@ -14,7 +14,7 @@ import pytest
 from programs import printed_by
 
 import aiochroma
-from aiochroma._files import Replacement, flush, make_directory, touch_sqlite_file, write_atomically
+from aiochroma._files import Replacement, flush, make_directory, touch_private, write_atomically
 from aiochroma._logging import private_log_file
 from aiochroma.disk import copying
 from aiochroma.disk.child import copy
@@ -37,14 +37,14 @@ def mode(path):
 def test_what_we_make_is_closed_to_others(tmp_path):
     """Directories are 0700, those above them as well, and files 0600; what is there keeps its mode."""
     make_directory(tmp_path / "a" / "b")
-    touch_sqlite_file(tmp_path / "a" / "file")
+    touch_private(tmp_path / "a" / "file")
     write_atomically(tmp_path / "a" / "text", "x")
     assert (mode(tmp_path / "a"), mode(tmp_path / "a" / "b")) == (0o700, 0o700)
     assert (mode(tmp_path / "a" / "file"), mode(tmp_path / "a" / "text")) == (0o600, 0o600)
     (tmp_path / "open").mkdir(mode=0o755)
     (tmp_path / "open" / "text").write_text("before")
     make_directory(tmp_path / "open")
-    touch_sqlite_file(tmp_path / "open" / "text")
+    touch_private(tmp_path / "open" / "text")
     write_atomically(tmp_path / "open" / "text", "after")
     assert (mode(tmp_path / "open"), mode(tmp_path / "open" / "text")) == (0o755, 0o644)
     assert (tmp_path / "open" / "text").read_text() == "after"

@@ -204,6 +204,24 @@ def test_what_a_killed_process_left_is_removed_and_what_is_in_use_is_not(tmp_pat
     assert not filling.path.exists()
 
 
+def test_a_directory_in_the_making_is_empty_or_has_its_mark(tmp_path):
+    """At every moment, so that one whose process is killed is always known for what it is."""
+    seen = []
+
+    def note(frame, event, _):
+        seen.extend(tuple(file.name for file in made.iterdir()) for made in tmp_path.iterdir())
+        return note
+
+    former = sys.gettrace()
+    sys.settrace(note)
+    try:
+        made = PartialDirectory(tmp_path / "final")
+    finally:
+        sys.settrace(former)
+    made.discard()
+    assert set(seen) == {(), (PARTIAL_MARKER,)}
+
+
 def test_nothing_is_finished_over_something_else(tmp_path):
     """What came to be at the final place meanwhile stays."""
     begun = PartialDirectory(tmp_path / "final")

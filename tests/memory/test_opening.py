@@ -247,3 +247,21 @@ def test_nothing_needs_the_network(path):
     command = [*prefix, sys.executable, "-c", WITHOUT_NETWORK, str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=2 * PATIENCE)
     assert done.stdout == "My cat is called Miso.\n", done.stderr
+
+
+async def test_a_collection_that_says_it_was_replaced_is_not_believed(path, embedder):
+    """A namespace goes on, and what is not ours is not deleted: only a run of ours that was interrupted leaves such a mark."""
+    async with aiochroma.Memory(path, embedder=embedder) as memory:
+        kept = await memory.remember("the first lake", namespace="mine")
+        mine = await memory.client.get_collection("mine", embedding_function=None)
+        await mine.modify(metadata={**mine.metadata, "aiochroma:replaced": "mine"})
+        await memory.client.create_collection(
+            "theirs", metadata={"aiochroma:replaced": "theirs"}, embedding_function=None
+        )
+    async with aiochroma.Memory(path, embedder=embedder) as memory:
+        assert await memory.count("mine") == 1
+        await memory.remember("another lake", namespace="mine")
+        assert await memory.export(path.parent / "all.jsonl") == 2
+        await memory.reembed()
+        assert (await memory.get(kept, namespace="mine")).text == "the first lake"
+        assert {each.name for each in await memory.client.list_collections()} == {"mine", "theirs"}
