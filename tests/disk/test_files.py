@@ -14,7 +14,14 @@ import pytest
 from programs import printed_by
 
 import aiochroma
-from aiochroma._files import Replacement, flush, make_directory, touch_private, write_atomically
+from aiochroma._files import (
+    PartialDirectory,
+    Replacement,
+    flush,
+    make_directory,
+    touch_private,
+    write_atomically,
+)
 from aiochroma._logging import private_log_file
 from aiochroma.disk import copying
 from aiochroma.disk.child import copy
@@ -267,6 +274,32 @@ def test_a_child_imports_nothing_from_the_working_directory(tmp_path, monkeypatc
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a file system that refuses")
+def test_what_gets_its_name_is_on_the_disk_before(tmp_path, monkeypatch):
+    """Every file and folder is written through before the final name, and the folder that holds the name after it."""
+    flushed = []
+
+    def noting(descriptor, fsync=os.fsync):
+        flushed.append(
+            (os.fstat(descriptor).st_ino, (tmp_path / "final").exists(), (tmp_path / "note").exists())
+        )
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noting)
+    partial = PartialDirectory(tmp_path / "final")
+    (partial.path / "folder").mkdir()
+    (partial.path / "folder" / "data").write_bytes(b"data")
+    made = [partial.path, partial.path / "folder", partial.path / "folder" / "data"]
+    numbers = {path.stat().st_ino for path in made}
+    flushed.clear()
+    partial.finish()
+    assert numbers <= {number for number, is_final, _ in flushed if not is_final}
+    assert (tmp_path.stat().st_ino, True, False) in flushed
+    flushed.clear()
+    write_atomically(tmp_path / "note", "text")
+    assert ((tmp_path / "note").stat().st_ino, True, False) in flushed
+    assert (tmp_path.stat().st_ino, True, True) in flushed
+
+
 def test_a_directory_that_cannot_be_flushed_is_no_error(tmp_path):
     """Some file systems do not let a directory be written through; what is missing is an error still."""
     flush(Path("/proc"))

@@ -60,6 +60,16 @@ async def test_places_in_a_thread_follow_arrival_and_not_the_clock(memory):
     assert [one.text for one in (*hit.before, hit, *hit.after)] == ["first", "second", "third"]
 
 
+@pytest.mark.parametrize("other", ["ada", "ben"])
+async def test_what_one_person_says_lends_nothing_to_what_another_says(memory, other):
+    """Memories without a thread that follow each other raise each other's rank within a scope, and no further."""
+    await memory.remember("Where was the photograph taken?", scope="ada")
+    await memory.remember("At the pier.", scope=other)
+    recall = await memory.recall("where was the photograph taken", k=2)
+    lent = {hit.text: hit.explain["text"] for hit in recall}
+    assert (lent["At the pier."] > 0) is (other == "ada")
+
+
 async def test_a_memory_that_gets_another_scope_leaves_the_former_one(memory):
     """Whoever asks for the scopes above the former one does not find it any more, and cannot forget it."""
     await memory.remember("Prefers tea.", id="drink", scope=("acme", "user-7"))

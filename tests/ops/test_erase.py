@@ -353,10 +353,12 @@ async def test_a_text_that_is_there_still_is_found(tmp_path):
     """The look is real: a file that holds the text makes the receipt incomplete, and is named."""
     path = tmp_path / "db"
     await live_and_forget(path)
-    (path / "notes of somebody.txt").write_text(f"by the way: {SECRETS[0]}!")
-    receipt = await aiochroma.erase(path, texts=SECRETS)
-    assert not receipt.is_complete
-    assert receipt.found == ("notes of somebody.txt",)
+    # As UTF-8, and as JSON with escapes and without; the last one has something to escape.
+    for form in (SECRETS[0].encode(), *forms(SECRETS[2])):
+        (path / "notes of somebody.txt").write_bytes(b"by the way: " + form + b"!")
+        receipt = await aiochroma.erase(path, texts=SECRETS)
+        assert not receipt.is_complete
+        assert receipt.found == ("notes of somebody.txt",)
 
 
 @pytest.mark.parametrize("replaced", [True, False])
