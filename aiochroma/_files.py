@@ -3,9 +3,7 @@
 What a memory holds is private. So a directory that we make is 0700 and a file 0600; one that is there keeps its mode, which is
 its owner's choice. What replaces a file is written beside it, flushed, and renamed over it.
 
-A directory that is not complete yet has a name of its own and a file that says what it is, and the process that fills it holds a
-lock on it. One with the file whose lock no process holds was left behind by a backup, restore or repair that was killed, and so
-was an empty one that is not new; both are found and removed. The file is taken away before a directory gets its final name.
+Until then its process holds a lock on it. The next that replaces the same file removes what a process left that was killed.
 """
 
 from __future__ import annotations
@@ -15,7 +13,6 @@ import errno
 import json
 import os
 import re
-import shutil
 import stat
 import sys
 import tempfile
@@ -34,22 +31,22 @@ if TYPE_CHECKING:
     from typing import TextIO
 
 __all__ = [
+    "BEGINNING_SECONDS",
     "DIRECTORY_MODE",
     "FILE_MODE",
-    "PARTIAL_MARKER",
+    "INFIX",
+    "MADE",
     "SQLITE_SUFFIXES",
-    "PartialDirectory",
     "Replacement",
-    "abandoned",
     "canonical_path",
     "expand",
     "flush",
     "identity",
     "irregular",
+    "is_locked",
+    "locked",
     "make_directory",
     "read_json",
-    "remove_abandoned",
-    "remove_marked",
     "touch_private",
     "transaction",
     "write_atomically",
@@ -61,9 +58,6 @@ SQLITE_SUFFIXES = ("", "-wal", "-shm", "-journal")
 _LARGEST_NOTE = 2**26
 
 _NOT_OF_A_DIRECTORY = frozenset({errno.EACCES, errno.EINVAL, errno.ENOTSUP, errno.EPERM})
-
-PARTIAL_MARKER = ".aiochroma.partial.json"
-"""The file in a directory that is not complete yet."""
 
 DIRECTORY_MODE = 0o700
 FILE_MODE = 0o600
@@ -243,6 +237,7 @@ class Replacement:
 
     def __init__(self, path: Path) -> None:
         self._temporary: Path | None = None
+        self._lock: int | None = None
         try:
             mode = path.stat().st_mode
         except FileNotFoundError:
@@ -251,9 +246,12 @@ class Replacement:
             self.file = self._opened_directly(path, mode)
             return
         self._target = Path(os.path.realpath(path))
-        descriptor, name = tempfile.mkstemp(prefix=f".{self._target.name[:100]}.", dir=self._target.parent)
+        prefix = f".{self._target.name[:100]}{INFIX}"
+        _remove_abandoned_files(self._target.parent, prefix)
+        descriptor, name = tempfile.mkstemp(prefix=prefix, dir=self._target.parent)
         self._temporary = Path(name)
         try:
+            self._lock = locked(self._temporary)
             if mode is not None and sys.platform != "win32":
                 os.fchmod(descriptor, stat.S_IMODE(mode))
             self.file = open(descriptor, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - a descriptor; closed by commit or discard
@@ -282,6 +280,7 @@ class Replacement:
         self.file.close()
         self._temporary.replace(self._target)
         self._temporary = None
+        self._release()
         flush(self._target.parent)
 
     def discard(self) -> None:
@@ -295,149 +294,54 @@ class Replacement:
             with contextlib.suppress(OSError):
                 self._temporary.unlink()
             self._temporary = None
-
-
-_INFIX = ".partial-"
-_MADE = re.compile(r"\.partial-[a-z0-9_]{8}$")
-_BEGINNING_SECONDS = 60.0
-"""An empty directory is younger than this where the process that has made it is about to write into it."""
-
-
-class PartialDirectory:
-    """An empty directory beside its final place, closed to others.
-
-    Args:
-        final: Where it is to be when it is complete.
-
-    Attributes:
-        path: Where it is until then.
-
-    Raises:
-        OSError: It cannot be made.
-    """
-
-    def __init__(self, final: Path) -> None:
-        self._final = final
-        self._identity: tuple[int, int] | None = None
-        self._descriptor: int | None = None
-        self.path: Path = Path(tempfile.mkdtemp(prefix=f"{final.name}{_INFIX}", dir=final.parent))
-        try:
-            self._identity = identity(self.path)
-            self._descriptor = _locked(self.path)
-            touch_private(self.path / PARTIAL_MARKER)
-            flush(self.path)
-        except BaseException:
-            shutil.rmtree(self.path, ignore_errors=True)
-            self._release()
-            raise
-
-    def finish(self) -> Path:
-        """Write everything through to the disk, give the directory its final name, and return that.
-
-        Raises:
-            OSError: Something is there already.
-        """
-        if os.path.lexists(self._final):
-            raise FileExistsError(f"{self._final} exists")
-        _flush_tree(self.path)
-        (self.path / PARTIAL_MARKER).unlink()
-        flush(self.path)
-        self.path.rename(self._final)
-        flush(self._final.parent)
-        self._release()
-        return self._final
-
-    def discard(self) -> None:
-        """Remove what is still incomplete; nothing after `finish`."""
-        if self._identity is not None and identity(self.path) == self._identity:
-            remove_marked(self.path)
         self._release()
 
     def _release(self) -> None:
-        self._identity = None
-        descriptor, self._descriptor = self._descriptor, None
-        if descriptor is not None:
-            os.close(descriptor)
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            os.close(lock)
 
 
-def abandoned(folder: Path) -> list[Path]:
-    """Return the directories in a folder that a process left behind incomplete when it was killed."""
-    try:
-        entries = sorted(folder.glob(f"*{_INFIX}*"))
-    except OSError:
-        return []
-    return [
-        entry
-        for entry in entries
-        if not entry.is_symlink()
-        and ((entry / PARTIAL_MARKER).is_file() or _was_never_filled(entry))
-        and not _is_locked(entry)
-    ]
+INFIX = ".partial-"
+"""In the name of what is not complete yet."""
+MADE = re.compile(r"\.partial-[a-z0-9_]{8}$")
+BEGINNING_SECONDS = 60.0
+"""What is empty is younger than this where the process that has made it is about to lock it and to write into it."""
 
 
-def _was_never_filled(directory: Path) -> bool:
-    """Tell whether a process made a directory for itself and was killed before it wrote anything into it, a while ago."""
-    try:
-        age = (file_clock_ns() - directory.stat().st_mtime_ns) / 1e9
-        return (
-            bool(_MADE.search(directory.name)) and age > _BEGINNING_SECONDS and not any(directory.iterdir())
-        )
-    except OSError:
-        return False
+def _remove_abandoned_files(folder: Path, prefix: str) -> None:
+    """Remove what was to replace a file and was left behind by a process that was killed, as far as that is permitted."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if (
+                not entry.name.startswith(prefix)
+                or not MADE.search(entry.name)
+                or not entry.is_file(follow_symlinks=False)
+            ):
+                continue
+            status = entry.stat(follow_symlinks=False)
+            is_new = not status.st_size and (file_clock_ns() - status.st_mtime_ns) / 1e9 < BEGINNING_SECONDS
+            if not is_new and not is_locked(Path(entry.path)):
+                with contextlib.suppress(OSError):
+                    Path(entry.path).unlink()
 
 
-def remove_marked(directory: Path) -> None:
-    """Remove a directory that has the file which says that it is not complete; that goes last, should this process be killed.
-
-    Raises:
-        OSError: Something in it cannot be removed.
-    """
-    for entry in directory.iterdir():
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
-        elif entry.name != PARTIAL_MARKER:
-            entry.unlink()
-    shutil.rmtree(directory)
-
-
-def remove_abandoned(folder: Path) -> tuple[str, ...]:
-    """Remove them, as far as that is permitted; returns what was removed."""
-    removed = []
-    for entry in abandoned(folder):
-        with contextlib.suppress(OSError):
-            if (entry / PARTIAL_MARKER).is_file():
-                remove_marked(entry)
-            else:
-                entry.rmdir()  # Not what somebody else has put into it meanwhile.
-            removed.append(str(entry))
-    return tuple(removed)
-
-
-def _flush_tree(directory: Path) -> None:
-    """Write a directory with all that is in it through to the disk."""
-    for folder, _, names in os.walk(directory, topdown=False):
-        for file in map(Path(folder).joinpath, names):
-            if file.is_file():
-                flush(file)
-        flush(Path(folder))
-
-
-def _locked(directory: Path) -> int | None:
-    """Lock a directory until its descriptor is closed, or the process ends; None where there are no such locks."""
+def locked(path: Path) -> int | None:
+    """Lock a file or directory until its descriptor is closed, or the process ends; None where there are no such locks."""
     if sys.platform == "win32":
         return None
-    descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     with contextlib.suppress(OSError):  # Without locks it is not taken for abandoned: see below.
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     return descriptor
 
 
-def _is_locked(directory: Path) -> bool:
-    """Tell whether a process still fills a directory; where locks do not work the answer is yes."""
+def is_locked(path: Path) -> bool:
+    """Tell whether a process still fills a file or directory; where locks do not work the answer is yes."""
     if sys.platform == "win32":
         return True
     try:
-        descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return True
     try:

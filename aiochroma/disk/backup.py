@@ -16,17 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aiochroma._errors import BackupError, shown
-from aiochroma._files import (
-    PARTIAL_MARKER,
-    PartialDirectory,
-    canonical_path,
-    make_directory,
-    read_json,
-    remove_abandoned,
-    remove_marked,
-    write_atomically,
-)
+from aiochroma._files import canonical_path, make_directory, read_json, write_atomically
 from aiochroma._logging import EventLogger, get_logger
+from aiochroma._partial import PARTIAL_MARKER, PartialDirectory, remove_abandoned, remove_marked
 from aiochroma._types import JsonObject
 from aiochroma.disk.copying import Verification, check_verification, refuse_lack_of_room, size_of, verify_copy
 from aiochroma.disk.layout import BACKUP_NOTE, MANIFEST, SQLITE_FILE, refuse_without_descriptors

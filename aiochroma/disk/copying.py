@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from aiochroma._errors import BackupError, is_one_of, shown
-from aiochroma._files import PARTIAL_MARKER
+from aiochroma._partial import PARTIAL_MARKER
 from aiochroma._types import JsonObject
 from aiochroma.disk import child
 from aiochroma.disk.layout import (

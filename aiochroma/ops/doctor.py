@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from aiochroma._clock import monotonic
 from aiochroma._errors import DatabaseInUseError, DatabasePathError, InvalidInputError, StoreUnavailableError
-from aiochroma._files import canonical_path, remove_abandoned
+from aiochroma._files import canonical_path
+from aiochroma._partial import remove_abandoned
 from aiochroma._waiting import at_length, on_callers_loop
 from aiochroma.client.maintenance import FillReport  # noqa: TC001 - frameworks read the annotations
 from aiochroma.disk.copying import refuse_lack_of_room, size_of, survives_rebuilding

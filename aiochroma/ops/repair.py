@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aiochroma._errors import DatabaseCorruptError, DatabasePathError, InvalidInputError, shown
-from aiochroma._files import PartialDirectory, canonical_path, transaction
+from aiochroma._files import canonical_path, transaction
+from aiochroma._partial import PartialDirectory
 from aiochroma._types import Vector
 from aiochroma._waiting import at_length
 from aiochroma.backend.preparation import drop_unfollowed

@@ -7,7 +7,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from aiochroma._distribution import version as own_version
-from aiochroma._files import abandoned
+from aiochroma._partial import abandoned
 from aiochroma._types import JsonObject
 from aiochroma.client.maintenance import FillReport  # noqa: TC001 - frameworks read the annotations
 from aiochroma.disk.backup import recorded_backup

@@ -18,7 +18,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from aiochroma._errors import BackupError, DatabasePathError
-from aiochroma._files import PartialDirectory, canonical_path, flush, identity, remove_abandoned
+from aiochroma._files import canonical_path, flush, identity
+from aiochroma._partial import PartialDirectory, remove_abandoned
 from aiochroma._waiting import at_length
 from aiochroma.disk.backup import read_manifest, record_origin
 from aiochroma.disk.copying import (

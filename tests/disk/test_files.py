@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import stat
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -14,15 +15,9 @@ import pytest
 from programs import printed_by
 
 import aiochroma
-from aiochroma._files import (
-    PartialDirectory,
-    Replacement,
-    flush,
-    make_directory,
-    touch_private,
-    write_atomically,
-)
+from aiochroma._files import Replacement, flush, make_directory, touch_private, write_atomically
 from aiochroma._logging import private_log_file
+from aiochroma._partial import PartialDirectory
 from aiochroma.disk import copying
 from aiochroma.disk.child import copy
 from aiochroma.host.reaching import start_detached
@@ -250,6 +245,32 @@ def test_two_outputs_to_one_name_do_not_meet(tmp_path):
     first.commit()
     assert (tmp_path / "file").read_text() == "first" * 1000
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_what_a_killed_output_left_is_removed_by_the_next(tmp_path):
+    """Once its process has ended, and nothing else: neither what another still writes nor a file that is called alike."""
+    program = (
+        "import os, pathlib, sys; from aiochroma._files import Replacement\n"
+        "output = Replacement(pathlib.Path(sys.argv[1])); output.file.write('private'); output.file.flush(); os._exit(1)"
+    )
+    place = str(Path(aiochroma.__file__).parents[1])
+    subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "file")],
+        env={**os.environ, "PYTHONPATH": place},
+        check=False,
+    )
+    left = {path.name for path in tmp_path.iterdir()}
+    assert len(left) == 1
+    (tmp_path / ".file.old").write_text("mine")
+    (tmp_path / ".file.partial-notes.txt").write_text("mine")
+    writing = Replacement(tmp_path / "file")
+    writing.file.write("whole")
+    writing.file.flush()
+    assert not left & {path.name for path in tmp_path.iterdir()}
+    Replacement(tmp_path / "file").discard()
+    writing.commit()
+    assert (tmp_path / "file").read_text() == "whole"
+    assert {path.name for path in tmp_path.iterdir()} == {".file.old", ".file.partial-notes.txt", "file"}
 
 
 def test_a_child_imports_nothing_from_the_working_directory(tmp_path, monkeypatch):

@@ -16,8 +16,8 @@ from types import SimpleNamespace
 import pytest
 
 import aiochroma.sync
-from aiochroma import _files
-from aiochroma._files import PARTIAL_MARKER, PartialDirectory, abandoned, remove_abandoned
+from aiochroma import _files, _partial
+from aiochroma._partial import PARTIAL_MARKER, PartialDirectory, abandoned, remove_abandoned
 from aiochroma._waiting import drive
 from aiochroma.disk.child import copy
 from aiochroma.disk.layout import MANIFEST, SQLITE_FILE
@@ -28,7 +28,8 @@ restore = import_module("aiochroma.ops.restore")
 _TRACED = {
     restore.__file__: 0,
     # What makes directories; a file that an interrupt leaves open is closed when it is collected.
-    _files.__file__: inspect.getsourcelines(PartialDirectory)[1],
+    _partial.__file__: inspect.getsourcelines(PartialDirectory)[1],
+    _files.__file__: inspect.getsourcelines(_files.locked)[1],
     backups.__file__: inspect.getsourcelines(backups.begin_backup)[1],
     maintenance.__file__: inspect.getsourcelines(maintenance.backup)[1],
 }

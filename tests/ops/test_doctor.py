@@ -17,7 +17,7 @@ from ops_databases import RECORDS, contents, index_of, lose_vectors, print_of, v
 from programs import command, python
 
 import aiochroma.sync
-from aiochroma._files import PartialDirectory
+from aiochroma._partial import PartialDirectory
 from aiochroma.ops import doctor
 
 
@@ -219,7 +219,7 @@ async def test_what_a_killed_backup_has_left_is_found_and_removed(database, tmp_
     async with aiochroma.AsyncPersistentClient(database) as client:
         await client.backup(tmp_path / "backups" / "0")
     code = (
-        "import os, pathlib, sys; from aiochroma._files import PartialDirectory\n"
+        "import os, pathlib, sys; from aiochroma._partial import PartialDirectory\n"
         "made = [PartialDirectory(pathlib.Path(final)) for final in sys.argv[1:]]\n"
         "[(one.path / 'data').write_bytes(bytes(1000)) for one in made]; os._exit(9)"
     )
