@@ -188,6 +188,8 @@ class _Machine:
                     stack.append(_I32.unpack_from(content, position)[0])
                     position += 4
                 elif code == 0x2E:  # STOP
+                    if position < size:
+                        raise ValueError(f"{size - position} bytes follow its end, which Chroma refuses")
                     return True
                 else:
                     position = self._other(code, position)

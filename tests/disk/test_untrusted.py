@@ -61,6 +61,7 @@ ODD_BYTES = {
     "a value that was never there": b"\x80\x02h\x07.",
     "nothing but an end": b".",
     "nothing": b"",
+    "bytes after its end": pickle.dumps(GOOD, protocol=2) + b"\0",
 }
 
 
