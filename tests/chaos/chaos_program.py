@@ -172,7 +172,7 @@ class Writer:
             self.diary.say(kind="unknown", number=number, error=f"{type(error).__name__}: {error}")
             await asyncio.sleep(0.02)
         else:
-            self.diary.say(kind="done", number=number)
+            self.diary.say(kind="done", number=number, writer=self.name)
             for record, version in versions.items():
                 if version:
                     self.known[name][record] = version

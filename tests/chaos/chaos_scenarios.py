@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +24,8 @@ from aiochroma.disk.ownership import read_owner
 _AT_ONCE_SECONDS = 10.0
 """What is refused at once is refused within this, however busy the machine: who waits for the owner waits 30 s."""
 
+_WRITERS = 2
+"""Of a client of an owner process: so many write records, and two tell a memory."""
 _FRESH_AFTER = 25
 """A database is thrown away after so many kills, so that checking it does not take ever longer."""
 
@@ -334,7 +337,7 @@ def deaths_around_a_host(stage, count):
                 seed=number,
                 names=names,
                 process="shared",
-                writers=2,
+                writers=_WRITERS,
             )
             if client.wait_for("checked") is None:
                 row.failures.append(f"{number}: {client.what_went_wrong()}")
@@ -369,12 +372,21 @@ def deaths_around_a_host(stage, count):
 
 
 def _go_on(*clients):
-    """Wait until each client was told of 20 more writes."""
-    goals = [(client, _answers(client, "done") + 20) for client in clients]
+    """Wait until every writer of each client was told of five more writes, also one that waits without a deadline."""
+    before = [(client, _done_by_writer(client)) for client in clients]
+
+    def went_on(client, former):
+        now = _done_by_writer(client)
+        return len(now) >= 2 * _WRITERS and all(count >= former[writer] + 5 for writer, count in now.items())
+
     until(
-        lambda: all(_answers(client, "done") >= goal for client, goal in goals),
+        lambda: all(went_on(client, former) for client, former in before),
         f"they do not go on: {[client.what_went_wrong() for client in clients]}",
     )
+
+
+def _done_by_writer(client):
+    return Counter(entry["writer"] for entry in client.entries if entry["kind"] == "done")
 
 
 def _host_of(directory):
