@@ -85,6 +85,7 @@ __all__ = [
 
 log: EventLogger = get_logger("aiochroma.fastapi")
 
+A = TypeVar("A", bound=Starlette)
 T = TypeVar("T")
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[Any]]
 
@@ -256,7 +257,7 @@ def _answer_errors_as(app: Any, mounted: Any) -> None:
             mounted.exception_handlers.setdefault(kind, _answer)
 
 
-def _application(app: Any, kind: type[Starlette] = Starlette) -> Any:
+def _application(app: object, kind: type[A]) -> A:
     if not isinstance(app, kind):
         raise InvalidInputError(f"`app` must be the {kind.__name__} application, got {shown(app)}.")
     return app
@@ -272,7 +273,7 @@ def store_of(app: FastAPI) -> Memory | AsyncClient:
         InvalidInputError: It is no application.
         StoreUnavailableError: The store could not be opened so far.
     """
-    opened: _AppStore | None = getattr(_application(app).state, _STATE, None)
+    opened: _AppStore | None = getattr(_application(app, Starlette).state, _STATE, None)
     if opened is None:
         raise ClosedError(
             "No store is open: give the application `lifespan=aiochroma.fastapi.lifespan(...)`, and let the lifespan run "

@@ -39,7 +39,7 @@ class CancellingRoute(APIRoute):
         return cancelling
 
 
-async def _while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
+async def _while_connected(request: Request, work: Coroutine[object, object, T]) -> T | None:
     """Await something in this task, and cancel it when the client disconnects; None then."""
     result: T | None = None
     failure: Exception | None = None

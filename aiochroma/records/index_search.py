@@ -14,7 +14,7 @@ from aiochroma.records.ranking import TOKEN_WEIGHT, Candidates, nearness
 from aiochroma.records.record import WRITING
 from aiochroma.records.searching import Found, Pool, most_covering, most_near
 from aiochroma.records.spec import filter_of
-from aiochroma.text.index import TextQuery
+from aiochroma.text.rows import TextQuery
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from aiochroma._files import transaction
 from aiochroma._types import Metadata, Where
@@ -27,7 +27,7 @@ from aiochroma.text.coverage import WINDOW, TextHits, TextSearch, search_togethe
 from aiochroma.text.memories import IndexedText, MemoryTable, connect, delete_files, readable
 from aiochroma.text.metadata import MetadataTable
 from aiochroma.text.namespaces import NamespaceTable
-from aiochroma.text.rows import Order, RowFilter
+from aiochroma.text.rows import Order, RowFilter, TextQuery
 from aiochroma.text.terms import Postings, terms_of
 from aiochroma.text.vectors import VectorTable
 
@@ -41,30 +41,10 @@ if TYPE_CHECKING:
     from aiochroma.text.memories import ListPage
     from aiochroma.text.vectors import Compared
 
-__all__ = ["IndexedText", "TextHits", "TextIndex", "TextQuery"]
+__all__ = ["IndexedText", "TextHits", "TextIndex"]
 
 CACHE_BYTES = 64 * 2**20
 """How much of the vectors stays in memory: those of 65,000 memories with 256 dimensions."""
-
-
-class TextQuery(NamedTuple):
-    """A query of one namespace; see :meth:`TextIndex.search` for what each means.
-
-    Attributes:
-        namespace: The namespace.
-        query: Any text.
-        limit: The most hits.
-        pool: The number of memories that are looked at with their neighbours.
-        also: Rows to score in any case.
-        keep: Which rows may be returned.
-    """
-
-    namespace: str
-    query: str
-    limit: int
-    pool: int
-    also: NDArray[np.int64]
-    keep: RowFilter
 
 
 class TextIndex:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Order", "RowCache", "RowFilter", "among", "distinct", "read_numbers", "read_rows"]
+__all__ = ["Order", "RowCache", "RowFilter", "TextQuery", "among", "distinct", "read_numbers", "read_rows"]
 
 _MOST_BYTES_KEPT = 8_000_000
 _ENTRY_BYTES = 300
@@ -123,6 +123,26 @@ class _Version(NamedTuple):
 
     replaced: int = 0
     grown: int = 0
+
+
+class TextQuery(NamedTuple):
+    """A query of one namespace; see ``TextIndex.search`` for what each means.
+
+    Attributes:
+        namespace: The namespace.
+        query: A text.
+        limit: The most hits.
+        pool: The number of memories that are looked at with their neighbours.
+        also: Rows to score in any case.
+        keep: Which rows may be returned.
+    """
+
+    namespace: str
+    query: str
+    limit: int
+    pool: int
+    also: NDArray[np.int64]
+    keep: RowFilter
 
 
 class RowCache:

@@ -14,8 +14,8 @@ from programs import python
 from text_hits import search
 
 from aiochroma.text.coverage import Term, best_rows
-from aiochroma.text.index import IndexedText, TextIndex, TextQuery
-from aiochroma.text.rows import RowFilter
+from aiochroma.text.index import IndexedText, TextIndex
+from aiochroma.text.rows import RowFilter, TextQuery
 
 _TEXTS = {
     "de": "Ich bin nach Köln gezogen, in die Große Straße.",
