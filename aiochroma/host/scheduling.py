@@ -62,7 +62,8 @@ class SharedPacing(Pacing):
         self, limits: Limits, max_write_slice_ms: float | None, catch_up: Callable[[], None] = lambda: None
     ) -> None:
         super().__init__(limits, max_write_slice_ms or _ALONE_SECONDS * 1000)
-        self.fewest_records = limits.records_per_slice = _FEWEST_RECORDS
+        self.fewest_records: int = _FEWEST_RECORDS
+        limits.records_per_slice = _FEWEST_RECORDS
         self._fixed = None if max_write_slice_ms is None else max_write_slice_ms / 1000
         self._read_at = float("-inf")
         self._catch_up = catch_up
