@@ -221,7 +221,7 @@ class Ticket:
         future = self.future
         if not isinstance(future, asyncio.Future):
             return
-        with contextlib.suppress(RuntimeError):  # Its loop is closed: nobody is left who could be told.
+        with contextlib.suppress(RuntimeError):  # Its loop is closed, and the caller with it.
             if not (future.cancel() or future.cancelled()):
                 error = future.exception()
                 if error is not None:

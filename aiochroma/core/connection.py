@@ -194,7 +194,7 @@ class Working(Protocol):
 
 @runtime_checkable
 class Rewriting(Protocol):
-    """A resource that rewrites the index of a collection on the disk after so many records, in the call that writes the last."""
+    """A resource that rewrites the index of a collection on the disk once a number of records were written to it."""
 
     def until_rewrite(self, collection: str) -> int | None:
         """Return how many records are left until then; None where that is not known."""

@@ -72,7 +72,7 @@ def open_for_long(location: Location, options: EngineOptions, take_lock: TakeLoc
     """Open a database, as a process does that does nothing else from then on.
 
     What was imported stays: some 90,000 objects, which a full collection of garbage would look at each time, for 60 ms in which
-    nobody is served. They are taken out of what is looked at.
+    no request is served. The collector is told to pass over them.
     """
     from aiochroma.host.opening import open_embedded
 

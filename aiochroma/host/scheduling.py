@@ -28,7 +28,7 @@ _FEWEST_RECORDS = 64
 """On a busy machine the measured time of a slice shrinks it just when its fixed cost weighs most."""
 
 _FEWEST_ALONE = 128
-"""Where nobody else asks: on a busy machine 64 take more than the time below, and slices would never grow."""
+"""While no client reads. On a busy machine 64 take longer than the time below, and slices would never grow."""
 
 _BESIDE_READS_SECONDS = 0.02
 _ALONE_SECONDS = 0.1

@@ -25,7 +25,7 @@ _AT_ONCE_SECONDS = 10.0
 """What is refused at once is refused within this, however busy the machine: who waits for the owner waits 30 s."""
 
 _WRITERS = 2
-"""Of a client of an owner process: so many write records, and two tell a memory."""
+"""How many writers of records a client of an owner process has; two more write memories."""
 _FRESH_AFTER = 25
 """A database is thrown away after so many kills, so that checking it does not take ever longer."""
 
