@@ -372,7 +372,7 @@ def full_disk_error(directory: Path) -> StoreUnavailableError:
     """Return the error of a write that was refused because the disk is nearly full."""
     return StoreUnavailableError(
         f"The disk of {str(directory)!r} is full, or `ulimit -f` leaves no room: {free_bytes(directory) // 1024} KiB are free, "
-        f"and writing stops below {RESERVED_BYTES // 2**20} MiB. Nothing was written. Free some space; reading goes on."
+        f"and writing stops below {RESERVED_BYTES // 2**20} MiB. Nothing more was written. Free some space; reading goes on."
     )
 
 

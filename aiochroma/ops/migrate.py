@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from aiochroma._clock import monotonic
-from aiochroma._errors import DatabasePathError, InvalidInputError, MigrationError, shown
+from aiochroma._errors import DatabaseCorruptError, DatabasePathError, InvalidInputError, MigrationError, shown
 from aiochroma._files import canonical_path
 from aiochroma._types import JsonObject
 from aiochroma._waiting import off_loop
+from aiochroma.backend.faults import opening_error
 from aiochroma.backend.server import url_of
 from aiochroma.client.opening import connect
 from aiochroma.client.options import DEFAULT_DATABASE, DEFAULT_TENANT
@@ -357,6 +358,7 @@ class Endpoint:
         Raises:
             DatabasePathError: There is no database, or no permission.
             DatabaseInUseError: Another process has it open.
+            StoreUnavailableError: It cannot be read as it is now: its disk is full, it is locked, or damaged.
         """
         if self.directory is None:
             return []
@@ -369,7 +371,11 @@ class Endpoint:
         ask_to_leave(str(directory))
         with acquire(directory, create=False):
             refuse_foreign_users(directory)
-            return databases_in(directory) if exists else []
+            try:
+                return databases_in(directory) if exists else []
+            except DatabaseCorruptError as error:
+                # SQLite could not read the file; a full disk or another program's lock is why as well as damage.
+                raise opening_error(error, directory) from error.__cause__
 
     def notes(self) -> list[str]:
         """Say what lies beside the database and is not copied."""

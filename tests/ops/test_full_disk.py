@@ -41,7 +41,7 @@ async def refused(work):
         return str(error)
 
 
-async def test_a_full_disk_is_no_damage(small_disk):
+async def test_a_full_disk_is_no_damage(small_disk, tmp_path):
     """The doctor advises no restore, erasing is refused, and with room all is as before."""
     path, ballast = small_disk / "db", small_disk / "ballast"
     async with aiochroma.Memory(path, history=True) as memory:
@@ -52,6 +52,7 @@ async def test_a_full_disk_is_no_damage(small_disk):
     assert "full" in found if isinstance(found, str) else found.exit_code == 0
     assert "full" in await refused(aiochroma.erase(path))
     assert "full" in str(await refused(count(path)))
+    assert "full" in str(await refused(aiochroma.migrate(path, tmp_path / "elsewhere")))
     ballast.unlink()
     assert (await aiochroma.doctor(path)).exit_code == 0
     assert await count(path) == 50
