@@ -265,7 +265,8 @@ def read_records(api: object, request: Request) -> Any:
     """Carry out a ``get`` or a ``query`` and return Chroma's result, with vectors as arrays.
 
     A ``get`` with very many ids, or with a filter that names very many values, is asked in several. A ``query`` within ids of
-    which some do not exist searches within the others, where Chroma refuses it; if none exists, the error is like Chroma's.
+    which some do not exist searches within the others, where Chroma refuses it; if none exists, the error is like Chroma's. The
+    records of very many hits are read by their ids.
     """
     method: Callable[..., Any] = getattr(api, request.operation)
     if request.row.result is Result.RECORDS:
@@ -279,7 +280,7 @@ def read_records(api: object, request: Request) -> Any:
     if len(request.arguments.get("ids") or ()) > _MOST_VARIABLES:
         result = _query_within(api, method, dict(request.arguments))
     try:
-        result = result or _called(method, dict(request.arguments))
+        result = result or _queried(api, method, dict(request.arguments))
     except Exception as error:
         if _ID_UNKNOWN not in str(error) or not request.arguments.get("ids"):
             raise
@@ -408,7 +409,34 @@ def _query_within(api: Any, method: Callable[..., Any], arguments: JsonObject) -
         raise InvalidArgumentError(
             f"Error finding id {ids[0]}: the collection has none of the {len(ids)} ids that the query is limited to"
         )
-    return _called(method, arguments)
+    return _queried(api, method, arguments)
+
+
+def _queried(api: Any, method: Callable[..., Any], arguments: JsonObject) -> Any:
+    """Search; where there may be more hits than SQLite takes variables, the records are read by their ids after it.
+
+    Chroma names all hits of a call in one statement, but for ids and distances, which it has already.
+    """
+    include = list(arguments["include"])
+    fields = [name for name in include if name in {"documents", "metadatas", "embeddings", "uris"}]
+    if len(arguments["query_embeddings"]) * arguments["n_results"] <= _MOST_VARIABLES or not fields:
+        return _called(method, arguments)
+    result = _called(method, {**arguments, "include": [name for name in include if name not in fields]})
+    ids = list(dict.fromkeys(id for row in result["ids"] for id in row))
+    found: dict[str, dict[str, Any]] = {}
+    for start in range(0, len(ids), _MOST_VARIABLES):
+        part = ids[start : start + _MOST_VARIABLES]
+        where = database_of(arguments)
+        rows: Any = ChromaRecords(api).get(arguments["collection_id"], ids=part, include=fields, **where)
+        columns = zip(*(rows[name] for name in fields), strict=True)
+        found.update(
+            zip(rows["ids"], (dict(zip(fields, values, strict=True)) for values in columns), strict=True)
+        )
+    for name in fields:
+        # On a server another client may have deleted one meanwhile.
+        result[name] = [[found.get(id, {}).get(name) for id in row] for row in result["ids"]]
+    result["included"] = include
+    return result
 
 
 def _array(rows: object) -> Any:

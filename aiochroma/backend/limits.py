@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from aiochroma._errors import InvalidInputError, shown
-from aiochroma._types import MetadataView
+from aiochroma._types import JsonObject, MetadataView
 from aiochroma.disk.schema import MOST_VALUES
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "MOST_BYTES",
     "MOST_METADATA_VALUES",
+    "bound_counts",
     "check_collection_metadata",
     "check_conditions",
     "check_filter",
@@ -53,6 +54,13 @@ _NEIGHBORS = range(2, 16_385)
 """With none Chroma's native code crashes at the first write, with one it finds next to nothing, and with more its files pass
 for damaged."""
 
+
+_PATTERNS = ("$contains", "$not_contains")
+_MOST_PATTERN_BYTES = 49_998
+"""SQLite takes a LIKE of 50,000 bytes, and Chroma puts a '%' on either side."""
+
+_LARGEST_COUNT = 2**32 - 1
+"""Chroma's native code takes 32 bits."""
 
 _DEEPEST = 100
 """The most nested levels of '$and' and '$or': each is a level of the call stack, here and below."""
@@ -139,25 +147,50 @@ def check_collection_metadata(metadata: Mapping[str, object] | None) -> None:
     check_metadata_size(metadata, "the collection")
 
 
-def check_filter(value: object, where: str) -> None:
-    """Check that all that a filter compares with is text where it is a string; Chroma has checked its form.
+def check_filter(value: object, where: str, most: float = math.inf) -> None:
+    """Check that all that a filter compares with is text that can be looked for; Chroma has checked its form.
 
     Args:
         value: The filter, or one that stands in it.
         where: How the message names it.
+        most: How many bytes a string may have.
 
     Raises:
-        InvalidInputError: A string is not text.
+        InvalidInputError: A string is not text, or too long.
     """
     if isinstance(value, str):
+        if len(value) * 4 > most and _bytes_in(value) > most:
+            raise InvalidInputError(
+                f"{where} has {_bytes_in(value):,} bytes, and may have {most:,}: nobody else is served while it is looked for."
+            )
         _check_text(value, where)
     elif isinstance(value, dict):
         for key, part in value.items():
-            check_filter(key, where)
-            check_filter(part, where)
+            check_filter(key, where, most)
+            is_pattern = key in _PATTERNS and where.endswith("`where_document`")
+            check_filter(
+                part, f"{shown(key)} of {where}", min(most, _MOST_PATTERN_BYTES) if is_pattern else most
+            )
     elif isinstance(value, list):
         for part in value:
-            check_filter(part, where)
+            check_filter(part, where, most)
+
+
+def bound_counts(arguments: JsonObject) -> None:
+    """Make numbers of records that Chroma cannot take, such as ``sys.maxsize`` for all, the largest that it can.
+
+    Args:
+        arguments: Of any operation; changed.
+
+    Raises:
+        InvalidInputError: One is negative.
+    """
+    for name in ("limit", "offset", "n_results"):
+        count = arguments.get(name)
+        if isinstance(count, int) and not 0 <= count <= _LARGEST_COUNT:
+            if count < 0:
+                raise InvalidInputError(f"`{name}` must not be negative, got {shown(count)}.")
+            arguments[name] = _LARGEST_COUNT
 
 
 def check_conditions(*filters: object) -> None:

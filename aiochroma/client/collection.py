@@ -6,12 +6,13 @@ Signatures, results and errors are Chroma's (a test compares them). Corrected ar
 * large inputs are validated on a worker thread;
 * ``embedding_function=None`` means none: no fallback that downloads a model;
 * vectors of different lengths, NaN and infinities are found before anything is written, however the write is cut;
-* what everybody would wait for is refused then, too: a document, an id, or metadata of a record of more than 1 MB, except by a
-  server, which has limits of its own.
+* what everybody would wait for is refused then, too: a document, an id, metadata of a record, or a string of a filter of more
+  than 1 MB, except by a server, which has limits of its own.
 """
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, cast
 
@@ -417,7 +418,8 @@ def _check_limits(request: Mapping[str, Any], most: float) -> None:
         check_records(request["ids"], request["metadatas"], request["documents"], request["uris"], most)
     else:
         for name in ("ids", "where", "where_document"):
-            check_filter(request.get(name), f"`{name}`")
+            # Ids may be longer: what another program has written can be read and deleted.
+            check_filter(request.get(name), f"`{name}`", math.inf if name == "ids" else most)
     embeddings = request.get("embeddings")
     if embeddings is not None and not isinstance(embeddings, _ToEmbed):
         _check_vectors(embeddings)

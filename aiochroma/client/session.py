@@ -14,7 +14,7 @@ from aiochroma._errors import AiochromaError, ClosedError, DeadlineExceededError
 from aiochroma._files import expand
 from aiochroma._types import Vector
 from aiochroma._waiting import checked_seconds, deadline, deadline_at, refuse_on_loop, waits_by_blocking
-from aiochroma.backend.limits import MOST_BYTES
+from aiochroma.backend.limits import MOST_BYTES, bound_counts
 from aiochroma.core.calls import call, call_many
 from aiochroma.core.request import Request
 from aiochroma.core.stats import observer
@@ -173,6 +173,7 @@ class Session(Shared):
 
         Not a coroutine function itself: where thousands of requests wait, each frame that is saved saves memory.
         """
+        bound_counts(arguments)
         request = Request(operation, arguments, bulk, atomic)
         return call(self.connection, request, deadline_at(self.timeout), when_full=self.when_full)
 

@@ -126,7 +126,7 @@ class Operation:
         gives_vectors: The records that it writes can be found by their vectors afterwards, even if they had lost them.
         repeat: Whether it may be repeated after it may have been carried out.
         space: How much room on the disk it needs.
-        paged: A large result is read in pages.
+        paged: A large result is read in pages, and many questions are asked in pages.
         reads_first: It reads the collection before anything else, with the interpreter released.
         opens: It opens the database again, so the database need not be usable before.
         finds: It finds or makes a collection, or is asked when a client opens, which bulk writing does before it begins: no sign
@@ -196,6 +196,7 @@ _CHROMA = (
         result=Result.ROWS,
         query_fields=("query_embeddings",),
         vector_fields=("query_embeddings",),
+        paged=True,
         reads_first=True,
     ),
     _read("_count", returns=int),

@@ -13,7 +13,8 @@ The table of operations says what may be merged, because it changes nothing but 
 * neighbouring writes of one kind to one collection, up to a repeated id.
 
 A large ``get`` is read in pages: the first page, then the ids of the rest in one call, then page after page by id. Chroma
-walks an offset from the beginning and evaluates a filter again for each page, so pages by offset would cost the square.
+walks an offset from the beginning and evaluates a filter again for each page, so pages by offset would cost the square. A
+search with many questions is asked page after page of these.
 """
 
 from __future__ import annotations
@@ -217,6 +218,8 @@ class RecordPlanner:
     def _page(self, position: int, request: Request, done: int) -> Step:
         """Return the next step of a large read: its first page, the ids of the rest, or a page of those."""
         size = self.limits.records_per_page
+        if request.row.query_fields:
+            return Step([position], done, min(done + self.limits.vectors_per_call, _questions(request)))
         if request.page_ids is not None:
             return Step([position], done, min(done + size, len(request.page_ids)))
         if done or is_get_by_id(request.arguments):
@@ -290,7 +293,8 @@ class RecordPlanner:
         if step.lists_ids:
             return Request(head.operation, _rest_of(head, step.start))
         if step.stop is not None:
-            arguments = cut(head, step.start, step.stop) if head.lane is Lane.WRITE else _page_of(head, step)
+            is_get = head.lane is Lane.READ and not head.row.query_fields
+            arguments = _page_of(head, step) if is_get else cut(head, step.start, step.stop)
             return Request(head.operation, arguments)
         if len(requests) == 1:
             return head
@@ -315,6 +319,8 @@ class RecordPlanner:
         assert step.stop is not None
         if request.lane is Lane.WRITE:
             return step.stop, step.stop >= _size(request)
+        if request.row.query_fields:
+            return step.stop, step.stop >= _questions(request)
         if step.lists_ids:
             done = step.start + len(result["ids"])
             begun = step.start > 0
@@ -329,7 +335,8 @@ class RecordPlanner:
 
     def join(self, request: Request, slices: Sequence[CallResult]) -> CallResult:
         """Put the results of the slices or pages together."""
-        if request.lane is Lane.READ and request.arguments.get("include") != []:
+        is_get = request.lane is Lane.READ and not request.row.query_fields
+        if is_get and request.arguments.get("include") != []:
             # One of them was the list of ids: the second, or the first where the request names ids itself.
             listed = 0 if is_get_by_id(request.arguments) else 1
             slices = [result for number, result in enumerate(slices) if number != listed]
@@ -355,14 +362,25 @@ def _size(request: Request) -> int:
     return 1 if ids is None else len(ids)
 
 
+def _questions(request: Request) -> int:
+    """Return how many questions a search has."""
+    field, *_ = request.row.query_fields
+    return len(request.arguments[field])
+
+
 def _is_bulk(request: Request, done: int, limits: Limits) -> bool:
     return request.bulk or done > 0 or _size(request) > limits.records_per_slice
 
 
 def _is_paged(request: Request, limits: Limits) -> bool:
-    """Whether a ``get`` may return more than a page. One by id returns at most as many records as it has ids."""
+    """Whether a ``get`` may return more than a page, or a search has more questions than one call takes.
+
+    A ``get`` by id returns at most as many records as it has ids.
+    """
     if not request.row.paged or request.atomic or not limits.cut_reads:
         return False
+    if request.row.query_fields:
+        return _questions(request) > limits.vectors_per_call
     ids, limit = request.arguments.get("ids"), request.arguments.get("limit")
     if not isinstance(limit, (int, type(None))):
         return False  # Chroma says what is wrong with it.

@@ -86,9 +86,9 @@ _FIELDS = ("ids", "embeddings", "metadatas", "documents", "uris", "data", "dista
 
 
 def cut(request: Request, start: int, stop: int) -> dict[str, object]:
-    """Return the arguments of a write for the records from ``start`` to ``stop``."""
+    """Return the arguments of a write for the records, or of a search for the questions, from ``start`` to ``stop``."""
     arguments = dict(request.arguments)
-    for name in request.row.record_fields:
+    for name in request.row.query_fields or request.row.record_fields:
         if arguments.get(name) is not None:
             arguments[name] = arguments[name][start:stop]
     return arguments
@@ -235,7 +235,7 @@ def joined(request: Request, slices: Sequence[CallResult]) -> CallResult:
         return {id: value for each in slices for id, value in each.items()}
     if result in {Result.IDS, Result.HITS}:
         return [entry for each in slices for entry in each]
-    if result is not Result.RECORDS:
+    if result not in {Result.RECORDS, Result.ROWS}:
         return slices[-1]
     whole = dict(first)
     for name in _FIELDS:

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from aiochroma._clock import monotonic
-from aiochroma._errors import DatabaseCorruptError, DatabasePathError, InvalidInputError, MigrationError, shown
+from aiochroma._errors import (
+    DatabaseCorruptError,
+    DatabasePathError,
+    InvalidInputError,
+    MigrationError,
+    shown,
+)
 from aiochroma._files import canonical_path
 from aiochroma._types import JsonObject
 from aiochroma._waiting import off_loop

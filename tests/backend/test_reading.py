@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import chromadb.errors
 import pytest
 from backends import backend_of
@@ -58,6 +60,55 @@ async def test_limits_of_a_read_that_is_asked_in_several(collection, limit, offs
     start = offset or 0
     assert found["ids"] == whole[start : None if limit is None else start + limit]
     assert [f"id{entry['number']:02}" for entry in found["metadatas"]] == found["ids"]
+
+
+async def test_more_hits_than_a_statement_takes(collection):
+    """A search with many questions, or many results, returns all that was asked for of each hit."""
+    include = ["documents", "metadatas", "distances", "embeddings"]
+    found = await collection.query(
+        query_embeddings=[[1.0, 1.0], [1.0, 38.0], [1.0, 20.0]], n_results=10, include=include
+    )
+    assert [row[0] for row in found["ids"]] == ["id01", "id38", "id20"]
+    assert found["included"] == include
+    for row, ids in enumerate(found["ids"]):
+        assert len(set(ids)) == 10
+        assert found["documents"][row] == [f"text {int(id[2:])}" for id in ids]
+        assert [entry["number"] for entry in found["metadatas"][row]] == [int(id[2:]) for id in ids]
+        assert [vector.tolist() for vector in found["embeddings"][row]] == [
+            [1.0, float(id[2:])] for id in ids
+        ]
+        assert found["distances"][row] == sorted(found["distances"][row])
+    many = await collection.query(query_embeddings=[[1.0, float(n % MANY)] for n in range(200)], n_results=1)
+    assert many["ids"] == [[f"id{n % MANY:02}"] for n in range(200)]
+    assert many["documents"] == [[f"text {n % MANY}"] for n in range(200)]
+
+
+async def test_numbers_that_are_larger_than_chroma_takes_mean_all(collection):
+    """`sys.maxsize` for all of them is what people write; a negative number is an error that names it."""
+    whole = await collection.query(
+        query_embeddings=[[1.0, 0.0]], n_results=sys.maxsize, include=["distances"]
+    )
+    assert len(whole["ids"][0]) == MANY
+    assert len((await collection.get(limit=sys.maxsize, include=[]))["ids"]) == MANY
+    assert (await collection.get(offset=2**63, include=[]))["ids"] == []
+    assert [found.name for found in await collection._client.list_collections(limit=2**80)] == ["notes"]
+    for call in (lambda: collection.get(limit=-1), lambda: collection._client.list_collections(offset=-5)):
+        with pytest.raises(aiochroma.InvalidInputError, match="must not be negative"):
+            await call()
+
+
+async def test_a_pattern_that_sqlite_does_not_take_is_refused_by_name(collection, caplog):
+    """With its length and the most there is, before anything is looked for; the database is not blamed."""
+    pattern = {"$or": [{"$contains": "text"}, {"$not_contains": "x" * 49_999}]}
+    for call in (collection.get, collection.delete):
+        with pytest.raises(
+            aiochroma.InvalidInputError, match=r"where_document.*49,999 bytes, and may have 49,998"
+        ):
+            await call(where_document=pattern)
+    found = await collection.get(where_document={"$not_contains": "x" * 49_998}, include=[])
+    assert len(found["ids"]) == await collection.count() == MANY
+    with pytest.raises(aiochroma.InvalidInputError, match="1,000,001 bytes"):
+        await collection.get(where={"kind": "é" * 500_000 + "x"})
 
 
 async def test_a_query_within_ids_that_are_gone(collection, caplog):

@@ -43,7 +43,7 @@ def test_rows_make_sense(row):
         assert "ids" in row.record_fields
     assert (row.merge is Merge.QUERIES) == bool(row.query_fields) == (row.result is Result.ROWS)
     assert set(row.vector_fields) <= {*row.record_fields, *row.query_fields}
-    assert row.paged <= (row.result is Result.RECORDS)
+    assert row.paged <= (row.result in {Result.RECORDS, Result.ROWS})
 
 
 @pytest.mark.parametrize(

@@ -196,7 +196,7 @@ def queries(draw):
     kind = vectors if draw(st.integers(0, 9)) else odd_vectors
     arguments = {
         "collection_id": draw(collections),
-        "query_embeddings": draw(st.lists(kind, min_size=1, max_size=5)),
+        "query_embeddings": draw(st.lists(kind, min_size=1, max_size=9)),
         "n_results": draw(st.integers(1, 3)),
         "where": draw(wheres),
         "include": draw(includes),
@@ -699,6 +699,19 @@ def test_a_large_read_asks_for_the_rest_of_the_ids_once_and_then_by_id():
         {**nothing, "ids": ["id2", "id3"], "include": documents},
         {**nothing, "ids": ["id4"], "include": documents},
     ]
+
+
+def test_many_questions_are_asked_page_after_page():
+    """So that others are served in between; each page is a call of its own with as many questions as are merged."""
+    planner = RecordPlanner(copy.copy(small))
+    questions = [(float(number), 1.0) for number in range(9)]
+    request = Request("_query", {"collection_id": "a", "query_embeddings": questions, "n_results": 1})
+    progress, last, pages = 0, False, []
+    while not last:
+        (step,) = planner.plan([request], [progress], 1)
+        pages.append(planner.merge([request], step).arguments["query_embeddings"])
+        progress, last = planner.advance(request, step, {})
+    assert pages == [questions[:4], questions[4:8], questions[8:]]
 
 
 def test_what_cannot_be_compared_is_not_merged():
