@@ -11,11 +11,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from host_nursery import HostNursery
 from pickling import carry_by_pickle
 
 from aiochroma import _logging
 from aiochroma._waiting import THREAD_NAME
 from aiochroma.client.options import PersistentOptions
+from aiochroma.host import reaching
 
 # A shell ignores them for what it starts in the background; programs that tests end would inherit it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -69,10 +71,19 @@ def pytest_collection_modifyitems(items):
                 )
 
 
+@pytest.fixture(scope="session")
+def host_nursery():
+    """Where hosts come from that have nothing to import any more."""
+    nursery = HostNursery()
+    yield nursery
+    nursery.close()
+
+
 @pytest.fixture(autouse=_THROUGH_HOSTS)
-def every_directory_has_a_host(monkeypatch):
+def every_directory_has_a_host(monkeypatch, host_nursery):
     """With ``AIOCHROMA_TEST_PROCESS=shared`` run a suite through hosts: each directory is opened by a process of its own."""
     resolve = PersistentOptions.resolve
+    monkeypatch.setattr(reaching, "subprocess", host_nursery)
 
     def through_a_host(self):
         chosen = self if self.process else replace(self, process="shared", host_idle=0.0)

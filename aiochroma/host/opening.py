@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,20 +13,21 @@ from aiochroma.disk.layout import TEXT_INDEX_FILE
 from aiochroma.disk.ownership import acquire, read_owner
 from aiochroma.disk.retained_log import LogState
 from aiochroma.host.link import HostLink
-from aiochroma.host.reaching import ask
-from aiochroma.host.sockets import connect, require_sockets
+from aiochroma.host.reaching import LEAVING_SECONDS, acquire_after_host, ask
+from aiochroma.host.sockets import connect, is_served, require_sockets
 from aiochroma.host.wire import FrameKind, ProtocolError
 from aiochroma.records.local_index import IndexFile, LocalIndex
 
 if TYPE_CHECKING:
+    import socket
+
     from chromadb.api import ServerAPI
 
     from aiochroma.backend.embedded import TakeLock
     from aiochroma.core.config import EngineOptions, Location
+    from aiochroma.disk.ownership import Owner
 
 __all__ = ["EMBEDDED", "SHARED", "ask_to_leave", "open_embedded", "opener_for"]
-
-_LEAVING_SECONDS = 10.0
 
 
 def _local_index(
@@ -37,7 +37,9 @@ def _local_index(
     return LocalIndex(api, file, state, options.vector_cache_bytes)
 
 
-def open_embedded(location: Location, options: EngineOptions, take_lock: TakeLock = acquire) -> ChromaBackend:
+def open_embedded(
+    location: Location, options: EngineOptions, take_lock: TakeLock = acquire_after_host
+) -> ChromaBackend:
     """Open a database, with our index beside it; called once, on its DB thread.
 
     Args:
@@ -75,24 +77,16 @@ def opener_for(directory: str, options: EngineOptions) -> Opener:
     if options.process == "this":
         ask_to_leave(directory)
         return EMBEDDED
-    return SHARED if _is_served(directory) else EMBEDDED
-
-
-def _is_served(directory: str) -> bool:
-    with contextlib.suppress(AiochromaError):
-        connected = connect(directory)
-        if connected is not None:
-            connected.close()
-            return True
-    return False
+    return SHARED if is_served(directory) else EMBEDDED
 
 
 def ask_to_leave(directory: str) -> None:
-    """Have a host without clients let go of a directory; does nothing where there is none.
+    """Have a host without clients let go of a directory, and wait for one that is going; does nothing where there is none.
 
     Raises:
         DatabaseInUseError: Clients are connected to it.
     """
+    owner = read_owner(directory)
     try:
         connected = connect(directory)
     except DatabaseInUseError:
@@ -100,8 +94,16 @@ def ask_to_leave(directory: str) -> None:
     except AiochromaError:
         return
     if connected is None:
-        return
-    owner = read_owner(directory)
+        if owner is None or owner.role != "host":
+            return
+    else:
+        _stop(connected, directory, owner)
+    # Its socket goes first, its lock last.
+    acquire(directory, LEAVING_SECONDS, create=False).release()
+
+
+def _stop(connected: socket.socket, directory: str, owner: Owner | None) -> None:
+    """Ask a host to end, which it does unless it has clients."""
     with connected:
         try:
             kind, _, answer = ask(connected, FrameKind.STOP, False)
@@ -115,5 +117,3 @@ def ask_to_leave(directory: str) -> None:
                 host=None if owner is None else owner.host,
                 since=None if owner is None else owner.since,
             )
-    # Its socket goes first, its lock last.
-    acquire(directory, _LEAVING_SECONDS, create=False).release()

@@ -27,8 +27,8 @@ from aiochroma._errors import (
 )
 from aiochroma._types import JsonObject, MetadataView
 from aiochroma.disk.copying import PYTHON_VARIABLE, ChildError, interpreter, package_environment
-from aiochroma.disk.ownership import read_owner
-from aiochroma.host.sockets import connect, socket_address
+from aiochroma.disk.ownership import acquire, read_owner
+from aiochroma.host.sockets import connect, is_served, socket_address
 from aiochroma.host.wire import Codec, FrameKind, Message, MessageReader, ProtocolError, json_frame
 
 if TYPE_CHECKING:
@@ -36,8 +36,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from aiochroma.core.config import EngineOptions, Location
+    from aiochroma.disk.ownership import Ownership
 
-__all__ = ["HOST_LOG", "Meeting", "ask", "detach", "meet", "reach", "start_detached"]
+__all__ = [
+    "HOST_LOG",
+    "LEAVING_SECONDS",
+    "Meeting",
+    "acquire_after_host",
+    "ask",
+    "detach",
+    "meet",
+    "reach",
+    "start_detached",
+]
 
 HOST_LOG = "aiochroma-host.log"
 """In the database's directory."""
@@ -48,6 +59,8 @@ _STARTS = 3
 _LOOK_MILLISECONDS = 50
 _HOST_PYTHON_VARIABLE = "AIOCHROMA_HOST_PYTHON"
 _START_VARIABLE = "AIOCHROMA_HOST_START"
+LEAVING_SECONDS = 10.0
+"""For how long a host is waited for that is going."""
 
 
 class _SilentError(StoreUnavailableError):
@@ -93,10 +106,8 @@ def reach(directory: str, values: MetadataView, stopped: Callable[[], bool]) -> 
                     "aiochroma.host", directory, values, log=HOST_LOG, patience=patience, stopped=stopped
                 )
             except DatabaseInUseError as error:
-                owner = read_owner(directory)
-                if owner is None or owner.role != "host":
+                if not _is_passing(error, directory):
                     raise
-                # One that listens a moment later, or that is going.
                 refused = error
                 time.sleep(_LOCK_SECONDS)
             except _SilentError as error:
@@ -110,6 +121,38 @@ def reach(directory: str, values: MetadataView, stopped: Callable[[], bool]) -> 
     raise StoreUnavailableError(
         f"The host of {directory!r} could not be reached within {patience:.0f} s."
     ) from refused
+
+
+def acquire_after_host(
+    directory: str | os.PathLike[str],
+    wait_seconds: float = 0.0,
+    *,
+    create: bool = True,
+    role: str = "program",
+    socket_path: str = "",
+) -> Ownership:
+    """Become the only owner of a directory, as :func:`aiochroma.disk.ownership.acquire` does; a host that is going is waited for.
+
+    A host that ends stops listening first, and lets go of the directory last.
+
+    Raises:
+        DatabaseInUseError: Another process owns it, or a host that listens.
+        DatabasePathError: The directory cannot be used.
+    """
+    until = monotonic() + LEAVING_SECONDS
+    while True:
+        try:
+            return acquire(directory, wait_seconds, create=create, role=role, socket_path=socket_path)
+        except DatabaseInUseError as error:  # noqa: PERF203 - it waits for another process
+            if monotonic() > until or not _is_passing(error, directory) or is_served(directory):
+                raise
+            time.sleep(_LOCK_SECONDS)
+
+
+def _is_passing(error: DatabaseInUseError, directory: str | os.PathLike[str]) -> bool:
+    """Whether a directory was refused for this moment only: by a host, or by an owner that has let go since."""
+    owner = read_owner(directory)
+    return error.pid is not None if owner is None else owner.role == "host"
 
 
 def start_detached(

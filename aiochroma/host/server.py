@@ -32,9 +32,9 @@ from aiochroma._logging import EventLogger, get_logger
 from aiochroma._types import JsonObject
 from aiochroma.core.config import EngineOptions, Location
 from aiochroma.core.registry import BackendWorker
-from aiochroma.disk.ownership import acquire, read_owner
 from aiochroma.host.messages import error_to_wire, event_values, make_codec, options_from_json, versions
 from aiochroma.host.peer import STUCK_SECONDS, Clients, Peer, current_request
+from aiochroma.host.reaching import acquire_after_host
 from aiochroma.host.scheduling import SharedWorkerState
 from aiochroma.host.sockets import Listening, Waker
 from aiochroma.host.wire import Codec, FrameKind, ProtocolError, frame, json_frame
@@ -57,9 +57,6 @@ _FIRST_CLIENT_SECONDS = 10.0
 _LOOK_SECONDS = 60.0
 _LINGER_SECONDS = 2.0
 """For how long a host whose database cannot be opened tells clients why."""
-
-_SUCCESSION_SECONDS = 10.0
-"""For how long a new host waits for one that is going."""
 
 _CATCH_UP_SECONDS = 0.01
 """For at most so long the DB thread waits after a slice of writing for what has come meanwhile to be read."""
@@ -128,19 +125,9 @@ class HostServer:
 
     def _take_lock(self, directory: Path, wait_seconds: float) -> Ownership:
         """Become the owner, then listen; called at every opening."""
-        until = monotonic() + _SUCCESSION_SECONDS
-        while True:
-            try:
-                ownership = acquire(
-                    directory, wait_seconds, role="host", socket_path=os.fspath(self._listening.address)
-                )
-                break
-            except DatabaseInUseError:
-                owner = read_owner(directory)
-                going = owner is not None and owner.role == "host" and not self._listening.is_anothers()
-                if not going or monotonic() > until:
-                    raise
-                time.sleep(0.02)
+        ownership = acquire_after_host(
+            directory, wait_seconds, role="host", socket_path=os.fspath(self._listening.address)
+        )
         if self._listening.socket is None and self._ends_at is None:
             try:
                 self._listening.open()

@@ -33,6 +33,7 @@ __all__ = [
     "connect",
     "connect_to",
     "folder_of_sockets",
+    "is_served",
     "listen",
     "process_at",
     "require_sockets",
@@ -170,6 +171,16 @@ def connect(directory: str | os.PathLike[str]) -> socket.socket | None:
     return None
 
 
+def is_served(directory: str | os.PathLike[str]) -> bool:
+    """Whether a host of this user listens."""
+    with contextlib.suppress(AiochromaError):
+        connected = connect(directory)
+        if connected is not None:
+            connected.close()
+            return True
+    return False
+
+
 def connect_to(address: Path) -> socket.socket | None:
     """Return a connection to what listens at an address, or None where nothing does."""
     connecting = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -293,15 +304,6 @@ class Listening:
                 self.watched_from = monotonic() + _ACCEPT_AGAIN_SECONDS
                 return
             yield connected
-
-    def is_anothers(self) -> bool:
-        """Whether another host listens."""
-        with contextlib.suppress(AiochromaError):
-            other = connect(self._directory)
-            if other is not None:
-                other.close()
-                return True
-        return False
 
 
 class Waker:

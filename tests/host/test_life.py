@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ from programs import command, is_alive, python, until
 import aiochroma
 from aiochroma import sync
 from aiochroma.disk.ownership import OWNER_FILE, acquire, read_owner
-from aiochroma.host.reaching import start_detached
+from aiochroma.host.reaching import acquire_after_host, start_detached
 from aiochroma.host.sockets import check_peer, connect_to, socket_address
 from aiochroma.host.wire import FrameKind, json_frame
 
@@ -117,6 +118,51 @@ async def test_a_host_waits_for_the_directory_as_long_as_its_client(hosts, path,
 async def _count(path):
     async with aiochroma.AsyncPersistentClient(path, process="shared", lock_timeout=60) as client:
         return await client.count_collections()
+
+
+async def _open_and_count(path, process):
+    async with aiochroma.AsyncPersistentClient(path, process=process) as client:
+        return await client.count_collections()
+
+
+async def _examine(path):
+    assert (await aiochroma.doctor(path)).problems == ()
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda path: _open_and_count(path, None),
+        lambda path: _open_and_count(path, "this"),
+        _examine,
+        aiochroma.erase,
+    ],
+    ids=["none", "this", "doctor", "erase"],
+)
+async def test_a_host_that_is_going_is_waited_for(hosts, path, monkeypatch, work):
+    """It stops listening first and lets go of the directory last; whoever comes in between is not refused."""
+    async with aiochroma.AsyncPersistentClient(path):
+        pass
+    holder = acquire(path, role="host")
+    # Whoever waits, waits for this.
+    monkeypatch.setattr(time, "sleep", lambda _: holder.release())
+    try:
+        await work(path)
+    finally:
+        holder.release()
+
+
+def test_an_owner_that_lets_go_while_it_is_looked_for_refuses_nobody(path, monkeypatch):
+    """The lock was held a moment ago, and by now there is no record of who had it."""
+    path.mkdir()
+    holder = acquire(path, role="host")
+
+    def look(directory):
+        holder.release()
+        return read_owner(directory)
+
+    monkeypatch.setattr("aiochroma.host.reaching.read_owner", look)
+    acquire_after_host(path).release()
 
 
 async def test_closing_does_not_wait_for_a_host_that_never_says_a_word(hosts, path, monkeypatch, tmp_path):
