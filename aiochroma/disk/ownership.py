@@ -196,15 +196,7 @@ def acquire(
     warning = lock_warning(canonical)
     # One lock for all threads of this process: the DB thread takes it, another one may release it at exit.
     lock = filelock.FileLock(canonical / LOCK_FILE, mode=FILE_MODE, thread_local=False)
-    try:
-        lock_within(lock, wait_seconds)
-    except (filelock.Timeout, RuntimeError) as error:
-        # A RuntimeError: filelock lets no thread wait for a lock which that same thread holds through another object.
-        raise _in_use(canonical, wait_seconds) from error
-    except OSError as error:
-        raise DatabasePathError(
-            f"{canonical / LOCK_FILE} cannot be locked: {error.strerror or error}"
-        ) from error
+    _take(lock, canonical, wait_seconds)
     if isinstance(lock, filelock.SoftFileLock):
         warning = warning or (
             f"The file system of {canonical} has no file locks; a lock file without the kernel's help is used, which "
@@ -253,8 +245,26 @@ def _lock_file_of(directory: Path) -> str:
     return "{}:{}".format(*(identity(directory / LOCK_FILE) or ("", "")))
 
 
-def _in_use(directory: Path, wait_seconds: float) -> DatabaseInUseError:
-    owner = _living_owner(directory)
+def _take(lock: filelock.BaseFileLock, directory: Path, wait_seconds: float) -> None:
+    try:
+        lock_within(lock, wait_seconds)
+    except (filelock.Timeout, RuntimeError) as error:
+        # A RuntimeError: filelock lets no thread wait for a lock which that same thread holds through another object.
+        owner = _living_owner(directory)
+        if owner is None:
+            # An owner that lets go removes its record first, and the lock was asked for in between.
+            with contextlib.suppress(OSError, RuntimeError):
+                lock_within(lock, 0.0)
+                return
+            owner = _living_owner(directory)
+        raise _in_use(directory, owner, wait_seconds) from error
+    except OSError as error:
+        raise DatabasePathError(
+            f"{directory / LOCK_FILE} cannot be locked: {error.strerror or error}"
+        ) from error
+
+
+def _in_use(directory: Path, owner: Owner | None, wait_seconds: float) -> DatabaseInUseError:
     waited = f" (waited {wait_seconds:g} s)" if wait_seconds > 0 else ""
     advice = (
         ' Wait until the owner has closed, or open it with process="shared" in every program that uses it.'
@@ -305,32 +315,8 @@ def _command() -> str:
 
 # Locks of these are kept by a server or not at all, and shared memory (SQLite's WAL index) is not shared
 # between machines: neither our ownership lock nor SQLite's own locks protect a directory there.
-_REMOTE_TYPES = frozenset(
-    {
-        "9p",
-        "afs",
-        "beegfs",
-        "ceph",
-        "cifs",
-        "davfs",
-        "drvfs",
-        "gfs2",
-        "glusterfs",
-        "gpfs",
-        "lustre",
-        "ncpfs",
-        "nfs",
-        "nfs4",
-        "ocfs2",
-        "prl_fs",
-        "smb",
-        "smb2",
-        "smb3",
-        "smbfs",
-        "vboxsf",
-        "virtiofs",
-        "vmhgfs",
-    }
+_REMOTE_TYPES = re.compile(
+    "9p|afs|beegfs|ceph|cifs|davfs|drvfs|gfs2|glusterfs|gpfs|lustre|ncpfs|nfs4?|ocfs2|prl_fs|smb[23]?|smbfs|vboxsf|virtiofs|vmhgfs"
 )
 
 _LOCAL_FUSE_TYPES = frozenset({"fuseblk", "fuse.ntfs", "fuse.ntfs-3g", "fuse.mergerfs", "fuse.gocryptfs"})
@@ -352,7 +338,7 @@ def lock_warning(directory: Path) -> str | None:
     if kind is None:
         return None
     remote_fuse = kind.startswith("fuse") and kind not in _LOCAL_FUSE_TYPES
-    if kind not in _REMOTE_TYPES and not remote_fuse:
+    if not _REMOTE_TYPES.fullmatch(kind) and not remote_fuse:
         return None
     return (
         f"{directory} is on a {kind} file system, where file locks may not reach other machines: a second process "

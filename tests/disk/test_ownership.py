@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from aiochroma import DatabaseInUseError, DatabasePathError
 from aiochroma._files import canonical_path
 from aiochroma.disk.layout import check_directory
 from aiochroma.disk.ownership import (
+    OWNER_FILE,
     _filesystem_type,
     acquire,
     foreign_users,
@@ -95,6 +97,14 @@ def test_a_second_owner_in_the_same_process_is_refused(tmp_path):
         acquire(tmp_path)
     assert ownership.is_held
     ownership.release()
+
+
+def test_an_owner_that_is_just_letting_go_refuses_nobody(tmp_path, monkeypatch):
+    """Its record goes before its lock; whoever asks in between finds the lock held, and then nobody."""
+    holder = acquire(tmp_path)
+    (tmp_path / OWNER_FILE).unlink()
+    monkeypatch.setattr(time, "sleep", lambda _: holder.release())
+    acquire(tmp_path).release()
 
 
 def test_a_stale_or_broken_record_means_nothing(tmp_path):

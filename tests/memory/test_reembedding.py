@@ -139,6 +139,7 @@ async def test_what_is_written_around_the_takeover_survives(tmp_path, monkeypatc
                     await new.forget(id, namespace="work")
 
             monkeypatch.setattr(reembedding, "take_over", take_over)
+            _settle_soon(monkeypatch)
             await new.reembed("work")
             expected = texts | {"id0": "old", "id1": "new", "id4": "new", "id5": "new"}
             expected |= {"from old": f"The old one: {words}", "from new": f"The new one: {words}"}
@@ -201,6 +202,12 @@ async def test_a_run_that_ended_between_the_names_is_finished_when_the_memory_op
         assert len(names) == 3
 
 
+def _settle_soon(patched):
+    """Have writes that a run holds up go on after three seconds, where its end is not to be waited for."""
+    patched.setattr(reembedding, "SETTLING_SECONDS", 3.0)
+    patched.setattr(reembedding, "_TAKING_OVER_SECONDS", 0.0)
+
+
 async def _killed_before_the_names(path, monkeypatch):
     """Embed a namespace again, up to the moment at which its names are to be changed."""
 
@@ -210,6 +217,7 @@ async def _killed_before_the_names(path, monkeypatch):
     async with aiochroma.Memory(path, embedder=Letters(48)) as memory:
         with monkeypatch.context() as patched:
             patched.setattr(reembedding, "take_over", killed)
+            _settle_soon(patched)
             with pytest.raises(KeyboardInterrupt):
                 await memory.reembed("work")
 
@@ -261,6 +269,7 @@ async def test_a_run_that_ended_after_the_takeover_loses_nothing(tmp_path, monke
 
         with monkeypatch.context() as patched:
             patched.setattr(reembedding, "take_over", take_over)
+            _settle_soon(patched)
             with pytest.raises(KeyboardInterrupt):
                 await new.reembed("work")
         await new.remember("the latter", id="changed", namespace="work")
