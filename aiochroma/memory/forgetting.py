@@ -14,7 +14,7 @@ from aiochroma.memory.copies import copy_name, delete_collection, drop_copies
 from aiochroma.memory.results import Count
 from aiochroma.memory.stored import count_records, matching_ids
 from aiochroma.memory.vectors import drop_unowned_chunks
-from aiochroma.records.history import database_key
+from aiochroma.records.history import ERASE, database_key
 from aiochroma.records.record import (
     CHUNK_OF,
     EXPIRES_AT,
@@ -196,7 +196,7 @@ async def _drop(store: Store, namespace: Namespace, *, noted: bool = True) -> in
     forgotten = 0
     if noted and store.keeps_history:
         ids = await matching_ids(store, namespace, None)
-        forgotten = await _delete(store, namespace, ids, action="forget", noted=noted)
+        forgotten = await _delete(store, namespace, ids, action="forget")
     forgotten += await count_records(store, namespace)
     store.drop(namespace.name)
     await drop_copies(store, namespace.name)
@@ -213,7 +213,6 @@ async def _delete(
     *,
     action: str,
     expired_only: bool = False,
-    noted: bool = True,
 ) -> Count:
     """Delete memories by id, and return how many there were.
 
@@ -223,7 +222,6 @@ async def _delete(
         ids: The ids of the memories.
         action: What the history calls it.
         expired_only: Whether those that have not expired stay.
-        noted: Whether the history, if there is one, has entries of it.
     """
     forgotten = 0
     for start in range(0, len(ids), _DELETED_AT_ONCE):
@@ -236,7 +234,7 @@ async def _delete(
             others=[aside_name(namespace.name), copy_name(namespace.name, "")],
             action=action,
             expired_only=expired_only,
-            history_namespace=namespace.name if noted and store.keeps_history else None,
+            history_namespace=namespace.name if store.keeps_history else None,
         )
         forgotten += len(gone)
     store.note_forgotten(forgotten)
@@ -284,7 +282,8 @@ def erase(
                 await traces.read(store, found, ids)
                 if chosen is None:
                     return await _drop(store, found, noted=False)
-                erased = await _delete(store, found, ids, action="forget", noted=False)
+                # With their entries in the history: killed after it, the same filter would not find them any more.
+                erased = await _delete(store, found, ids, action=ERASE)
                 await traces.drop_chunks(store, found)
                 return erased
 

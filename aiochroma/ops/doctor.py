@@ -110,7 +110,7 @@ async def doctor(
         )
     filled = None
     if not isinstance(found, DoctorReport):
-        if visit.worn is not None or (found.damaged and (repair or reembed_missing)):
+        if visit.worn is not None or (found.damaged and (repair or reembed_missing or erase)):
             filled = await visit.rebuild(embedder)
         found = await at_length(lambda: _explained(directory, visit.finish))
     return replace(found, filled=filled, seconds=round(monotonic() - begun, 3))

@@ -279,7 +279,8 @@ async def erase(
 
     What is dead: records that were deleted, expired and swept, or replaced, whoever did it. A program that has the database open
     uses ``await memory.erase(...)``; a host that has no clients lets go of it. Nothing is copied first, since the copy would
-    hold what is to go; nothing that lives is touched.
+    hold what is to go; nothing that lives is touched. An index that is damaged is made again before, as at any opening: a
+    process that was killed while it wrote or erased leaves one. Killed, an erasure may be run again.
 
     Args:
         path: The database directory.
@@ -293,15 +294,25 @@ async def erase(
         InvalidInputError: `texts` are no texts.
         DatabasePathError: There is no database, or no permission.
         DatabaseInUseError: Another process has it open.
-        DatabaseCorruptError: It is damaged: repair it first.
+        DatabaseCorruptError: It is damaged, and opening does not mend it: repair it first.
         StoreUnavailableError: A file cannot be written, or there is no room for a second copy of it.
     """
     if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
         raise InvalidInputError(f"`texts` must be a list of texts, got {shown(texts)}.")
-    return await at_length(lambda: _erase(path, texts, keep_history=keep_history))
+    receipt = await at_length(lambda: _erase(path, texts, keep_history=keep_history, opened=False))
+    if receipt is None:
+        # Vectors that are nowhere make it fail: what is set aside may hold them, and an erasure deletes that.
+        async with AsyncPersistentClient(path):
+            pass
+        receipt = await at_length(lambda: _erase(path, texts, keep_history=keep_history, opened=True))
+    assert receipt is not None
+    return receipt
 
 
-def _erase(path: str | os.PathLike[str], texts: Sequence[str], *, keep_history: bool) -> ErasureReceipt:
+def _erase(
+    path: str | os.PathLike[str], texts: Sequence[str], *, keep_history: bool, opened: bool
+) -> ErasureReceipt | None:
+    """Erase from the files; None where the database is to be ``opened`` before, since that mends its indexes."""
     directory = Path(canonical_path(path))
     if not has_database(directory):
         raise DatabasePathError(f"There is no database in {str(directory)!r}.")
@@ -309,6 +320,8 @@ def _erase(path: str | os.PathLike[str], texts: Sequence[str], *, keep_history: 
     with acquire(directory, create=False):
         refuse_foreign_users(directory)
         found = preflight(directory)
+        if found.damaged and not opened:
+            return None
         if found.problems:
             raise DatabaseCorruptError(
                 f"{str(directory)!r} is damaged, so nothing was erased: {found.problems[0]}. First run `aiochroma doctor "

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 
-__all__ = ["HISTORY_FILE", "ChangeLog", "Entry", "database_key"]
+__all__ = ["ERASE", "HISTORY_FILE", "ChangeLog", "Entry", "database_key"]
+
+ERASE = "erase"
+"""What is done to a memory of which no entry is to be left."""
 
 _END = datetime.max.replace(tzinfo=timezone.utc).timestamp()
 _DEFAULT = ("default_tenant", "default_database")
@@ -92,15 +95,23 @@ class ChangeLog:
     def note(self, database: str, entries: Iterable[Entry]) -> tuple[int, int]:
         """Write entries in one transaction, and return the range of their numbers: first, and behind the last.
 
+        One that says that a memory is erased is not kept, and takes the memory's other entries with it.
+
         Args:
             database: Chroma's database; see :func:`database_key`.
             entries: The changes to note.
         """
-        rows = [
-            (*entry[:5], None if entry.metadata is None else json.dumps(entry.metadata), database)
-            for entry in entries
-        ]
+        rows, erased = [], []
+        for entry in entries:
+            if entry.action == ERASE:
+                erased.append((entry.namespace, entry.id, database))
+            else:
+                metadata = None if entry.metadata is None else json.dumps(entry.metadata)
+                rows.append((*entry[:5], metadata, database))
         with self._explained(), transaction(self._connection):
+            self._connection.executemany(
+                "DELETE FROM changes WHERE namespace = ? AND id = ? AND database = ?", erased
+            )
             newest = self._connection.execute("SELECT COALESCE(MAX(number), 0) FROM changes").fetchone()[0]
             first = newest + 1
             self._connection.executemany(

@@ -7,7 +7,10 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import sqlite3
+import subprocess
+import sys
 import uuid
 from contextlib import closing
 
@@ -15,7 +18,7 @@ import numpy as np
 import pytest
 from chromadb.config import Settings
 from ops_databases import contents
-from programs import printed_by
+from programs import PATIENCE, printed_by
 
 import aiochroma
 from aiochroma.client.session import Session
@@ -494,19 +497,101 @@ async def test_a_long_text_that_is_remembered_while_its_chunks_are_erased_is_who
 
 
 async def test_a_damaged_or_open_database_is_refused(tmp_path):
-    """Nothing is erased where something has to be repaired first, or somebody has it open."""
+    """Nothing is erased where vectors are nowhere, for what is set aside may hold them, or where somebody has it open."""
     path = tmp_path / "db"
     vectors = np.random.default_rng(3).standard_normal((120, 16)).astype("float32")
-    await fill(path, vectors, durable=True, space="l2")
+    await fill(path, vectors, durable=None, space="l2")
     async with aiochroma.AsyncPersistentClient(path):
         with pytest.raises(aiochroma.DatabaseInUseError):
             await aiochroma.erase(path)
-    header = next(path.glob("*/header.bin"))
-    header.write_bytes(header.read_bytes()[:10])
-    with pytest.raises(aiochroma.DatabaseCorruptError, match="repair"):
-        await aiochroma.erase(path)
+    broken = next(path.glob("*/index_metadata.pickle"))
+    broken.write_bytes(b"")
+    for _ in range(2):
+        with pytest.raises(aiochroma.DatabaseCorruptError, match="doctor"):
+            await aiochroma.erase(path)
+    assert holds(path, vectors[5].tobytes()) == ["data_level0.bin"]
     with pytest.raises(aiochroma.DatabasePathError):
         await aiochroma.erase(tmp_path / "nowhere")
+
+
+_KILLED_WHILE_ERASING = """
+import os, signal, sys, aiochroma.sync
+from aiochroma.disk import erasing
+
+def killed(*arguments, **options):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+setattr(erasing, sys.argv[2], killed)
+aiochroma.sync.erase(sys.argv[1])
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
+@pytest.mark.parametrize(
+    "moment", ["unit_forms", "write_id_map", "flush", "_scrub_log", "compact", "_remove", "scrub_own_files"]
+)
+@pytest.mark.parametrize("way", ["erase", "doctor"])
+async def test_an_erasure_that_was_killed_is_run_again(tmp_path, moment, way):
+    """What it had begun to take out of an index is mended before; then the bytes are gone, and all that lives is there."""
+    path = tmp_path / "db"
+    vectors = np.random.default_rng(3).standard_normal((120, 16)).astype("float32")
+    await fill(path, vectors, durable=None, space="cosine")
+    (path / str(uuid.uuid4())).mkdir()
+    (path / "aiochroma-notes.sqlite3").touch()
+    async with aiochroma.AsyncPersistentClient(path) as client:
+        collection = await client.get_collection("main", embedding_function=None)
+        await collection.delete(ids=["r40", "r41", "r42"])
+    before = await contents(path)
+    command = [sys.executable, "-c", _KILLED_WHILE_ERASING, str(path), moment]
+    assert subprocess.run(command, timeout=PATIENCE, check=False).returncode == -signal.SIGKILL
+    if way == "erase":
+        assert (await aiochroma.erase(path, texts=["document r40"])).is_complete
+    else:
+        assert (await aiochroma.doctor(path, erase=True)).exit_code == 0
+    assert holds(path, b"document r40") == []
+    held = np.frombuffer(next(path.glob("*/data_level0.bin")).read_bytes(), dtype="<f4")
+    windows = np.lib.stride_tricks.sliding_window_view(held, 16)
+    assert np.abs(windows - vectors[40] / np.linalg.norm(vectors[40])).max(axis=1).min() > 1e-3
+    after = await contents(path)
+    assert after.keys() == before.keys()
+    for id, (vector, text) in before.items():
+        assert after[id][1] == text
+        np.testing.assert_allclose(after[id][0], vector, rtol=1e-5)
+    assert preflight(path, thorough=True).problems == ()
+
+
+_KILLED_WHILE_A_MEMORY_ERASES = """
+import asyncio, os, signal, sys, aiochroma
+from aiochroma.backend import embedded
+from aiochroma.embedding.words import HashedEmbedder
+
+def killed(*arguments, **options):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+async def main():
+    async with aiochroma.Memory(sys.argv[1], embedder=HashedEmbedder(), history=True) as memory:
+        await memory.update(sys.argv[2], metadata={"seen": 1})
+        embedded.scrub = killed
+        await memory.erase(where={"kind": "secret"})
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
+async def test_a_filter_that_finds_nothing_any_more_still_erases_after_a_kill(tmp_path):
+    """Its memories are gone, and what the history has of them would not be found by it: that goes with them, or before."""
+    path = tmp_path / "db"
+    async with aiochroma.Memory(path, embedder=HashedEmbedder(), history=True) as memory:
+        await memory.remember(LIVING, id="living")
+        await memory.remember(SECRETS[0], metadata={"kind": "secret"}, id="secret")
+    command = [sys.executable, "-c", _KILLED_WHILE_A_MEMORY_ERASES, str(path), "secret"]
+    assert subprocess.run(command, timeout=PATIENCE, check=False).returncode == -signal.SIGKILL
+    async with aiochroma.Memory(path, embedder=HashedEmbedder(), history=True) as memory:
+        assert (await memory.erase(where={"kind": "secret"})).is_complete
+        assert [change.id for change in await memory.history()] == ["living"]
+        assert (await memory.get("living")).text == LIVING
+    assert_gone(path)
 
 
 async def test_the_log_holds_no_text_after_an_erasure(tmp_path):
