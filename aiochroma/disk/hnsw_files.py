@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from aiochroma.disk.id_map import IdMap, IndexUnreadableError, read_id_map
+from aiochroma.disk.index_vectors import Written, check_vectors
 from aiochroma.disk.layout import (
     HEADER_FILE,
     ID_MAP_FILE,
@@ -62,6 +63,7 @@ _LARGEST_ELEMENT = 1 << 28
 _MOST_LINKS = (1 << 16) - 1
 # Upper levels have one link list for every few elements; this many words for each element are more than any index needs.
 _WORDS_PER_ELEMENT = 4
+_UNKNOWN = Written()
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,11 @@ class IndexReport:
 
 
 def inspect_index(
-    directory: Path, dimension: int | None, *, link_limit: int = LINK_CHECK_LIMIT
+    directory: Path,
+    dimension: int | None,
+    *,
+    link_limit: int = LINK_CHECK_LIMIT,
+    written: Written = _UNKNOWN,
 ) -> IndexReport:
     """Check one index directory completely.
 
@@ -123,6 +129,7 @@ def inspect_index(
         directory: The directory of a vector segment; it may be missing.
         dimension: Length of the vectors according to SQLite, if known.
         link_limit: Elements up to which every level-0 link is followed.
+        written: What SQLite says of the vectors.
 
     Returns:
         The report; a missing directory, or one whose index was created but never persisted, is healthy and
@@ -152,7 +159,9 @@ def inspect_index(
             # Without one the index is rebuilt in any case, and the count in its header is not worth reading gigabytes for.
             _check_counts(header, id_map)
             _check_upper_links(directory, header)
-            _check_level0(directory, header, id_map, link_limit)
+            held = map_elements(directory / LEVEL0_FILE, header)
+            _check_level0(held, id_map, link_limit)
+            check_vectors(directory, held, id_map, written)
     except IndexUnreadableError as error:
         problems.append(str(error))
     return IndexReport(
@@ -299,24 +308,22 @@ def map_elements(file: Path, header: Header, *, writable: bool = False) -> npt.N
     return np.memmap(file, dtype=layout, mode="r+" if writable else "r", shape=(count,))
 
 
-def _check_level0(directory: Path, header: Header, id_map: IdMap, link_limit: int) -> None:
+def _check_level0(elements: npt.NDArray[np.void], id_map: IdMap, link_limit: int) -> None:
     """Follow the level-0 links, and compare labels with ids."""
     import numpy as np
 
-    if header.count == 0:
-        return
-    elements = map_elements(directory / LEVEL0_FILE, header)
-    step = max(1, -(-header.count // link_limit))
+    count = len(elements)
+    step = max(1, -(-count // link_limit))
     counts = elements["links_count"]
     sizes = (counts & 0xFFFF)[::step]
-    bad_size = np.flatnonzero(sizes > header.links_level0)
+    bad_size = np.flatnonzero(sizes > elements["links"].shape[1])
     if len(bad_size):
         raise IndexUnreadableError(
             f"{LEVEL0_FILE}: element {bad_size[0] * step} claims {sizes[bad_size[0]]} links"
         )
     links = elements["links"][::step]
-    used = np.arange(header.links_level0, dtype=np.uint32) < sizes[:, None]
-    outside = np.flatnonzero(((links >= header.count) & used).any(axis=1))
+    used = np.arange(links.shape[1], dtype=np.uint32) < sizes[:, None]
+    outside = np.flatnonzero(((links >= count) & used).any(axis=1))
     if len(outside):
         raise IndexUnreadableError(
             f"{LEVEL0_FILE}: element {outside[0] * step} links to an element that does not exist"

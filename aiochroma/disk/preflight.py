@@ -33,6 +33,7 @@ from aiochroma.disk.findings import (
     sqlite_is_unchanged,
 )
 from aiochroma.disk.hnsw_files import LINK_CHECK_LIMIT, inspect_index
+from aiochroma.disk.index_vectors import written_vectors
 from aiochroma.disk.layout import (
     HISTORY_FILE,
     ID_MAP_FILE,
@@ -289,11 +290,8 @@ class _Look:
         stamp = index_stamp(self._directory / stored.vector_segment)
         if not stamp or stamp != noted.get("stamp") or not self._log_ends_at(stored):
             return None
-        numbers = [
-            number
-            for number in map(noted.get, ("records", "vectors", "pending", "surplus"))
-            if type(number) is int
-        ]
+        names = ("records", "vectors", "pending", "surplus")
+        numbers = [number for number in map(noted.get, names) if type(number) is int]
         if len(numbers) != 4:
             return None
         records, vectors, pending, surplus = numbers
@@ -315,7 +313,8 @@ class _Look:
             )
         path = self._directory / stored.vector_segment
         try:
-            index = inspect_index(path, stored.dimension, link_limit=self._links)
+            written = written_vectors(self._connection, stored, log)
+            index = inspect_index(path, stored.dimension, link_limit=self._links, written=written)
         except (ArithmeticError, LookupError, MemoryError, OSError, TypeError, ValueError) as error:
             # Whatever numbers lie there.
             problem = f"the index files cannot be read: {type(error).__name__}: {error}"
