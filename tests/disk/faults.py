@@ -147,8 +147,12 @@ def pickle_empty(directory):
     use(directory)
 
 
-def vectors_empty(directory):
-    os.truncate(index_of(directory) / "data_level0.bin", 0)
+def vectors_zeroed(directory):
+    """Every label is zero, which no record has. (Of a file that is too short Chroma reads memory that nobody wrote.)"""
+    vectors_of_index = index_of(directory) / "data_level0.bin"
+    size = vectors_of_index.stat().st_size
+    os.truncate(vectors_of_index, 0)
+    os.truncate(vectors_of_index, size)
     use(directory)
 
 

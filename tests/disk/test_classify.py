@@ -36,8 +36,7 @@ ROWS = {
     "index_unreadable, write": ("header_deleted", "upsert", FaultKind.CORRUPT, WriteOutcome.LOGGED),
     "id map": ("pickle_empty", "count", FaultKind.CORRUPT, WriteOutcome.UNKNOWN),
     "id map, write": ("pickle_empty", "upsert", FaultKind.CORRUPT, WriteOutcome.LOGGED),
-    # A `get` of the same damage reads memory that was never written: sometimes it raises, sometimes it returns garbage.
-    "index_incomplete, query": ("vectors_empty", "query", FaultKind.CORRUPT, WriteOutcome.UNKNOWN),
+    "index_incomplete, query": ("vectors_zeroed", "query", FaultKind.CORRUPT, WriteOutcome.UNKNOWN),
     "index_stale": ("stale", "query", FaultKind.MOVED, WriteOutcome.UNKNOWN),
     "other_version": ("other_version", "open", FaultKind.PERMANENT, WriteOutcome.UNKNOWN),
     "closed": ("closed", "count", FaultKind.PERMANENT, WriteOutcome.NOT_WRITTEN),
