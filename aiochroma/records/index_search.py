@@ -153,10 +153,12 @@ class IndexSearch:
         """Return the distances of candidates, which ascend, from a query; NaN where they are not known."""
         import numpy as np
 
+        near, distances = self._near[number]
+        if len(near) == len(rows):
+            return distances[near.argsort()]  # All of them are among the nearest.
         if self._compared is not None:
             return self._compared.of(number, rows)
         distance = np.full(len(rows), np.nan)
-        near, distances = self._near[number]
         distance[np.searchsorted(rows, near)] = distances
         missing = np.flatnonzero(np.isnan(distance))
         if self._queries is not None and len(missing):

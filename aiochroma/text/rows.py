@@ -26,6 +26,8 @@ _ENTRY_BYTES = 300
 _SPARE = 1.5
 _HIGHEST = 1 << 26
 """A row with a higher number is damage: SQLite gives the next one, and what is kept takes 20 bytes for each up to the highest."""
+_DENSE = 16
+"""Numbers up to so many times as high as there are of them are marked instead of sorted: 15 us instead of 35 for 1,800."""
 _BESIDE = ", ".join(
     "COALESCE((SELECT n.number FROM memories AS n WHERE n.namespace = m.namespace AND n.thread = m.thread"  # noqa: S608
     f" AND (n.position, n.number) {compares} (m.position, m.number)"
@@ -103,10 +105,14 @@ def among(rows: NDArray[np.int64], found: NDArray[np.int64]) -> NDArray[np.bool_
 
 
 def distinct(*rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the numbers of arrays of any shape, ascending, each once; in a third of ``numpy.unique``'s time, which hashes."""
+    """Return the numbers of arrays of any shape, ascending, each once; in a fraction of ``numpy.unique``'s time, which hashes."""
     import numpy as np
 
-    joined = np.concatenate([some.ravel() for some in rows])
+    joined = np.concatenate([some.ravel(order="K") for some in rows])
+    if len(joined) and (highest := int(joined.max())) < _DENSE * len(joined) and int(joined.min()) >= 0:
+        marks = np.zeros(highest + 1, dtype=bool)
+        marks[joined] = True
+        return marks.nonzero()[0]
     joined.sort()
     differs = np.ones(len(joined), dtype=bool)
     np.not_equal(joined[1:], joined[:-1], out=differs[1:])
