@@ -531,7 +531,7 @@ def test_what_belongs_to_another_user_is_one_line():
 
 def test_stored_text_is_shown_and_not_obeyed(tmp_path):
     """Ids, namespaces and metadata may come from others as well; control characters are written out."""
-    evil, path = "\x1b]0;owned\x07\x9b1m", tmp_path / "memory"
+    evil, path = "\x1b]0;owned\x07\x9b1m\x7f\u202e", tmp_path / "memory"
     with Memory(path) as memory:
         memory.remember(
             f"text {evil}", id=f"id{evil}", namespace=f"name{evil}", metadata={f"key{evil}": evil}
@@ -545,11 +545,15 @@ def test_stored_text_is_shown_and_not_obeyed(tmp_path):
         ("namespaces", path),
         ("stats", path),
         ("pin", f"id{evil}", "--path", path, "-n", name),
+        ("stats", "--json", "--path", path),
+        ("list", "--json", "--path", path, "-n", name),
+        ("get", f"id{evil}", "--json", "--path", path, "-n", name),
     ):
         finished = command(*arguments)
         shown = finished.stdout + finished.stderr
         assert finished.returncode == 0, shown
-        assert not {"\x1b", "\x07", "\x9b"}.intersection(shown), arguments
+        assert not {"\x1b", "\x07", "\x9b", "\x7f", "\u202e"}.intersection(shown), arguments
+    assert json.loads(finished.stdout)["text"] == f"text {evil}"
 
 
 def test_a_standard_input_that_is_closed_is_one_line(tmp_path):

@@ -214,9 +214,15 @@ def plain(hit: Hit) -> JsonObject:
 
 
 def print_json(value: object) -> None:
-    """Print JSON for a program that reads this one's output; escaped where the output's encoding lacks characters."""
+    """Print JSON for a program that reads this one's output, or a person: escaped where the output's encoding lacks characters.
+
+    Control characters above ASCII, which JSON may hold as they are, are escaped always: a terminal obeys some of them.
+    """
     escaped = (getattr(sys.stdout, "encoding", None) or "ascii").lower().replace("-", "") != "utf8"
-    typer.echo(json.dumps(value, ensure_ascii=escaped, indent=2, default=_as_text))
+    text = json.dumps(value, ensure_ascii=escaped, indent=2, default=_as_text)
+    typer.echo(
+        "".join(each if each.isprintable() or each == "\n" else json.dumps(each)[1:-1] for each in text)
+    )
 
 
 def _as_text(value: object) -> str:
