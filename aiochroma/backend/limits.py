@@ -46,7 +46,6 @@ MOST_BYTES = 1_000_000
 """How long a text may be in UTF-8, and all metadata of a record together. Chroma writes a text of this length in a second, in one
 piece in which everybody waits, and reads long metadata again at later writes."""
 
-
 _MOST_CONDITIONS = 900
 """SQLite takes an expression of depth 1,000, and the time for making it grows with the square of this number."""
 
@@ -54,8 +53,6 @@ _NEIGHBORS = range(2, 16_385)
 """With none Chroma's native code crashes at the first write, with one it finds next to nothing, and with more its files pass
 for damaged."""
 
-
-_PATTERNS = ("$contains", "$not_contains")
 _MOST_PATTERN_BYTES = 49_998
 """SQLite takes a LIKE of 50,000 bytes, and Chroma puts a '%' on either side."""
 
@@ -112,16 +109,19 @@ def _check_values(metadata: MetadataView, where: str, most: float) -> None:
         if not _is_plain(key, most):
             check_storable_text(key, f"A key of {where}", most)
         for part in value if isinstance(value, list) else (value,):
-            if not (_is_plain(part, most) if isinstance(part, str) else isinstance(part, int)):
+            if not (_is_plain(part, most) if isinstance(part, str) else isinstance(part, bool)):
                 _check_part(part, f"{where}[{shown(key)}]", most)
 
 
 def _check_part(part: object, where: str, most: float) -> None:
-    """Check a value of metadata, or an element of one: a list with a number that is not finite ends the whole collection."""
+    """Check a value of metadata, or an element of one.
+
+    A list with a number that is not finite ends the whole collection; for a larger integer Chroma keeps the nearest float.
+    """
     if isinstance(part, str):
         check_storable_text(part, where, most)
-    elif isinstance(part, float) and not math.isfinite(part):
-        raise InvalidInputError(f"{where} has {part!r}, which is not a finite number; Chroma cannot keep it.")
+    elif isinstance(part, (int, float)):
+        check_value(part, where)
 
 
 def check_collection_metadata(metadata: Mapping[str, object] | None) -> None:
@@ -167,7 +167,7 @@ def check_filter(value: object, where: str, most: float = math.inf) -> None:
     elif isinstance(value, dict):
         for key, part in value.items():
             check_filter(key, where, most)
-            is_pattern = key in _PATTERNS and where.endswith("`where_document`")
+            is_pattern = key in {"$contains", "$not_contains"} and where.endswith("`where_document`")
             check_filter(
                 part, f"{shown(key)} of {where}", min(most, _MOST_PATTERN_BYTES) if is_pattern else most
             )

@@ -123,16 +123,24 @@ def _matches(stored: object, condition: object) -> bool:
             and len(stored) == len(condition)
             and all(map(_matches, stored, condition))
         )
-    return bool(stored == condition)
+    return _equal(stored, condition)
 
 
 def _compare(stored: object, operator: str, given: object) -> bool:
     if operator == "$eq":
-        return bool(stored == given)
+        return _equal(stored, given)
     if operator == "$ne":
-        return bool(stored != given)
+        return not _equal(stored, given)
     number, limit = _number(stored), _number(given)
     return number is not None and limit is not None and _COMPARISONS[operator](number, limit)
+
+
+def _equal(stored: object, given: object) -> bool:
+    """Compare what was stored with anything; what compares to no truth, as an array does, equals nothing that is JSON."""
+    try:
+        return bool(stored == given)
+    except ValueError:
+        return False
 
 
 def _number(value: object) -> float | None:

@@ -83,6 +83,10 @@ CASES = {
         {"metadatas": last({"a": [1.0, float("-inf")]})},
         r"metadatas\[\d+\]\['a'\] has -inf, which is not a finite number",
     ),
+    "an integer for which a float would be kept": (
+        {"metadatas": last({"a": 2**63})},
+        r"metadatas\[\d+\]\['a'\] has 9223372036854775808, which is not an integer of 64 bits",
+    ),
     "a document that is no string": ({"documents": last(b"bytes")}, "(?i)document"),
 }
 
@@ -207,8 +211,8 @@ async def test_a_uri_that_is_no_text(client, collection, uri):
 
 @pytest.mark.parametrize(
     "value",
-    [["a", "list"], float("nan"), "\ud800", None, "x" * 1_000_001],
-    ids=["list", "NaN", "surrogate", "None", "long"],
+    [["a", "list"], float("nan"), "\ud800", None, "x" * 1_000_001, -(2**63) - 1],
+    ids=["list", "NaN", "surrogate", "None", "long", "large"],
 )
 async def test_metadata_that_no_collection_can_have(client, collection, value):
     """Chroma's native code would fail in the middle, or write another value; refused when it is made and when it is changed."""

@@ -7,6 +7,7 @@ import copy
 import pickle
 from datetime import datetime, timezone
 
+import numpy as np
 import pytest
 from programs import error_without, python
 
@@ -337,6 +338,12 @@ async def test_wrong_arguments(store):
     await store.aput(("a",), "text", {"n": "many", "none": None})
     assert await store.asearch(("a",), filter={"none": {"$gt": 0}}) == []
     assert await store.asearch(("a",), filter={"n": {"$gt": 0}}) == []
+    # An array says of no comparison whether it holds; a single number of numpy's is a number.
+    await store.aput(("a",), "list", {"n": []})
+    await store.aput(("a",), "three", {"n": 3})
+    for condition in (np.zeros(3), {"$eq": np.zeros(3)}):
+        assert await store.asearch(("a",), filter={"n": condition}) == []
+    assert [item.key for item in await store.asearch(("a",), filter={"n": np.int64(3)})] == ["three"]
 
 
 async def test_namespaces_are_scopes(store, tmp_path):
