@@ -11,7 +11,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, TypedDict
 
 from aiochroma._files import SQLITE_SUFFIXES, irregular
-from aiochroma.disk.layout import HISTORY_FILE, TEXT_INDEX_FILE
+from aiochroma.disk.layout import HISTORY_FILE, TEXT_INDEX_FILE, prepare_history
 from aiochroma.disk.schema import full_text_tables
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ def scrub_own_files(directory: Path, history: ErasedHistory | None) -> None:
             with closing(sqlite3.connect(file, isolation_level=None, timeout=5.0)) as connection:
                 connection.execute("PRAGMA secure_delete = ON")
                 if file.name == HISTORY_FILE:
+                    prepare_history(connection)
                     _scrub_history(connection, history)
                 compact(connection)
         except sqlite3.OperationalError:

@@ -45,6 +45,7 @@ __all__ = [
     "is_damage",
     "log_topic",
     "no_descriptors",
+    "prepare_history",
     "refuse_without_descriptors",
 ]
 
@@ -66,8 +67,33 @@ REBUILD_NOTE = ".aiochroma.rebuilding.json"  # in a database: indexes whose rebu
 
 # Chroma looks only into directories named after a segment, so it never sees this one.
 QUARANTINE_PREFIX = "quarantine-"
+
+_HISTORY_TABLES = """
+CREATE TABLE IF NOT EXISTS changes (
+    number INTEGER PRIMARY KEY, at REAL NOT NULL, action TEXT NOT NULL, namespace TEXT NOT NULL, id TEXT NOT NULL,
+    text TEXT, metadata TEXT, database TEXT NOT NULL DEFAULT '');
+CREATE INDEX IF NOT EXISTS changes_of_memory ON changes (id);
+CREATE INDEX IF NOT EXISTS changes_of_namespace ON changes (namespace);
+"""
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _SQLITE_BUSY_SECONDS = 5.0
+
+
+def prepare_history(connection: sqlite3.Connection) -> None:
+    """Make the tables of the history, or add what they lacked in an earlier build.
+
+    Args:
+        connection: The history, open for writing.
+
+    Raises:
+        sqlite3.Error: It is damaged, or cannot be written.
+    """
+    connection.executescript(_HISTORY_TABLES)
+    if not connection.execute(
+        "SELECT 1 FROM pragma_table_info('changes') WHERE name = 'database'"
+    ).fetchone():
+        # What was noted before databases were told apart is taken for the default one's.
+        connection.execute("ALTER TABLE changes ADD COLUMN database TEXT NOT NULL DEFAULT ''")
 
 
 def index_directories(directory: Path) -> dict[str, Path]:

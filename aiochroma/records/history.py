@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from aiochroma._errors import StoreUnavailableError
 from aiochroma._files import touch_private, transaction
 from aiochroma._types import Metadata
-from aiochroma.disk.layout import HISTORY_FILE, is_damage, no_descriptors
+from aiochroma.disk.layout import HISTORY_FILE, is_damage, no_descriptors, prepare_history
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -31,14 +31,6 @@ ERASE = "erase"
 
 _END = datetime.max.replace(tzinfo=timezone.utc).timestamp()
 _DEFAULT = ("default_tenant", "default_database")
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS changes (
-    number INTEGER PRIMARY KEY, at REAL NOT NULL, action TEXT NOT NULL, namespace TEXT NOT NULL, id TEXT NOT NULL,
-    text TEXT, metadata TEXT, database TEXT NOT NULL DEFAULT '');
-CREATE INDEX IF NOT EXISTS changes_of_memory ON changes (id);
-CREATE INDEX IF NOT EXISTS changes_of_namespace ON changes (namespace);
-"""
 
 
 class Entry(NamedTuple):
@@ -87,7 +79,7 @@ class ChangeLog:
                 self._connection.execute("PRAGMA secure_delete = ON")
                 # An entry has to be on the disk before the change is, which Chroma waits for as well.
                 self._connection.execute("PRAGMA synchronous = FULL")
-                self._connection.executescript(_SCHEMA)
+                prepare_history(self._connection)
             except BaseException:
                 self._connection.close()
                 raise

@@ -14,7 +14,7 @@ from chromadb.errors import NotFoundError
 
 import aiochroma
 from aiochroma.memory import forgetting
-from aiochroma.records.history import ChangeLog, Entry
+from aiochroma.records.history import ChangeLog, Entry, database_key
 from aiochroma.records.record import CREATED_AT
 
 
@@ -257,6 +257,48 @@ async def test_a_damaged_entry_of_the_history_is_told(noted, path, damage):
     with pytest.raises(aiochroma.StoreUnavailableError, match=r"history.*Move the file away"):
         await noted.history("damaged")
     assert len(await noted.history("sound")) == 1
+
+
+_EARLIER_HISTORY = """
+CREATE TABLE changes (
+    number INTEGER PRIMARY KEY, at REAL NOT NULL, action TEXT NOT NULL, namespace TEXT NOT NULL, id TEXT NOT NULL,
+    text TEXT, metadata TEXT);
+CREATE INDEX changes_by_id ON changes (namespace, id);
+INSERT INTO changes VALUES (1, 1763000000.5, 'remember', 'default', 'known', NULL, NULL);
+INSERT INTO changes VALUES (2, 1763000001.5, 'update', 'default', 'known', 'the first text', '{"kind": "note"}');
+"""
+"""What a build wrote that did not yet tell Chroma databases apart."""
+
+
+async def test_the_history_of_an_earlier_build_goes_on(path, embedder):
+    """What is in it is read, and the next changes are noted in it; the former texts are the default database's."""
+    path.mkdir()
+    with closing(sqlite3.connect(path / "aiochroma-history.sqlite3")) as file:
+        file.executescript(_EARLIER_HISTORY)
+    for _ in range(2):
+        async with aiochroma.Memory(path, embedder=embedder, history=True) as memory:
+            await memory.remember("the second text", id="known")
+            changes = await memory.history("known")
+    assert [change.action for change in changes] == ["refresh", "remember", "update", "remember"]
+    assert (changes[2].text, changes[2].metadata) == ("the first text", {"kind": "note"})
+    elsewhere = {"tenant": "default_tenant", "database": "other"}
+    with closing(ChangeLog(path / "aiochroma-history.sqlite3")) as log:
+        assert log.read(database_key(**elsewhere), None, None, 10) == []
+
+
+@pytest.mark.parametrize("earlier", [_EARLIER_HISTORY, ""])
+@pytest.mark.parametrize("history", [True, False])
+async def test_the_history_of_an_earlier_build_is_erased_from(path, embedder, earlier, history):
+    """Or one whose program was killed before it had written anything; without the memory having opened it, too."""
+    async with aiochroma.Memory(path, embedder=embedder) as memory:
+        await memory.remember("the second text", id="known")
+    with closing(sqlite3.connect(path / "aiochroma-history.sqlite3")) as file:
+        file.executescript(earlier)
+    async with aiochroma.Memory(path, embedder=embedder, history=history) as memory:
+        assert (await memory.erase("known")).is_complete
+        assert await memory.history() == []
+    assert b"the first text" not in (path / "aiochroma-history.sqlite3").read_bytes()
+    assert (await aiochroma.erase(path)).is_complete
 
 
 async def test_a_history_without_a_number_for_another_entry(noted, path):
