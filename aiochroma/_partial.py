@@ -2,7 +2,8 @@
 
 A directory that is not complete yet has a name of its own and a file that says what it is, and the process that fills it holds a
 lock on it. One with the file whose lock no process holds was left behind by a backup, restore or repair that was killed, and so
-was an empty one that is not new; both are found and removed. The file is taken away before a directory gets its final name.
+was an empty one that is not new; both are found and removed. The file is taken away when a directory has its final name, with
+which it means nothing.
 """
 
 from __future__ import annotations
@@ -68,10 +69,11 @@ class PartialDirectory:
         if os.path.lexists(self._final):
             raise FileExistsError(f"{self._final} exists")
         _flush_tree(self.path)
-        (self.path / PARTIAL_MARKER).unlink()
-        flush(self.path)
         self.path.rename(self._final)
         flush(self._final.parent)
+        # Only now: without its name or this file it would be nobody's, should this process be killed in between.
+        (self._final / PARTIAL_MARKER).unlink()
+        flush(self._final)
         self._release()
         return self._final
 

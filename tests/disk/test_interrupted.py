@@ -223,6 +223,27 @@ def test_a_directory_in_the_making_is_empty_or_has_its_mark(tmp_path):
     assert set(seen) == {(), (PARTIAL_MARKER,)}
 
 
+def test_a_directory_that_becomes_complete_is_nobodys_at_no_moment(tmp_path):
+    """It has its mark or its final name: one that is left by a kill is found, or is what it was to be."""
+    made, seen = PartialDirectory(tmp_path / "final"), set()
+    (made.path / "data").write_text("whole")
+
+    def note(frame, event, _):
+        seen.update(
+            (entry.name == "final", (entry / PARTIAL_MARKER).exists()) for entry in tmp_path.iterdir()
+        )
+        return note
+
+    former = sys.gettrace()
+    sys.settrace(note)
+    try:
+        made.finish()
+    finally:
+        sys.settrace(former)
+    assert (False, False) not in seen
+    assert [file.name for file in (tmp_path / "final").iterdir()] == ["data"]
+
+
 def test_nothing_is_finished_over_something_else(tmp_path):
     """What came to be at the final place meanwhile stays."""
     begun = PartialDirectory(tmp_path / "final")
