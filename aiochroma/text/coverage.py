@@ -27,9 +27,10 @@ memory is its conversation; for a memory without one, what was remembered before
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+import sqlite3
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from aiochroma.text.rows import among, distinct
+from aiochroma.text.rows import among, distinct, found_at
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 
     from aiochroma.text.namespaces import Summary
     from aiochroma.text.rows import Order, RowFilter
+
+_Number = TypeVar("_Number", "np.int64", "np.float64")
 
 __all__ = [
     "AFTER",
@@ -63,9 +66,6 @@ _LENGTH_SHARE = 0.03
 # Adding up is quicker even at 145 row numbers for each one that is held; the bound is for what it allocates, eight bytes for
 # each number.
 _SPARSE = 16
-_NUMBER_BITS = 40
-"""The bits of a key that are the number of a row."""
-_NUMBER = (1 << _NUMBER_BITS) - 1
 _POOLS_GROW = 4
 """The most by which the number of rows that are looked at grows where some may not be returned."""
 
@@ -214,12 +214,12 @@ def with_surroundings(
     """
     import numpy as np
 
-    own = held[:, looked_at.searchsorted(rows)]
+    own = held[:, found_at(looked_at, rows)]
     reach = own
     window = around.shape[1] // 2
     lent = [before**distance for distance in range(window, 0, -1)]
     lent += [after**distance for distance in range(1, window + 1)]
-    for factor, near in zip(lent, looked_at.searchsorted(around.T), strict=True):
+    for factor, near in zip(lent, found_at(looked_at, around.T), strict=True):
         reach = np.maximum(reach, factor * held[:, near])
     return own, reach
 
@@ -272,28 +272,98 @@ class TextSearch(NamedTuple):
     keep: RowFilter
 
 
+class _Keys:
+    """Numbers for the rows of all searches: what one search looks at is never taken for another's.
+
+    The keys of a search are the numbers of its namespace's rows, moved behind the keys of the search before it, so they lie as
+    close as the rows do. 0 stands for nothing.
+
+    Args:
+        order: Has loaded the namespaces.
+        searches: The searches.
+    """
+
+    def __init__(self, order: Order, searches: Sequence[TextSearch]) -> None:
+        import numpy as np
+
+        self._spans = [order.span(one.namespace) for one in searches]
+        offsets: list[int] = []
+        ends: list[int] = []
+        end = 0
+        for lowest, highest in self._spans:
+            offsets.append(end - lowest if ends else 0)
+            end = offsets[-1] + highest + 1
+            ends.append(end)
+        self._offsets = np.array(offsets, dtype=np.int64)
+        self._ends = np.array(ends, dtype=np.int64)
+
+    def of(self, rows: Sequence[NDArray[np.int64]], places: Sequence[int] | None = None) -> NDArray[np.int64]:
+        """Return the keys of rows, ascending, given those of all searches or of those at some places; each ascending.
+
+        Raises:
+            sqlite3.DatabaseError: A row is not of its namespace.
+        """
+        import numpy as np
+
+        if len(self._spans) == 1:
+            return rows[0]
+        offsets = self._offsets if places is None else self._offsets[places]
+        for place, some in enumerate(rows):
+            lowest, highest = self._spans[place if places is None else places[place]]
+            if len(some) and not lowest <= some[0] <= some[-1] <= highest:
+                raise sqlite3.DatabaseError(
+                    "the full-text index is damaged: it has words of a memory that is not there"
+                )
+        return np.concatenate(rows) + np.repeat(offsets, [len(some) for some in rows])
+
+    def parts(self, keys: NDArray[np.int64]) -> list[slice]:
+        """Return where the keys of each search stand among keys that ascend."""
+        ends = keys.searchsorted(self._ends).tolist()
+        return [slice(begin, end) for begin, end in zip([0, *ends[:-1]], ends, strict=True)]
+
+    def each(self, values: NDArray[_Number], keys: NDArray[np.int64]) -> NDArray[_Number]:
+        """Return for each key, given that they ascend, what its search has of values (the last axis is the search)."""
+        import numpy as np
+
+        if len(self._spans) == 1:
+            return values  # One for all.
+        return np.repeat(values, [part.stop - part.start for part in self.parts(keys)], axis=-1)
+
+    def rows(self, keys: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the rows of keys, which ascend."""
+        return keys - self.each(self._offsets, keys)
+
+    def around(self, order: Order, keys: NDArray[np.int64], window: int) -> NDArray[np.int64]:
+        """Return the keys of what stands around rows, 0 for nothing; see ``Order.around``."""
+        import numpy as np
+
+        near = order.around(self.rows(keys), window)
+        if len(self._spans) == 1:
+            return near
+        return np.where(near > 0, near + self.each(self._offsets, keys)[:, None], 0)
+
+
 def search_together(order: Order, searches: Sequence[TextSearch], window: int) -> list[TextHits]:
     """Do what ``TextIndex.search_together`` promises, for namespaces that exist and questions with terms.
 
-    All searches are worked out in one pass: numpy takes as long for the rows of twenty namespaces as for those of one. A row
-    of a search is a *key*, the place of the search and the row's number; keys ascend by place, so what one search holds
-    stands together and is never taken for another's.
+    All searches are worked out in one pass, by keys: numpy takes as long for the rows of twenty namespaces as for those of one.
     """
     window = window if any(one.summary.has_threads for one in searches) else 0
     order.load({one.namespace for one in searches})
-    near = _keys(_centres(searches))
-    near = _existing(distinct(near, _around(order, near, window)))
-    rows = _existing(distinct(near, _keys([one.also for one in searches])))
-    around = _around(order, rows, window)
+    keys = _Keys(order, searches)
+    near = keys.of(_centres(searches))
+    near = _existing(distinct(near, keys.around(order, near, window)))
+    rows = _existing(distinct(near, keys.of([one.also for one in searches])))
+    around = keys.around(order, rows, window)
     looked_at = distinct(rows, around)
-    held = _held_by_each(searches, looked_at)
+    held = _held_by_each(keys, searches, looked_at)
     own, reach = (
         of_terms.sum(axis=0) for of_terms in with_surroundings(held, looked_at, rows, around, BEFORE, AFTER)
     )
-    covers, numbers = (reach > 0) & among(rows, near), rows & _NUMBER
+    covers, numbers = (reach > 0) & among(rows, near), keys.rows(rows)
     return [
         _hits(order, one, numbers[part], covers[part], reach[part], own[part])
-        for one, part in zip(searches, _parts(rows, len(searches)), strict=True)
+        for one, part in zip(searches, keys.parts(rows), strict=True)
     ]
 
 
@@ -331,40 +401,14 @@ def _centres(searches: Sequence[TextSearch]) -> list[NDArray[np.int64]]:
     return centres
 
 
-def _keys(rows: Sequence[NDArray[np.int64]], places: Sequence[int] | None = None) -> NDArray[np.int64]:
-    """Return the keys of rows of several searches, each ascending; default: of the first search, the second and so on."""
-    import numpy as np
-
-    if len(rows) == 1:
-        place = 0 if places is None else places[0]
-        return rows[0] + (place << _NUMBER_BITS) if place else rows[0]
-    of_each = np.arange(len(rows)) if places is None else np.array(places, dtype=np.int64)
-    return np.concatenate(rows) + np.repeat(of_each << _NUMBER_BITS, [len(some) for some in rows])
-
-
 def _existing(keys: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Leave out keys of the number 0, which nothing has."""
-    return keys[(keys & _NUMBER) > 0]
+    """Leave nothing (0) out of keys that ascend, each once."""
+    return keys[1:] if len(keys) and keys[0] == 0 else keys
 
 
-def _around(order: Order, keys: NDArray[np.int64], window: int) -> NDArray[np.int64]:
-    """Return what stands around rows, by keys; see ``Order.around``."""
-    if not len(keys) or keys[-1] <= _NUMBER:
-        return order.around(
-            keys, window
-        )  # Of one search: a search of a small namespace takes a few percent less.
-    return order.around(keys & _NUMBER, window) + (keys & ~_NUMBER)[:, None]
-
-
-def _parts(keys: NDArray[np.int64], searches: int) -> list[slice]:
-    """Return where the keys of each search stand, given keys that ascend."""
-    import numpy as np
-
-    ends = keys.searchsorted(np.arange(1, searches + 1) << _NUMBER_BITS).tolist()
-    return [slice(begin, end) for begin, end in zip([0, *ends[:-1]], ends, strict=True)]
-
-
-def _held_by_each(searches: Sequence[TextSearch], looked_at: NDArray[np.int64]) -> NDArray[np.float64]:
+def _held_by_each(
+    keys: _Keys, searches: Sequence[TextSearch], looked_at: NDArray[np.int64]
+) -> NDArray[np.float64]:
     """Return how much of its search's terms (rows) each key (column) holds, times each term's share of the question."""
     import numpy as np
 
@@ -378,11 +422,7 @@ def _held_by_each(searches: Sequence[TextSearch], looked_at: NDArray[np.int64]) 
             shares = np.concatenate(
                 [np.ones(len(term.rows)) if term.shares is None else term.shares for term in terms]
             )
-        held[at] = _held(looked_at, Term(_keys([term.rows for term in terms], places), 0.0, shares))
+        held[at] = _held(looked_at, Term(keys.of([term.rows for term in terms], places), 0.0, shares))
         weights[at, places] = [term.weight for term in terms]
-    weights /= weights.sum(axis=0)
-    if len(searches) > 1:
-        sizes = [part.stop - part.start for part in _parts(looked_at, len(searches))]
-        weights = np.repeat(weights, sizes, axis=1)
-    held *= weights
+    held *= keys.each(weights / weights.sum(axis=0), looked_at)
     return held

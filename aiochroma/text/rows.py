@@ -18,11 +18,23 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Order", "RowCache", "RowFilter", "TextQuery", "among", "distinct", "read_numbers", "read_rows"]
+__all__ = [
+    "Order",
+    "RowCache",
+    "RowFilter",
+    "TextQuery",
+    "among",
+    "distinct",
+    "found_at",
+    "read_numbers",
+    "read_rows",
+]
 
 _MOST_BYTES_KEPT = 8_000_000
 _ENTRY_BYTES = 300
 """The bytes that an entry takes beside its numbers: its key, its entry in the dictionary, the head of the array."""
+_MOST_ABSENT = 4096
+"""The words of two hundred questions that twenty namespaces do not have; some 1 MB."""
 _SPARE = 1.5
 _HIGHEST = 1 << 26
 """A row with a higher number is damage: SQLite gives the next one, and what is kept takes 20 bytes for each up to the highest."""
@@ -119,6 +131,17 @@ def distinct(*rows: NDArray[np.int64]) -> NDArray[np.int64]:
     return joined[differs]
 
 
+def found_at(numbers: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return where numbers stand, all of which are among ``numbers``, which ascend and are not negative."""
+    import numpy as np
+
+    if wanted.size and (room := int(numbers[-1]) + 1) < _DENSE * wanted.size:
+        places = np.empty(room, dtype=np.int64)
+        places[numbers] = np.arange(len(numbers))
+        return places[wanted]
+    return numbers.searchsorted(wanted)
+
+
 class _Version(NamedTuple):
     """The version of a namespace: how often its rows have changed.
 
@@ -164,6 +187,8 @@ class RowCache:
     def __init__(self, read: Callable[[int, Any, int], NDArray[np.int64]]) -> None:
         self._read = read
         self._kept: OrderedDict[tuple[int, Hashable], tuple[_Version, NDArray[np.int64]]] = OrderedDict()
+        self._absent: OrderedDict[tuple[int, Hashable], _Version] = OrderedDict()
+        """What no row had when its namespace was at some version: the words that questions are made of, asked each time."""
         self._versions: dict[int, _Version] = {}
         self._bytes = 0
 
@@ -172,6 +197,9 @@ class RowCache:
         import numpy as np
 
         key, now = (namespace, what), self._versions.get(namespace, _Version())
+        if self._absent.get(key) == now:
+            self._absent.move_to_end(key)
+            return np.empty(0, dtype=np.int64)
         version, kept = self._kept.pop(key, (None, None))
         if kept is not None:
             self._bytes -= kept.nbytes + _ENTRY_BYTES
@@ -182,7 +210,10 @@ class RowCache:
             more = self._read(namespace, what, int(kept[-1]) if len(kept) else 0)
             kept = np.concatenate([kept, more]) if len(more) else kept
         if not len(kept):
-            # Not kept: questions bring new words all the time, and it takes no time to find that no row has them.
+            # Few of these: questions bring new words all the time.
+            self._absent[key] = now
+            if len(self._absent) > _MOST_ABSENT:
+                self._absent.popitem(last=False)
             return kept
         self._kept[key] = (now, kept)
         self._bytes += kept.nbytes + _ENTRY_BYTES
@@ -221,7 +252,8 @@ class Order:
         """Read everything again when it is needed."""
         import numpy as np
 
-        self._known: set[int] = set()
+        self._known: dict[int, tuple[int, int]] = {}
+        """The namespaces that were read, and the lowest and the highest number that a row of each has had."""
         # No row has the number 0: it stands for nothing, and nothing stands beside it.
         self._before = np.zeros(1, dtype=np.int64)
         self._behind = np.zeros(1, dtype=np.int64)
@@ -230,7 +262,7 @@ class Order:
     def forget(self, namespace: int) -> None:
         """Forget a namespace, before its rows are deleted: other rows may get their numbers afterwards."""
         if namespace in self._known:
-            self._known.discard(namespace)
+            del self._known[namespace]
             rows = read_numbers(self._connection, "number", "memories WHERE namespace = ?", (namespace,))
             self._before[rows] = self._behind[rows] = 0
 
@@ -259,6 +291,11 @@ class Order:
         lines: NDArray[np.int64] = near.T
         return lines
 
+    def span(self, namespace: int) -> tuple[int, int]:
+        """Return the lowest and the highest number that a row of a namespace that was loaded has, or has had."""
+        lowest, highest = self._known[namespace]
+        return (lowest, highest) if highest else (0, 0)
+
     def words(self, rows: NDArray[np.int64]) -> NDArray[np.int32]:
         """Return how many words rows of namespaces that were loaded have."""
         words: NDArray[np.int32] = self._words[rows]
@@ -271,6 +308,8 @@ class Order:
         if namespace not in self._known or not numbers:
             return
         rows = np.array(numbers, dtype=np.int64)
+        lowest, highest = self._known[namespace]
+        self._known[namespace] = (min(lowest, int(rows.min())), max(highest, int(rows.max())))
         self._make_room(int(rows.max()))
         self._take_out(rows)
         self._words[rows] = words
@@ -326,14 +365,15 @@ class Order:
             f"(SELECT count(*) AS size {threads} GROUP BY thread ORDER BY thread)",
             (namespace,),
         )
-        self._known.add(namespace)
         if not numbers:
+            self._known[namespace] = (_HIGHEST, 0)
             return
         rows = np.fromstring(numbers, dtype=np.int64, sep=",")
         if not 0 < rows.min() <= rows.max() <= _HIGHEST:
             raise sqlite3.DatabaseError(
                 "the full-text index is damaged: a memory has a number that none is given"
             )
+        self._known[namespace] = (int(rows.min()), int(rows.max()))
         self._make_room(int(rows.max()))
         self._words[rows] = np.fromstring(words, dtype=np.int32, sep=",")
         self._before[rows] = self._behind[rows] = 0

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiochroma.text import rows
-from aiochroma.text.rows import RowCache, RowFilter
+from aiochroma.text.rows import RowCache, RowFilter, distinct, found_at
 
 _ROWS = st.sets(st.integers(1, 60)).map(lambda held: np.array(sorted(held), dtype=np.int64))
 
@@ -34,16 +34,30 @@ def test_what_is_kept_is_what_reading_gives(changes):
 
 
 def test_what_nothing_has_is_not_kept_for_ever(monkeypatch):
-    """What has no rows is not kept; short entries take room as well, and the least lately asked for make place."""
+    """Of what has no rows little is kept; short entries take room as well, and the least lately asked for make place."""
+    monkeypatch.setattr(rows, "_MOST_ABSENT", 100)
     monkeypatch.setattr(rows, "_MOST_BYTES_KEPT", 100_000)
     cache = RowCache(lambda *_: np.empty(0, dtype=np.int64))
     for number in range(5_000):
         assert len(cache.rows(1, f"unknown word {number}")) == 0
     assert not cache._kept
+    assert len(cache._absent) == 100
     cache = RowCache(lambda *_: np.array([1], dtype=np.int64))
     for number in range(5_000):
         assert len(cache.rows(1, f"rare word {number}")) == 1
     assert 0 < len(cache._kept) < 1_000
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 40), max_size=30), min_size=1, max_size=3), st.sampled_from([1, 10_000])
+)
+def test_numbers_close_together_and_far_apart_are_put_in_order_and_found(given_numbers, apart):
+    """Those that are marked and those that are sorted: each once, ascending, and each found where it stands."""
+    arrays = [np.array(some, dtype=np.int64) * apart for some in given_numbers]
+    wanted = np.concatenate(arrays)
+    numbers = distinct(*arrays)
+    assert numbers.tolist() == sorted(set(wanted.tolist()))
+    assert numbers[found_at(numbers, wanted)].tolist() == wanted.tolist()
 
 
 @given(_ROWS, st.none() | _ROWS, _ROWS)

@@ -237,6 +237,24 @@ def test_queries_that_are_answered_together_find_what_each_finds_alone(said, que
     index.close()
 
 
+def test_words_of_a_row_that_is_no_memory_are_never_taken_for_another_namespace():
+    """Another program wrote into the file: a search of several namespaces calls it damage, as nothing else tells them apart."""
+    index = TextIndex(":memory:")
+    for namespace in "ab":
+        index.upsert(namespace, [IndexedText("one", "A boat on the lake.")])
+    queries = [
+        TextQuery(name, "boat", 5, 10, np.empty(0, np.int64), RowFilter(None, np.empty(0, np.int64)))
+        for name in "ab"
+    ]
+    assert [len(hits.rows) for hits in index.search_together(queries)] == [1, 1]
+    (number,) = index._connection.execute("SELECT number FROM namespaces WHERE name = 'a'").fetchone()
+    index._connection.execute(f"INSERT INTO terms_{number} (rowid, text) VALUES (2, 'boat')")
+    index._terms._replaced(number)
+    with pytest.raises(sqlite3.DatabaseError, match="words of a memory that is not there"):
+        index.search_together(queries)
+    index.close()
+
+
 def test_neighbours_lend_each_other_their_terms():
     """The turn between two that share the question's words is found; what stands before lends more than what stands after."""
     index = TextIndex(":memory:")
