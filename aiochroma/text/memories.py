@@ -319,8 +319,9 @@ def connect(path: str, *, any_thread: bool = False) -> sqlite3.Connection:
         connection.execute("PRAGMA secure_delete = ON")
         # One connection owns the file, so there is no need for shared memory, which not every file system offers.
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
-        # Of a new file only: what is deleted makes it smaller.
-        connection.execute("PRAGMA auto_vacuum = FULL")
+        if connection.execute("PRAGMA page_count").fetchone()[0] == 0:
+            # What is deleted makes the file smaller. Of a file that has it this would write and wait for the disk: 8 to 15 ms.
+            connection.execute("PRAGMA auto_vacuum = FULL")
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute("PRAGMA temp_store = MEMORY")
