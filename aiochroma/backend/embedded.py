@@ -40,6 +40,7 @@ from aiochroma.backend.preparation import MissingVectors, drop_unfollowed, prepa
 from aiochroma.backend.protocol import BackendInfo, Capabilities, FailedCall, call_repeatedly
 from aiochroma.core.connection import Aside
 from aiochroma.core.operations import Lane, Space
+from aiochroma.disk.closed_indexes import ClosedIndexes
 from aiochroma.disk.copying import copy_database, stamps_of
 from aiochroma.disk.erasing import UnusedRooms, scrub
 from aiochroma.disk.findings import note_clean_close
@@ -147,6 +148,7 @@ class EmbeddedBackend(ChromaBackend):
             self._make_ready(request, deadline)
         try:
             result = self._carry_out(request)
+            self._indexes.close_new()
         except AiochromaError:
             raise
         except BaseException as error:
@@ -291,6 +293,7 @@ class EmbeddedBackend(ChromaBackend):
             stack.callback(self._probe.close)
             self._dropped.remove(now=True)
             super().close()
+            self._indexes.close_new(now=True)
             self._own["reopen"] = self._reopen  # Asked for again where opening fails.
             if not wait_until_closed(self._directory, but_for=self._probe.descriptors):
                 log.warning("database.still_open", database=str(self._directory))
@@ -318,6 +321,7 @@ class EmbeddedBackend(ChromaBackend):
                 write_ahead=warning is None,
                 own_file=self._own_file,
             )
+            self._indexes = ClosedIndexes(self._directory)
             super().__init__(start_chroma(self._location, self._options))
         except BaseException as error:  # noqa: BLE001 - raised again, or ours instead
             self._ownership.release()
@@ -356,6 +360,7 @@ class EmbeddedBackend(ChromaBackend):
             self.follow(hook)
             self._log = RetainedLog(self._directory, hook) if prepared.log.is_kept else None
             self.missing.finish_recovery(prepared, hook)
+            self._indexes.close_new()
         except BaseException as error:  # noqa: BLE001 - raised again, or ours instead
             self._close()
             self._raise_instead(error)
@@ -436,12 +441,7 @@ class EmbeddedBackend(ChromaBackend):
         try:
             self._let_go()
             drop_unfollowed(self._directory, self._own_file)
-            receipt = scrub(
-                self._directory,
-                texts=texts,
-                vectors=patterns,
-                history=history,
-            )
+            receipt = scrub(self._directory, texts=texts, vectors=patterns, history=history)
         finally:
             self._rooms.watch()
             self._ownership.release()

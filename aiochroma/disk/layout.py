@@ -43,6 +43,7 @@ __all__ = [
     "has_database",
     "index_directories",
     "is_damage",
+    "is_index_name",
     "log_topic",
     "no_descriptors",
     "prepare_history",
@@ -101,8 +102,13 @@ def index_directories(directory: Path) -> dict[str, Path]:
     return {
         entry.name: entry
         for entry in sorted(directory.iterdir())
-        if _UUID.fullmatch(entry.name) and entry.is_dir()
+        if is_index_name(entry.name) and entry.is_dir()
     }
+
+
+def is_index_name(name: str) -> bool:
+    """Tell whether a directory of this name is a vector segment's."""
+    return _UUID.fullmatch(name) is not None
 
 
 def log_topic(collection_id: str) -> str:

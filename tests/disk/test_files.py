@@ -72,6 +72,55 @@ async def test_a_memory_that_is_made_is_closed_to_others(tmp_path):
     assert mode(tmp_path / "deep") == mode(tmp_path / "deep" / "memory") == 0o700
 
 
+_MADE_BY_EVERYBODY = """
+import asyncio, os, shutil, sys
+from pathlib import Path
+import aiochroma
+
+os.umask(0)
+path = Path(sys.argv[1])
+
+async def main():
+    path.mkdir()  # Open to everybody, and theirs to decide.
+    async with aiochroma.Memory(path / "db", history=True) as memory:
+        await memory.remember("private", namespace="one")
+        await memory.remember("private", namespace="two")
+        await memory.recall("private")
+        seen(path / "db")
+        await memory.client.backup(path / "backup")
+    for index in (path / "db").glob("*/header.bin"):
+        index.write_bytes(b"")
+    async with aiochroma.Memory(path / "db") as memory:
+        assert await memory.count() == 2
+        seen(path / "db")
+        await memory.compact("one")
+    await aiochroma.restore(path / "backup", path / "restored")
+    await aiochroma.migrate(path / "db", path / "migrated")
+    await aiochroma.doctor(path / "db", repair=True, vacuum=True, backup_to=path / "copy")
+    shutil.copytree(path / "db", path / "users", copy_function=shutil.copyfile)
+    (path / "users").chmod(0o777)
+    async with aiochroma.Memory(path / "users") as memory:
+        await memory.remember("private", namespace="three")
+        new = {entry for entry in (path / "users").iterdir()} - {path / "users" / entry.name for entry in (path / "db").iterdir()}
+        print(*{oct(entry.stat().st_mode & 0o777) for entry in new if entry.is_dir()})
+    shutil.rmtree(path / "users")
+    seen(path)
+
+def seen(folder):
+    for entry in sorted(folder.rglob("*")):
+        mode = entry.stat().st_mode & 0o777
+        # What Chroma makes within a directory that is closed nobody reaches.
+        assert mode == 0o700 if entry.is_dir() else mode == 0o600 or entry.suffix in (".bin", ".pickle"), (entry, oct(mode))
+
+asyncio.run(main())
+"""
+
+
+def test_whatever_the_umask_indexes_are_closed_to_others(tmp_path):
+    """Those that Chroma makes when something is written, restored, rebuilt, compacted, migrated or copied."""
+    assert printed_by("-c", _MADE_BY_EVERYBODY, str(tmp_path / "made")).split() == ["0o700"]
+
+
 def test_a_copy_has_the_modes_of_what_it_copies(tmp_path):
     """Files and directories, the top one as well."""
     source, target = tmp_path / "source", tmp_path / "target"
