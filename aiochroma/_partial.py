@@ -26,10 +26,13 @@ from aiochroma._files import (
     touch_private,
 )
 
-__all__ = ["PARTIAL_MARKER", "PartialDirectory", "abandoned", "remove_abandoned", "remove_marked"]
+__all__ = ["PARTIAL_MARKER", "PartialDirectory", "abandoned", "lock_on", "remove_abandoned", "remove_marked"]
 
 PARTIAL_MARKER = ".aiochroma.partial.json"
 """The file in a directory that is not complete yet."""
+
+_locks: dict[Path, int] = {}
+"""The descriptors that hold the locks of this process, by directory."""
 
 
 class PartialDirectory:
@@ -53,6 +56,8 @@ class PartialDirectory:
         try:
             self._identity = identity(self.path)
             self._descriptor = locked(self.path)
+            if self._descriptor is not None:
+                _locks[self.path] = self._descriptor
             touch_private(self.path / PARTIAL_MARKER)
             flush(self.path)
         except BaseException:
@@ -87,7 +92,17 @@ class PartialDirectory:
         self._identity = None
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
+            _locks.pop(self.path, None)
             os.close(descriptor)
+
+
+def lock_on(directory: Path) -> tuple[int, ...]:
+    """Return the descriptor that holds the lock on a directory in the making, for a child process that writes into it.
+
+    The child may outlive this process, and nothing is removed under its hands.
+    """
+    descriptor = _locks.get(directory)
+    return () if descriptor is None else (descriptor,)
 
 
 def abandoned(folder: Path) -> list[Path]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from aiochroma._errors import BackupError, is_one_of, shown
-from aiochroma._partial import PARTIAL_MARKER
+from aiochroma._partial import PARTIAL_MARKER, lock_on
 from aiochroma._types import JsonObject
 from aiochroma.disk import child
 from aiochroma.disk.layout import (
@@ -115,32 +115,42 @@ def package_environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join([root, path] if path else [root])}
 
 
-def run_child(module: str, arguments: Sequence[str | os.PathLike[str]], *, seconds: float) -> str:
+def run_child(
+    module: str, arguments: Sequence[str | os.PathLike[str]], *, seconds: float, keeps: Sequence[int] = ()
+) -> str:
     """Run a module to its end and return what it printed.
 
     Args:
         module: The full name of the module.
         arguments: The arguments on its command line.
         seconds: The longest time that it may take, in seconds; it is ended then.
+        keeps: Descriptors that stay open in it.
 
     Raises:
         ChildError: It failed, crashed, or was not done in time; the message is its last line.
     """
-    return _outcome(_started(_as_module(module), arguments), seconds)
+    return _outcome(_started(_as_module(module), arguments, keeps), seconds)
 
 
-def run_script(module: ModuleType, arguments: Sequence[str | os.PathLike[str]], *, seconds: float) -> str:
+def run_script(
+    module: ModuleType,
+    arguments: Sequence[str | os.PathLike[str]],
+    *,
+    seconds: float,
+    keeps: Sequence[int] = (),
+) -> str:
     """Run a module that imports nothing but the standard library; it starts ten times as fast as another one.
 
     Args:
         module: The module to run.
         arguments: The arguments on its command line.
         seconds: The longest time that it may take, in seconds; it is ended then.
+        keeps: Descriptors that stay open in it.
 
     Raises:
         ChildError: It failed, crashed, or was not done in time; the message is its last line.
     """
-    return _outcome(_started(_as_script(module), arguments), seconds)
+    return _outcome(_started(_as_script(module), arguments, keeps), seconds)
 
 
 class Script:
@@ -205,7 +215,9 @@ def _as_script(module: ModuleType) -> list[str]:
     return ["-S", file] if os.path.isfile(file) else _as_module(module.__name__)  # noqa: PTH113 - a text
 
 
-def _started(what: list[str], arguments: Sequence[str | os.PathLike[str]]) -> subprocess.Popen[str]:
+def _started(
+    what: list[str], arguments: Sequence[str | os.PathLike[str]], keeps: Sequence[int] = ()
+) -> subprocess.Popen[str]:
     command = [*interpreter(), "-I", *what, *(str(argument) for argument in arguments)]
     environment = {
         name: value
@@ -222,6 +234,7 @@ def _started(what: list[str], arguments: Sequence[str | os.PathLike[str]]) -> su
             encoding="utf-8",
             errors="replace",
             env=environment,
+            pass_fds=keeps,
             cwd=os.path.abspath(os.sep),  # noqa: PTH100 - a constant
         )
     except OSError as error:
@@ -315,7 +328,8 @@ def copy_database(directory: Path, target: Path) -> None:
         BackupError: Copying failed (a full disk, for example).
     """
     try:
-        run_script(child, ["copy", directory, target, *_LEFT_BEHIND], seconds=_seconds(directory))
+        arguments: list[str | Path] = ["copy", directory, target, *_LEFT_BEHIND]
+        run_script(child, arguments, seconds=_seconds(directory), keeps=lock_on(target))
     except ChildError as error:
         raise BackupError(f"Copying {str(directory)!r} to {str(target)!r} failed: {error}.") from error
 
@@ -347,7 +361,10 @@ def verify_copy(target: Path, how: Verification = "full") -> JsonObject:
         BackupError: It is not complete, or the child died of it.
     """
     try:
-        printed = run_child("aiochroma.backend.verify_child", [target, how], seconds=_seconds(target))
+        arguments = [target, how]
+        printed = run_child(
+            "aiochroma.backend.verify_child", arguments, seconds=_seconds(target), keeps=lock_on(target)
+        )
         result: JsonObject = json.loads(printed)
     except (ChildError, ValueError) as error:
         raise BackupError(f"{str(target)!r} could not be verified: {error}.") from error

@@ -6,6 +6,7 @@ import inspect
 import json
 import os
 import shutil
+import subprocess
 import sys
 import time
 from functools import partial as partial_
@@ -14,6 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from programs import until
 
 import aiochroma.sync
 from aiochroma import _files, _partial
@@ -203,6 +205,39 @@ def test_what_a_killed_process_left_is_removed_and_what_is_in_use_is_not(tmp_pat
     assert left == sorted([*others, filling.path.name])
     filling.discard()
     assert not filling.path.exists()
+
+
+_COPIES = """
+import sys, types
+from pathlib import Path
+from aiochroma._partial import PartialDirectory
+from aiochroma.disk import copying
+
+folder = Path(sys.argv[1])
+copying.child = types.SimpleNamespace(__file__=str(folder / "child.py"), __name__="child")
+copying.copy_database(folder / "db", PartialDirectory(folder / "final").path)
+"""
+_CHILD = """
+import pathlib, sys, time
+folder, target = pathlib.Path(sys.argv[2]).parent, pathlib.Path(sys.argv[3])
+(target / "begun").touch()
+while not (folder / "go on").exists():
+    time.sleep(0.01)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such locks")
+def test_a_copy_is_not_removed_while_a_child_still_writes_it(tmp_path):
+    """A child outlives a process that is killed, and would make files again in what is being removed."""
+    (tmp_path / "db").mkdir()
+    (tmp_path / "child.py").write_text(_CHILD)
+    with subprocess.Popen([sys.executable, "-c", _COPIES, str(tmp_path)]) as process:
+        until(lambda: list(tmp_path.glob("final.partial-*/begun")), "the child begins")
+        process.kill()
+    assert abandoned(tmp_path) == []
+    (tmp_path / "go on").touch()
+    (removed,) = until(lambda: remove_abandoned(tmp_path), "the child ends")
+    assert not Path(removed).exists()
 
 
 def test_a_directory_in_the_making_is_empty_or_has_its_mark(tmp_path):
