@@ -199,7 +199,7 @@ FAULTS: tuple[Fault, ...] = (
         FaultKind.PERMANENT,
         "What SQLite has about a collection is not what Chroma writes, and Chroma lists none because of it.",
         "`aiochroma doctor` names the collection, and `--repair` mends it.",
-        pattern=r"Could not deserialize (?:schema|collection)",
+        pattern=r"Could not deserialize (?:schema|collection|configuration)|Internal error in getting count",
     ),
     Fault(
         "other_version",

@@ -26,6 +26,7 @@ from aiochroma.backend.chroma_records import ChromaRecords, Database
 from aiochroma.core.operations import Effect
 from aiochroma.core.request import Request
 from aiochroma.disk.backup import recorded_backup, recorded_sequences
+from aiochroma.disk.catalog import make_listable
 from aiochroma.disk.copying import survives_rebuilding
 from aiochroma.disk.findings import (
     RecoveryReport,
@@ -198,7 +199,10 @@ def _looked(directory: Path, location: Location, options: EngineOptions) -> Pref
         start_chroma(location, options).stop()
         wait_until_closed(directory)
         looked = preflight(directory)
-    return looked
+    changes = make_listable(directory, looked) if not looked.sqlite_problems else []
+    for change in changes:
+        log.error("collection.contained", database=str(directory), change=change)
+    return preflight(directory) if changes else looked
 
 
 def _set_up(

@@ -13,7 +13,6 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from aiochroma._errors import DatabaseCorruptError
 from aiochroma._types import JsonObject, MetadataView
 from aiochroma.disk.layout import SQLITE_FILE, connect_read_only, log_topic
 
@@ -40,7 +39,6 @@ __all__ = [
     "LogEntry",
     "StoredCollection",
     "columns_of",
-    "databases_in",
     "full_text_tables",
     "has_log_index",
     "is_readable",
@@ -350,12 +348,17 @@ def index_settings(schema: object, configuration: object, old: MetadataView) -> 
         configuration: The column ``config_json_str``.
         old: The collection's metadata ``hnsw:space`` and ``hnsw:M``.
     """
-    if schema is not None and not json_object(schema):
-        return IndexSettings(
-            problem="its schema is no JSON object in SQLite, and Chroma lists no collection because of it"
-        )
+    for what, is_odd in (
+        ("schema", schema is not None and not is_schema(schema)),
+        ("configuration", not is_configuration(configuration)),
+    ):
+        if is_odd:
+            return IndexSettings(
+                problem=f"its {what} is none that Chroma reads, which lists no collection because of it"
+            )
     current = _object_in(json_object(schema), "keys", "#embedding", "float_list", "vector_index", "config")
-    legacy = _object_in(json_object(configuration), "hnsw")
+    written = json_object(configuration)
+    legacy = _object_in(written, "hnsw") or _object_in(written, "vector_index", "hnsw")
     space = current.get("space") or legacy.get("space") or old.get("hnsw:space")
     neighbors = next(
         (
@@ -376,6 +379,16 @@ def index_settings(schema: object, configuration: object, old: MetadataView) -> 
         )
         return IndexSettings(space == "cosine", problem=problem)
     return IndexSettings(space == "cosine", neighbors)
+
+
+def is_schema(text: object) -> bool:
+    """Tell whether Chroma reads a schema."""
+    return isinstance(json_object(text).get("defaults"), dict)
+
+
+def is_configuration(text: object) -> bool:
+    """Tell whether Chroma reads a configuration; it reads none as well."""
+    return text is None or bool(json_object(text)) or (isinstance(text, str) and text.strip() == "{}")
 
 
 def sequence_number(value: object) -> int:
@@ -408,29 +421,6 @@ def shown(value: object) -> str:
     if value is None:
         return ""
     return str(value).encode("utf-8", "replace").decode()
-
-
-def databases_in(directory: Path) -> list[tuple[str, str]]:
-    """Return tenant and name of every database, sorted; none where an older Chroma, which knew neither, wrote the directory.
-
-    Chroma itself lists no tenants.
-
-    Args:
-        directory: The directory; no other program may have it open.
-
-    Raises:
-        DatabaseCorruptError: SQLite cannot read its file.
-    """
-    try:
-        with connect_read_only(directory) as connection:
-            if "databases" not in tables_of(connection):
-                return []
-            return sorted(connection.execute("SELECT tenant_id, name FROM databases").fetchall())
-    except (sqlite3.DatabaseError, TypeError) as error:
-        raise DatabaseCorruptError(
-            f"{directory / SQLITE_FILE} cannot be read: {error}. See `aiochroma doctor`.",
-            problems=(str(error),),
-        ) from error
 
 
 def log_positions(directory: Path) -> dict[str, int]:

@@ -25,9 +25,9 @@ from aiochroma.backend.faults import opening_error
 from aiochroma.backend.server import url_of
 from aiochroma.client.opening import connect
 from aiochroma.client.options import DEFAULT_DATABASE, DEFAULT_TENANT
+from aiochroma.disk.catalog import databases_in
 from aiochroma.disk.layout import has_database
 from aiochroma.disk.ownership import acquire, refuse_foreign_users
-from aiochroma.disk.schema import databases_in
 from aiochroma.host.opening import ask_to_leave
 from aiochroma.records.history import HISTORY_FILE
 

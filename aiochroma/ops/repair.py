@@ -22,6 +22,7 @@ from aiochroma.backend.preparation import drop_unfollowed
 from aiochroma.client.maintenance import FillReport, reembed_missing
 from aiochroma.client.opening import AsyncPersistentClient
 from aiochroma.disk.backup import begin_backup
+from aiochroma.disk.catalog import drop_unreadable
 from aiochroma.disk.copying import copy_database, refuse_lack_of_room
 from aiochroma.disk.erasing import ErasureReceipt, scrub
 from aiochroma.disk.hnsw_files import read_header
@@ -161,10 +162,9 @@ def mend(directory: Path, report: PreflightReport) -> list[str]:
         for collection in report.collections:
             if collection.unusable and collection.dimension is None:
                 done.extend(_set_dimension(connection, directory, collection))
-            if _drop_schema(connection, collection):
-                done.append(
-                    f"the schema of {collection.label}, which could not be read, was dropped; its configuration holds"
-                )
+            dropped = drop_unreadable(connection, collection.collection_id)
+            if dropped:
+                done.append(f"{collection.label}: {'; '.join(dropped)}")
             elif collection.settings.problem:
                 _set_neighbors(connection, collection)
                 done.append(
@@ -178,19 +178,6 @@ def mend(directory: Path, report: PreflightReport) -> list[str]:
                 _rebuild_full_text(connection, table)
                 done.append(f"the full-text table {table} was made again from the documents")
     return done
-
-
-def _drop_schema(connection: sqlite3.Connection, collection: CollectionReport) -> bool:
-    """Take out a schema that is no JSON object; Chroma then goes by the configuration beside it."""
-    if "schema_str" not in columns_of(connection, "collections"):
-        return False
-    row = connection.execute(
-        "SELECT schema_str FROM collections WHERE id = ?", (collection.collection_id,)
-    ).fetchone()
-    if row is None or row[0] is None or json_object(row[0]):
-        return False
-    connection.execute("UPDATE collections SET schema_str = NULL WHERE id = ?", (collection.collection_id,))
-    return True
 
 
 def _set_neighbors(connection: sqlite3.Connection, collection: CollectionReport) -> None:

@@ -258,6 +258,60 @@ async def test_an_odd_row_is_of_its_collection_alone(database, name):
         assert (await client.health()).documents == 500
 
 
+UNLISTABLE = {
+    "a configuration that is none": "config_json_str = '{no'",
+    "a configuration of bytes": "config_json_str = x'ff00'",
+    "a schema of bytes": "schema_str = x'ff00'",
+    "a schema of something else": "schema_str = '{\"version\": 7}'",
+    "a schema that is none": "schema_str = 'nonsense'",
+    "a dimension of bytes": "dimension = x'08'",
+    "a dimension with a fraction": "dimension = 8.5",
+}
+
+
+@pytest.mark.parametrize("name", UNLISTABLE)
+async def test_what_keeps_chroma_from_listing_collections_is_of_its_collection_alone(database, name):
+    """Chroma reads every row to list any; the others are listed and used all the same, and a repair brings the odd one back."""
+    connection = sqlite3.connect(database / SQLITE_FILE)
+    with connection:
+        connection.execute(f"UPDATE collections SET {UNLISTABLE[name]} WHERE name = 'bad'")
+    connection.close()
+    found = await aiochroma.doctor(database)
+    assert found.exit_code == 1
+    assert any(problem.startswith("bad: ") for problem in found.problems)
+    async with aiochroma.Memory(database, embedder="hashed") as memory:
+        await memory.remember("The boat is in the shed.", namespace="mine")
+        assert len(await memory.recall("boat", namespaces="mine")) == 1
+        assert await memory.namespaces() == ["mine"]
+    async with aiochroma.AsyncPersistentClient(database) as client:
+        assert await client.count_collections() == len(await client.list_collections()) == 3
+        await client.delete_collection("mine")
+    repaired = await aiochroma.doctor(database, repair=True)
+    assert repaired.exit_code == 0, repaired.problems
+    assert await counts(database) == {"good": 200, "bad": 300}
+
+
+async def test_a_memory_without_its_schema_keeps_its_distance(tmp_path):
+    """Without a schema Chroma compares by L2; a memory's namespace compares by the cosine, which a repair writes down."""
+    async with aiochroma.Memory(
+        tmp_path, embedder=lambda texts: [[float(len(text)), 1.0] for text in texts]
+    ) as memory:
+        await memory.remember_many(["x" * 30, "y" * 3])
+        before = [(hit.id, hit.distance) for hit in await memory.recall("z" * 9, mode="vector")]
+    connection = sqlite3.connect(tmp_path / SQLITE_FILE)
+    with connection:
+        connection.execute("UPDATE collections SET schema_str = 'nonsense'")
+    connection.close()
+    repaired = await aiochroma.doctor(tmp_path, repair=True)
+    assert repaired.exit_code == 0, repaired.problems
+    async with aiochroma.AsyncPersistentClient(tmp_path) as client:
+        collection = await client.get_collection("default", embedding_function=None)
+        found = await collection.query(query_embeddings=[[9.0, 1.0]], n_results=2)
+    assert list(zip(found["ids"][0], found["distances"][0], strict=True)) == [
+        (id, pytest.approx(distance, abs=1e-6)) for id, distance in before
+    ]
+
+
 async def test_odd_values_of_sqlite_are_no_errors(database):
     """Numbers as bytes, ids that are no text, text that is no text, settings that are no JSON: looked at, not raised."""
     connection = sqlite3.connect(database / SQLITE_FILE)
