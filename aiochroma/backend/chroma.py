@@ -13,13 +13,11 @@ trusted, or send a local database's texts to a server.
 from __future__ import annotations
 
 import ctypes
-import functools
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aiochroma._clock import monotonic
-from aiochroma._errors import InvalidInputError, StoreUnavailableError
+from aiochroma._errors import StoreUnavailableError
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma._types import JsonObject
 from aiochroma.backend.chroma_records import (
@@ -31,6 +29,7 @@ from aiochroma.backend.chroma_records import (
     server_api,
 )
 from aiochroma.backend.faults import is_panic
+from aiochroma.backend.importing import import_chromadb
 from aiochroma.backend.limits import check_collection_metadata
 from aiochroma.backend.protocol import BackendInfo, Capabilities
 from aiochroma.core.operations import Effect, Lane, Operation, Result
@@ -50,7 +49,6 @@ __all__ = [
     "chroma_settings",
     "collections_within_limit",
     "give_memory_back",
-    "import_chromadb",
     "raise_descriptor_limit",
     "start_chroma",
 ]
@@ -384,9 +382,6 @@ def give_memory_back() -> None:
     trim(0)
 
 
-_FIRST_UNTESTED = (1, 6)
-
-
 def chroma_settings(given: Settings | None, **fixed: object) -> Settings:
     """Return settings for a database; chromadb is imported here, which takes half a second.
 
@@ -405,37 +400,3 @@ def chroma_settings(given: Settings | None, **fixed: object) -> Settings:
     for name, value in {"anonymized_telemetry": False, **fixed}.items():
         setattr(settings, name, value)
     return settings
-
-
-def import_chromadb() -> None:
-    """Import chromadb, which makes settings of its own meanwhile.
-
-    Raises:
-        InvalidInputError: A variable or ``.env`` has a value that its settings refuse, or ``.env`` cannot be read.
-    """
-    from pydantic import ValidationError
-
-    try:
-        import chromadb
-    except ValidationError as error:
-        fields = ", ".join(str(problem["loc"][0]).upper() for problem in error.errors(include_input=False))
-        raise InvalidInputError(
-            f"chromadb cannot be imported, because its settings refuse what the environment or the file .env says: {fields}. "
-            "Correct or remove it."
-        ) from None
-    except (UnicodeDecodeError, OSError) as error:
-        if isinstance(error, OSError) and Path(str(error.filename)).name != ".env":
-            raise
-        raise InvalidInputError(
-            "chromadb cannot be imported, because it reads the file .env of the working directory and cannot make sense of it: "
-            f"{error}. Write it in UTF-8 and let this process read it, or start the program in another directory."
-        ) from error
-    _warn_of_untested(chromadb.__version__)
-
-
-@functools.cache
-def _warn_of_untested(version: str) -> None:
-    """Say once that a release of chromadb is newer than those whose private parts and files were read."""
-    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdecimal())
-    if numbers >= _FIRST_UNTESTED:
-        log.warning("chroma.untested", version=version, tested=f"below {'.'.join(map(str, _FIRST_UNTESTED))}")

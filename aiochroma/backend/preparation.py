@@ -21,8 +21,9 @@ from aiochroma._clock import monotonic
 from aiochroma._errors import DatabaseCorruptError, DatabaseInUseError
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma._types import CollectionId, JsonObject, Vector
-from aiochroma.backend.chroma import import_chromadb, start_chroma
+from aiochroma.backend.chroma import start_chroma
 from aiochroma.backend.chroma_records import ChromaRecords, Database
+from aiochroma.backend.importing import import_chromadb
 from aiochroma.core.operations import Effect
 from aiochroma.core.request import Request
 from aiochroma.disk.backup import recorded_backup, recorded_sequences

@@ -394,7 +394,7 @@ def meet(
     Raises:
         AiochromaError: That is not possible.
     """
-    from aiochroma.backend.chroma import import_chromadb
+    from aiochroma.backend.importing import import_chromadb
     from aiochroma.host.messages import make_codec, options_to_json
 
     failed = 0

@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from aiochroma import _logging
-from aiochroma.backend import chroma
+from aiochroma.backend import importing
 
 
 @pytest.mark.parametrize(
@@ -16,10 +16,10 @@ from aiochroma.backend import chroma
 def test_a_newer_chromadb_is_warned_of_once(caplog, monkeypatch, version, warns):
     """One warning names the version; nothing is said of those that were tested."""
     monkeypatch.setattr("chromadb.__version__", version)
-    chroma._warn_of_untested.cache_clear()
+    importing._warn_of_untested.cache_clear()
     _logging._throttle.forget()
     with caplog.at_level(logging.WARNING, "aiochroma"):
-        chroma.import_chromadb()
-        chroma.import_chromadb()
+        importing.import_chromadb()
+        importing.import_chromadb()
     said = [record.getMessage() for record in caplog.records if version in record.getMessage()]
     assert len(said) == warns

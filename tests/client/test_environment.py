@@ -61,6 +61,23 @@ def test_a_file_of_variables_that_is_not_utf_8(tmp_path):
     assert ".env" in done.stdout
 
 
+@pytest.mark.parametrize("process", ["this", "shared"])
+@pytest.mark.parametrize("kind", ["pipe", "huge"])
+def test_a_file_of_variables_that_keeps_everybody_waiting(tmp_path, monkeypatch, kind, process):
+    """A pipe with nobody at its other end would be waited for by every import of this process: it is named instead."""
+    monkeypatch.setenv("AIOCHROMA_RUNTIME_DIR", str(tmp_path))
+    tmp_path.chmod(0o700)
+    if kind == "huge":
+        (tmp_path / ".env").write_bytes(b"A=1\n" * 300_000)
+    elif hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / ".env")
+    else:
+        pytest.skip("there are no named pipes")
+    done = _run(tmp_path, {}, process)
+    assert done.stdout.startswith("InvalidInputError chromadb was not imported"), done.stderr
+    assert {"pipe": "is a named pipe", "huge": "has 1200000 bytes"}[kind] in done.stdout
+
+
 INJECTED = {
     "CHROMA_PORT": "tcp://10.43.7.19:8000",
     "CHROMA_SERVICE_HOST": "10.43.7.19",

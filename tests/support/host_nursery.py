@@ -57,7 +57,7 @@ def _serve(answering):
     """Start what is asked for, until nobody asks any more."""
     import aiochroma.host.opening
     import aiochroma.host.server  # noqa: F401 - whatever a host imports
-    from aiochroma.backend.chroma import import_chromadb
+    from aiochroma.backend.importing import import_chromadb
 
     import_chromadb()
     while True:
