@@ -59,6 +59,7 @@ class RequestQueue:
         served_by: The thread that serves it (``threading.get_ident()``), once it does.
         pending: How many requests are queued or running; never above ``limit``.
         in_line: How many requests wait in line because the queue is full.
+        slept: Whether the serving thread had nothing to do when it last took what had come.
     """
 
     def __init__(self, name: str, limit: int) -> None:
@@ -81,6 +82,7 @@ class RequestQueue:
         }
         self.pending: int = 0
         self.in_line: int = 0
+        self.slept: bool = False
         self.failure: BaseException | None = None
         self._queued: deque[Ticket] = deque()
         self._line: deque[Ticket] = deque()
@@ -248,7 +250,8 @@ class RequestQueue:
         with self.lock:
             taken = list(self._queued)
             self._queued.clear()
-            if taken or not block or self.state is not QueueState.OPEN:
+            self.slept = not taken and block and self.state is QueueState.OPEN
+            if not self.slept:
                 return taken
             self._asleep = True
         self.wakeup.get()

@@ -40,6 +40,11 @@ _READING_SHARE = 2.0
 _DELIVERY_SECONDS = 0.01
 """Outcomes wait at most this long for others: each delivery wakes two threads of another process."""
 
+_FEWEST_CUT = 8
+_LEFT_SHARE = 4
+_MOST_LEFT = 16
+"""Of so many searches or more a quarter is left, and no more than this."""
+
 _MANY_OUTCOMES = 8
 _DELIVERY_OF_MANY_SECONDS = 0.002
 """Many are worth that at once: their callers go on while the rest of the round is carried out."""
@@ -109,7 +114,7 @@ class SharedWorkerState(WorkerState):
     ) -> None:
         super().__init__(*arguments)
         self.pacing = SharedPacing(self.planner.limits, max_write_slice_ms, catch_up)
-        self._left_over = self._ended = False
+        self._left_over = self._ended = self._slept = False
         self._read_seconds = 0.0
 
     def may_wait(self) -> float:
@@ -120,6 +125,19 @@ class SharedWorkerState(WorkerState):
         """Deal the backlog out, for a new round."""
         self._left_over = self._ended = False
         return dealt_out(backlog)
+
+    def _steps(self, waiting: list[Ticket], number: int) -> list[Step]:
+        """Choose the steps of a round; the last of many searches are left to the next one where they all came together.
+
+        What their callers do with the answers takes half as long as the search itself. Callers that all have their answers at
+        the same moment ask again at the same moment, and then one of the two processes always waits for the other.
+        """
+        self._slept = self._slept or self.queue.slept
+        several = len(waiting) >= _FEWEST_CUT and all(ticket.request.row.searched_field for ticket in waiting)
+        if several and self._slept:
+            self._slept = False
+            waiting = waiting[: -min(len(waiting) // _LEFT_SHARE, _MOST_LEFT)]
+        return super()._steps(waiting, number)
 
     def postpones(self, step: Step, tickets: Sequence[Ticket], seconds: float) -> bool:
         """Leave reads to the next round when this one has taken long enough.

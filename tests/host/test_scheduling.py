@@ -90,9 +90,12 @@ class Slow:
         self.begun = threading.Semaphore(0)
 
     def execute(self, request, deadline=None):
-        self.calls.append(request.arguments.get("n"))
+        queries = request.arguments.get("queries")
+        self.calls.append(request.arguments.get("n") if queries is None else len(queries))
         self.begun.release()
         assert self.go.acquire(timeout=60)
+        if queries is not None:
+            return queries
         return {"ids": [["a"]], "included": [], "n": request.arguments.get("n")}
 
     def close(self):
@@ -125,6 +128,28 @@ def test_many_reads_of_one_client_do_not_hold_up_anothers(slow):
         backend.go.release()
     assert one.came.wait(60)
     assert backend.calls.index("mine") <= 3
+
+
+def test_searches_that_come_together_are_not_all_answered_together(slow):
+    """Else their callers and the host take turns; those that come while the host has something to do are kept together."""
+    backend, worker = slow
+    client = Client()
+
+    def search(count):
+        rest = {"collections": [], "query_tokens": None, "tenant": "t", "database": "d"}
+        worker.queue.put(
+            *(
+                client.ticket("search_memories", queries=[n], query_embeddings=[None], **rest)
+                for n in range(count)
+            )
+        )
+
+    search(16)
+    assert backend.begun.acquire(timeout=60)
+    search(16)
+    backend.go.release()
+    assert backend.begun.acquire(timeout=60)
+    assert backend.calls == [12, 20]
 
 
 def test_many_outcomes_leave_before_few_do():

@@ -47,6 +47,7 @@ async def test_batches_are_written_in_order_and_reported(memory):
     assert [one.text for one in (*hit.before, *hit.after)] == ["fact 299", "fact 301"]
 
 
+@pytest.mark.this_process
 async def test_opening_is_no_sign_of_somebody_else(path, letters, monkeypatch):
     """What a memory asks to open does not keep the slices of its first bulk write short, as anybody else's request would."""
     asked, wrote = set(), set()
