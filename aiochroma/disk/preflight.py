@@ -47,23 +47,22 @@ from aiochroma.disk.layout import (
 from aiochroma.disk.schema import (
     ADD,
     DELETE,
-    MOST_VALUES,
     UPSERT,
     LogEntry,
     StoredCollection,
     full_text_tables,
     has_log_index,
     is_readable,
-    json_object,
     keeps_log,
     log_entries,
     record_ids,
     stored_collections,
     tables_of,
 )
+from aiochroma.disk.unappliable import unappliable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
 __all__ = ["inspect_own_files", "preflight"]
 
@@ -328,14 +327,7 @@ class _Look:
         ids = record_ids(self._connection, stored.metadata_segment)
         to_come = {entry.id for entry in log if entry.has_vector and entry.kind in {ADD, UPSERT}}
         to_go = {entry.id for entry in log if entry.kind == DELETE}
-        unappliable = {
-            entry.sequence: f"what is logged of record {entry.id!r} is none of Chroma's operations"
-            for entry in log
-            if entry.kind < 0
-        }
-        unappliable |= self._too_large(
-            entry for entry in log if entry.sequence > stored.applied and entry.kind >= 0
-        )
+        poison = unappliable(self._connection, log, stored.applied)
         return replace(
             _report(stored),
             records=len(ids),
@@ -343,29 +335,12 @@ class _Look:
             dead=max(0, index.elements - len(index.ids)),
             pending=len(log),
             index_problems=tuple(problems),
-            unappliable=unappliable,
-            unusable=_POISONED if unappliable else "",
+            unappliable=poison,
+            unusable=_POISONED if poison else "",
             missing=() if problems else tuple(sorted(ids - index.ids - to_come)),
             surplus=0 if problems else len(index.ids - ids - to_go),
             sampled=index.sampled,
         )
-
-    def _too_large(self, entries: Iterable[LogEntry]) -> dict[int, str]:
-        """Return what is wrong with entries that SQLite cannot take: Chroma logs them, and then fails at each use."""
-        found = {}
-        for entry in entries:
-            row = self._connection.execute(
-                "SELECT metadata FROM embeddings_queue WHERE seq_id = ?", (entry.sequence,)
-            ).fetchone()
-            metadata = json_object(row[0]) if row is not None else {}
-            values = max(
-                [len(metadata), *(len(value) for value in metadata.values() if isinstance(value, list))]
-            )
-            if values > MOST_VALUES:
-                found[entry.sequence] = (
-                    f"record {entry.id!r} has {values} metadata values, {MOST_VALUES} are possible"
-                )
-        return found
 
 
 _POISONED = (

@@ -87,7 +87,9 @@ def prepare(directory: Path, *, keep_log: bool | None = None, write_ahead: bool 
     try:
         with connect_read_write(directory) as connection:
             connection.execute("PRAGMA auto_vacuum = FULL")  # Of a new file; it takes no time that shows.
-            _set_journal_mode(connection, "wal" if write_ahead else "delete")
+            mode = "wal" if write_ahead else "delete"
+            if connection.execute("PRAGMA journal_mode").fetchone()[0] != mode:
+                connection.execute(f"PRAGMA journal_mode={mode}").fetchone()
             # What is deleted is overwritten, wherever this connection deletes something.
             connection.execute("PRAGMA secure_delete = ON")
             if "topic" in columns_of(connection, "embeddings_queue"):
@@ -98,7 +100,7 @@ def prepare(directory: Path, *, keep_log: bool | None = None, write_ahead: bool 
             has_tables = _delete_lists_with_records(connection)
             if has_tables and keep_log:
                 thin_log(connection)
-            return has_tables and (keep_log is None or _set_keep_log(connection, keep_log))
+            return has_tables and _set_keep_log(connection, keep_log)
     except sqlite3.OperationalError as error:
         if "locked" in str(error) or "busy" in str(error):
             raise DatabaseLockedError(
@@ -147,17 +149,13 @@ def _unusable(directory: Path, error: Exception) -> DatabaseCorruptError:
     return DatabaseCorruptError(f"{directory / SQLITE_FILE} cannot be used: {error}", problems=(problem,))
 
 
-def _set_journal_mode(connection: sqlite3.Connection, mode: str) -> None:
-    current = connection.execute("PRAGMA journal_mode").fetchone()[0]
-    if current != mode:
-        connection.execute(f"PRAGMA journal_mode={mode}").fetchone()
-
-
-def _set_keep_log(connection: sqlite3.Connection, keep_log: bool) -> bool:
+def _set_keep_log(connection: sqlite3.Connection, keep_log: bool | None) -> bool:
     if "embeddings_queue_config" not in tables_of(connection):
-        return False
+        return keep_log is None
     row = connection.execute("SELECT id, config_json_str FROM embeddings_queue_config LIMIT 1").fetchone()
     configuration = json_object(row[1]) if row is not None else {}
+    if keep_log is None and (row is None or configuration):
+        return True  # What is no configuration, though, keeps Chroma from opening anything.
     configuration.setdefault("_type", _CONFIGURATION_TYPE)
     if configuration.get("automatically_purge") is not (not keep_log):
         configuration["automatically_purge"] = not keep_log

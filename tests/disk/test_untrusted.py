@@ -376,6 +376,57 @@ async def test_an_entry_that_can_never_be_applied_is_taken_out(database):
         assert await collection.count() == 301
 
 
+FOREIGN_ENTRIES = {
+    "an encoding that is none": ("zeroblob(32)", "'BOGUS'", "NULL"),
+    "numbers that are whole": ("zeroblob(32)", "'INT32'", "NULL"),
+    "half a number": ("zeroblob(7)", "'FLOAT32'", "NULL"),
+    "an empty vector": ("zeroblob(0)", "'FLOAT32'", "NULL"),
+    "no vector": ("NULL", "NULL", "NULL"),
+    "metadata of bytes": ("zeroblob(32)", "'FLOAT32'", "x'ff'"),
+    "metadata that is no JSON": ("zeroblob(32)", "'FLOAT32'", "'{no'"),
+    "metadata that is a list": ("zeroblob(32)", "'FLOAT32'", "'[1]'"),
+    "nested metadata": ("zeroblob(32)", "'FLOAT32'", """'{"a": {"b": 1}}'"""),
+    "a list of several types": ("zeroblob(32)", "'FLOAT32'", """'{"a": [1, "b"]}'"""),
+    "a number that is none": ("zeroblob(32)", "'FLOAT32'", """'{"a": NaN}'"""),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN_ENTRIES)
+async def test_an_entry_that_another_program_has_logged(database, name):
+    """Chroma cannot read it, and would fail at each use: named, of its collection alone, and taken out by a repair."""
+    vector, encoding, metadata = FOREIGN_ENTRIES[name]
+    connection = sqlite3.connect(database / SQLITE_FILE)
+    with connection:
+        connection.execute(
+            "INSERT INTO embeddings_queue (operation, topic, id, vector, encoding, metadata)"
+            f" SELECT 0, 'persistent://default/default/' || id, 'odd', {vector}, {encoding}, {metadata}"
+            " FROM collections WHERE name = 'bad'"
+        )
+    connection.close()
+    report = await aiochroma.doctor(database)
+    assert report.exit_code == 1
+    assert any("record 'odd' has" in problem for problem in report.problems)
+    async with aiochroma.Memory(database, embedder="hashed") as memory:
+        await memory.remember("The boat is in the shed.")
+        assert len(await memory.recall("boat")) == 1
+        await memory.forget_namespace("default")
+    found = await counts(database)
+    assert found["good"] == 200
+    assert isinstance(found["bad"], aiochroma.DatabaseCorruptError)
+    repaired = await aiochroma.doctor(database, repair=True)
+    assert repaired.exit_code == 0, repaired.problems
+    assert await counts(database) == {"good": 200, "bad": 300}
+
+
+async def test_a_configuration_of_the_log_that_is_none(database):
+    """Chroma would open nothing because of it; it is written anew, with what Chroma takes where there is none."""
+    connection = sqlite3.connect(database / SQLITE_FILE)
+    with connection:
+        connection.execute("UPDATE embeddings_queue_config SET config_json_str = 'nonsense'")
+    connection.close()
+    assert await counts(database) == {"good": 200, "bad": 300}
+
+
 async def test_a_rebuild_that_did_not_end_is_tried_in_a_child(database):
     """When the child lives the collection is as it was; nothing is noted any more."""
     (entry,) = [entry for entry in preflight(database).collections if entry.name == "bad"]
