@@ -230,6 +230,11 @@ def erase(
     ):
         for line in lines:
             console.print(Text(shown_text(f"{title}: {line}")), soft_wrap=True)
+    if receipt.entries_kept:
+        console.print(
+            f"{receipt.entries_kept} entries of the history stay without their texts; they name the ids of memories.",
+            soft_wrap=True,
+        )
     if receipt.shared:
         console.print(
             f"{receipt.shared} of the texts are part of memories that live, and were not looked for.",

@@ -85,6 +85,8 @@ class ErasureReceipt:
         log_entries: Entries that were deleted from Chroma's log, or emptied of their text.
         vectors_replaced: Deleted vectors that were overwritten in the indexes.
         removed: Quarantines and orphaned indexes that were deleted.
+        entries_kept: Entries of the history that stay without their texts, to say that something changed. They name the ids of
+            memories. Those of a memory leave with it where a memory erases, and all are gone when the file is deleted.
         not_reached: Copies that an erasure does not reach, as far as they are known: backups, and what restores and repairs
             have kept beside the database.
     """
@@ -101,6 +103,7 @@ class ErasureReceipt:
     log_entries: int = 0
     vectors_replaced: int = 0
     removed: tuple[str, ...] = ()
+    entries_kept: int = 0
     not_reached: tuple[str, ...] = ()
 
     @property
@@ -191,7 +194,7 @@ def _scrub(
         orphans = [path for name, path in index_directories(directory).items() if name not in segments]
         for path in (*orphans, *sorted(directory.glob(f"{QUARANTINE_PREFIX}*"))):
             _remove(path, tally)
-    scrub_own_files(directory, history)
+    entries_kept = scrub_own_files(directory, history)
     sought = [text for text in texts if text not in shared]
     patterns = [
         *trace_patterns(sought),
@@ -210,6 +213,7 @@ def _scrub(
         log_entries=tally.log_entries,
         vectors_replaced=tally.vectors,
         removed=tuple(tally.removed),
+        entries_kept=entries_kept,
         not_reached=tuple(kept_copies(directory)),
     )
 

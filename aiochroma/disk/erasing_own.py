@@ -40,16 +40,20 @@ class ErasedHistory(TypedDict, total=False):
     namespace: str | None
 
 
-def scrub_own_files(directory: Path, history: ErasedHistory | None) -> None:
+def scrub_own_files(directory: Path, history: ErasedHistory | None) -> int:
     """Take what is dead out of our files, so that no free page and no journal holds it.
 
     Args:
         directory: The database directory; no program has it open.
         history: Which entries leave the history; None takes the texts out of all entries.
 
+    Returns:
+        How many entries stay in the history without their texts.
+
     Raises:
         OSError, sqlite3.Error: A file cannot be written, or the history is damaged.
     """
+    emptied = 0
     for file in sorted(directory.glob(_OUR_FILES)):
         if irregular(file) is not None:
             continue  # Not a file of this package; `doctor` reports it.
@@ -58,7 +62,7 @@ def scrub_own_files(directory: Path, history: ErasedHistory | None) -> None:
                 connection.execute("PRAGMA secure_delete = ON")
                 if file.name == HISTORY_FILE:
                     prepare_history(connection)
-                    _scrub_history(connection, history)
+                    emptied = _scrub_history(connection, history)
                 compact(connection)
         except sqlite3.OperationalError:
             raise
@@ -68,6 +72,7 @@ def scrub_own_files(directory: Path, history: ErasedHistory | None) -> None:
             # It is damaged, and made again when it is used.
             for suffix in SQLITE_SUFFIXES:
                 file.with_name(file.name + suffix).unlink(missing_ok=True)
+    return emptied
 
 
 def compact(connection: sqlite3.Connection) -> None:
@@ -79,11 +84,10 @@ def compact(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
 
-def _scrub_history(connection: sqlite3.Connection, history: ErasedHistory | None) -> None:
+def _scrub_history(connection: sqlite3.Connection, history: ErasedHistory | None) -> int:
     if history is None:
         # All that is in it was replaced or forgotten; that something changed, and when, stays.
-        connection.execute("UPDATE changes SET text = NULL, metadata = NULL")
-        return
+        return connection.execute("UPDATE changes SET text = NULL, metadata = NULL").rowcount
     database = history.get("database", "")
     for namespace, ids in history.get("ids", {}).items():
         connection.executemany(
@@ -91,7 +95,7 @@ def _scrub_history(connection: sqlite3.Connection, history: ErasedHistory | None
             [(namespace, id, database) for id in ids],
         )
     if "passing" not in history:
-        return
+        return 0
     conditions, values = ["database = ?"], [database]
     if (only := history.get("namespace")) is not None:
         conditions.append("namespace = ?")
@@ -102,3 +106,4 @@ def _scrub_history(connection: sqlite3.Connection, history: ErasedHistory | None
         conditions.append(f"({' OR '.join(noted)})")
         values += [text for name, value in alternatives for text in (f'$."{name}"', value)]
     connection.execute(f"DELETE FROM changes WHERE {' AND '.join(conditions)}", values)  # noqa: S608 - of this function's own texts
+    return 0

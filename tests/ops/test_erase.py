@@ -514,6 +514,35 @@ async def test_a_damaged_or_open_database_is_refused(tmp_path):
         await aiochroma.erase(tmp_path / "nowhere")
 
 
+@pytest.mark.parametrize("way", ["memory", "closed"])
+@pytest.mark.parametrize("durable", [True, None])
+async def test_ids_leave_as_well(tmp_path, way, durable):
+    """An address, say: of Chroma's id map, log and tables, and of ours; only the history of a closed one keeps it, as it says."""
+    path, address = tmp_path / "db", "ada.lovelace@example.org"
+    vectors = np.random.default_rng(3).standard_normal((120, 16)).astype("float32")
+    await fill(path, vectors, durable=durable, space="l2")
+    async with aiochroma.Memory(
+        path, embedder=HashedEmbedder(), durable=durable, history=True, split_chars=60
+    ) as memory:
+        await memory.remember("It is a long text of hers. " * 30, id=address, thread=f"of {address}")
+        await memory.remember_many([f"An ordinary memory of number {n}." for n in range(60)])
+        plain = await memory.client.get_collection("main", embedding_function=None)
+        await plain.upsert(ids=[address] * 1, embeddings=vectors[:1])
+        await plain.upsert(ids=[f"s{n}" for n in range(60)], embeddings=vectors[:60])
+        assert len(holds(path, address.encode())) >= 2
+        await plain.delete(ids=[address])
+        if way == "memory":
+            receipt = await memory.erase(address)
+        else:
+            await memory.forget(address)
+            receipt = await memory.erase("nobody")
+        assert receipt.entries_kept == 0
+    if way == "closed":
+        assert (await aiochroma.erase(path)).entries_kept == 62
+    assert holds(path, address.encode()) == ([] if way == "memory" else ["aiochroma-history.sqlite3"])
+    assert preflight(path, thorough=True).problems == ()
+
+
 _KILLED_WHILE_ERASING = """
 import os, signal, sys, aiochroma.sync
 from aiochroma.disk import erasing
