@@ -36,6 +36,7 @@ __all__ = [
     "begin_rebuild",
     "crashing",
     "end_rebuild",
+    "forget_seen",
     "index_stamp",
     "is_worn",
     "note_clean_close",
@@ -242,7 +243,7 @@ class RecoveryReport:
 
 
 _SETTLED_NANOSECONDS = 2 * 10**9
-_FORMAT = 1
+_FORMAT = 2  # To be raised when a look finds more than before.
 
 Stamp = list[list[int]]
 """Size and time of change of each file; empty where that tells nothing."""
@@ -267,6 +268,11 @@ def read_seen(directory: Path) -> JsonObject:
     """Return what was noted at the last look; nothing where that is not known."""
     found = read_json(directory / SEEN_NOTE) or {}
     return found if found.get("format") == _FORMAT else {}
+
+
+def forget_seen(directory: Path) -> None:
+    """Have the next look look at everything: a thorough one has found what was taken for sound."""
+    (directory / SEEN_NOTE).unlink(missing_ok=True)
 
 
 def write_seen(directory: Path, collections: JsonObject) -> None:

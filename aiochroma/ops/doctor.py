@@ -19,7 +19,7 @@ from aiochroma._partial import remove_abandoned
 from aiochroma._waiting import at_length, on_callers_loop
 from aiochroma.client.maintenance import FillReport  # noqa: TC001 - frameworks read the annotations
 from aiochroma.disk.copying import refuse_lack_of_room, size_of, survives_rebuilding
-from aiochroma.disk.findings import crashing, end_rebuild
+from aiochroma.disk.findings import crashing, end_rebuild, forget_seen
 from aiochroma.disk.layout import TEXT_INDEX_FILE, has_database
 from aiochroma.disk.ownership import acquire, refuse_foreign_users
 from aiochroma.disk.preflight import inspect_own_files, preflight
@@ -160,6 +160,8 @@ class _Visit:
             found = self._look(changes=changes)
             if found.sqlite_problems or not changes:
                 return self._report(found)
+            if found.damaged:
+                forget_seen(directory)
             dying = crashing(directory)
             broken = bool(found.damaged or found.full_text_problems or found.orphaned_directories or dying)
             broken = broken or is_mendable(found) or TEXT_INDEX_FILE in self._own_problems

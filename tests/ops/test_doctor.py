@@ -13,11 +13,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from damage import flip
 from ops_databases import RECORDS, contents, index_of, lose_vectors, print_of, vectors
 from programs import command, python
 
 import aiochroma.sync
 from aiochroma._partial import PartialDirectory
+from aiochroma.disk.preflight import preflight
 from aiochroma.ops import doctor
 
 
@@ -51,6 +53,19 @@ async def test_a_broken_index_is_found_and_repaired_after_a_copy(database, tmp_p
     assert print_of(tmp_path / "copy") == before
     assert len(repaired.quarantines) == 1
     assert len(await contents(database)) == RECORDS
+
+
+async def test_what_was_sound_at_the_last_look_is_repaired(database):
+    """An opening trusts what it found before where the files look the same; what the doctor finds is looked at again."""
+    for file in index_of(database).iterdir():
+        os.utime(file, (1_700_000_000, 1_700_000_000))
+    whole = await contents(database)
+    flip(index_of(database) / "data_level0.bin", 0)
+    os.utime(index_of(database) / "data_level0.bin", (1_700_000_000, 1_700_000_000))
+    assert preflight(database).problems == (), "an opening looks again by itself"
+    assert (await doctor(database)).exit_code == 1
+    assert (await doctor(database, repair=True)).exit_code == 0
+    assert await contents(database) == whole
 
 
 async def test_lost_vectors_are_embedded_again(purged):
