@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from aiochroma.disk.findings import PreflightReport
 
-__all__ = ["databases_in", "drop_unreadable", "make_listable"]
+__all__ = ["databases_in", "drop_unreadable", "make_listable", "odd_metadata"]
 
 _NO_SCHEMA = ""
 """Chroma takes it for none, and `preflight` for one that is to be mended."""
@@ -67,8 +67,8 @@ def databases_in(directory: Path) -> list[tuple[str, str]]:
 def make_listable(directory: Path, report: PreflightReport) -> list[str]:
     """Take what Chroma cannot read out of the rows of collections.
 
-    A configuration beside a schema says nothing, so its collection is whole then. Otherwise the collection stays one that is
-    refused by name, because of what stands there now.
+    A configuration beside a schema says nothing, and neither does metadata of no type: its collection is whole without it. Else
+    the collection stays one that is refused by name, because of what stands there now.
 
     Args:
         directory: The canonical database directory, not open in Chroma.
@@ -85,7 +85,11 @@ def make_listable(directory: Path, report: PreflightReport) -> list[str]:
     if not odd:
         return done
     with connect_read_write(directory) as connection:
+        metadata = odd_metadata(connection)
         for entry in odd:
+            for row, what in metadata.get(entry.collection_id, []):
+                connection.execute("DELETE FROM collection_metadata WHERE rowid = ?", (row,))
+                done.append(f"of the metadata of {entry.label} {what} was taken out")
             stored = _stored(connection, entry.collection_id)
             for column, value in _replacements(stored).items():
                 _write(connection, entry.collection_id, column, value)
@@ -93,6 +97,30 @@ def make_listable(directory: Path, report: PreflightReport) -> list[str]:
                     f"{column} of {entry.label} was {shown(stored[column])[:200]!r} and is {value!r} now"
                 )
     return done
+
+
+def odd_metadata(connection: sqlite3.Connection) -> dict[str, list[tuple[int, str]]]:
+    """Return, by collection id, row and description of metadata of collections whose types Chroma does not read."""
+    types = {
+        "str_value": ("text",),
+        "int_value": ("integer",),
+        "bool_value": ("integer",),
+        "float_value": ("real", "integer"),
+    }
+    columns = columns_of(connection, "collection_metadata")
+    odd = [
+        f"typeof({name}) NOT IN ({', '.join(map(repr, (*names, 'null')))})"
+        for name, names in types.items()
+        if name in columns
+    ]
+    found: dict[str, list[tuple[int, str]]] = {}
+    rows = connection.execute(
+        "SELECT collection_id, rowid, key, coalesce(str_value, int_value, float_value) FROM collection_metadata"  # noqa: S608 - constants
+        f" WHERE {' OR '.join([*odd, 'typeof(key) IS NOT ' + repr('text')])}"
+    )
+    for collection, row, key, value in rows:
+        found.setdefault(shown(collection), []).append((row, f"{shown(key)[:80]!r} = {shown(value)[:80]!r}"))
+    return found
 
 
 def drop_unreadable(connection: sqlite3.Connection, collection: str) -> list[str]:

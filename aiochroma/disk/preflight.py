@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 from aiochroma._clock import monotonic
 from aiochroma._errors import DatabaseFormatError, StoreUnavailableError
 from aiochroma._files import SQLITE_SUFFIXES, irregular
+from aiochroma.disk.catalog import odd_metadata
 from aiochroma.disk.findings import (
     CollectionReport,
     PreflightReport,
@@ -264,7 +265,7 @@ class _Look:
     # -- collections ---------------------------------------------------------------------------------------------------
 
     def _collections(self) -> tuple[CollectionReport, ...]:
-        dying = crashing(self._directory)
+        dying, odd = crashing(self._directory), odd_metadata(self._connection)
         stored = stored_collections(self._connection)
         found = {entry.id: self._as_seen(entry) for entry in stored if entry.id not in dying}
         changed = {entry.id: entry.persisted for entry in stored if found.get(entry.id) is None}
@@ -274,6 +275,11 @@ class _Look:
             report = found.get(entry.id) or self._inspected(entry, log.get(entry.id, []))
             if entry.id in dying and not report.unusable:
                 report = replace(report, unusable=_DIED)
+            elif entry.id in odd and not report.unusable:
+                what = ", ".join(what for _, what in odd[entry.id])
+                report = replace(
+                    report, unusable=f"its metadata has {what}, and Chroma lists no collection because of it"
+                )
             reports.append(report)
         return tuple(reports)
 

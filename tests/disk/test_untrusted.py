@@ -259,6 +259,9 @@ async def test_an_odd_row_is_of_its_collection_alone(database, name):
 
 
 UNLISTABLE = {
+    "metadata of bytes": "INSERT INTO collection_metadata (collection_id, key, str_value) SELECT id, 'k', x'ff' FROM collections",
+    "a number of text": "INSERT INTO collection_metadata (collection_id, key, int_value) SELECT id, 'k', 'x' FROM collections",
+    "a key of bytes": "INSERT INTO collection_metadata (collection_id, key, str_value) SELECT id, x'ff', 'v' FROM collections",
     "a configuration that is none": "config_json_str = '{no'",
     "a configuration of bytes": "config_json_str = x'ff00'",
     "a schema of bytes": "schema_str = x'ff00'",
@@ -274,7 +277,9 @@ async def test_what_keeps_chroma_from_listing_collections_is_of_its_collection_a
     """Chroma reads every row to list any; the others are listed and used all the same, and a repair brings the odd one back."""
     connection = sqlite3.connect(database / SQLITE_FILE)
     with connection:
-        connection.execute(f"UPDATE collections SET {UNLISTABLE[name]} WHERE name = 'bad'")
+        change = UNLISTABLE[name]
+        change = change if change.startswith("INSERT") else f"UPDATE collections SET {change}"
+        connection.execute(f"{change} WHERE name = 'bad'")
     connection.close()
     found = await aiochroma.doctor(database)
     assert found.exit_code == 1
