@@ -7,17 +7,14 @@ import signal
 import tempfile
 import threading
 import time
-from dataclasses import replace
 
 import numpy as np
 import pytest
-from host_nursery import HostNursery
+from host_nursery import HostNursery, open_through_hosts
 from pickling import carry_by_pickle
 
 from aiochroma import _logging
 from aiochroma._waiting import THREAD_NAME
-from aiochroma.client.options import PersistentOptions
-from aiochroma.host import reaching
 
 # A shell ignores them for what it starts in the background; programs that tests end would inherit it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -26,7 +23,7 @@ if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_I
     # Still ignored here; what is started does not inherit a handler.
     signal.signal(signal.SIGHUP, lambda *_: None)
 
-_LEAVE_SECONDS = 20.0
+_LEAVE_SECONDS = 60.0
 """How long a thread that was told to end may take; only to tell slow from never."""
 
 
@@ -82,17 +79,11 @@ def host_nursery():
 @pytest.fixture(autouse=_THROUGH_HOSTS)
 def every_directory_has_a_host(monkeypatch, host_nursery):
     """With ``AIOCHROMA_TEST_PROCESS=shared`` run a suite through hosts: each directory is opened by a process of its own."""
-    resolve = PersistentOptions.resolve
-    monkeypatch.setattr(reaching, "subprocess", host_nursery)
-
-    def through_a_host(self):
-        chosen = self if self.process else replace(self, process="shared", host_idle=0.0)
-        return resolve(chosen)
-
     with tempfile.TemporaryDirectory(prefix="aio-") as folder:
         monkeypatch.setenv("AIOCHROMA_RUNTIME_DIR", folder)
-        monkeypatch.setattr(PersistentOptions, "resolve", through_a_host)
+        end = open_through_hosts(host_nursery)
         yield
+        end()
 
 
 @pytest.fixture(autouse=os.environ.get("AIOCHROMA_TEST_PICKLE") == "1")

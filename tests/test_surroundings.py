@@ -116,7 +116,7 @@ def test_limits_hold_under_a_frozen_clock():
                     memory.remember("before")
                     file = locked + "/chroma.sqlite3"
                     holder = holding("import sqlite3", f"c = sqlite3.connect({{file!r}})", "c.execute('begin immediate')")
-                    with aiochroma.deadline(1.0):
+                    with aiochroma.deadline(2.5):
                         refused(lambda: memory.remember("meanwhile"))
                     holder.communicate()
                 refused(lambda: copying.run_script(child, [], seconds=0.2))

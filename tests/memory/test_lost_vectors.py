@@ -6,7 +6,10 @@ import asyncio
 import os
 import shutil
 import signal
+import time
 from pathlib import Path
+
+from programs import PATIENCE
 
 import aiochroma
 
@@ -41,7 +44,8 @@ async def test_vectors_that_are_lost_while_a_memory_is_open_are_made_again_each_
             killed = memory.client.session.describe().host["pid"]
             os.kill(killed, signal.SIGKILL)
             _lose_the_index(tmp_path)
-            for _ in range(200):
+            end = time.monotonic() + PATIENCE
+            while time.monotonic() < end:
                 assert await memory.recall(f"note {number} 7 about the lake", mode="vector")
                 told = memory.client.session.describe()
                 if told.host["pid"] != killed and not told.has_missing_vectors:

@@ -321,7 +321,7 @@ async def test_a_foreign_lock_is_waited_for_until_the_deadline(database, hold):
         collection = await client.get_collection("main", embedding_function=None)
         let_go = hold(database)
         with (
-            aiochroma.deadline(0.3),
+            aiochroma.deadline(2.0),
             pytest.raises(aiochroma.DatabaseLockedError, match="nothing was written"),
         ):
             await collection.upsert(ids=["x"], embeddings=vectors(1))

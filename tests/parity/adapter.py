@@ -70,6 +70,7 @@ class BlockingClient(aiochroma.client.client.AsyncClient):
 
     def close(self) -> None:
         super().close().wait(_CLOSE_SECONDS)
+        _await_host(self)
 
     def __enter__(self) -> BlockingClient:
         return self
@@ -113,6 +114,7 @@ class System:
         for client in clients:
             client.session.connection.close()
         assert engine.serving.join(_CLOSE_SECONDS), "the DB thread did not end"
+        _await_host(self.client)
 
     def reset_state(self) -> None:
         assert self.client is not None
@@ -219,6 +221,18 @@ def close_everything() -> None:
     _registry.close_all()
     for client in clients:
         assert client.session.connection.engine.serving.join(_CLOSE_SECONDS), "the DB thread did not end"
+        _await_host(client)
+
+
+def _await_host(client: BlockingClient) -> None:
+    """Wait for the end of the process that had the directory open, where this was its last client: tests delete directories."""
+    from programs import is_alive, until
+
+    serving = client.session.connection.engine.serving
+    info = serving.describe()
+    if info is not None and info.host and not serving.thread.is_alive():
+        pid = info.host["pid"]
+        until(lambda: not is_alive(pid), f"the end of {pid}")
 
 
 def _open(settings: Settings, tenant: str, database: str) -> Any:

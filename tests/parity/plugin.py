@@ -2,8 +2,8 @@
 
 Read from the environment: ``CHROMA_PARITY_REPORT`` (the file that one JSON line per test is appended to),
 ``CHROMA_PARITY_PLAIN`` (1 leaves Chroma's own client in place, to tell a difference from a test that fails anyway),
-``CHROMA_PARITY_PICKLE`` (1 sends every request and result through pickle) and ``CHROMA_PARITY_EXAMPLES`` (how many examples
-of each property).
+``CHROMA_PARITY_PICKLE`` (1 sends every request and result through pickle), ``CHROMA_PARITY_SHARED`` (1 has a process of its own
+open each directory) and ``CHROMA_PARITY_EXAMPLES`` (how many examples of each property).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +57,14 @@ if not _PLAIN:
     chromadb.PersistentClient = adapter.PersistentClient
     chromadb.EphemeralClient = adapter.EphemeralClient
     chromadb.Client = adapter.ClientOfSettings
+    sys.path.append(str(Path(__file__).resolve().parents[1] / "support"))
+    if os.environ.get("CHROMA_PARITY_SHARED") == "1":
+        from host_nursery import HostNursery, open_through_hosts
+
+        # Not below the folder of the run: a socket's name has to be short.
+        os.environ["AIOCHROMA_RUNTIME_DIR"] = tempfile.mkdtemp(prefix="aio-", dir="/tmp")
+        open_through_hosts(HostNursery())
     if os.environ.get("CHROMA_PARITY_PICKLE") == "1":
-        sys.path.append(str(Path(__file__).resolve().parents[1] / "support"))
         from pickling import carry_by_pickle
 
         carry_by_pickle()

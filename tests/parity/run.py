@@ -3,6 +3,7 @@
     python tests/parity/run.py                       # everything that applies; tens of minutes on two cores
     python tests/parity/run.py test_api api/         # the files whose path contains one of these
     python tests/parity/run.py --pickle test_api     # every request and result goes through pickle on its way
+    python tests/parity/run.py --shared test_api     # a process of its own opens each directory (`process="shared"`)
     python tests/parity/run.py --compare             # afterwards run what failed on Chroma's own client too
 
 Makes an environment of its own on first use (Chroma's tests need pytest before 9 and the server's dependencies), in a
@@ -76,6 +77,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--plain", action="store_true", help="run on Chroma's own client only")
     parser.add_argument("--pickle", action="store_true", help="send every request and result through pickle")
+    parser.add_argument("--shared", action="store_true", help="open every directory through a host")
     parser.add_argument("--examples", type=int, default=25, help="examples of each property (default 25)")
     parser.add_argument("--file-seconds", type=float, default=900.0, help="limit for one file (default 900)")
     parser.add_argument("--cache", default=str(Path(tempfile.gettempdir()) / "aiochroma-parity"))
@@ -147,6 +149,7 @@ def _run_file(
             "CHROMA_PARITY_REPORT": str(report),
             "CHROMA_PARITY_PLAIN": "1" if plain or arguments.plain else "",
             "CHROMA_PARITY_PICKLE": "1" if arguments.pickle else "",
+            "CHROMA_PARITY_SHARED": "1" if arguments.shared else "",
             "CHROMA_PARITY_EXAMPLES": str(arguments.examples),
             "TMPDIR": folder,
         }

@@ -186,7 +186,7 @@ async def test_a_deadline_releases_the_caller(through, relay, name):
     """Past its deadline a call that was queued says that it never ran, one that was under way says that it began."""
     collection = await filled(through, name)
     relay.hold("query")
-    with aiochroma.deadline(0.3):
+    with aiochroma.deadline(2.0):
         running = asyncio.ensure_future(collection.query(query_embeddings=[[1.0, 1.0]], n_results=1))
         await in_thread(relay.wait_until_held, 1)
         queued = asyncio.ensure_future(collection.upsert(ids=["x"], embeddings=[[1.0, 1.0]]))

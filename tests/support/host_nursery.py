@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 
 _MODULE = "aiochroma.host"
 
@@ -51,6 +52,27 @@ class HostNursery:
         if code:
             raise subprocess.CalledProcessError(code, command)
         return subprocess.CompletedProcess(command, code)
+
+
+def open_through_hosts(nursery):
+    """Have a host open each directory that does not say otherwise; return a function that ends that.
+
+    Where the hosts' sockets are is told by ``AIOCHROMA_RUNTIME_DIR``.
+    """
+    from aiochroma.client.options import PersistentOptions
+    from aiochroma.host import reaching
+
+    resolve, module = PersistentOptions.resolve, reaching.subprocess
+
+    def through_a_host(options):
+        return resolve(options if options.process else replace(options, process="shared", host_idle=0.0))
+
+    PersistentOptions.resolve, reaching.subprocess = through_a_host, nursery
+
+    def end():
+        PersistentOptions.resolve, reaching.subprocess = resolve, module
+
+    return end
 
 
 def _serve(answering):
