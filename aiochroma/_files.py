@@ -40,6 +40,7 @@ __all__ = [
     "Replacement",
     "canonical_path",
     "expand",
+    "fixed_path",
     "flush",
     "identity",
     "irregular",
@@ -80,6 +81,17 @@ def expand(path: str | os.PathLike[str], name: str) -> Path:
         return Path(os.fsdecode(os.fsencode(text))).expanduser()  # No file can be called by half a character.
     except (TypeError, RuntimeError, UnicodeEncodeError) as error:
         raise InvalidInputError(f"`{name}` is not a usable path: {shown(path)} ({error}).") from error
+
+
+def fixed_path(path: str | os.PathLike[str]) -> str | os.PathLike[str]:
+    """Return a path that names the same directory after the process has changed to another one, as daemons do.
+
+    What is no path is returned as it is: whoever uses it says what is wrong.
+    """
+    try:
+        return Path.cwd() / expand(path, "path")
+    except (OSError, InvalidInputError):
+        return path
 
 
 def canonical_path(path: str | os.PathLike[str], name: str = "path") -> str:

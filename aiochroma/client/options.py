@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from aiochroma._errors import InvalidInputError, is_one_of, shown
-from aiochroma._files import canonical_path, expand, make_directory, touch_private
+from aiochroma._files import canonical_path, expand, fixed_path, make_directory, touch_private
 from aiochroma._waiting import LONGEST_SECONDS, checked_seconds
 from aiochroma.core.config import EngineOptions, Location
 
@@ -202,6 +202,7 @@ class PersistentOptions(ClientOptions):
         if self.durable is not None:
             check_flag("durable", self.durable)
         check_flag("allow_missing_vectors", self.allow_missing_vectors)
+        object.__setattr__(self, "path", fixed_path(self.path))
 
     def resolve(self) -> ConnectTarget:
         """See :class:`ClientOptions`.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from aiochroma._clock import monotonic
 from aiochroma._errors import AiochromaError, ClosedError, DeadlineExceededError, InvalidInputError, shown
-from aiochroma._files import expand
+from aiochroma._files import expand, fixed_path
 from aiochroma._types import Vector
 from aiochroma._waiting import checked_seconds, deadline, deadline_at, refuse_on_loop, waits_by_blocking
 from aiochroma.backend.limits import MOST_BYTES, bound_counts
@@ -309,7 +309,7 @@ class LazyClient:
     """
 
     def __init__(self, path: str | os.PathLike[str] | None, client: object = None) -> None:
-        self._path = path
+        self._path = path if path is None else fixed_path(path)
         self._owns_client = client is None
         self._client = None if client is None else asynchronous_client(client)
         if client is None and path is not None:

@@ -13,6 +13,29 @@ from programs import MODE, PATIENCE, serving_threads
 import aiochroma
 
 
+async def test_a_relative_path_is_that_of_where_it_was_given(tmp_path, monkeypatch):
+    """A daemon changes its working directory later; what was named before stays where it is, also at the next opening."""
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "first")
+    memory, opening = aiochroma.Memory("memory", embedder="hashed"), aiochroma.AsyncPersistentClient("store")
+    from aiochroma.langgraph import AiochromaStore
+
+    graph = AiochromaStore("graph")
+    monkeypatch.chdir(tmp_path / "second")
+    async with memory, opening:
+        await memory.remember("The boat is in the shed.")
+    await graph.aput(("a",), "k", {"n": 1})
+    await graph.aclose()
+    monkeypatch.chdir(tmp_path)
+    async with opening as client:
+        assert await client.count_collections() == 0
+    assert (await graph.aget(("a",), "k")).value == {"n": 1}
+    await graph.aclose()
+    assert {entry.name for entry in (tmp_path / "first").iterdir()} == {"memory", "store", "graph"}
+    assert list((tmp_path / "second").iterdir()) == []
+
+
 async def test_many_tasks_and_threads_open_one_engine(bindings, tmp_path):
     """Opened from 32 tasks and threads at the same time a directory is opened once."""
     path = tmp_path / "store"
