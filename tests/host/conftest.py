@@ -13,13 +13,21 @@ from host_support import Hosts
 from programs import is_alive
 
 import aiochroma
+from aiochroma.host import reaching
 
 
 @pytest.fixture
-def hosts(monkeypatch, tmp_path):
+def starting(host_nursery):
+    """What starts hosts, as `subprocess` does; how they start without it is in the tests of their life."""
+    return host_nursery
+
+
+@pytest.fixture
+def hosts(monkeypatch, tmp_path, starting):
     """The hosts of this test, in a folder of their own; whatever is left of them is ended."""
     with tempfile.TemporaryDirectory(prefix="aio-") as folder:
         monkeypatch.setenv("AIOCHROMA_RUNTIME_DIR", folder)
+        monkeypatch.setattr(reaching, "subprocess", starting)
         hosts = Hosts(folder)
         yield hosts
         for directory in [

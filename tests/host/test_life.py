@@ -32,6 +32,12 @@ PROGRAM = Path(__file__).with_name("program.py")
 PIPES = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
 
 
+@pytest.fixture
+def starting():
+    """Hosts start as they do for everybody."""
+    return subprocess
+
+
 # -- which process -----------------------------------------------------------------------------------------------------
 
 
