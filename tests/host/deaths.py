@@ -142,7 +142,10 @@ async def run(folder, deaths, seed=0, writers=6):
         tasks = [asyncio.ensure_future(load.run(f"w{number}")) for number in range(writers)]
         for number in range(deaths):
             before = load.answers
-            await asyncio.to_thread(until, lambda before=before: load.answers > before + 10, "they go on")
+            # A death may fall into the rewriting of an index of hundreds of thousands of records, which is mended then.
+            await asyncio.to_thread(
+                until, lambda before=before: load.answers > before + 10, "they go on", 900
+            )
             if chosen.random() < 0.6:
                 pid = await asyncio.to_thread(hosts.kill, path)
                 await asyncio.to_thread(hosts.ended, pid)

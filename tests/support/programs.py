@@ -42,9 +42,9 @@ def free_port():
             return port
 
 
-def until(condition, what):
+def until(condition, what, seconds=PATIENCE):
     """Return the first true value of a condition; errors of a program that is not there yet count as false."""
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + seconds
     while time.monotonic() < end:
         try:
             value = condition()
