@@ -197,9 +197,10 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "catalog_unreadable",
         FaultKind.PERMANENT,
-        "What SQLite has about a collection is not what Chroma writes, and Chroma lists none because of it.",
-        "`aiochroma doctor` names the collection, and `--repair` mends it.",
-        pattern=r"Could not deserialize (?:schema|collection|configuration)|Internal error in getting count",
+        "What SQLite has about a collection is not what Chroma writes.",
+        "`aiochroma doctor` looks at all of it, and `--repair` mends what can be mended; a backup has the rest.",
+        pattern=r"Could not deserialize (?:schema|collection|configuration)|Internal error in getting count"
+        r"|Failed to get segments|Error reading from metadata segment reader",
     ),
     Fault(
         "other_version",
@@ -403,7 +404,15 @@ def opening_error(error: BaseException, directory: Path) -> BaseException:
             f"{str(directory)!r} cannot be opened: {_first_line(error)}. `aiochroma doctor` looks at all of its files."
         )
     fault = classify(error)
-    return error if fault.name == "unrecognised" else error_of(fault, error, directory)
+    if fault.name != "unrecognised":
+        return error_of(fault, error, directory)
+    # No caller is to blame for it: nobody has asked for anything yet.
+    if type(error).__name__ == "InternalError":
+        return StoreUnavailableError(
+            f"{str(directory)!r} cannot be opened: Chroma says {_first_line(error)!r}. `aiochroma doctor` looks at all of its "
+            "files."
+        )
+    return error
 
 
 def _first_line(error: BaseException) -> str:

@@ -296,6 +296,40 @@ async def test_what_keeps_chroma_from_listing_collections_is_of_its_collection_a
     assert await counts(database) == {"good": 200, "bad": 300}
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE segments SET id = 'odd' WHERE scope = 'VECTOR'",
+        "UPDATE max_seq_id SET seq_id = 'odd'",
+    ],
+)
+async def test_what_chroma_cannot_read_of_a_collection_is_an_error_of_the_tree(database, change):
+    """No `InternalError` of Chroma's, which tells nobody what to do."""
+    connection = sqlite3.connect(database / SQLITE_FILE)
+    with connection:
+        where = "collection = (SELECT id FROM collections WHERE name = 'bad')"
+        segments = f"segment_id IN (SELECT id FROM segments WHERE {where})"
+        connection.execute(f"{change} AND {where}" if "WHERE" in change else f"{change} WHERE {segments}")
+    connection.close()
+    async with aiochroma.AsyncPersistentClient(database) as client:
+        good = await client.get_collection("good", embedding_function=None)
+        assert await good.count() == 200
+        (odd,) = [one for one in await client.list_collections() if one.name == "bad"]
+        with pytest.raises(aiochroma.AiochromaError, match="aiochroma doctor"):
+            await odd.get(limit=1)
+
+
+async def test_tables_that_chroma_cannot_bring_up_to_date_are_an_error_of_the_tree(database):
+    """A step is noted as not done although it was: Chroma's own error says only what SQLite said."""
+    connection = sqlite3.connect(database / SQLITE_FILE)
+    with connection:
+        last = "SELECT max(version) FROM migrations WHERE dir = 'sysdb'"
+        connection.execute(f"DELETE FROM migrations WHERE dir = 'sysdb' AND version = ({last})")
+    connection.close()
+    with pytest.raises(aiochroma.StoreUnavailableError, match=r"cannot be opened: .* `aiochroma doctor`"):
+        await aiochroma.AsyncPersistentClient(database)
+
+
 async def test_a_memory_without_its_schema_keeps_its_distance(tmp_path):
     """Without a schema Chroma compares by L2; a memory's namespace compares by the cosine, which a repair writes down."""
     async with aiochroma.Memory(
