@@ -19,20 +19,13 @@ async def test_a_relative_path_is_that_of_where_it_was_given(tmp_path, monkeypat
         (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path / "first")
     memory, opening = aiochroma.Memory("memory", embedder="hashed"), aiochroma.AsyncPersistentClient("store")
-    from aiochroma.langgraph import AiochromaStore
-
-    graph = AiochromaStore("graph")
     monkeypatch.chdir(tmp_path / "second")
     async with memory, opening:
         await memory.remember("The boat is in the shed.")
-    await graph.aput(("a",), "k", {"n": 1})
-    await graph.aclose()
     monkeypatch.chdir(tmp_path)
     async with opening as client:
         assert await client.count_collections() == 0
-    assert (await graph.aget(("a",), "k")).value == {"n": 1}
-    await graph.aclose()
-    assert {entry.name for entry in (tmp_path / "first").iterdir()} == {"memory", "store", "graph"}
+    assert {entry.name for entry in (tmp_path / "first").iterdir()} == {"memory", "store"}
     assert list((tmp_path / "second").iterdir()) == []
 
 

@@ -61,6 +61,22 @@ def test_the_extra_is_named_where_langgraph_is_absent():
     assert "[langgraph]" in shown
 
 
+async def test_a_relative_path_is_that_of_where_it_was_given(tmp_path, monkeypatch):
+    """A daemon changes its working directory later; the store stays where it was named, also when it is opened again."""
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "first")
+    store = AiochromaStore("graph")
+    monkeypatch.chdir(tmp_path / "second")
+    await store.aput(("a",), "k", {"n": 1})
+    await store.aclose()
+    monkeypatch.chdir(tmp_path)
+    assert (await store.aget(("a",), "k")).value == {"n": 1}
+    await store.aclose()
+    assert [entry.name for entry in (tmp_path / "first").iterdir()] == ["graph"]
+    assert list((tmp_path / "second").iterdir()) == []
+
+
 async def test_both_ways_on_one_object(store):
     """What was put on the event loop is read on a plain thread and the other way round."""
     await store.aput(("users", "ada"), "cat", {"text": "Her cat is called Kestrel."})
