@@ -261,7 +261,7 @@ _MOST_VARIABLES = 28_000
 _ID_UNKNOWN = "Error finding id"
 
 
-def read_records(api: object, request: Request) -> Any:
+def read_records(api: ServerAPI, request: Request) -> Any:
     """Carry out a ``get`` or a ``query`` and return Chroma's result, with vectors as arrays.
 
     A ``get`` with very many ids, or with a filter that names very many values, is asked in several. A ``query`` within ids of
@@ -387,7 +387,7 @@ def _long_list(where: Where) -> tuple[str, list[Any], list[Any]] | None:
     return key, values, [*condition[:number], *condition[number + 1 :]]
 
 
-def _query_within(api: Any, method: Callable[..., Any], arguments: JsonObject) -> Any:
+def _query_within(api: ServerAPI, method: Callable[..., Any], arguments: JsonObject) -> Any:
     """Search within those of the ids that exist; None where all do, so that the error has another reason.
 
     Raises:
@@ -412,7 +412,7 @@ def _query_within(api: Any, method: Callable[..., Any], arguments: JsonObject) -
     return _queried(api, method, arguments)
 
 
-def _queried(api: Any, method: Callable[..., Any], arguments: JsonObject) -> Any:
+def _queried(api: ServerAPI, method: Callable[..., Any], arguments: JsonObject) -> Any:
     """Search; where there may be more hits than SQLite takes variables, the records are read by their ids after it.
 
     Chroma names all hits of a call in one statement, but for ids and distances, which it has already.
@@ -423,7 +423,7 @@ def _queried(api: Any, method: Callable[..., Any], arguments: JsonObject) -> Any
         return _called(method, arguments)
     result = _called(method, {**arguments, "include": [name for name in include if name not in fields]})
     ids = list(dict.fromkeys(id for row in result["ids"] for id in row))
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, JsonObject] = {}
     for start in range(0, len(ids), _MOST_VARIABLES):
         part = ids[start : start + _MOST_VARIABLES]
         where = database_of(arguments)
