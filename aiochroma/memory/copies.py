@@ -75,6 +75,8 @@ __all__ = [
 
 T = TypeVar("T")
 
+_IDS_AT_ONCE = 2048
+
 COPY_OF = "aiochroma:copy_of"
 """In the metadata of a copy that is being made: the namespace."""
 COPY_EMBEDDER = "aiochroma:copy_embedder"
@@ -270,9 +272,13 @@ async def delete_collection(store: Store, name: str) -> None:
         return
     records = {"collection_id": found.id, **store.database}
     with contextlib.suppress(NotFoundError):  # Somebody else has deleted it meanwhile.
-        ids = (await store.submit("_get", **records, include=[]))["ids"]
-        if ids:
+        # The ids of all at once are read in one piece: 0.7 s for 100,000 records, half of it with the interpreter held.
+        seen: list[str] = []
+        while ids := (await store.submit("_get", **records, limit=_IDS_AT_ONCE, include=[]))["ids"]:
+            if ids == seen:
+                break  # They cannot be deleted one by one.
             await store.submit("_delete", bulk=True, **records, ids=ids)
+            seen = ids
         await store.submit("delete_collection", name=name, **store.database)
 
 
