@@ -200,7 +200,7 @@ FAULTS: tuple[Fault, ...] = (
         "What SQLite has about a collection is not what Chroma writes.",
         "`aiochroma doctor` looks at all of it, and `--repair` mends what can be mended; a backup has the rest.",
         pattern=r"Could not deserialize (?:schema|collection|configuration)|Internal error in getting count"
-        r"|Failed to get segments|Error reading from metadata segment reader",
+        r"|Failed to get segments|error occurred while decoding column|Error reading from metadata segment reader",
     ),
     Fault(
         "other_version",
@@ -397,17 +397,17 @@ def opening_error(error: BaseException, directory: Path) -> BaseException:
             f"{str(directory)!r} may not be written: a read-only mount, or missing permission. Opening needs to write, too. "
             f"({_first_line(error)})"
         )
-    if isinstance(error, AiochromaError) or not isinstance(error, Exception):
+    if isinstance(error, AiochromaError) or not (isinstance(error, Exception) or is_panic(error)):
         return error
     if isinstance(error, (OSError, sqlite3.Error)):
         return StoreUnavailableError(
             f"{str(directory)!r} cannot be opened: {_first_line(error)}. `aiochroma doctor` looks at all of its files."
         )
     fault = classify(error)
-    if fault.name != "unrecognised":
+    if fault.name not in {_PANIC.name, _UNRECOGNISED.name}:
         return error_of(fault, error, directory)
     # No caller is to blame for it: nobody has asked for anything yet.
-    if type(error).__name__ == "InternalError":
+    if type(error).__name__ == "InternalError" or is_panic(error):
         return StoreUnavailableError(
             f"{str(directory)!r} cannot be opened: Chroma says {_first_line(error)!r}. `aiochroma doctor` looks at all of its "
             "files."

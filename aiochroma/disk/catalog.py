@@ -11,6 +11,8 @@ import sqlite3
 from typing import TYPE_CHECKING
 
 from aiochroma._errors import DatabaseCorruptError
+from aiochroma._files import transaction
+from aiochroma.disk import record_rows, rows
 from aiochroma.disk.layout import SQLITE_FILE, connect_read_only, connect_read_write
 from aiochroma.disk.schema import (
     EMBEDDER_KEY,
@@ -23,11 +25,12 @@ from aiochroma.disk.schema import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from aiochroma.disk.findings import PreflightReport
 
-__all__ = ["databases_in", "drop_unreadable", "make_listable", "odd_metadata"]
+__all__ = ["databases_in", "drop_unreadable", "make_listable", "mend_rows", "odd_metadata", "odd_rows"]
 
 _NO_SCHEMA = ""
 """Chroma takes it for none, and `preflight` for one that is to be mended."""
@@ -82,9 +85,11 @@ def make_listable(directory: Path, report: PreflightReport) -> list[str]:
     """
     done: list[str] = []
     odd = [entry for entry in report.collections if entry.unusable]
-    if not odd:
+    if not (odd or report.odd_rows):
         return done
     with connect_read_write(directory) as connection:
+        if report.odd_rows:
+            done.extend(mend_rows(connection, directory))
         metadata = odd_metadata(connection)
         for entry in odd:
             for row, what in metadata.get(entry.collection_id, []):
@@ -97,6 +102,44 @@ def make_listable(directory: Path, report: PreflightReport) -> list[str]:
                     f"{column} of {entry.label} was {shown(stored[column])[:200]!r} and is {value!r} now"
                 )
     return done
+
+
+def odd_rows(connection: sqlite3.Connection, directory: Path, *, thorough: bool = False) -> tuple[str, ...]:
+    """Return what is odd of the rows that belong together, one sentence each.
+
+    Args:
+        connection: A connection to the database, whose tables are those of a Chroma of today.
+        directory: The database directory.
+        thorough: Whether to read the rows of all records, which are odd for their own collection alone.
+    """
+    return tuple(
+        oddity.problem for kind in _kinds(thorough=thorough) for oddity in kind(connection, directory)
+    )
+
+
+def mend_rows(connection: sqlite3.Connection, directory: Path, *, thorough: bool = False) -> list[str]:
+    """Mend what is odd of them, in one transaction; return what was done, one sentence each.
+
+    Args:
+        connection: A connection that may write; Chroma does not have the directory open.
+        directory: The database directory.
+        thorough: As for `odd_rows`.
+
+    Raises:
+        sqlite3.DatabaseError: The file cannot be written; nothing was changed.
+    """
+    done = []
+    with transaction(connection):
+        for kind in _kinds(thorough=thorough):
+            for oddity in list(kind(connection, directory)):
+                for statement, values in oddity.statements:
+                    connection.execute(statement, values)
+                done.append(f"{oddity.problem}: {oddity.becomes}")
+    return done
+
+
+def _kinds(*, thorough: bool) -> tuple[Callable[[sqlite3.Connection, Path], Iterator[rows.Oddity]], ...]:
+    return (*rows.KINDS, *record_rows.KINDS, *(record_rows.KINDS_OF_RECORDS if thorough else ()))
 
 
 def odd_metadata(connection: sqlite3.Connection) -> dict[str, list[tuple[int, str]]]:

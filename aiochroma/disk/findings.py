@@ -146,6 +146,7 @@ class PreflightReport:
         sqlite_problems: What is wrong with the SQLite file; never repaired without being asked.
         full_text_problems: What is wrong with Chroma's full-text tables alone. They are derived from other tables: nothing is
             lost, and a repair makes them again.
+        odd_rows: What is odd of rows that tie collections together; opening and `doctor` mend it.
         collections: One report for each; empty when the SQLite file cannot be read.
         log_rows: Entries in the write-ahead log; counted by a thorough look alone.
         log_bytes: Bytes of vectors in it.
@@ -165,6 +166,7 @@ class PreflightReport:
     is_new: bool = False
     sqlite_problems: tuple[str, ...] = ()
     full_text_problems: tuple[str, ...] = ()
+    odd_rows: tuple[str, ...] = ()
     collections: tuple[CollectionReport, ...] = ()
     log_rows: int = 0
     log_bytes: int = 0
@@ -182,7 +184,7 @@ class PreflightReport:
     def problems(self) -> tuple[str, ...]:
         """One sentence for each thing that is wrong, the SQLite file first."""
         found = [problem for report in self.collections for problem in report.problems]
-        return (*self.sqlite_problems, *self.full_text_problems, *found)
+        return (*self.sqlite_problems, *self.full_text_problems, *self.odd_rows, *found)
 
     @property
     def damaged(self) -> tuple[CollectionReport, ...]:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from aiochroma._clock import monotonic
 from aiochroma._errors import DatabaseFormatError, StoreUnavailableError
 from aiochroma._files import SQLITE_SUFFIXES, irregular
-from aiochroma.disk.catalog import odd_metadata
+from aiochroma.disk.catalog import odd_metadata, odd_rows
 from aiochroma.disk.findings import (
     CollectionReport,
     PreflightReport,
@@ -210,6 +210,7 @@ class _Look:
             directory,
             sqlite_problems=damage,
             full_text_problems=full_text,
+            odd_rows=() if is_older else odd_rows(connection, directory, thorough=self._thorough),
             collections=collections,
             log_rows=rows,
             log_bytes=size,

@@ -257,10 +257,12 @@ def stored_collections(connection: sqlite3.Connection) -> list[StoredCollection]
     )
     rows = connection.execute(
         "SELECT c.id, c.name, c.dimension, d.name, d.tenant_id,"  # noqa: S608 - names of columns that are there
-        " (SELECT id FROM segments WHERE collection = c.id AND scope = 'VECTOR'),"
-        " (SELECT id FROM segments WHERE collection = c.id AND scope = 'METADATA'),"
         f" {named} FROM collections AS c LEFT JOIN databases AS d ON d.id = c.database_id ORDER BY c.name, c.id"
     ).fetchall()
+    # SQLite has no index by collection: asked for each, it would read all segments as often.
+    segments: dict[tuple[object, object], object] = {}
+    for id, scope, collection in connection.execute("SELECT id, scope, collection FROM segments"):
+        segments.setdefault((collection, scope), id)
     sequences = dict(connection.execute("SELECT segment_id, seq_id FROM max_seq_id"))
     old_settings: defaultdict[str, JsonObject] = defaultdict(dict)
     for id, key, value in connection.execute(
@@ -269,7 +271,8 @@ def stored_collections(connection: sqlite3.Connection) -> list[StoredCollection]
     ):
         old_settings[id][key] = value
     found = []
-    for id, name, dimension, database, tenant, vector, metadata, configuration, schema in rows:
+    for id, name, dimension, database, tenant, configuration, schema in rows:
+        vector, metadata = segments.get((id, "VECTOR")), segments.get((id, "METADATA"))
         problem = ""
         if not all(type(value) is str for value in (id, name, database, tenant)):
             problem = "its name, database or tenant is missing in SQLite"

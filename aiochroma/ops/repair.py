@@ -22,14 +22,13 @@ from aiochroma.backend.preparation import drop_unfollowed
 from aiochroma.client.maintenance import FillReport, reembed_missing
 from aiochroma.client.opening import AsyncPersistentClient
 from aiochroma.disk.backup import begin_backup
-from aiochroma.disk.catalog import drop_unreadable
+from aiochroma.disk.catalog import drop_unreadable, mend_rows
 from aiochroma.disk.copying import copy_database, refuse_lack_of_room
 from aiochroma.disk.erasing import ErasureReceipt, scrub
-from aiochroma.disk.hnsw_files import read_header
-from aiochroma.disk.id_map import IndexUnreadableError
-from aiochroma.disk.layout import connect_read_write, has_database, log_topic
+from aiochroma.disk.layout import connect_read_write, has_database
 from aiochroma.disk.ownership import acquire, refuse_foreign_users
 from aiochroma.disk.preflight import preflight
+from aiochroma.disk.record_rows import length_of_vectors
 from aiochroma.disk.schema import (
     DEFAULT_NEIGHBORS,
     DELETE,
@@ -158,6 +157,11 @@ def mend(directory: Path, report: PreflightReport) -> list[str]:
         sqlite3.DatabaseError: The file cannot be written; what was not yet done was not begun.
     """
     done: list[str] = []
+    if report.odd_rows:
+        with connect_read_write(directory) as connection:
+            done.extend(mend_rows(connection, directory, thorough=True))
+        # What the rows say of the collections is known from here on.
+        report = preflight(directory, thorough=True)
     with connect_read_write(directory) as connection:
         for collection in report.collections:
             if collection.unusable and collection.dimension is None:
@@ -213,17 +217,11 @@ def _set_dimension(
     ).fetchone()
     if row is None or row[0] is None or (type(row[0]) is int and 0 < row[0] <= LARGEST_DIMENSION):
         return []
-    logged = connection.execute(
-        "SELECT length(vector) / 4 FROM embeddings_queue WHERE topic = ? AND vector IS NOT NULL LIMIT 1",
-        (log_topic(collection.collection_id),),
-    ).fetchone()
-    dimension = None if logged is None else logged[0]
+    dimension = length_of_vectors(
+        connection, directory, collection.collection_id, collection.vector_segment_id
+    )
     if dimension is None:
-        try:
-            header = read_header(directory / collection.vector_segment_id, None, complete=False)
-        except IndexUnreadableError:
-            return []
-        dimension = (header.label_offset - header.data_offset) // 4
+        return []
     connection.execute(
         "UPDATE collections SET dimension = ? WHERE id = ?", (dimension, collection.collection_id)
     )

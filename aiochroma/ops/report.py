@@ -244,8 +244,8 @@ def _versions(found: PreflightReport | None) -> dict[str, str]:
 
 
 def is_mendable(found: PreflightReport) -> bool:
-    """Tell whether a collection has something that Chroma crashes or fails with."""
-    return any(entry.unusable for entry in found.collections)
+    """Tell whether there is something that Chroma crashes or fails with."""
+    return bool(found.odd_rows) or any(entry.unusable for entry in found.collections)
 
 
 def folders_of_copies(directory: Path) -> list[Path]:

@@ -296,27 +296,96 @@ async def test_what_keeps_chroma_from_listing_collections_is_of_its_collection_a
     assert await counts(database) == {"good": 200, "bad": 300}
 
 
+ID = "(SELECT id FROM collections WHERE name = 'bad')"
+SEGMENTS = f"(SELECT id FROM segments WHERE collection = {ID})"
+UNTIED = {
+    "a name of bytes": ["UPDATE collections SET name = x'626164' WHERE name = 'bad'"],
+    "a name of bytes that another has": ["UPDATE collections SET name = x'676f6f64' WHERE name = 'bad'"],
+    "a name of bytes that are no text": ["UPDATE collections SET name = x'ff61' WHERE name = 'bad'"],
+    "an id that is none": ["UPDATE collections SET id = 'nonsense' WHERE name = 'bad'"],
+    "no id": ["UPDATE collections SET id = NULL WHERE name = 'bad'"],
+    "an id that is none anywhere": [
+        f"UPDATE embeddings_queue SET topic = 'persistent://default/default/nonsense' WHERE topic LIKE '%/' || {ID}",
+        f"UPDATE segments SET collection = 'nonsense' WHERE collection = {ID}",
+        "UPDATE collections SET id = 'nonsense' WHERE name = 'bad'",
+    ],
+    "no database": ["DELETE FROM databases"],
+    "no tenant": ["DELETE FROM tenants"],
+    "neither": ["DELETE FROM databases", "DELETE FROM tenants"],
+    "a database of another name": ["UPDATE databases SET name = x'ff'"],
+    "an id of the database that is none": ["UPDATE databases SET id = 'nonsense'"],
+    "a database that is none": ["UPDATE collections SET database_id = 'nonsense' WHERE name = 'bad'"],
+    "no dimension": ["UPDATE collections SET dimension = NULL WHERE name = 'bad'"],
+    "a segment of no scope": [
+        f"UPDATE segments SET scope = x'00' WHERE scope = 'VECTOR' AND id IN {SEGMENTS}"
+    ],
+    "a segment of no type": [
+        f"UPDATE segments SET type = 'odd' WHERE scope = 'METADATA' AND id IN {SEGMENTS}"
+    ],
+    "a segment of no collection": [
+        f"UPDATE segments SET collection = '' WHERE scope = 'VECTOR' AND id IN {SEGMENTS}"
+    ],
+    "an index of no id": [f"UPDATE segments SET id = 'odd' WHERE scope = 'VECTOR' AND id IN {SEGMENTS}"],
+    "records of no id": [f"UPDATE segments SET id = x'00' WHERE scope = 'METADATA' AND id IN {SEGMENTS}"],
+    "records of no segment": [f"DELETE FROM segments WHERE scope = 'METADATA' AND id IN {SEGMENTS}"],
+    "a position of text": [f"UPDATE max_seq_id SET seq_id = 'odd' WHERE segment_id IN {SEGMENTS}"],
+    "a position of bytes": [f"UPDATE max_seq_id SET seq_id = x'ff' WHERE segment_id IN {SEGMENTS}"],
+    "a number after which there is none": [
+        f"UPDATE embeddings SET id = 9223372036854775807 WHERE embedding_id = 'r7' AND segment_id IN {SEGMENTS}"
+    ],
+}
+
+
+@pytest.mark.parametrize("repair", [False, True], ids=["opened", "repaired"])
+@pytest.mark.parametrize("name", UNTIED)
+async def test_rows_that_do_not_belong_together(database, name, repair):
+    """What ties collections together is no identifier, no text or gone: doctor says so, opening and repairing lose nothing."""
+    connection = sqlite3.connect(database / SQLITE_FILE)
+    with connection:
+        for change in UNTIED[name]:
+            connection.execute(change)
+    connection.close()
+    found = await aiochroma.doctor(database)
+    assert found.exit_code == 1
+    assert found.problems
+    if repair:
+        repaired = await aiochroma.doctor(database, repair=True)
+        assert repaired.exit_code == 0, repaired.problems
+        assert any("everything was copied" in action for action in repaired.actions)
+    async with aiochroma.Memory(database, embedder="hashed") as memory:
+        await memory.remember("The boat is in the shed.", namespace="mine")
+        assert len(await memory.recall("boat", namespaces="mine")) == 1
+    held = await counts(database)
+    assert held.pop("good") == 200
+    assert held.pop("mine") == 1
+    assert list(held.values()) == [300]
+    assert (await aiochroma.doctor(database)).exit_code == 0
+
+
 @pytest.mark.parametrize(
     "change",
     [
-        "UPDATE segments SET id = 'odd' WHERE scope = 'VECTOR'",
-        "UPDATE max_seq_id SET seq_id = 'odd'",
+        "UPDATE embeddings SET embedding_id = x'ff' WHERE embedding_id = 'r7'",
+        "UPDATE embedding_metadata SET key = x'ff' WHERE key = 'chroma:document' AND string_value = 'document 7'",
     ],
 )
-async def test_what_chroma_cannot_read_of_a_collection_is_an_error_of_the_tree(database, change):
-    """No `InternalError` of Chroma's, which tells nobody what to do."""
+async def test_a_record_that_chroma_cannot_read_is_mended_when_asked(database, change):
+    """It keeps its collection alone from being read, with an error that says what to do; the log still knows which it is."""
     connection = sqlite3.connect(database / SQLITE_FILE)
     with connection:
-        where = "collection = (SELECT id FROM collections WHERE name = 'bad')"
-        segments = f"segment_id IN (SELECT id FROM segments WHERE {where})"
-        connection.execute(f"{change} AND {where}" if "WHERE" in change else f"{change} WHERE {segments}")
+        connection.execute(f"{change} AND id IN (SELECT id FROM embeddings WHERE segment_id IN {SEGMENTS})")
     connection.close()
     async with aiochroma.AsyncPersistentClient(database) as client:
         good = await client.get_collection("good", embedding_function=None)
         assert await good.count() == 200
-        (odd,) = [one for one in await client.list_collections() if one.name == "bad"]
-        with pytest.raises(aiochroma.AiochromaError, match="aiochroma doctor"):
-            await odd.get(limit=1)
+        odd = await client.get_collection("bad", embedding_function=None)
+        if "embedding_id" in change:
+            with pytest.raises(aiochroma.AiochromaError, match="aiochroma doctor"):
+                await odd.get()
+    assert (await aiochroma.doctor(database)).exit_code == 1
+    repaired = await aiochroma.doctor(database, repair=True)
+    assert repaired.exit_code == 0, repaired.problems
+    assert await counts(database) == {"good": 200, "bad": 300}
 
 
 async def test_tables_that_chroma_cannot_bring_up_to_date_are_an_error_of_the_tree(database):

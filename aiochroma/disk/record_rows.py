@@ -1,0 +1,155 @@
+"""Rows of records that are not what Chroma writes, and the length of a collection's vectors, which they tell.
+
+What one of them keeps from working is its own collection, apart from the numbers of records: those are shared by all.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aiochroma.disk.hnsw_files import read_header
+from aiochroma.disk.id_map import IndexUnreadableError
+from aiochroma.disk.layout import log_topic
+from aiochroma.disk.rows import LARGEST_NUMBER, Oddity, seen, text_of
+from aiochroma.disk.schema import shown, tables_of
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+__all__ = ["KINDS", "KINDS_OF_RECORDS", "length_of_vectors"]
+
+
+def length_of_vectors(
+    connection: sqlite3.Connection, directory: Path, collection: str, index: str
+) -> int | None:
+    """Return how long a collection's vectors are, by its log, or by its index; None where neither has any.
+
+    Args:
+        connection: A connection to the database.
+        directory: The database directory.
+        collection: The collection's id.
+        index: Name of its index directory.
+    """
+    logged = connection.execute(
+        "SELECT length(vector) / 4 FROM embeddings_queue WHERE topic = ? AND vector IS NOT NULL LIMIT 1",
+        (log_topic(collection),),
+    ).fetchone()
+    if logged is not None:
+        return int(logged[0])
+    try:
+        header = read_header(directory / index, None, complete=False)
+    except IndexUnreadableError:
+        return None
+    return (header.label_offset - header.data_offset) // 4
+
+
+def _dimensions(connection: sqlite3.Connection, directory: Path) -> Iterator[Oddity]:
+    """Collections that have been written to and have no dimension: Chroma finds nothing in them, without an error."""
+    rows = connection.execute(
+        "SELECT c.id, c.name, (SELECT id FROM segments WHERE collection = c.id AND scope = 'VECTOR') FROM collections AS c"
+        " JOIN segments AS s ON s.collection = c.id AND s.scope = 'METADATA' JOIN max_seq_id AS m ON m.segment_id = s.id"
+        " WHERE c.dimension IS NULL"
+    ).fetchall()
+    for collection, name, index in rows:
+        dimension = length_of_vectors(connection, directory, shown(collection), shown(index))
+        if dimension is not None:
+            yield Oddity(
+                f"{shown(name)}: its dimension is NULL in SQLite, and Chroma finds nothing in it because of that",
+                f"it is {dimension} again, as that of its vectors",
+                (("UPDATE collections SET dimension = ? WHERE id = ?", (dimension, collection)),),
+            )
+
+
+def _numbers(connection: sqlite3.Connection, _directory: Path) -> Iterator[Oddity]:
+    """Numbers of records that Chroma cannot read, or after which SQLite gives no further ones: no collection could be written."""
+    outermost = connection.execute("SELECT min(id), max(id) FROM embeddings").fetchone()
+    if outermost[0] is None or (outermost[0] > 0 and outermost[1] <= LARGEST_NUMBER):
+        return
+    odd = connection.execute(
+        "SELECT id, embedding_id FROM embeddings WHERE id < 1 OR id > ?", (LARGEST_NUMBER,)
+    ).fetchall()
+    free = connection.execute(
+        "SELECT max(coalesce((SELECT max(id) FROM embeddings WHERE id <= ?1), 0),"
+        " coalesce((SELECT max(id) FROM embedding_metadata WHERE id <= ?1), 0))",
+        (LARGEST_NUMBER,),
+    ).fetchone()[0]
+    unowned = connection.execute(
+        "SELECT DISTINCT id FROM embedding_metadata WHERE id NOT IN (SELECT id FROM embeddings) LIMIT 2"
+    ).fetchall()
+    for place, (number, id) in enumerate(odd, 1):
+        right = (
+            unowned[0][0] if len(odd) == len(unowned) == 1 and type(unowned[0][0]) is int else free + place
+        )
+        yield Oddity(
+            f"the record {seen(id)} has in SQLite the number {number}",
+            f"its number is {right} now",
+            (
+                ("UPDATE embeddings SET id = ? WHERE id = ?", (right, number)),
+                ("UPDATE embedding_metadata SET id = ? WHERE id = ?", (right, number)),
+                *(
+                    [("UPDATE embedding_metadata_array SET id = ? WHERE id = ?", (right, number))]
+                    if "embedding_metadata_array" in tables_of(connection)
+                    else []
+                ),
+                ("UPDATE embedding_fulltext_search SET rowid = ? WHERE rowid = ?", (right, number)),
+            ),
+        )
+
+
+def _record_ids(connection: sqlite3.Connection, _directory: Path) -> Iterator[Oddity]:
+    """Records whose id is no text; the log still has it, or its bytes say it."""
+    rows = connection.execute(
+        "SELECT e.id, e.segment_id, e.embedding_id, e.seq_id, s.collection FROM embeddings AS e"
+        " JOIN segments AS s ON s.id = e.segment_id WHERE typeof(e.embedding_id) <> 'text'"
+    ).fetchall()
+    for number, segment, id, sequence, collection in rows:
+        logged = connection.execute(
+            "SELECT id FROM embeddings_queue WHERE seq_id = ? AND topic = ? AND typeof(id) = 'text'",
+            (sequence, log_topic(shown(collection))),
+        ).fetchone()
+        right = text_of(logged[0] if logged else id)
+        taken = "SELECT 1 FROM embeddings WHERE segment_id = ? AND embedding_id = ?"
+        problem = f"a record of the collection {shown(collection)} has in SQLite the id {seen(id)}"
+        if right and connection.execute(taken, (segment, right)).fetchone() is None:
+            statement = ("UPDATE embeddings SET embedding_id = ? WHERE id = ?", (right, number))
+            yield Oddity(problem, f"its id is {right!r} now", (statement,))
+            continue
+        yield Oddity(
+            problem,
+            "it was taken out, since nothing says which it is",
+            (
+                ("DELETE FROM embeddings WHERE id = ?", (number,)),
+                ("DELETE FROM embedding_metadata WHERE id = ?", (number,)),
+                ("DELETE FROM embedding_fulltext_search WHERE rowid = ?", (number,)),
+            ),
+        )
+
+
+def _record_keys(connection: sqlite3.Connection, _directory: Path) -> Iterator[Oddity]:
+    """Metadata of records under a key that is no text."""
+    for table in sorted({"embedding_metadata", "embedding_metadata_array"} & tables_of(connection)):
+        query = f"SELECT rowid, id, key FROM {table} WHERE typeof(key) <> 'text'"  # noqa: S608 - a constant
+        for row, number, key in connection.execute(query).fetchall():
+            right = text_of(key)
+            change = (
+                (f"UPDATE OR REPLACE {table} SET key = ? WHERE rowid = ?", (right, row))  # noqa: S608 - a constant
+                if right
+                else (f"DELETE FROM {table} WHERE rowid = ?", (row,))  # noqa: S608 - a constant
+            )
+            yield Oddity(
+                f"metadata of the record of number {number} stands under the key {seen(key)}",
+                f"it is under {right!r} now" if right else "it was taken out",
+                (change,),
+            )
+
+
+KINDS: tuple[Callable[[sqlite3.Connection, Path], Iterator[Oddity]], ...] = (_dimensions, _numbers)
+"""What is looked for whenever a directory is opened."""
+
+KINDS_OF_RECORDS: tuple[Callable[[sqlite3.Connection, Path], Iterator[Oddity]], ...] = (
+    _record_ids,
+    _record_keys,
+)
+"""What is looked for by a thorough look alone: it reads the rows of all records."""
