@@ -91,3 +91,23 @@ def test_what_stays_in_memory_is_bounded():
         assert len(rows) == 5
         assert abs(distances[0]) < 1e-6
         assert 0 < index._vectors.loaded_bytes <= limit
+
+
+def test_vectors_in_memory_stay_exact_while_they_become_many():
+    """Written beside searches, in pages, so that their room in memory grows again and again, with gaps and without."""
+    generator = np.random.default_rng(7)
+    vectors = generator.normal(size=(1200, 16)).astype(np.float32)
+    query = vectors[:1] / np.linalg.norm(vectors[0])
+    index = TextIndex(":memory:", cache_bytes=2**20)
+    for start in range(0, 1200, 60):
+        ids = [str(number) for number in range(start, start + 60)]
+        index.upsert("n", [IndexedText(id, "text", vector=vectors[int(id)]) for id in ids])
+        if start == 600:
+            index.delete("n", map(str, range(1, 600, 2)))
+        there = [n for n in range(start + 60) if not (start >= 600 and n < 600 and n % 2)]
+        cosines = vectors[there] @ query[0] / np.linalg.norm(vectors[there], axis=1)
+        ((found, _),) = index.compared("n", query, RowFilter(None, _NOTHING)).nearest(10)
+        names = index.ids_of(found.tolist())
+        assert [int(names[row]) for row in found.tolist()] == [
+            there[at] for at in np.argsort(-cosines, kind="stable")[:10]
+        ]
