@@ -25,12 +25,23 @@ from aiochroma.disk.schema import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from aiochroma.disk.findings import PreflightReport
 
-__all__ = ["databases_in", "drop_unreadable", "make_listable", "mend_rows", "odd_metadata", "odd_rows"]
+__all__ = [
+    "databases_in",
+    "drop_unreadable",
+    "make_listable",
+    "mend_rows",
+    "odd_metadata",
+    "odd_migrations",
+    "odd_rows",
+]
+
+_MOST_MIGRATIONS = 1000
+"""Whatever number lies there, no more are looked for."""
 
 _NO_SCHEMA = ""
 """Chroma takes it for none, and `preflight` for one that is to be mended."""
@@ -140,6 +151,30 @@ def mend_rows(connection: sqlite3.Connection, directory: Path, *, thorough: bool
 
 def _kinds(*, thorough: bool) -> tuple[Callable[[sqlite3.Connection, Path], Iterator[rows.Oddity]], ...]:
     return (*rows.KINDS, *record_rows.KINDS, *(record_rows.KINDS_OF_RECORDS if thorough else ()))
+
+
+def odd_migrations(connection: sqlite3.Connection, kinds: Iterable[str]) -> list[str]:
+    """Return what Chroma does not open a database with: of its steps none may be left out, nor be named by what is no text.
+
+    Args:
+        connection: A connection to the database.
+        kinds: The kinds of steps that are looked for.
+    """
+    versions: dict[object, set[object]] = {kind: set() for kind in kinds}
+    found = []
+    for kind, version, *texts in connection.execute(
+        "SELECT dir, version, filename, sql, hash FROM migrations"
+    ):
+        odd = [rows.seen(text) for text in (kind, *texts) if not isinstance(text, str)]
+        if odd:
+            found.append(f"{SQLITE_FILE}: its list of migrations has {', '.join(odd)} where a text has to be")
+        versions.setdefault(kind, set()).add(version)
+    for kind in kinds:
+        there = {version for version in versions[kind] if isinstance(version, int)}
+        absent = sorted(set(range(1, min(max(there, default=0), _MOST_MIGRATIONS))) - there)
+        if absent:
+            found.append(f"{SQLITE_FILE}: its list of migrations has no step {absent} of {kind!r}")
+    return found
 
 
 def odd_metadata(connection: sqlite3.Connection) -> dict[str, list[tuple[int, str]]]:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from aiochroma._clock import monotonic
 from aiochroma._errors import DatabaseFormatError, StoreUnavailableError
 from aiochroma._files import SQLITE_SUFFIXES, irregular
-from aiochroma.disk.catalog import odd_metadata, odd_rows
+from aiochroma.disk.catalog import odd_metadata, odd_migrations, odd_rows
 from aiochroma.disk.findings import (
     CollectionReport,
     PreflightReport,
@@ -45,6 +45,7 @@ from aiochroma.disk.layout import (
     index_directories,
     log_topic,
 )
+from aiochroma.disk.record_rows import unreached
 from aiochroma.disk.schema import (
     ADD,
     DELETE,
@@ -195,6 +196,7 @@ class _Look:
             return PreflightReport(directory, sqlite_problems=(f"{SQLITE_FILE} is not a Chroma database",))
         migrations = _check_format(directory, connection)
         damage, full_text = self._check_pages()
+        damage = (*odd_migrations(connection, _KNOWN_MIGRATIONS), *damage)
         is_older = not is_readable(connection)
         if is_older:
             self._notes.append(
@@ -204,6 +206,10 @@ class _Look:
         self._notes.extend(
             f"{report.label}: links of the index were sampled" for report in collections if report.sampled
         )
+        if self._thorough and not is_older and (left := unreached(connection)):
+            self._notes.append(
+                f"there are records of {len(left)} collections that are not in SQLite; nothing reaches them"
+            )
         rows, size = self._log_size()
         segments = {row[0] for row in connection.execute("SELECT id FROM segments")}
         return PreflightReport(
@@ -385,7 +391,7 @@ def _check_format(directory: Path, connection: sqlite3.Connection) -> dict[str, 
     for kind, version, name in connection.execute(
         "SELECT dir, version, filename FROM migrations ORDER BY version"
     ):
-        if isinstance(version, int):
+        if isinstance(version, int) and isinstance(kind, str):
             applied[kind] = (version, str(name))
     for kind, (version, name) in applied.items():
         if version > _KNOWN_MIGRATIONS.get(kind, version) and not _is_known_to_installed_chroma(name):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-__all__ = ["KINDS", "KINDS_OF_RECORDS", "length_of_vectors"]
+__all__ = ["KINDS", "KINDS_OF_RECORDS", "length_of_vectors", "unreached"]
 
 
 def length_of_vectors(
@@ -98,6 +98,32 @@ def _numbers(connection: sqlite3.Connection, _directory: Path) -> Iterator[Oddit
         )
 
 
+def unreached(connection: sqlite3.Connection) -> list[object]:
+    """Return the segments that records are in and that SQLite does not have: nothing reaches those records."""
+    rows = connection.execute("SELECT DISTINCT segment_id FROM embeddings EXCEPT SELECT id FROM segments")
+    return [row[0] for row in rows.fetchall()]
+
+
+def _record_segments(connection: sqlite3.Connection, _directory: Path) -> Iterator[Oddity]:
+    """Records that are in no segment, and of which the log knows to which collection they belong."""
+    owners = connection.execute("SELECT collection, id FROM segments WHERE scope = 'METADATA'").fetchall()
+    by_topic = {log_topic(shown(collection)): segment for collection, segment in owners}
+    for odd in unreached(connection):
+        rows = connection.execute(
+            "SELECT e.id, q.id, q.topic FROM embeddings AS e JOIN embeddings_queue AS q ON q.seq_id = e.seq_id"
+            " WHERE e.segment_id IS ? AND q.id IS e.embedding_id",
+            (odd,),
+        ).fetchall()
+        for number, id, topic in rows:
+            if topic in by_topic:
+                statement = "UPDATE OR IGNORE embeddings SET segment_id = ? WHERE id = ?"
+                yield Oddity(
+                    f"the record {seen(id)} is in no collection: it has in SQLite the segment {seen(odd)}",
+                    f"it is in the segment {by_topic[topic]} again, as its log says",
+                    ((statement, (by_topic[topic], number)),),
+                )
+
+
 def _record_ids(connection: sqlite3.Connection, _directory: Path) -> Iterator[Oddity]:
     """Records whose id is no text; the log still has it, or its bytes say it."""
     rows = connection.execute(
@@ -149,6 +175,7 @@ KINDS: tuple[Callable[[sqlite3.Connection, Path], Iterator[Oddity]], ...] = (_di
 """What is looked for whenever a directory is opened."""
 
 KINDS_OF_RECORDS: tuple[Callable[[sqlite3.Connection, Path], Iterator[Oddity]], ...] = (
+    _record_segments,
     _record_ids,
     _record_keys,
 )

@@ -366,6 +366,7 @@ async def test_rows_that_do_not_belong_together(database, name, repair):
     "change",
     [
         "UPDATE embeddings SET embedding_id = x'ff' WHERE embedding_id = 'r7'",
+        "UPDATE embeddings SET segment_id = 'nonsense' WHERE embedding_id = 'r7'",
         "UPDATE embedding_metadata SET key = x'ff' WHERE key = 'chroma:document' AND string_value = 'document 7'",
     ],
 )
@@ -379,7 +380,7 @@ async def test_a_record_that_chroma_cannot_read_is_mended_when_asked(database, c
         good = await client.get_collection("good", embedding_function=None)
         assert await good.count() == 200
         odd = await client.get_collection("bad", embedding_function=None)
-        if "embedding_id" in change:
+        if "SET embedding_id" in change:
             with pytest.raises(aiochroma.AiochromaError, match="aiochroma doctor"):
                 await odd.get()
     assert (await aiochroma.doctor(database)).exit_code == 1
@@ -396,6 +397,22 @@ async def test_tables_that_chroma_cannot_bring_up_to_date_are_an_error_of_the_tr
         connection.execute(f"DELETE FROM migrations WHERE dir = 'sysdb' AND version = ({last})")
     connection.close()
     with pytest.raises(aiochroma.StoreUnavailableError, match=r"cannot be opened: .* `aiochroma doctor`"):
+        await aiochroma.AsyncPersistentClient(database)
+
+
+@pytest.mark.parametrize(
+    "change", ["dir = x'00'", "dir = 'odd'", "filename = x'00'", "hash = x'00'", "version = 99"]
+)
+async def test_a_list_of_migrations_that_chroma_cannot_follow(database, change):
+    """Chroma panics, or says something of versions; which step is missing is said by doctor and by opening alike."""
+    connection = sqlite3.connect(database / SQLITE_FILE)
+    with connection:
+        connection.execute(f"UPDATE migrations SET {change} WHERE dir = 'metadb' AND version = 2")
+    connection.close()
+    found = await aiochroma.doctor(database)
+    assert found.exit_code != 0
+    assert any("list of migrations" in problem for problem in found.problems)
+    with pytest.raises(aiochroma.DatabaseCorruptError, match="list of migrations"):
         await aiochroma.AsyncPersistentClient(database)
 
 
