@@ -25,7 +25,7 @@ from aiochroma.disk.schema import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from aiochroma.disk.findings import PreflightReport
@@ -39,9 +39,6 @@ __all__ = [
     "odd_migrations",
     "odd_rows",
 ]
-
-_MOST_MIGRATIONS = 1000
-"""Whatever number lies there, no more are looked for."""
 
 _NO_SCHEMA = ""
 """Chroma takes it for none, and `preflight` for one that is to be mended."""
@@ -153,14 +150,14 @@ def _kinds(*, thorough: bool) -> tuple[Callable[[sqlite3.Connection, Path], Iter
     return (*rows.KINDS, *record_rows.KINDS, *(record_rows.KINDS_OF_RECORDS if thorough else ()))
 
 
-def odd_migrations(connection: sqlite3.Connection, kinds: Iterable[str]) -> list[str]:
+def odd_migrations(connection: sqlite3.Connection, newest: Mapping[str, int]) -> list[str]:
     """Return what Chroma does not open a database with: of its steps none may be left out, nor be named by what is no text.
 
     Args:
         connection: A connection to the database.
-        kinds: The kinds of steps that are looked for.
+        newest: By kind, the newest step that is known.
     """
-    versions: dict[object, set[object]] = {kind: set() for kind in kinds}
+    versions: dict[object, set[object]] = {kind: set() for kind in newest}
     found = []
     for kind, version, *texts in connection.execute(
         "SELECT dir, version, filename, sql, hash FROM migrations"
@@ -169,9 +166,9 @@ def odd_migrations(connection: sqlite3.Connection, kinds: Iterable[str]) -> list
         if odd:
             found.append(f"{SQLITE_FILE}: its list of migrations has {', '.join(odd)} where a text has to be")
         versions.setdefault(kind, set()).add(version)
-    for kind in kinds:
+    for kind, known in newest.items():
         there = {version for version in versions[kind] if isinstance(version, int)}
-        absent = sorted(set(range(1, min(max(there, default=0), _MOST_MIGRATIONS))) - there)
+        absent = sorted(set(range(1, min(max(there, default=0), known))) - there)
         if absent:
             found.append(f"{SQLITE_FILE}: its list of migrations has no step {absent} of {kind!r}")
     return found
