@@ -142,7 +142,18 @@ def _print_rows(file: str, query: str) -> None:
         print(json.dumps(connection.execute(query).fetchall()))
 
 
+def end_with_parent() -> None:
+    """End this process as soon as the one that started it is gone, which holds the other end of its input.
+
+    What it copies into may be removed, or begun again, by whoever comes next.
+    """
+    import _thread
+
+    _thread.start_new_thread(lambda: os._exit(len(os.read(0, 1)) or 1), ())
+
+
 if __name__ == "__main__":
+    end_with_parent()
     if sys.argv[1] == "copy":
         copy(Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4:])
     else:

@@ -60,7 +60,9 @@ __all__ = [
 PYTHON_VARIABLE = "AIOCHROMA_PYTHON"
 
 _START = (
-    "import json, runpy, sys; paths, module = json.loads(sys.argv[1]), sys.argv[2];"
+    "import _thread, json, os, runpy, sys;"
+    " _thread.start_new_thread(lambda: os._exit(len(os.read(0, 1)) or 1), ());"  # See `child.end_with_parent`.
+    " paths, module = json.loads(sys.argv[1]), sys.argv[2];"
     " sys.path += [path for path in paths if path not in sys.path]; del sys.argv[:2];"
     " runpy.run_module(module, run_name='__main__', alter_sys=True)"
 )
@@ -129,7 +131,7 @@ def run_child(
     Raises:
         ChildError: It failed, crashed, or was not done in time; the message is its last line.
     """
-    return _outcome(_started(_as_module(module), arguments, keeps), seconds)
+    return _outcome(*_started(_as_module(module), arguments, keeps), seconds)
 
 
 def run_script(
@@ -150,7 +152,7 @@ def run_script(
     Raises:
         ChildError: It failed, crashed, or was not done in time; the message is its last line.
     """
-    return _outcome(_started(_as_script(module), arguments, keeps), seconds)
+    return _outcome(*_started(_as_script(module), arguments, keeps), seconds)
 
 
 class Script:
@@ -168,7 +170,7 @@ class Script:
     def __init__(
         self, module: ModuleType, arguments: Sequence[str | os.PathLike[str]], *, seconds: float
     ) -> None:
-        self._process = _started(_as_script(module), arguments)
+        self._process, self._lifeline = _started(_as_script(module), arguments)
         self._future: Future[str] = Future()
         self._thread = threading.Thread(
             target=self._wait, args=(seconds,), name="aiochroma-child", daemon=True
@@ -176,6 +178,7 @@ class Script:
         try:
             self._thread.start()
         except RuntimeError as error:
+            os.close(self._lifeline)
             with self._process:
                 self._process.kill()
             raise ChildError(f"it could not be watched: {error}", None) from error
@@ -200,7 +203,7 @@ class Script:
 
     def _wait(self, seconds: float) -> None:
         try:
-            self._future.set_result(_outcome(self._process, seconds))
+            self._future.set_result(_outcome(self._process, self._lifeline, seconds))
         except BaseException as error:  # noqa: BLE001 - raised where the result is asked for
             self._future.set_exception(error)
 
@@ -217,17 +220,20 @@ def _as_script(module: ModuleType) -> list[str]:
 
 def _started(
     what: list[str], arguments: Sequence[str | os.PathLike[str]], keeps: Sequence[int] = ()
-) -> subprocess.Popen[str]:
+) -> tuple[subprocess.Popen[str], int]:
+    """Start a child; return it with its lifeline: a pipe to its input, by whose end it knows that this process is gone."""
     command = [*interpreter(), "-I", *what, *(str(argument) for argument in arguments)]
     environment = {
         name: value
         for name, value in os.environ.items()
         if name.upper() in _KEPT_VARIABLES or name.startswith("LC_")
     }
+    lifeline: list[int] = []
     try:
-        return subprocess.Popen(  # noqa: S603 - our own code
+        lifeline += os.pipe()
+        process = subprocess.Popen(  # noqa: S603 - our own code
             command,
-            stdin=subprocess.DEVNULL,
+            stdin=lifeline[0],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -238,12 +244,18 @@ def _started(
             cwd=os.path.abspath(os.sep),  # noqa: PTH100 - a constant
         )
     except OSError as error:
+        for end in lifeline[1:]:
+            os.close(end)
         raise ChildError(
             f"no child process could be started ({command[0]!r}): {error.strerror}", None, started=False
         ) from error
+    finally:
+        for end in lifeline[:1]:
+            os.close(end)
+    return process, lifeline[1]
 
 
-def _outcome(process: subprocess.Popen[str], seconds: float) -> str:
+def _outcome(process: subprocess.Popen[str], lifeline: int, seconds: float) -> str:
     """Wait for a child, and return what it printed."""
     expired = threading.Event()
 
@@ -266,6 +278,7 @@ def _outcome(process: subprocess.Popen[str], seconds: float) -> str:
             raise
         finally:
             timer.cancel()
+            os.close(lifeline)
     if expired.is_set():
         raise ChildError(f"it was not done within {seconds:.0f} s and was ended", None)
     if process.returncode:

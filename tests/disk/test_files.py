@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from programs import printed_by
+from programs import is_alive, printed_by, until
 
 import aiochroma
 from aiochroma._files import Replacement, flush, make_directory, touch_private, write_atomically
@@ -405,6 +405,40 @@ def test_a_child_that_hangs_is_ended(tmp_path):
     with pytest.raises(copying.ChildError, match="within 1 s") as error:
         copying.run_script(script(tmp_path / "sleeps.py"), [], seconds=1)
     assert error.value.code is None
+
+
+_WAITS = """import os, pathlib, sys, time
+pathlib.Path(sys.argv[1]).write_text(str(os.getpid()))
+time.sleep(1000)
+"""
+
+
+@pytest.mark.parametrize(
+    ("start", "first"),
+    [
+        ("copying.run_child('waits', [sys.argv[2]], seconds=1000)", ""),
+        (
+            (
+                "waits = types.ModuleType('waits'); waits.__file__ = sys.argv[1] + '/waits.py'\n"
+                "copying.run_script(waits, [sys.argv[2]], seconds=1000)"
+            ),
+            (
+                f"import sys; sys.path.insert(0, {str(Path(copying.__file__).parent)!r})\n"
+                "import child; child.end_with_parent()\n"
+            ),
+        ),
+    ],
+    ids=["module", "script"],
+)
+def test_a_child_ends_with_the_process_that_started_it(tmp_path, start, first):
+    """Nobody waits for it any more, and what it writes into may be removed, or begun again, by whoever comes next."""
+    (tmp_path / "waits.py").write_text(first + _WAITS)
+    said = tmp_path / "pid"
+    program = f"import sys, types; from aiochroma.disk import copying\nsys.path.append(sys.argv[1])\n{start}"
+    with subprocess.Popen([sys.executable, "-c", program, str(tmp_path), str(said)]) as process:
+        number = int(until(lambda: said.exists() and said.read_text(), "the child begins"))
+        process.kill()
+    until(lambda: not is_alive(number), "the child ends")
 
 
 def test_a_child_that_crashes_says_how(tmp_path):
