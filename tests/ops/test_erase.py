@@ -145,7 +145,14 @@ async def fill(path, vectors, *, durable, space):
             configuration={"hnsw": {"space": space, "sync_threshold": 50, "batch_size": 50}},
         )
         ids = [f"r{n}" for n in range(len(vectors))]
-        await collection.upsert(ids=ids, embeddings=vectors, documents=[f"document {id}" for id in ids])
+        # Not all at once: how many are in a slice depends on the machine, and with it when Chroma writes the index.
+        for start in range(0, len(ids), 20):
+            page = ids[start : start + 20]
+            await collection.upsert(
+                ids=page,
+                embeddings=vectors[start : start + 20],
+                documents=[f"document {id}" for id in page],
+            )
 
 
 @pytest.mark.parametrize("durable", [True, None])
