@@ -88,6 +88,7 @@ __all__ = [
     "error_to_dict",
     "is_one_of",
     "own_copy",
+    "printable",
     "shown",
 ]
 
@@ -110,6 +111,13 @@ class _Shown(reprlib.Repr):
 
 shown: Callable[[object], str] = _Shown().repr
 """Write a value for a message: what is long is cut, and what has no `repr` of its own that works is named by its type."""
+
+
+def printable(text: str) -> str:
+    """Write control characters, ends of lines and marks that turn the direction of writing out: a terminal would obey them."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
 def is_one_of(value: object, *names: str) -> bool:

@@ -1,13 +1,17 @@
-"""Events of the library: structured for structlog, plain sentences for the standard library's loggers.
+r"""Events of the library: structured for structlog, plain sentences for the standard library's loggers.
 
 A library must not configure logging. So an event goes to structlog where the program has imported and configured it, with
-its values as they are, and else to the standard library's logger of the same name, where the program's own levels and
+its values, and else to the standard library's logger of the same name, where the program's own levels and
 handlers decide (nothing below WARNING by default). structlog itself is imported by the program, never from here: that would
 be a fifth of the time that ``import aiochroma`` takes.
 
 At WARNING and above a record of the standard library is one plain sentence that begins with ``aiochroma:``; the values are
 attributes of the record (``record.aiochroma_database``). One event about one database is written at most once in ten seconds;
 the next line says how many were left out.
+
+Names, ids and errors come from others. So characters of a value that a terminal would obey, or that would begin a line of
+their own, are written out (``\x1b``, ``\n``) before a renderer, a handler or a processor sees it. A traceback keeps its lines,
+each indented.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ import traceback
 from typing import TYPE_CHECKING
 
 from aiochroma._clock import monotonic
+from aiochroma._errors import printable
 from aiochroma._types import JsonObject
 
 if TYPE_CHECKING:
@@ -126,11 +131,15 @@ def _message(event: str, values: JsonObject) -> str:
     return f"aiochroma: {event}" + "".join(f" {name}={value}" for name, value in values.items())
 
 
-def _described(value: object) -> object:
+def _described(name: str, value: object) -> object:
     """Return what is written of a value: of an error its kind and what it says, no representation of either."""
-    if not isinstance(value, BaseException):
-        return value
-    return f"{type(value).__name__}: {value}" if str(value) else type(value).__name__
+    if name == "traceback":
+        # Indented: an error's message may have a line that looks like one of the log.
+        return "\n".join(f"    {printable(line)}" for line in str(value).splitlines())
+    if isinstance(value, BaseException):
+        return printable(f"{type(value).__name__}: {value}" if str(value) else type(value).__name__)
+    # The representations of lists and the like write out what their texts hold.
+    return printable(str(value)) if isinstance(value, (str, os.PathLike)) else value
 
 
 class _Throttle:
@@ -181,7 +190,7 @@ class EventLogger:
             configured = structlog is not None and structlog.is_configured()
             if not configured and not self._standard.isEnabledFor(level):
                 return
-            values = {name: _described(value) for name, value in values.items()}
+            values = {name: _described(name, value) for name, value in values.items()}
             if level >= logging.WARNING:
                 subject = next((str(values[name]) for name in _SUBJECTS if name in values), "")
                 left_out = _throttle.admit((self._name, event, subject))

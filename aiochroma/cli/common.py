@@ -26,7 +26,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from aiochroma._errors import DatabasePathError, InvalidInputError
+from aiochroma._errors import DatabasePathError, InvalidInputError, printable
 from aiochroma._types import JsonObject
 from aiochroma.disk.layout import has_database
 
@@ -244,9 +244,7 @@ def print_hit(console: Console, hit: Hit, *, score: bool) -> None:
 
 def shown_text(text: str) -> str:
     """Show control characters instead of obeying them: a stored text must not move the cursor or change colours."""
-    return "".join(
-        each if each.isprintable() else " " if each in "\n\r\t" else f"\\x{ord(each):02x}" for each in text
-    )
+    return printable(re.sub(r"[\n\r\t]", " ", text))
 
 
 def print_lines(*lines: str) -> None:

@@ -145,7 +145,7 @@ def _serve(path: str, idle: float | None) -> None:
         if error is not None:
             refused.append(error)
         else:
-            typer.echo(f"The host of {path} listens (process {os.getpid()}).")
+            print_lines(f"The host of {path} listens (process {os.getpid()}).")
 
     code = serve(path, idle=idle, announce=announce, to_terminal=True)
     if refused:
@@ -159,7 +159,7 @@ def _show(path: str, *, as_json: bool) -> None:
 
     connected = connect(path)
     if connected is None:
-        typer.echo("null" if as_json else f"There is no host of {path}.")
+        print_lines("null" if as_json else f"There is no host of {path}.")
         raise typer.Exit(_NONE)
     with connected:
         answer = _answer(connected, path, FrameKind.STATUS)
@@ -167,14 +167,14 @@ def _show(path: str, *, as_json: bool) -> None:
         typer.echo(json.dumps(answer))
         return
     clients = ", ".join(str(client["pid"]) for client in answer["clients"]) or "none"
-    typer.echo(
+    print_lines(
         f"process   {answer['pid']} since {answer['since']}, aiochroma {answer['aiochroma']}, {answer['state']}"
     )
-    typer.echo(f"clients   {clients}")
-    typer.echo(
+    print_lines(f"clients   {clients}")
+    print_lines(
         f"requests  {answer['done']} done, {answer['failed']} failed, {answer['pending']} pending; {answer['calls']} calls"
     )
-    typer.echo(f"times     waited {_times(answer['wait_ms'])}; ran {_times(answer['run_ms'])}")
+    print_lines(f"times     waited {_times(answer['wait_ms'])}; ran {_times(answer['run_ms'])}")
     if answer["last_error"]:
         print_lines(f"error     {answer['last_error']}")
 
@@ -190,7 +190,7 @@ def _stop(path: str, *, force: bool) -> None:
 
     connected = connect(path)
     if connected is None:
-        typer.echo(f"There is no host of {path}.")
+        print_lines(f"There is no host of {path}.")
         raise typer.Exit(_NONE)
     with connected:
         # Whom the kernel names may be ended; what is written in a file, or said over a socket, may name anybody.
@@ -210,7 +210,7 @@ def _stop(path: str, *, force: bool) -> None:
             pid=answer["pid"],
         )
     if pid is None:
-        typer.echo(
+        print_lines(
             f"The host of {path} was told to end. It is in another container: what it does cannot be seen."
         )
         return
@@ -222,7 +222,7 @@ def _stop(path: str, *, force: bool) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
         _has_ended(pid, _GOING_SECONDS)
-    typer.echo(f"The host of {path} (process {pid}) has ended.")
+    print_lines(f"The host of {path} (process {pid}) has ended.")
 
 
 def _answer(connected: socket.socket, path: str, question: FrameKind, value: object = None) -> JsonObject:

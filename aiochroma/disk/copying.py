@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal
 from aiochroma._errors import BackupError, is_one_of, shown
 from aiochroma._partial import PARTIAL_MARKER, lock_on
 from aiochroma._types import JsonObject
-from aiochroma.disk import child
+from aiochroma.disk import child, lifeline
 from aiochroma.disk.layout import (
     BACKUP_NOTE,
     LOCK_FILE,
@@ -178,7 +178,7 @@ class Script:
         try:
             self._thread.start()
         except RuntimeError as error:
-            os.close(self._lifeline)
+            lifeline.cut(self._lifeline)
             with self._process:
                 self._process.kill()
             raise ChildError(f"it could not be watched: {error}", None) from error
@@ -228,12 +228,12 @@ def _started(
         for name, value in os.environ.items()
         if name.upper() in _KEPT_VARIABLES or name.startswith("LC_")
     }
-    lifeline: list[int] = []
+    ends: tuple[int, ...] = ()
     try:
-        lifeline += os.pipe()
+        ends = lifeline.made()
         process = subprocess.Popen(  # noqa: S603 - our own code
             command,
-            stdin=lifeline[0],
+            stdin=ends[0],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -244,18 +244,18 @@ def _started(
             cwd=os.path.abspath(os.sep),  # noqa: PTH100 - a constant
         )
     except OSError as error:
-        for end in lifeline[1:]:
-            os.close(end)
+        for held in ends[1:]:
+            lifeline.cut(held)
         raise ChildError(
             f"no child process could be started ({command[0]!r}): {error.strerror}", None, started=False
         ) from error
     finally:
-        for end in lifeline[:1]:
-            os.close(end)
-    return process, lifeline[1]
+        for given in ends[:1]:
+            os.close(given)
+    return process, ends[1]
 
 
-def _outcome(process: subprocess.Popen[str], lifeline: int, seconds: float) -> str:
+def _outcome(process: subprocess.Popen[str], held: int, seconds: float) -> str:
     """Wait for a child, and return what it printed."""
     expired = threading.Event()
 
@@ -278,7 +278,7 @@ def _outcome(process: subprocess.Popen[str], lifeline: int, seconds: float) -> s
             raise
         finally:
             timer.cancel()
-            os.close(lifeline)
+            lifeline.cut(held)
     if expired.is_set():
         raise ChildError(f"it was not done within {seconds:.0f} s and was ended", None)
     if process.returncode:

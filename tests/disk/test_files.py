@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -478,3 +479,31 @@ async def test_a_name_that_no_file_can_have_is_refused(tmp_path):
             with pytest.raises(aiochroma.InvalidInputError, match="not a usable path"):
                 await use(tmp_path / "\ud800")
         assert await memory.export(os.fsdecode(os.fsencode(tmp_path) + b"/\xff")) is not None
+
+
+_FORKS = """
+import os, pathlib, sys, threading, time
+from aiochroma.disk import copying
+sys.path.append(sys.argv[1])
+threading.Thread(target=copying.run_child, args=('waits', [sys.argv[2]]), kwargs={'seconds': 1000}, daemon=True).start()
+while not (pathlib.Path(sys.argv[2]).exists() and pathlib.Path(sys.argv[2]).read_text()):
+    time.sleep(0.01)
+print(os.fork(), flush=True)
+time.sleep(1000)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_fork_of_the_process_keeps_no_child_alive(tmp_path):
+    """A pool of `multiprocessing`, say, outlives the process that is killed; what copies for that one ends nevertheless."""
+    (tmp_path / "waits.py").write_text(_WAITS)
+    said = tmp_path / "pid"
+    command = [sys.executable, "-c", _FORKS, str(tmp_path), str(said)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        fork = next(number for number in map(int, process.stdout) if number)
+        process.kill()
+        try:
+            number = int(said.read_text())
+            until(lambda: not is_alive(number), "the child ends")
+        finally:
+            os.kill(fork, signal.SIGKILL)
