@@ -262,22 +262,22 @@ def _scrub_log(
 def _scrub_topic(connection: sqlite3.Connection, stored: StoredCollection, living: set[str]) -> None:
     topic, applied = log_topic(stored.id), stored.applied
     rows = connection.execute(
-        "SELECT seq_id, id, operation, vector IS NOT NULL, metadata FROM embeddings_queue"
+        "SELECT seq_id, id, operation, vector IS NOT NULL, metadata IS NOT NULL FROM embeddings_queue"
         " WHERE topic = ? AND seq_id <= ? ORDER BY seq_id DESC",
         (topic, applied),
     ).fetchall()
     kept: set[str] = set()
     doomed, emptied = [], []
-    for sequence, id, kind, has_vector, metadata in rows:
+    for sequence, id, kind, has_vector, has_text in rows:
         if id in living and id not in kept and has_vector:
             kept.add(id)
-            if kind != UPSERT or metadata not in {None, "{}"}:
+            if kind != UPSERT or has_text:
                 emptied.append((UPSERT, sequence))
         else:
             doomed.append((sequence,))
     connection.executemany("DELETE FROM embeddings_queue WHERE seq_id = ?", doomed)
     connection.executemany(
-        "UPDATE embeddings_queue SET operation = ?, metadata = '{}' WHERE seq_id = ?", emptied
+        "UPDATE embeddings_queue SET operation = ?, metadata = NULL WHERE seq_id = ?", emptied
     )
 
 

@@ -34,7 +34,7 @@ from aiochroma._errors import DatabaseCorruptError, DatabaseLockedError, Databas
 from aiochroma._files import SQLITE_SUFFIXES, identity, touch_private, transaction
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma.disk.layout import SQLITE_FILE, connect_read_write
-from aiochroma.disk.retained_log import thin_log
+from aiochroma.disk.retained_log import empty_log, thin_log
 from aiochroma.disk.schema import LOG_INDEX, columns_of, json_object, tables_of
 
 if TYPE_CHECKING:
@@ -98,8 +98,10 @@ def prepare(directory: Path, *, keep_log: bool | None = None, write_ahead: bool 
                 )
             delete_orphaned_lists(connection)
             has_tables = _delete_lists_with_records(connection)
-            if has_tables and keep_log:
-                thin_log(connection)
+            if has_tables:
+                empty_log(connection)
+                if keep_log:
+                    thin_log(connection)
             return has_tables and _set_keep_log(connection, keep_log)
     except sqlite3.OperationalError as error:
         if "locked" in str(error) or "busy" in str(error):

@@ -264,6 +264,35 @@ async def small_write(directory: Path, size: int) -> Row:
     return {**row, "stall_ms": ticker.summary()["stall_max_ms"]}
 
 
+async def scripts(directory: Path, size: int) -> Row:
+    """One write of 300 characters after 200 others, in three scripts: Chroma looks at each that waits, again for each write."""
+    row: Row = {}
+    for script, (first, many) in {
+        "latin": (ord("a"), 26),
+        "chinese": (0x4E00, 4096),
+        "emoji": (0x1F600, 64),
+    }.items():
+        generator = random.Random(1)
+        texts = ["".join(chr(first + generator.randrange(many)) for _ in range(300)) for _ in range(300)]
+        client, plain = _plain_collection(directory, script)
+        vector = _vectors(["A new fact."])
+        plain.upsert(
+            ids=[f"earlier-{n}" for n in range(200)],
+            embeddings=np.repeat(vector, 200, axis=0),
+            documents=texts[:200],
+        )
+        async with Memory(directory / script) as memory:
+            await memory.remember_many(texts[:200])
+            found = await beside_plain(
+                lambda n: memory.remember(texts[200 + n]),  # noqa: B023
+                lambda n: plain.upsert(ids=[f"new-{n}"], embeddings=vector, documents=[texts[200 + n]]),  # noqa: B023
+                24,
+            )
+        client.close()
+        row |= {f"{script}_ms": found["p50_ms"], f"plain_{script}_ms": found["plain_p50_ms"]}
+    return row
+
+
 async def recall(directory: Path, size: int) -> Row:
     """Recall, hybrid, one caller; and plain Chroma's query with the same embedder."""
     asked = questions(128)
@@ -501,6 +530,7 @@ STORES: dict[str, Callable[[Path, int], Awaitable[Row]]] = {
     "forgetting": forgetting,
 }
 OWN: dict[str, Callable[[Path, int], Awaitable[Row]]] = {
+    "scripts": scripts,
     "twenty_namespaces": twenty_namespaces,
     "many_namespaces": many_namespaces,
     "scopes": scopes,

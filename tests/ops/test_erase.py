@@ -644,7 +644,7 @@ async def test_the_log_holds_no_text_after_an_erasure(tmp_path):
     finally:
         connection.close()
     assert len(rows) == len({row[0] for row in rows}) == live
-    assert {row[2] for row in rows} == {"{}"}
+    assert {row[2] for row in rows} == {None}
 
 
 async def test_doctor_erases_and_gives_room_back(tmp_path):

@@ -145,6 +145,36 @@ async def test_the_log_keeps_what_living_records_need_alone(directory):
                     np.testing.assert_allclose(found[id], vector, atol=1e-6)
 
 
+@pytest.mark.parametrize("durable", [True, False])
+async def test_the_log_has_no_text_that_is_in_chromas_tables(directory, durable):
+    """Chroma reads again for each write what its index on disk does not have yet, and needs nothing of it but the vectors."""
+    ids, vectors = [f"id{n}" for n in range(20)], np.random.default_rng(5).random((20, 8), dtype=np.float32)
+    async with aiochroma.AsyncPersistentClient(directory, durable=durable) as client:
+        notes = await client.create_collection("notes", embedding_function=None)
+        texts = {id: f"\N{GRINNING FACE} {id}" for id in ids}
+        await notes.add(
+            ids=ids, embeddings=vectors, documents=list(texts.values()), metadatas=[{"n": 1}] * 20
+        )
+        await notes.upsert(ids=ids[:5], embeddings=vectors[5:10], documents=["again"] * 5)
+        await notes.update(ids=ids[5:10], embeddings=vectors[5:10], documents=["changed"] * 5)
+        await notes.update(ids=ids[5:10], metadatas=[{"n": 2}] * 5)
+        await notes.delete(ids=ids[-5:])
+        texts.update(dict.fromkeys(ids[:5], "again") | dict.fromkeys(ids[5:10], "changed"))
+    with contextlib.closing(sqlite3.connect(directory / "chroma.sqlite3")) as connection:
+        assert connection.execute(
+            "SELECT count(nullif(metadata, '{}')), count(vector) > 0 FROM embeddings_queue WHERE topic LIKE ?",
+            (f"%{notes.id}",),
+        ).fetchone() == (0, True)
+    async with aiochroma.AsyncPersistentClient(directory) as client:
+        notes = await client.get_collection("notes", embedding_function=None)
+        found = await notes.get(include=["documents", "metadatas", "embeddings"])
+        expected = dict(zip(ids[:15], np.concatenate([vectors[5:10], vectors[5:15]]), strict=True))
+        assert dict(zip(found["ids"], found["documents"], strict=True)) == {id: texts[id] for id in expected}
+        assert [metadata["n"] for metadata in found["metadatas"]] == [1] * 5 + [2] * 5 + [1] * 5
+        for id, vector in zip(found["ids"], found["embeddings"], strict=True):
+            np.testing.assert_allclose(vector, expected[id], atol=1e-6)
+
+
 async def test_files_get_smaller_with_what_is_forgotten(directory):
     """Neither Chroma's file nor ours keeps the room of what was deleted."""
     files = [directory / "chroma.sqlite3", directory / "aiochroma-text.sqlite3"]
