@@ -13,6 +13,7 @@ import json
 import random
 import resource
 import shutil
+import sqlite3
 import statistics
 import subprocess
 import sys
@@ -20,6 +21,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -101,6 +103,10 @@ def rss_mb() -> float:
 
 
 def size_of(directory: Path) -> int:
+    """Return the bytes of all files, once the journals are in them: Chroma closes its own some time after its client."""
+    for file in directory.rglob("*.sqlite3"):
+        with closing(sqlite3.connect(file)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     return sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
 
 
