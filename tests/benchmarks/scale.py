@@ -103,11 +103,14 @@ def rss_mb() -> float:
 
 
 def size_of(directory: Path) -> int:
-    """Return the bytes of all files, once the journals are in them: Chroma closes its own some time after its client."""
+    return sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
+
+
+def write_journals(directory: Path) -> None:
+    """Bring the journals of databases that are closed into their files; Chroma closes its own some time after its client."""
     for file in directory.rglob("*.sqlite3"):
         with closing(sqlite3.connect(file)) as connection:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-    return sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
 
 
 async def timed(work: Callable[[int], Awaitable[Any]], count: int, *, warm: int = 2) -> Row:
@@ -181,6 +184,7 @@ async def build(directory: Path, size: int) -> Row:
     some = records(30, seed=2)
     await asyncio.to_thread(_upsert, small, some, _vectors([item["text"] for item in some]))
     client.close()
+    write_journals(directory)
     return {
         "records_per_s": size / sum(ours),
         "plain_records_per_s": size / sum(plain),
