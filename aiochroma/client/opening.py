@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from typing_extensions import Unpack
 
+from aiochroma._errors import DeadlineExceededError
 from aiochroma._green import refuse_half_patched
 from aiochroma._waiting import off_loop, waits_by_blocking
 from aiochroma.client.options import (
@@ -18,7 +19,7 @@ from aiochroma.client.options import (
     HttpOptions,
     PersistentOptions,
 )
-from aiochroma.client.session import Session
+from aiochroma.client.session import Closing, Session
 
 if TYPE_CHECKING:
     import os
@@ -90,8 +91,11 @@ class ClientOpening:
                 await session.submit("get_database", name=target.database, tenant=target.tenant)
             # Not before the DB thread has imported chromadb: on this thread it would stop the loop for half a second.
             from aiochroma.client.client import AsyncClient
-        except BaseException:
+        except BaseException as error:
             session.connection.close()
+            if isinstance(error, Exception) and not isinstance(error, DeadlineExceededError):
+                # Whoever is told that it failed finds nobody at the files: the doctor, or another process.
+                await Closing(session.connection)
             raise
         return AsyncClient(session, target.tenant, target.database)
 

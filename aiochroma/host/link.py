@@ -129,8 +129,10 @@ class _LinkState:
             self._serve()
         except BaseException as error:  # noqa: BLE001 - remembered and given to every caller
             failure = error.with_traceback(None)
-            log.warning("database.failed", database=self.queue.name, error=error)
-            if self.info is not None:  # Else whoever opens it is told by the error.
+            if self.info is None:  # Whoever opens it is told by the error.
+                log.info("database.not_opened", database=self.queue.name, error=error)
+            else:
+                log.warning("database.failed", database=self.queue.name, error=error)
                 failure = thread_failure(self.queue.name, failure)
         finally:
             self._wind_up(failure)

@@ -285,13 +285,17 @@ _PAUSE_SECONDS = 0.01
 
 
 def _greet(
-    connected: socket.socket, reader: MessageReader, location: Location, options: EngineOptions
+    connected: socket.socket,
+    reader: MessageReader,
+    location: Location,
+    options: EngineOptions,
+    began: float,
 ) -> tuple[JsonObject | None, list[Message]]:
     """Say who we are and what we want.
 
     Returns:
         The host's welcome, and what came together with it; None instead of a welcome where the host goes, to make room for one
-        of our version.
+        of our version, or for one that tries again what it could not open.
 
     Raises:
         SettingsConflictError: The host is of another version and has other clients, or serves with other options.
@@ -301,7 +305,13 @@ def _greet(
     # Late, here and below: it names all that a search is made of, and whoever only starts a process says nothing.
     from aiochroma.host.messages import options_to_json, versions
 
-    hello = {**versions(), "pid": os.getpid(), "path": location.path, "options": options_to_json(options)}
+    hello = {
+        **versions(),
+        "pid": os.getpid(),
+        "path": location.path,
+        "options": options_to_json(options),
+        "began": began,
+    }
     answer, *early = _exchange(connected, reader, json_frame(FrameKind.HELLO, hello))
     kind, _, value = answer
     if not isinstance(value, dict):
@@ -310,9 +320,9 @@ def _greet(
         return value, early
     if kind is not FrameKind.REFUSED:
         raise ProtocolError(f"A message of the kind {kind.name} came instead of a welcome.")
+    if value.get("going"):
+        return None, []
     if value.get("reason") == "versions":
-        if value.get("going"):
-            return None, []
         raise SettingsConflictError(_other_version(location, value))
     names = ", ".join(f"`{name}`" for name in value.get("names") or ())
     raise SettingsConflictError(
@@ -397,7 +407,7 @@ def meet(
     from aiochroma.backend.importing import import_chromadb
     from aiochroma.host.messages import make_codec, options_to_json
 
-    failed = 0
+    failed, began = 0, monotonic()
     while True:
         values = {"options": options_to_json(options), "idle": options.host_idle}
         connected = reach(location.path, values, stopped)
@@ -406,7 +416,7 @@ def meet(
             import_chromadb()
             codec = codec or make_codec()
             reader = MessageReader(codec)
-            welcome, early = _greet(connected, reader, location, options)
+            welcome, early = _greet(connected, reader, location, options, began)
         except (OSError, ProtocolError) as error:
             # It went in this very moment; or it cannot begin.
             connected.close()

@@ -96,6 +96,7 @@ class HostServer:
         self._had_client = False
         self._woken = False
         self._opened_told = False
+        self._failed_at: float | None = None
         self._imported = threading.Event()
         self._caught_up = threading.Event()
         self._waker = Waker()
@@ -143,6 +144,7 @@ class HostServer:
 
     def _note_end(self) -> None:
         """Note that the DB thread has closed the database; it is still alive while it says so."""
+        self._failed_at = monotonic()
         self._has_ended = True
         self._waker.wake()
 
@@ -273,6 +275,12 @@ class HostServer:
     def _greet(self, peer: Peer, hello: object) -> None:
         if not isinstance(hello, dict):
             raise ProtocolError("The greeting cannot be read.")
+        began = hello.get("began")
+        if self._failed_at is not None and isinstance(began, float) and began > self._failed_at:
+            # What kept this host from opening the directory may be gone by now: whoever tries since then gets a host of its own.
+            peer.send(json_frame(FrameKind.REFUSED, {"reason": "failed", "pid": os.getpid(), "going": True}))
+            self._listening.close()
+            return
         others = self._clients.served
         theirs = {name: hello.get(name) for name in self._versions}
         if theirs != self._versions:

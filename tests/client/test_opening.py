@@ -8,9 +8,12 @@ import pickle
 import threading
 
 import pytest
+from chromadb.errors import NotFoundError
 from programs import MODE, PATIENCE, serving_threads
 
 import aiochroma
+from aiochroma import sync
+from aiochroma.disk.ownership import acquire
 
 
 async def test_a_relative_path_is_that_of_where_it_was_given(tmp_path, monkeypatch):
@@ -176,6 +179,21 @@ async def test_unknown_tenant_leaves_nothing_behind(tmp_path):
         await aiochroma.AsyncPersistentClient(tmp_path, tenant="strangers")
     async with aiochroma.AsyncPersistentClient(tmp_path) as client:
         assert client.session.connection.engine.leases == 1
+
+
+async def test_the_error_of_an_opening_finds_nobody_at_the_files(tmp_path):
+    """Whoever catches it asks the doctor, or opens it otherwise."""
+    async with aiochroma.AsyncPersistentClient(tmp_path):
+        pass
+    for _ in range(3):
+        with pytest.raises(NotFoundError, match="strangers"):
+            await aiochroma.AsyncPersistentClient(tmp_path, database="strangers")
+        acquire(tmp_path, create=False).release()
+        with pytest.raises(NotFoundError, match="strangers"):
+            await asyncio.to_thread(sync.PersistentClient, tmp_path, database="strangers")
+        acquire(tmp_path, create=False).release()
+    report = await aiochroma.doctor(tmp_path, repair=True)
+    assert report.is_healthy
 
 
 async def test_cancel_during_open_closes_the_resource(bindings, tmp_path):

@@ -22,6 +22,7 @@ from programs import command, is_alive, python, until
 
 import aiochroma
 from aiochroma import sync
+from aiochroma.disk.layout import SQLITE_FILE
 from aiochroma.disk.ownership import OWNER_FILE, acquire, read_owner
 from aiochroma.host.reaching import acquire_after_host, start_detached
 from aiochroma.host.sockets import check_peer, connect_to, socket_address
@@ -212,6 +213,26 @@ async def test_the_environment_says_so(hosts, path, monkeypatch):
 
 
 @pytest.mark.timeout(300)
+async def test_what_kept_a_host_from_opening_is_not_said_again_when_it_is_gone(hosts, path):
+    """A host that could not open stays a moment, for whoever has waited for it; the next attempt is one of its own."""
+    async with aiochroma.AsyncPersistentClient(path, process="this"):
+        pass
+    file, whole = path / SQLITE_FILE, (path / SQLITE_FILE).read_bytes()
+    for _ in range(2):
+        file.write_bytes(b"no database at all" * 1000)
+        attempts = [aiochroma.AsyncPersistentClient(path, process="shared").open() for _ in range(3)]
+        errors = await asyncio.gather(*attempts, return_exceptions=True)
+        assert [type(error) for error in errors] == [aiochroma.DatabaseCorruptError] * 3
+        with pytest.raises(aiochroma.DatabaseCorruptError):
+            await aiochroma.AsyncPersistentClient(path, process="shared")
+        file.write_bytes(whole)
+        async with aiochroma.AsyncPersistentClient(path, process="shared") as client:
+            assert await client.list_collections() == []
+            pid = hosts.pid(path)
+        async with aiochroma.AsyncPersistentClient(path, process="this"):
+            await asyncio.to_thread(hosts.ended, pid)
+
+
 def test_ten_processes_that_start_at_once_have_one_host(hosts, path):
     """No error, no lost record."""
     processes = [
