@@ -44,7 +44,7 @@ SENTENCES = {
     "backup.unreadable": "the backup {backup} cannot be read: {error}",
     "chroma.untested": "chromadb {version} is newer than what this release was tested with ({tested})",
     "chunks.not_deleted": "chunks that belong to nothing are left in {collection} until it is swept: {error}",
-    "collection.contained": "what Chroma cannot read of a collection of {database} is out of the way of the others: {change}",
+    "collection.contained": "what Chroma cannot read in {database} is out of the way: {change}",
     "collection.unusable": "the collection {collection} of {database} cannot be used: {reason}",
     "index.from_own_file": "{vectors} vectors of {collection} came from aiochroma's own index",
     "index.rebuild_tried_in_child": "a rebuild of the index of collection {collection} did not end; a child process tries it",

@@ -6,13 +6,12 @@ the others go on, and the odd collection is refused by name until it is mended.
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from typing import TYPE_CHECKING
 
 from aiochroma._errors import DatabaseCorruptError
 from aiochroma._files import transaction
-from aiochroma.disk import record_rows, rows
+from aiochroma.disk import migrations, record_rows, rows
 from aiochroma.disk.layout import SQLITE_FILE, connect_read_only, connect_read_write
 from aiochroma.disk.schema import (
     EMBEDDER_KEY,
@@ -25,7 +24,7 @@ from aiochroma.disk.schema import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from aiochroma.disk.findings import PreflightReport
@@ -36,7 +35,6 @@ __all__ = [
     "make_listable",
     "mend_rows",
     "odd_metadata",
-    "odd_migrations",
     "odd_rows",
 ]
 
@@ -47,9 +45,6 @@ _NO_DIMENSION = 0
 """A number, as Chroma wants one, and none that a collection can have."""
 
 _NO_CONFIGURATION = "{}"
-
-_COSINE = json.dumps({"vector_index": {"hnsw": {"space": "cosine"}}})
-"""A configuration, for a memory's collection without its schema: Chroma would compare by another distance."""
 
 
 def databases_in(directory: Path) -> list[tuple[str, str]]:
@@ -147,31 +142,8 @@ def mend_rows(connection: sqlite3.Connection, directory: Path, *, thorough: bool
 
 
 def _kinds(*, thorough: bool) -> tuple[Callable[[sqlite3.Connection, Path], Iterator[rows.Oddity]], ...]:
-    return (*rows.KINDS, *record_rows.KINDS, *(record_rows.KINDS_OF_RECORDS if thorough else ()))
-
-
-def odd_migrations(connection: sqlite3.Connection, newest: Mapping[str, int]) -> list[str]:
-    """Return what Chroma does not open a database with: of its steps none may be left out, nor be named by what is no text.
-
-    Args:
-        connection: A connection to the database.
-        newest: By kind, the newest step that is known.
-    """
-    versions: dict[object, set[object]] = {kind: set() for kind in newest}
-    found = []
-    for kind, version, *texts in connection.execute(
-        "SELECT dir, version, filename, sql, hash FROM migrations"
-    ):
-        odd = [rows.seen(text) for text in (kind, *texts) if not isinstance(text, str)]
-        if odd:
-            found.append(f"{SQLITE_FILE}: its list of migrations has {', '.join(odd)} where a text has to be")
-        versions.setdefault(kind, set()).add(version)
-    for kind, known in newest.items():
-        there = {version for version in versions[kind] if isinstance(version, int)}
-        absent = sorted(set(range(1, min(max(there, default=0), known))) - there)
-        if absent:
-            found.append(f"{SQLITE_FILE}: its list of migrations has no step {absent} of {kind!r}")
-    return found
+    always = (*migrations.KINDS, *rows.KINDS, *record_rows.KINDS)
+    return (*always, *(record_rows.KINDS_OF_RECORDS if thorough else ()))
 
 
 def odd_metadata(connection: sqlite3.Connection) -> dict[str, list[tuple[int, str]]]:
@@ -225,7 +197,7 @@ def drop_unreadable(connection: sqlite3.Connection, collection: str) -> list[str
     elif not drops_configuration and json_object(configuration):
         done.append("its configuration holds")
     elif _is_of_a_memory(connection, collection):
-        _write(connection, collection, "config_json_str", _COSINE)
+        _write(connection, collection, "config_json_str", record_rows.COSINE)
         done.append("it compares by the cosine distance, as every memory")
     else:
         done.append("it compares by Chroma's default, the squared L2 distance, whatever was chosen for it")

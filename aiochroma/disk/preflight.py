@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from aiochroma._clock import monotonic
 from aiochroma._errors import DatabaseFormatError, StoreUnavailableError
 from aiochroma._files import SQLITE_SUFFIXES, irregular
-from aiochroma.disk.catalog import odd_metadata, odd_migrations, odd_rows
+from aiochroma.disk.catalog import odd_metadata, odd_rows
 from aiochroma.disk.findings import (
     CollectionReport,
     PreflightReport,
@@ -45,6 +45,7 @@ from aiochroma.disk.layout import (
     index_directories,
     log_topic,
 )
+from aiochroma.disk.migrations import KNOWN_STEPS, odd_migrations
 from aiochroma.disk.record_rows import unreached
 from aiochroma.disk.schema import (
     ADD,
@@ -64,12 +65,11 @@ from aiochroma.disk.schema import (
 from aiochroma.disk.unappliable import unappliable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
 __all__ = ["inspect_own_files", "preflight"]
 
 # The newest migration of each kind in Chroma 1.5.0 to 1.5.9.
-_KNOWN_MIGRATIONS: Mapping[str, int] = {"sysdb": 10, "metadb": 6, "embeddings_queue": 2}
 _PROGRESS_STEP = 50_000
 _MIGRATION_NAME = re.compile(r"\d{5}-[a-z0-9-]+\.sqlite\.sql")
 _THOROUGH_SECONDS, _QUICK_SECONDS = 600.0, 2.0
@@ -196,7 +196,7 @@ class _Look:
             return PreflightReport(directory, sqlite_problems=(f"{SQLITE_FILE} is not a Chroma database",))
         migrations = _check_format(directory, connection)
         damage, full_text = self._check_pages()
-        damage = (*odd_migrations(connection, _KNOWN_MIGRATIONS), *damage)
+        damage = (*odd_migrations(connection), *damage)
         is_older = not is_readable(connection)
         if is_older:
             self._notes.append(
@@ -394,10 +394,10 @@ def _check_format(directory: Path, connection: sqlite3.Connection) -> dict[str, 
         if isinstance(version, int) and isinstance(kind, str):
             applied[kind] = (version, str(name))
     for kind, (version, name) in applied.items():
-        if version > _KNOWN_MIGRATIONS.get(kind, version) and not _is_known_to_installed_chroma(name):
+        if version > KNOWN_STEPS.get(kind, version) and not _is_known_to_installed_chroma(name):
             raise DatabaseFormatError(
                 f"{directory} was written by a newer Chroma (migration {kind} {name!r}, known up to"
-                f" {_KNOWN_MIGRATIONS[kind]}); install that version of chromadb, nothing was touched"
+                f" {KNOWN_STEPS[kind]}); install that version of chromadb, nothing was touched"
             )
     return {kind: version for kind, (version, _) in applied.items()}
 

@@ -5,20 +5,25 @@ What one of them keeps from working is its own collection, apart from the number
 
 from __future__ import annotations
 
+import json
+import sqlite3
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from aiochroma.disk.hnsw_files import read_header
-from aiochroma.disk.id_map import IndexUnreadableError
-from aiochroma.disk.layout import log_topic
-from aiochroma.disk.rows import LARGEST_NUMBER, Oddity, seen, text_of
-from aiochroma.disk.schema import shown, tables_of
+from aiochroma.disk.id_map import IndexUnreadableError, read_id_map
+from aiochroma.disk.layout import TEXT_INDEX_FILE, log_topic
+from aiochroma.disk.rows import LARGEST_NUMBER, Oddity, is_id, seen, text_of
+from aiochroma.disk.schema import EMBEDDER_KEY, columns_of, shown, tables_of
 
 if TYPE_CHECKING:
-    import sqlite3
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
     from pathlib import Path
 
-__all__ = ["KINDS", "KINDS_OF_RECORDS", "length_of_vectors", "unreached"]
+__all__ = ["COSINE", "KINDS", "KINDS_OF_RECORDS", "length_of_vectors", "unreached"]
+
+COSINE = json.dumps({"vector_index": {"hnsw": {"space": "cosine"}}})
+"""A configuration, for a memory's collection without its schema: Chroma would compare by another distance."""
 
 
 def length_of_vectors(
@@ -104,6 +109,44 @@ def unreached(connection: sqlite3.Connection) -> list[object]:
     return [row[0] for row in rows.fetchall()]
 
 
+def _lost_collections(connection: sqlite3.Connection, directory: Path) -> Iterator[Oddity]:
+    """Collections whose row alone is gone: their segments and records are there. Chroma deletes all of it in one transaction."""
+    segments = connection.execute(
+        "SELECT collection, id, (SELECT v.id FROM segments AS v WHERE v.collection = s.collection AND v.scope = 'VECTOR')"
+        " FROM segments AS s WHERE scope = 'METADATA' AND collection NOT IN (SELECT id FROM collections)"
+        " AND EXISTS (SELECT 1 FROM embeddings WHERE segment_id = s.id)"
+    ).fetchall()
+    databases = [row[0] for row in connection.execute("SELECT id FROM databases ORDER BY id")]
+    for collection, metadata, index in segments:
+        if not is_id(collection) or not databases:
+            continue
+        records = connection.execute(
+            "SELECT count(*) FROM embeddings WHERE segment_id = ?", (metadata,)
+        ).fetchone()[0]
+        is_memory = connection.execute(
+            "SELECT 1 FROM collection_metadata WHERE collection_id = ? AND key = ?",
+            (collection, EMBEDDER_KEY),
+        ).fetchone()
+        values = {
+            "id": collection,
+            "name": f"recovered-{collection}",
+            "database_id": databases[0],
+            "dimension": length_of_vectors(connection, directory, collection, shown(index)),
+            "config_json_str": COSINE if is_memory else "{}",
+        }
+        present = columns_of(connection, "collections")
+        values = {name: value for name, value in values.items() if name in present}
+        # The names of columns are constants.
+        insert = f"INSERT INTO collections ({', '.join(values)}) VALUES ({', '.join('?' * len(values))})"  # noqa: S608
+        distance = "cosine" if is_memory else "squared L2"
+        yield Oddity(
+            f"a collection of {records} records, {collection}, is not in SQLite's list of collections, although its records are",
+            f"it is there again under the name recovered-{collection}, with the {distance} distance; `modify(name=...)` renames"
+            " it, and whoever has deleted it may do so again",
+            ((insert, tuple(values.values())),),
+        )
+
+
 def _record_segments(connection: sqlite3.Connection, _directory: Path) -> Iterator[Oddity]:
     """Records that are in no segment, and of which the log knows to which collection they belong."""
     owners = connection.execute("SELECT collection, id FROM segments WHERE scope = 'METADATA'").fetchall()
@@ -153,6 +196,53 @@ def _record_ids(connection: sqlite3.Connection, _directory: Path) -> Iterator[Od
         )
 
 
+def _renamed_records(connection: sqlite3.Connection, directory: Path) -> Iterator[Oddity]:
+    """Records with another id than the log has of them, unless the index, or our own, knows them by it: the log is odd then."""
+    rows = connection.execute(
+        "SELECT e.id, e.embedding_id, q.id, s.collection,"
+        " (SELECT v.id FROM segments AS v WHERE v.collection = s.collection AND v.scope = 'VECTOR')"
+        " FROM embeddings AS e JOIN segments AS s ON s.id = e.segment_id JOIN embeddings_queue AS q ON q.seq_id = e.seq_id"
+        " WHERE q.topic = ? || s.collection AND q.id <> e.embedding_id"
+        " AND typeof(e.embedding_id) = 'text' AND typeof(q.id) = 'text'"
+        " AND NOT EXISTS (SELECT 1 FROM embeddings AS o WHERE o.segment_id = e.segment_id AND o.embedding_id = q.id)"
+        " AND NOT EXISTS (SELECT 1 FROM embeddings_queue AS n WHERE n.topic = q.topic AND n.seq_id > q.seq_id"
+        " AND n.id IN (q.id, e.embedding_id))",
+        (log_topic(""),),
+    ).fetchall()
+    known: dict[object, Collection[str]] = {}
+    for number, id, logged, collection, index in rows:
+        if index not in known:
+            known[index] = _indexed(directory / shown(index))
+        if id not in known[index] and not _is_followed(directory, shown(collection), id):
+            yield Oddity(
+                f"a record has in SQLite the id {seen(id)}, and in the log the id {seen(logged)}: its vector is not found",
+                f"its id is {seen(logged)} again",
+                (("UPDATE embeddings SET embedding_id = ? WHERE id = ?", (logged, number)),),
+            )
+
+
+def _indexed(index: Path) -> Collection[str]:
+    try:
+        return read_id_map(index).labels
+    except IndexUnreadableError:
+        return ()
+
+
+def _is_followed(directory: Path, collection: str, id: str) -> bool:
+    """Return whether our own index has a memory of this id."""
+    file = directory / TEXT_INDEX_FILE
+    query = (
+        "SELECT 1 FROM memories WHERE id = ? AND namespace = (SELECT number FROM namespaces WHERE name = ?)"
+    )
+    if not file.is_file():
+        return False
+    try:
+        with closing(sqlite3.connect(file, timeout=5.0)) as own:
+            return own.execute(query, (id, collection)).fetchone() is not None
+    except sqlite3.Error:
+        return False
+
+
 def _record_keys(connection: sqlite3.Connection, _directory: Path) -> Iterator[Oddity]:
     """Metadata of records under a key that is no text."""
     for table in sorted({"embedding_metadata", "embedding_metadata_array"} & tables_of(connection)):
@@ -175,8 +265,10 @@ KINDS: tuple[Callable[[sqlite3.Connection, Path], Iterator[Oddity]], ...] = (_di
 """What is looked for whenever a directory is opened."""
 
 KINDS_OF_RECORDS: tuple[Callable[[sqlite3.Connection, Path], Iterator[Oddity]], ...] = (
+    _lost_collections,
     _record_segments,
     _record_ids,
+    _renamed_records,
     _record_keys,
 )
 """What is looked for by a thorough look alone: it reads the rows of all records."""

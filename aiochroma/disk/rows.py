@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
-__all__ = ["KINDS", "LARGEST_NUMBER", "Oddity", "seen", "text_of"]
+__all__ = ["KINDS", "LARGEST_NUMBER", "Oddity", "is_id", "seen", "text_of"]
 
 _TENANT, _DATABASE, _DATABASE_ID = "default_tenant", "default_database", str(uuid.UUID(int=0))
 """What Chroma makes with its tables; only this database has this id, and only under this name."""
@@ -48,12 +48,10 @@ def _databases(connection: sqlite3.Connection, _directory: Path) -> Iterator[Odd
     ids = {row[1] for row in rows}
     named = {(tenant, name) for _, _, name, tenant in rows}
     used = {row[0] for row in connection.execute("SELECT DISTINCT database_id FROM collections")}
-    absent = sorted(id for id in used - ids if _is_id(id))
+    absent = sorted(id for id in used - ids if is_id(id))
     for row, id, name, tenant in rows:
         right = (
-            id
-            if _is_id(id)
-            else _only(absent) or (str(uuid.uuid4()) if _DATABASE_ID in ids else _DATABASE_ID)
+            id if is_id(id) else _only(absent) or (str(uuid.uuid4()) if _DATABASE_ID in ids else _DATABASE_ID)
         )
         if right in absent:
             absent.remove(right)
@@ -106,13 +104,13 @@ def _collections(connection: sqlite3.Connection, _directory: Path) -> Iterator[O
     databases = [row[0] for row in connection.execute("SELECT id FROM databases")]
     named = {(database, name) for _, _, name, database in rows}
     held = {row[0] for row in connection.execute("SELECT collection FROM segments")}
-    odd = [id for _, id, _, _ in rows if not _is_id(id)]
-    lost = sorted(id for id in held - {row[1] for row in rows} if _is_id(id))
+    odd = [id for _, id, _, _ in rows if not is_id(id)]
+    lost = sorted(id for id in held - {row[1] for row in rows} if is_id(id))
     for row, id, name, database in rows:
-        right = id if _is_id(id) else ""
+        right = id if is_id(id) else ""
         if not right:
             right = (_only(lost) if len(odd) == 1 and id not in held else "") or str(uuid.uuid4())
-        place = database if _is_id(database) else _only(databases) or _DATABASE_ID
+        place = database if is_id(database) else _only(databases) or _DATABASE_ID
         wanted = text_of(name) or f"recovered-{right}"
         if (place, wanted) != (database, name) and (place, wanted) in named:
             wanted = f"{wanted}-{right[:8]}"
@@ -156,12 +154,12 @@ def _segments(connection: sqlite3.Connection, directory: Path) -> Iterator[Oddit
     for row, id, type, scope, collection in rows:
         kind = kinds[row] or _only(kind for kind, owner in lacking if owner == collection)
         owner = collection
-        if collection not in names and not _is_id(collection):
+        if collection not in names and not is_id(collection):
             owner = _only(owner for lacks, owner in lacking if lacks == kind)
         if not kind or owner not in names:
             continue
         lacking.discard((kind, owner))
-        right = id if _is_id(id) else _segment_id(connection, directory, kind, id)
+        right = id if is_id(id) else _segment_id(connection, directory, kind, id)
         known = isinstance(type, str) and type.startswith(_TYPES[kind].rpartition("/")[0])
         kept = type if known else _TYPES[kind]
         if (right, kept, kind, owner) != (id, type, scope, collection):
@@ -198,7 +196,7 @@ def _lacking(names: Iterable[object], held: Iterable[tuple[str, object]]) -> set
     return {
         (kind, str(id))
         for id, found in owned.items()
-        if found and _is_id(id)
+        if found and is_id(id)
         for kind in _TYPES.keys() - found
     }
 
@@ -246,7 +244,7 @@ def _segment_id(connection: sqlite3.Connection, directory: Path, kind: str, odd:
         held: Iterable[object] = index_directories(directory)
     else:
         held = [row[0] for row in connection.execute("SELECT DISTINCT segment_id FROM embeddings")]
-    return _only([id for id in held if _is_id(id) and id not in known]) or str(uuid.uuid4())
+    return _only([id for id in held if is_id(id) and id not in known]) or str(uuid.uuid4())
 
 
 def _positions(connection: sqlite3.Connection, _directory: Path) -> Iterator[Oddity]:
@@ -286,7 +284,8 @@ def _kind(type: object, scope: object) -> str:
     return next((name for name, known in _TYPES.items() if known == type), "")
 
 
-def _is_id(value: object) -> bool:
+def is_id(value: object) -> bool:
+    """Return whether it is an identifier as Chroma makes them."""
     try:
         return isinstance(value, str) and str(uuid.UUID(value)) == value.lower()
     except ValueError:

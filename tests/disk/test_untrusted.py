@@ -330,6 +330,9 @@ UNTIED = {
     "records of no segment": [f"DELETE FROM segments WHERE scope = 'METADATA' AND id IN {SEGMENTS}"],
     "a position of text": [f"UPDATE max_seq_id SET seq_id = 'odd' WHERE segment_id IN {SEGMENTS}"],
     "a position of bytes": [f"UPDATE max_seq_id SET seq_id = x'ff' WHERE segment_id IN {SEGMENTS}"],
+    "another hash of a migration": [
+        "UPDATE migrations SET hash = '38352d725ad1c16074fac420b22b4634' WHERE dir = 'sysdb' AND version = 1"
+    ],
     "a number after which there is none": [
         f"UPDATE embeddings SET id = 9223372036854775807 WHERE embedding_id = 'r7' AND segment_id IN {SEGMENTS}"
     ],
@@ -389,6 +392,100 @@ async def test_a_record_that_chroma_cannot_read_is_mended_when_asked(database, c
     assert await counts(database) == {"good": 200, "bad": 300}
 
 
+@pytest.mark.parametrize("opened_between", [False, True])
+async def test_a_collection_whose_row_alone_is_gone(database, opened_between):
+    """Its records are in no list; doctor says so, and a repair has it back, under a name that says what it is."""
+    (lost,) = [entry.collection_id for entry in preflight(database).collections if entry.name == "bad"]
+    connection = sqlite3.connect(database / SQLITE_FILE)
+    with connection:
+        connection.execute("DELETE FROM collections WHERE name = 'bad'")
+    connection.close()
+    found = await aiochroma.doctor(database)
+    assert found.exit_code == 1
+    assert any(f"300 records, {lost}, is not in SQLite's list" in problem for problem in found.problems)
+    if opened_between:
+        assert await counts(database) == {"good": 200}
+    repaired = await aiochroma.doctor(database, repair=True)
+    assert repaired.exit_code == 0, repaired.problems
+    assert any(f"the name recovered-{lost}, with the squared L2" in action for action in repaired.actions)
+    async with aiochroma.AsyncPersistentClient(database) as client:
+        back = await client.get_collection(f"recovered-{lost}", embedding_function=None)
+        records = await back.get(include=["embeddings", "documents"])
+        assert sorted(records["ids"]) == sorted(f"r{n}" for n in range(300))
+        nearest = await back.query(query_embeddings=[records["embeddings"][7]], n_results=1)
+        assert nearest["ids"] == [[records["ids"][7]]]
+        await back.modify(name="bad")
+    assert await counts(database) == {"good": 200, "bad": 300}
+
+
+async def test_a_memory_whose_row_alone_is_gone_keeps_its_distance(tmp_path):
+    """What a namespace remembers is found again as before, by the same distances."""
+    async with aiochroma.Memory(tmp_path, embedder="hashed") as memory:
+        await memory.remember_many(f"The boat {n} is in the shed." for n in range(20))
+        before = [(hit.id, hit.distance) for hit in await memory.recall("boat 7", mode="vector")]
+    connection = sqlite3.connect(tmp_path / SQLITE_FILE)
+    with connection:
+        connection.execute("DELETE FROM collections")
+    connection.close()
+    repaired = await aiochroma.doctor(tmp_path, repair=True)
+    assert repaired.exit_code == 0, repaired.problems
+    async with aiochroma.Memory(tmp_path, embedder="hashed") as memory:
+        (name,) = await memory.namespaces()
+        found = await memory.recall("boat 7", mode="vector", namespaces=name)
+    assert [(hit.id, hit.distance) for hit in found] == before
+
+
+async def test_a_collection_that_was_deleted_stays_deleted(database):
+    """Chroma's own deletion leaves nothing that a repair could take for a collection."""
+    async with aiochroma.AsyncPersistentClient(database) as client:
+        await client.delete_collection("bad")
+    assert (await aiochroma.doctor(database)).problems == ()
+    await aiochroma.doctor(database, repair=True)
+    assert await counts(database) == {"good": 200}
+
+
+@pytest.mark.parametrize("records", [30, 300], ids=["waiting in the log", "in the index"])
+async def test_a_record_of_another_id_gets_its_own_again(tmp_path, records):
+    """Its vector is found under the id by which the log has it; doctor names both."""
+    database = tmp_path / "db"
+    await fill(database, damaged=("bad", records))
+    connection = sqlite3.connect(database / SQLITE_FILE)
+    with connection:
+        connection.execute(
+            f"UPDATE embeddings SET embedding_id = 'other' WHERE embedding_id = 'r7' AND segment_id IN {SEGMENTS}"
+        )
+    connection.close()
+    found = await aiochroma.doctor(database)
+    assert found.exit_code == 1
+    assert any("the id 'other', and in the log the id 'r7'" in problem for problem in found.problems)
+    repaired = await aiochroma.doctor(database, repair=True)
+    assert repaired.exit_code == 0, repaired.problems
+    async with aiochroma.AsyncPersistentClient(database) as client:
+        collection = await client.get_collection("bad", embedding_function=None)
+        record = await collection.get(ids=["r7"], include=["embeddings", "documents"])
+        assert record["documents"] == ["document 7"]
+        assert (await collection.query(query_embeddings=record["embeddings"], n_results=1))["ids"] == [["r7"]]
+        assert (await collection.get(ids=["other"]))["ids"] == []
+
+
+@pytest.mark.parametrize("records", [30, 300], ids=["in our index", "in both"])
+async def test_a_record_keeps_its_id_where_the_log_has_another(tmp_path, records):
+    """What the index knows it by, or ours, is right: the log is one witness of three."""
+    async with aiochroma.Memory(tmp_path, embedder="hashed") as memory:
+        await memory.remember_many(
+            {"id": f"r{n}", "text": f"The boat {n} is in the shed."} for n in range(records)
+        )
+    connection = sqlite3.connect(tmp_path / SQLITE_FILE)
+    with connection:
+        connection.execute("UPDATE embeddings_queue SET id = 'other' WHERE id = 'r7'")
+    connection.close()
+    repaired = await aiochroma.doctor(tmp_path, repair=True)
+    assert repaired.exit_code == 0, repaired.problems
+    async with aiochroma.Memory(tmp_path, embedder="hashed") as memory:
+        assert (await memory.get("r7")).text == "The boat 7 is in the shed."
+        assert await memory.get("other") is None
+
+
 async def test_tables_that_chroma_cannot_bring_up_to_date_are_an_error_of_the_tree(database):
     """A step is noted as not done although it was: Chroma's own error says only what SQLite said."""
     connection = sqlite3.connect(database / SQLITE_FILE)
@@ -401,7 +498,8 @@ async def test_tables_that_chroma_cannot_bring_up_to_date_are_an_error_of_the_tr
 
 
 @pytest.mark.parametrize(
-    "change", ["dir = x'00'", "dir = 'odd'", "filename = x'00'", "hash = x'00'", "version = 99"]
+    "change",
+    ["dir = x'00'", "dir = 'odd'", "filename = x'00'", "hash = x'00'", "version = 99", "sql = sql || ' '"],
 )
 async def test_a_list_of_migrations_that_chroma_cannot_follow(database, change):
     """Chroma panics, or says something of versions; which step is missing is said by doctor and by opening alike."""
