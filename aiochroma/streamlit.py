@@ -16,6 +16,7 @@ Example:
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from typing import TYPE_CHECKING, TypeVar
 
 import tenacity
@@ -144,21 +145,43 @@ def _name_of(embedder: object) -> str | None:
     )
 
 
-_MARKDOWN = re.compile(r"([\\`*_\[\]<>$#|~])")
+_PUNCTUATION = re.compile(r"([!-/:-@\[-`{-~])")
+_STREAMLITS_OWN = re.compile(
+    r"(?<!\S)(?:<->|->|<-|--|>=|<=|~=)(?!\S)|:(?:streamlit|material_\w+):|https?://|www\.", re.IGNORECASE
+)
+"""What Streamlit looks for in a text that was Markdown, where no backslash is left: arrows and the like, icons, addresses."""
+
+_JOINER = "\N{WORD JOINER}"
+"""A character of no width."""
 
 
 def as_markdown(text: str) -> str:
-    """Return a text as Markdown that shows it as it is.
+    """Return a text as Markdown that shows it as it is, line by line.
 
     ``st.write``, ``st.error`` and others take Markdown. What is remembered was written by others: it could look like a part of
-    the page, and an image in it would be fetched from wherever it says.
+    the page, and an image in it would be fetched from wherever it says. So nothing of it is a list, a heading, a formula, an icon
+    or a link, but for e-mail addresses. Before addresses of the web, and within arrows and icons, stands a character of no width.
 
     Raises:
         InvalidInputError: It is no text.
     """
     if not isinstance(text, str):
         raise InvalidInputError(f"`text` must be a string, got {shown(text)}.")
-    return _MARKDOWN.sub(r"\\\1", text)
+    lines = [_line_as_markdown(line) for line in re.split(r"\r\n|\r|\n", text)]
+    # A backslash at the end of a line ends it there; an empty line ends a paragraph.
+    breaks = ["\\\n" if line and after else "\n" for line, after in pairwise(lines)]
+    return "".join(line + end for line, end in zip(lines, [*breaks, ""], strict=True))
+
+
+def _line_as_markdown(line: str) -> str:
+    words = line.strip()
+    indent = "&nbsp;" * len(line[: len(line) - len(line.lstrip())].expandtabs(4)) if words else ""
+    return indent + _PUNCTUATION.sub(r"\\\1", _STREAMLITS_OWN.sub(_joined, words))
+
+
+def _joined(found: re.Match[str]) -> str:
+    is_address = found[0][-1] in "/."
+    return _JOINER + found[0] if is_address else found[0][0] + _JOINER + found[0][1:]
 
 
 def guarded(

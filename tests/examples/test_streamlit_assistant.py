@@ -72,6 +72,66 @@ def page(tmp_path):
     return Path(shutil.copy(PAGE, tmp_path / "page.py"))
 
 
+TEXTS = [
+    ":material/home: :material_home: :smile: :streamlit: :red[red] :small[s] :help[x] :green-badge[b]",
+    ':color[a]{foreground="red"}',
+    "- one\n- two",
+    "* one\n+ two",
+    "1. one\n2) two",
+    "- [x] done\n- [ ] open",
+    "---",
+    "heading\n===",
+    "heading\n---",
+    "# head",
+    "> quote",
+    "    code",
+    "```\ncode\n```",
+    "|a|b|\n|-|-|\n|c|d|",
+    "[^1]: foot",
+    "[a]: http://b.example",
+    "a &amp; &lt;b&gt; &#x41;",
+    "http://a.example/u_v?w=x&y=z, www.example.com and (https://b.example) <http://c.example/>",
+    "-> a -> b <- c <-> d -- e >= f <= g ~= h",
+    "**bold** _it_ ~~no~~ `c` $x$ $$y$$ \\(z\\)",
+    "![i](http://a.example/q.png) <b>x</b><img src=x>",
+    "line one\nline two\\\nline three",
+    "C:\\new\\*",
+    "12:30:45 is a:b:c, 5 * 3 - 1",
+]
+
+MARKDOWN_PAGE = f"""
+import streamlit as st
+from aiochroma.streamlit import as_markdown
+
+for number, text in enumerate({TEXTS!r}):
+    with st.container(key=f"text{{number}}"):
+        st.markdown(as_markdown(text))
+    with st.container(key=f"label{{number}}"):
+        st.checkbox(as_markdown(text), key=number)
+st.write("all shown")
+"""
+
+ELEMENTS = """
+return [...document.querySelectorAll(`.st-key-${arguments[0]} [data-testid=stMarkdownContainer]`)].map(
+    (shown) => [shown.innerText, [...new Set([...shown.querySelectorAll("*")].map((each) => each.tagName))].sort()])
+"""
+
+
+@pytest.mark.timeout(600)
+def test_as_markdown_shows_each_text_as_it_is(tmp_path, streamlit, browser):
+    """In the page and in labels: the same characters, in paragraphs and lines and no other elements."""
+    (tmp_path / "markdown.py").write_text(MARKDOWN_PAGE)
+    with streamlit(tmp_path / "markdown.py") as program:
+        program.when_up(f"{program.url}/_stcore/health")
+        browser.open(program.url)
+        browser.wait_for("all shown")
+        for place in ("text", "label"):
+            for number, text in enumerate(TEXTS):
+                [[shown, elements]] = browser.driver.execute_script(ELEMENTS, f"{place}{number}")
+                shown = shown.replace("\N{WORD JOINER}", "").replace("\N{NO-BREAK SPACE}", " ")
+                assert (shown.rstrip("\n"), set(elements) - {"P", "BR"}) == (text, set()), (place, text)
+
+
 def shown(browser):
     """Return run, memory and number of memories that the page shows."""
     return tuple(map(int, browser.wait_for(r"run (\d+), memory (\d+), holds (\d+)").groups()))

@@ -152,7 +152,9 @@ def test_a_text_is_shown_as_it_is():
 
     app = AppTest.from_function(page, default_timeout=60).run()
     assert not app.exception
-    shown = r"!\[x\](http://evil.example/y) \# \<b\>bold\</b\> \$a\$ \`code\` \*\*loud\*\*"
+    shown = (
+        r"\!\[x\]\(JOINERhttp\:\/\/evil\.example\/y\) \# \<b\>bold\<\/b\> \$a\$ \`code\` \*\*loud\*\*"
+    ).replace("JOINER", "\N{WORD JOINER}")
     assert [app.warning[0].value, app.markdown[0].value] == [shown, shown]
 
 
