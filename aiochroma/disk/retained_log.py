@@ -1,4 +1,4 @@
-"""Chroma's log where it is kept: what stays in it, and how far our own file follows it.
+"""Chroma's log where it is kept, and how far our own file follows it.
 
 Chroma appends every write to its log and, unless purging is switched off, deletes what its index on disk holds as well; after
 that a vector exists in that index alone, which is rewritten in place. With purging switched off nothing is lost with an index.
@@ -19,73 +19,19 @@ from aiochroma._logging import EventLogger, get_logger
 from aiochroma.disk import child
 from aiochroma.disk.copying import ChildError, Script
 from aiochroma.disk.layout import SQLITE_FILE, connect_read_only
-from aiochroma.disk.schema import UPDATE, UPSERT, log_entries, log_positions_in
+from aiochroma.disk.schema import log_entries, log_positions_in
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["Follower", "LogState", "RetainedLog", "empty_log", "log_state", "thin_log"]
+__all__ = ["Follower", "LogState", "RetainedLog", "log_state"]
 
 log: EventLogger = get_logger("aiochroma.disk")
 
 _DUE_RECORDS = 1000
 """After this many records our file notes how far it goes, as soon as no request waits."""
 _SECONDS = 30.0
-
-_SUPERSEDED = (
-    "DELETE FROM embeddings_queue WHERE seq_id IN (SELECT entry FROM aiochroma_log WHERE record = old.id)"
-    " AND id = old.embedding_id"
-    " AND topic = 'persistent://default/default/' || (SELECT collection FROM segments WHERE id = old.segment_id)"
-)
-_THINNED = f"""
-CREATE TABLE IF NOT EXISTS aiochroma_log (record INTEGER, entry INTEGER, PRIMARY KEY (record, entry)) WITHOUT ROWID;
-CREATE TRIGGER IF NOT EXISTS aiochroma_log_of_changed AFTER UPDATE OF seq_id ON embeddings WHEN old.seq_id < new.seq_id BEGIN
-    INSERT OR IGNORE INTO aiochroma_log VALUES (old.id, old.seq_id);
-    {_SUPERSEDED} AND EXISTS (
-        SELECT 1 FROM embeddings_queue AS n WHERE n.seq_id = new.seq_id AND (
-            (n.operation = {UPSERT} AND n.vector IS NOT NULL) OR
-            (embeddings_queue.operation = {UPDATE} AND (embeddings_queue.vector IS NULL OR n.vector IS NOT NULL))));
-    DELETE FROM aiochroma_log WHERE record = old.id AND entry NOT IN (SELECT seq_id FROM embeddings_queue);
-END;
-CREATE TRIGGER IF NOT EXISTS aiochroma_log_of_deleted AFTER DELETE ON embeddings BEGIN
-    INSERT OR IGNORE INTO aiochroma_log VALUES (old.id, old.seq_id);
-    {_SUPERSEDED};
-    DELETE FROM aiochroma_log WHERE record = old.id;
-END;
-"""  # noqa: S608 - of this module's own texts
-"""What thins a log that is kept, while Chroma applies an entry to a record: the entries before it that it supersedes go.
-
-Those are what made a record that is deleted, and changes whose vector, or lack of one, a later entry makes up for. So the log
-has every vector of a living record, and of a deleted one the deletion, which an index on disk may not have yet. The table knows
-the entries of a record but its last, which Chroma's own table has; its numbers are not believed, so what leaves the log always is
-an entry of this record.
-"""
-
-_EMPTIED = (
-    "UPDATE embeddings_queue SET metadata = NULL"
-    " WHERE seq_id = new.seq_id AND id = new.embedding_id AND metadata IS NOT NULL"
-)
-_EMPTYING = f"""
-CREATE TRIGGER IF NOT EXISTS aiochroma_log_of_added AFTER INSERT ON embeddings BEGIN {_EMPTIED}; END;
-CREATE TRIGGER IF NOT EXISTS aiochroma_log_of_applied AFTER UPDATE OF seq_id ON embeddings BEGIN {_EMPTIED}; END;
-"""
-"""What takes texts and metadata out of the log, in the transaction in which Chroma has put them into its tables.
-
-Chroma reads every entry that its index on disk does not have yet again for each write, and tells for each text in it three times
-in an error that it is no number, with every character looked up in a table: 900 waiting texts of 300 emoji made a write of 24 ms
-one of 460, with the interpreter held. Nobody wants them: of an entry that is applied the index takes the vector alone.
-"""
-
-
-def empty_log(connection: sqlite3.Connection) -> None:
-    """Have SQLite keep of entries in the log, once they are applied, what an index is made of; Chroma has made its tables."""
-    connection.executescript(_EMPTYING)
-
-
-def thin_log(connection: sqlite3.Connection) -> None:
-    """Have SQLite delete from the log, from now on, what later entries supersede; Chroma has made its tables."""
-    connection.executescript(_THINNED)
 
 
 @dataclass(frozen=True)

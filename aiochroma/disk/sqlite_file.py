@@ -34,7 +34,7 @@ from aiochroma._errors import DatabaseCorruptError, DatabaseLockedError, Databas
 from aiochroma._files import SQLITE_SUFFIXES, identity, touch_private, transaction
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma.disk.layout import SQLITE_FILE, connect_read_write
-from aiochroma.disk.retained_log import empty_log, thin_log
+from aiochroma.disk.log_triggers import empty_log, thin_log
 from aiochroma.disk.schema import LOG_INDEX, columns_of, json_object, tables_of
 
 if TYPE_CHECKING:

@@ -96,8 +96,9 @@ async def _change_at_random(collection, ids, times):
     random, alive = np.random.default_rng(3), {}
     for number in range(times):
         id, vector = ids[random.integers(len(ids))], random.random(8, dtype=np.float32)
-        if id not in alive:
-            await collection.add(ids=[id], embeddings=[vector])
+        if id not in alive or number % 7 == 0:
+            await collection.add(ids=[id], embeddings=[vector], documents=["an addition"])
+            vector = alive.get(id, vector)
         elif number % 4 == 0:
             await collection.upsert(ids=[id], embeddings=[vector])
         elif number % 4 == 1:
@@ -143,6 +144,51 @@ async def test_the_log_keeps_what_living_records_need_alone(directory):
                 assert found.keys() == expected.keys()
                 for id, vector in expected.items():
                     np.testing.assert_allclose(found[id], vector, atol=1e-6)
+
+
+async def test_what_is_added_again_stays_in_the_log_once(directory):
+    """Who adds the same documents each day, which Chroma ignores, has one vector of each there, with an index or without."""
+    ids, vectors = [f"id{n}" for n in range(50)], np.random.default_rng(7).random((50, 8), dtype=np.float32)
+    async with aiochroma.AsyncPersistentClient(directory, durable=True) as client:
+        notes = await client.create_collection("notes", embedding_function=None)
+        for day in range(5):
+            await notes.add(ids=ids, embeddings=vectors + day, documents=[f"of day {day}"] * 50)
+        await notes.update(ids=ids[:10], metadatas=[{"n": 2}] * 10)
+        await notes.add(ids=ids[:10], embeddings=vectors[:10] + 9)
+    with contextlib.closing(sqlite3.connect(directory / "chroma.sqlite3")) as connection:
+        entries = connection.execute("SELECT id, vector IS NOT NULL FROM embeddings_queue").fetchall()
+    assert Counter(id for id, has_vector in entries if has_vector) == Counter(ids)
+    assert max(Counter(id for id, has_vector in entries if not has_vector).values()) <= 2
+    for index_is_lost in (False, True):
+        assert not index_is_lost or _delete_indexes(directory) >= 1
+        async with aiochroma.AsyncPersistentClient(directory, durable=True) as client:
+            notes = await client.get_collection("notes", embedding_function=None)
+            found = await _vectors(notes)
+            for id, vector in zip(ids, vectors, strict=True):
+                np.testing.assert_allclose(found[id], vector, atol=1e-6)
+            assert set((await notes.get(include=["documents"]))["documents"]) == {"of day 0"}
+
+
+async def test_false_numbers_in_the_list_of_entries_keep_nobody_from_writing(directory):
+    """The table of the triggers has an entry twice, of another record, and of none: writes go on, and nothing is lost."""
+    ids, vectors = ["a", "b", "c"], np.eye(3, dtype=np.float32)
+    async with aiochroma.AsyncPersistentClient(directory, durable=True) as client:
+        notes = await client.create_collection("notes", embedding_function=None)
+        await notes.upsert(ids=ids, embeddings=vectors)
+    with contextlib.closing(sqlite3.connect(directory / "chroma.sqlite3")) as connection, connection:
+        connection.execute(
+            "INSERT INTO aiochroma_log SELECT e.id, n.value FROM embeddings AS e, json_each('[1, 2, 3, 4, 5, 6, 99]') AS n"
+        )
+    async with aiochroma.AsyncPersistentClient(directory, durable=True) as client:
+        notes = await client.get_collection("notes", embedding_function=None)
+        await notes.upsert(ids=["a"], embeddings=vectors[1:2])
+        await notes.add(ids=["b"], embeddings=vectors[2:])
+        await notes.update(ids=["c"], metadatas=[{"n": 1}])
+        await notes.delete(ids=["a"])
+    assert _delete_indexes(directory) <= 1
+    async with aiochroma.AsyncPersistentClient(directory, durable=True) as client:
+        found = await _vectors(await client.get_collection("notes", embedding_function=None))
+        assert {id: vector.tolist() for id, vector in found.items()} == {"b": [0, 1, 0], "c": [0, 0, 1]}
 
 
 @pytest.mark.parametrize("durable", [True, False])
