@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextvars
+import os
 import threading
+import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
+from aiochroma._clock import monotonic
 from aiochroma._errors import AiochromaError, StoreUnavailableError
 from aiochroma._waiting import start_thread
 
@@ -44,6 +47,8 @@ __all__ = [
     "Working",
     "thread_failure",
 ]
+
+_START_SECONDS = 1.0
 
 EngineMode = Literal["persistent", "ephemeral", "http", "shared"]
 
@@ -226,6 +231,7 @@ class Serving(ABC):
         self.queue = queue
         self.recorder = recorder
         ended = self._ended = _Ended()
+        self._pid = os.getpid()
 
         def run() -> None:
             try:
@@ -246,7 +252,13 @@ class Serving(ABC):
 
     def start(self) -> None:
         """Start the thread; opening the database is its first act."""
-        self.thread.start()
+        try:
+            self.thread.start()
+        except KeyboardInterrupt:
+            until = monotonic() + _START_SECONDS
+            while self.thread.ident is None and monotonic() < until:
+                time.sleep(_START_SECONDS / 1000)  # It starts all the same.
+            raise
 
     def close(self, *, drain: bool = True) -> None:
         """Begin to close and return at once."""
@@ -258,9 +270,13 @@ class Serving(ABC):
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait for the thread to end, at most ``timeout`` seconds; return whether it has."""
-        if self.thread.ident is not None and self.thread is not threading.current_thread():
-            self.thread.join(timeout)
-        return not self.thread.is_alive()
+        if self.thread.ident is None or os.getpid() != self._pid:
+            return True
+        # Not by joining alone: a join that Ctrl-C interrupts has Python take the thread for one that has ended (until 3.12).
+        if self.thread is threading.current_thread() or not self._ended.over.wait(timeout):
+            return False
+        self.thread.join()
+        return True
 
 
 def thread_failure(name: str, error: BaseException) -> AiochromaError:
@@ -285,6 +301,7 @@ class _Ended:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._callbacks: list[Callable[[], None]] | None = []
+        self.over: threading.Event = threading.Event()
 
     def call(self, callback: Callable[[], None]) -> None:
         with self._lock:
@@ -296,6 +313,7 @@ class _Ended:
     def announce(self) -> None:
         with self._lock:
             callbacks, self._callbacks = self._callbacks or (), None
+        self.over.set()
         for callback in callbacks:
             callback()
 

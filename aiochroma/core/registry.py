@@ -133,8 +133,12 @@ class Engine:
                 worker.thread.name = f"aiochroma-{name}:{self.location.short_name}"
                 if self.closing:
                     worker.queue.close(drain=False)
-                start_thread(worker.thread)
                 self._extra_workers[key] = worker
+                try:
+                    start_thread(worker.thread)
+                except Exception:
+                    del self._extra_workers[key]
+                    raise
         return worker
 
     def describe(self) -> EngineInfo:
@@ -186,7 +190,8 @@ class Engine:
         while self.lost_leases:
             self.lost_leases.pop()
             with _lock:
-                _release(self)
+                self.leases -= 1
+                _close_unused(self)
 
     def _ended(self) -> None:
         with _lock:
@@ -230,9 +235,11 @@ class Lease:
     in the middle of anything, so it takes no lock.
     """
 
+    closed: bool = True
+    """Until it is counted, and since it was given back."""
+
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self.closed: bool = False
         self._pid = os.getpid()
 
     def submit(
@@ -276,7 +283,9 @@ class Lease:
         with _lock:
             if not self.closed:
                 self.closed = True
-                _release(self.engine, drain=drain)
+                self.engine.leases -= 1
+            # Also the second time: Ctrl-C may have kept the first from it.
+            _close_unused(self.engine, drain=drain)
 
     def when_ended(self, callback: Callable[[], None]) -> None:
         """See :class:`aiochroma.core.connection.Connection`."""
@@ -345,15 +354,33 @@ def acquire(location: Location, options: EngineOptions, opener: Opener) -> Lease
         else:
             _hook_exit(after_chroma=False)
             try:
-                engine = Engine(location, options, opener, previous=engine)
-                engine.serving.start()
+                engine = _started(Engine(location, options, opener, previous=engine))
             except (OSError, RuntimeError) as error:
                 raise StoreUnavailableError(f"{location.name} cannot be opened: {error}.") from error
-            _engines[location] = engine
             if opener.native:
                 _opened_in_pid = os.getpid()
+        lease = Lease(engine)
+        # No call between the two: Ctrl-C, which comes at calls, leaves no share that nobody has.
         engine.leases += 1
-        return Lease(engine)
+        lease.closed = False
+        return lease
+
+
+def _started(engine: Engine) -> Engine:
+    """Have an engine served, and found by its location; the caller holds the registry's lock."""
+    before = _engines.get(engine.location)
+    # Before its thread starts: Ctrl-C may come while that does, and then whoever opens it next has to wait for its end.
+    _engines[engine.location] = engine
+    try:
+        engine.serving.start()
+    except BaseException:
+        engine.begin_close(drain=False)
+        if engine.serving.thread.ident is None:
+            del _engines[engine.location]
+            if before is not None:
+                _engines[engine.location] = before
+        raise
+    return engine
 
 
 def open_databases() -> list[tuple[str, int]]:
@@ -370,10 +397,9 @@ def close_all(*, drain: bool = True) -> None:
             engine.begin_close(drain=drain)
 
 
-def _release(engine: Engine, *, drain: bool = True) -> None:
-    """Take one share back; the caller holds the registry's lock."""
-    engine.leases -= 1
-    if engine.leases <= 0:
+def _close_unused(engine: Engine, *, drain: bool = True) -> None:
+    """Close an engine in which nobody has a share any more; the caller holds the registry's lock."""
+    if engine.leases <= 0 and not engine.closing:
         engine.begin_close(drain=drain)
 
 

@@ -11,11 +11,12 @@ from programs import PATIENCE
 
 from aiochroma import BlockingCallError, InvalidInputError, SettingsConflictError, StoreUnavailableError
 from aiochroma._files import canonical_path
+from aiochroma._waiting import drive
 from aiochroma.client.session import Closing
 from aiochroma.core import registry as _registry
 from aiochroma.core.calls import call
 from aiochroma.core.config import EngineOptions, Location
-from aiochroma.core.registry import Opener, acquire
+from aiochroma.core.registry import BackendWorker, Opener, acquire
 from aiochroma.core.request import Request
 
 
@@ -103,6 +104,29 @@ async def test_where_no_thread_can_be_started_nothing_is_left_behind(leases, mon
         with pytest.raises(StoreUnavailableError, match="can't start new thread"):
             leases()
     assert await ask(leases()) == "x"
+
+
+def test_an_interrupt_while_its_thread_starts_leaves_no_database_open(opened, monkeypatch):
+    """Ctrl-C in a notebook: nobody has a share in what was begun, and the next opening waits for its end."""
+    location, started = Location("persistent", "/notebook"), []
+
+    def interrupted(serving):
+        serving.thread.start()
+        started.append(serving)
+        raise KeyboardInterrupt
+
+    opened.gate.clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(BackendWorker, "start", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            acquire(location, EngineOptions(), Opener(opened))
+    lease = acquire(location, EngineOptions(), Opener(opened))
+    opened.gate.set()
+    assert drive(call(lease, Request("custom", {"tag": "asked"}))) == "asked"
+    assert started[0].join(0)
+    assert opened.open_at_once == [1, 1]
+    lease.close()
+    assert lease.join(PATIENCE)
 
 
 async def test_different_databases_have_different_threads(leases, opened):
