@@ -36,10 +36,7 @@ def import_chromadb() -> None:
         import chromadb
     except ValidationError as error:
         fields = ", ".join(str(problem["loc"][0]).upper() for problem in error.errors(include_input=False))
-        raise InvalidInputError(
-            f"chromadb cannot be imported, because its settings refuse what the environment or the file .env says: {fields}. "
-            "Correct or remove it."
-        ) from None
+        raise _refused(fields) from None
     except (UnicodeDecodeError, OSError) as error:
         if isinstance(error, OSError) and Path(str(error.filename)).name != ".env":
             raise
@@ -47,7 +44,21 @@ def import_chromadb() -> None:
             "chromadb cannot be imported, because it reads the file .env of the working directory and cannot make sense of it: "
             f"{error}. Write it in UTF-8 and let this process read it, or start the program in another directory."
         ) from error
+    except ValueError as error:
+        if (
+            type(error).__name__ != "SettingsError"
+        ):  # Of pydantic-settings, whose releases have it in several places.
+            raise
+        # A list that is no JSON. The message names the setting; its cause has the value.
+        raise _refused(str(error)) from None
     _warn_of_untested(chromadb.__version__)
+
+
+def _refused(what: str) -> InvalidInputError:
+    return InvalidInputError(
+        f"chromadb cannot be imported, because its settings refuse what the environment or the file .env says: {what}. "
+        "Correct or remove it."
+    )
 
 
 def _refuse_dotenv() -> None:
