@@ -289,6 +289,7 @@ class EmbeddedBackend(ChromaBackend):
         with contextlib.ExitStack() as stack:
             if hook is not None:
                 stack.callback(self._close_hook, hook)
+                hook.stop()
             # Closing any descriptor of the file drops all locks that this process has on it, so the probe's come last.
             stack.callback(self._probe.close)
             self._dropped.remove(now=True)

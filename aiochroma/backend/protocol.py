@@ -116,6 +116,9 @@ class WriteHook(FurtherOperations, Follower, Protocol):
     def forget_everything(self) -> None:
         """Drop all collections."""
 
+    def stop(self) -> None:
+        """End what reads Chroma's file beside this thread: Chroma is about to close it."""
+
     def close(self, positions: Mapping[str, int]) -> None:
         """Note how far the log goes for the last time, and give everything back."""
 

@@ -1,7 +1,7 @@
 """What a process that has a database open cannot do to its files itself: copy them, and ask the SQLite file.
 
 Run as a script, with the standard library alone at hand and the arguments ``copy SOURCE TARGET [PATTERN...]``,
-``positions SQLITE_FILE`` or ``indexes SQLITE_FILE``.
+``positions SQLITE_FILE``, ``indexes SQLITE_FILE`` or ``ids SQLITE_FILE COLLECTION``.
 
 In a child, because closing a file drops every POSIX lock that the process holds on it, and two SQLite
 libraries in one process lose each other's locks: both would drop Chroma's own. It starts in 20 ms: writing waits for it.
@@ -131,15 +131,24 @@ _INDEXES = (
 )
 """Of each collection its id, the name of its index's directory, and how many records it has."""
 
+_IDS = (
+    "SELECT e.embedding_id FROM segments AS s JOIN embeddings AS e ON e.segment_id = s.id"
+    " WHERE s.collection = ? AND s.scope = 'METADATA' ORDER BY e.id"
+)
+"""The ids of a collection's records, in the order in which they came."""
 
-def _print_rows(file: str, query: str) -> None:
+_QUERIES = {"positions": _POSITIONS, "indexes": _INDEXES, "ids": _IDS}
+
+
+def _print_rows(file: str, query: str, *parameters: str) -> None:
     # A copy, for which writing waits, starts without them.
     import json
     import sqlite3
     from contextlib import closing
 
     with closing(sqlite3.connect(file, isolation_level=None, timeout=_BUSY_SECONDS)) as connection:
-        print(json.dumps(connection.execute(query).fetchall()))
+        rows = connection.execute(query, parameters).fetchall()
+        print(json.dumps(rows if not rows or len(rows[0]) > 1 else [value for (value,) in rows]))
 
 
 def end_with_parent() -> None:
@@ -157,4 +166,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "copy":
         copy(Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4:])
     else:
-        _print_rows(sys.argv[2], _POSITIONS if sys.argv[1] == "positions" else _INDEXES)
+        _print_rows(sys.argv[2], _QUERIES[sys.argv[1]], *sys.argv[3:])

@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 import threading
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -183,10 +183,9 @@ class Script:
                 self._process.kill()
             raise ChildError(f"it could not be watched: {error}", None) from error
 
-    @property
-    def is_over(self) -> bool:
-        """Whether it has ended."""
-        return self._future.done()
+    def is_over(self, seconds: float = 0.0) -> bool:
+        """Wait until it has ended, for this time at most; return whether it has."""
+        return bool(wait([self._future], seconds).done)
 
     def result(self) -> str:
         """Return what it printed, once it is over.

@@ -116,7 +116,7 @@ class RetainedLog:
     def work(self) -> None:
         """Ask how far the log goes, if enough was written since the last time; have our file note the answer that has come."""
         if self._asked is not None:
-            if self._asked.is_over:
+            if self._asked.is_over():
                 asked, self._asked = self._asked, None
                 self._note(asked)
         elif self._written >= _DUE_RECORDS and self._can_ask:

@@ -11,7 +11,6 @@ Everything here runs on the DB thread.
 from __future__ import annotations
 
 import sqlite3
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from aiochroma._clock import monotonic
@@ -19,6 +18,7 @@ from aiochroma._logging import EventLogger, get_logger
 from aiochroma.backend.chroma_records import ChromaRecords, Database, database_of
 from aiochroma.core.operations import Effect
 from aiochroma.disk.layout import is_damage
+from aiochroma.records.id_listing import Copying, IdListing
 from aiochroma.records.reading import Reader
 from aiochroma.text.index import CACHE_BYTES, IndexedText, TextIndex
 from aiochroma.text.memories import ListPage
@@ -44,34 +44,11 @@ _SLICE = 64
 _UNUSABLE_SECONDS = 5.0
 """The pause after a failure to open the file, in seconds: each attempt may wait for another's lock."""
 _ALMOST = 0.999
-"""The largest share that is reported as long as something of a collection is missing."""
+"""The largest share that is reported of a collection that has records which the index cannot store."""
 _NOT_NOTED = ""
 """In place of an entry of the log: it is not known how far the index follows a collection."""
 _ODD = (sqlite3.ProgrammingError, sqlite3.InterfaceError, UnicodeError, OverflowError, ValueError, TypeError)
 """What one record that cannot be stored raises; nothing is wrong with the file."""
-
-
-@dataclass
-class _Copying:
-    """A collection that is being copied into the index.
-
-    Attributes:
-        db: Its tenant and database.
-        ids: The records to be copied, in Chroma's order; None before it is known which.
-        records: Where only changed records are copied, how many records the index has; else 0.
-        done: How many have been copied.
-    """
-
-    db: Database
-    ids: list[str] | None
-    records: int = 0
-    done: int = 0
-
-    @property
-    def share(self) -> float:
-        """The share of the collection that the index has; below 1 until it is current."""
-        whole = max(self.records, len(self.ids or ()))
-        return min(_ALMOST, 1 - (len(self.ids or ()) - self.done) / whole) if whole else 0.0
 
 
 class IndexKeeper:
@@ -83,6 +60,7 @@ class IndexKeeper:
         state: How far Chroma's log went when the database was opened, and which records it names that the index has missed.
         cache_bytes: How much of the vectors may stay in memory.
         any_thread: Whether several threads may use it, one at a time.
+        source: Chroma's SQLite file, from which a child lists the ids of large collections; None where there is none.
     """
 
     def __init__(
@@ -93,8 +71,10 @@ class IndexKeeper:
         cache_bytes: int = CACHE_BYTES,
         *,
         any_thread: bool = False,
+        source: Path | None = None,
     ) -> None:
         self._api = ChromaRecords(api)
+        self._listing = IdListing(self._api, source)
         self._reader = Reader(api)
         self._file = file
         self._is_kept = state.is_kept
@@ -107,7 +87,7 @@ class IndexKeeper:
         self._any_thread = any_thread
         self._index: TextIndex | None = None
         self._current: set[str] = set()
-        self._copying: dict[str, _Copying] = {}
+        self._copying: dict[str, Copying] = {}
         self._problem: tuple[float, str] | None = None
 
     # -- using it ------------------------------------------------------------------------------------------------------
@@ -142,8 +122,7 @@ class IndexKeeper:
     def failed(self, error: sqlite3.Error) -> None:
         """Make the index again after an error; where that cannot help, do without it for a while."""
         log.warning("text_index.failed", error=str(error), hint="made again when it is used")
-        self._current.clear()
-        self._copying.clear()
+        self._begin_again()
         if self._index is not None and is_damage(error):
             self._changed.clear()
             try:
@@ -155,8 +134,7 @@ class IndexKeeper:
 
     def _give_up(self, error: Exception) -> None:
         """Do without the index for a while."""
-        self._current.clear()
-        self._copying.clear()
+        self._begin_again()
         problem = (
             f"The index {str(self._file or 'in memory')!r} cannot be used: {error}. Memories are found by meaning, those that "
             "only share words with it may be missing. The file may be deleted: it is made again from Chroma's records."
@@ -165,6 +143,15 @@ class IndexKeeper:
         if self._index is not None:
             self._index.close()
             self._index = None
+
+    def _begin_again(self) -> None:
+        self._current.clear()
+        self._copying.clear()
+        self.stop()
+
+    def stop(self) -> None:
+        """End what reads Chroma's file beside this thread: the file is about to be closed."""
+        self._listing.close()
 
     def _present_problem(self) -> str | None:
         if self._problem is not None and monotonic() >= self._problem[0]:
@@ -184,7 +171,7 @@ class IndexKeeper:
                 self.failed(error)
             except Exception as error:  # noqa: BLE001 - whoever searches the collection gets it
                 log.warning("text_index.not_followed", collection=collection, error=str(error))
-                self._copying.pop(collection, None)
+                self._stop_copying(collection)
             break
         return bool(self._copying or self._dropped)
 
@@ -232,8 +219,12 @@ class IndexKeeper:
     def distrust(self, collection: str) -> None:
         """Take a collection for unknown: it is compared with Chroma before it is searched again."""
         self._current.discard(collection)
-        self._copying.pop(collection, None)
+        self._stop_copying(collection)
         self._changed.pop(collection, None)
+
+    def _stop_copying(self, collection: str) -> None:
+        self._copying.pop(collection, None)
+        self._listing.drop(collection)
 
     def forget(self, collection: str) -> None:
         """Drop a collection that is gone, slice by slice."""
@@ -243,8 +234,7 @@ class IndexKeeper:
 
     def forget_everything(self) -> None:
         """Drop all collections."""
-        self._current.clear()
-        self._copying.clear()
+        self._begin_again()
         self._changed.clear()
         self._dropping(lambda index: index.clear())
 
@@ -376,33 +366,32 @@ class IndexKeeper:
         if self._is_current(collection):
             return 1.0
         if collection not in self._copying:
-            if collection not in self._changed and self._api.count(collection, **db) > _AT_ONCE:
-                # Comparing many ids takes as long as a search, which need not wait for it.
-                self._copying[collection] = _Copying(db, None)
-                return 0.0
             self._begin(collection, db)
+            if self._copying[collection].ids is None and self._api.count(collection, **db) > _AT_ONCE:
+                # Comparing many ids takes as long as a search, which need not wait for it.
+                return 0.0
+            while self._copying[collection].ids is None:
+                self._copy_slice(collection, _AT_ONCE)
             if len(self._copying[collection].ids or ()) <= _AT_ONCE:
                 self._copy_slice(collection, _AT_ONCE)
         copying = self._copying.get(collection)
         return 1.0 if copying is None else copying.share
 
     def _begin(self, collection: str, db: Database) -> None:
-        """Compare the ids of a collection with the index's: delete those that are gone, and plan to copy the new ones first."""
+        """Begin to follow a collection, and to find out which of its records are to be copied."""
         index = self._open()
         changed = self._followed_from(index, collection)
+        self._copying[collection] = copying = Copying(db)
         if changed is not None:
-            self._copying[collection] = _Copying(db, sorted(changed), max(1, index.count(collection)))
-            return
-        result = self._api.get(collection, include=[], **db)
-        there, known = result["ids"], index.ids(collection)
-        index.delete(collection, known.difference(there))
-        ids = [id for id in there if id not in known] + [id for id in there if id in known]
-        self._copying[collection] = _Copying(db, ids)
+            copying.ids, copying.records = sorted(changed), max(1, index.count(collection))
 
     def _copy_slice(self, collection: str, size: int) -> None:
         copying = self._copying[collection]
+        if copying.there is None and copying.ids is None:
+            self._listing.work(collection, copying)
+            return
         if copying.ids is None:
-            self._begin(collection, copying.db)
+            copying.compare(self._open(), collection)
             return
         ids = copying.ids[copying.done : copying.done + size]
         if ids:
@@ -411,9 +400,12 @@ class IndexKeeper:
         if copying.done >= len(copying.ids):
             del self._copying[collection]
             index = self._open()
-            if copying.records and index.count(collection) != self._api.count(collection, **copying.db):
+            is_certain = not copying.records and (not copying.is_past or collection in self._without_odd)
+            if not is_certain and index.count(collection) != self._api.count(collection, **copying.db):
                 log.warning("text_index.not_followed", collection=collection, error="it has other records")
                 self._begin(collection, copying.db)
+                if copying.is_past:
+                    self._listing.at_once(collection, self._copying[collection])
                 return
             self._current.add(collection)
             if len(copying.ids) > _AT_ONCE:

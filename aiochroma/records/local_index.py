@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma._types import CollectionId, Vector, Where
-from aiochroma.disk.layout import TEXT_INDEX_FILE
+from aiochroma.disk.layout import SQLITE_FILE, TEXT_INDEX_FILE
 from aiochroma.disk.recovery import quarantine_text_index
 from aiochroma.records.history import HISTORY_FILE, ChangeLog
 from aiochroma.records.index_keeper import IndexKeeper
@@ -68,7 +68,8 @@ class LocalIndex(SearchingRecords):
         super().__init__(api)
         self._chunks = Chunks(api, self._reader, defers=True)
         self._file = file
-        self.keeper: IndexKeeper = IndexKeeper(api, file, state, cache_bytes)
+        source = None if file is None else file.with_name(SQLITE_FILE)
+        self.keeper: IndexKeeper = IndexKeeper(api, file, state, cache_bytes, source=source)
         self._history: ChangeLog | None = None
         self._namespaces: dict[tuple[str, str], list[str]] = {}
 
@@ -189,6 +190,10 @@ class LocalIndex(SearchingRecords):
     def note(self, positions: Mapping[str, int], *, is_newest: bool = True) -> None:
         """Note how far the index goes; see ``IndexKeeper.note``."""
         self.keeper.note(positions, is_newest=is_newest)
+
+    def stop(self) -> None:
+        """See ``IndexKeeper.stop``."""
+        self.keeper.stop()
 
     def close(self, positions: Mapping[str, int]) -> None:
         """Note how far the index goes, and close what is open; see ``IndexKeeper.close``."""

@@ -14,6 +14,7 @@ import pytest
 from chroma_filters import matches
 
 import aiochroma
+from aiochroma.backend.chroma_records import ChromaRecords
 from aiochroma.disk.layout import TEXT_INDEX_FILE
 from aiochroma.embedding.words import HashedEmbedder
 from aiochroma.records.local_index import IndexFile
@@ -93,6 +94,49 @@ async def test_what_changes_while_the_index_is_made_is_followed(opened, index_fi
         }
         assert await memory.get(ids[450]) is None
         assert ids[450] not in {hit.id for hit in await memory.recall("note 450 about a boat", k=900)}
+
+
+async def test_nothing_reads_all_ids_of_a_large_namespace_in_one_piece(opened, index_file, monkeypatch):
+    """Neither where the index has none of its records, nor where another program has changed some of them behind it."""
+    most = []
+    get = ChromaRecords.get
+
+    def counted(*given, **how):
+        rows = get(*given, **how)
+        most.append(len(rows["ids"]))
+        return rows
+
+    async def found(memory, text):
+        while (recalled := await memory.recall(text, k=1)).indexing:
+            pass
+        return [hit.text for hit in recalled]
+
+    monkeypatch.setattr(ChromaRecords, "get", counted)
+    async with opened() as memory:
+        ids = await memory.remember_many([f"note {n} about a boat" for n in range(4500)])
+    index_file.unlink()
+    async with opened() as memory:
+        assert (await memory.recall("note 17")).indexing
+        # Closed before it is known which records there are.
+    async with opened() as memory:
+        assert (await memory.recall("note 17")).indexing
+        await memory.remember("what came meanwhile: a lighthouse")
+        assert await memory.forget(ids[0])
+        assert await found(memory, "lighthouse") == ["what came meanwhile: a lighthouse"]
+        assert await found(memory, "note 4499 about a boat") == ["note 4499 about a boat"]
+        assert len([item async for item in memory.list()]) == 4500
+    behind = f"""
+import chromadb
+records = chromadb.PersistentClient({str(index_file.parent)!r}).list_collections()[0]
+records.delete(ids={ids[4490:]!r})
+records.add(ids=["odd"], documents=["a windmill"], embeddings=[records.peek(1)["embeddings"][0]])
+"""
+    subprocess.run([sys.executable, "-c", behind], check=True, timeout=60)
+    async with opened() as memory:
+        assert await found(memory, "windmill") == ["a windmill"]
+        assert len([item async for item in memory.list()]) == 4491
+        assert ids[4499] not in {hit.id for hit in await memory.recall("note 4499 about a boat", k=5)}
+    assert max(most) <= 300
 
 
 async def test_an_index_that_cannot_be_opened_costs_words_not_answers(opened, index_file):
