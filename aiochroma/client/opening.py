@@ -91,6 +91,9 @@ class ClientOpening:
                 await session.submit("get_database", name=target.database, tenant=target.tenant)
             # Not before the DB thread has imported chromadb: on this thread it would stop the loop for half a second.
             from aiochroma.client.client import AsyncClient
+        except GeneratorExit:
+            # Collected as garbage, in the middle of anything: its share in the database is, too, and is given back for that.
+            raise
         except BaseException as error:
             session.connection.close()
             if isinstance(error, Exception) and not isinstance(error, DeadlineExceededError):

@@ -316,6 +316,9 @@ async def call_many(
         timer = asyncio.get_running_loop().call_later(seconds, _expire_all, tickets)
     try:
         return [await _outcome(ticket) for ticket in tickets]
+    except GeneratorExit:
+        # Collected as garbage, with its loop: in the middle of anything, so no lock may be taken. They run, and nobody asks.
+        raise
     except BaseException:
         for ticket in tickets:
             ticket.cancel()

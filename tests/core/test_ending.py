@@ -12,7 +12,7 @@ from programs import PATIENCE
 
 from aiochroma import ClosedError, PartialWriteError, StoreUnavailableError
 from aiochroma._waiting import drive
-from aiochroma.core.calls import TicketState, call
+from aiochroma.core.calls import TicketState, call, call_many
 from aiochroma.core.request import Request
 
 
@@ -46,6 +46,32 @@ async def test_close_without_drain_fails_waiters(engine, until):
     assert engine.resource.calls == ["holder"]
     assert engine.resource.closed
     assert engine.counts()["pending"] == 0
+
+
+def test_what_is_collected_with_its_loop_takes_no_lock(engines):
+    """The collection runs in the middle of anything, also where the queue's lock is held by the thread that it runs on."""
+    engine = engines()
+    gate = engine.gate()
+    loop = asyncio.new_event_loop()
+
+    async def ask():
+        requests = [Request("custom", {"do": gate}), Request("custom", {"tag": "asked"})]
+        return await call_many(engine.queue, requests)
+
+    asking = ask()
+    task = loop.create_task(asking)
+    loop.run_until_complete(asyncio.sleep(0))
+    with engine.queue.lock:
+        collecting = threading.Thread(target=asking.close)
+        collecting.start()
+        collecting.join(5)
+        stands_still = collecting.is_alive()
+    gate.open()
+    collecting.join(PATIENCE)
+    assert not stands_still
+    with pytest.raises(RuntimeError, match="already awaited"):
+        loop.run_until_complete(task)
+    loop.close()
 
 
 class Interrupt(BaseException):
