@@ -98,8 +98,12 @@ class LocalIndex(SearchingRecords):
 
     def count(self, collection_id: CollectionId, tenant: str, database: str) -> int:
         """Return how many records a collection has; the index knows it without counting."""
-        index, collection = self.keeper.current(str(collection_id)), str(collection_id)
-        return super().count(collection_id, tenant, database) if index is None else index.count(collection)
+        index = self.keeper.current(str(collection_id))
+        if index is not None:
+            return index.count(str(collection_id))
+        # Inside of `count` Chroma would load its index, if it has not yet, with the interpreter held.
+        self._api.get(collection_id, limit=1, include=[], tenant=tenant, database=database)
+        return super().count(collection_id, tenant, database)
 
     def writings(self, collection_id: CollectionId, **db: Unpack[Database]) -> list[str]:
         """See ``MemoryRecords``; the index knows them without reading the memories."""
