@@ -98,7 +98,7 @@ class Engine:
     ) -> None:
         self.location = location
         self.options = options
-        self.leases = 0
+        self.leases: int = 0
         self.lost_leases: list[None] = []
         self.closing: bool = False
         self.embedder: str | None = None

@@ -69,7 +69,6 @@ if TYPE_CHECKING:
 
 __all__ = ["inspect_own_files", "preflight"]
 
-# The newest migration of each kind in Chroma 1.5.0 to 1.5.9.
 _PROGRESS_STEP = 50_000
 _MIGRATION_NAME = re.compile(r"\d{5}-[a-z0-9-]+\.sqlite\.sql")
 _THOROUGH_SECONDS, _QUICK_SECONDS = 600.0, 2.0
