@@ -181,6 +181,7 @@ async def test_unknown_tenant_leaves_nothing_behind(tmp_path):
         assert client.session.connection.engine.leases == 1
 
 
+@pytest.mark.this_process
 async def test_the_error_of_an_opening_finds_nobody_at_the_files(tmp_path):
     """Whoever catches it asks the doctor, or opens it otherwise."""
     async with aiochroma.AsyncPersistentClient(tmp_path):
