@@ -97,7 +97,7 @@ class ClientOpening:
         except BaseException as error:
             session.connection.close()
             if isinstance(error, Exception) and not isinstance(error, DeadlineExceededError):
-                # Whoever is told that it failed finds nobody at the files: the doctor, or another process.
+                # The error arrives once the files are closed: the caller may run the doctor, or start another process.
                 await Closing(session.connection)
             raise
         return AsyncClient(session, target.tenant, target.database)

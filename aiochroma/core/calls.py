@@ -317,7 +317,7 @@ async def call_many(
     try:
         return [await _outcome(ticket) for ticket in tickets]
     except GeneratorExit:
-        # Collected as garbage, with its loop: in the middle of anything, so no lock may be taken. They run, and nobody asks.
+        # Garbage collection may run while this thread holds the queue's lock. So none is taken: the calls run, unheard.
         raise
     except BaseException:
         for ticket in tickets:

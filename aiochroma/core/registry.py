@@ -360,7 +360,7 @@ def acquire(location: Location, options: EngineOptions, opener: Opener) -> Lease
             if opener.native:
                 _opened_in_pid = os.getpid()
         lease = Lease(engine)
-        # No call between the two: Ctrl-C, which comes at calls, leaves no share that nobody has.
+        # No call stands between these two lines, and Ctrl-C arrives at calls: every lease that is counted can be closed.
         engine.leases += 1
         lease.closed = False
         return lease
@@ -398,7 +398,7 @@ def close_all(*, drain: bool = True) -> None:
 
 
 def _close_unused(engine: Engine, *, drain: bool = True) -> None:
-    """Close an engine in which nobody has a share any more; the caller holds the registry's lock."""
+    """Close an engine without leases; the caller holds the registry's lock."""
     if engine.leases <= 0 and not engine.closing:
         engine.begin_close(drain=drain)
 

@@ -30,7 +30,7 @@ __all__ = ["Copying", "IdListing"]
 log: EventLogger = get_logger("aiochroma.records")
 
 _FEWEST = 4096
-"""A collection of so many records is listed by a child, which takes 50 ms to start; Chroma lists a smaller one in 15 ms."""
+"""From this many records on a child lists a collection. It takes 50 ms to start; Chroma lists a smaller collection in 15 ms."""
 _SECONDS = 30.0
 _WAIT_SECONDS = 0.005
 """How long one slice waits for a child, in seconds."""

@@ -107,7 +107,7 @@ async def test_where_no_thread_can_be_started_nothing_is_left_behind(leases, mon
 
 
 def test_an_interrupt_while_its_thread_starts_leaves_no_database_open(opened, monkeypatch):
-    """Ctrl-C in a notebook: nobody has a share in what was begun, and the next opening waits for its end."""
+    """Ctrl-C in a notebook leaves no lease, and the next opening waits until the interrupted one has ended."""
     location, started = Location("persistent", "/notebook"), []
 
     def interrupted(serving):
