@@ -46,7 +46,7 @@ from aiochroma.disk.erasing import UnusedRooms, scrub
 from aiochroma.disk.findings import note_clean_close
 from aiochroma.disk.layout import refuse_without_descriptors
 from aiochroma.disk.recovery import DroppedIndexes, worn_collections
-from aiochroma.disk.retained_log import RetainedLog
+from aiochroma.disk.retained_log import RetainedLog, cut_log, flushed
 from aiochroma.disk.schema import log_positions
 from aiochroma.disk.sqlite_file import LockProbe, file_identity, wait_until_closed
 
@@ -301,11 +301,15 @@ class EmbeddedBackend(ChromaBackend):
             self._rooms.blank(now=True)
 
     def _close_hook(self, hook: WriteHook) -> None:
-        """Tell what followed the writes how far the log goes, in terms of the database that it belongs to."""
-        same = file_identity(self._directory) == self._identity
-        hook.close(log_positions(self._directory) if same else {})
-        if same:
-            note_clean_close(self._directory)
+        """Tell what followed the writes how far the log goes, in terms of the database that it belongs to; then cut the log."""
+        if file_identity(self._directory) != self._identity:
+            hook.close({})
+            return
+        can_cut = wait_until_closed(self._directory, timeout_seconds=0.0) and flushed(self._directory)
+        hook.close(log_positions(self._directory))
+        if can_cut:
+            cut_log(self._directory, self._own_file.noted())
+        note_clean_close(self._directory)
 
     def _open(self) -> None:
         begun = monotonic()

@@ -41,7 +41,7 @@ from aiochroma.disk.layout import SQLITE_FILE
 from aiochroma.disk.ownership import foreign_users, refuse_foreign_users
 from aiochroma.disk.preflight import preflight
 from aiochroma.disk.recovery import complete_retained_log, recover, refuse_damaged_sqlite
-from aiochroma.disk.retained_log import LogState, log_state
+from aiochroma.disk.retained_log import LogState, cut_log, log_state
 from aiochroma.disk.salvage import trim_retained_log, vectors_in_backup
 from aiochroma.disk.schema import log_positions
 from aiochroma.disk.sqlite_file import LockProbe, prepare, wait_until_closed
@@ -148,6 +148,9 @@ def prepare_directory(
     is_kept = _set_up(directory, location, options, looked, write_ahead=write_ahead)
     if looked.keeps_log and not looked.damaged:
         _trim_log(directory, looked, noted)
+        cut_log(
+            directory, noted, but_for={entry.collection_id for entry in looked.collections if entry.problems}
+        )
     note_look(directory, looked)
     for entry in looked.collections:
         if entry.unusable:

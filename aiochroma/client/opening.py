@@ -158,8 +158,8 @@ def AsyncPersistentClient(  # noqa: N802 - named and called as Chroma's own
             nothing else in the process has anything to do.
         lock_timeout: How long to wait for another process to let go of the directory, in seconds.
         durable: Keep every vector in Chroma's log as well, so that a broken index can be rebuilt completely; about 4 bytes x
-            dimensions for each record that lives, 200 bytes for one that is gone, bounded by ``client.backup``. None leaves it
-            as the directory was.
+            dimensions for each record that lives, 200 bytes for one that is gone, bounded by ``client.backup``. Of memories it
+            keeps what aiochroma's own file does not have. None leaves it as the directory was.
         allow_missing_vectors: Open even though records have lost their vectors; see ``client.recovery``.
         process: ``"shared"``: the directory's host serves it, a process that all programs of this user share and that the first
             of them starts. ``"this"``: this process alone opens it. None: through the host if there is one already, else in

@@ -148,7 +148,20 @@ def _print_rows(file: str, query: str, *parameters: str) -> None:
 
     with closing(sqlite3.connect(file, isolation_level=None, timeout=_BUSY_SECONDS)) as connection:
         rows = connection.execute(query, parameters).fetchall()
+        if query is _POSITIONS:
+            _flush(file)
         print(json.dumps(rows if not rows or len(rows[0]) > 1 else [value for (value,) in rows]))
+
+
+def _flush(file: str) -> None:
+    """Have on the disk what has been read. Our file notes that it goes so far, and after a failure of power must not be ahead."""
+    for name in (f"{file}-wal", file):
+        with suppress(FileNotFoundError):
+            descriptor = os.open(name, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
 
 
 def end_with_parent() -> None:

@@ -150,7 +150,7 @@ class PreflightReport:
         collections: One report for each; empty when the SQLite file cannot be read.
         log_rows: Entries in the write-ahead log; counted by a thorough look alone.
         log_bytes: Bytes of vectors in it.
-        keeps_log: Whether purging is switched off, so that the log holds every vector; None for a new
+        keeps_log: Whether purging is switched off, so that the log holds what our file has not; None for a new
             database.
         journal_mode: SQLite's journal mode, "wal" or "delete"; "" for a new database.
         size_bytes: Size of the SQLite file.

@@ -1,4 +1,4 @@
-"""Whether an index holds the vectors that were written: their norms, and some of them beside Chroma's log.
+"""Whether an index holds the vectors that were written: their norms, and some of them beside Chroma's log, or our own file.
 
 Links and labels say nothing about the vectors themselves. Chroma answers from whatever lies there: with the cosine distance it
 returns each vector times its norm in ``length.bin``, a zero too, and the files of another index of the same size fit in every
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from aiochroma.disk.id_map import IdMap, IndexUnreadableError
 from aiochroma.disk.layout import LENGTH_FILE, LEVEL0_FILE, log_topic
+from aiochroma.disk.own_index import followed_vectors
 
 if TYPE_CHECKING:
     import sqlite3
@@ -36,7 +37,7 @@ class Written:
 
     Attributes:
         is_cosine: Whether they have length one in the index, and their norms lie beside them.
-        vectors: Some of them by record id, as float32 bytes; none where the log is purged.
+        vectors: Some of them by record id, as float32 bytes; none where neither the log nor our own file has them.
     """
 
     is_cosine: bool = False
@@ -44,15 +45,16 @@ class Written:
 
 
 def written_vectors(
-    connection: sqlite3.Connection, stored: StoredCollection, pending: Iterable[LogEntry]
+    directory: Path, connection: sqlite3.Connection, stored: StoredCollection, pending: Iterable[LogEntry]
 ) -> Written:
-    """Read what SQLite says of the vectors of an index.
+    """Read what SQLite says of the vectors of an index, and our own file where the log has none.
 
     A record names the last entry of the log that changed it, so an entry that Chroma ignored, such as the addition of a
     record that was there, is not taken for its vector.
 
     Args:
-        connection: A connection to the database.
+        directory: The database directory.
+        connection: A connection to its SQLite file.
         stored: The collection.
         pending: The entries of its log that the index on disk does not hold.
     """
@@ -66,7 +68,19 @@ def written_vectors(
     to_come = {entry.id for entry in pending}
     size = 4 * (stored.dimension or 0)
     vectors = {id: vector for id, vector in rows if id not in to_come and len(vector) == size}
+    if not vectors and size:
+        ids = [id for id in _some_ids(connection, stored) if id not in to_come]
+        own = followed_vectors(directory, stored.id, ids, position=stored.applied)
+        vectors = {id: vector for id, vector in own.items() if len(vector) == size}
     return Written(stored.settings.is_cosine, vectors)
+
+
+def _some_ids(connection: sqlite3.Connection, stored: StoredCollection) -> list[str]:
+    rows = connection.execute(
+        "SELECT embedding_id FROM embeddings WHERE segment_id = ? LIMIT ?",
+        (stored.metadata_segment, _LOOKED_AT),
+    )
+    return [id for (id,) in rows if type(id) is str]
 
 
 def check_vectors(directory: Path, elements: npt.NDArray[np.void], id_map: IdMap, written: Written) -> None:
@@ -105,6 +119,6 @@ def check_vectors(directory: Path, elements: npt.NDArray[np.void], id_map: IdMap
         different += bool(not np.linalg.norm(held - given) <= _TOLERANCE * np.linalg.norm(given))
     if 2 * different > len(positions):
         raise IndexUnreadableError(
-            f"{LEVEL0_FILE} has other vectors than the log for {different} of {len(positions)} records: files that do not "
+            f"{LEVEL0_FILE} has other vectors than were written for {different} of {len(positions)} records: files that do not "
             "belong together"
         )

@@ -324,7 +324,7 @@ class _Look:
             )
         path = self._directory / stored.vector_segment
         try:
-            written = written_vectors(self._connection, stored, log)
+            written = written_vectors(self._directory, self._connection, stored, log)
             index = inspect_index(path, stored.dimension, link_limit=self._links, written=written)
         except (ArithmeticError, LookupError, MemoryError, OSError, TypeError, ValueError) as error:
             # Whatever numbers lie there.

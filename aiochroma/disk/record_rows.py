@@ -6,17 +6,17 @@ What one of them keeps from working is its own collection, apart from the number
 from __future__ import annotations
 
 import json
-import sqlite3
-from contextlib import closing
 from typing import TYPE_CHECKING
 
 from aiochroma.disk.hnsw_files import read_header
 from aiochroma.disk.id_map import IndexUnreadableError, read_id_map
-from aiochroma.disk.layout import TEXT_INDEX_FILE, log_topic
+from aiochroma.disk.layout import log_topic
+from aiochroma.disk.own_index import is_followed
 from aiochroma.disk.rows import LARGEST_NUMBER, Oddity, is_id, seen, text_of
 from aiochroma.disk.schema import EMBEDDER_KEY, columns_of, shown, tables_of
 
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import Callable, Collection, Iterator
     from pathlib import Path
 
@@ -213,7 +213,7 @@ def _renamed_records(connection: sqlite3.Connection, directory: Path) -> Iterato
     for number, id, logged, collection, index in rows:
         if index not in known:
             known[index] = _indexed(directory / shown(index))
-        if id not in known[index] and not _is_followed(directory, shown(collection), id):
+        if id not in known[index] and not is_followed(directory, shown(collection), id):
             yield Oddity(
                 f"a record has in SQLite the id {seen(id)}, and in the log the id {seen(logged)}: its vector is not found",
                 f"its id is {seen(logged)} again",
@@ -226,21 +226,6 @@ def _indexed(index: Path) -> Collection[str]:
         return read_id_map(index).labels
     except IndexUnreadableError:
         return ()
-
-
-def _is_followed(directory: Path, collection: str, id: str) -> bool:
-    """Return whether our own index has a memory of this id."""
-    file = directory / TEXT_INDEX_FILE
-    query = (
-        "SELECT 1 FROM memories WHERE id = ? AND namespace = (SELECT number FROM namespaces WHERE name = ?)"
-    )
-    if not file.is_file():
-        return False
-    try:
-        with closing(sqlite3.connect(file, timeout=5.0)) as own:
-            return own.execute(query, (id, collection)).fetchone() is not None
-    except sqlite3.Error:
-        return False
 
 
 def _record_keys(connection: sqlite3.Connection, _directory: Path) -> Iterator[Oddity]:

@@ -6,26 +6,39 @@ that a vector exists in that index alone, which is rewritten in place. With purg
 The file beside Chroma's holds memories with their vectors. It notes, now and then, up to which entry of the log it has
 everything, and it is certainly on the disk then. After a death the log names the few memories that are newer than the note, and
 only these are copied again.
+
+So what both Chroma's index and our file have leaves the log when the database is opened and closed: each of the two makes the
+other again. What only one of them has stays.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from aiochroma._files import SQLITE_SUFFIXES, flush, transaction
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma.disk import child
 from aiochroma.disk.copying import ChildError, Script
-from aiochroma.disk.layout import SQLITE_FILE, connect_read_only
-from aiochroma.disk.schema import log_entries, log_positions_in
+from aiochroma.disk.layout import INDEX_FILES, SQLITE_FILE, connect_read_only, connect_read_write, log_topic
+from aiochroma.disk.own_index import ids_with_vector
+from aiochroma.disk.schema import (
+    keeps_log,
+    log_entries,
+    log_positions_in,
+    record_ids,
+    sequence_number,
+    tables_of,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
     from pathlib import Path
 
-__all__ = ["Follower", "LogState", "RetainedLog", "log_state"]
+__all__ = ["Follower", "LogState", "RetainedLog", "cut_log", "flushed", "log_state"]
 
 log: EventLogger = get_logger("aiochroma.disk")
 
@@ -63,6 +76,7 @@ def log_state(directory: Path, noted: Mapping[str, int], *, was_kept: bool) -> L
     try:
         with connect_read_only(directory) as connection:
             positions = log_positions_in(connection)
+            cuts = _cuts(connection)
             entries = log_entries(
                 connection,
                 {collection: mark for collection, mark in noted.items() if collection in positions},
@@ -74,9 +88,95 @@ def log_state(directory: Path, noted: Mapping[str, int], *, was_kept: bool) -> L
         newer = entries.get(collection, [])
         end = max((entry.sequence for entry in newer), default=mark)
         # A gap: something was purged, or these are other files than those that our file has followed.
-        if positions.get(collection, -1) in range(mark, end + 1) and (was_kept or not newer):
+        # Or our file is an older one, from before something left the log.
+        has_gap = positions.get(collection, -1) not in range(mark, end + 1) or mark < cuts.get(collection, 0)
+        if not has_gap and (was_kept or not newer):
             changed[collection] = frozenset(entry.id for entry in newer)
     return LogState(positions, was_kept, changed)
+
+
+def flushed(directory: Path) -> bool:
+    """Write the file through to the disk, when Chroma has closed it; return whether that could be done.
+
+    What follows Chroma notes how far it goes, and after a failure of power must not be ahead of Chroma's file.
+    """
+    try:
+        for suffix in SQLITE_SUFFIXES:
+            with contextlib.suppress(FileNotFoundError):
+                flush(directory / f"{SQLITE_FILE}{suffix}")
+    except OSError as error:
+        log.info("log.not_cut", database=str(directory), error=str(error))
+        return False
+    return True
+
+
+_CUTS = "aiochroma_log_cuts"
+"""By collection, up to which entry something has left the log because our file has it."""
+
+
+def cut_log(directory: Path, noted: Mapping[str, int], *, but_for: Collection[str] = ()) -> None:
+    """Delete from a log that is kept what both Chroma's index on the disk and our file have, and note it in Chroma's file.
+
+    A collection of which our file lacks a vector keeps all of its log. The newest entry of the whole log stays, too, because
+    SQLite numbers the next one after it and Chroma ignores entries with old numbers. Where a file cannot be written, nothing
+    leaves the log of the collection at hand.
+
+    Args:
+        directory: The canonical directory; owned by this process, open neither in Chroma nor by what follows it.
+        noted: By collection id, the entry up to which our file has everything, certainly on the disk.
+        but_for: Collections that are left as they are.
+    """
+    entries = 0
+    try:
+        with connect_read_write(directory) as connection:
+            if not keeps_log(connection):
+                return
+            newest = connection.execute("SELECT max(seq_id) FROM embeddings_queue").fetchone()[0] or 0
+            for collection, index, persisted, segment, applied in connection.execute(_FOLLOWED).fetchall():
+                ends = (noted.get(collection, 0), sequence_number(persisted), sequence_number(applied))
+                up_to = min(*ends, newest - 1)
+                if up_to > 0 and collection not in but_for and _has_log(connection, collection, up_to):
+                    _flush_index(directory / index)
+                    if record_ids(connection, segment) <= ids_with_vector(directory, collection):
+                        entries += _cut(connection, collection, up_to)
+    except (OSError, sqlite3.DatabaseError) as error:
+        log.warning("log.not_cut", database=str(directory), error=str(error))
+    if entries:
+        log.info("log.cut", database=str(directory), entries=entries)
+
+
+_FOLLOWED = (
+    "SELECT v.collection, v.id, p.seq_id, m.id, a.seq_id FROM segments AS v JOIN max_seq_id AS p ON p.segment_id = v.id"
+    " JOIN segments AS m ON m.collection = v.collection AND m.scope = 'METADATA' JOIN max_seq_id AS a ON a.segment_id = m.id"
+    " WHERE v.scope = 'VECTOR' AND typeof(v.id) = 'text' AND typeof(m.id) = 'text' AND typeof(v.collection) = 'text'"
+)
+_UP_TO = "FROM embeddings_queue WHERE topic = ? AND seq_id <= ?"
+
+
+def _has_log(connection: sqlite3.Connection, collection: str, up_to: int) -> bool:
+    chosen = (log_topic(collection), up_to)
+    return connection.execute(f"SELECT 1 {_UP_TO} LIMIT 1", chosen).fetchone() is not None
+
+
+def _flush_index(index: Path) -> None:
+    """Chroma has written an index, and does not wait for the disk."""
+    for name in INDEX_FILES:
+        with contextlib.suppress(FileNotFoundError):
+            flush(index / name)
+
+
+def _cut(connection: sqlite3.Connection, collection: str, up_to: int) -> int:
+    with transaction(connection):
+        connection.execute(f"CREATE TABLE IF NOT EXISTS {_CUTS} (collection TEXT PRIMARY KEY, entry INTEGER)")
+        connection.execute(f"INSERT OR REPLACE INTO {_CUTS} VALUES (?, ?)", (collection, up_to))  # noqa: S608 - a constant
+        return connection.execute(f"DELETE {_UP_TO}", (log_topic(collection), up_to)).rowcount
+
+
+def _cuts(connection: sqlite3.Connection) -> dict[str, int]:
+    if _CUTS not in tables_of(connection):
+        return {}
+    rows = connection.execute(f"SELECT collection, entry FROM {_CUTS}")  # noqa: S608 - a constant
+    return {str(collection): sequence_number(entry) for collection, entry in rows}
 
 
 class Follower(Protocol):

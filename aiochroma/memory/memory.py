@@ -51,7 +51,8 @@ class Memory(OpenedMemory):
             needs a network. ``AIOCHROMA_EMBEDDER`` in the environment names another default.
         on_failure: ``"raise"`` (default), or ``"degrade"``, for a chat window: what fails gives an empty result and a log line.
         timeout: The limit for each call, in seconds; default: none. See also :class:`aiochroma.deadline`.
-        durable: Whether Chroma's log keeps every vector, beside its index and aiochroma's (a quarter of the disk); default True.
+        durable: Whether Chroma's log keeps each vector until Chroma's index and aiochroma's own file both have it on the disk, so
+            that one of the two can be lost; default True. When the database is opened or closed, what both have leaves the log.
         client: A client to use in place of one of its own; it stays open when the memory is closed, and has its own options.
         split_chars: The most characters of a chunk: longer texts are embedded in chunks, split where sentences end (extra
             ``long``). Default: as much as the embedder says that it reads; the offline ones read everything.

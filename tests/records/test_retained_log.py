@@ -1,4 +1,4 @@
-"""Chroma's log has every vector; where it has a gap our file fills it, and after a death it names what our file has not."""
+"""Chroma's index and our file make each other again; the log has what one of them lacks, and names it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ import pytest
 from programs import python
 
 import aiochroma
-from aiochroma.disk.retained_log import RetainedLog, log_state
+from aiochroma.disk.hnsw_files import map_elements, read_header
+from aiochroma.disk.retained_log import RetainedLog, cut_log, log_state
 from aiochroma.records.local_index import IndexFile
 from aiochroma.text.index import TextIndex
 from aiochroma.text.namespaces import position_of
@@ -234,26 +235,134 @@ async def test_files_get_smaller_with_what_is_forgotten(directory):
     assert all(file.stat().st_size < size * 0.7 for file, size in zip(files, full, strict=True))
 
 
-async def test_the_log_alone_makes_everything_again(directory):
-    """Without our file and without indexes every vector is there, that of a memory and that of any other record."""
-    vectors = np.random.default_rng(0).random((_MANY, 16), dtype=np.float32)
-    ids = [f"id{n}" for n in range(_MANY)]
+async def _filled(directory):
+    """Make memories and other records; return the vectors of both."""
+    ids, vectors = (
+        [f"id{n}" for n in range(_MANY)],
+        np.random.default_rng(0).random((_MANY, 16), dtype=np.float32),
+    )
     async with aiochroma.Memory(directory) as memory:
         other = await memory.client.create_collection("other", embedding_function=None)
         await other.upsert(ids=ids, embeddings=vectors)
-        await memory.remember_many([f"note {n}" for n in range(_MANY)], namespace="notes")
-        before = await _vectors(await _collection(memory))
-    for _ in range(2):  # Neither closing nor opening takes anything out of it.
-        async with aiochroma.Memory(directory) as memory:
-            await memory.recall("note 3", namespaces="notes")
-    assert _delete_indexes(directory) == 2
+        await memory.remember_many([{"id": id, "text": f"note {id}"} for id in ids], namespace="notes")
+        return await _vectors(await _collection(memory)), dict(zip(ids, vectors, strict=True))
+
+
+def _in_log(directory):
+    """Return of how many records of each collection the log has the vector."""
+    with contextlib.closing(sqlite3.connect(directory / "chroma.sqlite3")) as connection:
+        return dict(
+            connection.execute(
+                "SELECT c.name, count(DISTINCT q.id) FROM embeddings_queue AS q"
+                " JOIN collections AS c ON q.topic LIKE '%' || c.id WHERE q.vector IS NOT NULL GROUP BY c.name"
+            )
+        )
+
+
+async def _stored(directory):
+    async with aiochroma.AsyncPersistentClient(directory) as client:
+        for name in ("notes", "other"):
+            yield await _vectors(await client.get_collection(name, embedding_function=None))
+
+
+def _lose_own_file(directory):
     for file in directory.glob("aiochroma-text.sqlite3*"):
         file.unlink()
-    async with aiochroma.AsyncPersistentClient(directory) as client:
-        found = await _vectors(await client.get_collection("other", embedding_function=None))
-        after = await _vectors(await client.get_collection("notes", embedding_function=None))
-    np.testing.assert_array_equal([found[id] for id in ids], vectors)
-    assert after.keys() == before.keys()
+
+
+@pytest.mark.parametrize(
+    "lost", [_delete_indexes, _lose_own_file, None], ids=["indexes", "our file", "nothing"]
+)
+async def test_each_side_makes_the_other_again(directory, lost):
+    """What both Chroma's index and our file have leaves the log; of records that are no memories the log keeps all."""
+    notes, others = await _filled(directory)
+    for _ in range(2):
+        kept = _in_log(directory)
+        assert kept["other"] == _MANY
+        assert kept["notes"] < 256
+        if lost is not None:
+            lost(directory)
+        async with aiochroma.Memory(directory) as memory:
+            assert await _found(memory, "note id3") == ["note id3"]
+        after = [found async for found in _stored(directory)]
+        for found, expected in zip(after, (notes, others), strict=True):
+            assert found.keys() == expected.keys()
+            for id, vector in expected.items():
+                np.testing.assert_allclose(found[id], vector, atol=1e-6)
+
+
+async def test_without_both_sides_texts_are_embedded_again(directory):
+    """Of what is no memory the log has every vector; a memory's text is embedded again."""
+    notes, others = await _filled(directory)
+    _delete_indexes(directory)
+    _lose_own_file(directory)
+    async with aiochroma.Memory(directory) as memory:
+        assert len(memory.client.recovery.missing) == 1
+        assert await _found(memory, "note id3") == ["note id3"]
+    async for found in _stored(directory):
+        expected = notes if len(found["id3"]) == len(notes["id3"]) else others
+        assert found.keys() == expected.keys()
+        for id, vector in expected.items():
+            np.testing.assert_allclose(found[id], vector, atol=1e-6)
+
+
+async def test_an_older_copy_of_our_file_is_not_believed(directory):
+    """Since that was made, what it lacks has left the log: no text and no vector of then comes back."""
+    async with aiochroma.Memory(directory) as memory:
+        await memory.remember_many(
+            [{"id": f"id{n}", "text": f"note {n}"} for n in range(_MANY)], namespace="notes"
+        )
+        collection = str((await _collection(memory)).id)
+    ours, aside = directory / "aiochroma-text.sqlite3", directory.with_name("aside")
+    shutil.copy(ours, aside)
+    async with aiochroma.Memory(directory) as memory:
+        for n in range(0, _MANY, 2):
+            await memory.update(f"id{n}", namespace="notes", text=f"letter {n}")
+        now = await _vectors(await _collection(memory))
+    shutil.copy(aside, ours)
+    assert collection not in log_state(directory, IndexFile(directory).noted(), was_kept=True).changed
+    _delete_indexes(directory)
+    async with aiochroma.Memory(directory) as memory:
+        assert await _found(memory, "letter 6") == ["letter 6"]
+        found = await _vectors(await _collection(memory))
+    assert found.keys() == now.keys()
+    for id, vector in now.items():
+        np.testing.assert_allclose(found[id], vector, atol=1e-6)
+
+
+@pytest.mark.parametrize("lacks", [False, True])
+async def test_where_our_file_lacks_a_vector_the_log_keeps_all(directory, ours, monkeypatch, lacks):
+    """Nothing of the collection leaves the log then; else what both sides have does."""
+    monkeypatch.setattr("aiochroma.backend.embedded.cut_log", lambda *_: None)  # Closing does not.
+    await _filled(directory)
+    assert _in_log(directory) == {"notes": _MANY, "other": _MANY}
+    with contextlib.closing(sqlite3.connect(ours)) as file, file:
+        rows = file.execute("SELECT number FROM memories WHERE id = 'id3'").fetchall()
+        file.executemany("DELETE FROM vectors WHERE number = ?", rows if lacks else [])
+    cut_log(directory, IndexFile(directory).noted())
+    kept = _in_log(directory)
+    assert kept["other"] == _MANY
+    assert (kept["notes"] == _MANY) is lacks
+
+
+async def test_files_of_another_index_are_noticed_without_the_log(directory):
+    """Our file tells whose vectors lie there; they are made again from it."""
+    notes, _ = await _filled(directory)
+    with contextlib.closing(sqlite3.connect(directory / "chroma.sqlite3")) as connection:
+        (index,) = connection.execute(
+            "SELECT s.id FROM segments AS s JOIN collections AS c ON c.id = s.collection"
+            " WHERE c.name = 'notes' AND s.scope = 'VECTOR'"
+        ).fetchone()
+    elements = map_elements(
+        directory / index / "data_level0.bin", read_header(directory / index, None), writable=True
+    )
+    elements["vector"][:] = np.roll(elements["vector"], 1, axis=0)
+    elements.flush()
+    async with aiochroma.Memory(directory) as memory:
+        assert [entry.rebuilt for entry in memory.client.recovery.collections] == [True]
+        found = await _vectors(await _collection(memory))
+    for id, vector in notes.items():
+        np.testing.assert_allclose(found[id], vector, atol=1e-6)
 
 
 async def test_both_lost_is_said(directory):
