@@ -59,28 +59,21 @@ def written_vectors(
         pending: The entries of its log that the index on disk does not hold.
     """
     rows = connection.execute(
-        "SELECT q.id, q.vector FROM"
+        "SELECT e.embedding_id, q.vector FROM"
         " (SELECT embedding_id, seq_id FROM embeddings WHERE segment_id = ? LIMIT ?) AS e"
-        " JOIN embeddings_queue AS q ON q.seq_id = e.seq_id AND q.id = e.embedding_id"
-        " WHERE q.topic = ? AND q.seq_id <= ? AND q.encoding = 'FLOAT32' AND typeof(q.vector) = 'blob'",
+        " LEFT JOIN embeddings_queue AS q ON q.seq_id = e.seq_id AND q.id = e.embedding_id"
+        " AND q.topic = ? AND q.seq_id <= ? AND q.encoding = 'FLOAT32' AND typeof(q.vector) = 'blob'",
         (stored.metadata_segment, _LOOKED_AT, log_topic(stored.id), stored.persisted),
     )
     to_come = {entry.id for entry in pending}
+    logged = {id: vector for id, vector in rows if type(id) is str and id not in to_come}
+    lacking = [id for id, vector in logged.items() if vector is None]
+    vectors = {**logged, **followed_vectors(directory, stored.id, lacking, position=stored.applied)}
     size = 4 * (stored.dimension or 0)
-    vectors = {id: vector for id, vector in rows if id not in to_come and len(vector) == size}
-    if not vectors and size:
-        ids = [id for id in _some_ids(connection, stored) if id not in to_come]
-        own = followed_vectors(directory, stored.id, ids, position=stored.applied)
-        vectors = {id: vector for id, vector in own.items() if len(vector) == size}
-    return Written(stored.settings.is_cosine, vectors)
-
-
-def _some_ids(connection: sqlite3.Connection, stored: StoredCollection) -> list[str]:
-    rows = connection.execute(
-        "SELECT embedding_id FROM embeddings WHERE segment_id = ? LIMIT ?",
-        (stored.metadata_segment, _LOOKED_AT),
+    return Written(
+        stored.settings.is_cosine,
+        {id: vector for id, vector in vectors.items() if vector is not None and len(vector) == size},
     )
-    return [id for (id,) in rows if type(id) is str]
 
 
 def check_vectors(directory: Path, elements: npt.NDArray[np.void], id_map: IdMap, written: Written) -> None:

@@ -42,7 +42,7 @@ from aiochroma.disk.sqlite_file import file_identity
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     import numpy as np
     import numpy.typing as npt
@@ -145,20 +145,16 @@ def _recover(
     outcome = replay(connection, damaged.collection_id)
     records = record_ids(connection, damaged.metadata_segment_id)
     expected = (records | outcome.with_vector) - outcome.deleted
+    lacking = expected - outcome.with_vector
+    ours = _own(own_vectors, damaged, lacking)
     index_directory = directory / damaged.vector_segment_id
-    rebuild = bool(damaged.index_problems) or any(record in outcome.with_vector for record in damaged.missing)
+    # An index that lacks what was written is of another time, and its other vectors may be outdated.
+    rebuild = bool(damaged.index_problems) or not (outcome.with_vector | ours.keys()).isdisjoint(damaged.missing)
     salvage = Salvage()
     if rebuild:
         salvage = _salvage(index_directory, damaged)
-        lacking = expected - outcome.with_vector
         needed = {record: vector for record, vector in salvage.vectors.items() if record in lacking}
-        for ids, vectors in own_vectors(damaged.collection_id) if own_vectors is not None else ():
-            needed.update(
-                (id, vector)
-                for id, vector in zip(ids, vectors, strict=True)
-                if id in lacking and len(vector) == (damaged.dimension or len(vector))
-            )
-        added = _rebuild_from_log(connection, damaged, needed)
+        added = _rebuild_from_log(connection, damaged, {**needed, **ours})
         missing = expected - outcome.with_vector - added
     else:
         added, missing = frozenset(), set(damaged.missing)
@@ -179,6 +175,19 @@ def _recover(
         quarantine=quarantine,
         explanation=explanation,
     )
+
+
+def _own(
+    own_vectors: OwnVectors | None, collection: CollectionReport, lacking: Collection[str]
+) -> dict[str, npt.NDArray[np.float32]]:
+    """Return the vectors that our own file has of what the log lacks."""
+    pages = own_vectors(collection.collection_id) if own_vectors is not None else ()
+    return {
+        id: vector
+        for ids, vectors in pages
+        for id, vector in zip(ids, vectors, strict=True)
+        if id in lacking and len(vector) == (collection.dimension or len(vector))
+    }
 
 
 def complete_retained_log(directory: Path, report: PreflightReport) -> tuple[str, ...]:

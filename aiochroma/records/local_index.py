@@ -98,9 +98,10 @@ class LocalIndex(SearchingRecords):
 
     def count(self, collection_id: CollectionId, tenant: str, database: str) -> int:
         """Return how many records a collection has; the index knows it without counting."""
-        index = self.keeper.current(str(collection_id))
-        if index is not None:
-            return index.count(str(collection_id))
+        collection = str(collection_id)
+        known = self._ask(self.keeper.current(collection), lambda index: index.count(collection))
+        if known is not None:
+            return known
         # Inside of `count` Chroma would load its index, if it has not yet, with the interpreter held.
         self._api.get(collection_id, limit=1, include=[], tenant=tenant, database=database)
         return super().count(collection_id, tenant, database)

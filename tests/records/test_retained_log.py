@@ -365,6 +365,26 @@ async def test_files_of_another_index_are_noticed_without_the_log(directory):
         np.testing.assert_allclose(found[id], vector, atol=1e-6)
 
 
+async def test_an_index_of_another_time_is_made_again_as_a_whole(directory):
+    """It lacks what came later, so what was changed since is outdated in it, too; our file has both."""
+    await _filled(directory)
+    aside = directory.with_name("aside")
+    shutil.copytree(directory, aside)
+    async with aiochroma.Memory(directory) as memory:
+        for n in range(0, 40, 2):
+            await memory.update(f"id{n}", namespace="notes", text=f"letter {n}")
+        await memory.remember_many([f"later {n}" for n in range(600)], namespace="notes")
+        now = await _vectors(await _collection(memory))
+    for index in directory.glob("*/header.bin"):
+        shutil.rmtree(index.parent)
+        shutil.copytree(aside / index.parent.name, index.parent)
+    async with aiochroma.AsyncPersistentClient(directory) as client:
+        found = await _vectors(await client.get_collection("notes", embedding_function=None))
+    assert found.keys() == now.keys()
+    for id, vector in now.items():
+        np.testing.assert_allclose(found[id], vector, atol=1e-6)
+
+
 async def test_both_lost_is_said(directory):
     """Without log, index and our file vectors are gone; a client names them, a memory embeds its texts again."""
     async with aiochroma.Memory(directory) as memory:
@@ -541,6 +561,21 @@ async def test_what_was_never_written_there_is_not_believed(directory, ours, dam
     assert _delete_indexes(directory) == 1
     async with aiochroma.Memory(directory) as memory:
         assert len(await _vectors(await _collection(memory))) == _MANY
+        assert await _found(memory, "note 3") == ["note 3"]
+
+
+async def test_counting_with_a_damaged_file_asks_chroma(directory, ours):
+    """What opening has not read of our file is found to be damaged by whoever needs it first, and is no error of theirs."""
+    await _remembered(directory, *(f"note {n}" for n in range(60)))
+    with contextlib.closing(sqlite3.connect(ours)) as connection:
+        roots = connection.execute("SELECT rootpage FROM sqlite_master WHERE tbl_name = 'memories'").fetchall()
+        size = connection.execute("PRAGMA page_size").fetchone()[0]
+    with ours.open("r+b") as file:
+        for (root,) in roots:
+            file.seek((root - 1) * size)
+            file.write(b"\xff" * size)
+    async with aiochroma.Memory(directory) as memory:
+        assert await memory.count("notes") == 60
         assert await _found(memory, "note 3") == ["note 3"]
 
 
