@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 from aiochroma._clock import monotonic
 from aiochroma._errors import StoreUnavailableError
 from aiochroma._logging import EventLogger, get_logger
-from aiochroma._types import JsonObject
 from aiochroma.backend.chroma_records import (
     ChromaRecords,
     Database,
     database_of,
+    in_this_process,
     read_records,
     refuse_too_large,
     server_api,
@@ -97,9 +97,8 @@ class ChromaBackend:
     def __init__(self, system: System) -> None:
 
         self._system = system
-        self.api: ServerAPI = server_api(system)
+        self.api: ServerAPI = in_this_process(server_api(system))
         self.records: ChromaRecords = ChromaRecords(self.api)
-        self._read: set[str] = set()
         self._used: set[str] = set()
         self._counts: dict[str, int] = {}
         self._changed: set[str] = set()
@@ -139,7 +138,7 @@ class ChromaBackend:
         row, arguments = request.row, request.arguments
         self._note_use(request.collection)
         if request.collection and not row.reads_first:
-            self._read_first(arguments)
+            self._load(arguments)
         if self.hook is not None and (row.lane is Lane.CATALOG or row.lane is Lane.BARRIER):
             self.hook.collections_changed(renamed=row.renames)
         if row.lane is Lane.WRITE:
@@ -161,6 +160,13 @@ class ChromaBackend:
         elif row.lane is Lane.WRITE and row.name not in self._further:
             self._follow_write(request)
         return result
+
+    def _load(self, arguments: Any) -> None:
+        searches = arguments.get("collections")
+        for collection in (
+            [one.collection_id for one in searches] if searches else [arguments["collection_id"]]
+        ):
+            self.records.load(collection, **database_of(arguments))
 
     def _called(self, row: Operation, arguments: Mapping[str, Any]) -> Any:
         """Call Chroma; ids that have no record are left out of what does nothing to them, and count as if they were given."""
@@ -273,7 +279,7 @@ class ChromaBackend:
         if collection in self._with_lists:
             self._delete_lists(collection, database_of(arguments))
         self.api.delete_collection(**arguments)
-        self._read.discard(collection)
+        self.records.dropped(collection)
         self._used.discard(collection)
         self._counts.pop(collection, None)
         self._entries.pop(collection, None)
@@ -282,7 +288,7 @@ class ChromaBackend:
             self.hook.forget_collection(collection)
 
     def _forget_all(self) -> None:
-        self._read.clear()
+        self.records.dropped()
         self._used.clear()
         self._counts.clear()
         self._changed.clear()
@@ -303,8 +309,6 @@ class ChromaBackend:
             and (str(entry.id) not in self._counts or str(entry.id) in self._changed)
         ]
         for entry in stale[:_COUNTS_AT_ONCE]:
-            arguments: JsonObject = {"collection_id": entry.id, "tenant": tenant, "database": database}
-            self._read_first(arguments)
             self._counts[str(entry.id)] = self.records.count(entry.id, tenant=tenant, database=database)
             self._changed.discard(str(entry.id))
         return sum(self._counts.get(str(entry.id), 0) for entry in collections)
@@ -317,20 +321,6 @@ class ChromaBackend:
             self.hook = None
         del self.api, self.records
         self._system.stop()
-
-    def _read_first(self, arguments: Any) -> None:
-        """Read a collection once before it is written or counted for the first time.
-
-        Chroma replays a collection's log on first use. Inside ``get`` it does so with the interpreter released (6 ms of
-        stalled event loop against 324 ms inside ``count``, for 900 records), and it avoids applying the log a second time
-        at the next write.
-        """
-        searches = arguments.get("collections")
-        ids = [search.collection_id for search in searches] if searches else [arguments["collection_id"]]
-        for collection in ids:
-            if str(collection) not in self._read:
-                self.records.get(collection, limit=1, include=[], **database_of(arguments))
-                self._read.add(str(collection))
 
 
 _LOOKED_UP_FROM = 16

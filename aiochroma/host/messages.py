@@ -123,7 +123,7 @@ def make_codec() -> Codec:
     from chromadb.execution.expression.plan import Search
     from chromadb.types import Collection
 
-    from aiochroma.backend.chroma_records import StoredSchema
+    from aiochroma.backend.schemas import StoredSchema
 
     codec = Codec()
     codec.register(10, Collection, dict, lambda fields: Collection(**fields))

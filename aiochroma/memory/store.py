@@ -10,7 +10,7 @@ from aiochroma._clock import monotonic
 from aiochroma._errors import ClosedError, EmbedderError, EmbedderMismatchError, InvalidInputError
 from aiochroma._types import MetadataView, Vector
 from aiochroma._waiting import off_loop
-from aiochroma.backend.chroma_records import MEMORY_CONFIGURATION, sparse_schema
+from aiochroma.backend.schemas import MEMORY_CONFIGURATION, sparse_schema
 from aiochroma.client.maintenance import SingleEmbedder, reembed_missing
 from aiochroma.client.opening import ClientOpening
 from aiochroma.core.stats import observed

@@ -16,7 +16,7 @@ from chromadb.utils.embedding_functions import known_embedding_functions
 from aiochroma._errors import MigrationError, shown
 from aiochroma._types import JsonObject, Metadata, Vector
 from aiochroma._waiting import off_loop
-from aiochroma.backend.chroma_records import StoredSchema
+from aiochroma.backend.schemas import StoredSchema
 from aiochroma.disk.schema import EMBEDDER_KEY
 from aiochroma.records.record import SPARSE, SPARSE_EMBEDDER, without_sparse
 

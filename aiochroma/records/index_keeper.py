@@ -366,8 +366,6 @@ class IndexKeeper:
         if self._is_current(collection):
             return 1.0
         if collection not in self._copying:
-            # Chroma loads its index at the first call, with the interpreter released in `get` alone: 0.3 s for 100,000 records.
-            self._api.get(collection, limit=1, include=[], **db)
             self._begin(collection, db)
             if self._copying[collection].ids is None and self._api.count(collection, **db) > _AT_ONCE:
                 # Comparing many ids takes as long as a search, which need not wait for it.

@@ -102,8 +102,6 @@ class LocalIndex(SearchingRecords):
         known = self._ask(self.keeper.current(collection), lambda index: index.count(collection))
         if known is not None:
             return known
-        # Inside of `count` Chroma would load its index, if it has not yet, with the interpreter held.
-        self._api.get(collection_id, limit=1, include=[], tenant=tenant, database=database)
         return super().count(collection_id, tenant, database)
 
     def writings(self, collection_id: CollectionId, **db: Unpack[Database]) -> list[str]:

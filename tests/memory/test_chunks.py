@@ -11,6 +11,7 @@ from programs import until
 
 import aiochroma
 from aiochroma.backend.chroma_records import ChromaRecords
+from aiochroma.disk.layout import TEXT_INDEX_FILE
 from aiochroma.memory.copies import copy_name
 from aiochroma.memory.vectors import CHUNKS_FOR
 from aiochroma.records.record import CHUNK_MADE, CHUNK_OF, CHUNKS, WRITING, chunks_name
@@ -216,3 +217,60 @@ async def test_what_another_program_says_of_chunks_is_not_believed(memory, odd):
     assert await memory.forget(id) == 1
     assert await memory.forget("long") == 1
     assert await chunks_in(memory) == {}
+
+
+@pytest.fixture
+def first_calls(monkeypatch):
+    """Return, by collection, the first call of Chroma on it; of collections that were made before it was asked for."""
+    first = {}
+
+    def noted(name):
+        real = getattr(RustBindingsAPI, name)
+
+        def called(self, *given, **how):
+            first.setdefault(str(given[0] if given else how["collection_id"]), name)
+            return real(self, *given, **how)
+
+        monkeypatch.setattr(RustBindingsAPI, name, called)
+
+    def begin():
+        for name in ("_get", "_query", "_count", "_add", "_upsert", "_update", "_delete"):
+            noted(name)
+        return first
+
+    return begin
+
+
+@pytest.mark.this_process
+@pytest.mark.parametrize("call", ["forget", "remember", "update", "count", "recall", "reembed", "delete"])
+@pytest.mark.parametrize("is_indexed", [True, False], ids=["", "without an index"])
+async def test_every_collection_is_read_before_anything_else_is_done_to_it(
+    path, letters, first_calls, call, is_indexed
+):
+    """Chroma loads its index at the first call: for 100,000 records 0.3 s, with the interpreter held unless it reads."""
+    async with aiochroma.Memory(path, embedder=letters(4)) as memory:
+        for id in ("one", "two"):
+            await memory.remember(long_text(40), id=id)
+        model = await memory.client.create_collection("plain", embedding_function=None)
+        await model.add(ids=["a"], embeddings=[[1.0, 0.0]])
+        known = {str(one.id) for one in await memory.client.list_collections()}
+    if not is_indexed:
+        (path / TEXT_INDEX_FILE).unlink()
+    embedder = letters(4) if call != "reembed" else letters(7)
+    async with aiochroma.Memory(path, embedder=embedder) as memory:
+        first = first_calls()
+        if call == "forget":
+            assert await memory.forget("one")
+        elif call == "remember":
+            await memory.remember(long_text(48), id="one")
+        elif call == "update":
+            assert await memory.update("one", text=long_text(48))
+        elif call == "count":
+            assert await memory.count(namespace="default") == 2
+        elif call == "recall":
+            assert await memory.recall(long_text(8))
+        elif call == "reembed":
+            assert (await memory.reembed()).is_complete
+        else:
+            await (await memory.client.get_collection("plain", embedding_function=None)).delete(ids=["a"])
+    assert {name for id, name in first.items() if id in known} <= {"_get", "_query"}

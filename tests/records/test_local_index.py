@@ -139,35 +139,6 @@ records.add(ids=["odd"], documents=["a windmill"], embeddings=[records.peek(1)["
     assert max(most) <= 300
 
 
-@pytest.mark.parametrize("call", ["recall", "count"])
-async def test_a_namespace_without_an_index_is_read_before_it_is_counted(
-    opened, index_file, monkeypatch, call
-):
-    """Chroma loads its own index at the first call: for 100,000 records 0.3 s, with the interpreter held unless it is ``get``."""
-    first = []
-
-    def noted(name):
-        real = getattr(ChromaRecords, name)
-
-        def carried_out(*given, **how):
-            first.append(name)
-            return real(*given, **how)
-
-        monkeypatch.setattr(ChromaRecords, name, carried_out)
-
-    async with opened() as memory:
-        await memory.remember_many([f"note {n}" for n in range(300)])
-    index_file.unlink()
-    async with opened() as memory:
-        noted("get")
-        noted("count")
-        if call == "recall":
-            assert await memory.recall("note 17")
-        else:
-            assert await memory.count(namespace="default") == 300
-    assert first[0] == "get"
-
-
 async def test_an_index_that_cannot_be_opened_costs_words_not_answers(opened, index_file):
     """Another program holds the file: recalls answer by meaning and say why, writing goes on, and the file is kept."""
     async with opened() as memory:
