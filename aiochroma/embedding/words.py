@@ -32,7 +32,9 @@ _NAME = "The embedder of offline word vectors"
 _WEIGHTS = "weights/l2_supercat_256.safetensors"
 _TOKENIZER = "tokenizers/l2_supercat_tokenizer_config.json"
 _TOKENS_AT_ONCE = 8192
-"""Tokens gathered at once: 8192 rows of 256 float32 are 8 MiB, whatever the length of a text."""
+"""The most tokens of one text gathered at once: 8192 rows of 256 float32 are 8 MiB, whatever the length of a text."""
+_TOKENS_TOGETHER = 1024
+"""Of several texts: 1 MiB stays in the processor's cache, and is added up in half the time of 8."""
 
 
 class HashedEmbedder:
@@ -184,7 +186,7 @@ class WordLlamaEmbedder:
             tokens = self.token_ids(text)
             for start in range(0, len(tokens), _TOKENS_AT_ONCE):
                 section = tokens[start : start + _TOKENS_AT_ONCE]
-                if len(pending) + len(section) > _TOKENS_AT_ONCE:
+                if pending and len(pending) + len(section) > _TOKENS_TOGETHER:
                     self._add_up(sums, rows, starts, pending)
                     pending, rows, starts = [], [], []
                 rows.append(row)

@@ -50,7 +50,8 @@ _VOWEL_POINTS = re.compile(
 _SINGLE_CODE = re.compile(r"u[0-9a-f]{3,6}")
 _ASCII_WORD = re.compile(r"[a-z0-9]+")
 _TYPOGRAPHIC = {0x2018: "'", 0x2019: "'", 0x201C: '"', 0x201D: '"', 0x2013: "-", 0x2014: "-", 0x2026: "."}
-_JOINED = re.compile(r"(?<![A-Za-z0-9_-])[A-Za-z0-9]+(?:[_-][A-Za-z0-9]+){1,5}(?![A-Za-z0-9_-])")
+_RUN = re.compile(r"[A-Za-z0-9_-]+")
+_JOINED = re.compile(r"[A-Za-z0-9]+(?:[_-][A-Za-z0-9]+){1,5}")
 _CAMEL = re.compile(r"(?<![A-Za-z0-9])[A-Za-z0-9]*[a-z][A-Z][A-Za-z0-9]*")
 _HUMP = re.compile("[a-z][A-Z]")
 _DIGITS = re.compile("[0-9]")
@@ -172,9 +173,9 @@ def _further_forms(text: str) -> list[str]:
     """Return the second forms of the identifiers and numbers in a text, each once."""
     forms: list[str] = []
     # Most texts have none of these, and looking for one letter takes a tenth of looking for the whole pattern.
-    for match in _JOINED.finditer(text) if "_" in text or "-" in text else ():
-        joined = re.sub("[_-]", "", match.group())
-        if not joined.isdigit():
+    for run in _RUN.findall(text) if "_" in text or "-" in text else ():
+        joined = run.replace("_", "").replace("-", "")
+        if joined != run and not joined.isdigit() and _JOINED.fullmatch(run):
             forms.append(joined)
     for match in _CAMEL.finditer(text) if _HUMP.search(text) else ():
         forms += _CAMEL_PARTS.findall(match.group())

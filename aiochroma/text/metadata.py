@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import math
 import struct
-from functools import reduce
+from functools import lru_cache, reduce
 from typing import TYPE_CHECKING, Any
 
 from aiochroma._types import Metadata, MetadataView, Where
@@ -282,9 +282,16 @@ def _kept(value: float) -> float:
 
     It takes all digits as one number, and multiplies or divides that by a power of ten; each of the three is rounded.
     """
-    text = float.__repr__(
-        value
-    )  # Without an exponent the power is small; it is exact then, and so are few digits.
+    # What is remembered of equal numbers is told of all: of 0.0 also where it is -0.0, or another class of float.
+    kept = _reread(value)
+    return value if kept == value else kept
+
+
+@lru_cache(maxsize=1024)
+def _reread(value: float) -> float:
+    """See :func:`_kept`; the times of a memory are asked for several times."""
+    text = float.__repr__(value)
+    # Without an exponent the power is small; it is exact then, and so are few digits.
     if (len(text) <= _EXACT_DIGITS and "e" not in text) or not math.isfinite(value):
         return value
     digits, _, exponent = text.lstrip("-").partition("e")
