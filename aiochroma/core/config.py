@@ -84,7 +84,7 @@ class EngineOptions:
         slow_request_ms: Requests slower than this are logged, in milliseconds; default 1000.
         vector_cache_mb: The most memory that the vectors of memories take, in megabytes; default 64.
         lock_timeout: How long to wait for another process to let go of the directory, in seconds; default 0.
-        durable: Keep every vector that our file has not in the log, so that a broken index can be rebuilt; None leaves it as it is.
+        durable: Keep in the log every vector that our file lacks, so that a broken index can be rebuilt; None leaves it as it is.
         allow_missing_vectors: Open even though records have lost their vectors; default False.
         access: What is sent along to a server; not shown. It is part of the location's fingerprint.
         connections: How many requests may be under way to a server at once; default 4.

@@ -168,6 +168,7 @@ def _flush_index(index: Path) -> None:
 def _cut(connection: sqlite3.Connection, collection: str, up_to: int) -> int:
     with transaction(connection):
         connection.execute(f"CREATE TABLE IF NOT EXISTS {_CUTS} (collection TEXT PRIMARY KEY, entry INTEGER)")
+        connection.execute(f"DELETE FROM {_CUTS} WHERE collection NOT IN (SELECT id FROM collections)")  # noqa: S608 - a constant
         connection.execute(f"INSERT OR REPLACE INTO {_CUTS} VALUES (?, ?)", (collection, up_to))  # noqa: S608 - a constant
         return connection.execute(f"DELETE {_UP_TO}", (log_topic(collection), up_to)).rowcount
 
