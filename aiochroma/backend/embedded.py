@@ -42,6 +42,7 @@ from aiochroma.core.connection import Aside
 from aiochroma.core.operations import Lane, Space
 from aiochroma.disk.closed_indexes import ClosedIndexes
 from aiochroma.disk.copying import copy_database, stamps_of
+from aiochroma.disk.dropping import Droppings
 from aiochroma.disk.erasing import UnusedRooms, scrub
 from aiochroma.disk.findings import note_clean_close
 from aiochroma.disk.layout import refuse_without_descriptors
@@ -115,6 +116,7 @@ class EmbeddedBackend(ChromaBackend):
         self._is_open = self._wants_reopening = False
         self._rooms = UnusedRooms(self._directory)
         self._log: RetainedLog | None = None
+        self._droppings = Droppings(self._directory)
         self._repaired_at = -_REPAIR_SECONDS
         self._open()
 
@@ -284,6 +286,7 @@ class EmbeddedBackend(ChromaBackend):
         self._is_open = False
         if self._log is not None:
             self._log.close()
+        self._droppings.close()
         hook = self.hook
         self.hook: WriteHook | None = None
         with contextlib.ExitStack() as stack:
@@ -354,6 +357,7 @@ class EmbeddedBackend(ChromaBackend):
             fill_vectors=self.missing.fill,
             missing_vectors=self.missing.listed,
             worn_collections=partial(worn_collections, self._directory),
+            drop_records=self._droppings.drop,
         )
         self._dropped = DroppedIndexes(self._directory, give_memory_back)
         self._identity = file_identity(self._directory)

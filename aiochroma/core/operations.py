@@ -258,6 +258,8 @@ _OURS = (
     _read("count_documents"),
     _read("missing_vectors"),
     _read("worn_collections"),
+    # Chroma is not asked, so its index need not be loaded.
+    _deletion("drop_records", reads_first=True),
     _write(
         "fill_vectors",
         record_fields=("ids", "documents", "embeddings"),

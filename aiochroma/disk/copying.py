@@ -131,7 +131,7 @@ def run_child(
     Raises:
         ChildError: It failed, crashed, or was not done in time; the message is its last line.
     """
-    return _outcome(*_started(_as_module(module), arguments, keeps), seconds)
+    return _outcome(*started(_as_module(module), arguments, keeps), seconds)
 
 
 def run_script(
@@ -152,7 +152,7 @@ def run_script(
     Raises:
         ChildError: It failed, crashed, or was not done in time; the message is its last line.
     """
-    return _outcome(*_started(_as_script(module), arguments, keeps), seconds)
+    return _outcome(*started(as_script(module), arguments, keeps), seconds)
 
 
 class Script:
@@ -170,7 +170,7 @@ class Script:
     def __init__(
         self, module: ModuleType, arguments: Sequence[str | os.PathLike[str]], *, seconds: float
     ) -> None:
-        self._process, self._lifeline = _started(_as_script(module), arguments)
+        self._process, self._lifeline = started(as_script(module), arguments)
         self._future: Future[str] = Future()
         self._thread = threading.Thread(
             target=self._wait, args=(seconds,), name="aiochroma-child", daemon=True
@@ -211,13 +211,14 @@ def _as_module(name: str) -> list[str]:
     return ["-c", _START, json.dumps(_paths()), name]
 
 
-def _as_script(module: ModuleType) -> list[str]:
+def as_script(module: ModuleType) -> list[str]:
+    """Return how an interpreter is told to run a module that imports nothing but the standard library."""
     file = str(module.__file__)
     # The modules of a frozen program are in no file.
     return ["-S", file] if os.path.isfile(file) else _as_module(module.__name__)  # noqa: PTH113 - a text
 
 
-def _started(
+def started(
     what: list[str], arguments: Sequence[str | os.PathLike[str]], keeps: Sequence[int] = ()
 ) -> tuple[subprocess.Popen[str], int]:
     """Start a child; return it with its lifeline: a pipe to its input, by whose end it knows that this process is gone."""

@@ -69,6 +69,7 @@ __all__ = [
     "restore_names",
     "settled",
     "sparse_mark",
+    "step_aside",
     "take_over",
     "without_derived",
 ]
@@ -85,12 +86,16 @@ COMPLETE = "aiochroma:copy_complete"
 SINCE = "aiochroma:copied_until"
 """The moment at which the last comparison of all records began, in seconds since 1970."""
 
+FORGOTTEN = "aiochroma:forgotten"
+"""In the metadata of a collection that was a namespace, and is being deleted."""
+
 _RUN = "ns.reembedding.x"
 _MARK, _PROCESS, _MACHINE, _SEEN, _GIVES_WAY, _WANTED = (
     f"aiochroma:run_{name}" for name in ("mark", "process", "machine", "seen", "gives_way", "wanted")
 )
 _SETTLING_PATIENCE_SECONDS = 30.0
 _SETTLING_PAUSE_SECONDS = 0.02
+_BUSY_SECONDS = 0.005
 _SIGN_SECONDS = 10.0
 _SILENT_SECONDS = 900.0
 """After this time without a sign a run is taken to be dead. Before each page it gives one."""
@@ -249,21 +254,41 @@ async def drop_copies(store: Store, name: str) -> None:
         await delete_collection(store, aside_name(name, what))
 
 
-async def delete_replaced(store: Store) -> None:
-    """Delete the originals whose copies have taken over."""
+async def delete_replaced(store: Store, *, forgotten_only: bool = False) -> None:
+    """Delete the originals whose copies have taken over, and what is left of namespaces that were being forgotten.
+
+    Args:
+        store: The store.
+        forgotten_only: Leave the originals, from which a run may still copy what was written last.
+    """
     for model in await store.collections():
         metadata = model.metadata or {}
         # Under the name that only a run of ours gives: another program may have written the mark.
         names = {aside_name(str(metadata.get(REPLACED)), what) for what in ("", "chunks")}
-        if is_aside(metadata) and model.name in names:
-            await delete_collection(store, model.name)
+        if is_aside(metadata) and model.name in names and not (forgotten_only and FORGOTTEN not in metadata):
+            await delete_collection(store, model.name, is_large=FORGOTTEN in metadata)
 
 
-async def delete_collection(store: Store, name: str) -> None:
+async def step_aside(store: Store, name: str) -> None:
+    """Take its name from a large namespace that is to be deleted: from now on nobody writes to it, or finds anything in it."""
+    steps = []
+    for present, what in ((chunks_name(name), "chunks"), (collection_name(name), "")):
+        model = await store.collection(present)
+        if model is not None:
+            steps.append(_renamed(model, aside_name(name, what), {REPLACED: name, FORGOTTEN: True}))
+    await _modified(store, steps)
+
+
+async def delete_collection(store: Store, name: str, *, is_large: bool = False) -> None:
     """Delete a collection, if there is one, its records first.
 
     Chroma deletes one in one piece, in which everybody waits. It leaves the lists in the metadata of its records, and shows them
     in later records, of any collection, that get the same rows.
+
+    Args:
+        store: The store.
+        name: The name of the collection.
+        is_large: Whether it is a large one of a directory, which nobody uses any more.
     """
     from chromadb.errors import NotFoundError
 
@@ -272,6 +297,8 @@ async def delete_collection(store: Store, name: str) -> None:
         return
     records = {"collection_id": found.id, **store.database}
     with contextlib.suppress(NotFoundError):  # Somebody else has deleted it meanwhile.
+        while is_large and (dropped := await store.submit("drop_records", bulk=True, **records)) is not None:
+            await rest(0.0 if dropped else _BUSY_SECONDS)
         # The ids of all at once are read in one piece: 0.7 s for 100,000 records, half of it with the interpreter held.
         seen: list[str] = []
         while ids := (await store.submit("_get", **records, limit=_IDS_AT_ONCE, include=[]))["ids"]:
@@ -309,10 +336,14 @@ async def take_over(store: Store, name: str, copy: Collection, models: Sequence[
         if replacement in by_name:
             steps.append(_renamed(by_name[replacement], present, metadata))
     # Submitted together they stand next to each other in the queue: no caller finds the namespace missing in between.
+    await _modified(store, steps)
+    store.drop(name)
+
+
+async def _modified(store: Store, steps: Sequence[Metadata]) -> None:
     for outcome in await store.submit_many([("_modify", {**step, **store.database}) for step in steps]):
         if outcome.error is not None:
             raise outcome.error
-    store.drop(name)
 
 
 def _renamed(model: Collection, name: str, metadata: MetadataView) -> Metadata:

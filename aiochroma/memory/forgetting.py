@@ -10,7 +10,13 @@ from aiochroma._errors import InvalidInputError
 from aiochroma._types import JsonObject, MetadataView, Vector, Where
 from aiochroma.disk.erasing import ErasureReceipt
 from aiochroma.memory.arguments import check_id, checked_ids, checked_scope, checked_where
-from aiochroma.memory.copies import copy_name, delete_collection, drop_copies
+from aiochroma.memory.copies import (
+    copy_name,
+    delete_collection,
+    delete_replaced,
+    drop_copies,
+    step_aside,
+)
 from aiochroma.memory.results import Count
 from aiochroma.memory.stored import count_records, matching_ids
 from aiochroma.memory.vectors import drop_unowned_chunks
@@ -46,6 +52,8 @@ __all__ = [
 
 _READ_AT_ONCE = 256
 _DELETED_AT_ONCE = 64
+_MANY = 4096
+"""From so many memories on a namespace is deleted without Chroma's index, by a child that takes 50 ms to start."""
 
 
 @dataclass(frozen=True)
@@ -181,6 +189,8 @@ async def sweep_expired(store: Store, namespace: str | None) -> int:
         await drop_unowned_chunks(store, found)
         return await _delete(store, found, ids, action="sweep", expired_only=True)
 
+    if namespace is None:
+        await delete_replaced(store, forgotten_only=True)
     names = await store.names() if namespace is None else [namespace]
     return sum([await store.on(name, of_one, absent=0, any_embedder=True) for name in names])
 
@@ -200,6 +210,11 @@ async def _drop(store: Store, namespace: Namespace, *, noted: bool = True) -> in
     forgotten += await count_records(store, namespace)
     store.drop(namespace.name)
     await drop_copies(store, namespace.name)
+    if forgotten >= _MANY and store.info.capabilities.files:
+        await step_aside(store, namespace.name)
+        await delete_collection(store, aside_name(namespace.name, "chunks"), is_large=True)
+        await delete_collection(store, aside_name(namespace.name), is_large=True)
+        return forgotten
     # The namespace goes last: as long as it is there, what was left of it by an interruption can be forgotten.
     await delete_collection(store, namespace.chunks)
     await delete_collection(store, collection_name(namespace.name))

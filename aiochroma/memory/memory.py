@@ -497,7 +497,11 @@ class Memory(OpenedMemory):
         return await forgetting.forget_many(self._life, ids, namespace=namespace)
 
     async def forget_namespace(self, namespace: str) -> Count:
-        """Forget a whole namespace and return how many memories it held."""
+        """Forget a whole namespace and return how many memories it held.
+
+        In a directory a large one is gone at once, and its records are deleted slice by slice; should the process end meanwhile,
+        the next :meth:`sweep` goes on.
+        """
         return await forgetting.forget_namespace(self._life, namespace)
 
     async def sweep(self, *, namespace: str | None = None) -> Count:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
+import sys
 from contextlib import closing
 
 import pytest
 
 import aiochroma
 from aiochroma import InvalidInputError
+from aiochroma.embedding.words import HashedEmbedder
 
 
 def files_with(path, text):
@@ -147,3 +150,93 @@ async def test_what_is_to_be_erased_has_to_be_said(memory):
         with pytest.raises(InvalidInputError):
             await memory.erase(**arguments)
     assert await memory.count() == 1
+
+
+_MANY = 4200
+"""More than the number of memories from which on a namespace is deleted by a child."""
+
+_FORGETS = """
+import asyncio, sys
+import aiochroma
+from aiochroma.embedding.words import HashedEmbedder
+
+async def main():
+    async with aiochroma.Memory(sys.argv[1], embedder=HashedEmbedder(), process="this") as memory:
+        print("begins", flush=True)
+        await memory.forget_namespace("large")
+
+asyncio.run(main())
+"""
+
+
+def _records(path):
+    """Return how many records SQLite has of each collection."""
+    with closing(sqlite3.connect(f"file:{path / 'chroma.sqlite3'}?mode=ro", uri=True)) as connection:
+        return dict(
+            connection.execute(
+                "SELECT c.name, count(e.id) FROM collections AS c"
+                " JOIN segments AS s ON s.collection = c.id AND s.scope = 'METADATA'"
+                " LEFT JOIN embeddings AS e ON e.segment_id = s.id GROUP BY c.name"
+            )
+        )
+
+
+async def _filled(path):
+    async with aiochroma.Memory(path, embedder=HashedEmbedder()) as memory:
+        await memory.remember_many((f"note {n}" for n in range(_MANY)), namespace="large")
+        await memory.remember("The harbour is old.", namespace="small")
+
+
+@pytest.mark.parametrize(
+    "can_start",
+    [
+        pytest.param(True, id="by a child"),
+        # A host could not be started either.
+        pytest.param(False, id="no child can be started", marks=pytest.mark.this_process),
+    ],
+)
+async def test_a_large_namespace_is_gone_at_once(path, monkeypatch, can_start):
+    """Its name is free while its records are still being deleted; what others have stays; nothing is left in the end."""
+    await _filled(path)
+    if not can_start:
+        monkeypatch.setenv("AIOCHROMA_PYTHON", str(path / "none"))
+    async with aiochroma.Memory(path, embedder=HashedEmbedder()) as memory:
+        forgetting = asyncio.ensure_future(memory.forget_namespace("large"))
+        while "large" in await memory.namespaces():
+            await asyncio.sleep(0)
+        assert not forgetting.done()
+        assert not await memory.recall("note 3", namespaces="large")
+        await memory.remember("note 3 is another one", namespace="large")
+        assert await forgetting == _MANY
+        found = await memory.recall("note 3")
+        assert {hit.text for hit in found} <= {"note 3 is another one", "The harbour is old."}
+        assert found[0].text == "note 3 is another one"
+    assert _records(path) == {"large": 1, "small": 1}
+    report = await aiochroma.doctor(path)
+    assert report.exit_code == 0
+    assert not (can_start and report.orphaned_directories)  # Without a child nobody can tell which they are.
+
+
+async def test_a_forgetting_that_was_killed_goes_on(path):
+    """The namespace stays forgotten; what is remembered under its name since stays, when the next sweep takes the rest away."""
+    await _filled(path)
+    killed = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", _FORGETS, str(path)), stdout=asyncio.subprocess.PIPE
+    )
+    assert await killed.stdout.readline() == b"begins\n"
+    while max(left := _records(path).values()) == _MANY:
+        await asyncio.sleep(0.01)
+    killed.kill()
+    await killed.wait()
+    assert max(left) > 0
+    assert (await aiochroma.doctor(path)).exit_code == 0
+    async with aiochroma.Memory(path, embedder=HashedEmbedder()) as memory:
+        assert memory.client.recovery.collections == ()
+        assert await memory.namespaces() == ["small"]
+        await memory.remember("note 3 is another one", namespace="large")
+        assert len(_records(path)) == 3
+        await memory.sweep()
+        assert [hit.text for hit in await memory.recall("note 3", namespaces="large")] == [
+            "note 3 is another one"
+        ]
+    assert _records(path) == {"large": 1, "small": 1}
