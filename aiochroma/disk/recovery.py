@@ -149,7 +149,9 @@ def _recover(
     ours = _own(own_vectors, damaged, lacking)
     index_directory = directory / damaged.vector_segment_id
     # An index that lacks what was written is of another time, and its other vectors may be outdated.
-    rebuild = bool(damaged.index_problems) or not (outcome.with_vector | ours.keys()).isdisjoint(damaged.missing)
+    rebuild = bool(damaged.index_problems) or not (outcome.with_vector | ours.keys()).isdisjoint(
+        damaged.missing
+    )
     salvage = Salvage()
     if rebuild:
         salvage = _salvage(index_directory, damaged)

@@ -568,7 +568,9 @@ async def test_counting_with_a_damaged_file_asks_chroma(directory, ours):
     """What opening has not read of our file is found to be damaged by whoever needs it first, and is no error of theirs."""
     await _remembered(directory, *(f"note {n}" for n in range(60)))
     with contextlib.closing(sqlite3.connect(ours)) as connection:
-        roots = connection.execute("SELECT rootpage FROM sqlite_master WHERE tbl_name = 'memories'").fetchall()
+        roots = connection.execute(
+            "SELECT rootpage FROM sqlite_master WHERE tbl_name = 'memories'"
+        ).fetchall()
         size = connection.execute("PRAGMA page_size").fetchone()[0]
     with ours.open("r+b") as file:
         for (root,) in roots:
