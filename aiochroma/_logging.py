@@ -55,6 +55,7 @@ SENTENCES = {
     "lock.renewed": "the lock file of {directory} was deleted while it was open; it was locked again",
     "log.incomplete": "{database} is not durable yet: the log lacks vectors of {collections}",
     "log.not_cut": "what the log of {database} need not keep any more stays in it until next time: {error}",
+    "log.not_refilled": "some vectors of {database} are in Chroma's index alone until next time: {error}",
     "log.not_noted": "how far the log of {database} goes was not noted, and is next time: {error}",
     "owner.not_written": "who owns {directory} could not be written down: {error}",
     "worker.still_running": "{thread} has not ended: {hint}",

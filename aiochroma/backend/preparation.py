@@ -26,7 +26,7 @@ from aiochroma.backend.chroma_records import ChromaRecords, Database
 from aiochroma.backend.importing import import_chromadb
 from aiochroma.core.operations import Effect
 from aiochroma.core.request import Request
-from aiochroma.disk.backup import recorded_backup, recorded_sequences
+from aiochroma.disk.backup import recorded_backup
 from aiochroma.disk.catalog import make_listable
 from aiochroma.disk.copying import survives_rebuilding
 from aiochroma.disk.findings import (
@@ -38,11 +38,12 @@ from aiochroma.disk.findings import (
     unfinished,
 )
 from aiochroma.disk.layout import SQLITE_FILE
+from aiochroma.disk.log_upkeep import tend_log
 from aiochroma.disk.ownership import foreign_users, refuse_foreign_users
 from aiochroma.disk.preflight import preflight
 from aiochroma.disk.recovery import complete_retained_log, recover, refuse_damaged_sqlite
-from aiochroma.disk.retained_log import LogState, cut_log, log_state
-from aiochroma.disk.salvage import trim_retained_log, vectors_in_backup
+from aiochroma.disk.retained_log import LogState, log_state
+from aiochroma.disk.salvage import vectors_in_backup
 from aiochroma.disk.schema import log_positions
 from aiochroma.disk.sqlite_file import LockProbe, prepare, wait_until_closed
 
@@ -147,10 +148,7 @@ def prepare_directory(
         raise _lost_vectors(directory, looked, recovery)
     is_kept = _set_up(directory, location, options, looked, write_ahead=write_ahead)
     if looked.keeps_log and not looked.damaged:
-        _trim_log(directory, looked, noted)
-        cut_log(
-            directory, noted, but_for={entry.collection_id for entry in looked.collections if entry.problems}
-        )
+        tend_log(directory, looked, noted, state.uncovered if is_kept else ())
     note_look(directory, looked)
     for entry in looked.collections:
         if entry.unusable:
@@ -283,23 +281,6 @@ def _lost_vectors(
         "backup.",
         problems=preflight.problems,
     )
-
-
-def _trim_log(directory: Path, preflight: PreflightReport, noted: Mapping[str, int]) -> None:
-    # Entries that our file has not noted yet stay: from them it learns what it has missed.
-    sequences = {
-        collection: min(up_to, noted.get(collection, up_to))
-        for collection, up_to in recorded_sequences(directory).items()
-    }
-    applied = {entry.collection_id: entry.applied_sequence for entry in preflight.collections}
-    if not sequences or any(
-        applied.get(collection, up_to) < up_to for collection, up_to in sequences.items()
-    ):
-        # No backup; or the database is older than its backup: its files were replaced.
-        return
-    trimmed = trim_retained_log(directory, preflight, up_to=sequences)
-    if trimmed:
-        log.info("log.trimmed", database=str(directory), entries=trimmed)
 
 
 def _refuse_plain_client(directory: Path) -> None:

@@ -25,8 +25,8 @@ _BUSY_SECONDS = 5.0
 _ID = (
     """SELECT 1 FROM memories WHERE id = ?2 AND namespace = (SELECT number FROM namespaces WHERE name = ?1)"""
 )
-_IDS = """SELECT m.id FROM memories AS m JOIN vectors AS v ON v.number = m.number
-    WHERE m.namespace = (SELECT number FROM namespaces WHERE name = ?1)"""
+_IDS = """SELECT m.id FROM json_each(?2) AS w JOIN memories AS m ON m.id = w.value
+    JOIN vectors AS v ON v.number = m.number WHERE m.namespace = (SELECT number FROM namespaces WHERE name = ?1)"""
 _VECTORS = """SELECT m.id, v.vector FROM json_each(?2) AS w JOIN memories AS m ON m.id = w.value
     JOIN vectors AS v ON v.number = m.number
     WHERE m.namespace = (SELECT number FROM namespaces WHERE name = ?1 AND watermark = ?3)"""
@@ -37,9 +37,9 @@ def is_followed(directory: Path, collection: str, id: str) -> bool:
     return bool(_rows(directory, _ID, collection, id))
 
 
-def ids_with_vector(directory: Path, collection: str) -> set[str]:
-    """Return the ids of the memories of a collection whose vectors our own index has."""
-    return {id for (id,) in _rows(directory, _IDS, collection) if type(id) is str}
+def ids_with_vector(directory: Path, collection: str, ids: Iterable[str]) -> set[str]:
+    """Return those of some memories of a collection whose vectors our own index has."""
+    return {id for (id,) in _rows(directory, _IDS, collection, json.dumps(list(ids))) if type(id) is str}
 
 
 def followed_vectors(

@@ -29,7 +29,6 @@ from aiochroma.disk.schema import (
     keeps_log,
     log_entries,
     log_positions_in,
-    record_ids,
     sequence_number,
     tables_of,
 )
@@ -55,11 +54,13 @@ class LogState:
         positions: By collection id, the last entry that Chroma has applied to its records.
         is_kept: Whether Chroma keeps the log from now on, so that it names all that changes.
         changed: For each collection of which our file has everything up to the entry that it noted: what the log names beyond.
+        uncovered: Collections of which something has left the log because our file had it, which is not believed any more.
     """
 
     positions: Mapping[str, int] = field(default_factory=dict)
     is_kept: bool = False
     changed: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    uncovered: frozenset[str] = frozenset()
 
 
 def log_state(directory: Path, noted: Mapping[str, int], *, was_kept: bool) -> LogState:
@@ -92,7 +93,7 @@ def log_state(directory: Path, noted: Mapping[str, int], *, was_kept: bool) -> L
         has_gap = positions.get(collection, -1) not in range(mark, end + 1) or mark < cuts.get(collection, 0)
         if not has_gap and (was_kept or not newer):
             changed[collection] = frozenset(entry.id for entry in newer)
-    return LogState(positions, was_kept, changed)
+    return LogState(positions, was_kept, changed, frozenset(cuts.keys() & positions.keys() - changed.keys()))
 
 
 def flushed(directory: Path) -> bool:
@@ -117,9 +118,9 @@ _CUTS = "aiochroma_log_cuts"
 def cut_log(directory: Path, noted: Mapping[str, int], *, but_for: Collection[str] = ()) -> None:
     """Delete from a log that is kept what both Chroma's index on the disk and our file have, and note it in Chroma's file.
 
-    A collection of which our file lacks a vector keeps all of its log. The newest entry of the whole log stays, too, because
-    SQLite numbers the next one after it and Chroma ignores entries with old numbers. Where a file cannot be written, nothing
-    leaves the log of the collection at hand.
+    A collection keeps all of its log where our file lacks the vector of a record that is named there. The newest entry of the
+    whole log stays, too, because SQLite numbers the next one after it and Chroma ignores entries with old numbers. Where a file
+    cannot be written, nothing leaves the log of the collection at hand.
 
     Args:
         directory: The canonical directory; owned by this process, open neither in Chroma nor by what follows it.
@@ -137,7 +138,8 @@ def cut_log(directory: Path, noted: Mapping[str, int], *, but_for: Collection[st
                 up_to = min(*ends, newest - 1)
                 if up_to > 0 and collection not in but_for and _has_log(connection, collection, up_to):
                     _flush_index(directory / index)
-                    if record_ids(connection, segment) <= ids_with_vector(directory, collection):
+                    leaving = _living(connection, collection, segment, up_to)
+                    if leaving <= ids_with_vector(directory, collection, leaving):
                         entries += _cut(connection, collection, up_to)
     except (OSError, sqlite3.DatabaseError) as error:
         log.warning("log.not_cut", database=str(directory), error=str(error))
@@ -156,6 +158,16 @@ _UP_TO = "FROM embeddings_queue WHERE topic = ? AND seq_id <= ?"
 def _has_log(connection: sqlite3.Connection, collection: str, up_to: int) -> bool:
     chosen = (log_topic(collection), up_to)
     return connection.execute(f"SELECT 1 {_UP_TO} LIMIT 1", chosen).fetchone() is not None
+
+
+def _living(connection: sqlite3.Connection, collection: str, segment: str, up_to: int) -> set[str]:
+    """Return the ids of the records whose entries are about to leave the log."""
+    rows = connection.execute(
+        "SELECT DISTINCT q.id FROM embeddings_queue AS q JOIN embeddings AS e ON e.segment_id = ? AND e.embedding_id = q.id"
+        " WHERE q.topic = ? AND q.seq_id <= ?",
+        (segment, log_topic(collection), up_to),
+    )
+    return {id for (id,) in rows}
 
 
 def _flush_index(index: Path) -> None:

@@ -55,6 +55,15 @@ def _delete_indexes(directory):
     return len(indexes)
 
 
+def _index_of_notes(directory):
+    with contextlib.closing(sqlite3.connect(directory / "chroma.sqlite3")) as connection:
+        (index,) = connection.execute(
+            "SELECT s.id FROM segments AS s JOIN collections AS c ON c.id = s.collection"
+            " WHERE c.name = 'notes' AND s.scope = 'VECTOR'"
+        ).fetchone()
+    return directory / index
+
+
 async def test_an_index_that_is_lost_is_made_from_our_file(directory):
     """Where the log has a gap, every vector is there again, as it was."""
     async with aiochroma.Memory(directory) as memory:
@@ -348,14 +357,8 @@ async def test_where_our_file_lacks_a_vector_the_log_keeps_all(directory, ours, 
 async def test_files_of_another_index_are_noticed_without_the_log(directory):
     """Our file tells whose vectors lie there; they are made again from it."""
     notes, _ = await _filled(directory)
-    with contextlib.closing(sqlite3.connect(directory / "chroma.sqlite3")) as connection:
-        (index,) = connection.execute(
-            "SELECT s.id FROM segments AS s JOIN collections AS c ON c.id = s.collection"
-            " WHERE c.name = 'notes' AND s.scope = 'VECTOR'"
-        ).fetchone()
-    elements = map_elements(
-        directory / index / "data_level0.bin", read_header(directory / index, None), writable=True
-    )
+    index = _index_of_notes(directory)
+    elements = map_elements(index / "data_level0.bin", read_header(index, None), writable=True)
     elements["vector"][:] = np.roll(elements["vector"], 1, axis=0)
     elements.flush()
     async with aiochroma.Memory(directory) as memory:
@@ -382,6 +385,27 @@ async def test_an_index_of_another_time_is_made_again_as_a_whole(directory):
         found = await _vectors(await client.get_collection("notes", embedding_function=None))
     assert found.keys() == now.keys()
     for id, vector in now.items():
+        np.testing.assert_allclose(found[id], vector, atol=1e-6)
+
+
+@pytest.mark.parametrize("backed_up", [False, True])
+async def test_one_loss_after_the_other_loses_nothing(directory, ours, tmp_path, backed_up):
+    """Once our file is lost, the log gets back what has left it; later the index is lost, before a memory was used."""
+    notes, _ = await _filled(directory)
+    if backed_up:
+        async with aiochroma.Memory(directory) as memory:
+            await memory.backup(tmp_path / "backups")
+    ours.unlink()
+    for _ in range(2):
+        async with aiochroma.AsyncPersistentClient(directory, durable=True):
+            pass
+    assert _in_log(directory)["notes"] >= _MANY
+    shutil.rmtree(_index_of_notes(directory))
+    shutil.rmtree(tmp_path / "backups", ignore_errors=True)
+    async with aiochroma.AsyncPersistentClient(directory) as client:
+        found = await _vectors(await client.get_collection("notes", embedding_function=None))
+    assert found.keys() == notes.keys()
+    for id, vector in notes.items():
         np.testing.assert_allclose(found[id], vector, atol=1e-6)
 
 
