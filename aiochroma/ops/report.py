@@ -39,6 +39,8 @@ __all__ = [
 ]
 
 _WORTH_A_VACUUM = 0.2
+_WORTH_CUTTING = 2**20
+"""So many bytes of the log at least: what no backup has, and no file of ours."""
 HEALTHY, UNHEALTHY, _BAD_INPUT, UNAVAILABLE, DAMAGED = range(5)
 
 
@@ -293,7 +295,7 @@ def _advice_on(
             for entry in found.collections
             if entry.is_worn
         ]
-        if found.keeps_log and found.log_rows and backup is None:
+        if found.keeps_log and found.log_bytes > _WORTH_CUTTING and backup is None:
             advice.append("A backup would allow the log to be cut: `aiochroma backup`.")
         if quarantines:
             advice.append("What is in quarantine may be deleted when you are sure that nothing is missing.")
