@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aiochroma._clock import monotonic
 from aiochroma._errors import StoreUnavailableError
 from aiochroma._logging import EventLogger, get_logger
+from aiochroma._types import JsonObject
 from aiochroma.backend.chroma_records import (
     ChromaRecords,
     Database,
@@ -29,16 +31,20 @@ from aiochroma.backend.chroma_records import (
     server_api,
 )
 from aiochroma.backend.faults import is_panic
+from aiochroma.backend.id_listing import IdListing
 from aiochroma.backend.importing import import_chromadb
 from aiochroma.backend.limits import check_collection_metadata
 from aiochroma.backend.protocol import BackendInfo, Capabilities
 from aiochroma.core.operations import Effect, Lane, Operation, Result
+from aiochroma.disk.layout import SQLITE_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from uuid import UUID
 
     from chromadb.api import ServerAPI
     from chromadb.config import Settings, System
+    from typing_extensions import Unpack
 
     from aiochroma.backend.protocol import WriteHook
     from aiochroma.core.config import EngineOptions, Location
@@ -107,7 +113,13 @@ class ChromaBackend:
         self._thresholds: dict[str, int] = {}
         self.unusable: Mapping[str, str] = {}
         self.hook: WriteHook | None = None
-        self._own: dict[str, Callable[..., Any]] = {"count_documents": self.count_documents}
+        persistent = system.settings.is_persistent
+        file = Path(system.settings.persist_directory) / SQLITE_FILE if persistent else None
+        self._listing = IdListing(self.records, file)
+        self._own: dict[str, Callable[..., Any]] = {
+            "count_documents": self.count_documents,
+            "list_ids": self.list_ids,
+        }
         self._further: dict[str, Callable[..., Any]] = {}
 
     @property
@@ -313,8 +325,23 @@ class ChromaBackend:
             self._changed.discard(str(entry.id))
         return sum(self._counts.get(str(entry.id), 0) for entry in collections)
 
+    def list_ids(
+        self,
+        collection_id: UUID | str,
+        listing: int,
+        limit: int | None = None,
+        offset: int | None = None,
+        **database: Unpack[Database],
+    ) -> JsonObject:
+        """Return the ids of a large read, or None in their place as long as they are not there."""
+        start = offset or 0
+        end = None if limit is None else start + limit
+        ids = self._listing.exactly(listing, str(collection_id), database, end)
+        return {"ids": None if ids is None else ids[start:end]}
+
     def close(self) -> None:
         """Let go of the database."""
+        self._listing.close()
         self._own, self._further = {}, {}
         if self.hook is not None:
             self.hook.close({})

@@ -256,6 +256,7 @@ _MEMORIES = (
 
 _OURS = (
     _read("count_documents"),
+    _read("list_ids", reads_first=True),
     _read("missing_vectors"),
     _read("worn_collections"),
     # Chroma is not asked, so its index need not be loaded.

@@ -12,14 +12,16 @@ The table of operations says what may be merged, because it changes nothing but 
 * ``count`` and other reads that are equal: one call;
 * neighbouring writes of one kind to one collection, up to a repeated id.
 
-A large ``get`` is read in pages: the first page, then the ids of the rest in one call, then page after page by id. Chroma
-walks an offset from the beginning and evaluates a filter again for each page, so pages by offset would cost the square. A
-search with many questions is asked page after page of these.
+A large ``get`` is read in pages: the first page, then the ids of the rest in one step, then page after page by id. Chroma
+walks an offset from the beginning and evaluates a filter again for each page, so pages by offset would cost the square. The ids
+of a whole collection may be listed beside the thread: that step is repeated, round after round, until they are there; meanwhile
+others are served, and nothing is written to the collection. A search with many questions is asked page after page of these.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import count
 from typing import TYPE_CHECKING, Protocol
 
 from aiochroma._errors import PartialWriteError
@@ -45,6 +47,8 @@ __all__ = ["Limits", "Planner", "RecordPlanner", "Step"]
 
 _RECORDS_AT_REWRITE = 8
 """Of a slice that also rewrites the index, which takes as long as some 50 records."""
+
+_LISTINGS = count(1)
 
 BULK_ROUND = 4
 """Once in this many rounds bulk writing goes first, so that a stream of small writes cannot starve it."""
@@ -291,7 +295,7 @@ class RecordPlanner:
         """Make the one call for the requests of a step."""
         head = requests[0]
         if step.lists_ids:
-            return Request(head.operation, _rest_of(head, step.start))
+            return _listing(head, step.start)
         if step.stop is not None:
             is_get = head.lane is Lane.READ and not head.row.query_fields
             arguments = _page_of(head, step) if is_get else cut(head, step.start, step.stop)
@@ -322,6 +326,8 @@ class RecordPlanner:
         if request.row.query_fields:
             return step.stop, step.stop >= _questions(request)
         if step.lists_ids:
+            if result["ids"] is None:
+                return step.start, False
             done = step.start + len(result["ids"])
             begun = step.start > 0
             if request.arguments.get("include") == [] or (begun and not result["ids"]):
@@ -336,6 +342,8 @@ class RecordPlanner:
     def join(self, request: Request, slices: Sequence[CallResult]) -> CallResult:
         """Put the results of the slices or pages together."""
         is_get = request.lane is Lane.READ and not request.row.query_fields
+        if is_get:
+            slices = [result for result in slices if result["ids"] is not None]
         if is_get and request.arguments.get("include") != []:
             # One of them was the list of ids: the second, or the first where the request names ids itself.
             listed = 0 if is_get_by_id(request.arguments) else 1
@@ -389,6 +397,17 @@ def _is_paged(request: Request, limits: Limits) -> bool:
         limits.records_per_page + 1 if limit is None else limit,
     )
     return most > limits.records_per_page
+
+
+def _listing(request: Request, done: int) -> Request:
+    """Return what asks for the ids of a large read after its first records; it is to say None as long as they are not there."""
+    arguments = _rest_of(request, done)
+    if any(arguments.get(name) is not None for name in ("ids", "where", "where_document")):
+        return Request(request.operation, arguments)
+    request.listing = request.listing or next(_LISTINGS)
+    names = ("collection_id", "tenant", "database", "offset", "limit")
+    given = {name: arguments[name] for name in names if name in arguments}
+    return Request("list_ids", {**given, "listing": request.listing})
 
 
 def _rest_of(request: Request, done: int) -> dict[str, object]:

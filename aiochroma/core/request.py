@@ -59,6 +59,7 @@ class Request:
         collection: The id of the collection it is about, as text; empty where it is about none.
         merge_key: The plan's own note of what may be merged with it; worked out once, at the first look. Does not travel.
         page_ids: The plan's own note of which records a large read returns after its first page. Does not travel.
+        listing: The number by which the plan asks for these ids again until they are there; 0 before. Does not travel.
     """
 
     operation: str
@@ -70,6 +71,7 @@ class Request:
     collection: str = field(init=False)
     merge_key: tuple[Hashable | None, int] | None = field(init=False, default=None, repr=False)
     page_ids: list[str] | None = field(init=False, default=None, repr=False)
+    listing: int = field(init=False, default=0, repr=False)
 
     def __post_init__(self) -> None:
         # Every step of the engine looks at it.

@@ -272,15 +272,14 @@ async def _valid_hits(store: Store, namespace: str, ids: Sequence[str]) -> dict[
 async def matching_ids(store: Store, namespace: Namespace, where: Where | None) -> list[str]:
     """Return the ids of all records, or of those that pass a filter; page by page, so that others need not wait for all."""
     ids: dict[str, None] = {}
-    after = 0
+    after, conditions = 0, plain(where) if where else None
     while True:
-        page: tuple[list[str], int] = await store.submit(
-            "memory_ids",
-            **namespace.collection,
-            where=plain(where) if where else None,
-            after=after,
-            limit=_IDS_AT_ONCE,
+        page: tuple[list[str], int] | None = await store.submit(
+            "memory_ids", **namespace.collection, where=conditions, after=after, limit=_IDS_AT_ONCE
         )
+        if page is None:
+            found = await store.submit("_get", **namespace.collection, where=conditions, include=[])
+            page = (found["ids"], 0)
         ids.update(dict.fromkeys(page[0]))
         after = page[1]
         if not after:

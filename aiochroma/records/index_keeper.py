@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 from aiochroma._clock import monotonic
 from aiochroma._logging import EventLogger, get_logger
 from aiochroma.backend.chroma_records import ChromaRecords, Database, database_of
+from aiochroma.backend.id_listing import IdListing
 from aiochroma.core.operations import Effect
 from aiochroma.disk.layout import is_damage
-from aiochroma.records.id_listing import Copying, IdListing
+from aiochroma.records.index_copying import Copying
 from aiochroma.records.reading import Reader
 from aiochroma.text.index import CACHE_BYTES, IndexedText, TextIndex
 from aiochroma.text.memories import ListPage
@@ -388,7 +389,7 @@ class IndexKeeper:
     def _copy_slice(self, collection: str, size: int) -> None:
         copying = self._copying[collection]
         if copying.there is None and copying.ids is None:
-            self._listing.work(collection, copying)
+            copying.there, copying.is_past = self._listing.listed(collection, collection, copying.db)
             return
         if copying.ids is None:
             copying.compare(self._open(), collection)
@@ -405,7 +406,7 @@ class IndexKeeper:
                 log.warning("text_index.not_followed", collection=collection, error="it has other records")
                 self._begin(collection, copying.db)
                 if copying.is_past:
-                    self._listing.at_once(collection, self._copying[collection])
+                    self._copying[collection].there = self._listing.at_once(collection, **copying.db)
                 return
             self._current.add(collection)
             if len(copying.ids) > _AT_ONCE:

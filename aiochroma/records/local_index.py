@@ -111,9 +111,14 @@ class LocalIndex(SearchingRecords):
         return super().writings(collection_id, **db) if found is None else found
 
     def ids(
-        self, collection_id: CollectionId, where: Where | None, after: int, limit: int, **db: Unpack[Database]
-    ) -> tuple[list[str], int]:
-        """See ``MemoryRecords``; the index finds what passes a filter, and gives pages by row."""
+        self,
+        collection_id: CollectionId,
+        where: Where | None,
+        after: int,
+        limit: int,
+        **db: Unpack[Database],  # noqa: ARG002 - the index goes by the collection alone
+    ) -> tuple[list[str], int] | None:
+        """See ``MemoryRecords``; the index finds what passes a filter, and gives pages by row. None where it cannot tell."""
         collection = str(collection_id)
 
         def look_up(index: TextIndex) -> tuple[list[str], int]:
@@ -122,8 +127,7 @@ class LocalIndex(SearchingRecords):
             page = rows[:limit].tolist()
             return list(index.ids_of(page).values()), page[-1] if len(rows) > limit else 0
 
-        found = self._ask(self.keeper.current(collection), look_up)
-        return super().ids(collection_id, where, after, limit, **db) if found is None else found
+        return self._ask(self.keeper.current(collection), look_up)
 
     def page(
         self, collection_id: CollectionId, spec: ListSpec, tenant: str, database: str

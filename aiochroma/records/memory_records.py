@@ -350,8 +350,8 @@ class MemoryRecords:
 
     def ids(
         self, collection_id: CollectionId, where: Where | None, after: int, limit: int, **db: Unpack[Database]
-    ) -> tuple[list[str], int]:
-        """Return a page of the ids of the records that pass a filter, or of all.
+    ) -> tuple[list[str], int] | None:
+        """Return a page of the ids of the records that pass a filter, or of all; None where Chroma is to be asked for them.
 
         Args:
             collection_id: The collection.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ class Store:
 
     def __init__(self):
         self.collections = {}
+        self.asked = Counter()
 
     def execute(self, request, deadline=None):
         operation = getattr(self, f"do{request.operation}", None)
@@ -92,6 +94,13 @@ class Store:
             result["documents"] = [records[id]["document"] for id in found]
         result["included"] = list(include)
         return result
+
+    def dolist_ids(self, collection_id, listing, limit=None, offset=None):
+        self.asked[listing] += 1
+        if self.asked[listing] <= list(self.asked).index(listing) % 3:
+            return {"ids": None}  # They are listed beside the thread.
+        found = list(self._records(collection_id))[offset or 0 :]
+        return {"ids": found if limit is None else found[:limit]}
 
     def do_query(self, collection_id, query_embeddings, n_results, where=None, include=(), **_):
         records = self._records(collection_id)
@@ -699,6 +708,27 @@ def test_a_large_read_asks_for_the_rest_of_the_ids_once_and_then_by_id():
         {**nothing, "ids": ["id2", "id3"], "include": documents},
         {**nothing, "ids": ["id4"], "include": documents},
     ]
+
+
+def test_the_ids_of_a_whole_collection_are_asked_for_until_they_are_there():
+    """Under one number, so that nobody gets what was listed for another; others are served in between, but no write to it."""
+    planner = RecordPlanner(copy.copy(small))
+    requests = [Request("_get", {"collection_id": "a", "limit": 9, "include": []}) for _ in range(2)]
+    other, write = Request("_count", {"collection_id": "a"}), _upsert("a", ["x"])
+    asked = []
+    for request in requests:
+        progress, _ = planner.advance(request, Step([0], 0, 2), {"ids": ["id0", "id1"]})
+        for part in (None, None, ["id2"]):
+            steps = planner.plan([request, other, write], [progress, 0, 0], 1)
+            assert [step.members for step in steps] == [[0], [1]]
+            asked.append(planner.merge([request], steps[0]))
+            progress, last = planner.advance(request, steps[0], {"ids": part})
+            assert last is (part is not None)
+    assert {call.operation for call in asked} == {"list_ids"}
+    assert {(call.arguments["offset"], call.arguments["limit"]) for call in asked} == {(2, 7)}
+    numbers = [call.arguments["listing"] for call in asked]
+    assert len(set(numbers[:3])) == len(set(numbers[3:])) == 1
+    assert numbers[0] != numbers[3]
 
 
 def test_many_questions_are_asked_page_after_page():
