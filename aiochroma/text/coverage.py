@@ -66,6 +66,8 @@ _LENGTH_SHARE = 0.03
 # Adding up is quicker even at 145 row numbers for each one that is held; the bound is for what it allocates, eight bytes for
 # each number.
 _SPARSE = 16
+_DENSE = 16
+"""A table of up to so many times as many places as there are candidates is made for each term."""
 _POOLS_GROW = 4
 """The most by which the number of rows that are looked at grows where some may not be returned."""
 
@@ -214,22 +216,31 @@ def with_surroundings(
     """
     import numpy as np
 
-    own = held[:, found_at(looked_at, rows)]
-    reach = own
+    # `take` picks columns in half the time of an index.
+    own = held.take(found_at(looked_at, rows), axis=1)
+    reach = own.copy()
     window = around.shape[1] // 2
     lent = [before**distance for distance in range(window, 0, -1)]
     lent += [after**distance for distance in range(1, window + 1)]
     for factor, near in zip(lent, found_at(looked_at, around.T), strict=True):
-        reach = np.maximum(reach, factor * held[:, near])
+        lends = held.take(near, axis=1)
+        lends *= factor
+        np.maximum(reach, lends, out=reach)
     return own, reach
 
 
 def _held(candidates: NDArray[np.int64], term: Term) -> NDArray[np.float64]:
-    """Return how much of a term each candidate holds; both ascend, so this is several times as fast as ``numpy.isin``."""
+    """Return how much of a term each candidate holds; both ascend, and none is negative."""
     import numpy as np
 
-    if len(term.rows) == 0:
+    if len(term.rows) == 0 or len(candidates) == 0:
         return np.zeros(len(candidates))
+    room = 1 + int(max(term.rows[-1], candidates[-1]))
+    if room < _DENSE * len(candidates):
+        # A look into a table: a tenth of the time of a search among the rows for the candidates of twenty namespaces.
+        held = np.zeros(room)
+        held[term.rows] = 1.0 if term.shares is None else term.shares
+        return held.take(candidates)
     at = np.minimum(term.rows.searchsorted(candidates), len(term.rows) - 1)
     among = term.rows[at] == candidates
     shares: NDArray[np.float64] = among.astype(np.float64)

@@ -185,13 +185,15 @@ class MemoryTable:
 
         Chroma takes a millisecond for ten records, whatever they are; this takes a tenth of it.
         """
-        found = read_rows(
-            self._connection,
-            "m.number, m.id, COALESCE(m.document, m.indexed), m.metadata",
-            "json_each(?) AS given CROSS JOIN memories AS m ON m.number = given.value WHERE m.metadata IS NOT NULL",
+        # Metadata is JSON already: that of all rows is taken apart at once, in half the time.
+        found, metadatas = self._connection.execute(
+            "SELECT json_group_array(json_array(m.number, m.id, COALESCE(m.document, m.indexed))),"
+            " '[' || COALESCE(group_concat(m.metadata), '') || ']' FROM json_each(?) AS given"
+            " CROSS JOIN memories AS m ON m.number = given.value WHERE m.metadata IS NOT NULL",
             (json.dumps(list(numbers)),),
-        )
-        return {number: (id, document, json.loads(metadata)) for number, id, document, metadata in found}
+        ).fetchone()
+        rows = zip(json.loads(found), json.loads(metadatas), strict=True)
+        return {number: (id, document, metadata) for (number, id, document), metadata in rows}
 
     def ids(self, numbers: Iterable[int]) -> dict[int, str]:
         """Return the ids of rows."""

@@ -154,6 +154,9 @@ class _Version(NamedTuple):
     grown: int = 0
 
 
+_FIRST = _Version()
+
+
 class TextQuery(NamedTuple):
     """A query of one namespace; see ``TextIndex.search`` for what each means.
 
@@ -196,7 +199,11 @@ class RowCache:
         """Return the rows that have a term or pass a filter (``what``), ascending; the caller must not change them."""
         import numpy as np
 
-        key, now = (namespace, what), self._versions.get(namespace, _Version())
+        key, now = (namespace, what), self._versions.get(namespace, _FIRST)
+        known = self._kept.get(key)
+        if known is not None and known[0] == now:
+            self._kept.move_to_end(key)
+            return known[1]
         if self._absent.get(key) == now:
             self._absent.move_to_end(key)
             return np.empty(0, dtype=np.int64)
@@ -224,12 +231,12 @@ class RowCache:
 
     def replaced(self, namespace: int) -> None:
         """Note that rows of a namespace were taken out or changed."""
-        version = self._versions.get(namespace, _Version())
+        version = self._versions.get(namespace, _FIRST)
         self._versions[namespace] = version._replace(replaced=version.replaced + 1)
 
     def grown(self, namespace: int) -> None:
         """Note that rows were added to a namespace."""
-        version = self._versions.get(namespace, _Version())
+        version = self._versions.get(namespace, _FIRST)
         self._versions[namespace] = version._replace(grown=version.grown + 1)
 
 
