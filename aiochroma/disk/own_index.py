@@ -25,9 +25,10 @@ _BUSY_SECONDS = 5.0
 _ID = (
     """SELECT 1 FROM memories WHERE id = ?2 AND namespace = (SELECT number FROM namespaces WHERE name = ?1)"""
 )
-_IDS = """SELECT m.id FROM json_each(?2) AS w JOIN memories AS m ON m.id = w.value
+# A cross join keeps the order: otherwise SQLite reads the whole list once for each memory of the namespace.
+_IDS = """SELECT m.id FROM json_each(?2) AS w CROSS JOIN memories AS m ON m.id = w.value
     JOIN vectors AS v ON v.number = m.number WHERE m.namespace = (SELECT number FROM namespaces WHERE name = ?1)"""
-_VECTORS = """SELECT m.id, v.vector FROM json_each(?2) AS w JOIN memories AS m ON m.id = w.value
+_VECTORS = """SELECT m.id, v.vector FROM json_each(?2) AS w CROSS JOIN memories AS m ON m.id = w.value
     JOIN vectors AS v ON v.number = m.number
     WHERE m.namespace = (SELECT number FROM namespaces WHERE name = ?1 AND watermark = ?3)"""
 
