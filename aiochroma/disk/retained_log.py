@@ -120,14 +120,14 @@ def cut_log(directory: Path, noted: Mapping[str, int], *, but_for: Collection[st
 
     A collection keeps all of its log where our file lacks the vector of a record that is named there. The newest entry of the
     whole log stays, too, because SQLite numbers the next one after it and Chroma ignores entries with old numbers. Where a file
-    cannot be written, nothing leaves the log of the collection at hand.
+    cannot be written, nothing leaves it.
 
     Args:
         directory: The canonical directory; owned by this process, open neither in Chroma nor by what follows it.
         noted: By collection id, the entry up to which our file has everything, certainly on the disk.
         but_for: Collections that are left as they are.
     """
-    entries = 0
+    entries, ends_by_collection = 0, dict[str, int]()
     try:
         with connect_read_write(directory) as connection:
             if not keeps_log(connection):
@@ -140,7 +140,9 @@ def cut_log(directory: Path, noted: Mapping[str, int], *, but_for: Collection[st
                     _flush_index(directory / index)
                     leaving = _living(connection, collection, segment, up_to)
                     if leaving <= ids_with_vector(directory, collection, leaving):
-                        entries += _cut(connection, collection, up_to)
+                        ends_by_collection[collection] = up_to
+            if ends_by_collection:
+                entries = _cut(connection, ends_by_collection)
     except (OSError, sqlite3.DatabaseError) as error:
         log.warning("log.not_cut", database=str(directory), error=str(error))
     if entries:
@@ -177,12 +179,14 @@ def _flush_index(index: Path) -> None:
             flush(index / name)
 
 
-def _cut(connection: sqlite3.Connection, collection: str, up_to: int) -> int:
+def _cut(connection: sqlite3.Connection, ends: Mapping[str, int]) -> int:
+    """Cut the log of all collections at once: of many, each for itself would wait for the disk."""
     with transaction(connection):
         connection.execute(f"CREATE TABLE IF NOT EXISTS {_CUTS} (collection TEXT PRIMARY KEY, entry INTEGER)")
         connection.execute(f"DELETE FROM {_CUTS} WHERE collection NOT IN (SELECT id FROM collections)")  # noqa: S608 - a constant
-        connection.execute(f"INSERT OR REPLACE INTO {_CUTS} VALUES (?, ?)", (collection, up_to))  # noqa: S608 - a constant
-        return connection.execute(f"DELETE {_UP_TO}", (log_topic(collection), up_to)).rowcount
+        connection.executemany(f"INSERT OR REPLACE INTO {_CUTS} VALUES (?, ?)", ends.items())  # noqa: S608 - a constant
+        chosen = [(log_topic(collection), up_to) for collection, up_to in ends.items()]
+        return connection.executemany(f"DELETE {_UP_TO}", chosen).rowcount
 
 
 def _cuts(connection: sqlite3.Connection) -> dict[str, int]:
