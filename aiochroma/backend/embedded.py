@@ -172,11 +172,14 @@ class EmbeddedBackend(ChromaBackend):
 
     def _make_ready(self, request: Request, deadline: float | None) -> None:
         """Make sure that a call can be carried out, and will not block the interpreter."""
-        writing = request.lane is not Lane.READ
+        # What deletes beside this thread has the lock itself.
+        writing = request.lane is not Lane.READ and request.row.name != "drop_records"
         lacks_room = (writing or self._wants_reopening) and self._lacks_room(request)
         if not (lacks_room and self._wants_reopening and self._is_open):
             # On a full disk it could not be opened again, and reading goes on without that.
             self._follow_files()
+        if writing:
+            self._droppings.wait()
         self._probe.wait(deadline, writing=writing)
         if writing and lacks_room:
             raise full_disk_error(self._directory)
