@@ -165,7 +165,7 @@ def _drop(file: str, collection: str) -> None:
 
     with closing(sqlite3.connect(file, isolation_level=None, timeout=_BUSY_SECONDS)) as connection:
         connection.execute("PRAGMA synchronous = NORMAL")
-        # Written into the file in between, when nobody waits.
+        # Written into the file between two slices, for which no request waits.
         connection.execute("PRAGMA wal_autocheckpoint = 0")
         print("ready", flush=True)
         while os.read(0, 1):

@@ -1,4 +1,4 @@
-"""Deletes the records of a collection that nobody uses any more, in a child process, a slice at a time.
+"""Deletes the records of a collection that is to be deleted, in a child process, a slice at a time.
 
 Chroma deletes a record from its index as well, which it loads for that in one piece, and writes again every so often: 0.3 and
 0.1 s for 100,000 records. Of a collection that is to be deleted as a whole the index goes with its files. So only the rows in
@@ -46,7 +46,7 @@ class Droppings:
         self._under_way: dict[str, _Dropping] = {}
 
     def drop(self, collection_id: CollectionId, tenant: str, database: str) -> int | None:  # noqa: ARG002 - one file has all
-        """Delete some records of a collection that nobody uses any more.
+        """Delete some records of a collection that is to be deleted.
 
         Returns:
             How many; 0 where it has to be asked again, -1 where none is left, None where Chroma has to delete them.

@@ -270,7 +270,7 @@ async def delete_replaced(store: Store, *, forgotten_only: bool = False) -> None
 
 
 async def step_aside(store: Store, name: str) -> None:
-    """Take its name from a large namespace that is to be deleted: from now on nobody writes to it, or finds anything in it."""
+    """Take its name from a large namespace that is to be deleted: from now on no call writes to it, or finds anything in it."""
     steps = []
     for present, what in ((chunks_name(name), "chunks"), (collection_name(name), "")):
         model = await store.collection(present)
@@ -288,7 +288,7 @@ async def delete_collection(store: Store, name: str, *, is_large: bool = False) 
     Args:
         store: The store.
         name: The name of the collection.
-        is_large: Whether it is a large one of a directory, which nobody uses any more.
+        is_large: Whether it is a large one of a directory, to which no writes come any more.
     """
     from chromadb.errors import NotFoundError
 
@@ -309,7 +309,7 @@ async def delete_collection(store: Store, name: str, *, is_large: bool = False) 
 
 
 async def _dropped(store: Store, records: MetadataView) -> bool:
-    """Have the records of a large collection that nobody uses any more deleted by a child; return whether none is left."""
+    """Have the records of a large collection that is to be deleted deleted by a child; return whether none is left."""
     while (dropped := await store.submit("drop_records", bulk=True, **records)) is not None:
         if dropped < 0:
             return True
