@@ -53,7 +53,7 @@ __all__ = [
 _READ_AT_ONCE = 256
 _DELETED_AT_ONCE = 64
 _MANY = 512
-"""From so many memories on a namespace is deleted without Chroma's index, by a child that takes 50 ms to start."""
+"""A namespace with at least this many memories is deleted by a child, without Chroma's index. The child takes 50 ms to start."""
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ __all__ = [
 
 _WORTH_A_VACUUM = 0.2
 _WORTH_CUTTING = 2**20
-"""So many bytes of the log at least: what no backup has, and no file of ours."""
+"""Bytes of a log below which a backup is not advised for its sake."""
 HEALTHY, UNHEALTHY, _BAD_INPUT, UNAVAILABLE, DAMAGED = range(5)
 
 

@@ -67,7 +67,7 @@ _LENGTH_SHARE = 0.03
 # each number.
 _SPARSE = 16
 _DENSE = 16
-"""A table of up to so many times as many places as there are candidates is made for each term."""
+"""The most places that the table of a term has, for each candidate."""
 _POOLS_GROW = 4
 """The most by which the number of rows that are looked at grows where some may not be returned."""
 

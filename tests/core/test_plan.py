@@ -711,7 +711,7 @@ def test_a_large_read_asks_for_the_rest_of_the_ids_once_and_then_by_id():
 
 
 def test_the_ids_of_a_whole_collection_are_asked_for_until_they_are_there():
-    """Under one number, so that nobody gets what was listed for another; others are served in between, but no write to it."""
+    """Each listing has a number, so that no read gets the list of another; meanwhile others are served, but no write to it."""
     planner = RecordPlanner(copy.copy(small))
     requests = [Request("_get", {"collection_id": "a", "limit": 9, "include": []}) for _ in range(2)]
     other, write = Request("_count", {"collection_id": "a"}), _upsert("a", ["x"])

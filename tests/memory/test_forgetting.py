@@ -214,7 +214,8 @@ async def test_a_large_namespace_is_gone_at_once(path, monkeypatch, can_start):
     assert _records(path) == {"large": 1, "small": 1}
     report = await aiochroma.doctor(path)
     assert report.exit_code == 0
-    assert not (can_start and report.orphaned_directories)  # Without a child nobody can tell which they are.
+    # Without a child it cannot be told which they are.
+    assert not (can_start and report.orphaned_directories)
 
 
 async def test_a_forgetting_that_was_killed_goes_on(path):
